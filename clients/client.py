@@ -1,0 +1,299 @@
+"""A synchronous Python client for everything in `wire`. Needs pydantic and httpx2 only.
+
+What it is responsible for: one method per route, typed messages in and out, and one rule for trying again. A refused
+request (429, 503) or one that never left this machine is always sent again; one whose answer was lost is sent again
+only where the server promises that repeating it changes nothing. Every other error is raised at once as
+`UpturnAPIError`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx2
+
+from clients.wire import (
+    BatchAck,
+    BatchRequest,
+    BatchView,
+    EnvironmentList,
+    EpisodeClose,
+    EpisodeOpen,
+    EpisodeOpened,
+    EpisodeView,
+    Message,
+    PlayRequest,
+    PlayView,
+    PolicyList,
+    PolicyPublish,
+    PolicyView,
+    RewardRequest,
+    RewardView,
+    RunClaim,
+    RunEnd,
+    RunList,
+    RunRequest,
+    RunView,
+    ServerView,
+    StepRequest,
+    StepResult,
+    TaskList,
+)
+
+View = TypeVar("View", bound=Message)
+
+_REFUSED = (429, 503)
+_NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+_LONGEST_PAUSE_S = 10.0
+_POLL_S = 0.5
+
+
+class UpturnAPIError(Exception):
+    """The server refused a request, or could not be reached within the retry budget (then `status` is 0)."""
+
+    def __init__(self, status: int, code: str, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(f"{status} {code}: {message}" if status else f"{code}: {message}")
+        self.status = status
+        self.code = code
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+class Client:
+    """A connection to one Upturn server. Methods may be called from several threads.
+
+    Args:
+        base_url: the server's address without `/v1`, such as `http://127.0.0.1:8000`.
+        key: API key, where the server wants one.
+        timeout_s: longest wait for one answer; longer than the server's long poll of about 20 s.
+        retry_s: retry budget: how long one call may go on trying a server that is away or overloaded.
+        transport: an httpx2 transport for tests; None is the network.
+        sleep: how to wait between tries.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        key: str | None = None,
+        timeout_s: float = 60.0,
+        retry_s: float = 60.0,
+        transport: httpx2.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        patience = httpx2.Timeout(timeout_s, connect=min(timeout_s, 10.0))
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx2.Client(base_url=base_url, headers=headers, timeout=patience, transport=transport)
+        self._retry_s = retry_s
+        self._sleep = sleep
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def ready(self) -> ServerView:
+        """Ask what the server serves; waits while its engine starts."""
+        return self._get("/readyz", ServerView)
+
+    # ------------------------------------------------------------------------------- environments and episodes
+
+    def environments(self) -> EnvironmentList:
+        """List the environments that the server can play."""
+        return self._get("/v1/environments", EnvironmentList)
+
+    def tasks(self, environment: str, split: str) -> TaskList:
+        """List the tasks of one split."""
+        return self._get(f"/v1/environments/{environment}/tasks", TaskList, split=split)
+
+    def open_episode(self, request: EpisodeOpen) -> EpisodeOpened:
+        """Open an episode; its key is shown only in this answer."""
+        return self._post("/v1/episodes", request, EpisodeOpened)
+
+    def step(self, episode_id: str, action: str) -> StepResult:
+        """Act in an episode's environment. Never sent twice: an action has effects."""
+        return self._post(f"/v1/episodes/{episode_id}/steps", StepRequest(action=action), StepResult)
+
+    def reward(self, episode_id: str, request: RewardRequest) -> RewardView:
+        """Add a reward; with an idempotency key a lost answer is asked for again."""
+        path = f"/v1/episodes/{episode_id}/rewards"
+        return self._post(path, request, RewardView, repeatable=request.key is not None)
+
+    def close_episode(self, episode_id: str, reason: str | None = None) -> EpisodeView:
+        """End an episode and read its transcript."""
+        return self._post(f"/v1/episodes/{episode_id}/close", EpisodeClose(reason=reason), EpisodeView, repeatable=True)
+
+    def episode(self, episode_id: str) -> EpisodeView:
+        """Read an episode's whole transcript."""
+        return self._get(f"/v1/episodes/{episode_id}", EpisodeView)
+
+    def erase_episode(self, episode_id: str) -> None:
+        """Erase an episode and everything recorded in it."""
+        self._request("DELETE", f"/v1/episodes/{episode_id}", repeatable=False)
+
+    # --------------------------------------------------------------------------------------------------- plays
+
+    def start_play(self, request: PlayRequest) -> PlayView:
+        """Let the server play tasks with a policy."""
+        return self._post("/v1/plays", request, PlayView)
+
+    def play(self, play_id: str) -> PlayView:
+        """Read where a play stands."""
+        return self._get(f"/v1/plays/{play_id}", PlayView)
+
+    def cancel_play(self, play_id: str) -> PlayView:
+        """Stop a play."""
+        return self._post(f"/v1/plays/{play_id}/cancel", None, PlayView, repeatable=True)
+
+    def wait_for_play(self, play_id: str, on_progress: Callable[[PlayView], None] | None = None) -> PlayView:
+        """Ask until a play has ended, however it ended; `on_progress` sees every answer."""
+        while True:
+            view = self.play(play_id)
+            if on_progress is not None:
+                on_progress(view)
+            if view.state != "running":
+                return view
+            self._sleep(_POLL_S)
+
+    # ------------------------------------------------------------------------------------------- training runs
+
+    def create_run(self, request: RunRequest) -> RunView:
+        """Ask for a training run."""
+        return self._post("/v1/runs", request, RunView)
+
+    def run(self, run_id: str) -> RunView:
+        """Read one run with the metrics of its steps."""
+        return self._get(f"/v1/runs/{run_id}", RunView)
+
+    def runs(self) -> RunList:
+        """List all runs, newest first."""
+        return self._get("/v1/runs", RunList)
+
+    def cancel_run(self, run_id: str) -> RunView:
+        """Cancel a run; its learner notices at its next request."""
+        return self._post(f"/v1/runs/{run_id}/cancel", None, RunView, repeatable=True)
+
+    def claim_run(self, request: RunClaim) -> RunView | None:
+        """Take the lease of a run; None where no run waits. Claiming a run that one already holds renews the lease."""
+        response = self._request("POST", "/v1/runs/claim", body=request, repeatable=True)
+        return None if response.status_code == 204 else RunView.model_validate_json(response.content)
+
+    def heartbeat_run(self, run_id: str, learner: str) -> None:
+        """Keep a run's lease; 409 where another learner has it or the run is cancelled."""
+        self._request("POST", f"/v1/runs/{run_id}/heartbeat", body={"learner": learner}, repeatable=True)
+
+    def end_run(self, run_id: str, request: RunEnd) -> RunView:
+        """Report how a run ended."""
+        return self._post(f"/v1/runs/{run_id}/end", request, RunView, repeatable=True)
+
+    def lease_batch(self, request: BatchRequest, on_progress: Callable[[BatchView], None] | None = None) -> BatchView:
+        """Lease the batch of one learner step, waiting until the server has gathered it.
+
+        `on_progress` sees every answer; raising from it ends the wait.
+
+        Raises:
+            UpturnAPIError: also with code `play_failed` where the play that fills the batch ended badly, and
+                `batch_trained` or `batch_returned` where the server will not lease this step's batch again.
+        """
+        while True:
+            view = self._post("/v1/batches", request, BatchView, repeatable=True)
+            if on_progress is not None:
+                on_progress(view)
+            if view.state == "leased":
+                return view
+            if view.state != "gathering":
+                raise UpturnAPIError(409, f"batch_{view.state}", f"the batch of step {request.step} is {view.state}")
+            if view.play is not None and view.play.state in ("failed", "cancelled"):
+                raise UpturnAPIError(409, "play_failed", view.play.error or f"the play was {view.play.state}")
+            self._sleep(_POLL_S)
+
+    def acknowledge_batch(self, batch_id: str, request: BatchAck) -> None:
+        """Say that a batch was trained on, or give it back."""
+        self._request("POST", f"/v1/batches/{batch_id}/ack", body=request, repeatable=True)
+
+    # ------------------------------------------------------------------------------------------------ policies
+
+    def publish(self, request: PolicyPublish) -> PolicyView:
+        """Announce published weights; answered once they are checked. The manifest's hash identifies them."""
+        return self._post("/v1/policies", request, PolicyView, repeatable=True)
+
+    def policies(self) -> PolicyList:
+        """List all policy versions, newest first."""
+        return self._get("/v1/policies", PolicyList)
+
+    def promote(self, version: int) -> PolicyView:
+        """Make a version the champion."""
+        return self._post(f"/v1/policies/{version}/promote", None, PolicyView, repeatable=True)
+
+    def rollback(self) -> PolicyView:
+        """Make the previous champion the champion again. Never sent twice: a second one would go further back."""
+        return self._post("/v1/policies/rollback", None, PolicyView)
+
+    # ----------------------------------------------------------------------------------------------- transport
+
+    def _get(self, path: str, answer: type[View], **params: str) -> View:
+        return answer.model_validate_json(self._request("GET", path, params=params, repeatable=True).content)
+
+    def _post(self, path: str, body: Message | None, answer: type[View], *, repeatable: bool = False) -> View:
+        return answer.model_validate_json(self._request("POST", path, body=body, repeatable=repeatable).content)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        repeatable: bool,
+        body: Message | dict[str, Any] | None = None,
+        params: dict[str, str] | None = None,
+    ) -> httpx2.Response:
+        """Send one request until it is answered, refused for good, or the retry budget is spent."""
+        text = body.model_dump_json() if isinstance(body, Message) else json.dumps(body) if body is not None else None
+        headers = {"content-type": "application/json"} if text is not None else None
+        waited_s, pause_s = 0.0, 0.25
+        while True:
+            try:
+                response = self._http.request(method, path, content=text, headers=headers, params=params)
+            except httpx2.TransportError as error:
+                failure = UpturnAPIError(0, "connection_error", f"{method} {path}: {type(error).__name__}: {error}")
+                failure.__cause__ = error
+                again = repeatable or isinstance(error, _NEVER_SENT)
+            else:
+                if response.is_success:
+                    return response
+                failure = _error_of(response)
+                again = response.status_code in _REFUSED
+            wait_s = pause_s if failure.retry_after_s is None else failure.retry_after_s
+            if not again or waited_s + wait_s > self._retry_s:
+                raise failure
+            self._sleep(wait_s)
+            waited_s += max(wait_s, 0.01)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+
+def _error_of(response: httpx2.Response) -> UpturnAPIError:
+    """Read OpenAI's error body; an answer that is not one (a proxy's page, say) becomes its own message."""
+    try:
+        error = json.loads(response.content)["error"]
+        code, message = error.get("code") or error.get("type") or "error", error["message"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        code, message = "error", response.text[:500]
+    return UpturnAPIError(response.status_code, str(code), str(message), _retry_after(response))
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    """Return `Retry-After` in seconds; its other form, a date, counts as absent."""
+    try:
+        return max(0.0, float(response.headers["retry-after"]))
+    except (KeyError, ValueError):
+        return None

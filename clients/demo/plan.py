@@ -1,0 +1,57 @@
+"""What the demo does by default, in one place: tasks, stages, horizons, learning rates.
+
+Measured on 2 CPU cores with SmolLM2-135M-Instruct; `docs/demo.md` says what was tried.
+"""
+
+from __future__ import annotations
+
+from clients.wire import (
+    OptimiserConfig,
+    PlayPlan,
+    PlayRequest,
+    RunConfig,
+    Sampling,
+    StepwiseHorizon,
+)
+
+ENVIRONMENT = "textcraft"
+DEPTHS = ("1",)
+"""Goal depths that are played: how many crafts deep a goal is."""
+MAX_TOKENS = 32
+"""Longest answer: an action is about a dozen tokens."""
+ROUNDS = [4, 6]
+"""Horizons of the RL stage (ScalingInter-RL's `stepwise`); evaluations use the last one."""
+EVALUATION_SEED = 1000
+EVALUATIONS_PER_GOAL = 6
+SFT_STEPS = 8
+RL_STEPS = 20
+
+
+def of_depths(tasks: list[str]) -> list[str]:
+    """Return the tasks of the demo's depths; a TextCraft task is named `depth/goal`."""
+    return [task for task in tasks if task.split("/")[0] in DEPTHS]
+
+
+def evaluation(tasks: list[str], per_goal: int) -> PlayRequest:
+    """Return the play that measures a version: the same goals and seeds each time, sampled as in training."""
+    return PlayRequest(environment=ENVIRONMENT, tasks=tasks, group_size=per_goal, horizon=ROUNDS[-1], policy=None,
+                       sampling=Sampling(max_tokens=MAX_TOKENS), trainable=False, seed=EVALUATION_SEED,
+                       purpose="evaluation")
+
+
+def supervised(tasks: list[str], steps: int, kind: str, seed: int) -> RunConfig:
+    """Return the first stage: a little supervised training on the environment's own solver's episodes."""
+    return RunConfig(
+        algorithm="sft", steps=steps, kind=kind, seed=seed,  # type: ignore[arg-type]
+        play=PlayPlan(environment=ENVIRONMENT, tasks=tasks, groups=16, group_size=1, agent="oracle"),
+        optimiser=OptimiserConfig(lr=5e-5, beta2=0.95, warmup_steps=3), checkpoint_every=steps)
+
+
+def reinforcement(tasks: list[str], steps: int, kind: str, seed: int) -> RunConfig:
+    """Return the second stage: GRPO under a horizon that grows."""
+    return RunConfig(
+        algorithm="grpo", steps=steps, kind=kind, seed=seed,  # type: ignore[arg-type]
+        play=PlayPlan(environment=ENVIRONMENT, tasks=tasks, groups=10, group_size=8,
+                      sampling=Sampling(max_tokens=MAX_TOKENS)),
+        schedule=StepwiseHorizon(rounds=ROUNDS, every=max(1, steps // len(ROUNDS))),
+        optimiser=OptimiserConfig(lr=2e-5, beta2=0.95), checkpoint_every=100)

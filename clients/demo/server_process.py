@@ -1,0 +1,95 @@
+"""Starts the server as a child, waits until it answers, and stops it with everything it started."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx2
+
+START_S = 900.0  # A large model loads for minutes.
+STOP_S = 30.0
+PR_SET_PDEATHSIG = 1
+ROOT = Path(__file__).parents[2]
+
+
+class ServerProcess:
+    """`python -m server serve` with some flags, for the length of a `with` block."""
+
+    def __init__(self, data_dir: Path, port: int, flags: list[str], on_wait: Callable[[float], None]) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = data_dir / "logs" / "server.log"
+        self._command = [sys.executable, "-m", "server", "serve", "--port", str(port), "--data-dir", str(data_dir),
+                         *flags]
+        self._on_wait = on_wait
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as output:
+            # A session of its own: Ctrl-C reaches the demo first, which then stops the server in order.
+            self._process = subprocess.Popen(self._command, stdout=output, stderr=output, cwd=ROOT,
+                                             stdin=subprocess.DEVNULL, start_new_session=True,
+                                             preexec_fn=_stop_with_parent)
+        try:
+            self._wait()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        self._stop()
+
+    def _wait(self) -> None:
+        assert self._process is not None
+        began = time.monotonic()
+        while time.monotonic() - began < START_S:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"the server ended with code {self._process.returncode}:\n{self._last_lines()}")
+            try:
+                if httpx2.get(f"{self.url}/readyz", timeout=5).status_code == 200:
+                    return
+            except httpx2.TransportError:
+                pass  # Not listening yet.
+            self._on_wait(time.monotonic() - began)
+            time.sleep(0.5)
+        raise RuntimeError(f"the server did not answer within {START_S:.0f} s:\n{self._last_lines()}")
+
+    def _stop(self) -> None:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _last_lines(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:]) + f"\n(whole log: {self.log})"
+
+
+def _stop_with_parent() -> None:
+    """If the demo is killed, the server gets SIGTERM and stops in order."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,60 @@
+"""The manifest of published weights: which files a version has, with their hashes. Standard library only.
+
+A directory of weights counts as published when its `manifest.json` exists and every hash in it is right: the learner
+writes it last, the server verifies it first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+
+
+class ManifestError(ValueError):
+    """The directory does not hold what its manifest says."""
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(directory: Path, facts: dict[str, Any]) -> str:
+    """Hash every file in `directory`, write `manifest.json` atomically, and return the manifest's own SHA-256."""
+    files = {
+        path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+        for path in sorted(directory.iterdir())
+        if path.is_file() and path.name != MANIFEST
+    }
+    text = json.dumps({**facts, "files": files}, indent=2, sort_keys=True)
+    unfinished = directory / f".{MANIFEST}.part"
+    unfinished.write_text(text)
+    os.replace(unfinished, directory / MANIFEST)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def verify_manifest(directory: Path, expected_sha256: str) -> dict[str, Any]:
+    """Check the manifest's own hash and every file it lists; return the manifest.
+
+    Raises:
+        ManifestError: a file or the manifest is missing, changed, or not listed.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise ManifestError(f"{directory} has no {MANIFEST}")
+    if sha256_of(path) != expected_sha256:
+        raise ManifestError(f"{path} does not have the announced hash {expected_sha256}")
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    present = {p.name for p in directory.iterdir() if p.is_file()} - {MANIFEST}
+    if present != set(manifest["files"]):
+        raise ManifestError(f"{directory} holds {sorted(present)}, its manifest lists {sorted(manifest['files'])}")
+    for name, entry in manifest["files"].items():
+        if sha256_of(directory / name) != entry["sha256"]:
+            raise ManifestError(f"{directory / name} does not have the hash in its manifest")
+    return manifest

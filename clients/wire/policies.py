@@ -1,0 +1,62 @@
+"""Policy versions: publish, list."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from clients.wire.base import Message
+
+
+class Probe(Message):
+    """The learner's own logprobs of a fixed text: what the engine must show after it loaded the version."""
+
+    token_ids: list[int] = Field(min_length=130)
+    """[T] longer than one KV block of 128, since stale blocks only show beyond it."""
+    logprobs: list[float]
+    """[T-1] logprob of token t+1 given tokens 0..t, at temperature 1."""
+
+
+class PolicyPublish(Message):
+    """Publish weights that lie on storage shared with the server."""
+
+    run_id: str
+    learner: str
+    step: int = Field(ge=0)
+    path: str
+    """Absolute directory that holds `manifest.json` and the files it lists."""
+    manifest_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    probe: Probe
+
+
+class PolicyView(Message):
+    """One policy version."""
+
+    name: str
+    version: int
+    id: str
+    """`name@version`."""
+    kind: Literal["base", "full", "adapter"]
+    path: str
+    manifest_sha256: str | None
+    parent: int | None
+    run_id: str | None
+    step: int | None
+    horizon: int | None
+    champion: bool
+    head: bool
+    loaded: bool
+    """The engine can answer with it now."""
+    swap_s: float | None
+    """Seconds from the publish request to serving."""
+    check_mean: float | None
+    """Mean absolute difference between the engine's and the learner's logprobs of the probe, in nats."""
+    check_max: float | None
+    created_at: float
+
+
+class PolicyList(Message):
+    """All versions, newest first."""
+
+    data: list[PolicyView]

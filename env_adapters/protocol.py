@@ -1,0 +1,85 @@
+"""The environment protocol: what every adapter in this package offers.
+
+An environment is text in, text out. Its instructions, and finding the action in an answer, belong to the adapter.
+Adapters know nothing of servers, learners or HTTP; each instance is used by one episode and by one thread at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+class EnvironmentFailure(RuntimeError):
+    """The environment itself broke: its episode is an error, never a reward of 0."""
+
+
+class UnknownTask(KeyError):
+    """There is no such task or split."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """What an agent sees first."""
+
+    messages: list[dict[str, str]]
+    """Chat messages (`role`, `content`): instructions and the first observation; the last one is the user's."""
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One environment step's result."""
+
+    observation: str
+    reward: float
+    terminated: bool
+    truncated: bool = False
+    """The environment's own limit cut the episode (the horizon is the server's business)."""
+    success: bool | None = None
+    """The environment's verdict on the whole episode, when it has one; always set when terminated."""
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class Environment(Protocol):
+    """One playable instance."""
+
+    def reset(self, task: str, seed: int) -> Reset:
+        """Begin a task. The same task and seed give the same episode in every process and on every machine.
+
+        Raises:
+            UnknownTask: there is no such task.
+        """
+
+    def step(self, text: str) -> Transition:
+        """Act on a model's whole answer. An answer without a valid action is a transition too, with its reason."""
+
+    def oracle(self) -> str:
+        """Return the answer that the environment's own solver gives now.
+
+        Raises:
+            NotImplementedError: the environment has no solver.
+        """
+
+    def close(self) -> None:
+        """Release what the instance holds. Calling it twice is allowed."""
+
+
+class Family(Protocol):
+    """All tasks of one environment, and the way to make instances. Shared by all episodes, read-only."""
+
+    name: str
+    description: str
+
+    def splits(self) -> list[str]:
+        """Names of the disjoint splits; always contains `train` and `test`."""
+
+    def tasks(self, split: str) -> list[str]:
+        """Tasks of a split, in the same order everywhere.
+
+        Raises:
+            UnknownTask: there is no such split.
+        """
+
+    def make(self) -> Environment:
+        """Make a fresh instance."""

@@ -1,0 +1,1 @@
+"""One short file per algorithm: the formula and its source beside the code."""

@@ -1,0 +1,211 @@
+"""The policy as the learner holds it: weights, logprobs of trained tokens, and weights swapped for a moment.
+
+Full training keeps float32 master weights and computes in bfloat16 where the base's own dtype is bfloat16; a float32
+base stays float32 throughout. An adapter (LoRA, arXiv 2106.09685) is float32 on a frozen base in the base's own
+dtype. The head runs only at nodes that train something, and in pieces that are computed again on the way back, so
+that logits of a whole row never exist at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from clients.wire import RunConfig
+from learner.packing import Row, RowLimits
+
+_LOGITS_AT_ONCE = 32 * 2**20
+"""Logits in one piece of the head: 128 MiB in float32, 682 tokens of a vocabulary of 49152."""
+
+
+@dataclass(frozen=True)
+class Logprobs:
+    """What a forward pass says about the trained tokens of a row."""
+
+    values: Tensor
+    """[M] float32 logprobs of the targets at their temperatures, with gradient."""
+    entropy: Tensor
+    """[M] entropy in nats of each distribution that predicted a target; no gradient."""
+
+
+class Policy:
+    """A causal language model that can be trained and published.
+
+    Args:
+        model: a transformers causal model, or a peft model around one.
+        directory: the full weights it was loaded from: source of config and tokenizer, base of an adapter.
+        dtype: the base's own dtype: what is published and, for bfloat16, computed in.
+    """
+
+    def __init__(self, model: Any, directory: Path, dtype: torch.dtype) -> None:
+        self.model = model
+        self.directory = directory
+        self.dtype = dtype
+        causal = model.get_base_model() if self.is_adapter else model
+        if set(getattr(causal.config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+            raise ValueError(f"{directory}: layers other than full attention cannot be packed into tries")
+        self._decoder = causal.get_decoder()
+        self._head = causal.get_output_embeddings()
+
+    @property
+    def is_adapter(self) -> bool:
+        """True where only an adapter is trained and published."""
+        return isinstance(self.model, PeftModel)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def trainable(self) -> dict[str, Tensor]:
+        """Return the trained parameters by name; a tied parameter once."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def row_limits(self, max_tokens: int) -> RowLimits:
+        """Return what limits a row of this model on its device (see `RowLimits`; figures from the model's shape)."""
+        config = self._decoder.config
+        weights = sum(p.numel() for p in self._decoder.layers.parameters())
+        return RowLimits(
+            max_tokens=max_tokens,
+            attention_tokens=weights / (2 * config.hidden_size * config.num_hidden_layers),
+            start_tokens=0.0 if self.device.type == "cpu" else 2048.0,
+        )
+
+    def logprobs(self, row: Row) -> Logprobs:
+        """Return the logprobs of a row's M trained tokens: log_softmax(logits / temperature) in float32.
+
+        Args:
+            row: N nodes, on any device.
+        """
+        row = row.to(self.device)
+        mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+        with mixed:
+            hidden = self._decoder(
+                input_ids=row.token_ids[None],
+                attention_mask=None if row.is_path else row.mask(),
+                position_ids=row.depth[None],
+                use_cache=False,
+            ).last_hidden_state[0]
+            piece = max(1, _LOGITS_AT_ONCE // self._head.weight.shape[0])
+            pieces = [
+                checkpoint(self._head_logprobs, hidden[parent], target, temperature, use_reentrant=False)
+                for parent, target, temperature in zip(
+                    row.parent.split(piece), row.target.split(piece), row.temperature.split(piece), strict=True
+                )
+            ]
+        return Logprobs(torch.cat([p[0] for p in pieces]), torch.cat([p[1] for p in pieces]))
+
+    def _head_logprobs(self, hidden: Tensor, target: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the targets' logprobs [m] and the entropies [m] of a piece of hidden states [m, H]."""
+        logits = self._head(hidden).float() / temperature[:, None]
+        total = logits.logsumexp(-1)
+        logprobs = logits.gather(-1, target[:, None])[:, 0] - total
+        with torch.no_grad():  # H = log Z - sum p * logit
+            entropy = total - ((logits - total[:, None]).exp() * logits).sum(-1)
+        return logprobs, entropy
+
+    @contextlib.contextmanager
+    def holding(self, weights: dict[str, Tensor]) -> Iterator[None]:
+        """Compute with other trained weights for a moment: the reference's, or those about to be published.
+
+        Args:
+            weights: a tensor for each name in `trainable()`.
+        """
+        parameters = self.trainable()
+        own = {name: p.data for name, p in parameters.items()}
+        for name, p in parameters.items():
+            p.data = weights[name].to(device=p.device, dtype=p.dtype)
+        try:
+            yield
+        finally:
+            for name, p in parameters.items():
+                p.data = own[name]
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return a copy of the trained weights."""
+        return {name: p.detach().clone() for name, p in self.trainable().items()}
+
+    def rounded(self) -> dict[str, Tensor]:
+        """Return a copy of the trained weights in the published dtype.
+
+        Raises:
+            FloatingPointError: a weight is not finite.
+        """
+        weights = {name: p.detach().to(self.dtype, copy=True) for name, p in self.trainable().items()}
+        broken = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
+        if broken:
+            raise FloatingPointError(f"weights that are not finite are never published: {', '.join(broken[:5])}")
+        return weights
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Overwrite the trained weights; the names must be exactly those of `trainable()`."""
+        parameters = self.trainable()
+        if set(weights) != set(parameters):
+            raise ValueError(f"weights do not fit the model: {sorted(set(weights) ^ set(parameters))[:5]}")
+        with torch.no_grad():
+            for name, p in parameters.items():
+                p.copy_(weights[name])
+
+    def load_published(self, directory: Path) -> None:
+        """Overwrite the trained weights with a version that `publish` wrote."""
+        if self.is_adapter:
+            set_peft_model_state_dict(self.model, load_file(directory / "adapter_model.safetensors"))
+            return
+        stored = load_file(directory / "model.safetensors")
+        self.load_weights({name: stored[name] for name in self.trainable()})
+
+
+def base_dtype(directory: Path) -> torch.dtype:
+    """Return the dtype that a directory's config declares; float32 where it declares none.
+
+    Raises:
+        ValueError: neither bfloat16 nor float32.
+    """
+    dtype = getattr(AutoConfig.from_pretrained(directory), "dtype", None) or torch.float32
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype)
+    if dtype not in (torch.bfloat16, torch.float32):
+        raise ValueError(f"{directory} is {dtype}; bfloat16 and float32 can be trained")
+    return dtype
+
+
+def load_policy(directory: Path, adapter: Path | None, config: RunConfig, device: torch.device) -> Policy:
+    """Load the weights that a run begins with.
+
+    Args:
+        directory: full weights.
+        adapter: an adapter on them; trained on where the run trains adapters, else merged.
+        config: the run's; `kind`, `lora_rank`, `lora_alpha` and `seed` matter here.
+        device: where to train.
+    """
+    torch.manual_seed(config.seed)
+    dtype = base_dtype(directory)
+    held = torch.float32 if config.kind == "full" else dtype
+    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=held, attn_implementation="sdpa")
+    if config.kind == "full" and adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    elif adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+    elif config.kind == "adapter":
+        lora = LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=cast(int, config.lora_alpha),  # peft multiplies by it; its annotation is too narrow
+            lora_dropout=0.0,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+            base_model_name_or_path=str(directory),
+        )
+        model = get_peft_model(model, lora)
+    if config.kind == "full":
+        model.requires_grad_(True)
+    return Policy(model.to(device).train(), directory, dtype)

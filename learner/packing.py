@@ -1,0 +1,179 @@
+"""Packing: the samples of a batch as token tries, so that what they share is computed once.
+
+The episodes of a group begin with the same prompt, and the branches of a forked episode share its history. A row holds
+such samples as one trie in depth-first order:
+
+    sample 0   P0 P1 A0 A1            nodes     P0 P1 A0 A1 B0 B1
+    sample 1   P0 P1 B0 B1            depth      0  1  2  3  2  3     (the position ids)
+                                      end        6  6  4  4  6  6     (one past the node's subtree)
+
+In this order node j is an ancestor of node i, or i itself, exactly when `j <= i < end[j]`: that is the attention
+mask. Each trained token of each sample points at its *parent* node, whose hidden state predicts it; a node that two
+samples share is computed once and trained only by the samples whose mask says so. The result equals a forward pass
+over each sample alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clients.wire import Sample
+
+
+@dataclass(frozen=True)
+class RowLimits:
+    """When a row is full. Costs are counted in tokens' worth of matrix multiplication."""
+
+    max_tokens: int = 4096
+    """Nodes in a row; a longer sample gets a row of its own."""
+    attention_tokens: float = math.inf
+    """Row length at which attention costs as much as the rest: about parameters / (2 * hidden * layers)."""
+    start_tokens: float = 0.0
+    """What beginning another row costs (kernel launches; large on an accelerator)."""
+
+    def cost(self, tokens: int) -> float:
+        """Return the cost of a row of so many nodes; its attention is dense, n squared."""
+        return self.start_tokens + tokens + tokens**2 / self.attention_tokens
+
+
+@dataclass(frozen=True)
+class Row:
+    """One forward pass: N nodes of a trie and the M tokens trained from them."""
+
+    token_ids: Tensor
+    """[N]"""
+    depth: Tensor
+    """[N] position ids."""
+    end: Tensor
+    """[N] one past the last node of the node's subtree."""
+    parent: Tensor
+    """[M] node whose hidden state predicts the trained token."""
+    target: Tensor
+    """[M] the trained token's id."""
+    engine_logprobs: Tensor
+    """[M] the engine's logprob at sampling time."""
+    temperature: Tensor
+    """[M] sampling temperature."""
+    sample: Tensor
+    """[M] index of the sample, in the packed batch, that trains the token; a sample lies in one row."""
+    unpacked_tokens: int
+    """Sum of the lengths of the row's samples: what a row-per-sample trainer computes."""
+
+    @property
+    def is_path(self) -> bool:
+        """True where no node has two children: ordinary causal attention is enough."""
+        return bool((self.end == len(self.end)).all())
+
+    def mask(self) -> Tensor:
+        """Return [1, 1, N, N] bool: query i may see key j where j is an ancestor of i or i itself."""
+        node = torch.arange(len(self.end), device=self.end.device)
+        return ((node[None, :] <= node[:, None]) & (node[:, None] < self.end[None, :]))[None, None]
+
+    def to(self, device: torch.device) -> Row:
+        """Return the row with its tensors on `device`."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return Row(**moved, unpacked_tokens=self.unpacked_tokens)
+
+
+def pack(samples: Sequence[Sample], limits: RowLimits = RowLimits()) -> list[Row]:
+    """Pack samples into rows; every sample lies in exactly one row.
+
+    In lexicographic order each sample shares more with its neighbour than with any other, and appending its unshared
+    end keeps the nodes in depth-first order. A sample joins the open row where that costs less than computing it
+    alone.
+
+    Args:
+        samples: [S] of any lengths; their order is kept in `Row.sample`.
+        limits: when a row is full.
+    """
+    rows: list[Row] = []
+    open_row = _OpenRow()
+    for index in sorted(range(len(samples)), key=lambda i: samples[i].token_ids):
+        sample = samples[index]
+        grown = len(open_row.token_ids) + len(sample.token_ids) - open_row.shared(sample)
+        joining = limits.cost(grown) - limits.cost(len(open_row.token_ids))
+        alone = limits.cost(len(sample.token_ids))
+        if open_row.token_ids and (grown > limits.max_tokens or joining > alone):
+            rows.append(open_row.closed())
+            open_row = _OpenRow()
+        open_row.append(index, sample)
+    if open_row.token_ids:
+        rows.append(open_row.closed())
+    return rows
+
+
+def trained_positions(sample: Sample) -> list[int]:
+    """Return where a sample trains: its mask is 1 and, as the server promises, the engine's logprob is finite.
+
+    Raises:
+        ValueError: the four lists differ in length, or the first token is trained, which nothing predicts.
+    """
+    lengths = {len(sample.token_ids), len(sample.loss_mask), len(sample.logprobs), len(sample.temperatures)}
+    if len(lengths) != 1:
+        raise ValueError(f"the lists of a sample of episode {sample.episode_id} differ in length: {sorted(lengths)}")
+    positions = [i for i, trained in enumerate(sample.loss_mask) if trained]
+    if positions and positions[0] == 0:
+        raise ValueError(f"the first token of episode {sample.episode_id} is trained, but nothing predicts it")
+    for i in positions:
+        if not math.isfinite(sample.logprobs[i]) or not sample.temperatures[i] > 0:
+            raise ValueError(
+                f"token {i} of episode {sample.episode_id} is trained with logprob {sample.logprobs[i]} "
+                f"at temperature {sample.temperatures[i]}"
+            )
+    return positions
+
+
+class _OpenRow:
+    """A row while samples are appended in lexicographic order."""
+
+    def __init__(self) -> None:
+        self.token_ids: list[int] = []
+        self.depth: list[int] = []
+        self.end: list[int] = []
+        self.trained: list[tuple[int, int, float, float, int]] = []
+        self.unpacked_tokens = 0
+        self._last: list[int] = []
+        self._path: list[int] = []
+        """Nodes of the sample appended last."""
+
+    def shared(self, sample: Sample) -> int:
+        """Return how many leading tokens the sample shares with the one appended last."""
+        pairs = zip(self._last, sample.token_ids, strict=False)
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(self._last), len(sample.token_ids)))
+
+    def append(self, index: int, sample: Sample) -> None:
+        """Append the sample's unshared end as new nodes, and its trained tokens."""
+        shared, first_new = self.shared(sample), len(self.token_ids)
+        new = sample.token_ids[shared:]
+        path = self._path[:shared] + list(range(first_new, first_new + len(new)))
+        self.token_ids += new
+        self.depth += range(shared, len(sample.token_ids))
+        self.end += [0] * len(new)
+        for node in path:
+            self.end[node] = len(self.token_ids)
+        for i in trained_positions(sample):
+            self.trained.append(
+                (path[i - 1], sample.token_ids[i], sample.logprobs[i], sample.temperatures[i], index),
+            )
+        self.unpacked_tokens += len(sample.token_ids)
+        self._last, self._path = sample.token_ids, path
+
+    def closed(self) -> Row:
+        """Return the finished row."""
+        parent, target, logprobs, temperature, sample = zip(*self.trained, strict=True) if self.trained else [()] * 5
+        return Row(
+            token_ids=torch.tensor(self.token_ids),
+            depth=torch.tensor(self.depth),
+            end=torch.tensor(self.end),
+            parent=torch.tensor(parent, dtype=torch.long),
+            target=torch.tensor(target, dtype=torch.long),
+            engine_logprobs=torch.tensor(logprobs, dtype=torch.float32),
+            temperature=torch.tensor(temperature, dtype=torch.float32),
+            sample=torch.tensor(sample, dtype=torch.long),
+            unpacked_tokens=self.unpacked_tokens,
+        )

@@ -1,0 +1,143 @@
+"""Writing a policy version to storage that the server shares (step 10 of the straight line).
+
+A version is a directory; its `manifest.json` is written last, so that a crash leaves nothing that could be taken for
+one. Full weights carry an explicit `lm_head.weight` even where the head is tied to the embeddings: without it vLLM's
+reload on CPU silently keeps the old head. The probe comes from the weights *as published*, rounded to the published
+dtype, so that the server's check compares like with like.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from clients.manifest import write_manifest
+from clients.wire import Probe, Sample
+from learner.model import Policy
+from learner.packing import pack
+
+PROBE_TOKENS = 160
+"""Longer than one KV block of 128: stale blocks only show beyond it."""
+
+_PROBE_TEXT = (
+    "You are standing in a room with a wooden table, two chairs and a closed door to the north. On the table lie "
+    "a key, a map and 3 gold coins. Your goal: open the door and carry the map outside. "
+    "Available actions: take, open, go, look. "
+)
+_COPIED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "chat_template*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A written version, ready to be announced."""
+
+    directory: Path
+    manifest_sha256: str
+    probe: Probe
+
+
+def write_version(policy: Policy, root: Path, step: int, facts: dict[str, Any]) -> Version:
+    """Write the policy's weights into a new directory under `root`.
+
+    Args:
+        policy: what to publish.
+        root: the run's directory of versions.
+        step: global learner step; names the directory. A step done again after a crash gets a new one.
+        facts: what the manifest says beside the files: run, horizon and the like.
+
+    Raises:
+        FloatingPointError: a weight is not finite; nothing is written.
+    """
+    weights = policy.rounded()
+    directory = _new_directory(root, step)
+    with policy.holding(weights):
+        if policy.is_adapter:
+            _write_adapter(policy, directory)
+        else:
+            _write_full(policy, directory)
+        probe = probe_of(policy)
+    kind = "adapter" if policy.is_adapter else "full"
+    own = {"kind": kind, "base": str(policy.directory), "dtype": str(policy.dtype).removeprefix("torch."), "step": step}
+    return Version(directory, write_manifest(directory, {**facts, **own}), probe)
+
+
+def probe_of(policy: Policy) -> Probe:
+    """Return a fixed text's token ids [T] and the policy's logprobs [T-1] of them at temperature 1."""
+    ids = probe_token_ids(policy)
+    rest = len(ids) - 1
+    text = Sample(
+        episode_id="probe",
+        group=None,
+        token_ids=ids,
+        loss_mask=[0] + [1] * rest,
+        logprobs=[0.0] * len(ids),
+        temperatures=[1.0] * len(ids),
+        reward=0.0,
+    )
+    (row,) = pack([text])
+    with torch.no_grad():
+        return Probe(token_ids=ids, logprobs=policy.logprobs(row).values.tolist())
+
+
+def probe_token_ids(policy: Policy) -> list[int]:
+    """Return the probe's ids: an English text, or a fixed sequence where there is no `tokenizer.json`."""
+    vocabulary = int(policy.model.get_input_embeddings().weight.shape[0])
+    file = policy.directory / "tokenizer.json"
+    if not file.is_file():
+        return [(7 * i + 3) % vocabulary for i in range(PROBE_TOKENS)]
+    ids: list[int] = Tokenizer.from_file(str(file)).encode(_PROBE_TEXT, add_special_tokens=False).ids
+    return (ids * (PROBE_TOKENS // len(ids) + 1))[:PROBE_TOKENS]
+
+
+def _new_directory(root: Path, step: int) -> Path:
+    """Make and return `step-000012`, or `step-000012-2` and so on where that exists: a version is never overwritten."""
+    for attempt in count(1):
+        directory = root / (f"step-{step:06d}" if attempt == 1 else f"step-{step:06d}-{attempt}")
+        if not directory.exists():
+            directory.mkdir(parents=True)
+            return directory
+    raise AssertionError("count() does not end")
+
+
+def _write_full(policy: Policy, directory: Path) -> None:
+    """Write every tensor under its HF name, tied ones too, with the base's config and tokenizer."""
+    named = {"lm_head.weight": policy.model.get_output_embeddings().weight, **policy.model.state_dict()}
+    save_file(_stored(named, policy.dtype), directory / "model.safetensors", metadata={"format": "pt"})
+    for pattern in _COPIED:
+        for file in policy.directory.glob(pattern):
+            if file.is_file():
+                shutil.copyfile(file, directory / file.name)
+
+
+def _write_adapter(policy: Policy, directory: Path) -> None:
+    """Write the adapter in peft's format."""
+    named = get_peft_model_state_dict(policy.model)
+    save_file(_stored(named, policy.dtype), directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = copy.copy(policy.model.peft_config["default"])
+    config.inference_mode = True
+    config.base_model_name_or_path = str(policy.directory)
+    config.save_pretrained(directory)
+
+
+def _stored(named: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return copies in `dtype` that share no memory, as safetensors wants them."""
+    return {name: tensor.detach().to("cpu", dtype, copy=True).contiguous() for name, tensor in named.items()}

@@ -1,0 +1,44 @@
+"""The learner's settings: one frozen model, filled from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class LearnerSettings(BaseModel):
+    """Where the learner works; what it trains is the run's config, which the server keeps."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    server: str
+    """Address of the Upturn server."""
+    learner: str = Field(min_length=1, max_length=200)
+    """Unique name of this learner; it holds the lease of its run, and a restart under the same name takes it back."""
+    key: str | None = None
+    """API key, where the server wants one."""
+    run: str | None = None
+    """Only this run; None takes the oldest that waits."""
+    once: bool = False
+    """End after one run, or at once where none waits."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; `auto` is CUDA where there is one."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of torch; None is torch's own choice."""
+    work_dir: Path = Path("data/learner")
+    """Versions and checkpoints; the server must see it under the same path."""
+    max_row_tokens: int = Field(default=4096, ge=1)
+    """Tokens in one packed row, which decides the memory of a step."""
+    heartbeat_s: float = Field(default=10.0, gt=0)
+    """Pause between two heartbeats; well below the server's lease."""
+    poll_s: float = Field(default=2.0, gt=0)
+    """Pause before asking again for a run."""
+
+    def torch_device(self) -> torch.device:
+        """Return the device to train on."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)

@@ -1,0 +1,1 @@
+"""The Upturn server: chat, episodes, plays, the record, batches, runs, policies."""

@@ -1,0 +1,84 @@
+"""The one place where errors become answers, and where bodies that are too large are refused."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.errors import BadRequest, NotFound, TooLarge, UpturnError
+
+log = logging.getLogger("upturn.errors")
+
+
+class BodyLimit:
+    """Refuses request bodies above a size, whether or not they announce it. Plain ASGI, so streams are not buffered."""
+
+    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
+        self._app = app
+        self._limit = limit_bytes
+        self._refusal = answer(TooLarge(f"the request body is larger than {limit_bytes} bytes"))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count the body's bytes as they come."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = dict(scope["headers"]).get(b"content-length", b"")
+        if announced.isdigit() and int(announced) > self._limit:
+            await self._refusal(scope, receive, send)
+            return
+        seen, refused = 0, False
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            return message if seen <= self._limit else {"type": "http.disconnect"}
+
+        async def replaced(message: Message) -> None:
+            nonlocal refused
+            if seen <= self._limit:
+                await send(message)
+            elif not refused:  # Whatever the application says of a body that broke off, this is why.
+                refused = True
+                await self._refusal(scope, receive, send)
+        await self._app(scope, counted, replaced)
+
+
+def answer(error: UpturnError) -> JSONResponse:
+    """Return an error as HTTP."""
+    return JSONResponse(error.body(), status_code=error.status_code, headers=error.headers())
+
+
+def install(app: FastAPI, max_body_bytes: int) -> None:
+    """Give every error OpenAI's body."""
+    app.add_middleware(BodyLimit, limit_bytes=max_body_bytes)
+
+    @app.exception_handler(UpturnError)
+    async def ours(_: Request, error: UpturnError) -> JSONResponse:
+        return answer(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "body")
+        said = "the body is not valid JSON" if first["type"] == "json_invalid" else first["msg"]
+        return answer(BadRequest(f"{where}: {said}" if where else said, param=where or None))
+
+    @app.exception_handler(HTTPException)
+    async def routing(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            return answer(NotFound(f"no such path: {request.url.path}"))
+        body = BadRequest(str(error.detail), code=HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")).body()
+        return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return JSONResponse(UpturnError(f"internal error: {type(error).__name__}").body(), status_code=500)

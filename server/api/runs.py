@@ -1,0 +1,99 @@
+"""Training runs and their batches: what users ask for, and what the learner leases."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from pydantic import Field
+
+from clients.wire import (
+    BatchAck,
+    BatchRequest,
+    BatchView,
+    Message,
+    RunClaim,
+    RunEnd,
+    RunList,
+    RunRequest,
+    RunView,
+)
+from server.api.state import Parts
+from server.errors import BadRequest
+
+router = APIRouter(prefix="/v1", tags=["runs"])
+
+
+class Heartbeat(Message):
+    """A learner says that it lives."""
+
+    learner: str = Field(min_length=1, max_length=200)
+
+
+class ScheduleView(Message):
+    """When runs start by themselves."""
+
+    interval_s: float | None
+    next_at: float | None
+    """Unix time of the next start."""
+
+
+@router.get("/schedule")
+def get_schedule(parts: Parts) -> ScheduleView:
+    """When the next run starts by itself."""
+    return ScheduleView(interval_s=parts.settings.schedule.interval_s, next_at=parts.schedule.next_s())
+
+
+@router.post("/runs", status_code=201)
+async def create_run(body: RunRequest, parts: Parts) -> RunView:
+    """Ask for a run: the given one, or the configured one."""
+    config = body.config or parts.settings.schedule.run
+    if config is None:
+        raise BadRequest("this server has no configured run (schedule.run): send a config", param="config")
+    return await parts.schedule.request(config, body.trigger)
+
+
+@router.get("/runs")
+async def list_runs(parts: Parts) -> RunList:
+    """All runs, newest first."""
+    return RunList(data=await parts.runs.views())
+
+
+@router.post("/runs/claim", response_model=RunView)
+async def claim_run(body: RunClaim, parts: Parts) -> RunView | Response:
+    """A learner takes a run; 204 where none is due."""
+    return await parts.runs.claim(body) or Response(status_code=204)
+
+
+@router.get("/runs/{run_id}")
+async def get_run(run_id: str, parts: Parts) -> RunView:
+    """One run with its steps."""
+    return await parts.runs.view(run_id)
+
+
+@router.post("/runs/{run_id}/cancel")
+async def cancel_run(run_id: str, parts: Parts) -> RunView:
+    """Cancel a run."""
+    return await parts.runs.cancel(run_id)
+
+
+@router.post("/runs/{run_id}/heartbeat", status_code=204)
+async def heartbeat(run_id: str, body: Heartbeat, parts: Parts) -> None:
+    """Renew a learner's lease."""
+    await parts.runs.heartbeat(run_id, body.learner)
+
+
+@router.post("/runs/{run_id}/end")
+async def end_run(run_id: str, body: RunEnd, parts: Parts) -> RunView:
+    """The learner reports how its run ended."""
+    return await parts.runs.end(run_id, body)
+
+
+@router.post("/batches")
+async def lease_batch(body: BatchRequest, parts: Parts) -> BatchView:
+    """Lease the batch of one learner step; `gathering` means: ask again."""
+    return await parts.batches.lease(body)
+
+
+@router.post("/batches/{batch_id}/ack", status_code=204)
+async def acknowledge_batch(batch_id: str, body: BatchAck, parts: Parts) -> None:
+    """A batch was trained, or is given back."""
+    await parts.batches.acknowledge(batch_id, body)

@@ -1,0 +1,47 @@
+"""What every route may use: the parts that `server/app.py` has put together, found through the application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from server.environments.plays import Plays
+from server.environments.sessions import Sessions
+from server.policy.engine import Engine
+from server.policy.routing import Pointers
+from server.policy.swap import Swap
+from server.policy.turns import Turns
+from server.recording.episode import Episodes
+from server.settings import Settings
+from server.store.database import Database
+from server.training.batches import Batches
+from server.training.runs import Runs
+from server.training.schedule import Schedule
+
+
+@dataclass(slots=True)
+class State:
+    """The server's parts."""
+
+    settings: Settings
+    database: Database
+    engine: Engine
+    pointers: Pointers
+    swap: Swap
+    episodes: Episodes
+    sessions: Sessions
+    turns: Turns
+    plays: Plays
+    runs: Runs
+    batches: Batches
+    schedule: Schedule
+
+
+def _state(request: Request) -> State:
+    state: State = request.app.state.parts
+    return state
+
+
+Parts = Annotated[State, Depends(_state)]

@@ -1,0 +1,83 @@
+"""Puts the server together. It only wires: what each part does stands in its own module."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+import migrations
+from server.api import chat, episodes, middleware, operations, plays, policies, runs
+from server.api.state import State
+from server.environments.plays import Plays
+from server.environments.sessions import Sessions
+from server.policy.build import build_policy
+from server.policy.routing import Pointers
+from server.policy.swap import Swap
+from server.policy.turns import Turns
+from server.recording.episode import Episodes
+from server.recording.recorder import Recorder
+from server.settings import Settings
+from server.store.database import Database
+from server.store.writer import Writer
+from server.training.batches import Batches
+from server.training.runs import Runs
+from server.training.schedule import LearnerProcess, Schedule
+
+
+def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> FastAPI:
+    """Return the application; starting it migrates the database and starts the engine.
+
+    `own_url` tells, once the server listens, where the learner finds it; without it no learner is started.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        database = Database(settings.resolved_database_url)
+        await asyncio.to_thread(migrations.upgrade, database.writer)
+        writer = Writer(database.writer)
+        built = await asyncio.to_thread(build_policy, settings)
+        engine, pointers = built.engine, Pointers(settings.name, shared=built.weights == "full")
+        episodes_, recorder = Episodes(database, writer), Recorder(writer)
+        sessions = Sessions(writer, episodes_)
+        turns = Turns(engine, built.renderer, recorder, episodes_)
+        plays_ = Plays(database=database, writer=writer, engine=engine, pointers=pointers, episodes=episodes_,
+                       sessions=sessions, turns=turns, concurrent=settings.concurrent_episodes)
+        swap = Swap(database=database, writer=writer, engine=engine, pointers=pointers, base=built.base,
+                    root=settings.data_dir, validate=built.validate, open_versions=episodes_.open_versions,
+                    keep_versions=settings.keep_versions)
+        runs_ = Runs(database, writer, pointers, settings.learner.lease_s)
+        learner = (LearnerProcess(settings.learner, runs_, data_dir=settings.data_dir.absolute())
+                   if settings.learner.start and own_url else None)
+        schedule = Schedule(settings.schedule, runs_, learner)
+        app.state.parts = State(
+            settings=settings, database=database, engine=engine, pointers=pointers, swap=swap, episodes=episodes_,
+            sessions=sessions, turns=turns, plays=plays_, runs=runs_, schedule=schedule,
+            batches=Batches(database, writer, plays_, pointers))
+        try:
+            await episodes_.fail_interrupted()
+            await plays_.fail_interrupted()
+            await swap.start()
+            schedule.start()
+            if learner and own_url:
+                learner.start(own_url())
+            yield
+        finally:
+            schedule.close()
+            if learner:
+                await learner.close()
+            await plays_.close()
+            await turns.drain()
+            sessions.close()
+            await engine.close()
+            writer.close()
+            database.close()
+
+    app = FastAPI(title="Upturn", lifespan=lifespan)
+    middleware.install(app, settings.max_body_bytes)
+    for routes in (chat, episodes, plays, runs, policies, operations):
+        app.include_router(routes.router)
+    return app

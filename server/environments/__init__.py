@@ -1,0 +1,1 @@
+"""Environment instances of open episodes, and plays: episodes that the server itself plays."""

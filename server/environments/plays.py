@@ -1,0 +1,223 @@
+"""Plays: the server plays tasks with a policy. Every episode goes at its own pace; nothing waits for a round to end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from clients.wire import EpisodeOpen, PlayedEpisode, PlayRequest, PlayView
+from server.environments.sessions import Sessions, find_family
+from server.errors import BadRequest, Conflict, ContextTooLong, EngineError, NotFound, UpturnError
+from server.policy.engine import Engine, SamplingParams
+from server.policy.routing import Pointers
+from server.policy.turns import Turns
+from server.recording.episode import Episode, Episodes
+from server.recording.transcript import mean
+from server.store.database import Database, new_id
+from server.store.tables import EpisodeRow, EvaluationRow, PlayRow, PolicyVersionRow, StepRow, TurnRow
+from server.store.writer import Writer
+
+log = logging.getLogger("upturn.plays")
+ENGINE_PATIENCE_S = 120.0  # How long a play waits for an engine that restarts.
+
+
+@dataclass(slots=True)
+class Play:
+    """A play in progress."""
+
+    id: str
+    request: PlayRequest
+    task: asyncio.Task[None] | None = None
+
+
+class Plays:
+    """Starts plays and tells where they stand."""
+
+    def __init__(self, *, database: Database, writer: Writer, engine: Engine, pointers: Pointers, episodes: Episodes,
+                 sessions: Sessions, turns: Turns, concurrent: int) -> None:
+        self._database = database
+        self._writer = writer
+        self._engine = engine
+        self._pointers = pointers
+        self._episodes = episodes
+        self._sessions = sessions
+        self._turns = turns
+        self._slots = asyncio.Semaphore(concurrent)
+        self._running: dict[str, Play] = {}
+
+    async def start(self, request: PlayRequest) -> str:
+        """Begin a play and return its id.
+
+        Raises:
+            NotFound: unknown environment, task or model.
+        """
+        if request.policy is not None:
+            self._pointers.resolve(request.policy, self._engine)
+        await asyncio.to_thread(_check_tasks, request)
+        play = Play(new_id("play"), request)
+        row = PlayRow(id=play.id, state="running", request=request.model_dump(mode="json"), created_at=time.time())
+        await self._writer.write(lambda session: session.add(row))
+        self._running[play.id] = play
+        play.task = asyncio.create_task(self._run(play))
+        return play.id
+
+    async def view(self, play_id: str, *, results: bool = True, wait_s: float = 0.0) -> PlayView:
+        """Return where a play stands, after waiting at most `wait_s` for its end."""
+        play = self._running.get(play_id)
+        if play is not None and play.task is not None and wait_s > 0:
+            await asyncio.wait([play.task], timeout=wait_s)
+        return await asyncio.to_thread(self._read, play_id, results)
+
+    async def cancel(self, play_id: str, reason: str = "cancelled") -> None:
+        """Stop a play; its open episodes end as closed."""
+        play = self._running.get(play_id)
+        if play is None or play.task is None:
+            raise Conflict(f"play {play_id} is not running", code="play_ended")
+        play.task.cancel(reason)
+        await asyncio.wait([play.task])
+
+    async def close(self) -> None:
+        """Stop all plays."""
+        for play_id in list(self._running):
+            await self.cancel(play_id, "the server stopped")
+
+    async def fail_interrupted(self) -> None:
+        """After a restart: plays of the process before are over."""
+        change = sa.update(PlayRow).where(PlayRow.state == "running").values(
+            state="failed", error="the server stopped", ended_at=time.time())
+        await self._writer.write(lambda session: session.execute(change))
+
+    async def _run(self, play: Play) -> None:
+        state, error = "done", None
+        tasks = [asyncio.create_task(self._play_episode(play, task))
+                 for _ in range(play.request.group_size) for task in play.request.tasks]
+        try:
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+            if failures:
+                state, error = "failed", "; ".join(sorted({f"{type(f).__name__}: {f}" for f in failures}))
+                log.error("%s failed", play.id, exc_info=failures[0])
+        except asyncio.CancelledError as cancelled:
+            state, error = "cancelled", str(cancelled.args[0]) if cancelled.args else "cancelled"
+            await asyncio.wait(tasks)
+        finally:
+            await self._writer.write(lambda session: _finish(session, play, state, error))
+            del self._running[play.id]
+
+    async def _play_episode(self, play: Play, task: str) -> None:
+        """Play one episode to its end. Its own failure is recorded in its row and stops nothing else."""
+        request = play.request
+        async with self._slots:
+            environment, reset = await self._sessions.prepare(request.environment, task, request.seed)
+            version = self._pointers.resolve(request.policy or f"{self._pointers.name}@head", self._engine)
+            episode, _ = await self._episodes.open(
+                EpisodeOpen(environment=request.environment, task=task, seed=request.seed,
+                            group=f"{play.id}:{task}", trainable=request.trainable),
+                policy_version=version, horizon=request.horizon, play_id=play.id, purpose=request.purpose)
+            self._sessions.attach(episode, environment)
+            try:
+                await self._take_turns(play, episode, [dict(m) for m in reset.messages])
+            except ContextTooLong:
+                await self._episodes.end(episode, "truncated", reason="context", success=False)
+            except Exception as error:  # The failure is in the episode's row; one that is none of ours fails the play.
+                log.warning("episode %s of %s failed: %s", episode.id, play.id, error)
+                await self._episodes.end(episode, "error", error_class=type(error).__name__, reason=str(error))
+                if not isinstance(error, UpturnError):
+                    raise
+            except asyncio.CancelledError:
+                await self._episodes.end(episode, "closed", reason="the play was cancelled")
+                raise
+
+    async def _take_turns(self, play: Play, episode: Episode, messages: list[dict[str, object]]) -> None:
+        sampling = play.request.sampling
+        params = SamplingParams(max_tokens=sampling.max_tokens, temperature=sampling.temperature)
+        while True:
+            if play.request.agent == "oracle":
+                text = await self._sessions.oracle(episode)
+                await self._turns.demonstrate(episode, messages, text)
+            else:
+                await self._wait_for_engine()
+                version = self._pointers.for_episode(episode, None, self._engine)
+                turn = self._turns.begin(episode, messages, params, version)
+                text = (await turn.answer()).text
+            result = await self._sessions.step(episode, text)
+            if result.terminated or result.truncated:
+                return
+            messages += [{"role": "assistant", "content": text}, {"role": "user", "content": result.observation}]
+
+    async def _wait_for_engine(self) -> None:
+        deadline = time.monotonic() + ENGINE_PATIENCE_S
+        while not self._engine.available:
+            if time.monotonic() > deadline:
+                raise EngineError(f"the engine did not come back within {ENGINE_PATIENCE_S:.0f} s")
+            await asyncio.sleep(0.5)
+
+    def _read(self, play_id: str, results: bool) -> PlayView:
+        with self._database.read() as session:
+            row = session.get(PlayRow, play_id)
+            if row is None:
+                raise NotFound(f"no play {play_id!r}", code="play_not_found")
+            played = _played(session, play_id)
+            sampled = session.scalar(sa.select(sa.func.sum(TurnRow.completion_tokens)).join(
+                EpisodeRow, EpisodeRow.id == TurnRow.episode_id).where(EpisodeRow.play_id == play_id))
+        request = PlayRequest.model_validate(row.request)
+        finished = [p for p in played if p.status != "open"]
+        valid = [p for p in finished if p.success is not None]
+        return PlayView(
+            id=row.id, state=row.state, error=row.error, environment=request.environment, horizon=request.horizon,  # type: ignore[arg-type]
+            purpose=request.purpose, episodes=len(request.tasks) * request.group_size, finished=len(finished),
+            succeeded=sum(p.success is True for p in valid), errors=sum(p.status == "error" for p in finished),
+            sampled_tokens=sampled or 0, success_rate=mean([float(bool(p.success)) for p in valid]),
+            mean_reward=mean([p.reward for p in valid if p.reward is not None]),
+            wall_s=(row.ended_at or time.time()) - row.created_at, results=finished if results else [])
+
+
+def _check_tasks(request: PlayRequest) -> None:
+    """Refuse unknown tasks before anything starts."""
+    env = find_family(request.environment)
+    known = {task for split in env.splits() for task in env.tasks(split)}
+    unknown = [task for task in request.tasks if task not in known]
+    if unknown:
+        raise NotFound(f"{request.environment} has no task {unknown[0]!r}", param="tasks", code="task_not_found")
+    if len(set(request.tasks)) != len(request.tasks):
+        raise BadRequest("a task is listed twice; group_size repeats tasks", param="tasks")
+
+
+def _played(session: Session, play_id: str) -> list[PlayedEpisode]:
+    ours = sa.select(EpisodeRow.id).where(EpisodeRow.play_id == play_id)
+    rewards = (sa.select(StepRow.episode_id, sa.func.sum(StepRow.reward).label("reward"))
+               .where(StepRow.episode_id.in_(ours)).group_by(StepRow.episode_id).subquery())
+    turns = (sa.select(TurnRow.episode_id, sa.func.count().label("turns"),
+                       sa.func.max(TurnRow.policy_version).label("version"))
+             .where(TurnRow.episode_id.in_(ours)).group_by(TurnRow.episode_id).subquery())
+    query = (
+        sa.select(EpisodeRow, rewards.c.reward, turns.c.turns, turns.c.version)
+        .outerjoin(rewards, rewards.c.episode_id == EpisodeRow.id)
+        .outerjoin(turns, turns.c.episode_id == EpisodeRow.id)
+        .where(EpisodeRow.play_id == play_id).order_by(EpisodeRow.id)
+    )
+    return [
+        PlayedEpisode(episode_id=row.id, task=row.task or "", group=row.group_key, status=row.status, reward=reward,
+                      success=row.success, turns=count or 0, policy_version=version)
+        for row, reward, count, version in session.execute(query)
+    ]
+
+
+def _finish(session: Session, play: Play, state: str, error: str | None) -> None:
+    session.execute(sa.update(PlayRow).where(PlayRow.id == play.id).values(state=state, error=error,
+                                                                           ended_at=time.time()))
+    if play.request.purpose != "evaluation" or state != "done":
+        return
+    valid = [p for p in _played(session, play.id) if p.success is not None]
+    versions = {p.policy_version for p in valid if p.policy_version is not None}
+    if len(versions) == 1 and session.get(PolicyVersionRow, version := versions.pop()) is not None:
+        session.add(EvaluationRow(
+            id=new_id("eval"), play_id=play.id, policy_version=version, environment=play.request.environment,
+            horizon=play.request.horizon, episodes=len(valid), created_at=time.time(),
+            success_rate=mean([float(bool(p.success)) for p in valid]),
+            mean_reward=mean([p.reward for p in valid if p.reward is not None])))

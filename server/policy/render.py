@@ -1,0 +1,181 @@
+"""Messages to token ids, and sampled ids back to text (step 2 of the straight line).
+
+The record is token ids; text is never re-tokenised. A conversation that goes on is rendered as the recorded ids plus
+the tokens of the new messages only. The cut lies right after an end-of-turn token, a special token at which a tokenizer
+always splits, so the new part's tokens do not depend on what stands before it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from server.errors import BadRequest
+
+
+class Tokenizer(Protocol):
+    """What rendering needs of a tokenizer; special tokens in the text become their ids."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return ids, adding no special tokens."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return text without special tokens."""
+
+
+class FileTokenizer:
+    """A model directory's `tokenizer.json`, without importing transformers."""
+
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer as FastTokenizer
+
+        if not path.is_file():
+            raise BadRequest(f"{path} is missing: the model needs a fast tokenizer (tokenizer.json)", code="bad_model")
+        self._tokenizer = FastTokenizer.from_file(str(path))
+
+    def encode(self, text: str) -> list[int]:
+        """Return ids, adding no special tokens."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return text without special tokens."""
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+
+class Renderer:
+    """One model's chat template and tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer, template: str, end_of_turn: str, variables: dict[str, Any] | None = None):
+        self.tokenizer = tokenizer
+        self.end_of_turn = end_of_turn
+        self.end_ids = tokenizer.encode(end_of_turn)
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.filters["tojson"] = lambda value, **more: json.dumps(value, ensure_ascii=False, **more)
+        environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = lambda form: datetime.datetime.now(datetime.UTC).strftime(form)
+        self._template = environment.from_string(template)
+        self._variables = variables or {}
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> Renderer:
+        """Read the chat template and tokenizer of a model directory.
+
+        Raises:
+            BadRequest: a file is missing, or the model has no chat template.
+        """
+        config_path = directory / "tokenizer_config.json"
+        config = json.loads(config_path.read_text()) if config_path.is_file() else {}
+        separate = directory / "chat_template.jinja"
+        template = separate.read_text() if separate.is_file() else config.get("chat_template")
+        if not isinstance(template, str):
+            raise BadRequest(f"{directory} has no chat template: use an instruct model", code="bad_model")
+        specials = {name: _text_of(config.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+        if not specials["eos_token"]:
+            raise BadRequest(f"{config_path} names no eos_token", code="bad_model")
+        return cls(FileTokenizer(directory / "tokenizer.json"), template, specials["eos_token"],
+                   {name: text for name, text in specials.items() if text})
+
+    def text(self, messages: list[dict[str, Any]], *, ask: bool) -> str:
+        """Return the template's text; `ask` adds the head of the assistant's next message.
+
+        Raises:
+            BadRequest: the template refuses these messages.
+        """
+        try:
+            return self._template.render(messages=[_plain(m) for m in messages], add_generation_prompt=ask,
+                                         **self._variables)
+        except TemplateError as error:
+            raise BadRequest(f"the model's chat template refuses these messages: {error}", param="messages") from error
+
+    def prompt(self, messages: list[dict[str, Any]]) -> list[int]:
+        """Return the ids of a whole conversation, ready for the assistant's answer."""
+        return self.tokenizer.encode(self.text(messages, ask=True))
+
+    def continuation(self, messages: list[dict[str, Any]], known: int, last_id: int) -> list[int] | None:
+        """Return the ids that follow the recorded ids of the first `known` messages, ready for the next answer.
+
+        `last_id` is the last recorded id: an answer that was cut by its length gets its end-of-turn here, untrained.
+        None where the template does not render the known messages as a prefix: the conversation has to fork.
+        """
+        before = self.text(messages[:known], ask=False)
+        whole = self.text(messages, ask=True)
+        end = before.rfind(self.end_of_turn)
+        if end < 0 or not whole.startswith(before):
+            return None
+        ids = self.tokenizer.encode(whole[end + len(self.end_of_turn) :])
+        return ids if last_id in self.end_ids else [*self.end_ids, *ids]
+
+
+class TextStream:
+    """Turns growing token ids into text that can be sent: whole characters only, and nothing of a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._stop = [s for s in stop if s]
+        self._hold = max((len(s) - 1 for s in self._stop), default=0)
+        self._ids: list[int] = []
+        self._settled = 0  # Ids whose text is in `_text` for good.
+        self._text = ""
+        self._sent = 0
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """Add ids; return the text that may be sent now."""
+        self._ids.extend(token_ids)
+        start = max(0, self._settled - 6)  # Some context: a token's text may depend on its neighbours.
+        known = self._tokenizer.decode(self._ids[start : self._settled])
+        grown = self._tokenizer.decode(self._ids[start:])
+        if not grown.endswith("�"):
+            self._text += grown[len(known) :]
+            self._settled = len(self._ids)
+        return self._send(len(self._text) - self._hold)
+
+    def finish(self) -> str:
+        """Return what is left to send."""
+        start = max(0, self._settled - 6)
+        known = self._tokenizer.decode(self._ids[start : self._settled])
+        self._text += self._tokenizer.decode(self._ids[start:])[len(known) :]
+        self._settled = len(self._ids)
+        return self._send(len(self._text))
+
+    @property
+    def text(self) -> str:
+        """All text up to the first stop string."""
+        return self._text[: self._cut()]
+
+    def _cut(self) -> int:
+        found = [at for at in (self._text.find(s) for s in self._stop) if at >= 0]
+        return min(found, default=len(self._text))
+
+    def _send(self, upto: int) -> str:
+        upto = min(upto, self._cut())
+        if upto <= self._sent:
+            return ""
+        piece = self._text[self._sent : upto]
+        self._sent = upto
+        return piece
+
+
+def _refuse(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _text_of(token: Any) -> str:
+    return token.get("content", "") if isinstance(token, dict) else token or ""
+
+
+def _plain(message: dict[str, Any]) -> dict[str, Any]:
+    """Return the message with list content joined: text models' templates know strings only."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return {**message, "content": "".join(part.get("text", "") for part in content)}
+    return {**message, "content": content if content is not None else ""}

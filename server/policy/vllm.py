@@ -1,0 +1,385 @@
+"""The engine over vLLM: tokens in and out over HTTP, full weights swapped in place or LoRA adapters beside the base.
+
+Step 3 of the straight line, and the engine's side of step 12. `vllm_process.py` starts and stops vLLM; this file keeps
+its weights right: it remembers what was last loaded well, and when vLLM dies or a load fails, starts it again with
+that.
+
+Which version sampled a token. vLLM tells only in an answer's last chunk, as spans that are exact when weights are
+replaced under a pause. So tokens that arrive before a replacement begins belong to the version of that moment and are
+passed on at once; tokens that arrive later are held until the last chunk tells. An answer with an adapter stays on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from server.errors import BadRequest, Conflict, ContextTooLong, EngineError, NotFound, UpturnError
+from server.policy.engine import FinishReason, Piece, SamplingParams, Weights
+from server.policy.engines import VllmOptions
+from server.policy.vllm_answer import Tokens, check_spans, read_spans
+from server.policy.vllm_process import BASE_MODEL, Progress, VllmProcess, answers, resolved_dtype
+from server.policy.weights import with_explicit_head
+
+RESTART_S = 30
+"""What clients are told to wait for while vLLM starts again (measured: 22 to 25 s with a small model)."""
+CONTROL_TIMEOUT_S = 600.0
+TOLERANCES = {"float32": 2e-3}
+HALF_TOLERANCE = 0.12
+"""bf16 differs from float32 by 0.035 nats on average (measured)."""
+
+logger = logging.getLogger(__name__)
+
+
+class VllmEngine:
+    """A vLLM child process, or a vLLM at a URL."""
+
+    def __init__(self, options: VllmOptions, data_dir: Path, progress: Progress = logger.info) -> None:
+        self.context_tokens = options.max_model_len or 0
+        self.check_tolerance = TOLERANCES.get(options.dtype, HALF_TOLERANCE)
+        self.versions: frozenset[int] = frozenset()
+        self.adapters = options.lora
+        self._options, self._data_dir, self._progress = options, data_dir, progress
+        self._url = options.url or ""
+        self._process: VllmProcess | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._base: Weights | None = None
+        self._full: Weights | None = None
+        """The whole model that is served, and that a restart brings back."""
+        self._adapters: dict[int, Weights] = {}
+        self._replaced: set[int] = set()
+        """Full versions whose place the present one took."""
+        self._replacements = 0
+        """Counts replacements of full weights, from the moment each begins."""
+        self._settled = asyncio.Event()
+        """Set while no replacement is under way."""
+        self._one_load = asyncio.Lock()
+        self._up = False
+        self._failed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ------------------------------------------------------------------------------------------------ life
+
+    async def start(self, base: Weights, current: Weights) -> None:
+        """Start vLLM and serve `current`."""
+        if current.kind == "adapter" and not self.adapters:
+            raise Conflict("this engine was started without adapters")
+        if current.kind == "full" and self.adapters:
+            raise Conflict("this engine holds adapters over the base and cannot serve full weights")
+        self._base = base
+        self._full = base if current.kind == "adapter" else current
+        self._adapters = {current.version: current} if current.kind == "adapter" else {}
+        self.check_tolerance = TOLERANCES.get(resolved_dtype(self._options, base.path), HALF_TOLERANCE)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None, sock_connect=60),
+            read_bufsize=2**20,
+        )
+        try:
+            await self._bring_up()
+        except BaseException:
+            await self.close()
+            raise
+        self._spawn(self._supervise())
+
+    async def close(self) -> None:
+        """Stop vLLM; answers in flight fail."""
+        self._up = False
+        tasks, self._tasks = list(self._tasks), set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._process is not None:
+            await self._process.stop()
+        if self._session is not None:
+            await self._session.close()
+
+    @property
+    def available(self) -> bool:
+        """Whether vLLM is up, as far as is known."""
+        return self._up
+
+    async def healthy(self) -> bool:
+        """Whether vLLM is up, holds its weights, and says that it is healthy."""
+        return self._up and await answers(self._url)
+
+    async def _bring_up(self) -> None:
+        """Start vLLM (or wait for the one at the URL) and load what was last served well."""
+        assert self._base is not None and self._full is not None
+        if self._options.url is None:
+            self._process = VllmProcess(self._options, self._base.path, self._data_dir, self._progress)
+            self._url = await self._process.start()
+        else:
+            while not await answers(self._url):
+                self._progress(f"waiting for vLLM at {self._url}")
+                await asyncio.sleep(2)
+        models = await self._control("GET", "/v1/models")
+        self.context_tokens = int(models["data"][0]["max_model_len"])
+        fresh = self._options.url is None and self._full.version == self._base.version
+        if fresh or self.adapters:
+            await self._control("POST", "/update_weight_version", {"new_version": str(self._full.version)})
+        else:
+            await self._replace(self._full, await self._reloadable(self._full))
+        for adapter in self._adapters.values():
+            await self._add(adapter)
+        # The first tokens compile something for some seconds: not in a client's request.
+        warm = {"model": BASE_MODEL, "token_ids": [0], "sampling_params": {"max_tokens": 3, "logprobs": 0}}
+        await self._control("POST", "/inference/v1/generate", warm)
+        self.versions = frozenset({self._full.version, *self._adapters})
+        self._failed.clear()
+        self._settled.set()
+        self._up = True
+
+    async def _supervise(self) -> None:
+        """Bring vLLM back whenever it ends or fails."""
+        while True:
+            reason = await self._failure()
+            self._up = False
+            self._settled.set()
+            logger.error("vLLM failed and is started again: %s", reason)
+            delay_s = 1.0
+            while not self._up:
+                if self._process is not None:
+                    await self._process.stop()
+                try:
+                    async with self._one_load:
+                        await self._bring_up()
+                except (UpturnError, OSError) as error:
+                    logger.error("vLLM could not be started again; next attempt in %.0f s: %s", delay_s, error)
+                    await asyncio.sleep(delay_s)
+                    delay_s = min(2 * delay_s, 60.0)
+            logger.info("vLLM serves %s again", sorted(self.versions))
+
+    async def _failure(self) -> str:
+        """Wait until vLLM ends or something reports it as failed; return why."""
+        waits: set[asyncio.Task[Any]] = {asyncio.create_task(self._failed.wait())}
+        if self._process is not None:
+            waits.add(asyncio.create_task(self._process.wait()))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        if self._failed.is_set() or self._process is None:
+            return "a request or a load failed"
+        return f"its process ended: {self._process.why_ended()}"
+
+    def _fail(self) -> None:
+        self._up = False
+        self._failed.set()
+
+    async def _fail_unless_healthy(self) -> None:
+        """One broken connection is no proof; a failed health check is. A busy machine may take long to answer it."""
+        if self._up and not await answers(self._url, timeout_s=30):
+            self._fail()
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.warning("the engine's background work failed: %r", error)
+
+    # -------------------------------------------------------------------------------------------- sampling
+
+    async def generate(
+        self, version: int, prompt_ids: list[int], params: SamplingParams
+    ) -> AsyncGenerator[Piece, None]:
+        """Sample one answer; see the module's text for how each token gets its version."""
+        version = await self._ready(version)
+        room = self.context_tokens - len(prompt_ids)
+        if room < 1:
+            raise ContextTooLong(f"the prompt has {len(prompt_ids)} tokens, the context is {self.context_tokens}")
+        sampling = {
+            **params.extra, "n": 1, "max_tokens": min(params.max_tokens, room), "temperature": params.temperature,
+            "top_p": params.top_p, "top_k": params.top_k, "stop": list(params.stop), "seed": params.seed,
+            "logprobs": params.top_logprobs,
+        }  # fmt: skip
+        replacements, passed_on, held = self._replacements, 0, Tokens()
+        is_adapter = version in self._adapters
+        async with aclosing(self._stream(self._model(version), prompt_ids, sampling)) as choices:
+            async for choice in choices:
+                held.add(choice)
+                received = passed_on + len(held.ids)
+                finish: FinishReason | None = choice["finish_reason"]
+                if finish is not None:
+                    spans = [(version, 0, received)] if is_adapter else read_spans(choice, received)
+                    check_spans(spans, version, passed_on)
+                    for piece in held.pieces(spans, passed_on, params.top_logprobs, finish):
+                        yield piece
+                    return
+                if held.ids and self._replacements == replacements:
+                    for piece in held.pieces([(version, 0, received)], passed_on, params.top_logprobs):
+                        yield piece
+                    passed_on, held = received, Tokens()
+        raise EngineError("vLLM's answer broke off", retry_after_s=RESTART_S)
+
+    async def score(self, version: int, token_ids: list[int]) -> list[float]:
+        """Return [T-1] logprobs of each token after the first; vLLM reads no cached state for such a request."""
+        if version not in self.versions:
+            raise NotFound(f"version {version} is not loaded")
+        if len(token_ids) >= self.context_tokens:
+            raise ContextTooLong(f"scoring {len(token_ids)} tokens needs a context of one more than that, and it is "
+                                 f"{self.context_tokens}")
+        version = await self._ready(version)
+        sampling = {"max_tokens": 1, "prompt_logprobs": 0}
+        body = {"model": self._model(version), "token_ids": token_ids, "sampling_params": sampling}
+        is_adapter = version in self._adapters
+        answer = await self._control("POST", "/inference/v1/generate", body)
+        if not is_adapter:
+            check_spans(read_spans(answer["choices"][0], 1), version, 1)
+        entries = answer["prompt_logprobs"][1:]
+        return [entry[str(token_id)]["logprob"] for entry, token_id in zip(entries, token_ids[1:], strict=True)]
+
+    async def _ready(self, version: int) -> int:
+        """Wait for a replacement under way; return the version that answers now for `version`."""
+        if self._up:
+            await self._settled.wait()
+        if not self._up or self._full is None:
+            raise EngineError("the engine is starting again", retry_after_s=RESTART_S)
+        if version in self.versions:
+            return version
+        if version in self._replaced:
+            return self._full.version
+        raise NotFound(f"version {version} is not loaded")
+
+    def _model(self, version: int) -> str:
+        return _adapter_name(version) if version in self._adapters else BASE_MODEL
+
+    async def _stream(self, model: str, prompt_ids: list[int], sampling: dict[str, Any]
+                      ) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the choices of vLLM's chunks. Closing it closes the connection, at which vLLM stops sampling."""
+        assert self._session is not None
+        body = {"model": model, "token_ids": prompt_ids, "sampling_params": sampling, "stream": True}
+        try:
+            async with self._session.post(f"{self._url}/inference/v1/generate", json=body) as response:
+                if response.status != 200:
+                    raise _error(response.status, await response.text())
+                async for line in response.content:
+                    if not line.startswith(b"data: {"):
+                        continue
+                    chunk = json.loads(line[6:])
+                    if "error" in chunk:
+                        raise _error(int(chunk["error"]["code"]), chunk["error"]["message"])
+                    for choice in chunk["choices"]:
+                        yield choice
+        except (aiohttp.ClientError, OSError, EngineError) as error:
+            self._spawn(self._fail_unless_healthy())
+            raise EngineError(f"vLLM failed while answering: {error!r}", retry_after_s=RESTART_S) from error
+
+    # --------------------------------------------------------------------------------------------- weights
+
+    async def load(self, weights: Weights) -> None:
+        """Load a validated version; a failure starts vLLM again with what it served before."""
+        # A caller that is cancelled must not leave vLLM paused, so the work goes on without it.
+        await asyncio.shield(self._spawn(self._load(weights)))
+
+    async def unload(self, version: int) -> None:
+        """Forget an adapter; answers that use it end on it."""
+        async with self._one_load:
+            if self._adapters.pop(version, None) is None:
+                return
+            self.versions -= {version}
+            if self._up:
+                await self._control("POST", "/v1/unload_lora_adapter", {"lora_name": _adapter_name(version)})
+
+    async def _load(self, weights: Weights) -> None:
+        async with self._one_load:
+            if not self._up:
+                raise EngineError("the engine is starting again", retry_after_s=RESTART_S)
+            if weights.kind == "adapter":
+                await self._load_adapter(weights)
+                return
+            if self.adapters:
+                raise Conflict("this engine holds adapters over the base, which full weights would replace")
+            directory = await self._reloadable(weights)
+            try:
+                await self._replace(weights, directory)
+            except (UpturnError, OSError) as error:
+                self._fail()
+                raise EngineError(f"vLLM could not load version {weights.version}: {error}. It is started again with "
+                                  "the weights before", retry_after_s=RESTART_S) from error
+            finally:
+                self._settled.set()
+            self._replaced = (self._replaced | self.versions) - {weights.version}
+            self._full, self.versions = weights, frozenset({weights.version})
+
+    async def _reloadable(self, weights: Weights) -> Path:
+        """Return a directory with these weights and a head of its own; only a base as downloaded may lack one."""
+        into = self._data_dir.absolute() / "base-with-head"
+        return await asyncio.to_thread(with_explicit_head, weights.path.absolute(), into)
+
+    async def _replace(self, weights: Weights, directory: Path) -> None:
+        """Replace the full weights under a pause. Answers in flight are kept and go on with the new weights."""
+        self._settled.clear()
+        self._replacements += 1
+        await self._control("POST", "/pause?mode=keep&clear_cache=true")
+        reload = {"method": "reload_weights", "kwargs": {"weights_path": str(directory)}}
+        await self._control("POST", "/collective_rpc", reload)
+        await self._control("POST", "/update_weight_version", {"new_version": str(weights.version)})
+        await self._control("POST", "/resume")
+
+    async def _load_adapter(self, weights: Weights) -> None:
+        if not self.adapters:
+            raise Conflict("this engine was started without adapters")
+        if (present := self._adapters.get(weights.version)) is not None:
+            if present != weights:
+                raise Conflict(f"version {weights.version} is loaded from {present.path}; a version never changes")
+            return
+        if len(self._adapters) >= self._options.max_cpu_loras:
+            raise Conflict(f"the engine holds {len(self._adapters)} adapters, its most; unload one first")
+        await self._add(weights)
+        self._adapters[weights.version] = weights
+        self.versions |= {weights.version}
+
+    async def _add(self, weights: Weights) -> None:
+        """Load an adapter under its own name; a vLLM that was there before us may have it already."""
+        name = _adapter_name(weights.version)
+        if self._options.url is not None:
+            models = await self._control("GET", "/v1/models")
+            if any(model["id"] == name for model in models["data"]):
+                await self._control("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+        body = {"lora_name": name, "lora_path": str(weights.path.absolute())}
+        await self._control("POST", "/v1/load_lora_adapter", body)
+
+    async def _control(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Send one request and return its JSON. On a new connection: vLLM drops kept ones silently after an error."""
+        assert self._session is not None
+        timeout = aiohttp.ClientTimeout(total=CONTROL_TIMEOUT_S)
+        try:
+            async with self._session.request(
+                method, self._url + path, json=body, headers={"Connection": "close"}, timeout=timeout
+            ) as response:
+                text = await response.text()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._spawn(self._fail_unless_healthy())
+            raise EngineError(f"vLLM does not answer {path}: {error!r}", retry_after_s=RESTART_S) from error
+        if response.status != 200:
+            raise _error(response.status, f"{path}: {text[:1000]}")
+        return json.loads(text) if text.startswith(("{", "[")) else text
+
+
+def _adapter_name(version: int) -> str:
+    return f"v{version}"
+
+
+def _error(status: int, message: str) -> UpturnError:
+    """Return vLLM's error as ours."""
+    if status == 404:
+        return NotFound(f"vLLM: {message}")
+    if 400 <= status < 500:
+        if "maximum context length" in message:
+            return ContextTooLong(message)
+        return BadRequest(f"vLLM: {message}")
+    return EngineError(f"vLLM answered {status}: {message}", retry_after_s=RESTART_S)

@@ -1,0 +1,273 @@
+"""The life of an episode: open, turns and steps, rewards, the end (step 5 of the straight line).
+
+`Episode` is what the server holds in memory of an open episode; the rows are the truth, and an episode that is not in
+memory is read back from them. All rules about what may still happen to an episode are here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from clients.wire import EpisodeOpen, RewardRequest, RewardView
+from server.errors import Conflict, HorizonReached, NotFound
+from server.recording.tokens import unpack_ids
+from server.store.database import Database, new_id
+from server.store.tables import EpisodeRow, NodeRow, RewardRow, StepRow, TurnRow
+from server.store.writer import Writer
+
+KEPT_IN_MEMORY = 10_000  # Idle live episodes beyond this are read back from the database when they go on.
+
+
+@dataclass(slots=True)
+class Tail:
+    """The recorded end of a conversation: the last node of a turn, and through its parents all ids before it."""
+
+    node_id: int
+    parent: Tail | None
+    token_ids: list[int]
+    """[K] ids of this turn: its new prompt tokens and its answer."""
+
+    def path(self) -> list[int]:
+        """Return [T] all recorded ids up to here."""
+        parts: list[list[int]] = []
+        at: Tail | None = self
+        while at is not None:
+            parts.append(at.token_ids)
+            at = at.parent
+        return [token for part in reversed(parts) for token in part]
+
+
+@dataclass(slots=True)
+class Episode:
+    """An open episode."""
+
+    id: str
+    environment: str | None
+    task: str | None
+    seed: int
+    horizon: int
+    policy_version: int
+    purpose: str
+    trainable: bool
+    turns: int = 0
+    """Turns begun."""
+    next_index: int = 0
+    steps: int = 0
+    tails: dict[str, Tail] = field(default_factory=dict)
+    """Recorded ends by chain hash."""
+    newest: str | None = None
+    """Chain hash of the newest turn's end."""
+    answering: dict[str, Any] = field(default_factory=dict)
+    """Turns in progress by request digest."""
+    stepping: asyncio.Lock = field(default_factory=asyncio.Lock)
+    ended: str | None = None
+    """The final status, once it has one."""
+
+    @property
+    def turns_left(self) -> int:
+        """How many more turns the horizon allows."""
+        return max(0, self.horizon - max(self.turns, self.steps))
+
+    def must_be_open(self) -> None:
+        """Refuse what comes after the end."""
+        if self.ended is not None:
+            raise Conflict(f"episode {self.id} has ended ({self.ended})", code="episode_ended")
+
+
+def hash_of(key: str) -> str:
+    """Return the SHA-256 of an API key: keys are never stored."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+class Episodes:
+    """All episodes: the open ones in memory, every one in the database."""
+
+    def __init__(self, database: Database, writer: Writer) -> None:
+        self._database = database
+        self._writer = writer
+        self._open: OrderedDict[str, Episode] = OrderedDict()
+        self.when_ended: list[Callable[[str], None]] = []
+        """Called with the id of each episode that ends or is erased, to release what it held."""
+
+    async def open(self, request: EpisodeOpen, *, policy_version: int, horizon: int, play_id: str | None = None,
+                   purpose: str = "other", owner_hash: str | None = None) -> tuple[Episode, str]:
+        """Begin an episode; return it and its own API key, which is stored only as a hash."""
+        episode = Episode(id=new_id("ep"), environment=request.environment, task=request.task, seed=request.seed,
+                          horizon=horizon, policy_version=policy_version, purpose=purpose,
+                          trainable=request.trainable and purpose != "evaluation")
+        key = f"ep-{secrets.token_urlsafe(24)}"
+        row = EpisodeRow(
+            id=episode.id, status="open", environment=request.environment, task=request.task, seed=request.seed,
+            horizon=horizon, group_key=request.group, play_id=play_id, purpose=purpose, policy_version=policy_version,
+            trainable=episode.trainable, key_hash=hash_of(key), owner_hash=owner_hash, details=request.metadata,
+            opened_at=time.time(),
+        )
+        await self._writer.write(lambda session: session.add(row))
+        self._remember(episode)
+        return episode, key
+
+    async def get(self, episode_id: str) -> Episode:
+        """Return an open episode.
+
+        Raises:
+            NotFound: there is no such episode.
+            Conflict: it has ended.
+        """
+        episode = self._open.get(episode_id)
+        if episode is None:
+            episode = await asyncio.to_thread(self._read_back, episode_id)
+        episode.must_be_open()
+        self._remember(episode)
+        return episode
+
+    async def find_by_key(self, key: str) -> str | None:
+        """Return the id of the episode whose own key this is."""
+        return await asyncio.to_thread(self._scalar, sa.select(EpisodeRow.id).where(
+            EpisodeRow.key_hash == hash_of(key)))
+
+    async def find_live(self, owner_hash: str, hashes: list[str]) -> str | None:
+        """Return the open live episode of this key that has recorded the longest beginning of a conversation."""
+        def search() -> str | None:
+            found = (
+                sa.select(NodeRow.episode_id, NodeRow.chain_hash)
+                .join(EpisodeRow, EpisodeRow.id == NodeRow.episode_id)
+                .where(EpisodeRow.owner_hash == owner_hash, EpisodeRow.status == "open",
+                       EpisodeRow.environment.is_(None), NodeRow.chain_hash.in_(hashes))
+                .order_by(NodeRow.id.desc())
+            )
+            with self._database.read() as session:
+                rows = session.execute(found).all()
+            return max(rows, key=lambda row: hashes.index(row.chain_hash)).episode_id if rows else None
+        return await asyncio.to_thread(search)
+
+    def begin_turn(self, episode: Episode) -> int:
+        """Count a turn against the horizon and return its index.
+
+        Raises:
+            HorizonReached: all turns are used.
+        """
+        episode.must_be_open()
+        if episode.turns >= episode.horizon:
+            raise HorizonReached(f"episode {episode.id} has used its {episode.horizon} turns")
+        episode.turns += 1
+        episode.next_index += 1
+        return episode.next_index - 1
+
+    async def end(self, episode: Episode, status: str, *, reason: str | None = None, error_class: str | None = None,
+                  success: bool | None = None) -> None:
+        """End an episode; the first end counts, later ones change nothing."""
+        if episode.ended is not None:
+            return
+        episode.ended = status
+        self._forget(episode.id)
+        change = (sa.update(EpisodeRow).where(EpisodeRow.id == episode.id, EpisodeRow.status == "open")
+                  .values(status=status, reason=reason, error_class=error_class, success=success,
+                          closed_at=time.time()))
+        await self._writer.write(lambda session: session.execute(change))
+
+    async def reward(self, episode_id: str, request: RewardRequest) -> RewardView:
+        """Record a late or partial reward.
+
+        Raises:
+            NotFound: no such episode or turn.
+            Conflict: the idempotency key was used with other content, or the episode failed.
+        """
+        def record(session: Session) -> RewardView:
+            episode = session.get(EpisodeRow, episode_id)
+            if episode is None:
+                raise NotFound(f"no episode {episode_id!r}", code="episode_not_found")
+            if episode.status == "error":
+                raise Conflict(f"episode {episode_id} failed ({episode.error_class})", code="episode_ended")
+            if request.turn is not None and session.scalar(sa.select(TurnRow.id).where(
+                    TurnRow.episode_id == episode_id, TurnRow.index == request.turn)) is None:
+                raise NotFound(f"episode {episode_id} has no turn {request.turn}", param="turn", code="turn_not_found")
+            known = request.key and session.scalar(sa.select(RewardRow).where(
+                RewardRow.episode_id == episode_id, RewardRow.key == request.key))
+            if known:
+                if (known.value, known.source, known.turn_index) != (request.value, request.source, request.turn):
+                    raise Conflict(f"reward key {request.key!r} was used with other content", param="key",
+                                   code="idempotency_conflict")
+                return reward_view(known)
+            row = RewardRow(id=new_id("rw"), episode_id=episode_id, turn_index=request.turn, value=request.value,
+                            source=request.source, key=request.key, created_at=time.time())
+            session.add(row)
+            return reward_view(row)
+        return await self._writer.write(record)
+
+    async def erase(self, episode_id: str) -> None:
+        """Delete an episode with everything recorded of it."""
+        episode = self._open.get(episode_id)
+        if episode is not None:
+            episode.ended = "erased"
+        self._forget(episode_id)
+
+        def delete(session: Session) -> None:
+            if session.execute(sa.delete(EpisodeRow).where(EpisodeRow.id == episode_id)).rowcount == 0:  # type: ignore[attr-defined]
+                raise NotFound(f"no episode {episode_id!r}", code="episode_not_found")
+        await self._writer.write(delete)
+
+    async def fail_interrupted(self) -> int:
+        """After a restart: environment episodes of the process before have lost their environment; return how many."""
+        change = (sa.update(EpisodeRow).where(EpisodeRow.status == "open", EpisodeRow.environment.is_not(None))
+                  .values(status="error", error_class="ServerRestarted", closed_at=time.time(),
+                          reason="the server stopped while the episode was open"))
+        return await self._writer.write(lambda session: int(session.execute(change).rowcount))  # type: ignore[attr-defined]
+
+    def open_versions(self) -> set[int]:
+        """Versions on which episodes are still open in memory."""
+        return {episode.policy_version for episode in self._open.values()}
+
+    def _forget(self, episode_id: str) -> None:
+        self._open.pop(episode_id, None)
+        for release in self.when_ended:
+            release(episode_id)
+
+    def _remember(self, episode: Episode) -> None:
+        self._open[episode.id] = episode
+        self._open.move_to_end(episode.id)
+        if len(self._open) > KEPT_IN_MEMORY:
+            idle = next((e for e in self._open.values() if e.environment is None and not e.answering), None)
+            if idle is not None:
+                del self._open[idle.id]
+
+    def _scalar(self, query: Any) -> Any:
+        with self._database.read() as session:
+            return session.scalar(query)
+
+    def _read_back(self, episode_id: str) -> Episode:
+        with self._database.read() as session:
+            row = session.get(EpisodeRow, episode_id)
+            if row is None:
+                raise NotFound(f"no episode {episode_id!r}", code="episode_not_found")
+            turns = session.scalars(sa.select(TurnRow.index).where(TurnRow.episode_id == episode_id)).all()
+            steps = session.scalar(sa.select(sa.func.count()).select_from(StepRow).where(
+                StepRow.episode_id == episode_id))
+            nodes = session.scalars(sa.select(NodeRow).where(NodeRow.episode_id == episode_id)
+                                    .order_by(NodeRow.id)).all()
+        episode = Episode(id=row.id, environment=row.environment, task=row.task, seed=row.seed, horizon=row.horizon,
+                          policy_version=row.policy_version, purpose=row.purpose, trainable=row.trainable,
+                          turns=len(turns), next_index=max(turns, default=-1) + 1, steps=steps or 0,
+                          ended=None if row.status == "open" else row.status)
+        ends: dict[int, Tail] = {}
+        for node in nodes:
+            parent = ends.get(node.parent_id) if node.parent_id is not None else None
+            ends[node.id] = Tail(node.id, parent, unpack_ids(node.token_ids))
+            if node.chain_hash is not None:
+                episode.tails[node.chain_hash] = ends[node.id]
+                episode.newest = node.chain_hash
+        return episode
+
+
+def reward_view(row: RewardRow) -> RewardView:
+    """Return a reward as a message."""
+    return RewardView(id=row.id, value=row.value, source=row.source, turn=row.turn_index, created_at=row.created_at)

@@ -1,0 +1,124 @@
+"""Writes a turn: the turn's row and its nodes, in one transaction, before the answer leaves (step 4)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from server.errors import Conflict
+from server.recording.episode import Episode, Tail
+from server.recording.tokens import chain_hash, pack_ids, pack_logprobs
+from server.store.tables import EpisodeRow, NodeRow, TurnRow
+from server.store.writer import Writer
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Consecutive sampled tokens of one policy version."""
+
+    version: int | None
+    """None for a demonstration."""
+    token_ids: list[int]
+    """[K]"""
+    logprobs: list[float] | None
+    """[K]; None for a demonstration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered request: the recorded ids it goes on from, and what is new."""
+
+    ids: list[int]
+    """[T] the whole prompt."""
+    parent: Tail | None
+    """The recorded end that it extends; None where it begins anew."""
+    new_ids: list[int]
+    """[P] ids after the parent."""
+    new_messages: list[dict[str, Any]]
+    chain_hash: str
+    """Hash of all its messages."""
+    forked: bool
+    """It does not extend the episode's newest turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewTurn:
+    """A turn that has been sampled and is to be recorded."""
+
+    id: str
+    index: int
+    digest: str
+    prompt: Prompt
+    answer: dict[str, Any]
+    """The assistant's message."""
+    spans: list[Span]
+    finish_reason: str = "stop"
+    temperature: float = 1.0
+    untrainable_reason: str | None = None
+    duration_ms: float = 0.0
+
+    @property
+    def completion_tokens(self) -> int:
+        """Number of sampled tokens."""
+        return sum(len(span.token_ids) for span in self.spans)
+
+    @property
+    def chain_hash(self) -> str:
+        """Hash of all messages with the answer."""
+        return chain_hash(self.prompt.chain_hash, self.answer)
+
+    @property
+    def policy_version(self) -> int | None:
+        """Version that sampled the last token."""
+        return self.spans[-1].version if self.spans else None
+
+
+class Recorder:
+    """Records turns through the one writer."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    async def record(self, episode: Episode, turn: NewTurn) -> None:
+        """Make a turn durable and let the episode go on from it.
+
+        A turn that ends after its episode has ended (closed or erased meanwhile) is refused: nothing is written late.
+        """
+        node_id = await self._writer.write(lambda session: _insert(session, episode.id, turn))
+        ids = [*turn.prompt.new_ids, *(token for span in turn.spans for token in span.token_ids)]
+        episode.newest = turn.chain_hash
+        episode.tails[episode.newest] = Tail(node_id, turn.prompt.parent, ids)
+
+
+def _insert(session: Session, episode_id: str, turn: NewTurn) -> int:
+    status = session.scalar(sa.select(EpisodeRow.status).where(EpisodeRow.id == episode_id))
+    if status != "open":
+        raise Conflict(f"episode {episode_id} has ended ({status or 'erased'})", code="episode_ended")
+    row = TurnRow(
+        id=turn.id, episode_id=episode_id, index=turn.index, digest=turn.digest,
+        messages=turn.prompt.new_messages, answer=turn.answer, finish_reason=turn.finish_reason,
+        prompt_tokens=len(turn.prompt.ids), completion_tokens=turn.completion_tokens,
+        policy_version=turn.policy_version, temperature=turn.temperature, trainable=turn.untrainable_reason is None,
+        untrainable_reason=turn.untrainable_reason, forked=turn.prompt.forked, duration_ms=turn.duration_ms,
+        created_at=time.time(),
+    )
+    session.add(row)
+    session.flush()
+    prompt, ended_by = turn.prompt, turn.chain_hash
+    parent_id = prompt.parent.node_id if prompt.parent else None
+    deltas = [Span(None, prompt.new_ids, None), *turn.spans]
+    for position, span in enumerate(deltas):
+        node = NodeRow(
+            episode_id=episode_id, turn_id=row.id, parent_id=parent_id, token_ids=pack_ids(span.token_ids),
+            logprobs=None if span.logprobs is None else pack_logprobs(span.logprobs), sampled=position > 0,
+            policy_version=span.version, chain_hash=ended_by if position == len(deltas) - 1 else None,
+        )
+        session.add(node)
+        session.flush()
+        parent_id = node.id
+    assert parent_id is not None
+    return parent_id

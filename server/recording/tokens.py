@@ -1,0 +1,61 @@
+"""Blobs of token ids and logprobs, and the hash that finds a conversation's recorded part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from array import array
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+
+def pack_ids(token_ids: Sequence[int]) -> bytes:
+    """Return little-endian int32."""
+    return _little(array("i", token_ids)).tobytes()
+
+
+def unpack_ids(blob: bytes) -> list[int]:
+    """Read little-endian int32."""
+    made = array("i")
+    made.frombytes(blob)
+    return _little(made).tolist()
+
+
+def pack_logprobs(logprobs: Sequence[float]) -> bytes:
+    """Return little-endian float32."""
+    return _little(array("f", logprobs)).tobytes()
+
+
+def unpack_logprobs(blob: bytes) -> list[float]:
+    """Read little-endian float32."""
+    made = array("f")
+    made.frombytes(blob)
+    return _little(made).tolist()
+
+
+def chain_hash(before: str, message: dict[str, Any]) -> str:
+    """Return the hash of a conversation that ends with `message`; `before` is the hash up to there, or empty.
+
+    It only finds the recorded part of a conversation: what is sampled next follows the recorded token ids.
+    """
+    kept = {key: value for key, value in message.items() if value is not None and value != []}
+    text = json.dumps(kept, sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(f"{before}\n{text}".encode(), digest_size=16).hexdigest()
+
+
+def chain_hashes(messages: Sequence[dict[str, Any]]) -> list[str]:
+    """Return one hash per message, each of all messages up to it."""
+    return list(accumulate(messages, chain_hash, initial=""))[1:]
+
+
+def digest(body: Any) -> str:
+    """Return the SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _little(values: array[Any]) -> array[Any]:
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values

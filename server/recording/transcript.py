@@ -1,0 +1,83 @@
+"""Reads an episode back: the whole transcript as a message. Reads the database: not for the event loop."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from clients.wire import EpisodeView, StepView, TurnView
+from server.errors import NotFound
+from server.recording.episode import reward_view
+from server.recording.tokens import unpack_ids, unpack_logprobs
+from server.store.database import Database
+from server.store.tables import EpisodeRow, NodeRow, RewardRow, StepRow, TurnRow
+
+
+def read_episode(database: Database, episode_id: str) -> EpisodeView:
+    """Return everything recorded of an episode."""
+    with database.read() as session:
+        row = session.get(EpisodeRow, episode_id)
+        if row is None:
+            raise NotFound(f"no episode {episode_id!r}", code="episode_not_found")
+        turns = session.scalars(sa.select(TurnRow).where(TurnRow.episode_id == episode_id)
+                                .order_by(TurnRow.index)).all()
+        nodes = session.scalars(sa.select(NodeRow).where(NodeRow.episode_id == episode_id)
+                                .order_by(NodeRow.id)).all()
+        steps = session.scalars(sa.select(StepRow).where(StepRow.episode_id == episode_id)
+                                .order_by(StepRow.index)).all()
+        rewards = session.scalars(sa.select(RewardRow).where(RewardRow.episode_id == episode_id)
+                                  .order_by(RewardRow.id)).all()
+    by_id = {node.id: node for node in nodes}
+    ends = {node.turn_id: node for node in nodes}  # Ordered by id: the last one of each turn stays.
+    return EpisodeView(
+        id=row.id, status=row.status, error_class=row.error_class, reason=row.reason, environment=row.environment,
+        task=row.task, seed=row.seed, horizon=row.horizon, group=row.group_key, play_id=row.play_id,
+        trainable=row.trainable, reward=total_reward([s.reward for s in steps], [r.value for r in rewards]),
+        metadata=row.details, opened_at=row.opened_at, closed_at=row.closed_at,
+        turns=[_turn(turn, path_to(ends[turn.id], by_id)) for turn in turns],
+        steps=[StepView(index=s.index, action=s.action, observation=s.observation, reward=s.reward,
+                        terminated=s.terminated, truncated=s.truncated, info=s.info) for s in steps],
+        rewards=[reward_view(r) for r in rewards],
+    )
+
+
+def total_reward(steps: list[float], rewards: list[float]) -> float | None:
+    """Return the episode's reward; None where nobody has rewarded it, which is not 0."""
+    return sum(steps) + sum(rewards) if steps or rewards else None
+
+
+def mean(values: list[float]) -> float | None:
+    """Return the mean; None of nothing, which is not 0."""
+    return sum(values) / len(values) if values else None
+
+
+def path_to(end: NodeRow, by_id: dict[int, NodeRow]) -> list[NodeRow]:
+    """Return the nodes from the root to `end`."""
+    path = [end]
+    while path[-1].parent_id is not None:
+        path.append(by_id[path[-1].parent_id])
+    return path[::-1]
+
+
+def nodes_of(session: Session, episode_ids: list[str]) -> dict[str, list[NodeRow]]:
+    """Return all nodes of some episodes, by episode, in the order they were written."""
+    found: dict[str, list[NodeRow]] = {episode_id: [] for episode_id in episode_ids}
+    for node in session.scalars(sa.select(NodeRow).where(NodeRow.episode_id.in_(episode_ids)).order_by(NodeRow.id)):
+        found[node.episode_id].append(node)
+    return found
+
+
+def _turn(turn: TurnRow, path: list[NodeRow]) -> TurnView:
+    ids: list[int] = []
+    mask: list[int] = []
+    logprobs: list[float | None] = []
+    for node in path:
+        node_ids = unpack_ids(node.token_ids)
+        ids += node_ids
+        mask += [int(node.sampled)] * len(node_ids)
+        logprobs += [None] * len(node_ids) if node.logprobs is None else unpack_logprobs(node.logprobs)
+    return TurnView(
+        id=turn.id, index=turn.index, messages=turn.messages, answer=turn.answer, prompt_tokens=turn.prompt_tokens,
+        completion_tokens=turn.completion_tokens, finish_reason=turn.finish_reason,
+        policy_version=turn.policy_version, trainable=turn.trainable, untrainable_reason=turn.untrainable_reason,
+        token_ids=ids, loss_mask=mask, logprobs=logprobs, created_at=turn.created_at)

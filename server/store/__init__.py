@@ -1,0 +1,1 @@
+"""The SQL store: tables, connections, and the one writer thread."""

@@ -1,0 +1,66 @@
+"""Connections: SQLite (WAL) or PostgreSQL by URL, one engine to read with and one to write with."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+
+def new_id(prefix: str) -> str:
+    """Return a unique id that sorts by time, such as `ep_0198f0c2a6b1c3d4e5f60718`."""
+    return f"{prefix}_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"
+
+
+def normalise_url(url: str) -> str:
+    """Return the URL with the driver this project uses: `postgres://` and `postgresql://` mean psycopg 3."""
+    for scheme in ("postgres://", "postgresql://"):
+        if url.startswith(scheme):
+            return "postgresql+psycopg://" + url.removeprefix(scheme)
+    return url
+
+
+def _make_engine(url: str, begin: str) -> sa.Engine:
+    if not url.startswith("sqlite"):
+        return sa.create_engine(url, pool_pre_ping=True)
+    engine = sa.create_engine(url, pool_size=20, max_overflow=40)
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        # sqlite3's own transaction handling breaks savepoints; SQLAlchemy's BEGIN below replaces it.
+        connection.isolation_level = None
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def start_transaction(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+class Database:
+    """The two engines of one database. Reading is allowed from any thread but never from the event loop."""
+
+    def __init__(self, url: str) -> None:
+        self.url = normalise_url(url)
+        self.reader = _make_engine(self.url, "BEGIN")
+        # IMMEDIATE: a writer of another process waits at the start instead of failing in the middle.
+        self.writer = _make_engine(self.url, "BEGIN IMMEDIATE")
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Open a session for reading."""
+        with Session(self.reader, expire_on_commit=False) as session:
+            yield session
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.reader.dispose()
+        self.writer.dispose()

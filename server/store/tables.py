@@ -1,0 +1,301 @@
+"""The tables of the record. Every change here needs a revision in `migrations/versions/`; a test compares the two.
+
+Ids are text that sorts by time. Times are Unix seconds. Token ids are little-endian int32 and logprobs float32 blobs,
+so that a turn is stored exactly and costs what is new in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Id = String(64)
+
+
+class Base(DeclarativeBase):
+    """Base of all tables; constraints are named so that SQLite can change them later."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar = {str: Text, float: Double, int: Integer, bytes: LargeBinary, dict[str, Any]: JSON,
+                           list[Any]: JSON}
+
+
+class EpisodeRow(Base):
+    """One agent run on one task, from open to close."""
+
+    __tablename__ = "episode"
+    __table_args__ = (
+        CheckConstraint("status in ('open', 'terminated', 'truncated', 'closed', 'error')", name="status"),
+        Index(None, "status", "closed_at"),
+        Index(None, "owner_hash", "opened_at"),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    status: Mapped[str] = mapped_column(String(16))
+    error_class: Mapped[str | None]
+    """Class of the failure; set exactly when status is `error`."""
+    reason: Mapped[str | None]
+    environment: Mapped[str | None] = mapped_column(String(200))
+    task: Mapped[str | None]
+    seed: Mapped[int]
+    horizon: Mapped[int]
+    group_key: Mapped[str | None] = mapped_column(String(300), index=True)
+    play_id: Mapped[str | None] = mapped_column(ForeignKey("play.id"), index=True)
+    purpose: Mapped[str] = mapped_column(String(16))
+    policy_version: Mapped[int]
+    """Version the episode was opened on; its turns name the versions that really sampled."""
+    trainable: Mapped[bool]
+    success: Mapped[bool | None]
+    key_hash: Mapped[str | None] = mapped_column(String(64), unique=True)
+    """SHA-256 of the episode's own API key."""
+    owner_hash: Mapped[str | None] = mapped_column(String(64))
+    """SHA-256 of the API key that opened a live episode."""
+    details: Mapped[dict[str, Any]]
+    opened_at: Mapped[float]
+    closed_at: Mapped[float | None]
+
+
+class TurnRow(Base):
+    """One chat request and its answer."""
+
+    __tablename__ = "turn"
+    __table_args__ = (UniqueConstraint("episode_id", "index"), Index(None, "episode_id", "digest"))
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    episode_id: Mapped[str] = mapped_column(ForeignKey("episode.id", ondelete="CASCADE"))
+    index: Mapped[int]
+    digest: Mapped[str] = mapped_column(String(64))
+    """SHA-256 of the request body."""
+    messages: Mapped[list[Any]]
+    """The messages that were new in this request."""
+    answer: Mapped[dict[str, Any]]
+    """The assistant's message."""
+    finish_reason: Mapped[str] = mapped_column(String(16))
+    prompt_tokens: Mapped[int]
+    completion_tokens: Mapped[int]
+    policy_version: Mapped[int | None]
+    temperature: Mapped[float]
+    trainable: Mapped[bool]
+    untrainable_reason: Mapped[str | None]
+    forked: Mapped[bool]
+    """The request did not extend the episode's newest turn."""
+    duration_ms: Mapped[float]
+    created_at: Mapped[float]
+
+
+class NodeRow(Base):
+    """A run of tokens that extends its parent: a prompt's new tokens, or tokens sampled by one policy version."""
+
+    __tablename__ = "node"
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    episode_id: Mapped[str] = mapped_column(ForeignKey("episode.id", ondelete="CASCADE"), index=True)
+    turn_id: Mapped[str] = mapped_column(ForeignKey("turn.id", ondelete="CASCADE"), index=True)
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("node.id", ondelete="CASCADE"), index=True)
+    token_ids: Mapped[bytes]
+    logprobs: Mapped[bytes | None]
+    sampled: Mapped[bool]
+    """Written by the agent: trained in exactly one sample."""
+    policy_version: Mapped[int | None]
+    chain_hash: Mapped[str | None] = mapped_column(String(64), index=True)
+    """Hash of all messages up to and including this answer; set on a turn's last node."""
+
+
+class StepRow(Base):
+    """One environment transition."""
+
+    __tablename__ = "step"
+
+    episode_id: Mapped[str] = mapped_column(ForeignKey("episode.id", ondelete="CASCADE"), primary_key=True)
+    index: Mapped[int] = mapped_column(primary_key=True)
+    action: Mapped[str]
+    observation: Mapped[str]
+    reward: Mapped[float]
+    terminated: Mapped[bool]
+    truncated: Mapped[bool]
+    info: Mapped[dict[str, Any]]
+    created_at: Mapped[float]
+
+
+class RewardRow(Base):
+    """A reward that came from outside the environment, perhaps late. No row is not a reward of 0."""
+
+    __tablename__ = "reward"
+    __table_args__ = (UniqueConstraint("episode_id", "key"),)
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    episode_id: Mapped[str] = mapped_column(ForeignKey("episode.id", ondelete="CASCADE"), index=True)
+    turn_index: Mapped[int | None]
+    value: Mapped[float]
+    source: Mapped[str] = mapped_column(String(100))
+    key: Mapped[str | None] = mapped_column(String(200))
+    created_at: Mapped[float]
+
+
+class PlayRow(Base):
+    """A list of tasks that the server itself plays."""
+
+    __tablename__ = "play"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    error: Mapped[str | None]
+    request: Mapped[dict[str, Any]]
+    created_at: Mapped[float]
+    ended_at: Mapped[float | None]
+
+
+class PolicyVersionRow(Base):
+    """A servable model; a version never changes meaning."""
+
+    __tablename__ = "policy_version"
+
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(200))
+    state: Mapped[str] = mapped_column(String(16))
+    """`loading`, `ready` or `failed`."""
+    kind: Mapped[str] = mapped_column(String(16))
+    path: Mapped[str]
+    manifest_sha256: Mapped[str | None] = mapped_column(String(64))
+    parent: Mapped[int | None] = mapped_column(ForeignKey("policy_version.version"))
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id"), index=True)
+    step: Mapped[int | None]
+    horizon: Mapped[int | None]
+    swap_s: Mapped[float | None]
+    check_mean: Mapped[float | None]
+    check_max: Mapped[float | None]
+    reason: Mapped[str | None]
+    """Why it failed."""
+    created_at: Mapped[float]
+
+
+class RunRow(Base):
+    """One training run, from start to end."""
+
+    __tablename__ = "run"
+    __table_args__ = (Index(None, "state", "created_at"),)
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    slot: Mapped[str | None] = mapped_column(String(16), unique=True)
+    """`learner` while running, else NULL: the unique constraint admits one running run."""
+    trigger: Mapped[str] = mapped_column(String(100))
+    config: Mapped[dict[str, Any]]
+    step: Mapped[int]
+    reason: Mapped[str | None]
+    learner: Mapped[str | None] = mapped_column(String(200))
+    lease_until: Mapped[float | None]
+    first_version: Mapped[int | None]
+    last_version: Mapped[int | None]
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    ended_at: Mapped[float | None]
+
+
+class BatchRow(Base):
+    """The batch of one learner step."""
+
+    __tablename__ = "batch"
+    __table_args__ = (UniqueConstraint("run_id", "step"),)
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.id"))
+    step: Mapped[int]
+    horizon: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16))
+    play_id: Mapped[str | None] = mapped_column(ForeignKey("play.id"))
+    stats: Mapped[dict[str, Any]]
+    policy_version: Mapped[int | None]
+    created_at: Mapped[float]
+
+
+class RunEpisodeRow(Base):
+    """Lineage: which episodes trained which version, and how strongly."""
+
+    __tablename__ = "run_episode"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.id"), primary_key=True)
+    episode_id: Mapped[str] = mapped_column(ForeignKey("episode.id", ondelete="CASCADE"), primary_key=True, index=True)
+    batch_id: Mapped[str] = mapped_column(ForeignKey("batch.id"), index=True)
+    advantage: Mapped[float | None]
+    weight: Mapped[float | None]
+    """Trained tokens; NULL until the learner has acknowledged the batch."""
+
+
+class EvaluationRow(Base):
+    """Success of one version on a list of tasks, counted from played episodes."""
+
+    __tablename__ = "evaluation"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    play_id: Mapped[str] = mapped_column(ForeignKey("play.id"), unique=True)
+    policy_version: Mapped[int] = mapped_column(ForeignKey("policy_version.version"), index=True)
+    environment: Mapped[str] = mapped_column(String(200))
+    horizon: Mapped[int]
+    episodes: Mapped[int]
+    success_rate: Mapped[float | None]
+    mean_reward: Mapped[float | None]
+    created_at: Mapped[float]
+
+
+class PromotionRow(Base):
+    """The ledger of champions: the newest row names the version that live traffic gets."""
+
+    __tablename__ = "promotion"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    from_version: Mapped[int | None] = mapped_column(ForeignKey("policy_version.version"))
+    to_version: Mapped[int] = mapped_column(ForeignKey("policy_version.version"))
+    action: Mapped[str] = mapped_column(String(16))
+    """`first`, `publish`, `promote` or `rollback`."""
+    reason: Mapped[str]
+    evaluation_id: Mapped[str | None] = mapped_column(ForeignKey("evaluation.id"))
+    created_at: Mapped[float]
+
+
+class MetricRow(Base):
+    """One number of one learner step."""
+
+    __tablename__ = "metric"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    value: Mapped[float]
+    created_at: Mapped[float]
+
+
+class ApiKeyRow(Base):
+    """An API key, stored as its hash."""
+
+    __tablename__ = "api_key"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    key_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    name: Mapped[str] = mapped_column(String(200))
+    scopes: Mapped[list[Any]]
+    created_at: Mapped[float]
+    revoked_at: Mapped[float | None]

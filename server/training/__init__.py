@@ -1,0 +1,1 @@
+"""The server's side of learning: runs, batches, selection, the schedule. The learner itself is another process."""

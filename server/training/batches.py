@@ -1,0 +1,158 @@
+"""The batch of a learner step: play its tasks, select, lease, and take the acknowledgement (steps 6 and 7).
+
+A batch is found by (run, step): asking again gives the same one, so a learner that died in the middle goes on with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from clients.wire import BatchAck, BatchRequest, BatchView, PlayPlan, PlayRequest, PlayView, RunConfig, Sample
+from server.environments.plays import Plays
+from server.errors import Conflict, NotFound, Unavailable
+from server.policy.routing import Pointers
+from server.store.database import Database, new_id
+from server.store.tables import BatchRow, MetricRow, RunEpisodeRow
+from server.store.writer import Writer
+from server.training.runs import hold
+from server.training.selection import samples, select
+
+WAIT_S = 10.0  # How long one request waits for the play; then the learner asks again.
+
+
+class Batches:
+    """Gathers and leases batches."""
+
+    def __init__(self, database: Database, writer: Writer, plays: Plays, pointers: Pointers) -> None:
+        self._database = database
+        self._writer = writer
+        self._plays = plays
+        self._pointers = pointers
+        self._one_at_a_time = asyncio.Lock()
+
+    async def lease(self, request: BatchRequest) -> BatchView:
+        """Return the batch of a step: leased with its samples, or still gathering.
+
+        Raises:
+            Conflict: the learner does not hold the run, or the step is trained already.
+            Unavailable: the play that was to fill the batch failed; the next request starts another.
+        """
+        async with self._one_at_a_time:
+            run_config, batch_id = await self._writer.write(lambda session: _find_or_make(session, request))
+            config = RunConfig.model_validate(run_config)
+            batch = await self._get(batch_id)
+            if batch.state == "trained":
+                raise Conflict(f"step {request.step} of {request.run_id} is trained", code="batch_trained")
+            if batch.state == "gathering" and config.play is not None and batch.play_id is None:
+                batch.play_id = await self._start_play(config, config.play, batch)
+        play = None
+        if batch.play_id is not None:
+            play = await self._plays.view(batch.play_id, results=False,
+                                          wait_s=WAIT_S if batch.state == "gathering" else 0)
+        if batch.state == "gathering":
+            if play is not None and play.state == "running":
+                return _view(batch, play, [])
+            if play is not None and play.state != "done":
+                await self._change(batch.id, play_id=None)
+                raise Unavailable(f"the play of step {request.step} {play.state}: {play.error}", code="play_failed")
+            head = self._pointers.head
+            await self._writer.write(lambda session: _choose(session, config, batch.id, head))
+        batch = await self._get(batch_id)
+        return _view(batch, play, await asyncio.to_thread(self._samples, batch_id))
+
+    async def acknowledge(self, batch_id: str, ack: BatchAck) -> None:
+        """Record that a batch was trained (with lineage and metrics), or that it is given back."""
+        def record(session: Session) -> None:
+            batch = session.get(BatchRow, batch_id)
+            if batch is None:
+                raise NotFound(f"no batch {batch_id!r}", code="batch_not_found")
+            run = hold(session, batch.run_id, ack.learner)
+            if batch.state == "trained":
+                if (ack.state, ack.policy_version) == ("trained", batch.policy_version):
+                    return
+                raise Conflict(f"batch {batch_id} is trained", code="batch_trained")
+            if ack.state == "returned":
+                return  # The same episodes wait for the next learner that asks for this step.
+            batch.state, batch.policy_version = "trained", ack.policy_version
+            run.step = batch.step + 1
+            for trained in ack.episodes:
+                session.execute(sa.update(RunEpisodeRow).where(
+                    RunEpisodeRow.batch_id == batch_id, RunEpisodeRow.episode_id == trained.episode_id,
+                ).values(advantage=trained.advantage, weight=trained.weight))
+            measured = {name: value for name, value in batch.stats.items() if value is not None}
+            now = time.time()
+            for name, value in {**ack.metrics, **measured}.items():
+                session.merge(MetricRow(run_id=batch.run_id, step=batch.step, name=name, value=value, created_at=now))
+        await self._writer.write(record)
+
+    async def _start_play(self, config: RunConfig, plan: PlayPlan, batch: BatchRow) -> str:
+        play_id = await self._plays.start(PlayRequest(
+            environment=plan.environment, tasks=tasks_of_step(plan, config.seed, batch.step),
+            group_size=plan.group_size, horizon=batch.horizon, policy=None, agent=plan.agent, sampling=plan.sampling,
+            seed=(config.seed + batch.step) % 2**31, purpose="training"))
+        await self._change(batch.id, play_id=play_id)
+        return play_id
+
+    async def _change(self, batch_id: str, **values: Any) -> None:
+        change = sa.update(BatchRow).where(BatchRow.id == batch_id).values(**values)
+        await self._writer.write(lambda session: session.execute(change))
+
+    async def _get(self, batch_id: str) -> BatchRow:
+        def read() -> BatchRow:
+            with self._database.read() as session:
+                return session.get_one(BatchRow, batch_id)
+        return await asyncio.to_thread(read)
+
+    def _samples(self, batch_id: str) -> list[Sample]:
+        with self._database.read() as session:
+            chosen = session.scalars(sa.select(RunEpisodeRow.episode_id).where(RunEpisodeRow.batch_id == batch_id)
+                                     .order_by(RunEpisodeRow.episode_id)).all()
+            return samples(session, list(chosen))
+
+
+def tasks_of_step(plan: PlayPlan, seed: int, step: int) -> list[str]:
+    """Return the tasks of a learner step: `groups` of them, so that every task comes once before any comes again.
+
+    A pure function of the step, so that a resumed run plays what it would have played.
+    """
+    count = len(plan.tasks)
+    chosen: list[str] = []
+    for position in range(step * plan.groups, (step + 1) * plan.groups):
+        order = random.Random(f"{seed}:{position // count}").sample(plan.tasks, count)
+        if order[position % count] not in chosen:
+            chosen.append(order[position % count])
+    return chosen
+
+
+def _find_or_make(session: Session, request: BatchRequest) -> tuple[dict[str, Any], str]:
+    """Return the config of a run that the learner holds, and the id of the step's batch."""
+    run = hold(session, request.run_id, request.learner)
+    found = session.scalar(sa.select(BatchRow).where(BatchRow.run_id == request.run_id, BatchRow.step == request.step))
+    if found is None:
+        found = BatchRow(id=new_id("batch"), run_id=request.run_id, step=request.step, horizon=request.horizon,
+                         state="gathering", stats={}, created_at=time.time())
+        session.add(found)
+    return run.config, found.id
+
+
+def _choose(session: Session, config: RunConfig, batch_id: str, head: int) -> None:
+    batch = session.get_one(BatchRow, batch_id)
+    if batch.state != "gathering":
+        return
+    chosen = select(session, config, run_id=batch.run_id, play_id=batch.play_id, head=head)
+    batch.stats, batch.state = chosen.stats, "leased"
+    for episode_id in chosen.episode_ids:
+        session.add(RunEpisodeRow(run_id=batch.run_id, episode_id=episode_id, batch_id=batch_id))
+
+
+def _view(batch: BatchRow, play: PlayView | None, found: list[Sample]) -> BatchView:
+    counts = {"episodes": 0, "groups": 0, "groups_without_variance": 0, "groups_incomplete": 0, "errors": 0}
+    means = dict.fromkeys(("success_rate", "mean_reward", "truncated_share", "mean_turns"))
+    return BatchView(id=batch.id, run_id=batch.run_id, step=batch.step, horizon=batch.horizon, state=batch.state,  # type: ignore[arg-type]
+                     play=play, samples=found, **{**counts, **means, **batch.stats})

@@ -1,0 +1,282 @@
+"""What every engine promises, tested on all three."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.errors import Conflict, ContextTooLong, NotFound
+from server.policy.bytes_tokenizer import BytesTokenizer
+from server.policy.engine import Engine, Piece, SamplingParams, Weights
+from server.policy.engines import LocalOptions, make_engine
+from server.policy.scripted import scripted_logprobs
+from tests.engine_bench import LONG, OPTIONS, TEXT, children, gap, joined, logits_of, logprobs_of
+
+VLLM = pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.timeout(600)])
+
+
+@dataclass
+class Bench:
+    """An engine with its weights and a second opinion on them."""
+
+    kind: str
+    engine: Engine
+    base: Weights
+    full: Weights
+    prompt: list[int]
+    end: int
+    reference: Callable[[Weights, list[int]], list[float]]
+
+    async def serve(self, weights: Weights) -> int:
+        if self.engine.versions != {weights.version}:
+            await self.engine.load(weights)
+        return weights.version
+
+    async def sample(self, version: int, **params: Any) -> list[Piece]:
+        return [p async for p in self.engine.generate(version, self.prompt, SamplingParams(**params))]
+
+
+def write_script(directory: Path, *answers: str) -> Path:
+    directory.mkdir()
+    (directory / "script.json").write_text(json.dumps({"answers": answers, "delay_s": 0.001}))
+    return directory
+
+
+@pytest.fixture(scope="module", params=["scripted", "local", VLLM])
+async def bench(request: pytest.FixtureRequest, tiny: dict[str, Weights], tmp_path_factory: pytest.TempPathFactory
+                ) -> AsyncIterator[Bench]:
+    kind, root = request.param, tmp_path_factory.mktemp("engine")
+    base, full = tiny["base"], tiny["full"]
+    tokenizer, prompt = BytesTokenizer(), "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
+    if kind == "scripted":
+        base = Weights(0, "base", write_script(root / "a", "I have a lot to say. " * 100, "Less now."))
+        full = Weights(1, "full", write_script(root / "b", "And now for something else. " * 100))
+        reference = lambda weights, ids: scripted_logprobs(weights.path, ids)  # noqa: E731
+    else:
+        reference = lambda weights, ids: logprobs_of(logits_of(tiny["base"].path, weights, ids), ids)  # noqa: E731
+    engine = make_engine(kind, root, vllm=OPTIONS, local=LocalOptions(context_tokens=4096))
+    if kind == "scripted":
+        ids, end = tokenizer.encode(prompt), 258
+    else:
+        from tokenizers import Tokenizer
+
+        fast = Tokenizer.from_file(str(base.path / "tokenizer.json"))
+        ids, end = fast.encode(prompt).ids, fast.token_to_id("<|im_end|>")
+    await engine.start(base, base)
+    yield Bench(kind, engine, base, full, ids, end, reference)
+    await engine.close()
+    assert not await engine.healthy()
+    assert not children("vllm")
+
+
+# ------------------------------------------------------------------------------------------------ every engine
+
+
+async def test_each_token_has_a_logprob_and_its_version_and_answers_come_in_pieces(bench: Bench) -> None:
+    version = await bench.serve(bench.base)
+    pieces = await bench.sample(version, max_tokens=40, extra=LONG)
+    ids, logprobs, versions = joined(pieces)
+    assert len(pieces) > 5
+    assert len(ids) == len(logprobs) == 40
+    assert all(x <= 0 for x in logprobs)
+    assert versions == [version] * 40
+    assert [p.finish_reason for p in pieces] == [None] * (len(pieces) - 1) + ["length"]
+    assert bench.engine.versions == {version}
+    assert await bench.engine.healthy()
+
+
+async def test_an_answer_that_ends_by_itself_includes_its_end_of_turn(bench: Bench) -> None:
+    version = await bench.serve(bench.base)
+    for seed in range(5):
+        pieces = await bench.sample(version, max_tokens=3000, seed=seed)
+        if pieces[-1].finish_reason == "stop":
+            break
+    ids, logprobs, _ = joined(pieces)
+    assert pieces[-1].finish_reason == "stop"
+    assert ids[-1] == bench.end
+    assert bench.end not in ids[:-1]
+    assert len(ids) == len(logprobs)
+
+
+async def test_a_stop_string_ends_the_answer_and_its_tokens_stay(bench: Bench) -> None:
+    version = await bench.serve(bench.base)
+    ids, _, _ = joined(await bench.sample(version, max_tokens=100, seed=4, extra=LONG))
+    if bench.kind == "scripted":
+        text = [BytesTokenizer().decode([i]) for i in ids]
+    else:
+        from tokenizers import Tokenizer
+
+        text = [Tokenizer.from_file(str(bench.base.path / "tokenizer.json")).decode([i]) for i in ids]
+    cut = next(i for i in range(3, len(text)) if text[i].isascii() and text[i].isalnum() and text[i] not in text[:i])
+    pieces = await bench.sample(version, max_tokens=100, seed=4, stop=(text[cut],), extra=LONG)
+    assert joined(pieces)[0] == ids[: cut + 1]
+    assert pieces[-1].finish_reason == "stop"
+
+
+async def test_logprobs_while_sampling_are_those_of_scoring(bench: Bench) -> None:
+    version = await bench.serve(bench.base)
+    ids, logprobs, _ = joined(await bench.sample(version, max_tokens=200, seed=1, extra=LONG))
+    scores = await bench.engine.score(version, bench.prompt + ids)
+    assert len(scores) == len(bench.prompt) + len(ids) - 1
+    assert gap(logprobs, scores[-len(ids) :]) < bench.engine.check_tolerance
+    assert gap(scores, bench.reference(bench.base, bench.prompt + ids)) < bench.engine.check_tolerance
+
+
+async def test_a_seed_repeats_an_answer(bench: Bench) -> None:
+    version = await bench.serve(bench.base)
+    one, two = [joined(await bench.sample(version, max_tokens=30, seed=7, extra=LONG)) for _ in range(2)]
+    assert one[0] == two[0]
+    assert gap(one[1], two[1]) < 1e-4
+    if bench.kind != "scripted":
+        assert joined(await bench.sample(version, max_tokens=30, seed=8, extra=LONG))[0] != one[0]
+
+
+async def test_several_answers_at_once_are_the_answers_one_by_one(bench: Bench) -> None:
+    version = await bench.serve(bench.base)
+    alone = [joined(await bench.sample(version, max_tokens=20, seed=s, extra=LONG)) for s in range(4)]
+    together = await asyncio.gather(*(bench.sample(version, max_tokens=20, seed=s, extra=LONG) for s in range(4)))
+    assert [joined(pieces)[0] for pieces in together] == [ids for ids, _, _ in alone]
+
+
+async def test_the_served_distribution_is_the_loaded_one_and_not_the_one_before(bench: Bench) -> None:
+    old, new = bench.reference(bench.base, TEXT), bench.reference(bench.full, TEXT)
+    assert gap(old, new) > 0.5
+    for weights, expected in ((bench.base, old), (bench.full, new), (bench.base, old), (bench.full, new)):
+        version = await bench.serve(weights)
+        await bench.sample(version, max_tokens=3)
+        assert bench.engine.versions == {version}
+        assert gap(await bench.engine.score(version, TEXT), expected) < bench.engine.check_tolerance
+
+
+async def test_a_swap_in_the_middle_of_an_answer_shows_in_its_versions(bench: Bench) -> None:
+    version = await bench.serve(bench.base)
+    pieces: list[Piece] = []
+    swap: asyncio.Task[None] | None = None
+    async for piece in bench.engine.generate(version, bench.prompt, SamplingParams(3900, seed=2, extra=LONG)):
+        pieces.append(piece)
+        if swap is None:
+            # The tiny model samples faster than vLLM hears of anything: let it wait until the swap is asked for.
+            for worker in children("VLLM::Worker"):
+                worker.suspend()
+                asyncio.get_running_loop().call_later(1.0, worker.resume)
+            swap = asyncio.create_task(bench.engine.load(bench.full))
+    assert swap is not None
+    await swap
+    ids, logprobs, versions = joined(pieces)
+    before = versions.count(0)
+    assert versions == [0] * before + [1] * (len(ids) - before)
+    assert 1 <= before < len(ids) - 20
+    assert [p.finish_reason for p in pieces if p.finish_reason] == [pieces[-1].finish_reason]
+    for weights, part in ((bench.base, slice(0, before)), (bench.full, slice(before, None))):
+        reference = bench.reference(weights, bench.prompt + ids)[-len(ids) :]
+        assert max(abs(a - b) for a, b in zip(logprobs[part], reference[part], strict=True)) < 0.01
+
+
+async def test_a_version_replaced_a_moment_ago_is_answered_by_its_successor(bench: Bench) -> None:
+    await bench.serve(bench.base)
+    await bench.serve(bench.full)
+    assert {p.version for p in await bench.sample(bench.base.version, max_tokens=3)} == {bench.full.version}
+    with pytest.raises(NotFound):
+        await bench.engine.score(bench.base.version, TEXT)
+    with pytest.raises(NotFound):
+        await bench.sample(99, max_tokens=3)
+
+
+async def test_a_prompt_that_leaves_no_room_is_refused_and_a_small_room_is_filled(bench: Bench) -> None:
+    version = await bench.serve(bench.base)
+    full = [5] * bench.engine.context_tokens
+    with pytest.raises(ContextTooLong):
+        await anext(bench.engine.generate(version, full, SamplingParams(8)))
+    pieces = [p async for p in bench.engine.generate(version, full[:-4], SamplingParams(100, extra=LONG))]
+    assert len(joined(pieces)[0]) <= 4
+    assert pieces[-1].finish_reason in ("length", "stop")
+
+
+async def test_closing_the_iterator_frees_the_engine(bench: Bench) -> None:
+    version = await bench.serve(bench.base)
+    for _ in range(3):
+        async with aclosing(bench.engine.generate(version, bench.prompt, SamplingParams(3900, extra=LONG))) as pieces:
+            assert (await anext(pieces)).version == version
+    began = time.monotonic()
+    assert len(joined(await bench.sample(version, max_tokens=5, extra=LONG))[0]) == 5
+    if bench.kind != "vllm":  # the tiny model is through with its 3900 tokens about as soon as vLLM hears of the close
+        assert time.monotonic() - began < 2.0
+
+
+async def test_alternatives_are_reported_when_asked_for(bench: Bench) -> None:
+    version = await bench.serve(bench.base)
+    for piece in await bench.sample(version, max_tokens=4, top_logprobs=3, extra=LONG):
+        assert piece.top_logprobs is not None
+        for token_id, logprob, top in zip(piece.token_ids, piece.logprobs, piece.top_logprobs, strict=True):
+            assert top[token_id] == logprob
+            assert 3 <= len(top) <= 4
+
+
+@pytest.mark.parametrize("bench", ["local", VLLM], indirect=True)
+@pytest.mark.parametrize(("temperature", "top_k"), [(0.7, 0), (1.0, 20), (1.5, 5)])
+async def test_logprobs_are_of_the_distribution_sampled_from(bench: Bench, temperature: float, top_k: int) -> None:
+    version = await bench.serve(bench.base)
+    params = {"max_tokens": 100, "temperature": temperature, "top_k": top_k, "seed": 3, "extra": LONG}
+    ids, logprobs, _ = joined(await bench.sample(version, **params))
+    logits = logits_of(bench.base.path, bench.base, bench.prompt + ids) / temperature
+    if top_k:
+        logits[logits < logits.topk(top_k).values[:, -1:]] = -float("inf")
+    assert gap(logprobs, logprobs_of(logits, bench.prompt + ids)[-len(ids) :]) < bench.engine.check_tolerance
+
+
+# ---------------------------------------------------------------------------------------------------- adapters
+
+
+@pytest.mark.parametrize("kind", ["local", VLLM])
+async def test_an_adapter_is_served_as_trained_beside_the_base(kind: Any, tiny: dict[str, Weights], tmp_path: Path
+                                                               ) -> None:
+    base, adapter = tiny["base"], tiny["adapter"]
+    expected = {w.version: logprobs_of(logits_of(base.path, w, TEXT), TEXT) for w in (base, adapter)}
+    assert gap(expected[0], expected[2]) > 0.3
+    engine = make_engine(kind, tmp_path, vllm=OPTIONS.model_copy(update={"lora": True, "max_lora_rank": 8}),
+                         local=LocalOptions(context_tokens=4096))
+    await engine.start(base, base)
+    try:
+        await engine.load(adapter)
+        assert engine.versions == {0, 2}
+        for version in (0, 2, 0):
+            assert gap(await engine.score(version, TEXT), expected[version]) < engine.check_tolerance
+        pieces = []
+        async for piece in engine.generate(2, TEXT[:60], SamplingParams(300, seed=1, extra=LONG)):
+            if not pieces:
+                await engine.unload(2)
+                assert engine.versions == {0}
+            pieces.append(piece)
+        ids, logprobs, versions = joined(pieces)
+        assert versions == [2] * 300
+        reference = logprobs_of(logits_of(base.path, adapter, TEXT[:60] + ids), TEXT[:60] + ids)[-300:]
+        assert gap(logprobs, reference) < engine.check_tolerance
+        with pytest.raises(NotFound):
+            await anext(engine.generate(2, TEXT[:60], SamplingParams(3)))
+        await engine.load(Weights(3, "adapter", adapter.path))
+        assert gap(await engine.score(3, TEXT), expected[2]) < engine.check_tolerance
+        if kind == "vllm":
+            with pytest.raises(Conflict):
+                await engine.load(tiny["full"])
+    finally:
+        await engine.close()
+
+
+async def test_a_burst_of_long_seeded_requests_is_answered(bench: Bench) -> None:
+    version = await bench.serve(bench.base)
+
+    async def one(number: int) -> int:
+        prompt = [(7 * number + position) % 250 for position in range(200 + 5 * number)]
+        params = SamplingParams(6, seed=number, extra=LONG)
+        return sum([len(p.token_ids) async for p in bench.engine.generate(version, prompt, params)])
+
+    assert await asyncio.gather(*[one(number) for number in range(32)]) == [6] * 32
+    assert await bench.engine.healthy()

@@ -1,0 +1,131 @@
+"""What only vLLM needs: coming back after a death, saying why it cannot start, leaving no process behind."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from server.errors import EngineError
+from server.policy.engine import Engine, SamplingParams, Weights
+from server.policy.engines import make_engine
+from server.policy.vllm_process import VllmProcess, answers
+from tests.engine_bench import LONG, OPTIONS, TEXT, children, gap, logits_of, logprobs_of
+
+
+async def until_healthy(engine: Engine, timeout_s: float = 120.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not await engine.healthy():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.5)
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(600)
+async def test_vllm_comes_back_with_its_weights_after_a_kill_and_after_a_failed_load(
+    tiny: dict[str, Weights], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    base, full = tiny["base"], tiny["full"]
+    expected = logprobs_of(logits_of(base.path, full, TEXT), TEXT)
+    others = children("vllm")
+    engine = make_engine("vllm", tmp_path, vllm=OPTIONS)
+    await engine.start(base, full)
+    try:
+        assert gap(await engine.score(1, TEXT), expected) < engine.check_tolerance
+        ours = [process for process in children("api_server") if process not in others]
+        servers = [process for process in ours if "watch.py" not in " ".join(process.cmdline())]
+        with pytest.raises(EngineError) as raised:
+            async for _ in engine.generate(1, TEXT, SamplingParams(3000, extra=LONG)):
+                if servers:
+                    servers.pop().kill()
+        assert "retry-after" in raised.value.headers()
+        await asyncio.sleep(1.0)
+        assert not await engine.healthy()
+        with pytest.raises(EngineError):
+            await anext(engine.generate(1, TEXT, SamplingParams(3)))
+        await until_healthy(engine)
+        assert gap(await engine.score(1, TEXT), expected) < engine.check_tolerance
+
+        bad = tmp_path / "bad"
+        bad.mkdir()
+        tensors = load_file(full.path / "model.safetensors")
+        tensors["model.norm.weight"] = tensors["model.norm.weight"][:10].clone()
+        save_file(tensors, bad / "model.safetensors")
+        with pytest.raises(EngineError, match="version 5"):
+            await engine.load(Weights(5, "full", bad))
+        assert not await engine.healthy()
+        await until_healthy(engine)
+        assert engine.versions == {1}
+        assert gap(await engine.score(1, TEXT), expected) < engine.check_tolerance
+    finally:
+        await engine.close()
+    assert children("vllm") == others
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(600)
+async def test_a_vllm_at_a_url_is_used_swapped_and_left_running(tiny: dict[str, Weights], tmp_path: Path) -> None:
+    base, full = tiny["base"], tiny["full"]
+    expected = logprobs_of(logits_of(base.path, full, TEXT), TEXT)
+    process = VllmProcess(OPTIONS, base.path, tmp_path, print)
+    url = await process.start()
+    try:
+        for _ in range(2):  # The second one finds it with the weights that the first one left there.
+            engine = make_engine("vllm", tmp_path, vllm=OPTIONS.model_copy(update={"url": url}))
+            await engine.start(base, base)
+            assert engine.versions == {0}
+            assert gap(await engine.score(0, TEXT), expected) > 0.3
+            await engine.load(full)
+            assert gap(await engine.score(1, TEXT), expected) < engine.check_tolerance
+            await engine.close()
+        assert await answers(url)
+    finally:
+        await process.stop()
+
+
+@pytest.mark.vllm
+async def test_a_vllm_that_cannot_start_says_why(tiny: dict[str, Weights], tmp_path: Path) -> None:
+    others = children("vllm")
+    engine = make_engine("vllm", tmp_path, vllm=OPTIONS.model_copy(update={"max_model_len": 2**20}))
+    with pytest.raises(EngineError, match="max_model_len"):
+        await engine.start(tiny["base"], tiny["base"])
+    assert children("vllm") == others
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], psutil.Process]]:
+    """A stand-in server that runs the watcher over a command with a child of its own."""
+    watch = Path(__file__).parents[2] / "server" / "watch.py"
+    command = ["sh", "-c", "sleep 1000 & sleep 1000"]
+    program = (f"import os, subprocess, sys\nsubprocess.Popen([sys.executable, '-I', {str(watch)!r}, str(os.getpid()), "
+               f"*{command!r}], start_new_session=True).wait()")
+    with subprocess.Popen([sys.executable, "-c", program]) as server:
+        process = psutil.Process(server.pid)
+        while sum(p.name() == "sleep" for p in process.children(recursive=True)) < 2:
+            time.sleep(0.05)
+        yield server, next(p for p in process.children() if "watch.py" in " ".join(p.cmdline()))
+        server.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="process groups of Linux")
+@pytest.mark.parametrize("event", ["server killed", "watcher told to stop", "command killed"])
+def test_no_process_of_vllm_outlives_its_server(event: str, watched: tuple[subprocess.Popen[bytes], psutil.Process]
+                                                ) -> None:
+    server, watcher = watched
+    all_of_them = [watcher, *watcher.children(recursive=True)]
+    assert len(all_of_them) == 4
+    if event == "server killed":
+        server.kill()
+    elif event == "watcher told to stop":
+        watcher.terminate()
+    else:
+        all_of_them[1].kill()
+    assert not psutil.wait_procs(all_of_them, timeout=5)[1]

@@ -1,0 +1,63 @@
+"""Weights that would break an engine are refused before it sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from server.errors import BadRequest
+from server.policy.engine import Weights
+from server.policy.weights import validate_adapter, validate_full, with_explicit_head
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [("none", None), ("missing", "model.norm.weight is missing"), ("shape", "has shape"), ("nan", "not finite"),
+     ("extra", "not in the base"), ("no head", "lm_head.weight is missing"), ("other head", "differs"),
+     ("cut off", "cut off")],
+)
+def test_full_weights_that_would_break_an_engine_are_refused(
+    change: str, says: str | None, tiny: dict[str, Weights], tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors = {k: v.to(torch.bfloat16) for k, v in load_file(tiny["full"].path / "model.safetensors").items()}
+    norm = tensors["model.norm.weight"]
+    edits: dict[str, Callable[[], object]] = {
+        "missing": lambda: tensors.pop("model.norm.weight"),
+        "shape": lambda: tensors.update({"model.norm.weight": norm[:3].clone()}),
+        "nan": lambda: norm.__setitem__(5, float("nan")),
+        "extra": lambda: tensors.update({"more": norm.clone()}),
+        "no head": lambda: tensors.pop("lm_head.weight"),
+        "other head": lambda: tensors["lm_head.weight"].__setitem__((3, 3), 7.0),
+    }
+    edits.get(change, lambda: None)()
+    file = tmp_path / "model.safetensors"
+    save_file(tensors, file)
+    if change == "cut off":
+        file.write_bytes(file.read_bytes()[:-100])
+    if says is None:
+        validate_full(tmp_path, tiny["base"].path)
+        return
+    with pytest.raises(BadRequest, match=says) as raised:
+        validate_full(tmp_path, tiny["base"].path)
+    assert raised.value.code == "bad_weights"
+
+
+def test_a_base_gets_a_head_of_its_own_without_copying_the_rest(tiny: dict[str, Weights], tmp_path: Path) -> None:
+    made = with_explicit_head(tiny["base"].path, tmp_path / "made")
+    validate_full(made, tiny["base"].path)
+    assert (made / "model.safetensors").is_symlink()
+    assert with_explicit_head(tiny["full"].path, tmp_path / "not") == tiny["full"].path
+
+
+def test_adapters_are_checked_against_the_base_and_the_rank(tiny: dict[str, Weights], tmp_path: Path) -> None:
+    adapter, base = tiny["adapter"].path, tiny["base"].path
+    validate_adapter(adapter, base, max_rank=8)
+    with pytest.raises(BadRequest, match="rank 8"):
+        validate_adapter(adapter, base, max_rank=4)
+    with pytest.raises(BadRequest, match="adapter_config"):
+        validate_adapter(tmp_path, base)

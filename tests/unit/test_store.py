@@ -1,0 +1,111 @@
+"""The store: migrations, the one writer, durability."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+import migrations
+from server.store.database import Database, new_id
+from server.store.tables import PlayRow
+from server.store.writer import Writer
+
+
+@pytest.fixture
+def database(tmp_path: Path):
+    made = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    migrations.upgrade(made.writer)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def writer(database: Database):
+    made = Writer(database.writer)
+    yield made
+    made.close()
+
+
+def play(identity: str) -> PlayRow:
+    return PlayRow(id=identity, state="done", request={}, created_at=0.0)
+
+
+def count(database: Database) -> int:
+    with database.read() as session:
+        return session.scalar(sa.select(sa.func.count()).select_from(PlayRow)) or 0
+
+
+def test_the_tables_in_the_code_are_those_of_the_revisions(database: Database) -> None:
+    migrations.check(database.writer)
+
+
+def test_migrating_twice_changes_nothing(database: Database) -> None:
+    migrations.upgrade(database.writer)
+
+
+def test_sqlite_writes_ahead_enforces_foreign_keys_and_syncs_each_commit(database: Database) -> None:
+    with database.writer.connect() as connection:
+        read = {name: connection.exec_driver_sql(f"pragma {name}").scalar()
+                for name in ("journal_mode", "foreign_keys", "synchronous")}
+    assert read == {"journal_mode": "wal", "foreign_keys": 1, "synchronous": 2}
+
+
+def test_work_that_fails_is_undone_alone(database: Database, writer: Writer) -> None:
+    def fails(session: Session) -> None:
+        session.add(play("bad"))
+        session.flush()
+        raise ValueError("no")
+    gate = threading.Event()
+    first = writer.submit(lambda _: gate.wait())  # While it waits, the next three gather into one group.
+    futures = [writer.submit(work) for work in (lambda s: s.add(play("a")), fails, lambda s: s.add(play("b")))]
+    gate.set()
+    first.result()
+    futures[0].result()
+    futures[2].result()
+    with pytest.raises(ValueError, match="no"):
+        futures[1].result()
+    assert count(database) == 2
+
+
+def test_an_answer_comes_only_after_the_commit(database: Database, writer: Writer) -> None:
+    writer.submit(lambda session: session.add(play("a"))).result()
+    with sqlite3.connect(str(database.url).removeprefix("sqlite:///")) as other:
+        assert other.execute("select count(*) from play").fetchone() == (1,)
+    other.close()
+
+
+def test_a_cancelled_waiter_does_not_cancel_the_write(database: Database, writer: Writer) -> None:
+    async def scenario() -> None:
+        gate = threading.Event()
+        writer.submit(lambda _: gate.wait())
+        waiting = asyncio.create_task(writer.write(lambda session: session.add(play("kept"))))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    asyncio.run(scenario())
+    writer.close()
+    assert count(database) == 1
+
+
+def test_closing_finishes_what_was_handed_in(database: Database) -> None:
+    writer = Writer(database.writer)
+    for position in range(200):
+        writer.submit(lambda session, position=position: session.add(play(f"p{position}")))
+    writer.close()
+    assert count(database) == 200
+    with pytest.raises(RuntimeError, match="closed"):
+        writer.submit(lambda _: None)
+
+
+def test_ids_sort_by_time_and_do_not_repeat() -> None:
+    ids = [new_id("ep") for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    assert [i[:15] for i in ids] == sorted(i[:15] for i in ids)
