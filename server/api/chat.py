@@ -21,7 +21,7 @@ from server.errors import BadRequest, HorizonReached, UpturnError
 from server.policy.engine import SamplingParams
 from server.policy.routing import find_episode
 from server.policy.turns import Answer, Turn
-from server.recording.episode import hash_of
+from server.recording.episode import Episode, hash_of
 
 router = APIRouter(tags=["chat"])
 NOT_SAMPLING = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
@@ -113,17 +113,22 @@ async def _answer(body: ChatRequest, parts: Parts, named: str | None, authorizat
     scheme, _, key = (authorization or "").partition(" ")
     key = key if scheme.lower() == "bearer" else ""
     episode = await find_episode(parts.episodes, named=named, key=key, messages=messages)
+    unnamed = named is None and not key.startswith("ep-")
+    asked = body.model_dump(mode="json")
     if episode is None:
-        begins_on = parts.pointers.resolve(body.model, parts.engine)
-        parts.turns.check(messages)
-        episode, _ = await parts.episodes.open(EpisodeOpen(), policy_version=begins_on, owner_hash=hash_of(key),
-                                               horizon=parts.settings.default_horizon)
+        episode = await _open_live(body, parts, messages, key)
     version = parts.pointers.for_episode(episode, body.model, parts.engine)
     try:
-        turn = parts.turns.begin(episode, messages, params, version, body.model_dump(mode="json"))
+        turn = parts.turns.begin(episode, messages, params, version, asked)
     except HorizonReached:
-        await parts.episodes.end(episode, "truncated", reason="horizon")
-        raise
+        if not episode.answering:  # Its last turns may still be on their way into the record.
+            await parts.episodes.end(episode, "truncated", reason="horizon")
+        if not unnamed:
+            raise
+        # An agent that knows nothing of episodes goes on talking, in the next one.
+        episode = await _open_live(body, parts, messages, key)
+        version = episode.policy_version
+        turn = parts.turns.begin(episode, messages, params, version, asked)
     if body.stream:
         first = await _first(turn)
         return StreamingResponse(_stream(body, parts, turn, first), media_type="text/event-stream", headers={
@@ -136,6 +141,15 @@ async def _answer(body: ChatRequest, parts: Parts, named: str | None, authorizat
          "model": f"{parts.pointers.name}@{answer.version}", "choices": [choice], "usage": _usage(answer)},
         headers={"x-episode-id": answer.episode_id, "x-turn-id": answer.turn_id,
                  "x-policy-version": str(answer.version)})
+
+
+async def _open_live(body: ChatRequest, parts: Parts, messages: list[dict[str, Any]], key: str) -> Episode:
+    """Open an episode for a conversation that belongs to none, if it can be answered at all."""
+    version = parts.pointers.resolve(body.model, parts.engine)
+    parts.turns.check(messages)
+    episode, _ = await parts.episodes.open(EpisodeOpen(), policy_version=version, owner_hash=hash_of(key),
+                                           horizon=parts.settings.default_horizon)
+    return episode
 
 
 async def _first(turn: Turn) -> str | None:
@@ -173,7 +187,8 @@ async def _stream(body: ChatRequest, parts: Parts, turn: Turn, first: str | None
         finished = True
         yield _event(error.body())
     finally:
-        turn.abandoned = not finished
+        if not finished:
+            turn.leave()
 
 
 def _event(body: dict[str, Any]) -> str:

@@ -45,8 +45,19 @@ class Turn:
     text: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
     """Pieces of text; None at the end."""
     task: asyncio.Task[Answer] | None = None
-    abandoned: bool = False
-    """Nobody reads any more: stop sampling, record what there is."""
+    readers: int = 1
+    """Requests that wait for it. With none left the sampling stops, and what there is gets recorded."""
+    twin: Turn | None = None
+    """The turn whose answer this one only shows."""
+
+    @property
+    def abandoned(self) -> bool:
+        """Nobody reads any more."""
+        return self.readers <= 0
+
+    def leave(self) -> None:
+        """A reader has gone away."""
+        (self.twin or self).readers -= 1
 
     async def pieces(self) -> AsyncIterator[str]:
         """Yield the text as it comes; afterwards `answer()` is ready or raises."""
@@ -81,7 +92,7 @@ class Turns:
         """
         request_digest = digest(body if body is not None else messages)
         twin = episode.answering.get(request_digest)
-        if twin is not None:
+        if twin is not None and not twin.abandoned:
             return _follow(twin)
         self._must_answer()
         episode.must_be_open()
@@ -96,7 +107,8 @@ class Turns:
 
         def finished(done: asyncio.Task[Answer]) -> None:
             del self._running[done]
-            del episode.answering[request_digest]
+            if episode.answering.get(request_digest) is turn:
+                del episode.answering[request_digest]
             if not done.cancelled():
                 done.exception()  # Seen: whoever waits for the answer gets it, and after a disconnect nobody does.
 
@@ -128,7 +140,7 @@ class Turns:
     async def drain(self) -> None:
         """Stop sampling and wait until every turn in progress is recorded as far as it came."""
         for turn in self._running.values():
-            turn.abandoned = True
+            turn.readers = 0
         await asyncio.gather(*self._running, return_exceptions=True)
 
     def _must_answer(self) -> None:
@@ -202,7 +214,8 @@ class Turns:
 def _follow(twin: Turn) -> Turn:
     """Return a turn that waits for its twin's answer and shows it in one piece."""
     assert twin.task is not None
-    turn = Turn(twin.id, task=twin.task)
+    twin.readers += 1
+    turn = Turn(twin.id, task=twin.task, twin=twin)
 
     def show(done: asyncio.Task[Answer]) -> None:
         if not done.cancelled() and done.exception() is None:

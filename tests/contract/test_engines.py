@@ -156,23 +156,32 @@ async def test_the_served_distribution_is_the_loaded_one_and_not_the_one_before(
         assert gap(await bench.engine.score(version, TEXT), expected) < bench.engine.check_tolerance
 
 
-async def test_a_swap_in_the_middle_of_an_answer_shows_in_its_versions(bench: Bench) -> None:
+async def swap_during_an_answer(bench: Bench) -> list[Piece]:
+    """Ask for a long answer, load other weights meanwhile, and return the answer."""
     version = await bench.serve(bench.base)
-    pieces: list[Piece] = []
-    swap: asyncio.Task[None] | None = None
-    async for piece in bench.engine.generate(version, bench.prompt, SamplingParams(3900, seed=2, extra=LONG)):
-        pieces.append(piece)
-        if swap is None:
-            # The tiny model samples faster than vLLM hears of anything: let it wait until the swap is asked for.
-            for worker in children("VLLM::Worker"):
-                worker.suspend()
-                asyncio.get_running_loop().call_later(1.0, worker.resume)
-            swap = asyncio.create_task(bench.engine.load(bench.full))
-    assert swap is not None
+    # vLLM samples from the tiny model faster than a busy machine lets anyone else act, so its workers wait until both
+    # requests have reached it.
+    workers = children("VLLM::Worker")
+    for worker in workers:
+        worker.suspend()
+    answer = asyncio.create_task(bench.sample(version, max_tokens=3900, seed=2, extra=LONG))
+    await asyncio.sleep(0.3)
+    swap = asyncio.create_task(bench.engine.load(bench.full))
+    await asyncio.sleep(0.3)
+    for worker in workers:
+        worker.resume()
     await swap
-    ids, logprobs, versions = joined(pieces)
-    before = versions.count(0)
-    assert versions == [0] * before + [1] * (len(ids) - before)
+    return await answer
+
+
+async def test_a_swap_in_the_middle_of_an_answer_shows_in_its_versions(bench: Bench) -> None:
+    for _ in range(5):  # A machine that stands still at the wrong moment lets a swap fall beside the answer.
+        pieces = await swap_during_an_answer(bench)
+        ids, logprobs, versions = joined(pieces)
+        before = versions.count(0)
+        assert versions == [0] * before + [1] * (len(ids) - before)
+        if 1 <= before < len(ids) - 20:
+            break
     assert 1 <= before < len(ids) - 20
     assert [p.finish_reason for p in pieces if p.finish_reason] == [pieces[-1].finish_reason]
     for weights, part in ((bench.base, slice(0, before)), (bench.full, slice(before, None))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import time
 from pathlib import Path
@@ -140,6 +141,41 @@ def test_a_client_that_disconnects_leaves_a_recorded_and_marked_turn(tmp_path: P
             time.sleep(0.05)
         assert turns[0].untrainable_reason == "disconnected"
         assert 0 < turns[0].completion_tokens < 400
+
+
+def test_a_retry_of_a_stream_that_broke_off_gets_the_whole_answer(tmp_path: Path) -> None:
+    model = script(tmp_path / "script", "word " * 40, delay_s=0.02)
+    with serving(settings_for(tmp_path / "data", model=str(model))) as live:
+        opened = live.client.open_episode(EpisodeOpen())
+        api = live.openai(key=opened.key)
+        broken = api.chat.completions.create(model="policy", messages=ASK, stream=True)
+        next(iter(broken))
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            retry = pool.submit(lambda: "".join(
+                chunk.choices[0].delta.content or ""
+                for chunk in api.chat.completions.create(model="policy", messages=ASK, stream=True)))
+            episode = asyncio.run_coroutine_threadsafe(live.parts.episodes.get(opened.id), live.loop).result()
+            while not any(turn.readers == 2 for turn in list(episode.answering.values())):
+                assert not retry.done()
+                time.sleep(0.01)
+            broken.close()
+            assert retry.result() == "word " * 40
+        turn, = live.client.episode(opened.id).turns
+        assert turn.trainable
+
+
+def test_an_agent_that_names_no_episode_talks_on_beyond_the_horizon(tmp_path: Path) -> None:
+    model = script(tmp_path / "script", "First.", "Second.", "Third.")
+    with serving(settings_for(tmp_path / "data", model=str(model), default_horizon=2)) as live:
+        talk, episodes = list(ASK), []
+        for number in range(3):
+            raw = live.openai().chat.completions.with_raw_response.create(model="policy", messages=talk)
+            episodes.append(raw.headers["x-episode-id"])
+            talk += [{"role": "assistant", "content": raw.parse().choices[0].message.content},
+                     {"role": "user", "content": f"Go on {number}"}]
+        assert episodes[0] == episodes[1] != episodes[2]
+        assert live.client.episode(episodes[0]).status == "truncated"
+        assert len(live.client.episode(episodes[2]).turns) == 1
 
 
 def test_sampling_that_the_learner_cannot_reproduce_is_marked_untrainable(live: Live) -> None:
