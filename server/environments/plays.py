@@ -15,7 +15,7 @@ from server.environments.sessions import Sessions, find_family
 from server.errors import BadRequest, Conflict, ContextTooLong, EngineError, NotFound, UpturnError
 from server.policy.engine import Engine, SamplingParams
 from server.policy.routing import Pointers
-from server.policy.turns import Turns
+from server.policy.turns import Ask, Turns
 from server.recording.episode import Episode, Episodes
 from server.recording.transcript import mean
 from server.store.database import Database, new_id
@@ -143,7 +143,7 @@ class Plays:
             else:
                 await self._wait_for_engine()
                 version = self._pointers.for_episode(episode, None, self._engine)
-                turn = self._turns.begin(episode, messages, params, version)
+                (turn,) = self._turns.begin(episode, Ask(list(messages), params), version)
                 text = (await turn.answer()).text
             result = await self._sessions.step(episode, text)
             if result.terminated or result.truncated:

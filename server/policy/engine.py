@@ -28,6 +28,8 @@ class SamplingParams:
     seed: int | None = None
     top_logprobs: int = 0
     """How many alternatives per token to report."""
+    json_schema: dict[str, Any] | None = None
+    """The answer has to be JSON of this schema; an empty one is any JSON object."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Engine-specific sampling fields, passed on as they are."""
 
@@ -71,6 +73,8 @@ class Engine(Protocol):
     """Versions that `generate` can serve now. With full weights exactly one."""
     adapters: bool
     """The engine can hold LoRA adapters beside the base weights."""
+    constrains: bool
+    """The engine can hold an answer to a JSON schema."""
 
     @property
     def available(self) -> bool:

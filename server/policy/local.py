@@ -21,6 +21,7 @@ class LocalEngine:
     """A transformers model, its adapters, and the thread that computes with them."""
 
     adapters = True
+    constrains = False
 
     def __init__(self, options: LocalOptions) -> None:
         self.context_tokens = options.context_tokens or 0

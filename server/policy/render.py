@@ -13,10 +13,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from server.errors import BadRequest
+from server.policy.tools import (
+    CALL_OPEN,
+    MARKS,
+    THINK_CLOSE,
+    THINK_OPEN,
+    Messages,
+    Tools,
+    in_plain_messages,
+    with_parsed_arguments,
+)
+
+_SENTINEL = "an answer that stands for the recorded one"
 
 
 class Tokenizer(Protocol):
@@ -38,6 +50,8 @@ class FileTokenizer:
         if not path.is_file():
             raise BadRequest(f"{path} is missing: the model needs a fast tokenizer (tokenizer.json)", code="bad_model")
         self._tokenizer = FastTokenizer.from_file(str(path))
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._hidden = {i for i, token in added.items() if token.special and token.content not in MARKS}
 
     def encode(self, text: str) -> list[int]:
         """Return ids, adding no special tokens."""
@@ -45,8 +59,9 @@ class FileTokenizer:
         return ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Return text without special tokens."""
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        """Return text without special tokens, save those that structure an answer."""
+        shown = [token_id for token_id in token_ids if token_id not in self._hidden]
+        text: str = self._tokenizer.decode(shown, skip_special_tokens=False)
         return text
 
 
@@ -64,7 +79,10 @@ class Renderer:
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = lambda form: datetime.datetime.now(datetime.UTC).strftime(form)
         self._template = environment.from_string(template)
+        self._knows_tools = "tools" in meta.find_undeclared_variables(environment.parse(template))
         self._variables = variables or {}
+        self.reasons = THINK_OPEN in template
+        """The model may think aloud, between tags, before it answers."""
 
     @classmethod
     def from_directory(cls, directory: Path) -> Renderer:
@@ -85,35 +103,73 @@ class Renderer:
         return cls(FileTokenizer(directory / "tokenizer.json"), template, specials["eos_token"],
                    {name: text for name, text in specials.items() if text})
 
-    def text(self, messages: list[dict[str, Any]], *, ask: bool) -> str:
+    def text(self, messages: Messages, *, ask: bool, tools: Tools = ()) -> str:
         """Return the template's text; `ask` adds the head of the assistant's next message.
 
         Raises:
             BadRequest: the template refuses these messages.
         """
+        plain = [_with_text(message) for message in messages]
+        given: dict[str, Any] = {}
+        if self._knows_tools:
+            plain = [with_parsed_arguments(message) for message in plain]
+            given = {"tools": list(tools) or None}
+        else:
+            plain = in_plain_messages(plain, tools)
         try:
-            return self._template.render(messages=[_plain(m) for m in messages], add_generation_prompt=ask,
-                                         **self._variables)
-        except TemplateError as error:
+            return self._template.render(messages=plain, add_generation_prompt=ask, **given, **self._variables)
+        except (TemplateError, TypeError, KeyError) as error:
             raise BadRequest(f"the model's chat template refuses these messages: {error}", param="messages") from error
 
-    def prompt(self, messages: list[dict[str, Any]]) -> list[int]:
+    def prompt(self, messages: Messages, tools: Tools = ()) -> list[int]:
         """Return the ids of a whole conversation, ready for the assistant's answer."""
-        return self.tokenizer.encode(self.text(messages, ask=True))
+        return self.tokenizer.encode(self.text(messages, ask=True, tools=tools))
 
-    def continuation(self, messages: list[dict[str, Any]], known: int, last_id: int) -> list[int] | None:
+    def opens_reasoning(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether a prompt ends inside the thoughts of the answer to come."""
+        return self.reasons and self.tokenizer.decode(prompt_ids[-8:]).rstrip().endswith(THINK_OPEN)
+
+    def forced_call(self, *, after_reasoning: bool) -> list[int]:
+        """Return the ids that begin an answer which has to be a tool call."""
+        return self.tokenizer.encode(f"{THINK_CLOSE}\n\n{CALL_OPEN}\n" if after_reasoning else f"{CALL_OPEN}\n")
+
+    def continuation(self, messages: Messages, known: int, last_id: int, tools: Tools = ()) -> list[int] | None:
         """Return the ids that follow the recorded ids of the first `known` messages, ready for the next answer.
 
         `last_id` is the last recorded id: an answer that was cut by its length gets its end-of-turn here, untrained.
-        None where the template does not render the known messages as a prefix: the conversation has to fork.
+        None where the template gives no text for the new messages alone: the conversation has to fork.
         """
-        before = self.text(messages[:known], ask=False)
-        whole = self.text(messages, ask=True)
+        whole = self.text(messages, ask=True, tools=tools)
+        rest = self._after_prefix(whole, messages[:known], tools)
+        if rest is None:
+            rest = self._after_sentinel(whole, messages[known:], tools)
+        if rest is None:
+            return None
+        ids = self.tokenizer.encode(rest)
+        return ids if last_id in self.end_ids else [*self.end_ids, *ids]
+
+    def _after_prefix(self, whole: str, known: Messages, tools: Tools) -> str | None:
+        """Return what follows the known messages, where the template renders them as a beginning of the whole."""
+        before = self.text(known, ask=False, tools=tools)
         end = before.rfind(self.end_of_turn)
         if end < 0 or not whole.startswith(before):
             return None
-        ids = self.tokenizer.encode(whole[end + len(self.end_of_turn) :])
-        return ids if last_id in self.end_ids else [*self.end_ids, *ids]
+        return whole[end + len(self.end_of_turn) :]
+
+    def _after_sentinel(self, whole: str, new: Messages, tools: Tools) -> str | None:
+        """Return the new messages' own text, where the template renders history in another way than it was sampled.
+
+        Templates of reasoning models drop the thoughts of earlier answers. The record keeps what was sampled, and the
+        new messages are rendered behind another answer; the whole must end with exactly that text.
+        """
+        behind = [{"role": "user", "content": "."}, {"role": "assistant", "content": _SENTINEL}, *new]
+        try:
+            text = self.text(behind, ask=True, tools=tools)
+        except BadRequest:
+            return None
+        _, found, rest = text.partition(_SENTINEL)
+        _, ended, rest = rest.partition(self.end_of_turn)
+        return rest if found and ended and new and whole.endswith(rest) else None
 
 
 class TextStream:
@@ -173,7 +229,7 @@ def _text_of(token: Any) -> str:
     return token.get("content", "") if isinstance(token, dict) else token or ""
 
 
-def _plain(message: dict[str, Any]) -> dict[str, Any]:
+def _with_text(message: dict[str, Any]) -> dict[str, Any]:
     """Return the message with list content joined: text models' templates know strings only."""
     content = message.get("content")
     if isinstance(content, list):

@@ -7,7 +7,7 @@ from typing import Any
 
 from server.errors import NotFound, Unavailable
 from server.policy.engine import Engine
-from server.recording.episode import Episode, Episodes, hash_of
+from server.recording.episode import EPISODE_KEY, Episode, Episodes, hash_of
 from server.recording.tokens import chain_hashes
 
 
@@ -56,13 +56,11 @@ class Pointers:
                           code="version_gone")
 
 
-async def find_episode(episodes: Episodes, *, named: str | None, key: str | None,
-                       messages: list[dict[str, Any]]) -> Episode | None:
+async def find_episode(episodes: Episodes, *, named: str | None, key: str, messages: list[dict[str, Any]],
+                       tools: list[dict[str, Any]]) -> str | None:
     """Return the episode of a chat call: named, by its own key, or by its recorded beginning; None is a new one."""
-    if named is None and key is not None and key.startswith("ep-"):
+    if named is None and key.startswith(EPISODE_KEY):
         named = await episodes.find_by_key(key)
         if named is None:
             raise NotFound("no episode has this key", code="episode_not_found")
-    if named is None:
-        named = await episodes.find_live(hash_of(key or ""), chain_hashes(messages))
-    return None if named is None else await episodes.get(named)
+    return named or await episodes.find_live(hash_of(key), chain_hashes(messages, tools))

@@ -78,6 +78,7 @@ class ScriptedEngine:
     """Answers from scripts."""
 
     adapters = True
+    constrains = False
     check_tolerance = 1e-9
 
     def __init__(self, options: ScriptedOptions) -> None:

@@ -1,4 +1,4 @@
-"""One turn from messages to recorded answer: render, sample, record. Chat requests and plays both come through here.
+"""One turn from messages to recorded answer: render, sample, read, record. Requests and plays both come through here.
 
 A turn runs in a task of its own: a client that goes away stops the sampling but never the recording.
 """
@@ -13,13 +13,39 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from server.errors import ContextTooLong, EngineError, UpturnError
+from server.errors import BadRequest, ContextTooLong, EngineError, UpturnError
+from server.policy.answers import AnswerFormat, AnswerReader, Delta, Part, ToolCall
 from server.policy.engine import Engine, Piece, SamplingParams
-from server.policy.render import Renderer, TextStream
+from server.policy.render import Renderer
+from server.policy.tools import CALL_CLOSE, call_schema
 from server.recording.episode import Episode, Episodes
 from server.recording.recorder import NewTurn, Prompt, Recorder, Span
+from server.recording.replay import Recorded
 from server.recording.tokens import chain_hashes, digest
 from server.store.database import new_id
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What one chat request asks for."""
+
+    messages: list[dict[str, Any]]
+    sampling: SamplingParams
+    prompt_ids: list[int] | None = None
+    """The whole prompt, where the caller does without messages; these then only say what it was."""
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    call: str | None = None
+    """The tool that has to be called; empty is any, None leaves it to the model."""
+    reads_calls: bool = True
+    """False shows calls as the text they are (OpenAI's `tool_choice: none`)."""
+    parallel_calls: bool = True
+    count: int = 1
+    """Answers to the same prompt."""
+    digest: str = ""
+    """SHA-256 of the request; the same one at the same time in an episode is answered once."""
+    owner: str = ""
+    """SHA-256 of the caller's key."""
+    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +54,8 @@ class Answer:
 
     turn_id: str
     episode_id: str
-    text: str
+    message: dict[str, Any]
+    """The assistant's message."""
     finish_reason: str
     prompt_tokens: int
     token_ids: list[int]
@@ -36,15 +63,25 @@ class Answer:
     top_logprobs: list[dict[int, float]] | None
     version: int
 
+    @property
+    def text(self) -> str:
+        """The content, empty where there is none."""
+        return self.message["content"] or ""
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class Turn:
-    """A turn in progress: text as it is sampled, then the recorded answer."""
+    """A turn in progress: deltas as they are sampled, then the recorded answer."""
 
     id: str
-    text: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
-    """Pieces of text; None at the end."""
-    task: asyncio.Task[Answer] | None = None
+    episode_id: str
+    version: int
+    """Where the answer begins; a swap in the middle shows in the answer itself."""
+    digest: str = ""
+    owner: str = ""
+    deltas: asyncio.Queue[Delta | None] = field(default_factory=asyncio.Queue)
+    """Pieces of the answer; None at the end."""
+    done: asyncio.Future[Answer] | None = None
     readers: int = 1
     """Requests that wait for it. With none left the sampling stops, and what there is gets recorded."""
     twin: Turn | None = None
@@ -59,15 +96,52 @@ class Turn:
         """A reader has gone away."""
         (self.twin or self).readers -= 1
 
-    async def pieces(self) -> AsyncIterator[str]:
-        """Yield the text as it comes; afterwards `answer()` is ready or raises."""
-        while (piece := await self.text.get()) is not None:
+    async def pieces(self) -> AsyncIterator[Delta]:
+        """Yield the answer as it comes; afterwards `answer()` is ready or raises."""
+        while (piece := await self.deltas.get()) is not None:
             yield piece
 
     async def answer(self) -> Answer:
         """Wait for the recorded answer."""
-        assert self.task is not None
-        return await asyncio.shield(self.task)
+        assert self.done is not None
+        return await asyncio.shield(self.done)
+
+    def follow(self) -> Turn:
+        """Return a turn that waits for this one's answer and shows it in one piece."""
+        assert self.done is not None
+        self.readers += 1
+        turn = Turn(self.id, self.episode_id, self.version, done=self.done, twin=self)
+
+        def show(done: asyncio.Future[Answer]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                turn._show(done.result().message)
+            turn.deltas.put_nowait(None)
+
+        self.done.add_done_callback(show)
+        return turn
+
+    @classmethod
+    def recorded(cls, answer: Answer) -> Turn:
+        """Return a turn that was recorded before and is shown again."""
+        turn = cls(answer.turn_id, answer.episode_id, answer.version, done=asyncio.get_running_loop().create_future())
+        assert turn.done is not None
+        turn.done.set_result(answer)
+        turn._show(answer.message)
+        turn.deltas.put_nowait(None)
+        return turn
+
+    def show(self, deltas: list[Delta]) -> None:
+        """Pass on what was read."""
+        for delta in deltas:
+            self.deltas.put_nowait(delta)
+
+    def _show(self, message: dict[str, Any]) -> None:
+        """Put a whole message into the deltas."""
+        if message.get("reasoning_content") or message["content"]:
+            self.deltas.put_nowait(Delta(message["content"] or "", message.get("reasoning_content") or ""))
+        for position, call in enumerate(message.get("tool_calls", [])):
+            said = call["function"]
+            self.deltas.put_nowait(Delta(call=ToolCall(position, call["id"], said["name"], said["arguments"])))
 
 
 class Turns:
@@ -80,9 +154,8 @@ class Turns:
         self._episodes = episodes
         self._running: dict[asyncio.Task[Answer], Turn] = {}
 
-    def begin(self, episode: Episode, messages: list[dict[str, Any]], params: SamplingParams, version: int,
-              body: Any = None) -> Turn:
-        """Check and render a request, count it against the horizon, and start sampling.
+    def begin(self, episode: Episode, ask: Ask, version: int) -> list[Turn]:
+        """Check and render a request, count it against the horizon, and start sampling: one turn for each answer.
 
         The same request while its twin is still being answered gets the twin's answer.
 
@@ -90,47 +163,50 @@ class Turns:
             HorizonReached, ContextTooLong, BadRequest: nothing was counted or recorded.
             EngineError: the engine cannot answer now; the episode is as before.
         """
-        request_digest = digest(body if body is not None else messages)
-        twin = episode.answering.get(request_digest)
-        if twin is not None and not twin.abandoned:
-            return _follow(twin)
-        self._must_answer()
+        twins: list[Turn] = episode.answering.get(ask.digest, []) if ask.digest else []
+        if twins and not any(twin.abandoned for twin in twins):
+            return [twin.follow() for twin in twins]
+        self._must_answer(ask)
         episode.must_be_open()
-        prompt = self._prompt(episode, messages)
+        prompt, form = self._prompt(episode, ask)
         room = self._room(prompt.ids)
-        index = self._episodes.begin_turn(episode)
-        turn = Turn(new_id("turn"))
-        task = asyncio.create_task(self._take(turn, episode, prompt, params, version, index, request_digest, room))
-        turn.task = task
-        episode.answering[request_digest] = turn
-        self._running[task] = turn
+        indexes = self._episodes.begin_turn(episode, ask.count)
+        turns = [Turn(new_id("turn"), episode.id, version, ask.digest, ask.owner) for _ in indexes]
+        episode.answering[ask.digest] = turns
+        for choice, (turn, index) in enumerate(zip(turns, indexes, strict=True)):
+            task = asyncio.create_task(self._take(turn, episode, ask, prompt, form, version, index, choice, room))
+            turn.done, self._running[task] = task, turn
+            task.add_done_callback(lambda done, turn=turn: self._finished(done, turn, episode, turns))  # type: ignore[misc]
+        return turns
 
-        def finished(done: asyncio.Task[Answer]) -> None:
-            del self._running[done]
-            if episode.answering.get(request_digest) is turn:
-                del episode.answering[request_digest]
-            if not done.cancelled():
-                done.exception()  # Seen: whoever waits for the answer gets it, and after a disconnect nobody does.
+    def in_progress(self, ask: Ask) -> list[Turn]:
+        """Return the turns that answer the same request of the same caller right now; none where there are none."""
+        found = [turn for turn in self._running.values() if (turn.owner, turn.digest) == (ask.owner, ask.digest)]
+        return [] if any(turn.abandoned for turn in found) else [turn.follow() for turn in found]
 
-        task.add_done_callback(finished)
-        return turn
+    def again(self, recorded: list[Recorded]) -> list[Turn]:
+        """Return the turns of a request that was answered before."""
+        return [Turn.recorded(Answer(
+            turn_id=r.turn.id, episode_id=r.turn.episode_id, message=r.turn.answer, finish_reason=r.turn.finish_reason,
+            prompt_tokens=r.turn.prompt_tokens, token_ids=r.token_ids, logprobs=r.logprobs, top_logprobs=None,
+            version=r.turn.policy_version or 0)) for r in recorded]
 
-    def check(self, messages: list[dict[str, Any]]) -> None:
+    def check(self, ask: Ask) -> None:
         """Refuse a conversation that could not be answered, before an episode is opened for it.
 
         Raises:
             ContextTooLong, BadRequest: it does not fit, or the chat template refuses it.
             EngineError: the engine cannot answer now.
         """
-        self._must_answer()
-        self._room(self._renderer.prompt(messages))
+        self._must_answer(ask)
+        self._room(self._whole(ask))
 
     async def demonstrate(self, episode: Episode, messages: list[dict[str, Any]], text: str) -> None:
         """Record an answer that the policy did not sample (an oracle's, a person's)."""
-        prompt = self._prompt(episode, messages)
+        prompt, _ = self._prompt(episode, Ask(messages, SamplingParams(1)))
         answer_ids = [*self._renderer.tokenizer.encode(text), *self._renderer.end_ids]
         await self._recorder.record(episode, NewTurn(
-            id=new_id("turn"), index=self._episodes.begin_turn(episode), digest=digest(messages), prompt=prompt,
+            id=new_id("turn"), index=self._episodes.begin_turn(episode)[0], digest=digest(messages), prompt=prompt,
             answer={"role": "assistant", "content": text}, spans=[Span(None, answer_ids, None)]))
 
     def text_of(self, token_id: int) -> str:
@@ -143,9 +219,12 @@ class Turns:
             turn.readers = 0
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    def _must_answer(self) -> None:
+    def _must_answer(self, ask: Ask) -> None:
         if not self._engine.available:
             raise EngineError("the engine is starting; try again in a moment")
+        if (ask.call is not None or ask.sampling.json_schema is not None) and not self._engine.constrains:
+            raise BadRequest("this engine cannot hold an answer to a schema: response_format and a forced tool_choice "
+                             "need the engine vllm", code="unsupported_parameter")
 
     def _room(self, prompt_ids: list[int]) -> int:
         """Return how many tokens an answer may have."""
@@ -156,74 +235,88 @@ class Turns:
                 "for prompt and answer", param="messages")
         return room
 
-    def _prompt(self, episode: Episode, messages: list[dict[str, Any]]) -> Prompt:
-        hashes = chain_hashes(messages)
-        for position in range(len(hashes) - 1, -1, -1):
-            tail = episode.tails.get(hashes[position])
-            if tail is None:
-                continue
-            path = tail.path()
-            new_ids = self._renderer.continuation(messages, position + 1, path[-1])
-            if new_ids is not None:
-                return Prompt(path + new_ids, tail, new_ids, messages[position + 1 :], hashes[-1],
-                              forked=hashes[position] != episode.newest)
-        ids = self._renderer.prompt(messages)
-        return Prompt(ids, None, ids, messages, hashes[-1], forked=episode.newest is not None)
+    def _whole(self, ask: Ask) -> list[int]:
+        """Return the ids of a prompt that extends nothing."""
+        return self._renderer.prompt(ask.messages, ask.tools) if ask.prompt_ids is None else ask.prompt_ids
 
-    async def _take(self, turn: Turn, episode: Episode, prompt: Prompt, params: SamplingParams, version: int,
-                    index: int, request_digest: str, room: int) -> Answer:
+    def _prompt(self, episode: Episode, ask: Ask) -> tuple[Prompt, AnswerFormat]:
+        """Return the prompt, on the longest recorded part of the conversation, and how its answer is to be read."""
+        hashes = chain_hashes(ask.messages, ask.tools)
+        known, parent, new_ids = 0, None, None
+        for position in range(len(hashes) - 1 if ask.prompt_ids is None else -1, -1, -1):
+            if (tail := episode.tails.get(hashes[position])) is not None:
+                new_ids = self._renderer.continuation(ask.messages, position + 1, tail.token_ids[-1], ask.tools)
+            if new_ids is not None:
+                known, parent = position + 1, tail
+                break
+        if new_ids is None:
+            new_ids = self._whole(ask)
+        begins: Part = "reasoning" if self._renderer.opens_reasoning(new_ids) else "content"
+        if ask.call is not None:
+            new_ids = [*new_ids, *self._renderer.forced_call(after_reasoning=begins == "reasoning")]
+            begins = "call"
+        forked = episode.newest is not None if parent is None else hashes[known - 1] != episode.newest
+        recorded = [] if parent is None else parent.path()
+        prompt = Prompt(recorded + new_ids, parent, new_ids, ask.messages[known:], hashes[-1], forked)
+        return prompt, AnswerFormat(ask.sampling.stop, tools=bool(ask.tools) and ask.reads_calls,
+                                    reasons=self._renderer.reasons, begins=begins)
+
+    async def _take(self, turn: Turn, episode: Episode, ask: Ask, prompt: Prompt, form: AnswerFormat, version: int,
+                    index: int, choice: int, room: int) -> Answer:
         began = time.perf_counter()
-        stream = TextStream(self._renderer.tokenizer, params.stop)
+        reader = AnswerReader(self._renderer.tokenizer, form)
+        params = _params(ask, choice, room)
         pieces: list[Piece] = []
         try:
-            params_here = replace(params, max_tokens=min(params.max_tokens, room))
             # aclosing: an abandoned answer frees the engine at once, not when the iterator is collected.
-            async with aclosing(self._engine.generate(version, prompt.ids, params_here)) as answer:
+            async with aclosing(self._engine.generate(version, prompt.ids, params)) as answer:
                 async for piece in answer:
                     pieces.append(piece)
-                    if text := stream.push(piece.token_ids):
-                        turn.text.put_nowait(text)
+                    turn.show(reader.push(piece.token_ids))
                     if turn.abandoned:
                         break
-            if text := stream.finish():
-                turn.text.put_nowait(text)
+            turn.show(reader.finish())
             finish_reason = next((p.finish_reason for p in reversed(pieces) if p.finish_reason), "abort")
             spans = _spans(pieces)
             await self._recorder.record(episode, NewTurn(
-                id=turn.id, index=index, digest=request_digest, prompt=prompt, spans=spans,
-                answer={"role": "assistant", "content": stream.text}, finish_reason=finish_reason,
-                temperature=params.temperature, duration_ms=1000 * (time.perf_counter() - began),
+                id=turn.id, index=index, digest=ask.digest, prompt=prompt, spans=spans, answer=reader.message,
+                finish_reason=finish_reason, temperature=params.temperature, choice=choice,
+                idempotency_key=ask.idempotency_key, duration_ms=1000 * (time.perf_counter() - began),
                 untrainable_reason=_untrainable(params, spans, turn.abandoned, finish_reason)))
         except EngineError as error:
-            episode.turns -= 1
+            episode.turns -= choice == 0
             await self._episodes.end(episode, "error", error_class=type(error).__name__, reason=error.message)
             raise
         except UpturnError:
-            episode.turns -= 1
+            episode.turns -= choice == 0
             raise
         finally:
-            turn.text.put_nowait(None)
+            turn.deltas.put_nowait(None)
         return Answer(
-            turn_id=turn.id, episode_id=episode.id, text=stream.text, finish_reason=finish_reason,
+            turn_id=turn.id, episode_id=episode.id, message=reader.message, finish_reason=finish_reason,
             prompt_tokens=len(prompt.ids), token_ids=[t for p in pieces for t in p.token_ids],
             logprobs=[x for p in pieces for x in p.logprobs],
             top_logprobs=[x for p in pieces for x in p.top_logprobs or []] if params.top_logprobs else None,
             version=pieces[-1].version if pieces else version)
 
+    def _finished(self, done: asyncio.Task[Answer], turn: Turn, episode: Episode, turns: list[Turn]) -> None:
+        del self._running[done]
+        if not done.cancelled():
+            done.exception()  # Seen: whoever waits for the answer gets it, and after a disconnect nobody does.
+        if episode.answering.get(turn.digest) is turns and all(t.done is not None and t.done.done() for t in turns):
+            del episode.answering[turn.digest]
 
-def _follow(twin: Turn) -> Turn:
-    """Return a turn that waits for its twin's answer and shows it in one piece."""
-    assert twin.task is not None
-    twin.readers += 1
-    turn = Turn(twin.id, task=twin.task, twin=twin)
 
-    def show(done: asyncio.Task[Answer]) -> None:
-        if not done.cancelled() and done.exception() is None:
-            turn.text.put_nowait(done.result().text)
-        turn.text.put_nowait(None)
-
-    twin.task.add_done_callback(show)
-    return turn
+def _params(ask: Ask, choice: int, room: int) -> SamplingParams:
+    """Return the engine's parameters for one of a request's answers."""
+    params = replace(ask.sampling, max_tokens=min(ask.sampling.max_tokens, room))
+    if params.seed is not None and choice:
+        params = replace(params, seed=params.seed + choice)
+    if ask.call is not None:
+        params = replace(params, json_schema=call_schema(ask.tools, ask.call or None))
+    if ask.tools and not ask.parallel_calls:
+        params = replace(params, stop=(*params.stop, CALL_CLOSE))
+    return params
 
 
 def _spans(pieces: list[Piece]) -> list[Span]:
@@ -256,4 +349,6 @@ def _untrainable(params: SamplingParams, spans: list[Span], abandoned: bool, fin
         return "greedy"
     if params.top_p != 1 or params.top_k != 0:
         return "truncated_sampling"
+    if params.json_schema is not None:
+        return "constrained_sampling"
     return "changed_sampling" if params.extra else None

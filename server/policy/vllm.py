@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 class VllmEngine:
     """A vLLM child process, or a vLLM at a URL."""
 
+    constrains = True
+
     def __init__(self, options: VllmOptions, data_dir: Path, progress: Progress = logger.info) -> None:
         self.context_tokens = options.max_model_len or 0
         self.check_tolerance = TOLERANCES.get(options.dtype, HALF_TOLERANCE)
@@ -206,6 +208,9 @@ class VllmEngine:
             "top_p": params.top_p, "top_k": params.top_k, "stop": list(params.stop), "seed": params.seed,
             "logprobs": params.top_logprobs,
         }  # fmt: skip
+        if params.json_schema is not None:
+            form = {"json": params.json_schema} if params.json_schema else {"json_object": True}
+            sampling["structured_outputs"] = {**form, "disable_any_whitespace": True}
         replacements, passed_on, held = self._replacements, 0, Tokens()
         is_adapter = version in self._adapters
         async with aclosing(self._stream(self._model(version), prompt_ids, sampling)) as choices:

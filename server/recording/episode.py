@@ -25,6 +25,8 @@ from server.store.database import Database, new_id
 from server.store.tables import EpisodeRow, NodeRow, RewardRow, StepRow, TurnRow
 from server.store.writer import Writer
 
+EPISODE_KEY = "ep-"
+"""How an episode's own API key begins."""
 KEPT_IN_MEMORY = 10_000  # Idle live episodes beyond this are read back from the database when they go on.
 
 
@@ -68,7 +70,7 @@ class Episode:
     newest: str | None = None
     """Chain hash of the newest turn's end."""
     answering: dict[str, Any] = field(default_factory=dict)
-    """Turns in progress by request digest."""
+    """Turns in progress by request digest: a list for each, of the answers that it asked for."""
     stepping: asyncio.Lock = field(default_factory=asyncio.Lock)
     ended: str | None = None
     """The final status, once it has one."""
@@ -92,9 +94,11 @@ def hash_of(key: str) -> str:
 class Episodes:
     """All episodes: the open ones in memory, every one in the database."""
 
-    def __init__(self, database: Database, writer: Writer) -> None:
+    def __init__(self, database: Database, writer: Writer,
+                 on_end: Callable[[str, str | None], None] | None = None) -> None:
         self._database = database
         self._writer = writer
+        self._on_end = on_end
         self._open: OrderedDict[str, Episode] = OrderedDict()
         self.when_ended: list[Callable[[str], None]] = []
         """Called with the id of each episode that ends or is erased, to release what it held."""
@@ -105,7 +109,7 @@ class Episodes:
         episode = Episode(id=new_id("ep"), environment=request.environment, task=request.task, seed=request.seed,
                           horizon=horizon, policy_version=policy_version, purpose=purpose,
                           trainable=request.trainable and purpose != "evaluation")
-        key = f"ep-{secrets.token_urlsafe(24)}"
+        key = f"{EPISODE_KEY}{secrets.token_urlsafe(24)}"
         row = EpisodeRow(
             id=episode.id, status="open", environment=request.environment, task=request.task, seed=request.seed,
             horizon=horizon, group_key=request.group, play_id=play_id, purpose=purpose, policy_version=policy_version,
@@ -150,8 +154,8 @@ class Episodes:
             return max(rows, key=lambda row: hashes.index(row.chain_hash)).episode_id if rows else None
         return await asyncio.to_thread(search)
 
-    def begin_turn(self, episode: Episode) -> int:
-        """Count a turn against the horizon and return its index.
+    def begin_turn(self, episode: Episode, count: int = 1) -> range:
+        """Count a turn against the horizon; return the indexes of its `count` answers.
 
         Raises:
             HorizonReached: all turns are used.
@@ -160,8 +164,8 @@ class Episodes:
         if episode.turns >= episode.horizon:
             raise HorizonReached(f"episode {episode.id} has used its {episode.horizon} turns")
         episode.turns += 1
-        episode.next_index += 1
-        return episode.next_index - 1
+        episode.next_index += count
+        return range(episode.next_index - count, episode.next_index)
 
     async def end(self, episode: Episode, status: str, *, reason: str | None = None, error_class: str | None = None,
                   success: bool | None = None) -> None:
@@ -174,6 +178,15 @@ class Episodes:
                   .values(status=status, reason=reason, error_class=error_class, success=success,
                           closed_at=time.time()))
         await self._writer.write(lambda session: session.execute(change))
+        if self._on_end is not None:
+            self._on_end(status, error_class)
+
+    async def never_train(self, episode: Episode) -> None:
+        """Keep an episode, all that it holds and all that comes, out of every batch."""
+        if episode.trainable:
+            episode.trainable = False
+            change = sa.update(EpisodeRow).where(EpisodeRow.id == episode.id).values(trainable=False)
+            await self._writer.write(lambda session: session.execute(change))
 
     async def reward(self, episode_id: str, request: RewardRequest) -> RewardView:
         """Record a late or partial reward.
@@ -249,14 +262,16 @@ class Episodes:
             row = session.get(EpisodeRow, episode_id)
             if row is None:
                 raise NotFound(f"no episode {episode_id!r}", code="episode_not_found")
-            turns = session.scalars(sa.select(TurnRow.index).where(TurnRow.episode_id == episode_id)).all()
+            turns = session.execute(sa.select(TurnRow.index, TurnRow.choice).where(
+                TurnRow.episode_id == episode_id)).all()
             steps = session.scalar(sa.select(sa.func.count()).select_from(StepRow).where(
                 StepRow.episode_id == episode_id))
             nodes = session.scalars(sa.select(NodeRow).where(NodeRow.episode_id == episode_id)
                                     .order_by(NodeRow.id)).all()
         episode = Episode(id=row.id, environment=row.environment, task=row.task, seed=row.seed, horizon=row.horizon,
                           policy_version=row.policy_version, purpose=row.purpose, trainable=row.trainable,
-                          turns=len(turns), next_index=max(turns, default=-1) + 1, steps=steps or 0,
+                          turns=sum(choice == 0 for _, choice in turns),
+                          next_index=max((index for index, _ in turns), default=-1) + 1, steps=steps or 0,
                           ended=None if row.status == "open" else row.status)
         ends: dict[int, Tail] = {}
         for node in nodes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,9 @@ class NewTurn:
     temperature: float = 1.0
     untrainable_reason: str | None = None
     duration_ms: float = 0.0
+    choice: int = 0
+    """Which of the answers of its request."""
+    idempotency_key: str | None = None
 
     @property
     def completion_tokens(self) -> int:
@@ -80,8 +84,9 @@ class NewTurn:
 class Recorder:
     """Records turns through the one writer."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, on_turn: Callable[[NewTurn], None] | None = None) -> None:
         self._writer = writer
+        self._on_turn = on_turn
 
     async def record(self, episode: Episode, turn: NewTurn) -> None:
         """Make a turn durable and let the episode go on from it.
@@ -92,6 +97,8 @@ class Recorder:
         ids = [*turn.prompt.new_ids, *(token for span in turn.spans for token in span.token_ids)]
         episode.newest = turn.chain_hash
         episode.tails[episode.newest] = Tail(node_id, turn.prompt.parent, ids)
+        if self._on_turn is not None:
+            self._on_turn(turn)
 
 
 def _insert(session: Session, episode_id: str, turn: NewTurn) -> int:
@@ -104,7 +111,7 @@ def _insert(session: Session, episode_id: str, turn: NewTurn) -> int:
         prompt_tokens=len(turn.prompt.ids), completion_tokens=turn.completion_tokens,
         policy_version=turn.policy_version, temperature=turn.temperature, trainable=turn.untrainable_reason is None,
         untrainable_reason=turn.untrainable_reason, forked=turn.prompt.forked, duration_ms=turn.duration_ms,
-        created_at=time.time(),
+        choice=turn.choice, idempotency_key=turn.idempotency_key, created_at=time.time(),
     )
     session.add(row)
     session.flush()

@@ -72,7 +72,7 @@ class EpisodeRow(Base):
     key_hash: Mapped[str | None] = mapped_column(String(64), unique=True)
     """SHA-256 of the episode's own API key."""
     owner_hash: Mapped[str | None] = mapped_column(String(64))
-    """SHA-256 of the API key that opened a live episode."""
+    """SHA-256 of the API key that opened the episode; NULL for a play's."""
     details: Mapped[dict[str, Any]]
     opened_at: Mapped[float]
     closed_at: Mapped[float | None]
@@ -82,13 +82,18 @@ class TurnRow(Base):
     """One chat request and its answer."""
 
     __tablename__ = "turn"
-    __table_args__ = (UniqueConstraint("episode_id", "index"), Index(None, "episode_id", "digest"))
+    __table_args__ = (UniqueConstraint("episode_id", "index"), Index(None, "episode_id", "digest"),
+                      Index(None, "digest"))
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     episode_id: Mapped[str] = mapped_column(ForeignKey("episode.id", ondelete="CASCADE"))
     index: Mapped[int]
     digest: Mapped[str] = mapped_column(String(64))
     """SHA-256 of the request body."""
+    idempotency_key: Mapped[str | None] = mapped_column(String(200))
+    """The caller's own name for the request."""
+    choice: Mapped[int] = mapped_column(server_default="0", default=0)
+    """Which of the answers that its request asked for."""
     messages: Mapped[list[Any]]
     """The messages that were new in this request."""
     answer: Mapped[dict[str, Any]]
@@ -229,6 +234,8 @@ class BatchRow(Base):
     play_id: Mapped[str | None] = mapped_column(ForeignKey("play.id"))
     stats: Mapped[dict[str, Any]]
     policy_version: Mapped[int | None]
+    erased_episodes: Mapped[int] = mapped_column(server_default="0", default=0)
+    """Episodes of this batch that have been erased since, and with them their lineage rows."""
     created_at: Mapped[float]
 
 
@@ -297,5 +304,8 @@ class ApiKeyRow(Base):
     key_hash: Mapped[str] = mapped_column(String(64), unique=True)
     name: Mapped[str] = mapped_column(String(200))
     scopes: Mapped[list[Any]]
+    requests_per_minute: Mapped[int | None]
+    max_concurrent: Mapped[int | None]
+    """Requests at once; a stream counts until its end. NULL is no limit, as above."""
     created_at: Mapped[float]
     revoked_at: Mapped[float | None]

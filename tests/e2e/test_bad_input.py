@@ -15,6 +15,7 @@ from tests.live import Live
 ASK = [{"role": "user", "content": "Hi"}]
 CHAT = "/v1/chat/completions"
 GOOD = {"model": "policy", "messages": ASK}
+TOOL = {"type": "function", "function": {"name": "f"}}
 
 
 def rows(live: Live) -> dict[str, int]:
@@ -41,8 +42,17 @@ def rows(live: Live) -> dict[str, int]:
         (CHAT, {**GOOD, "stream": "yes"}, 400, "invalid_request"),
         (CHAT, {**GOOD, "temperature": -1}, 400, "invalid_request"),
         (CHAT, {**GOOD, "max_tokens": 0}, 400, "invalid_request"),
-        (CHAT, {**GOOD, "n": 3}, 400, "unsupported_parameter"),
-        (CHAT, {**GOOD, "tools": [{"type": "function"}]}, 400, "unsupported_parameter"),
+        (CHAT, {**GOOD, "n": 0}, 400, "invalid_request"),
+        (CHAT, {**GOOD, "tools": [{"type": "function"}]}, 400, "invalid_request"),
+        (CHAT, {**GOOD, "tools": [TOOL, TOOL]}, 400, "invalid_request"),
+        (CHAT, {**GOOD, "tool_choice": "required"}, 400, "invalid_request"),
+        (CHAT, {**GOOD, "tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, 400,
+         "invalid_request"),
+        (CHAT, {**GOOD, "tools": [TOOL], "tool_choice": "required"}, 400, "unsupported_parameter"),
+        (CHAT, {**GOOD, "response_format": {"type": "json_schema"}}, 400, "invalid_request"),
+        (CHAT, {**GOOD, "response_format": {"type": "json_object"}}, 400, "unsupported_parameter"),
+        (CHAT, {**GOOD, "messages": [{"role": "assistant", "tool_calls": [{"id": "x"}]}]}, 400, "invalid_request"),
+        (CHAT, {**GOOD, "functions": [{}]}, 400, "unsupported_parameter"),
         (CHAT, {**GOOD, "messages": [{"role": "user", "content": "x" * 5000}]}, 400, "context_length_exceeded"),
         ("/episodes/ep_none/v1/chat/completions", GOOD, 404, "episode_not_found"),
         ("/v1/episodes", {"environment": "nowhere", "task": "x"}, 404, "environment_not_found"),

@@ -155,7 +155,7 @@ def test_a_retry_of_a_stream_that_broke_off_gets_the_whole_answer(tmp_path: Path
                 chunk.choices[0].delta.content or ""
                 for chunk in api.chat.completions.create(model="policy", messages=ASK, stream=True)))
             episode = asyncio.run_coroutine_threadsafe(live.parts.episodes.get(opened.id), live.loop).result()
-            while not any(turn.readers == 2 for turn in list(episode.answering.values())):
+            while not any(turn.readers == 2 for turns in list(episode.answering.values()) for turn in turns):
                 assert not retry.done()
                 time.sleep(0.01)
             broken.close()

@@ -8,13 +8,15 @@ import pytest
 from transformers import AutoTokenizer
 
 from server.errors import BadRequest
-from server.policy.bytes_tokenizer import CHAT_TEMPLATE, END_OF_TURN, BytesTokenizer
+from server.policy.bytes_tokenizer import CHAT_TEMPLATE, END_OF_TURN, IM_END, BytesTokenizer
 from server.policy.render import Renderer, TextStream
+from server.recording.tokens import chain_hash, chain_hashes
 from tests.tiny_model import make_tiny_model
 
 TALK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Héllo 1234 ✓"},
         {"role": "assistant", "content": "Yes.\n\nNo."}, {"role": "user", "content": "  why  "}]
 BYTES = BytesTokenizer()
+END = IM_END
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +86,60 @@ def test_nothing_of_a_stop_string_is_ever_sent() -> None:
 def test_special_tokens_are_no_text() -> None:
     stream = TextStream(BYTES)
     assert stream.push([*BYTES.encode("hi"), 258]) + stream.finish() == "hi"
+
+
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+CALLED = {"role": "assistant", "content": None, "tool_calls": [
+    {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "sky"}'}}]}
+RESULT = {"role": "tool", "tool_call_id": "c1", "content": "blue"}
+REASONING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if loop.last and m.role == 'assistant' %}<think>\n</think>\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}")
+
+
+def test_a_template_that_knows_tools_gets_them_with_arguments_as_objects() -> None:
+    template = ("{% if tools %}{{ tools[0].function.name }}:{% endif %}{% for m in messages %}{{ m.role }}"
+                "{% for c in m.tool_calls or [] %}({{ c.function.arguments.at }}){% endfor %}{% endfor %}")
+    renderer = Renderer(BYTES, template, END_OF_TURN)
+    assert renderer.text([*TALK[:2], CALLED, RESULT], ask=False, tools=[TOOL]) == "look:systemuserassistant(sky)tool"
+    assert renderer.text(TALK[:2], ask=False) == "systemuser"
+
+
+def test_a_template_that_knows_no_tools_gets_them_as_plain_messages() -> None:
+    renderer = Renderer(BYTES, CHAT_TEMPLATE, END_OF_TURN)
+    text = renderer.text([*TALK[:2], CALLED, RESULT], ask=True, tools=[TOOL])
+    assert text.startswith("<|im_start|>system\nBe brief.\n\nYou can call tools.")
+    assert '{"name": "look", "parameters": {"type": "object"}}' in text
+    written = '<tool_call>\n{"name": "look", "arguments": {"at": "sky"}}\n</tool_call>'
+    assert f"<|im_start|>assistant\n{written}<|im_end|>" in text
+    assert "<|im_start|>user\n<tool_response>\nblue\n</tool_response><|im_end|>" in text
+    ids = renderer.prompt([*TALK[:2], CALLED, RESULT], [TOOL])
+    answer = BYTES.encode(written)
+    rest = renderer.continuation([*TALK[:2], CALLED, RESULT], 3, END, [TOOL])
+    assert rest is not None
+    assert [*renderer.prompt(TALK[:2], [TOOL]), *answer, END, *rest] == ids
+
+
+def test_a_template_that_drops_earlier_thoughts_does_not_fork() -> None:
+    renderer = Renderer(BYTES, REASONING, END_OF_TURN)
+    talk = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."},
+            {"role": "user", "content": "And?"}]
+    assert not renderer.text(talk, ask=True).startswith(renderer.text(talk[:2], ask=False)), "history is rewritten"
+    rest = renderer.continuation(talk, 2, END)
+    assert rest is not None
+    assert BYTES.decode(rest, skip_special=False) == (
+        "\n<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n<think>\n")
+    assert renderer.opens_reasoning(rest)
+
+
+def test_what_sdks_change_in_a_message_does_not_change_its_hash() -> None:
+    sent = {"role": "assistant", "content": "Yes. ", "tool_calls": [
+        {"id": "a", "type": "function", "function": {"name": "look", "arguments": '{"at":"sky","n":1}'}}]}
+    back = {"role": "assistant", "content": [{"type": "text", "text": "Yes."}], "refusal": None, "audio": None,
+            "tool_calls": [{"id": "b", "type": "function", "index": 0,
+                            "function": {"arguments": '{"n": 1, "at": "sky"}', "name": "look"}}]}
+    assert chain_hash("", sent) == chain_hash("", back)
+    assert chain_hash("", sent) != chain_hash("", {**sent, "content": "No."})
+    assert chain_hash("", sent) != chain_hash("x", sent)
+    assert chain_hashes([sent], [TOOL]) != chain_hashes([sent])

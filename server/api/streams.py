@@ -1,0 +1,54 @@
+"""Server-sent events, and the deltas of several answers in the order in which they come. Used by every dialect."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from server.api.conversation import Conversation
+from server.policy.answers import Delta
+from server.policy.turns import Turn
+
+Pieces = AsyncIterator[tuple[int, Delta]]
+"""Deltas of all answers as they come, each with the number of its answer."""
+
+
+async def merged(conversation: Conversation) -> Pieces:
+    """Wait for the first delta, so that a failure before it is still a proper HTTP error; return them all.
+
+    Raises:
+        UpturnError: an answer failed before any had begun.
+    """
+    queue: asyncio.Queue[tuple[int, Delta | None]] = asyncio.Queue()
+    pumps = [asyncio.create_task(_pump(turn, index, queue)) for index, turn in enumerate(conversation.turns)]
+    head = await queue.get()
+    if head[1] is None:
+        await conversation.turns[head[0]].answer()
+    return _pieces(queue, head, pumps)
+
+
+async def _pieces(queue: asyncio.Queue[tuple[int, Delta | None]], head: tuple[int, Delta | None],
+                  pumps: list[asyncio.Task[None]]) -> Pieces:
+    left, (index, delta) = len(pumps), head
+    while True:
+        if delta is None:
+            left -= 1
+        else:
+            yield index, delta
+        if not left:
+            return
+        index, delta = await queue.get()
+
+
+async def _pump(turn: Turn, index: int, queue: asyncio.Queue[tuple[int, Delta | None]]) -> None:
+    async for delta in turn.pieces():
+        queue.put_nowait((index, delta))
+    queue.put_nowait((index, None))
+
+
+def event(body: dict[str, Any], name: str | None = None) -> str:
+    """Return a server-sent event."""
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {json.dumps(body, ensure_ascii=False)}\n\n"

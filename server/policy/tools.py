@@ -1,0 +1,90 @@
+"""Tools in a conversation, for chat templates that know none: the Hermes convention, `<tool_call>` around JSON.
+
+A template that reads `tools` gets them as they are. For any other, `in_plain_messages` writes tools, calls and results
+into ordinary messages, so that every instruct model can be asked to call tools. `answers.py` reads the calls back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from server.errors import BadRequest
+
+CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+MARKS = frozenset({CALL_OPEN, CALL_CLOSE, THINK_OPEN, THINK_CLOSE})
+"""What structures an answer's text."""
+Messages = Sequence[dict[str, Any]]
+Tools = Sequence[dict[str, Any]]
+
+_INTRODUCTION = (
+    "You can call tools. Each is described by one line of JSON:\n<tools>\n{tools}\n</tools>\n"
+    "To call a tool, answer with its name and arguments as JSON between tags, once for each call:\n"
+    '<tool_call>\n{{"name": "tool", "arguments": {{"argument": "value"}}}}\n</tool_call>'
+)
+
+
+def in_plain_messages(messages: Messages, tools: Tools) -> list[dict[str, Any]]:
+    """Return a conversation with tools as one of plain messages."""
+    plain = [_plain(message) for message in messages]
+    if not tools:
+        return plain
+    lines = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    introduction = _INTRODUCTION.format(tools=lines)
+    if plain and plain[0]["role"] == "system":
+        return [{**plain[0], "content": f"{plain[0]['content']}\n\n{introduction}"}, *plain[1:]]
+    return [{"role": "system", "content": introduction}, *plain]
+
+
+def with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message whose tool calls carry their arguments as objects, which templates expect."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    return {**message, "tool_calls": [
+        {**call, "function": {**call["function"], "arguments": _parsed(call["function"].get("arguments"))}}
+        for call in calls]}
+
+
+def call_schema(tools: Tools, name: str | None) -> dict[str, Any]:
+    """Return the JSON schema of a call of one tool, or of any.
+
+    Raises:
+        BadRequest: no tool has that name.
+    """
+    wanted = [tool["function"] for tool in tools if name in (None, tool["function"]["name"])]
+    if not wanted:
+        raise BadRequest(f"tool_choice names {name!r}, which is not among the tools", param="tool_choice")
+    choices = [{
+        "type": "object",
+        "properties": {"name": {"enum": [tool["name"]]}, "arguments": tool.get("parameters") or {"type": "object"}},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    } for tool in wanted]
+    return choices[0] if len(choices) == 1 else {"anyOf": choices}
+
+
+def _plain(message: dict[str, Any]) -> dict[str, Any]:
+    if message["role"] == "tool":
+        return {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    written = [f"{CALL_OPEN}\n{_written(call['function'])}\n{CALL_CLOSE}" for call in calls]
+    return {"role": message["role"], "content": "\n".join([*filter(None, [message["content"]]), *written])}
+
+
+def _written(function: dict[str, Any]) -> str:
+    called = {"name": function.get("name"), "arguments": _parsed(function.get("arguments"))}
+    return json.dumps(called, ensure_ascii=False)
+
+
+def _parsed(arguments: Any) -> Any:
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return arguments

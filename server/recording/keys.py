@@ -1,0 +1,76 @@
+"""API keys as rows: create, list, revoke, and the first one. A key is stored as its hash and shown once.
+
+Functions of a session, so that the running server (through its writer) and `python -m server keys` do the same. Who may
+do what with a key is decided in `server/api/`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from clients.wire import KeyCreate, KeyCreated, KeyView
+from server.errors import NotFound
+from server.recording.episode import hash_of
+from server.store.database import new_id
+from server.store.tables import ApiKeyRow
+
+API_KEY = "up-"
+"""How an API key begins."""
+
+
+def new_key() -> str:
+    """Return a key that nobody can guess."""
+    return f"{API_KEY}{secrets.token_urlsafe(32)}"
+
+
+def create_key(session: Session, request: KeyCreate) -> KeyCreated:
+    """Record a new key and return it, this once."""
+    key = new_key()
+    row = ApiKeyRow(id=new_id("key"), key_hash=hash_of(key), name=request.name, scopes=sorted(set(request.scopes)),
+                    requests_per_minute=request.requests_per_minute, max_concurrent=request.max_concurrent,
+                    created_at=time.time())
+    session.add(row)
+    return KeyCreated(key=key, **dict(_view(row)))
+
+
+def list_keys(session: Session) -> list[KeyView]:
+    """Return all keys, newest first."""
+    return [_view(row) for row in session.scalars(sa.select(ApiKeyRow).order_by(ApiKeyRow.id.desc()))]
+
+
+def revoke_key(session: Session, key_id: str) -> None:
+    """Let a key do nothing from now on; its row stays, since its episodes name it.
+
+    Raises:
+        NotFound: there is no such key.
+    """
+    row = get_key(session, key_id)
+    row.revoked_at = row.revoked_at or time.time()
+
+
+def get_key(session: Session, key_id: str) -> ApiKeyRow:
+    """Return a key's row.
+
+    Raises:
+        NotFound: there is no such key.
+    """
+    row = session.get(ApiKeyRow, key_id)
+    if row is None:
+        raise NotFound(f"no key {key_id!r}", code="key_not_found")
+    return row
+
+
+def first_admin_key(session: Session) -> KeyCreated | None:
+    """Create an admin key where there is none that works, so that nobody is locked out; None where there is one."""
+    if any("admin" in key.scopes and key.revoked_at is None for key in list_keys(session)):
+        return None
+    return create_key(session, KeyCreate(name="first admin", scopes=["admin"]))
+
+
+def _view(row: ApiKeyRow) -> KeyView:
+    return KeyView(id=row.id, name=row.name, scopes=row.scopes, requests_per_minute=row.requests_per_minute,
+                   max_concurrent=row.max_concurrent, created_at=row.created_at, revoked_at=row.revoked_at)

@@ -1,0 +1,107 @@
+"""What the server gives up and what it says about it: erase episodes, and tell where they were trained.
+
+Erasing deletes the episode with all turns, tokens, steps, rewards and lineage rows. Weights cannot unlearn, so each
+batch keeps a count of the episodes it had that are gone: how much a version was trained on stays true.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from clients.wire import EpisodeTrained, EpisodeTraining, KeyTrained, KeyTraining
+from server.errors import Conflict, NotFound
+from server.recording.episode import Episodes
+from server.store.database import Database
+from server.store.tables import BatchRow, EpisodeRow, RunEpisodeRow
+from server.store.writer import Writer
+
+CHUNK = 20  # Episodes erased in one transaction: answers that wait for the writer meanwhile wait milliseconds.
+
+
+class Privacy:
+    """Erases episodes and traces them."""
+
+    def __init__(self, database: Database, writer: Writer, episodes: Episodes) -> None:
+        self._database = database
+        self._writer = writer
+        self._episodes = episodes
+
+    async def erase(self, episode_id: str) -> None:
+        """Erase one episode.
+
+        Raises:
+            NotFound: there is no such episode.
+        """
+        if await self._erase(EpisodeRow.id == episode_id) == 0:
+            raise NotFound(f"no episode {episode_id!r}", code="episode_not_found")
+
+    async def erase_owned(self, key_hash: str) -> int:
+        """Erase every episode that a key has opened until now, the open ones too; return how many."""
+        return await self._erase(EpisodeRow.owner_hash == key_hash, EpisodeRow.opened_at <= time.time())
+
+    async def erase_ended(self, before: float) -> int:
+        """Erase the episodes that ended before a time, never an open one; return how many."""
+        return await self._erase(EpisodeRow.status != "open", EpisodeRow.closed_at < before)
+
+    async def trained(self, episode_id: str) -> EpisodeTrained:
+        """Return every learner step whose batch held an episode.
+
+        Raises:
+            NotFound: there is no such episode.
+        """
+        def read() -> EpisodeTrained:
+            query = (sa.select(BatchRow, RunEpisodeRow).join(RunEpisodeRow, RunEpisodeRow.batch_id == BatchRow.id)
+                     .where(RunEpisodeRow.episode_id == episode_id).order_by(BatchRow.id))
+            with self._database.read() as session:
+                if session.get(EpisodeRow, episode_id) is None:
+                    raise NotFound(f"no episode {episode_id!r}", code="episode_not_found")
+                return EpisodeTrained(data=[
+                    EpisodeTraining(run_id=batch.run_id, step=batch.step, policy_version=batch.policy_version,
+                                    advantage=lineage.advantage, weight=lineage.weight)
+                    for batch, lineage in session.execute(query)])
+        return await asyncio.to_thread(read)
+
+    async def trained_of(self, key_hash: str) -> KeyTrained:
+        """Return every learner step whose batch held episodes of a key."""
+        def read() -> KeyTrained:
+            owned = EpisodeRow.owner_hash == key_hash
+            query = (sa.select(BatchRow, sa.func.count())
+                     .join(RunEpisodeRow, RunEpisodeRow.batch_id == BatchRow.id)
+                     .join(EpisodeRow, EpisodeRow.id == RunEpisodeRow.episode_id)
+                     .where(owned).group_by(BatchRow.id).order_by(BatchRow.id))
+            with self._database.read() as session:
+                episodes = session.scalar(sa.select(sa.func.count()).select_from(EpisodeRow).where(owned))
+                return KeyTrained(episodes=episodes or 0, data=[
+                    KeyTraining(run_id=batch.run_id, step=batch.step, policy_version=batch.policy_version,
+                                episodes=count) for batch, count in session.execute(query)])
+        return await asyncio.to_thread(read)
+
+    async def _erase(self, *which: sa.ColumnElement[bool]) -> int:
+        erased = 0
+        while found := await asyncio.to_thread(self._some, which):
+            for episode_id, status in found:
+                if status == "open":  # Ended first, so that no turn in progress is written after the row is gone.
+                    with suppress(Conflict, NotFound):  # It ended by itself meanwhile.
+                        await self._episodes.end(await self._episodes.get(episode_id), "closed", reason="erased")
+            ids = [episode_id for episode_id, _ in found]
+            erased += await self._writer.write(lambda session, ids=ids: _delete(session, ids))  # type: ignore[misc]
+        return erased
+
+    def _some(self, which: tuple[sa.ColumnElement[bool], ...]) -> list[tuple[str, str]]:
+        with self._database.read() as session:
+            return [(row.id, row.status) for row in session.execute(
+                sa.select(EpisodeRow.id, EpisodeRow.status).where(*which).limit(CHUNK))]
+
+
+def _delete(session: Session, ids: list[str]) -> int:
+    lineage = (sa.select(RunEpisodeRow.batch_id, sa.func.count()).where(RunEpisodeRow.episode_id.in_(ids))
+               .group_by(RunEpisodeRow.batch_id))
+    for batch_id, count in session.execute(lineage).all():
+        session.execute(sa.update(BatchRow).where(BatchRow.id == batch_id)
+                        .values(erased_episodes=BatchRow.erased_episodes + count))
+    return int(session.execute(sa.delete(EpisodeRow).where(EpisodeRow.id.in_(ids))).rowcount)  # type: ignore[attr-defined]
