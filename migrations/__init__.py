@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -19,12 +21,32 @@ def config(connection: sa.Connection) -> Config:
     return made
 
 
-def upgrade(engine: sa.Engine) -> None:
-    """Bring the database to the newest revision."""
-    with engine.begin() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        command.upgrade(config(connection), "head")
+@contextmanager
+def migrating(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Open the one transaction in which revisions run.
+
+    SQLite changes some columns by making their table anew; with foreign keys enforced, dropping the old table would
+    take every row that points into it along.
+    """
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        if connection.dialect.name == "sqlite":
+            driver.execute("PRAGMA foreign_keys=OFF")  # does nothing once a transaction has begun
+        try:
+            with connection.begin():
+                if connection.dialect.name == "postgresql":
+                    connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+                yield connection
+        finally:
+            if connection.dialect.name == "sqlite":
+                driver.execute("PRAGMA foreign_keys=ON")
+
+
+def upgrade(engine: sa.Engine, revision: str = "head") -> None:
+    """Bring the database to a revision, the newest by default."""
+    with migrating(engine) as connection:
+        command.upgrade(config(connection), revision)
 
 
 def check(engine: sa.Engine) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from sqlalchemy.orm import Session
 
 import migrations
@@ -47,6 +48,40 @@ def test_the_tables_in_the_code_are_those_of_the_revisions(database: Database) -
 
 def test_migrating_twice_changes_nothing(database: Database) -> None:
     migrations.upgrade(database.writer)
+
+
+def test_revisions_lose_no_row_and_no_row_that_points_to_one(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'old.db'}")
+    migrations.upgrade(database.writer, "0001")
+    rows = {
+        "episode": "(id, status, seed, horizon, purpose, policy_version, trainable, details, opened_at) "
+                   "values ('e', 'open', 0, 1, 'other', 0, 1, '{}', 0)",
+        "turn": '(id, episode_id, "index", digest, messages, answer, finish_reason, prompt_tokens, completion_tokens, '
+                "temperature, trainable, forked, duration_ms, created_at) "
+                "values ('t', 'e', 0, 'd', '[]', '{}', 'stop', 1, 1, 1, 1, 0, 0, 0)",
+        "node": "(id, episode_id, turn_id, token_ids, sampled) values (1, 'e', 't', x'00', 1)",
+        "run": "(id, state, \"trigger\", config, step, created_at) values ('r', 'done', 't', '{}', 0, 0)",
+        "batch": "(id, run_id, step, horizon, state, stats, created_at) values ('b', 'r', 0, 1, 'trained', '{}', 0)",
+        "run_episode": "(run_id, episode_id, batch_id) values ('r', 'e', 'b')",
+    }
+    with database.writer.begin() as connection:
+        for table, values in rows.items():
+            connection.exec_driver_sql(f"insert into {table} {values}")
+
+    def counts() -> dict[str, int]:
+        with database.reader.begin() as connection:
+            return {t: connection.exec_driver_sql(f"select count(*) from {t}").scalar_one() for t in rows}
+
+    migrations.upgrade(database.writer)
+    assert counts() == dict.fromkeys(rows, 1)
+    with migrations.migrating(database.writer) as connection:
+        command.downgrade(migrations.config(connection), "0001")
+    assert counts() == dict.fromkeys(rows, 1)
+    migrations.upgrade(database.writer)
+    assert counts() == dict.fromkeys(rows, 1)
+    with database.writer.connect() as connection:
+        assert connection.exec_driver_sql("pragma foreign_keys").scalar() == 1
+    database.close()
 
 
 def test_sqlite_writes_ahead_enforces_foreign_keys_and_syncs_each_commit(database: Database) -> None:
