@@ -12,7 +12,10 @@ from server.policy.turns import Ask
 
 NOT_SAMPLING = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
                           "verbosity", "modalities", "reasoning_effort", "prompt_cache_retention"})
-UNSUPPORTED = ("functions", "function_call", "audio", "prediction", "web_search_options")
+UNSUPPORTED = ("functions", "function_call", "audio", "prediction", "web_search_options", "chat_template_kwargs")
+NEUTRAL: dict[str, Any] = {"presence_penalty": 0, "frequency_penalty": 0, "repetition_penalty": 1, "min_p": 0,
+                           "min_tokens": 0, "logit_bias": {}, "best_of": 1}
+"""Values with which a sampling field changes nothing: SDKs send them, and such a turn is trainable."""
 
 
 class Options(BaseModel):
@@ -145,7 +148,8 @@ class ChatRequest(BaseModel):
                 for message in self.messages]
 
     def _sampling(self, context_tokens: int) -> SamplingParams:
-        extra = {k: v for k, v in (self.model_extra or {}).items() if v is not None and k not in NOT_SAMPLING}
+        extra = {name: value for name, value in (self.model_extra or {}).items()
+                 if value is not None and name not in NOT_SAMPLING and not (name in NEUTRAL and value == NEUTRAL[name])}
         for name in UNSUPPORTED:
             if extra.pop(name, None):
                 raise BadRequest(f"this server does not support {name!r}", param=name, code="unsupported_parameter")

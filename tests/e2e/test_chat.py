@@ -183,5 +183,7 @@ def test_sampling_that_the_learner_cannot_reproduce_is_marked_untrainable(live: 
     api = live.openai(key=opened.key)
     api.chat.completions.create(model="policy", messages=ASK, top_p=0.5)
     api.chat.completions.create(model="policy", messages=[*ASK, *ASK], temperature=0)
+    api.chat.completions.create(model="policy", messages=ASK, presence_penalty=0.5)
+    api.chat.completions.create(model="policy", messages=ASK, presence_penalty=0, logit_bias={}, frequency_penalty=0.0)
     reasons = [turn.untrainable_reason for turn in live.client.episode(opened.id).turns]
-    assert reasons == ["truncated_sampling", "greedy"]
+    assert reasons == ["truncated_sampling", "greedy", "changed_sampling", None]
