@@ -24,7 +24,13 @@ from clients.wire import (
     EpisodeClose,
     EpisodeOpen,
     EpisodeOpened,
+    EpisodeTrained,
     EpisodeView,
+    Erased,
+    KeyCreate,
+    KeyCreated,
+    KeyList,
+    KeyTrained,
     Message,
     PlayRequest,
     PlayView,
@@ -141,6 +147,33 @@ class Client:
     def erase_episode(self, episode_id: str) -> None:
         """Erase an episode and everything recorded in it."""
         self._request("DELETE", f"/v1/episodes/{episode_id}", repeatable=False)
+
+    def trained(self, episode_id: str) -> EpisodeTrained:
+        """Ask which runs and policy versions were trained on an episode."""
+        return self._get(f"/v1/episodes/{episode_id}/trained", EpisodeTrained)
+
+    # ---------------------------------------------------------------------------------------------------- keys
+
+    def create_key(self, request: KeyCreate) -> KeyCreated:
+        """Create an API key; it is shown only in this answer. Never sent twice: each time makes another key."""
+        return self._post("/v1/keys", request, KeyCreated)
+
+    def keys(self) -> KeyList:
+        """List all API keys, newest first, with the revoked ones."""
+        return self._get("/v1/keys", KeyList)
+
+    def revoke_key(self, key_id: str) -> None:
+        """Revoke a key, and with it the keys of the episodes it opened."""
+        self._request("DELETE", f"/v1/keys/{key_id}", repeatable=True)
+
+    def erase_episodes_of_key(self, key_id: str = "me") -> Erased:
+        """Erase every episode that a key has opened; `me` is this client's own key."""
+        answer = self._request("DELETE", f"/v1/keys/{key_id}/episodes", repeatable=True)
+        return Erased.model_validate_json(answer.content)
+
+    def trained_on_key(self, key_id: str = "me") -> KeyTrained:
+        """Ask which runs and policy versions were trained on the episodes of a key."""
+        return self._get(f"/v1/keys/{key_id}/trained", KeyTrained)
 
     # --------------------------------------------------------------------------------------------------- plays
 

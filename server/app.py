@@ -9,16 +9,22 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 import migrations
-from server.api import chat, episodes, middleware, operations, plays, policies, runs
+from server.api import chat, episodes, keys, middleware, operations, plays, policies, runs
+from server.api.access import Gate, needs, own_episode
+from server.api.callers import Callers
+from server.api.limits import Limits
 from server.api.state import State
 from server.environments.plays import Plays
 from server.environments.sessions import Sessions
+from server.metrics import Metrics
 from server.policy.build import build_policy
 from server.policy.routing import Pointers
 from server.policy.swap import Swap
 from server.policy.turns import Turns
 from server.recording.episode import Episodes
+from server.recording.privacy import Privacy
 from server.recording.recorder import Recorder
+from server.recording.retention import Retention
 from server.settings import Settings
 from server.store.database import Database
 from server.store.writer import Writer
@@ -41,7 +47,11 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
         writer = Writer(database.writer)
         built = await asyncio.to_thread(build_policy, settings)
         engine, pointers = built.engine, Pointers(settings.name, shared=built.weights == "full")
-        episodes_, recorder = Episodes(database, writer), Recorder(writer)
+        metrics = Metrics()
+        episodes_, recorder = Episodes(database, writer, metrics.ended), Recorder(writer, metrics.turn)
+        privacy = Privacy(database, writer, episodes_)
+        retention = Retention(privacy, settings.retention_days)
+        callers = Callers(database, required=settings.keys_required)
         sessions = Sessions(writer, episodes_)
         turns = Turns(engine, built.renderer, recorder, episodes_)
         plays_ = Plays(database=database, writer=writer, engine=engine, pointers=pointers, episodes=episodes_,
@@ -50,23 +60,27 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
                     root=settings.data_dir, validate=built.validate, open_versions=episodes_.open_versions,
                     keep_versions=settings.keep_versions)
         runs_ = Runs(database, writer, pointers, settings.learner.lease_s)
-        learner = (LearnerProcess(settings.learner, runs_, data_dir=settings.data_dir.absolute())
+        learner = (LearnerProcess(settings.learner, runs_, data_dir=settings.data_dir.absolute(),
+                                  key=callers.own_key("own learner", "learner"))
                    if settings.learner.start and own_url else None)
         schedule = Schedule(settings.schedule, runs_, learner)
         app.state.parts = State(
-            settings=settings, database=database, engine=engine, pointers=pointers, swap=swap, episodes=episodes_,
-            sessions=sessions, turns=turns, plays=plays_, runs=runs_, schedule=schedule,
+            settings=settings, database=database, writer=writer, callers=callers, limits=Limits(), engine=engine,
+            pointers=pointers, swap=swap, episodes=episodes_, privacy=privacy, sessions=sessions, metrics=metrics,
+            renderer=built.renderer, turns=turns, plays=plays_, runs=runs_, schedule=schedule,
             batches=Batches(database, writer, plays_, pointers))
         try:
             await episodes_.fail_interrupted()
             await plays_.fail_interrupted()
             await swap.start()
             schedule.start()
+            retention.start()
             if learner and own_url:
                 learner.start(own_url())
             yield
         finally:
             schedule.close()
+            retention.close()
             if learner:
                 await learner.close()
             await plays_.close()
@@ -78,6 +92,11 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
 
     app = FastAPI(title="Upturn", lifespan=lifespan)
     middleware.install(app, settings.max_body_bytes)
-    for routes in (chat, episodes, plays, runs, policies, operations):
-        app.include_router(routes.router)
+    app.add_middleware(Gate)  # Outermost: who may not come in has no body read.
+    for agents in (chat,):
+        app.include_router(agents.router, dependencies=[own_episode])
+    for admins in (plays, keys):
+        app.include_router(admins.router, dependencies=[needs("admin")])
+    for mixed in (episodes, runs, policies, operations):  # Their routes say what each needs.
+        app.include_router(mixed.router)
     return app

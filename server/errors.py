@@ -4,15 +4,19 @@
     ├── BadRequest 400            the request is wrong; sending it again will not help
     │   ├── ContextTooLong 400
     │   └── HorizonReached 400
+    ├── InvalidKey 401            no API key, a wrong one, or a revoked one
+    ├── Forbidden 403             the key may not do this
     ├── NotFound 404
     ├── Conflict 409
     ├── TooLarge 413
+    ├── RateLimited 429           the key's own limit; come back after `retry_after_s`
     └── Unavailable 503           come back after `retry_after_s`
         ├── EngineError 503       the engine died, or cannot answer now
         └── EnvironmentFailed 503 an episode's environment broke; the episode is marked failed
 
 To add one: subclass the nearest, give it a `code`, draw it here. Bodies are OpenAI's: `{"error": {message, type, param,
-code}}`, so every OpenAI SDK shows them; 4xx are not retried by SDKs, 503 carries `Retry-After`.
+code}}`, so every OpenAI SDK shows them; 400, 401, 403, 404 and 413 are not retried by SDKs, 429 and 503 carry
+`Retry-After`.
 """
 
 from __future__ import annotations
@@ -65,6 +69,26 @@ class HorizonReached(BadRequest):
     code = "horizon_reached"
 
 
+class InvalidKey(UpturnError):
+    """The request has no API key, a wrong one, or a revoked one."""
+
+    status_code = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+    def headers(self) -> dict[str, str]:
+        """Return the extra response headers: how to say who calls."""
+        return {**super().headers(), "www-authenticate": "Bearer"}
+
+
+class Forbidden(UpturnError):
+    """The key's scopes do not cover this."""
+
+    status_code = 403
+    type = "invalid_request_error"
+    code = "insufficient_scope"
+
+
 class NotFound(UpturnError):
     """No such model, episode, environment, task, run."""
 
@@ -87,6 +111,14 @@ class TooLarge(UpturnError):
     status_code = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class RateLimited(UpturnError):
+    """The key has used what it may use now."""
+
+    status_code = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
 
 
 class Unavailable(UpturnError):

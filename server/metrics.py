@@ -23,7 +23,7 @@ class Metrics:
                               registry=self.registry)
         self._prompt = Counter("upturn_prompt_tokens", "Prompt tokens of recorded turns", registry=self.registry)
         self._answered = Counter("upturn_answer_tokens", "Tokens of recorded answers", registry=self.registry)
-        self._seconds = Histogram("upturn_turn_seconds", "From the request's first token to the durable turn",
+        self._seconds = Histogram("upturn_turn_seconds", "From the start of sampling to the durable turn",
                                   registry=self.registry, buckets=(.01, .03, .1, .3, 1, 3, 10, 30, 100))
         self._ended = Counter("upturn_episodes_ended", "Ended episodes by status and class of failure",
                               ["status", "error_class"], registry=self.registry)

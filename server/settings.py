@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,10 @@ from clients.wire import RunConfig
 EnvSource = PydanticBaseSettingsSource
 PREFIX = "UPTURN_"
 NESTED = "__"
+
+
+class SettingsError(ValueError):
+    """The settings cannot be read at all; a wrong value is pydantic's `ValidationError`."""
 
 
 class Section(BaseModel):
@@ -110,6 +115,8 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
+    keys: Literal["auto", "required", "off"] = "auto"
+    """Whether callers need an API key; `auto` is required unless the host is loopback. `off` is for loopback only."""
     default_horizon: int = Field(default=100, ge=1, le=10_000)
     """Horizon of episodes that name none."""
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
@@ -118,6 +125,8 @@ class Settings(BaseSettings):
     """Episodes a play has open at once."""
     keep_versions: int = Field(default=3, ge=1)
     """Newest versions whose weights stay on disk; the base, the champion and each run's last stay anyway."""
+    retention_days: float | None = Field(default=None, gt=0)
+    """Erase episodes so long after their end; None keeps them all."""
     engine: EngineSettings = EngineSettings()
     learner: LearnerSettings = LearnerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
@@ -127,6 +136,19 @@ class Settings(BaseSettings):
         """The URL in use."""
         return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'upturn.db'}"
 
+    @property
+    def keys_required(self) -> bool:
+        """Whether callers need an API key."""
+        return self.keys == "required" or (self.keys == "auto" and not _is_loopback(self.host))
+
+    @model_validator(mode="after")
+    def an_open_address_needs_keys(self) -> Settings:
+        """Without keys, whoever reaches the address could use, train and erase everything."""
+        if self.keys == "off" and not _is_loopback(self.host):
+            raise ValueError(f"keys are off, but {self.host} can be reached from other machines: "
+                             "use keys = auto, or a loopback host such as 127.0.0.1")
+        return self
+
     @classmethod
     def load(cls, args: list[str], *, program: str = "python -m server serve") -> Settings:
         """Read the settings; `--config FILE` names the TOML file.
@@ -134,7 +156,7 @@ class Settings(BaseSettings):
         Raises:
             SystemExit: after `--help`, or for an unknown flag.
             pydantic.ValidationError: a value is wrong or a key unknown.
-            ValueError: an environment variable with our prefix is no setting.
+            SettingsError: there is no such file, or an environment variable with our prefix is no setting.
         """
         args, config = _take_config(args)
         _refuse_unknown_environment()
@@ -150,7 +172,14 @@ class Settings(BaseSettings):
                 return (flags, env_settings, *file)
 
         Loaded.__doc__ = cls.__doc__
-        return cls.model_construct(**dict(Loaded()))
+        return cls.model_construct(**dict(iter(Loaded())))  # A plain dict(...) would call the setting `keys`.
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _take_config(args: list[str]) -> tuple[list[str], Path | None]:
@@ -160,17 +189,17 @@ def _take_config(args: list[str]) -> tuple[list[str], Path | None]:
         if name == "--config":
             rest = args[position + 1 :]
             if not equals and not rest:
-                raise ValueError("--config needs a file")
+                raise SettingsError("--config needs a file")
             path = Path(value if equals else rest[0])
             if not path.is_file():
-                raise ValueError(f"--config {path}: no such file")
+                raise SettingsError(f"--config {path}: no such file")
             return args[:position] + (rest if equals else rest[1:]), path
     return args, None
 
 
 def _refuse_unknown_environment() -> None:
     """pydantic-settings ignores a mistyped variable; a setting that silently does nothing is worse than an error."""
-    known = set()
+    known = {f"{PREFIX}KEY"}  # The learner's API key, which the same environment may hold.
     for name, field in Settings.model_fields.items():
         known.add(f"{PREFIX}{name}".upper())
         section = field.annotation
@@ -179,4 +208,4 @@ def _refuse_unknown_environment() -> None:
     unknown = sorted(v for v in os.environ if v.upper().startswith(PREFIX) and v.upper() not in known
                      and not v.upper().startswith(f"{PREFIX}SCHEDULE{NESTED}RUN{NESTED}"))
     if unknown:
-        raise ValueError(f"unknown settings in the environment: {', '.join(unknown)}")
+        raise SettingsError(f"unknown settings in the environment: {', '.join(unknown)}")

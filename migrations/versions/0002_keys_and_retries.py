@@ -21,17 +21,15 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("idempotency_key", sa.String(length=200), nullable=True))
         batch_op.add_column(sa.Column("choice", sa.Integer(), server_default="0", nullable=False))
         batch_op.create_index(batch_op.f("ix_turn_digest"), ["digest"], unique=False)
+        batch_op.create_index(batch_op.f("ix_turn_idempotency_key"), ["idempotency_key"], unique=False)
 
 
 def downgrade() -> None:
-    with op.batch_alter_table("turn", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_turn_digest"))
-        batch_op.drop_column("choice")
-        batch_op.drop_column("idempotency_key")
-
-    with op.batch_alter_table("batch", schema=None) as batch_op:
-        batch_op.drop_column("erased_episodes")
-
-    with op.batch_alter_table("api_key", schema=None) as batch_op:
-        batch_op.drop_column("max_concurrent")
-        batch_op.drop_column("requests_per_minute")
+    # Not as a batch: SQLite would copy the table and drop the old one, and with it every row that points to its rows.
+    op.drop_index(op.f("ix_turn_idempotency_key"), table_name="turn")
+    op.drop_index(op.f("ix_turn_digest"), table_name="turn")
+    op.drop_column("turn", "choice")
+    op.drop_column("turn", "idempotency_key")
+    op.drop_column("batch", "erased_episodes")
+    op.drop_column("api_key", "max_concurrent")
+    op.drop_column("api_key", "requests_per_minute")

@@ -13,12 +13,13 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 
 from clients.wire import EpisodeOpen
+from server.api.access import CallerOf, NoTrain
 from server.api.chat_request import ChatRequest
 from server.api.state import State
 from server.errors import HorizonReached
 from server.policy.routing import find_episode
 from server.policy.turns import Answer, Ask, Turn
-from server.recording.episode import EPISODE_KEY, Episode, hash_of
+from server.recording.episode import Episode
 from server.recording.replay import find_recorded
 from server.recording.tokens import digest
 
@@ -27,33 +28,24 @@ from server.recording.tokens import digest
 class Call:
     """What a request says beside its body."""
 
-    key: str
-    """The API key, empty where there is none."""
+    owner: str
+    """SHA-256 of the caller's key."""
     named: str | None
-    """The episode that the URL or the header names."""
+    """The episode that the URL, the header or the key names; None where the caller knows nothing of episodes."""
     retry: bool
     """The client sends it again (OpenAI's and Anthropic's SDKs say so)."""
     idempotency_key: str | None
     trains: bool
     """False where the caller forbids training on it."""
 
-    @property
-    def unnamed(self) -> bool:
-        """The caller knows nothing of episodes."""
-        return self.named is None and not self.key.startswith(EPISODE_KEY)
 
-
-def _call(request: Request, authorization: Annotated[str | None, Header()] = None,
-          x_api_key: Annotated[str | None, Header()] = None, x_episode_id: Annotated[str | None, Header()] = None,
+def _call(request: Request, caller: CallerOf, no_train: NoTrain,
+          x_episode_id: Annotated[str | None, Header()] = None,
           x_stainless_retry_count: Annotated[str | None, Header()] = None,
-          idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
-          x_no_train: Annotated[str | None, Header()] = None) -> Call:
-    scheme, _, key = (authorization or "").partition(" ")
+          idempotency_key: Annotated[str | None, Header(max_length=200)] = None) -> Call:
     return Call(
-        key=key if scheme.lower() == "bearer" else x_api_key or "",
-        named=request.path_params.get("episode_id") or x_episode_id,
-        retry=(x_stainless_retry_count or "0") != "0", idempotency_key=idempotency_key,
-        trains=(x_no_train or "").lower() not in ("1", "true", "yes"))
+        owner=caller.key_hash, named=request.path_params.get("episode_id") or x_episode_id or caller.episode_id,
+        retry=(x_stainless_retry_count or "0") != "0", idempotency_key=idempotency_key, trains=not no_train)
 
 
 CallOf = Annotated[Call, Depends(_call)]
@@ -90,14 +82,13 @@ async def converse(parts: State, call: Call, body: ChatRequest) -> Conversation:
     Raises:
         UpturnError: the request is wrong, comes too late, or cannot be answered now; nothing was recorded.
     """
-    ask = body.ask(parts.engine.context_tokens, owner=hash_of(call.key), digest=digest(body.model_dump(mode="json")),
+    ask = body.ask(parts.engine.context_tokens, owner=call.owner, digest=digest(body.model_dump(mode="json")),
                    idempotency_key=call.idempotency_key)
-    named = await find_episode(parts.episodes, named=call.named, key=call.key, messages=ask.messages, tools=ask.tools)
-    turns = await _sent_again(parts, call, ask, named) or await _begin(parts, call, body, ask, named)
+    turns = await _sent_again(parts, call, ask) or await _begin(parts, call, body, ask)
     return Conversation(parts.pointers.name, turns)
 
 
-async def _sent_again(parts: State, call: Call, ask: Ask, named: str | None) -> list[Turn]:
+async def _sent_again(parts: State, call: Call, ask: Ask) -> list[Turn]:
     """Return the turns that answer, or have answered, this very request of this caller."""
     if not call.retry and call.idempotency_key is None:
         return []
@@ -105,12 +96,13 @@ async def _sent_again(parts: State, call: Call, ask: Ask, named: str | None) -> 
         return turns
     return parts.turns.again(await asyncio.to_thread(
         find_recorded, parts.database, digest=ask.digest, key=call.idempotency_key, owner=ask.owner,
-        episode_id=None if call.unnamed else named))
+        episode_id=call.named))
 
 
-async def _begin(parts: State, call: Call, body: ChatRequest, ask: Ask, named: str | None) -> list[Turn]:
+async def _begin(parts: State, call: Call, body: ChatRequest, ask: Ask) -> list[Turn]:
     """Take new turns, in the named or found episode or in a new one."""
-    episode = await parts.episodes.get(named) if named is not None else await _open_live(parts, call, body, ask)
+    found = call.named or await find_episode(parts.episodes, call.owner, ask.messages, ask.tools)
+    episode = await parts.episodes.get(found) if found is not None else await _open_live(parts, call, body, ask)
     if not call.trains:
         await parts.episodes.never_train(episode)
     version = parts.pointers.for_episode(episode, body.model, parts.engine)
@@ -119,7 +111,7 @@ async def _begin(parts: State, call: Call, body: ChatRequest, ask: Ask, named: s
     except HorizonReached:
         if not episode.answering:  # Its last turns may still be on their way into the record.
             await parts.episodes.end(episode, "truncated", reason="horizon")
-        if not call.unnamed:
+        if call.named is not None:
             raise
     # An agent that knows nothing of episodes goes on talking, in the next one.
     episode = await _open_live(parts, call, body, ask)

@@ -8,10 +8,12 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import BadRequest, NotFound, TooLarge, UpturnError
+from server.store.database import BROKEN, unavailable
 
 log = logging.getLogger("upturn.errors")
 
@@ -63,6 +65,11 @@ def install(app: FastAPI, max_body_bytes: int) -> None:
     @app.exception_handler(UpturnError)
     async def ours(_: Request, error: UpturnError) -> JSONResponse:
         return answer(error)
+
+    for kind in BROKEN:
+        @app.exception_handler(kind)
+        async def broken(_: Request, error: SQLAlchemyError) -> JSONResponse:
+            return answer(unavailable(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:

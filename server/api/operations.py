@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from fastapi.responses import Response
 
 from clients.wire import ServerView
+from server.api.access import needs
 from server.api.state import Parts
 from server.errors import Unavailable
 
@@ -15,6 +17,15 @@ router = APIRouter(tags=["operations"])
 async def healthz() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
+
+
+@router.get("/metrics", dependencies=[needs("admin")])
+async def metrics(parts: Parts) -> Response:
+    """What operations watch, in Prometheus' text format."""
+    parts.metrics.champion.set(parts.pointers.champion)
+    parts.metrics.head.set(parts.pointers.head)
+    parts.metrics.engine_up.set(parts.engine.available)
+    return Response(parts.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 @router.get("/readyz")

@@ -8,13 +8,14 @@ from typing import Any
 from fastapi import APIRouter
 
 from clients.wire import PolicyList, PolicyPublish, PolicyView
+from server.api.access import needs
 from server.api.state import Parts
 from server.errors import NotFound
 
 router = APIRouter(prefix="/v1", tags=["policies"])
 
 
-@router.get("/models")
+@router.get("/models", dependencies=[needs("agent")])
 async def list_models(parts: Parts) -> dict[str, Any]:
     """Everything that `model` may name now."""
     loaded = sorted(parts.engine.versions, reverse=True)
@@ -24,33 +25,33 @@ async def list_models(parts: Parts) -> dict[str, Any]:
         {"id": name, "object": "model", "created": 0, "owned_by": "upturn"} for name in names]}
 
 
-@router.get("/models/{model:path}")
+@router.get("/models/{model:path}", dependencies=[needs("agent")])
 async def get_model(model: str, parts: Parts) -> dict[str, Any]:
     """One of them."""
     parts.pointers.resolve(model, parts.engine)
     return {"id": model, "object": "model", "created": 0, "owned_by": "upturn"}
 
 
-@router.post("/policies", status_code=201)
+@router.post("/policies", status_code=201, dependencies=[needs("learner")])
 async def publish(body: PolicyPublish, parts: Parts) -> PolicyView:
     """Publish a version and wait until it serves."""
     await parts.runs.heartbeat(body.run_id, body.learner)
     return await parts.swap.publish(body)
 
 
-@router.get("/policies")
+@router.get("/policies", dependencies=[needs("learner")])
 async def list_policies(parts: Parts) -> PolicyList:
     """All versions, newest first."""
     return PolicyList(data=await asyncio.to_thread(parts.swap.views))
 
 
-@router.post("/policies/rollback")
+@router.post("/policies/rollback", dependencies=[needs("admin")])
 async def rollback(parts: Parts) -> PolicyView:
     """Make the champion before this one the champion again."""
     return await parts.swap.rollback()
 
 
-@router.get("/policies/{version}")
+@router.get("/policies/{version}", dependencies=[needs("learner")])
 async def get_policy(version: int, parts: Parts) -> PolicyView:
     """One version."""
     found = await asyncio.to_thread(parts.swap.views, version)
@@ -59,7 +60,7 @@ async def get_policy(version: int, parts: Parts) -> PolicyView:
     return found[0]
 
 
-@router.post("/policies/{version}/promote")
+@router.post("/policies/{version}/promote", dependencies=[needs("admin")])
 async def promote(version: int, parts: Parts) -> PolicyView:
     """Make a version the champion."""
     return await parts.swap.promote(version)

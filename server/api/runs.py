@@ -16,6 +16,7 @@ from clients.wire import (
     RunRequest,
     RunView,
 )
+from server.api.access import needs
 from server.api.state import Parts
 from server.errors import BadRequest
 
@@ -36,13 +37,13 @@ class ScheduleView(Message):
     """Unix time of the next start."""
 
 
-@router.get("/schedule")
+@router.get("/schedule", dependencies=[needs("learner")])
 def get_schedule(parts: Parts) -> ScheduleView:
     """When the next run starts by itself."""
     return ScheduleView(interval_s=parts.settings.schedule.interval_s, next_at=parts.schedule.next_s())
 
 
-@router.post("/runs", status_code=201)
+@router.post("/runs", status_code=201, dependencies=[needs("admin")])
 async def create_run(body: RunRequest, parts: Parts) -> RunView:
     """Ask for a run: the given one, or the configured one."""
     config = body.config or parts.settings.schedule.run
@@ -51,49 +52,49 @@ async def create_run(body: RunRequest, parts: Parts) -> RunView:
     return await parts.schedule.request(config, body.trigger)
 
 
-@router.get("/runs")
+@router.get("/runs", dependencies=[needs("learner")])
 async def list_runs(parts: Parts) -> RunList:
     """All runs, newest first."""
     return RunList(data=await parts.runs.views())
 
 
-@router.post("/runs/claim", response_model=RunView)
+@router.post("/runs/claim", response_model=RunView, dependencies=[needs("learner")])
 async def claim_run(body: RunClaim, parts: Parts) -> RunView | Response:
     """A learner takes a run; 204 where none is due."""
     return await parts.runs.claim(body) or Response(status_code=204)
 
 
-@router.get("/runs/{run_id}")
+@router.get("/runs/{run_id}", dependencies=[needs("learner")])
 async def get_run(run_id: str, parts: Parts) -> RunView:
     """One run with its steps."""
     return await parts.runs.view(run_id)
 
 
-@router.post("/runs/{run_id}/cancel")
+@router.post("/runs/{run_id}/cancel", dependencies=[needs("admin")])
 async def cancel_run(run_id: str, parts: Parts) -> RunView:
     """Cancel a run."""
     return await parts.runs.cancel(run_id)
 
 
-@router.post("/runs/{run_id}/heartbeat", status_code=204)
+@router.post("/runs/{run_id}/heartbeat", status_code=204, dependencies=[needs("learner")])
 async def heartbeat(run_id: str, body: Heartbeat, parts: Parts) -> None:
     """Renew a learner's lease."""
     await parts.runs.heartbeat(run_id, body.learner)
 
 
-@router.post("/runs/{run_id}/end")
+@router.post("/runs/{run_id}/end", dependencies=[needs("learner")])
 async def end_run(run_id: str, body: RunEnd, parts: Parts) -> RunView:
     """The learner reports how its run ended."""
     return await parts.runs.end(run_id, body)
 
 
-@router.post("/batches")
+@router.post("/batches", dependencies=[needs("learner")])
 async def lease_batch(body: BatchRequest, parts: Parts) -> BatchView:
     """Lease the batch of one learner step; `gathering` means: ask again."""
     return await parts.batches.lease(body)
 
 
-@router.post("/batches/{batch_id}/ack", status_code=204)
+@router.post("/batches/{batch_id}/ack", status_code=204, dependencies=[needs("learner")])
 async def acknowledge_batch(batch_id: str, body: BatchAck, parts: Parts) -> None:
     """A batch was trained, or is given back."""
     await parts.batches.acknowledge(batch_id, body)

@@ -7,15 +7,21 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from server.api.callers import Callers
+from server.api.limits import Limits
 from server.environments.plays import Plays
 from server.environments.sessions import Sessions
+from server.metrics import Metrics
 from server.policy.engine import Engine
+from server.policy.render import Renderer
 from server.policy.routing import Pointers
 from server.policy.swap import Swap
 from server.policy.turns import Turns
 from server.recording.episode import Episodes
+from server.recording.privacy import Privacy
 from server.settings import Settings
 from server.store.database import Database
+from server.store.writer import Writer
 from server.training.batches import Batches
 from server.training.runs import Runs
 from server.training.schedule import Schedule
@@ -27,11 +33,17 @@ class State:
 
     settings: Settings
     database: Database
+    writer: Writer
+    callers: Callers
+    limits: Limits
     engine: Engine
     pointers: Pointers
     swap: Swap
     episodes: Episodes
+    privacy: Privacy
     sessions: Sessions
+    metrics: Metrics
+    renderer: Renderer
     turns: Turns
     plays: Plays
     runs: Runs

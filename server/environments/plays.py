@@ -120,6 +120,7 @@ class Plays:
                             group=f"{play.id}:{task}", trainable=request.trainable),
                 policy_version=version, horizon=request.horizon, play_id=play.id, purpose=request.purpose)
             self._sessions.attach(episode, environment)
+            await episode.opened()
             try:
                 await self._take_turns(play, episode, [dict(m) for m in reset.messages])
             except ContextTooLong:

@@ -7,7 +7,7 @@ from typing import Any
 
 from server.errors import NotFound, Unavailable
 from server.policy.engine import Engine
-from server.recording.episode import EPISODE_KEY, Episode, Episodes, hash_of
+from server.recording.episode import Episode, Episodes
 from server.recording.tokens import chain_hashes
 
 
@@ -56,11 +56,9 @@ class Pointers:
                           code="version_gone")
 
 
-async def find_episode(episodes: Episodes, *, named: str | None, key: str, messages: list[dict[str, Any]],
-                       tools: list[dict[str, Any]]) -> str | None:
-    """Return the episode of a chat call: named, by its own key, or by its recorded beginning; None is a new one."""
-    if named is None and key.startswith(EPISODE_KEY):
-        named = await episodes.find_by_key(key)
-        if named is None:
-            raise NotFound("no episode has this key", code="episode_not_found")
-    return named or await episodes.find_live(hash_of(key), chain_hashes(messages, tools))
+async def find_episode(episodes: Episodes, owner: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]]
+                       ) -> str | None:
+    """Return the open live episode of a caller that has recorded the longest beginning of a conversation."""
+    ends = [found for found, message in zip(chain_hashes(messages, tools), messages, strict=True)
+            if message["role"] == "assistant"]  # What is recorded ends with an answer.
+    return await episodes.find_live(owner, ends) if ends else None

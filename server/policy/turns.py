@@ -272,6 +272,7 @@ class Turns:
             async with aclosing(self._engine.generate(version, prompt.ids, params)) as answer:
                 async for piece in answer:
                     pieces.append(piece)
+                    await episode.opened()
                     turn.show(reader.push(piece.token_ids))
                     if turn.abandoned:
                         break

@@ -74,6 +74,14 @@ class Episode:
     stepping: asyncio.Lock = field(default_factory=asyncio.Lock)
     ended: str | None = None
     """The final status, once it has one."""
+    opening: asyncio.Future[None] | None = None
+    """The write of its row, where nobody has waited for it yet."""
+
+    async def opened(self) -> None:
+        """Wait until the episode's row is durable."""
+        if self.opening is not None:
+            await self.opening
+            self.opening = None
 
     @property
     def turns_left(self) -> int:
@@ -105,7 +113,10 @@ class Episodes:
 
     async def open(self, request: EpisodeOpen, *, policy_version: int, horizon: int, play_id: str | None = None,
                    purpose: str = "other", owner_hash: str | None = None) -> tuple[Episode, str]:
-        """Begin an episode; return it and its own API key, which is stored only as a hash."""
+        """Begin an episode; return it and its own API key, which is stored only as a hash.
+
+        Its row is on its way to the database: wait for `opened()` before anybody hears of the episode.
+        """
         episode = Episode(id=new_id("ep"), environment=request.environment, task=request.task, seed=request.seed,
                           horizon=horizon, policy_version=policy_version, purpose=purpose,
                           trainable=request.trainable and purpose != "evaluation")
@@ -116,8 +127,9 @@ class Episodes:
             trainable=episode.trainable, key_hash=hash_of(key), owner_hash=owner_hash, details=request.metadata,
             opened_at=time.time(),
         )
-        await self._writer.write(lambda session: session.add(row))
         self._remember(episode)
+        episode.opening = asyncio.ensure_future(self._writer.write(lambda session: session.add(row)))
+        episode.opening.add_done_callback(lambda written: self._forget_unwritten(written, episode))
         return episode, key
 
     async def get(self, episode_id: str) -> Episode:
@@ -133,11 +145,6 @@ class Episodes:
         episode.must_be_open()
         self._remember(episode)
         return episode
-
-    async def find_by_key(self, key: str) -> str | None:
-        """Return the id of the episode whose own key this is."""
-        return await asyncio.to_thread(self._scalar, sa.select(EpisodeRow.id).where(
-            EpisodeRow.key_hash == hash_of(key)))
 
     async def find_live(self, owner_hash: str, hashes: list[str]) -> str | None:
         """Return the open live episode of this key that has recorded the longest beginning of a conversation."""
@@ -217,18 +224,6 @@ class Episodes:
             return reward_view(row)
         return await self._writer.write(record)
 
-    async def erase(self, episode_id: str) -> None:
-        """Delete an episode with everything recorded of it."""
-        episode = self._open.get(episode_id)
-        if episode is not None:
-            episode.ended = "erased"
-        self._forget(episode_id)
-
-        def delete(session: Session) -> None:
-            if session.execute(sa.delete(EpisodeRow).where(EpisodeRow.id == episode_id)).rowcount == 0:  # type: ignore[attr-defined]
-                raise NotFound(f"no episode {episode_id!r}", code="episode_not_found")
-        await self._writer.write(delete)
-
     async def fail_interrupted(self) -> int:
         """After a restart: environment episodes of the process before have lost their environment; return how many."""
         change = (sa.update(EpisodeRow).where(EpisodeRow.status == "open", EpisodeRow.environment.is_not(None))
@@ -239,6 +234,11 @@ class Episodes:
     def open_versions(self) -> set[int]:
         """Versions on which episodes are still open in memory."""
         return {episode.policy_version for episode in self._open.values()}
+
+    def _forget_unwritten(self, written: asyncio.Future[None], episode: Episode) -> None:
+        if written.cancelled() or written.exception() is not None:
+            episode.ended = "error"
+            self._forget(episode.id)
 
     def _forget(self, episode_id: str) -> None:
         self._open.pop(episode_id, None)
@@ -252,10 +252,6 @@ class Episodes:
             idle = next((e for e in self._open.values() if e.environment is None and not e.answering), None)
             if idle is not None:
                 del self._open[idle.id]
-
-    def _scalar(self, query: Any) -> Any:
-        with self._database.read() as session:
-            return session.scalar(query)
 
     def _read_back(self, episode_id: str) -> Episode:
         with self._database.read() as session:

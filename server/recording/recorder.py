@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -101,31 +101,34 @@ class Recorder:
             self._on_turn(turn)
 
 
+_EPISODE, _TURN, _NODE = (cast(sa.Table, row.__table__) for row in (EpisodeRow, TurnRow, NodeRow))
+_STATUS = sa.select(_EPISODE.c.status).where(_EPISODE.c.id == sa.bindparam("episode"))
+_ADD_TURN = sa.insert(_TURN)
+_ADD_NODE = sa.insert(_NODE).returning(_NODE.c.id)
+
+
 def _insert(session: Session, episode_id: str, turn: NewTurn) -> int:
-    status = session.scalar(sa.select(EpisodeRow.status).where(EpisodeRow.id == episode_id))
+    """Write a turn; return its last node. Statements, not objects: this is the busiest work of the writer by far."""
+    connection = session.connection()
+    status = connection.execute(_STATUS, {"episode": episode_id}).scalar()
     if status != "open":
         raise Conflict(f"episode {episode_id} has ended ({status or 'erased'})", code="episode_ended")
-    row = TurnRow(
-        id=turn.id, episode_id=episode_id, index=turn.index, digest=turn.digest,
-        messages=turn.prompt.new_messages, answer=turn.answer, finish_reason=turn.finish_reason,
-        prompt_tokens=len(turn.prompt.ids), completion_tokens=turn.completion_tokens,
-        policy_version=turn.policy_version, temperature=turn.temperature, trainable=turn.untrainable_reason is None,
-        untrainable_reason=turn.untrainable_reason, forked=turn.prompt.forked, duration_ms=turn.duration_ms,
-        choice=turn.choice, idempotency_key=turn.idempotency_key, created_at=time.time(),
-    )
-    session.add(row)
-    session.flush()
+    connection.execute(_ADD_TURN, {
+        "id": turn.id, "episode_id": episode_id, "index": turn.index, "digest": turn.digest,
+        "messages": turn.prompt.new_messages, "answer": turn.answer, "finish_reason": turn.finish_reason,
+        "prompt_tokens": len(turn.prompt.ids), "completion_tokens": turn.completion_tokens,
+        "policy_version": turn.policy_version, "temperature": turn.temperature,
+        "trainable": turn.untrainable_reason is None, "untrainable_reason": turn.untrainable_reason,
+        "forked": turn.prompt.forked, "duration_ms": turn.duration_ms, "choice": turn.choice,
+        "idempotency_key": turn.idempotency_key, "created_at": time.time()})
     prompt, ended_by = turn.prompt, turn.chain_hash
-    parent_id = prompt.parent.node_id if prompt.parent else None
+    node_id = prompt.parent.node_id if prompt.parent else None
     deltas = [Span(None, prompt.new_ids, None), *turn.spans]
     for position, span in enumerate(deltas):
-        node = NodeRow(
-            episode_id=episode_id, turn_id=row.id, parent_id=parent_id, token_ids=pack_ids(span.token_ids),
-            logprobs=None if span.logprobs is None else pack_logprobs(span.logprobs), sampled=position > 0,
-            policy_version=span.version, chain_hash=ended_by if position == len(deltas) - 1 else None,
-        )
-        session.add(node)
-        session.flush()
-        parent_id = node.id
-    assert parent_id is not None
-    return parent_id
+        node_id = connection.execute(_ADD_NODE, {
+            "episode_id": episode_id, "turn_id": turn.id, "parent_id": node_id, "token_ids": pack_ids(span.token_ids),
+            "logprobs": None if span.logprobs is None else pack_logprobs(span.logprobs), "sampled": position > 0,
+            "policy_version": span.version, "chain_hash": ended_by if position == len(deltas) - 1 else None,
+        }).scalar_one()
+    assert node_id is not None
+    return node_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Iterator
@@ -11,6 +12,25 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import Session
+
+from server.errors import Unavailable
+
+log = logging.getLogger("upturn.database")
+
+LOCK_S = "30"
+"""How long a statement waits for another process's lock on SQLite; `?timeout=` in the URL changes it."""
+BROKEN = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
+"""What the database itself raises: it is locked, full, restarting or gone, whatever was asked of it."""
+
+
+def unavailable(error: sa.exc.SQLAlchemyError) -> Unavailable:
+    """Return one of these as an answer; what the driver said, which may name hosts, goes to the log alone."""
+    first: BaseException = error
+    while first.__context__ is not None:  # The rollback that failed too says less.
+        first = first.__context__
+    log.error("%s: %s", type(first).__name__, first)
+    return Unavailable("the database is locked, full, restarting or gone; the server's log says which",
+                       code="database_unavailable")
 
 
 def new_id(prefix: str) -> str:
@@ -29,13 +49,15 @@ def normalise_url(url: str) -> str:
 def _make_engine(url: str, begin: str) -> sa.Engine:
     if not url.startswith("sqlite"):
         return sa.create_engine(url, pool_pre_ping=True)
-    engine = sa.create_engine(url, pool_size=20, max_overflow=40)
+    where = sa.make_url(url)
+    engine = sa.create_engine(where.update_query_dict({"timeout": LOCK_S, **where.query}),
+                              pool_size=20, max_overflow=40)
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         # sqlite3's own transaction handling breaks savepoints; SQLAlchemy's BEGIN below replaces it.
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

@@ -1,7 +1,8 @@
 """The one writer thread: work from any task, committed in groups, answered only after the commit.
 
 A chat handler that is cancelled in the middle cannot cancel its write: work that was submitted is done. Work that fails
-is undone alone (a savepoint each) and does not touch its neighbours.
+is undone alone (a savepoint each) and does not touch its neighbours. Where the database itself fails, nothing of the
+group is taken for done: SQLite may have dropped the whole transaction, savepoints and all. Work may be run again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
+
+from server.store.database import BROKEN, unavailable
 
 T = TypeVar("T")
 Work = Callable[[Session], Any]
@@ -54,9 +57,8 @@ class Writer:
     def _run(self) -> None:
         while True:
             group, last = self._take_group()
-            if group and not self._commit(group) and len(group) > 1:
-                for pair in group:
-                    self._commit([pair])
+            if group:
+                self._commit(group)
             if last:
                 return
 
@@ -73,24 +75,32 @@ class Writer:
                 return group, False
         return group, True
 
-    def _commit(self, group: list[tuple[Work, Future[Any]]]) -> bool:
-        """Run a group in one transaction; False asks the caller to try each alone."""
-        outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
+    def _commit(self, group: list[tuple[Work, Future[Any]]]) -> None:
+        """Run a group in one transaction; where that fails, each half in its own, down to the work that is at fault."""
+        outcomes: list[tuple[Any, BaseException | None]] = []
+        begun = False
         try:
             with Session(self._engine, expire_on_commit=False) as session, session.begin():
-                for work, future in group:
+                session.connection()
+                begun = True
+                for work, _ in group:
                     try:
                         with session.begin_nested():
-                            outcomes.append((future, work(session), None))
+                            result = work(session)
+                        outcomes.append((result, None))
+                    except BROKEN:
+                        raise
                     except Exception as error:
-                        outcomes.append((future, None, error))
+                        outcomes.append((None, error))
         except Exception as error:
-            if len(group) > 1:
-                return False
-            outcomes = [(group[0][1], None, error)]
-        for future, result, failure in outcomes:
+            if begun and len(group) > 1:
+                half = len(group) // 2
+                self._commit(group[:half])
+                self._commit(group[half:])
+                return
+            outcomes = [(None, unavailable(error) if isinstance(error, BROKEN) else error)] * len(group)
+        for (_, future), (result, failure) in zip(group, outcomes, strict=True):
             if failure is not None:
                 future.set_exception(failure)
             else:
                 future.set_result(result)
-        return True

@@ -25,10 +25,11 @@ RETRY_S = 2.0  # Pause before asking again for a run that another learner holds.
 class LearnerProcess:
     """Starts `python -m learner run` while a run is due, and again when it dies."""
 
-    def __init__(self, settings: LearnerSettings, runs: Runs, *, data_dir: Path) -> None:
+    def __init__(self, settings: LearnerSettings, runs: Runs, *, data_dir: Path, key: str) -> None:
         self._settings = settings
         self._runs = runs
         self._data_dir = data_dir
+        self._environment = {**os.environ, "UPTURN_KEY": key}  # Never on the command line, which everybody can read.
         self._server_url = ""
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._due = asyncio.Event()
@@ -89,8 +90,8 @@ class LearnerProcess:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *watched(command), stdout=output, stderr=output, stdin=asyncio.subprocess.DEVNULL, env=dict(os.environ),
-                cwd=Path(__file__).parents[2])
+                *watched(command), stdout=output, stderr=output, stdin=asyncio.subprocess.DEVNULL,
+                env=self._environment, cwd=Path(__file__).parents[2])
         log.info("the learner of %s has process %d, log %s", run_id, self._process.pid, path)
         return await self._process.wait()
 

@@ -23,13 +23,13 @@ def test_migrate_makes_a_database_at_the_newest_revision(tmp_path: Path) -> None
         done = run("-m", "server", "migrate", "--data-dir", str(tmp_path / "data"))
         assert done.returncode == 0 and "newest revision" in done.stdout
     with sqlite3.connect(tmp_path / "data" / "upturn.db") as connection:
-        assert connection.execute("select version_num from alembic_version").fetchall() == [("0001",)]
+        assert connection.execute("select version_num from alembic_version").fetchall() == [("0002",)]
     connection.close()
 
 
 @pytest.mark.parametrize(("command", "option"), [
     (("-m", "server", "serve"), "--data-dir"), (("-m", "learner", "run"), "--server"),
-    (("-m", "clients.demo"), "--keep"),
+    (("-m", "clients.demo"), "--keep"), (("-m", "server", "keys", "create"), "--scope"),
     (("benchmarks/learner.py",), "--quick"), (("benchmarks/plays.py",), "--quick")])
 def test_every_program_has_a_help_that_names_its_options(command: tuple[str, ...], option: str) -> None:
     done = run(*command, "--help")

@@ -1,0 +1,1 @@
+"""The commands of `python -m server`, one module each, with `run(arguments) -> exit code`."""

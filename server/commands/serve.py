@@ -1,0 +1,49 @@
+"""`python -m server serve`: listen, show the first admin key where one was made, and serve until a signal."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import uvicorn
+from sqlalchemy.orm import Session
+
+import migrations
+from server.app import create_app
+from server.recording.keys import first_admin_key
+from server.settings import Settings
+from server.store.database import Database
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; return its exit code."""
+    settings = Settings.load(arguments)
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        print(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another --port",
+              file=sys.stderr)
+        return 1
+    url = f"http://{settings.host}:{listener.getsockname()[1]}"
+    server = uvicorn.Server(uvicorn.Config(create_app(settings, lambda: url), log_level="warning",
+                                           timeout_graceful_shutdown=5))
+    print(f"upturn: {url} (data in {settings.data_dir.absolute()})", flush=True)
+    if settings.keys_required:
+        _show_first_admin_key(settings)
+    server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+def _show_first_admin_key(settings: Settings) -> None:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.resolved_database_url)
+    try:
+        migrations.upgrade(database.writer)
+        with Session(database.writer) as session, session.begin():
+            made = first_admin_key(session)
+    finally:
+        database.close()
+    if made is not None:  # Only once it is committed: a key that was shown works.
+        print(f"upturn: the admin key, shown only this once: {made.key}", flush=True)
