@@ -80,7 +80,7 @@ class Episode:
     async def opened(self) -> None:
         """Wait until the episode's row is durable."""
         if self.opening is not None:
-            await self.opening
+            await asyncio.shield(self.opening)
             self.opening = None
 
     @property
@@ -128,7 +128,7 @@ class Episodes:
             opened_at=time.time(),
         )
         self._remember(episode)
-        episode.opening = asyncio.ensure_future(self._writer.write(lambda session: session.add(row)))
+        episode.opening = asyncio.wrap_future(self._writer.submit(lambda session: session.add(row)))
         episode.opening.add_done_callback(lambda written: self._forget_unwritten(written, episode))
         return episode, key
 

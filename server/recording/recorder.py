@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from server.errors import Conflict
 from server.recording.episode import Episode, Tail
 from server.recording.tokens import chain_hash, pack_ids, pack_logprobs
 from server.store.tables import EpisodeRow, NodeRow, TurnRow
-from server.store.writer import Writer
+from server.store.writer import Many, Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Recorder:
 
         A turn that ends after its episode has ended (closed or erased meanwhile) is refused: nothing is written late.
         """
-        node_id = await self._writer.write(lambda session: _insert(session, episode.id, turn))
+        node_id = await self._writer.write(Many(_insert, (episode.id, turn)))
         ids = [*turn.prompt.new_ids, *(token for span in turn.spans for token in span.token_ids)]
         episode.newest = turn.chain_hash
         episode.tails[episode.newest] = Tail(node_id, turn.prompt.parent, ids)
@@ -102,33 +102,63 @@ class Recorder:
 
 
 _EPISODE, _TURN, _NODE = (cast(sa.Table, row.__table__) for row in (EpisodeRow, TurnRow, NodeRow))
-_STATUS = sa.select(_EPISODE.c.status).where(_EPISODE.c.id == sa.bindparam("episode"))
-_ADD_TURN = sa.insert(_TURN)
-_ADD_NODE = sa.insert(_NODE).returning(_NODE.c.id)
 
 
-def _insert(session: Session, episode_id: str, turn: NewTurn) -> int:
-    """Write a turn; return its last node. Statements, not objects: this is the busiest work of the writer by far."""
+def _insert(session: Session, turns: list[tuple[str, NewTurn]]) -> list[int | Exception]:
+    """Write turns of episodes; return the last node of each, or that its episode has ended.
+
+    Statements for all of them, not objects: this is the busiest work of the writer by far.
+    """
     connection = session.connection()
-    status = connection.execute(_STATUS, {"episode": episode_id}).scalar()
-    if status != "open":
-        raise Conflict(f"episode {episode_id} has ended ({status or 'erased'})", code="episode_ended")
-    connection.execute(_ADD_TURN, {
+    ids = {episode_id for episode_id, _ in turns}
+    found = connection.execute(sa.select(_EPISODE.c.id, _EPISODE.c.status).where(_EPISODE.c.id.in_(ids)))
+    statuses: dict[str, str] = dict(found.tuples().all())
+    open_turns = [(episode_id, turn) for episode_id, turn in turns if statuses.get(episode_id) == "open"]
+    node_ids = _new_node_ids(connection, sum(1 + len(turn.spans) for _, turn in open_turns))
+    turn_rows, node_rows, ends = [], [], dict[str, int]()
+    for episode_id, turn in open_turns:
+        turn_rows.append(_turn_row(episode_id, turn))
+        node_rows += _node_rows(episode_id, turn, node_ids)
+        ends[turn.id] = node_rows[-1]["id"]
+    if turn_rows:
+        connection.execute(sa.insert(_TURN), turn_rows)
+        connection.execute(sa.insert(_NODE), node_rows)
+    return [ends.get(turn.id) or Conflict(
+        f"episode {episode_id} has ended ({statuses.get(episode_id) or 'erased'})", code="episode_ended")
+        for episode_id, turn in turns]
+
+
+def _new_node_ids(connection: sa.Connection, count: int) -> Iterator[int]:
+    """Return ids for new nodes. SQLite's writer is alone in the database until it commits; PostgreSQL hands out ids."""
+    if connection.dialect.name == "postgresql":
+        rows = connection.execute(sa.text(
+            "select nextval(pg_get_serial_sequence('node', 'id')) from generate_series(1, :count)"), {"count": count})
+        return iter([int(row[0]) for row in rows])
+    newest = connection.execute(sa.select(sa.func.max(_NODE.c.id))).scalar() or 0
+    return iter(range(newest + 1, newest + 1 + count))
+
+
+def _turn_row(episode_id: str, turn: NewTurn) -> dict[str, Any]:
+    return {
         "id": turn.id, "episode_id": episode_id, "index": turn.index, "digest": turn.digest,
         "messages": turn.prompt.new_messages, "answer": turn.answer, "finish_reason": turn.finish_reason,
         "prompt_tokens": len(turn.prompt.ids), "completion_tokens": turn.completion_tokens,
         "policy_version": turn.policy_version, "temperature": turn.temperature,
         "trainable": turn.untrainable_reason is None, "untrainable_reason": turn.untrainable_reason,
         "forked": turn.prompt.forked, "duration_ms": turn.duration_ms, "choice": turn.choice,
-        "idempotency_key": turn.idempotency_key, "created_at": time.time()})
-    prompt, ended_by = turn.prompt, turn.chain_hash
-    node_id = prompt.parent.node_id if prompt.parent else None
-    deltas = [Span(None, prompt.new_ids, None), *turn.spans]
-    for position, span in enumerate(deltas):
-        node_id = connection.execute(_ADD_NODE, {
-            "episode_id": episode_id, "turn_id": turn.id, "parent_id": node_id, "token_ids": pack_ids(span.token_ids),
+        "idempotency_key": turn.idempotency_key, "created_at": time.time()}
+
+
+def _node_rows(episode_id: str, turn: NewTurn, ids: Iterator[int]) -> list[dict[str, Any]]:
+    """Return the prompt's new tokens, and each span after it, as nodes that extend each other."""
+    rows: list[dict[str, Any]] = []
+    parent_id = turn.prompt.parent.node_id if turn.prompt.parent else None
+    for position, span in enumerate([Span(None, turn.prompt.new_ids, None), *turn.spans]):
+        rows.append({
+            "id": next(ids), "episode_id": episode_id, "turn_id": turn.id, "parent_id": parent_id,
+            "token_ids": pack_ids(span.token_ids),
             "logprobs": None if span.logprobs is None else pack_logprobs(span.logprobs), "sampled": position > 0,
-            "policy_version": span.version, "chain_hash": ended_by if position == len(deltas) - 1 else None,
-        }).scalar_one()
-    assert node_id is not None
-    return node_id
+            "policy_version": span.version, "chain_hash": None})
+        parent_id = rows[-1]["id"]
+    rows[-1]["chain_hash"] = turn.chain_hash
+    return rows

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 import migrations
 from server.store.database import Database, new_id
 from server.store.tables import PlayRow
-from server.store.writer import Writer
+from server.store.writer import Many, Writer
 
 
 @pytest.fixture
@@ -144,3 +144,41 @@ def test_ids_sort_by_time_and_do_not_repeat() -> None:
     ids = [new_id("ep") for _ in range(1000)]
     assert len(set(ids)) == 1000
     assert [i[:15] for i in ids] == sorted(i[:15] for i in ids)
+
+
+def test_work_of_one_kind_is_done_together_in_order_and_each_item_has_its_own_outcome(
+        database: Database, writer: Writer) -> None:
+    sizes: list[int] = []
+
+    def add(session: Session, names: list[str]) -> list[str | ValueError]:
+        sizes.append(len(names))
+        session.add_all([play(name) for name in names if name != "refused"])
+        return [ValueError(name) if name == "refused" else name for name in names]
+
+    gate = threading.Event()
+    held = writer.submit(lambda session: gate.wait(10))
+    works = [writer.submit(Many(add, name)) for name in ("a", "refused", "b")]
+    between = writer.submit(lambda session: count(database))
+    last = writer.submit(Many(add, "c"))
+    gate.set()
+    assert held.result()
+    assert [work.exception() or work.result() for work in (works[0], works[2], last)] == ["a", "b", "c"]
+    assert isinstance(works[1].exception(), ValueError)
+    assert between.result() == 0, "nothing is seen before the commit"
+    assert sizes == [3, 1], "what waited together was done together"
+    assert count(database) == 3
+
+
+def test_one_item_that_breaks_a_joint_work_fails_alone(database: Database, writer: Writer) -> None:
+    def add(session: Session, names: list[str]) -> list[str]:
+        if "broken" in names:
+            raise RuntimeError("broken")
+        session.add_all([play(name) for name in names])
+        return names
+
+    gate = threading.Event()
+    writer.submit(lambda session: gate.wait(10))
+    works = [writer.submit(Many(add, name)) for name in ("a", "broken", "b")]
+    gate.set()
+    assert [work.exception() is None for work in works] == [True, False, True]
+    assert count(database) == 2
