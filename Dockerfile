@@ -20,5 +20,5 @@ RUN ACCELERATOR=$([ "$VLLM" = gpu ] && echo cuda || echo cpu) python run.py setu
 ENV PATH=/upturn/.venv/bin:$PATH PYTHONUNBUFFERED=1
 VOLUME /data
 EXPOSE 8000
-# Keys are not checked: publish this port to trusted networks only, e.g. `docker run -p 127.0.0.1:8000:8000`.
+# Beyond loopback every request needs an API key; the first start prints an admin's, once (`docker logs`).
 CMD ["python", "-m", "server", "serve", "--host", "0.0.0.0", "--data-dir", "/data"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -16,6 +18,11 @@ from server.errors import BadRequest, NotFound, TooLarge, UpturnError
 from server.store.database import BROKEN, unavailable
 
 log = logging.getLogger("upturn.errors")
+
+_TEXT = {"type": ["string", "null"]}
+_ERROR = {"type": "object", "additionalProperties": False, "required": ["error"], "properties": {"error": {
+    "type": "object", "additionalProperties": False, "required": ["message", "type", "param", "code"],
+    "properties": {"message": {"type": "string"}, "type": {"type": "string"}, "param": _TEXT, "code": _TEXT}}}}
 
 
 class BodyLimit:
@@ -59,7 +66,8 @@ def answer(error: UpturnError) -> JSONResponse:
 
 
 def install(app: FastAPI, max_body_bytes: int) -> None:
-    """Give every error OpenAI's body."""
+    """Give every error OpenAI's body, and say so in the schema."""
+    _document(app)
     app.add_middleware(BodyLimit, limit_bytes=max_body_bytes)
 
     @app.exception_handler(UpturnError)
@@ -89,3 +97,24 @@ def install(app: FastAPI, max_body_bytes: int) -> None:
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return JSONResponse(UpturnError(f"internal error: {type(error).__name__}").body(), status_code=500)
+
+
+def _document(app: FastAPI) -> None:
+    """Correct FastAPI's schema: no 422, but these errors; and the parts of a path that only a dependency reads."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = made()
+        for name in ("HTTPValidationError", "ValidationError"):
+            schema["components"]["schemas"].pop(name, None)
+        for path, operations in schema["paths"].items():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+                operation["responses"].setdefault("default", {
+                    "description": "An error", "content": {"application/json": {"schema": _ERROR}}})
+                known = operation.setdefault("parameters", [])
+                known += [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+                          for name in re.findall(r"{(\w+)", path) if name not in {one["name"] for one in known}]
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

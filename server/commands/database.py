@@ -18,10 +18,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         group.add_argument(flag, metavar=value)
 
 
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Return the settings that the flags and the environment make."""
+    given = {flag: getattr(options, flag[2:].replace("-", "_")) for flag in FLAGS}
+    return Settings.load([f"{flag}={value}" for flag, value in given.items() if value is not None])
+
+
 def open_database(options: argparse.Namespace) -> Database:
     """Open the database that the flags and the environment name, at the newest revision."""
-    given = {flag: getattr(options, flag[2:].replace("-", "_")) for flag in FLAGS}
-    settings = Settings.load([f"{flag}={value}" for flag, value in given.items() if value is not None])
+    settings = settings_of(options)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     database = Database(settings.resolved_database_url)
     migrations.upgrade(database.writer)

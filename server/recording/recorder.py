@@ -112,7 +112,7 @@ def _insert(session: Session, turns: list[tuple[str, NewTurn]]) -> list[int | Ex
     connection = session.connection()
     ids = {episode_id for episode_id, _ in turns}
     found = connection.execute(sa.select(_EPISODE.c.id, _EPISODE.c.status).where(_EPISODE.c.id.in_(ids)))
-    statuses: dict[str, str] = dict(found.tuples().all())
+    statuses = {row.id: row.status for row in found}
     open_turns = [(episode_id, turn) for episode_id, turn in turns if statuses.get(episode_id) == "open"]
     node_ids = _new_node_ids(connection, sum(1 + len(turn.spans) for _, turn in open_turns))
     turn_rows, node_rows, ends = [], [], dict[str, int]()

@@ -1,0 +1,118 @@
+"""`python -m server doctor MODEL`: checks a model, the engine and the database before anyone trains, one line a check.
+
+`server/policy/doctor.py` and `doctor_engine.py` make the checks of the model; this file finds the model, asks the
+database, and prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+import migrations
+from server.errors import UpturnError
+from server.policy.build import build_policy
+from server.policy.doctor import Check, judge, model_checks
+from server.policy.doctor_engine import engine_checks
+from server.policy.model_source import resolve_model
+from server.settings import Settings
+from server.store.database import Database
+
+LEARNER_PACKAGES = ("torch", "transformers", "peft", "safetensors")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the checks; return the exit code: 1 if any of them failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m server doctor", usage="python -m server doctor [MODEL] [--quick] [--json] [settings]",
+        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Checks, before anyone trains: the model's files, chat template and tokenizer; that the engine's\n"
+                    "logprobs are the learner's; that weights can be swapped in and out; the database's schema.\n"
+                    "MODEL comes first: a directory or a name, as the setting `model`, which is its default.",
+        epilog="Settings are those of `serve`, such as --engine.kind local, --engine.dtype float32, --config FILE,\n"
+               "--weights adapter, --data-dir DIRECTORY; `python -m server serve --help` lists them. The model is\n"
+               "loaded in float32 beside the engine; changed copies of it are kept in the data directory meanwhile.")
+    parser.add_argument("--quick", action="store_true", help="leave out the engine: a matter of seconds")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    named = arguments[:1] if arguments and not arguments[0].startswith("-") else []
+    options, rest = parser.parse_known_args(arguments[len(named) :])
+    settings = Settings.load([*(f"--model={name}" for name in named), *rest], program=parser.prog)
+    if settings.engine.kind == "scripted":
+        parser.error("the scripted engine has no model to examine: choose another --engine.kind")
+    try:
+        checks = asyncio.run(_examine(settings, quick=options.quick, lines=not options.json))
+    except KeyboardInterrupt:
+        print("doctor: interrupted", file=sys.stderr)
+        return 130
+    failed = sum(check.result == "fail" for check in checks)
+    if options.json:
+        print(json.dumps({"model": settings.model, "passed": not failed, "checks": [asdict(c) for c in checks]},
+                         ensure_ascii=False))
+    else:
+        print(f"{settings.model}: " + (f"{failed} of {len(checks)} checks failed" if failed else "no check failed"))
+    return 1 if failed else 0
+
+
+async def _examine(settings: Settings, *, quick: bool, lines: bool) -> list[Check]:
+    """Make all checks, printing each when it is known."""
+    checks = []
+    async for check in _all(settings, quick):
+        checks.append(check)
+        if lines:
+            advice = f" -> {check.advice}" if check.advice else ""
+            print(f"{check.result}  {check.name:15}  {check.figure}{advice}", flush=True)
+    return checks
+
+
+async def _all(settings: Settings, quick: bool) -> AsyncIterator[Check]:
+    yield schema_check(settings.resolved_database_url)
+    data_dir = settings.data_dir.absolute()
+    try:
+        base = resolve_model(settings.model, (settings.models_dir or data_dir / "models").absolute())
+    except UpturnError as error:
+        yield Check("model files", "fail", error.message)
+        return
+    for check in model_checks(base):
+        yield check
+    missing = [name for name in LEARNER_PACKAGES if find_spec(name) is None]
+    if quick or settings.engine.url or missing:
+        yield Check("engine", "skip", "left out by --quick" if quick else
+                    f"not installed: {', '.join(missing)}" if missing else
+                    f"{settings.engine.url} may be serving, and the checks swap its weights",
+                    "" if quick else "pip install 'upturn[learn]'" if missing else "leave out --engine.url")
+        return
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="doctor-", dir=data_dir) as folder:
+        own = settings.model_copy(update={"model": str(base), "data_dir": Path(folder)})
+        print("starting the engine, which may take a minute ...", file=sys.stderr, flush=True)
+        async for check in engine_checks(lambda: build_policy(own), Path(folder), own.engine.max_lora_rank):
+            yield check
+
+
+def schema_check(url: str) -> Check:
+    """Compare the database's revision with the newest one, changing nothing."""
+    name, advice = "database schema", "python -m server migrate"
+    file = sa.make_url(url).database if url.startswith("sqlite") else None
+    if file and not Path(file).is_file():
+        return Check(name, "skip", f"{file} is not there yet", "serving makes it")
+    database = Database(url)
+    try:
+        with database.reader.connect() as connection:
+            newest = ScriptDirectory.from_config(migrations.config(connection)).get_current_head()
+            found = MigrationContext.configure(connection).get_current_revision()
+    except sa.exc.SQLAlchemyError as error:
+        return Check(name, "fail", str(error).splitlines()[0], "name the server's --data-dir or --database-url")
+    finally:
+        database.close()
+    return judge(name, found == newest, f"revision {found}, the newest is {newest}", advice)

@@ -1,0 +1,145 @@
+"""`python -m server import FILE`: takes what `export` wrote into this server's database.
+
+A record is checked before anything of it is written, and a few records are one transaction: a running server goes on
+meanwhile, and a damaged file leaves nothing half written. Policy versions stay the numbers that they were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from server.commands.database import add_flags, open_database
+from server.commands.export import CHUNK, FORMS, Progress, explain, form_of
+from server.errors import BadRequest, UpturnError
+from server.recording.portable import EpisodeRecord, erase_content, write_record
+from server.store.database import Database
+from server.store.tables import EpisodeRow
+
+Numbered = tuple[str, EpisodeRecord]
+"""A record and its place in the file, such as `line 7`."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the records that are committed."""
+
+    new: int = 0
+    replaced: int = 0
+    skipped: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.new} episodes imported, {self.replaced} replaced, {self.skipped} skipped (already there)"
+
+
+def run(arguments: list[str]) -> int:
+    """Import; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m server import", allow_abbrev=False,
+        description="Take episodes that `export` wrote into the database, with their ids. Episodes that are there "
+                    "already are skipped. The server may be running.")
+    parser.add_argument("file", type=Path, metavar="FILE", help="what export wrote")
+    parser.add_argument("--replace", action="store_true",
+                        help="replace episodes that are there already, save those that are still open")
+    parser.add_argument("--format", choices=FORMS, help="default: what the file's name ends with")
+    add_flags(parser)
+    options = parser.parse_args(arguments)
+    counts, code = Counts(), 0
+    try:
+        form = form_of(options.file, options.format)
+        database = open_database(options)
+        try:
+            import_file(database, options.file, form, counts, replace=options.replace)
+        finally:
+            database.close()
+    except KeyboardInterrupt:
+        print("import: interrupted; run it again to go on", file=sys.stderr)
+        code = 130
+    except (UpturnError, OSError, sa.exc.DBAPIError) as error:
+        print(f"import: {explain(error)}", file=sys.stderr)
+        code = 1
+    print(counts)
+    return code
+
+
+def import_file(database: Database, file: Path, form: str, counts: Counts, *, replace: bool = False) -> None:
+    """Store the records of a file; `counts` grows with each transaction.
+
+    Raises:
+        BadRequest: a record is not one, and where it stands. Nothing of its transaction is stored.
+    """
+    records = _lines(file) if form == "jsonl" else _rows(file)
+    with Progress("read") as progress:
+        while chunk := list(islice(records, CHUNK)):
+            stored = _store(database, chunk, replace)
+            counts.new += stored.new
+            counts.replaced += stored.replaced
+            counts.skipped += stored.skipped
+            progress.show(counts.new + counts.replaced + counts.skipped)
+
+
+def _store(database: Database, chunk: list[Numbered], replace: bool) -> Counts:
+    """Store some records in one transaction."""
+    counts = Counts()
+    with Session(database.writer) as session, session.begin():
+        there = sa.select(EpisodeRow.id, EpisodeRow.status).where(
+            EpisodeRow.id.in_([record.id for _, record in chunk]))
+        known = {episode_id: status for episode_id, status in session.execute(there)}  # noqa: C416
+        for place, record in chunk:
+            status = known.get(record.id)
+            if status is not None and (status == "open" or not replace):
+                counts.skipped += 1
+                continue
+            try:
+                if status is not None:
+                    erase_content(session, record.id)
+                write_record(session, record)
+            except (sa.exc.IntegrityError, sa.exc.DataError) as error:
+                raise BadRequest(f"{place}: episode {record.id} cannot be stored: {explain(error)}") from error
+            known[record.id] = record.status
+            counts.new += status is None
+            counts.replaced += status is not None
+    return counts
+
+
+def _lines(file: Path) -> Iterator[Numbered]:
+    """Read JSONL."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield _checked(f"line {number}", line)
+
+
+def _rows(file: Path) -> Iterator[Numbered]:
+    """Read Parquet."""
+    from pyarrow.parquet import ParquetFile
+
+    number = 0
+    try:
+        with ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=CHUNK):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield _checked(f"row {number}", row)
+    except ValueError as error:  # pyarrow's own errors are such
+        raise BadRequest(f"{file} is no readable Parquet file: {error}") from error
+
+
+def _checked(place: str, data: bytes | dict[str, Any]) -> Numbered:
+    try:
+        if isinstance(data, bytes):
+            return place, EpisodeRecord.model_validate_json(data)
+        return place, EpisodeRecord.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BadRequest(f"{place}: {field and field + ': '}{first['msg']}") from error
