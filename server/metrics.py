@@ -29,6 +29,7 @@ class Metrics:
                               ["status", "error_class"], registry=self.registry)
         self.champion = Gauge("upturn_champion_version", "Version that live traffic gets", registry=self.registry)
         self.head = Gauge("upturn_head_version", "Newest trained version", registry=self.registry)
+        self.busy = Gauge("upturn_turns_in_progress", "Answers being sampled or recorded", registry=self.registry)
         self.engine_up = Gauge("upturn_engine_up", "1 while the engine can answer", registry=self.registry)
 
     def turn(self, turn: NewTurn) -> None:

@@ -24,6 +24,7 @@ async def metrics(parts: Parts) -> Response:
     """What operations watch, in Prometheus' text format."""
     parts.metrics.champion.set(parts.pointers.champion)
     parts.metrics.head.set(parts.pointers.head)
+    parts.metrics.busy.set(parts.turns.busy)
     parts.metrics.engine_up.set(parts.engine.available)
     return Response(parts.metrics.text(), media_type="text/plain; version=0.0.4")
 

@@ -153,6 +153,8 @@ class Turns:
         self._recorder = recorder
         self._episodes = episodes
         self._running: dict[asyncio.Task[Answer], Turn] = {}
+        self._requests: dict[tuple[str, str], list[Turn]] = {}
+        """Requests being answered, by caller and digest."""
 
     def begin(self, episode: Episode, ask: Ask, version: int) -> list[Turn]:
         """Check and render a request, count it against the horizon, and start sampling: one turn for each answer.
@@ -172,16 +174,21 @@ class Turns:
         room = self._room(prompt.ids)
         indexes = self._episodes.begin_turn(episode, ask.count)
         turns = [Turn(new_id("turn"), episode.id, version, ask.digest, ask.owner) for _ in indexes]
-        episode.answering[ask.digest] = turns
+        episode.answering[ask.digest] = self._requests[ask.owner, ask.digest] = turns
         for choice, (turn, index) in enumerate(zip(turns, indexes, strict=True)):
             task = asyncio.create_task(self._take(turn, episode, ask, prompt, form, version, index, choice, room))
             turn.done, self._running[task] = task, turn
             task.add_done_callback(lambda done, turn=turn: self._finished(done, turn, episode, turns))  # type: ignore[misc]
         return turns
 
+    @property
+    def busy(self) -> int:
+        """Answers being sampled or recorded."""
+        return len(self._running)
+
     def in_progress(self, ask: Ask) -> list[Turn]:
         """Return the turns that answer the same request of the same caller right now; none where there are none."""
-        found = [turn for turn in self._running.values() if (turn.owner, turn.digest) == (ask.owner, ask.digest)]
+        found = self._requests.get((ask.owner, ask.digest), [])
         return [] if any(turn.abandoned for turn in found) else [turn.follow() for turn in found]
 
     def again(self, recorded: list[Recorded]) -> list[Turn]:
@@ -304,8 +311,11 @@ class Turns:
         del self._running[done]
         if not done.cancelled():
             done.exception()  # Seen: whoever waits for the answer gets it, and after a disconnect nobody does.
-        if episode.answering.get(turn.digest) is turns and all(t.done is not None and t.done.done() for t in turns):
-            del episode.answering[turn.digest]
+        if all(t.done is not None and t.done.done() for t in turns):
+            if episode.answering.get(turn.digest) is turns:
+                del episode.answering[turn.digest]
+            if self._requests.get((turn.owner, turn.digest)) is turns:
+                del self._requests[turn.owner, turn.digest]
 
 
 def _params(ask: Ask, choice: int, room: int) -> SamplingParams:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,18 @@ def test_a_retry_is_answered_from_the_record(live: Live, named: bool) -> None:
     streamed, finish = collected(api.chat.completions.create(
         model="policy", messages=ASK, logprobs=True, stream=True, extra_headers={"x-stainless-retry-count": "2"}))
     assert (streamed["content"], finish) == ("Hello there.", "stop"), "another request: it is sampled"
+
+
+def test_a_retry_while_it_is_answered_gets_all_of_its_answers(tmp_path: Path) -> None:
+    model = script(tmp_path / "script", "Slowly said.", delay_s=0.05)
+    with serving(settings_for(tmp_path / "data", model=str(model))) as live:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            asked = {"model": "policy", "messages": ASK, "n": 3}
+            first = pool.submit(live.openai().chat.completions.create, **asked)
+            while not live.parts.turns.busy:
+                time.sleep(0.01)
+            again = live.openai().chat.completions.create(**asked, extra_headers={"x-stainless-retry-count": "1"})
+        assert again.id == first.result().id and len(again.choices) == 3
 
 
 def test_a_retry_of_an_ended_episode_still_gets_its_answer(live: Live) -> None:
