@@ -9,7 +9,19 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 import migrations
-from server.api import chat, episodes, keys, middleware, operations, plays, policies, runs
+from server.api import (
+    chat,
+    completions,
+    episodes,
+    keys,
+    messages,
+    middleware,
+    operations,
+    plays,
+    policies,
+    responses,
+    runs,
+)
 from server.api.access import Gate, needs, own_episode
 from server.api.callers import Callers
 from server.api.limits import Limits
@@ -93,7 +105,7 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
     app = FastAPI(title="Upturn", lifespan=lifespan)
     middleware.install(app, settings.max_body_bytes)
     app.add_middleware(Gate)  # Outermost: who may not come in has no body read.
-    for agents in (chat,):
+    for agents in (chat, completions, messages, responses):
         app.include_router(agents.router, dependencies=[own_episode])
     for admins in (plays, keys):
         app.include_router(admins.router, dependencies=[needs("admin")])

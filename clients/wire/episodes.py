@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from clients.wire.base import Message
 
@@ -53,6 +54,16 @@ class EpisodeOpen(Message):
     """`name`, `name@N`, `name@champion` or `name@head`; None is `name@champion`."""
     trainable: bool = True
     metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("metadata")
+    @classmethod
+    def metadata_is_text_that_can_be_given_back(cls, metadata: dict[str, Any]) -> dict[str, Any]:
+        """JSON can spell text that is no Unicode (half a surrogate pair), which no answer could carry."""
+        try:
+            json.dumps(metadata, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("metadata has text that is not Unicode") from error
+        return metadata
 
 
 class EpisodeOpened(Message):

@@ -10,19 +10,28 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.api.anthropic_errors import PATHS, ErrorAnswer
 from server.errors import BadRequest, NotFound, TooLarge, UpturnError
 from server.store.database import BROKEN, unavailable
 
 log = logging.getLogger("upturn.errors")
 
+UNSTORABLE = (DataError, OverflowError)
+"""What a value raises that the types of a request allow and no column can hold."""
+
 _TEXT = {"type": ["string", "null"]}
 _ERROR = {"type": "object", "additionalProperties": False, "required": ["error"], "properties": {"error": {
     "type": "object", "additionalProperties": False, "required": ["message", "type", "param", "code"],
     "properties": {"message": {"type": "string"}, "type": {"type": "string"}, "param": _TEXT, "code": _TEXT}}}}
+_ANTHROPIC_ERROR = {
+    "type": "object", "additionalProperties": False, "required": ["type", "error"], "properties": {
+        "type": {"const": "error"}, "error": {
+            "type": "object", "additionalProperties": False, "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}}}}}
 
 
 class BodyLimit:
@@ -62,7 +71,7 @@ class BodyLimit:
 
 def answer(error: UpturnError) -> JSONResponse:
     """Return an error as HTTP."""
-    return JSONResponse(error.body(), status_code=error.status_code, headers=error.headers())
+    return ErrorAnswer(error)
 
 
 def install(app: FastAPI, max_body_bytes: int) -> None:
@@ -79,6 +88,17 @@ def install(app: FastAPI, max_body_bytes: int) -> None:
         async def broken(_: Request, error: SQLAlchemyError) -> JSONResponse:
             return answer(unavailable(error))
 
+    @app.exception_handler(UnicodeEncodeError)
+    async def no_text(_: Request, error: UnicodeEncodeError) -> JSONResponse:
+        return answer(BadRequest(f"the body has text that is not Unicode: {error.reason}"))
+
+    for wrong in UNSTORABLE:
+        @app.exception_handler(wrong)
+        async def unstorable(request: Request, error: Exception) -> JSONResponse:
+            log.warning("%s %s: %s", request.method, request.url.path, getattr(error, "orig", error))
+            return answer(BadRequest("the request holds a value that cannot be recorded, such as a number "
+                                     "beyond 64 bits or a NUL"))
+
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
@@ -90,13 +110,13 @@ def install(app: FastAPI, max_body_bytes: int) -> None:
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == HTTPStatus.NOT_FOUND:
             return answer(NotFound(f"no such path: {request.url.path}"))
-        body = BadRequest(str(error.detail), code=HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")).body()
-        return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+        said = BadRequest(str(error.detail), code=HTTPStatus(error.status_code).phrase.lower().replace(" ", "_"))
+        return ErrorAnswer(said, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return JSONResponse(UpturnError(f"internal error: {type(error).__name__}").body(), status_code=500)
+        return answer(UpturnError(f"internal error: {type(error).__name__}"))
 
 
 def _document(app: FastAPI) -> None:
@@ -108,10 +128,11 @@ def _document(app: FastAPI) -> None:
         for name in ("HTTPValidationError", "ValidationError"):
             schema["components"]["schemas"].pop(name, None)
         for path, operations in schema["paths"].items():
+            error = _ANTHROPIC_ERROR if path.endswith(PATHS) else _ERROR
             for operation in operations.values():
                 operation["responses"].pop("422", None)
                 operation["responses"].setdefault("default", {
-                    "description": "An error", "content": {"application/json": {"schema": _ERROR}}})
+                    "description": "An error", "content": {"application/json": {"schema": error}}})
                 known = operation.setdefault("parameters", [])
                 known += [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
                           for name in re.findall(r"{(\w+)", path) if name not in {one["name"] for one in known}]

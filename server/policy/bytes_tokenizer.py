@@ -26,6 +26,8 @@ _SPLIT = re.compile("(" + "|".join(re.escape(text) for text in SPECIAL) + ")")
 class BytesTokenizer:
     """UTF-8 bytes are their own ids; special tokens in the text become theirs."""
 
+    size = VOCABULARY_SIZE
+
     def encode(self, text: str) -> list[int]:
         """Return ids, adding no special tokens."""
         ids: list[int] = []

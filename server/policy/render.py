@@ -34,6 +34,10 @@ _SENTINEL = "an answer that stands for the recorded one"
 class Tokenizer(Protocol):
     """What rendering needs of a tokenizer; special tokens in the text become their ids."""
 
+    @property
+    def size(self) -> int:
+        """Number of ids, which begin at 0."""
+
     def encode(self, text: str) -> list[int]:
         """Return ids, adding no special tokens."""
 
@@ -52,6 +56,12 @@ class FileTokenizer:
         self._tokenizer = FastTokenizer.from_file(str(path))
         added = self._tokenizer.get_added_tokens_decoder()
         self._hidden = {i for i, token in added.items() if token.special and token.content not in MARKS}
+
+    @property
+    def size(self) -> int:
+        """Number of ids."""
+        size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        return size
 
     def encode(self, text: str) -> list[int]:
         """Return ids, adding no special tokens."""

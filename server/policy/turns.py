@@ -249,15 +249,19 @@ class Turns:
     def _prompt(self, episode: Episode, ask: Ask) -> tuple[Prompt, AnswerFormat]:
         """Return the prompt, on the longest recorded part of the conversation, and how its answer is to be read."""
         hashes = chain_hashes(ask.messages, ask.tools)
+        if ask.prompt_ids is not None:
+            whole = ask.prompt_ids
+            prompt = Prompt(whole, None, whole, ask.messages, hashes[-1], forked=episode.newest is not None)
+            return prompt, AnswerFormat(ask.sampling.stop)
         known, parent, new_ids = 0, None, None
-        for position in range(len(hashes) - 1 if ask.prompt_ids is None else -1, -1, -1):
+        for position in range(len(hashes) - 1, -1, -1):
             if (tail := episode.tails.get(hashes[position])) is not None:
                 new_ids = self._renderer.continuation(ask.messages, position + 1, tail.token_ids[-1], ask.tools)
             if new_ids is not None:
                 known, parent = position + 1, tail
                 break
         if new_ids is None:
-            new_ids = self._whole(ask)
+            new_ids = self._renderer.prompt(ask.messages, ask.tools)
         begins: Part = "reasoning" if self._renderer.opens_reasoning(new_ids) else "content"
         if ask.call is not None:
             new_ids = [*new_ids, *self._renderer.forced_call(after_reasoning=begins == "reasoning")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from typing import Any
 
@@ -60,6 +61,8 @@ def rows(live: Live) -> dict[str, int]:
         ("/v1/episodes", {"environment": "textcraft"}, 400, "invalid_request"),
         ("/v1/episodes", {"horizont": 3}, 400, "invalid_request"),
         ("/v1/episodes", {"horizon": 0}, 400, "invalid_request"),
+        ("/v1/episodes", {"metadata": {"a": ["\ud800"]}}, 400, "invalid_request"),
+        (CHAT, {**GOOD, "messages": [{"role": "user", "content": "\ud800"}]}, 400, "invalid_request"),
         ("/v1/episodes", {"policy": "other"}, 404, "model_not_found"),
         ("/v1/episodes/ep_none/steps", {"action": "x"}, 404, "episode_not_found"),
         ("/v1/episodes/ep_none/rewards", {"value": 1.0}, 404, "episode_not_found"),
@@ -79,7 +82,7 @@ def rows(live: Live) -> dict[str, int]:
 )
 def test_a_wrong_request_gets_its_status_and_leaves_nothing(
         live: Live, path: str, body: dict[str, Any], status: int, code: str) -> None:
-    answer = live.http.post(path, json=body)
+    answer = live.http.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert error["code"] == code
