@@ -31,7 +31,7 @@ _ANTHROPIC_ERROR = {
     "type": "object", "additionalProperties": False, "required": ["type", "error"], "properties": {
         "type": {"const": "error"}, "error": {
             "type": "object", "additionalProperties": False, "required": ["type", "message"],
-            "properties": {"type": {"type": "string"}, "message": {"type": "string"}}}}}
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}, "code": _TEXT}}}}
 
 
 class BodyLimit:

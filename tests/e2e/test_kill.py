@@ -1,0 +1,172 @@
+"""Kill -9, 25 times, under load: what was answered is in the record, once, and open episodes go on where they were."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from clients.client import Client
+from clients.wire import EpisodeView
+from server.policy.bytes_tokenizer import BytesTokenizer
+from tests.e2e.test_faults import process
+from tests.e2e.test_load import recorded, wait_until
+from tests.live import script
+
+KILLS = 25
+SEED = 9755
+LONGEST_S = 0.8  # Between the moment when the server is ready and its death.
+TURNS = 12  # Turns of a conversation before its agent begins another one.
+ANSWERS = ("Hello there.", "A second, somewhat longer answer.", "Third.", "And then a fourth one, of course.")
+
+
+@dataclass
+class Stage:
+    """The server of the moment."""
+
+    url: str = ""
+    up: threading.Event = field(default_factory=threading.Event)
+    over: bool = False
+    """Agents end when their last request is answered."""
+
+
+@dataclass
+class Conversation:
+    """What an agent knows of a conversation: its messages, and the turns that it was given."""
+
+    headers: dict[str, str]
+    episode_id: str | None = None
+    talk: list[dict[str, str]] = field(default_factory=list)
+    turn_ids: list[str] = field(default_factory=list)
+    servers: set[str] = field(default_factory=set)
+    """Addresses of the servers that answered."""
+
+
+class Agent(threading.Thread):
+    """Talks until the stage is over. A request that breaks off is sent again to the next server, as an SDK's retry."""
+
+    def __init__(self, stage: Stage, number: int) -> None:
+        super().__init__(name=f"agent {number}", daemon=True)
+        self._stage, self._number = stage, number
+        self._named, self._streams = number % 2 == 0, number % 4 < 2
+        self.conversations: list[Conversation] = []
+        self.broken_off = 0
+        self.failure: BaseException | None = None
+
+    @property
+    def turn_ids(self) -> list[str]:
+        """All turns that were answered."""
+        return [identity for conversation in self.conversations for identity in conversation.turn_ids]
+
+    def run(self) -> None:
+        """Begin conversations and carry them on."""
+        try:
+            with httpx2.Client(timeout=60) as http:
+                while not self._stage.over:
+                    if not self.conversations or len(self.conversations[-1].turn_ids) == TURNS:
+                        self.conversations.append(self._begin(http))
+                    self._take_turn(http, self.conversations[-1])
+        except BaseException as failure:
+            self.failure = failure
+
+    def _begin(self, http: httpx2.Client) -> Conversation:
+        if not self._named:
+            return Conversation({"authorization": f"Bearer sk-{self._number}"})
+        opened = json.loads(self._answered(http, "/v1/episodes", {}, {})[1])
+        return Conversation({"authorization": f"Bearer {opened['key']}"}, episode_id=opened["id"])
+
+    def _take_turn(self, http: httpx2.Client, conversation: Conversation) -> None:
+        ask = {"role": "user", "content": f"{self.name}, {len(self.conversations)}, {len(conversation.turn_ids)}"}
+        body = {"model": "policy", "messages": [*conversation.talk, ask], "stream": self._streams}
+        headers, answer = self._answered(http, "/v1/chat/completions", body, conversation.headers)
+        assert conversation.episode_id in (None, headers["x-episode-id"]), "the conversation has lost its episode"
+        conversation.episode_id = headers["x-episode-id"]
+        conversation.turn_ids.append(headers["x-turn-id"])
+        conversation.talk += [ask, {"role": "assistant", "content": text_of(answer, self._streams)}]
+        conversation.servers.add(self._stage.url)
+
+    def _answered(self, http: httpx2.Client, path: str, body: dict[str, object], headers: dict[str, str]
+                  ) -> tuple[httpx2.Headers, str]:
+        """Send a request until it is answered to its end."""
+        for tries in range(1000):
+            self._stage.up.wait()
+            try:
+                answer = http.post(f"{self._stage.url}{path}", json=body, headers={
+                    **headers, "x-stainless-retry-count": str(tries)})
+            except httpx2.TransportError:
+                self.broken_off += 1
+                time.sleep(0.05)
+                continue
+            assert answer.is_success, f"{answer.status_code} {answer.text}"
+            return answer.headers, answer.text
+        raise AssertionError("no server answers")
+
+
+def text_of(answer: str, streamed: bool) -> str:
+    """The text of an answer; a stream must have come to its end."""
+    if not streamed:
+        return str(json.loads(answer)["choices"][0]["message"]["content"])
+    assert answer.endswith("data: [DONE]\n\n")
+    chunks = [json.loads(line[6:]) for line in answer.splitlines() if line.startswith("data: {")]
+    return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+
+
+@pytest.mark.timeout(600)
+def test_25_kills_under_load_lose_no_answered_turn_and_double_none(tmp_path: Path) -> None:
+    moments = random.Random(SEED)
+    data_dir, stage = tmp_path / "data", Stage()
+    flags = (data_dir, script(tmp_path / "script", *ANSWERS, delay_s=0.004), "--engine.kind", "scripted")
+    agents = [Agent(stage, number) for number in range(8)]
+    for agent in agents:
+        agent.start()
+    for _ in range(KILLS):
+        with process(*flags) as (server, stage.url):
+            stage.up.set()
+            time.sleep(moments.uniform(0, LONGEST_S))
+            answered = {identity for agent in agents for identity in agent.turn_ids}
+            server.send_signal(signal.SIGKILL)
+            server.wait()
+            stage.up.clear()
+        assert [agent.failure for agent in agents if agent.failure] == []
+    with process(*flags) as (_, stage.url):
+        stage.up.set()
+        assert answered <= {turn["id"] for turn in recorded(data_dir)}
+        before = [len(agent.turn_ids) for agent in agents]
+        wait_until(lambda: all(len(agent.turn_ids) > then + 1 or agent.failure
+                               for agent, then in zip(agents, before, strict=True)), "an answer for everybody")
+        stage.over = True
+        for agent in agents:
+            agent.join(120)
+        assert not any(agent.is_alive() for agent in agents)
+        assert [agent.failure for agent in agents if agent.failure] == []
+        answered_ids = [identity for agent in agents for identity in agent.turn_ids]
+        turns = recorded(data_dir)
+        assert sorted(answered_ids) == sorted(turn["id"] for turn in turns), "a turn was lost, or recorded twice"
+        conversations = [conversation for agent in agents for conversation in agent.conversations]
+        with Client(stage.url) as client:
+            for conversation in conversations:
+                if conversation.turn_ids:
+                    must_be_whole(client.episode(str(conversation.episode_id)), conversation)
+    assert sum(agent.broken_off for agent in agents) > 2 * KILLS, "the kills hit nothing"
+    assert sum(max(0, len(conversation.servers) - 1) for conversation in conversations) > KILLS, "nothing went on"
+
+
+def must_be_whole(episode: EpisodeView, conversation: Conversation) -> None:
+    """Every turn can be read, says what its agent heard, and extends the ids of the turn before."""
+    assert [turn.id for turn in episode.turns] == conversation.turn_ids
+    heard = [message["content"] for message in conversation.talk[1::2]]
+    before: list[int] = []
+    for turn, text in zip(episode.turns, heard, strict=True):
+        assert len(turn.token_ids) == turn.prompt_tokens + turn.completion_tokens
+        assert turn.token_ids[: len(before)] == before
+        sampled = turn.token_ids[-turn.completion_tokens :]
+        assert BytesTokenizer().decode(sampled) == turn.answer["content"] == text
+        assert turn.trainable
+        before = turn.token_ids
