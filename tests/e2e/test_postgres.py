@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,42 +14,16 @@ from env_adapters import family
 from server.store.database import Database, normalise_url
 from tests.e2e.test_loop_scripted import ASK, lease, publication, reward_two, says
 from tests.live import script, serving, settings_for
+from tests.postgres import running_postgres
 
 pytestmark = pytest.mark.postgres
 
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
-    """URL of a fresh PostgreSQL on a free loopback port; it refuses to run as root, so root lends it a user."""
-    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    found = shutil.which("initdb")
-    folder = binaries[-1] if binaries else Path(found).parent if found else None
-    assert folder is not None, "PostgreSQL is not installed: apt-get install postgresql"
-    user = "postgres" if os.geteuid() == 0 else getpass.getuser()
-    who = {"user": user} if os.geteuid() == 0 else {}
-    home = Path(tempfile.mkdtemp(prefix="upturn-postgres-", dir="/tmp"))
-    if who:
-        shutil.chown(home, user)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data = home / "data"
-    subprocess.run([folder / "initdb", "-D", data, "-U", "upturn", "-A", "trust", "--no-sync"], check=True,
-                   stdout=subprocess.DEVNULL, cwd=home, **who)
-    server = subprocess.Popen(
-        [folder / "postgres", "-D", data, "-p", str(port), "-k", home, "-c", "listen_addresses=127.0.0.1"],
-        cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **who)
-    try:
-        ready = [folder / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
-        deadline = time.monotonic() + 60
-        while subprocess.run(ready, stdout=subprocess.DEVNULL, check=False).returncode != 0:
-            assert server.poll() is None and time.monotonic() < deadline, "PostgreSQL did not start"
-            time.sleep(0.1)
-        yield f"postgresql://upturn@127.0.0.1:{port}/postgres"
-    finally:
-        server.terminate()
-        server.wait(30)
-        shutil.rmtree(home)
+    """URL of a fresh PostgreSQL."""
+    with running_postgres() as server:
+        yield server.url
 
 
 @pytest.fixture
