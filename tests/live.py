@@ -70,7 +70,8 @@ def script(directory: Path, *answers: str, delay_s: float = 0.0) -> Path:
 @contextmanager
 def serving(settings: Settings) -> Iterator[Live]:
     """Serve on a free loopback port until the block ends."""
-    listener = socket.socket()
+    # The protocol is named since asyncio turns Nagle's delay off (40 ms an answer) only where it sees TCP.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     app = create_app(settings, lambda: url)

@@ -15,7 +15,7 @@ class BatchRequest(Message):
 
     run_id: str
     learner: str
-    step: int = Field(ge=0)
+    step: int = Field(ge=0, lt=2**31)
     """Global learner step, from 0."""
     horizon: int = Field(ge=1, le=10_000)
 

@@ -103,7 +103,7 @@ class RewardRequest(Message):
 
     value: float = Field(allow_inf_nan=False)
     source: str = Field(default="user", min_length=1, max_length=100)
-    turn: int | None = Field(default=None, ge=0)
+    turn: int | None = Field(default=None, ge=0, lt=2**31)
     """Index of the turn that earned it; None is the whole episode."""
     key: str | None = Field(default=None, max_length=200)
     """Idempotency key: the same key with the same content is recorded once, with other content it is a conflict."""

@@ -23,8 +23,8 @@ class PolicyPublish(Message):
 
     run_id: str
     learner: str
-    step: int = Field(ge=0)
-    path: str
+    step: int = Field(ge=0, lt=2**31)
+    path: str = Field(pattern=r"^[^\x00]+$", max_length=4096)
     """Absolute directory that holds `manifest.json` and the files it lists."""
     manifest_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     probe: Probe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from clients.wire.base import Message
 from clients.wire.plays import Sampling
@@ -22,7 +22,7 @@ class StepwiseHorizon(Message):
 
     kind: Literal["stepwise"] = "stepwise"
     rounds: list[Annotated[int, Field(ge=1, le=10_000)]] = Field(min_length=1)
-    every: int = Field(ge=1)
+    every: int = Field(ge=1, lt=2**31)
 
 
 HorizonSchedule = Annotated[FixedHorizon | StepwiseHorizon, Field(discriminator="kind")]
@@ -43,6 +43,8 @@ class PlayPlan(Message):
 class OptimiserConfig(Message):
     """AdamW."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     lr: float = Field(default=1e-6, gt=0)
     """Learning rate; the default is the paper's."""
     warmup_steps: int = Field(default=0, ge=0)
@@ -55,6 +57,8 @@ class OptimiserConfig(Message):
 class RunConfig(Message):
     """Everything that decides a run; stored in its row."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     algorithm: Literal["grpo", "sft"] = "grpo"
     steps: int = Field(ge=1, le=1_000_000)
     play: PlayPlan | None = None
@@ -65,7 +69,7 @@ class RunConfig(Message):
     """What is trained and published."""
     lora_rank: int = Field(default=16, ge=1, le=512)
     lora_alpha: float = Field(default=32.0, gt=0)
-    max_staleness: int = Field(default=1, ge=0)
+    max_staleness: int = Field(default=1, ge=0, lt=2**31)
     """Oldest usable episode, in policy versions behind head."""
     tis_cap: float = Field(default=2.0, gt=0)
     """Cap of the truncated importance weight between the engine's and the learner's logprobs."""

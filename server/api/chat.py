@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from server.api.chat_request import ChatRequest
 from server.api.conversation import CallOf, Conversation, converse
 from server.api.state import Parts, State
-from server.api.streams import Pieces, event, merged
+from server.api.streams import MAY_STREAM, Pieces, event, merged
 from server.errors import UpturnError
 from server.policy.answers import ToolCall
 from server.policy.turns import Answer
@@ -24,8 +24,8 @@ from server.policy.turns import Answer
 router = APIRouter(tags=["chat"])
 
 
-@router.post("/v1/chat/completions", response_model=None)
-@router.post("/episodes/{episode_id}/v1/chat/completions", response_model=None)
+@router.post("/v1/chat/completions", response_model=None, responses=MAY_STREAM)
+@router.post("/episodes/{episode_id}/v1/chat/completions", response_model=None, responses=MAY_STREAM)
 async def chat(body: ChatRequest, parts: Parts, call: CallOf) -> Response:
     """Answer a conversation; the episode is named by header, URL or its own key, or found by the conversation."""
     conversation = await converse(parts, call, body)

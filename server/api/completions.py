@@ -19,7 +19,7 @@ from server.api.chat_request import ChatRequest, StreamOptions
 from server.api.conversation import Call, CallOf, Conversation, converse
 from server.api.dialects import checked, sse
 from server.api.state import Parts, State
-from server.api.streams import Pieces, event, merged
+from server.api.streams import MAY_STREAM, Pieces, event, merged
 from server.errors import BadRequest, UpturnError
 from server.policy.turns import Answer, Ask
 from server.recording.episode import hash_of
@@ -100,8 +100,8 @@ class CompletionRequest(BaseModel):
             "logprobs": self.logprobs is not None, "top_logprobs": self.logprobs})
 
 
-@router.post("/v1/completions", response_model=None)
-@router.post("/episodes/{episode_id}/v1/completions", response_model=None)
+@router.post("/v1/completions", response_model=None, responses=MAY_STREAM)
+@router.post("/episodes/{episode_id}/v1/completions", response_model=None, responses=MAY_STREAM)
 async def complete(body: CompletionRequest, parts: Parts, call: CallOf) -> Response:
     """Go on from each prompt; where no episode is named, each is one of its own."""
     conversation = await _converse(body, parts, call)

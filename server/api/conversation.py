@@ -16,7 +16,7 @@ from clients.wire import EpisodeOpen
 from server.api.access import CallerOf, NoTrain
 from server.api.chat_request import ChatRequest
 from server.api.state import State
-from server.errors import HorizonReached
+from server.errors import BadRequest, HorizonReached
 from server.policy.routing import find_episode
 from server.policy.turns import Answer, Ask, Turn
 from server.recording.episode import Episode
@@ -82,8 +82,11 @@ async def converse(parts: State, call: Call, body: ChatRequest) -> Conversation:
     Raises:
         UpturnError: the request is wrong, comes too late, or cannot be answered now; nothing was recorded.
     """
-    ask = body.ask(parts.engine.context_tokens, owner=call.owner, digest=digest(body.model_dump(mode="json")),
-                   idempotency_key=call.idempotency_key)
+    try:
+        same = digest(body.model_dump(mode="json"))
+    except ValueError as error:  # Half a surrogate pair, or hundreds of levels of nesting.
+        raise BadRequest("the body holds what JSON cannot say again") from error
+    ask = body.ask(parts.engine.context_tokens, owner=call.owner, digest=same, idempotency_key=call.idempotency_key)
     turns = await _sent_again(parts, call, ask) or await _begin(parts, call, body, ask)
     return Conversation(parts.pointers.name, turns)
 

@@ -18,15 +18,15 @@ from server.api.conversation import CallOf, Conversation, converse
 from server.api.dialects import Block, blocks, blocks_of, sse
 from server.api.messages_request import CountRequest, MessagesRequest
 from server.api.state import Parts, State
-from server.api.streams import Pieces, event, merged
+from server.api.streams import MAY_STREAM, Pieces, event, merged
 from server.errors import UpturnError
 from server.policy.turns import Answer
 
 router = APIRouter(tags=["messages"])
 
 
-@router.post("/v1/messages", response_model=None)
-@router.post("/episodes/{episode_id}/v1/messages", response_model=None)
+@router.post("/v1/messages", response_model=None, responses=MAY_STREAM)
+@router.post("/episodes/{episode_id}/v1/messages", response_model=None, responses=MAY_STREAM)
 async def messages(body: MessagesRequest, parts: Parts, call: CallOf) -> Response:
     """Answer a conversation in Anthropic's form; its episode is found as a chat's is."""
     conversation = await converse(parts, call, body.chat())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 
 from clients.wire import ServerView
 from server.api.access import needs
@@ -19,7 +19,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/metrics", dependencies=[needs("admin")])
+@router.get("/metrics", response_class=PlainTextResponse, dependencies=[needs("admin")])
 async def metrics(parts: Parts) -> Response:
     """What operations watch, in Prometheus' text format."""
     parts.metrics.champion.set(parts.pointers.champion)

@@ -9,6 +9,7 @@ from fastapi.responses import StreamingResponse
 
 from clients.wire import PlayRequest, PlayView
 from server.api.state import Parts
+from server.api.streams import MAY_STREAM
 
 router = APIRouter(prefix="/v1/plays", tags=["plays"])
 
@@ -33,7 +34,7 @@ async def cancel_play(play_id: str, parts: Parts) -> PlayView:
     return await parts.plays.view(play_id)
 
 
-@router.get("/{play_id}/events")
+@router.get("/{play_id}/events", response_class=StreamingResponse, responses=MAY_STREAM)
 async def play_events(play_id: str, parts: Parts) -> StreamingResponse:
     """Progress as server-sent events, one about each second, until the play ends."""
     first = await parts.plays.view(play_id, results=False)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 
 from clients.wire import PolicyList, PolicyPublish, PolicyView
 from server.api.access import needs
 from server.api.state import Parts
 from server.errors import NotFound
+
+Version = Annotated[int, Path(ge=0, lt=2**31)]
 
 router = APIRouter(prefix="/v1", tags=["policies"])
 
@@ -52,7 +54,7 @@ async def rollback(parts: Parts) -> PolicyView:
 
 
 @router.get("/policies/{version}", dependencies=[needs("learner")])
-async def get_policy(version: int, parts: Parts) -> PolicyView:
+async def get_policy(version: Version, parts: Parts) -> PolicyView:
     """One version."""
     found = await asyncio.to_thread(parts.swap.views, version)
     if not found:
@@ -61,6 +63,6 @@ async def get_policy(version: int, parts: Parts) -> PolicyView:
 
 
 @router.post("/policies/{version}/promote", dependencies=[needs("admin")])
-async def promote(version: int, parts: Parts) -> PolicyView:
+async def promote(version: Version, parts: Parts) -> PolicyView:
     """Make a version the champion."""
     return await parts.swap.promote(version)

@@ -20,7 +20,7 @@ from server.api.conversation import Call, CallOf, Conversation, converse
 from server.api.dialects import Block, Kind, blocks, blocks_of, sse
 from server.api.responses_request import INSTRUCTIONS, ResponsesRequest
 from server.api.state import Parts, State
-from server.api.streams import Pieces, event, merged
+from server.api.streams import MAY_STREAM, Pieces, event, merged
 from server.errors import NotFound, UpturnError
 from server.recording.conversation import Past, read_conversation
 
@@ -38,8 +38,8 @@ _AS_CREATED: dict[str, Any] = {
     "usage": None, "user": None}
 
 
-@router.post("/v1/responses", response_model=None)
-@router.post("/episodes/{episode_id}/v1/responses", response_model=None)
+@router.post("/v1/responses", response_model=None, responses=MAY_STREAM)
+@router.post("/episodes/{episode_id}/v1/responses", response_model=None, responses=MAY_STREAM)
 async def respond(body: ResponsesRequest, parts: Parts, call: CallOf) -> Response:
     """Answer a conversation in the form of the Responses API; its episode is found as a chat's is."""
     before = await _before(parts, call, body.previous_response_id)

@@ -11,6 +11,8 @@ from server.api.conversation import Conversation
 from server.policy.answers import Delta
 from server.policy.turns import Turn
 
+MAY_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+"""What a route that can stream says of its answers in the schema."""
 Pieces = AsyncIterator[tuple[int, Delta]]
 """Deltas of all answers as they come, each with the number of its answer."""
 

@@ -18,7 +18,10 @@ from server.store.database import Database
 def run(arguments: list[str]) -> int:
     """Run the command; return its exit code."""
     settings = Settings.load(arguments)
-    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    _allow_many_connections()
+    # The protocol is named since asyncio turns Nagle's delay off (40 ms an answer) only where it sees TCP.
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET, socket.SOCK_STREAM,
+                             socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
@@ -34,6 +37,15 @@ def run(arguments: list[str]) -> int:
         _show_first_admin_key(settings)
     server.run(sockets=[listener])
     return 0 if server.started else 1
+
+
+def _allow_many_connections() -> None:
+    """Take all the open files that the system grants: each connection is one, and a shell's usual 1024 are few."""
+    if sys.platform != "win32":
+        import resource
+
+        now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, min(most, 65_536)) if most > 0 else now, most))
 
 
 def _show_first_admin_key(settings: Settings) -> None:

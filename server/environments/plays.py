@@ -106,8 +106,10 @@ class Plays:
             state, error = "cancelled", str(cancelled.args[0]) if cancelled.args else "cancelled"
             await asyncio.wait(tasks)
         finally:
-            await self._writer.write(lambda session: _finish(session, play, state, error))
-            del self._running[play.id]
+            try:
+                await self._writer.write(lambda session: _finish(session, play, state, error))
+            finally:
+                del self._running[play.id]
 
     async def _play_episode(self, play: Play, task: str) -> None:
         """Play one episode to its end. Its own failure is recorded in its row and stops nothing else."""

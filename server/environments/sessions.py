@@ -11,7 +11,7 @@ import time
 from clients.wire import StepResult
 from env_adapters import family
 from env_adapters.protocol import Environment, Family, Reset, Transition, UnknownTask
-from server.errors import BadRequest, Conflict, EnvironmentFailed, HorizonReached, NotFound
+from server.errors import BadRequest, Conflict, EnvironmentFailed, HorizonReached, NotFound, UpturnError
 from server.recording.episode import Episode, Episodes
 from server.store.tables import StepRow
 from server.store.writer import Writer
@@ -89,7 +89,11 @@ class Sessions:
                 await self._episodes.end(episode, "error", error_class=type(error).__name__, reason=str(error))
                 raise EnvironmentFailed(
                     f"{episode.environment} failed: {type(error).__name__}: {error}") from error
-            return await self._record(episode, text, transition)
+            try:
+                return await self._record(episode, text, transition)
+            except UpturnError:
+                self.release(episode.id)  # It is a step ahead of its record: the step sent again would be another one.
+                raise
 
     def release(self, episode_id: str) -> None:
         """Close an episode's environment, if it has one."""

@@ -37,7 +37,7 @@ class Pointers:
             return self.champion
         if which == "head":
             return self.head
-        if not which.isdecimal() or int(which) not in engine.versions:
+        if not which.isdecimal() or len(which) > 10 or int(which) not in engine.versions:
             loaded = ", ".join(f"{self.name}@{v}" for v in sorted(engine.versions))
             raise NotFound(f"no version {which!r} of {self.name!r} is loaded; loaded: {loaded}", param="model",
                            code="model_not_found")

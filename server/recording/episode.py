@@ -191,9 +191,9 @@ class Episodes:
     async def never_train(self, episode: Episode) -> None:
         """Keep an episode, all that it holds and all that comes, out of every batch."""
         if episode.trainable:
-            episode.trainable = False
             change = sa.update(EpisodeRow).where(EpisodeRow.id == episode.id).values(trainable=False)
             await self._writer.write(lambda session: session.execute(change))
+            episode.trainable = False  # Afterwards: a wish that could not be written is written the next time.
 
     async def reward(self, episode_id: str, request: RewardRequest) -> RewardView:
         """Record a late or partial reward.
@@ -211,7 +211,7 @@ class Episodes:
             if request.turn is not None and session.scalar(sa.select(TurnRow.id).where(
                     TurnRow.episode_id == episode_id, TurnRow.index == request.turn)) is None:
                 raise NotFound(f"episode {episode_id} has no turn {request.turn}", param="turn", code="turn_not_found")
-            known = request.key and session.scalar(sa.select(RewardRow).where(
+            known = request.key is not None and session.scalar(sa.select(RewardRow).where(
                 RewardRow.episode_id == episode_id, RewardRow.key == request.key))
             if known:
                 if (known.value, known.source, known.turn_index) != (request.value, request.source, request.turn):

@@ -62,7 +62,8 @@ def chain_hashes(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, A
 
 def digest(body: Any) -> str:
     """Return the SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _call(call: dict[str, Any]) -> list[Any]:

@@ -33,5 +33,3 @@ def before_call(_: schemathesis.HookContext, case: schemathesis.Case, __: dict[s
                 values[name] = chance.choice(THINGS[name])
     if isinstance(case.body, dict) and isinstance(case.body.get("tools"), list):
         del case.body["tools"][1:]  # Two of one name are refused.
-    if isinstance(case.body, dict) and case.body.get("key") == "":
-        case.body["key"] = "a key"

@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 
 import migrations
 from clients.wire import EpisodeOpen
+from env_adapters import family
 from server.errors import Unavailable
 from server.store.database import Database
 from server.store.tables import PlayRow, TurnRow
@@ -265,6 +266,26 @@ def test_a_lock_that_stays_gives_503_and_leaves_nothing_half_written(tmp_path: P
         assert api.chat.completions.create(model="policy", messages=ASK).choices[0].message.content == "Hello there."
         turn, = live.client.episode(opened.id).turns
         assert len(turn.token_ids) == turn.prompt_tokens + turn.completion_tokens
+
+
+def test_what_could_not_be_written_is_not_taken_for_done(tmp_path: Path) -> None:
+    model = script(tmp_path / "script", "Hello there.")
+    url = f"sqlite:///{tmp_path / 'data' / 'upturn.db'}?timeout=0.1"
+    task = family("textcraft").tasks("train")[0]
+    with serving(settings_for(tmp_path / "data", model=str(model), database_url=url)) as live:
+        live_id = live.client.open_episode(EpisodeOpen()).id
+        played = live.client.open_episode(EpisodeOpen(environment="textcraft", task=task)).id
+        private = live.openai(default_headers={"x-episode-id": live_id, "x-no-train": "1"}).chat.completions
+        step = f"/v1/episodes/{played}/steps"
+        with locked(tmp_path / "data"):
+            with pytest.raises(openai.InternalServerError):
+                private.create(model="policy", messages=ASK)
+            assert live.http.post(step, json={"action": "inventory"}).json()["error"]["code"] == "database_unavailable"
+        private.create(model="policy", messages=ASK)
+        assert not live.client.episode(live_id).trainable
+        again = live.http.post(step, json={"action": "inventory"})
+        assert (again.status_code, again.json()["error"]["code"]) == (409, "no_environment"), "acted twice"
+        assert live.client.episode(played).steps == []
 
 
 @pytest.mark.postgres

@@ -21,7 +21,8 @@ CASES = 2000
 # Schemathesis has more checks; these are the ones whose failure is a fault of this server. Not among them:
 # - positive_data_acceptance: JSON schema cannot say that a task needs an environment, or that 3.0 is no integer here;
 # - unsupported_method: GET /v1/policies/rollback reads `rollback` as a version and says what is wrong with it.
-CHECKS = ("not_a_server_error", "negative_data_rejection", "status_code_conformance", "response_headers_conformance")
+CHECKS = ("not_a_server_error", "negative_data_rejection", "status_code_conformance", "content_type_conformance",
+          "response_schema_conformance", "response_headers_conformance")
 
 
 def test_schemathesis_finds_no_5xx_and_no_accepted_nonsense(tmp_path: Path) -> None:
