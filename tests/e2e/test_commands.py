@@ -30,7 +30,7 @@ def test_migrate_makes_a_database_at_the_newest_revision(tmp_path: Path) -> None
 @pytest.mark.parametrize(("command", "option"), [
     (("-m", "server", "serve"), "--data-dir"), (("-m", "learner", "run"), "--server"),
     (("-m", "clients.demo"), "--keep"), (("-m", "server", "keys", "create"), "--scope"),
-    (("benchmarks/learner.py",), "--quick"), (("benchmarks/plays.py",), "--quick")])
+    *(((f"benchmarks/{name}.py",), "--quick") for name in ("exactness", "learner", "plays", "recorder", "serving"))])
 def test_every_program_has_a_help_that_names_its_options(command: tuple[str, ...], option: str) -> None:
     done = run(*command, "--help")
     assert done.returncode == 0, done.stderr

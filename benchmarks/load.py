@@ -1,0 +1,130 @@
+"""A load generator for chat completions: some requests at a time, over kept connections, each checked for its length.
+
+Used by `serving.py`. It measures what a client sees, so it is one and the same for everything that is compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import aiohttp
+
+STORY = "Tell a story of a lighthouse, a keeper, a storm at night, and a ship that is late. This is story number {}."
+_numbers = count()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Something that answers `/v1/chat/completions`."""
+
+    name: str
+    url: str
+    model: str
+    key: str = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is asked, and how."""
+
+    tokens: int
+    """Of each answer, exactly."""
+    concurrency: int
+    stream: bool
+
+    @property
+    def text(self) -> str:
+        """The shape in words."""
+        return f"{self.tokens:>3} tokens, {self.concurrency:>2} at once, {'streamed' if self.stream else 'whole'}"
+
+
+@dataclass(slots=True)
+class Measured:
+    """What one target did in one shape."""
+
+    rates: list[float] = field(default_factory=list)
+    """[rounds] requests a second."""
+    latencies_ms: list[float] = field(default_factory=list)
+    """[requests], in the order of their answers."""
+    failed: int = 0
+    """Requests that had to be sent again."""
+
+    def quantile_ms(self, share: float) -> float:
+        """Return a quantile of the latencies."""
+        ordered = sorted(self.latencies_ms)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+    def figures(self, direct: Measured) -> dict[str, Any]:
+        """Return what is reported; ratios are of the same round, and their median counts."""
+        return {
+            "requests_per_s": statistics.median(self.rates), "p50_ms": self.quantile_ms(0.5),
+            "p95_ms": self.quantile_ms(0.95), "rounds": self.rates,
+            "of_direct": statistics.median(a / b for a, b in zip(self.rates, direct.rates, strict=True)),
+            "added_p50_ms": self.quantile_ms(0.5) - direct.quantile_ms(0.5), "failed": self.failed,
+        }
+
+
+async def compare(targets: Sequence[Target], shape: Shape, *, rounds: int, requests: int) -> dict[str, Measured]:
+    """Send `requests` to every target in turn, `rounds` times over, after a warm-up of each."""
+    measured = {target.name: Measured() for target in targets}
+    # Servers close idle connections after 5 s (uvicorn's default): these are closed here before that.
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=600)) as session:
+        for target in targets:
+            await _round(session, target, shape, shape.concurrency, Measured())
+        for turn in range(rounds):
+            # Every second round goes the other way, so that no target always comes first.
+            for target in targets[:: -1 if turn % 2 else 1]:
+                began = time.perf_counter()
+                await _round(session, target, shape, requests, measured[target.name])
+                measured[target.name].rates.append(requests / (time.perf_counter() - began))
+    return measured
+
+
+async def _round(session: aiohttp.ClientSession, target: Target, shape: Shape, requests: int, measured: Measured
+                 ) -> None:
+    left = iter(range(requests))
+
+    async def client() -> None:
+        for _ in left:
+            began = time.perf_counter()
+            while (tokens := await _ask(session, target, shape)) is None:
+                measured.failed += 1
+                if measured.failed > requests:
+                    raise RuntimeError(f"{target.name} refuses more than it answers")
+            measured.latencies_ms.append(1000 * (time.perf_counter() - began))
+            if tokens != shape.tokens:
+                raise RuntimeError(f"{target.name} answered {tokens} tokens, not {shape.tokens}")
+
+    async with asyncio.TaskGroup() as clients:
+        for _ in range(shape.concurrency):
+            clients.create_task(client())
+
+
+async def _ask(session: aiohttp.ClientSession, target: Target, shape: Shape) -> int | None:
+    """Send one request; return the number of tokens of its answer, None where it is to be sent again."""
+    body: dict[str, Any] = {
+        "model": target.model, "messages": [{"role": "user", "content": STORY.format(next(_numbers))}],
+        "max_tokens": shape.tokens, "temperature": 1.0, "ignore_eos": True, "stream": shape.stream}
+    if shape.stream:
+        body["stream_options"] = {"include_usage": True}
+    headers = {"authorization": f"Bearer {target.key}"}
+    async with session.post(f"{target.url}/v1/chat/completions", json=body, headers=headers) as response:
+        if response.status == 503:
+            return None
+        if response.status != 200:
+            raise RuntimeError(f"{target.name} answered {response.status}: {(await response.text())[:500]}")
+        if not shape.stream:
+            return int(json.loads(await response.read())["usage"]["completion_tokens"])
+        tokens = 0
+        async for line in response.content:
+            if b'"completion_tokens"' in line:
+                tokens = int(json.loads(line.removeprefix(b"data: "))["usage"]["completion_tokens"])
+        return tokens
