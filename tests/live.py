@@ -79,7 +79,7 @@ def serving(settings: Settings) -> Iterator[Live]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=lambda: loop.run_until_complete(server.serve(sockets=[listener])), daemon=True)
     thread.start()
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not server.started:
         if not thread.is_alive() or time.monotonic() > deadline:
             raise RuntimeError("the server did not start")

@@ -20,7 +20,7 @@ from server.policy.engines import LocalOptions, make_engine
 from server.policy.scripted import scripted_logprobs
 from tests.engine_bench import LONG, OPTIONS, TEXT, children, gap, joined, logits_of, logprobs_of
 
-VLLM = pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.timeout(600)])
+VLLM = pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.timeout(900)])
 
 
 @dataclass

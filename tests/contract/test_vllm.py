@@ -19,7 +19,7 @@ from server.policy.vllm_process import VllmProcess, answers
 from tests.engine_bench import LONG, OPTIONS, TEXT, children, gap, logits_of, logprobs_of
 
 
-async def until_healthy(engine: Engine, timeout_s: float = 120.0) -> None:
+async def until_healthy(engine: Engine, timeout_s: float = 400.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not await engine.healthy():
         assert time.monotonic() < deadline
@@ -27,7 +27,7 @@ async def until_healthy(engine: Engine, timeout_s: float = 120.0) -> None:
 
 
 @pytest.mark.vllm
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 async def test_vllm_comes_back_with_its_weights_after_a_kill_and_after_a_failed_load(
     tiny: dict[str, Weights], tmp_path: Path
 ) -> None:
@@ -75,7 +75,7 @@ async def test_vllm_comes_back_with_its_weights_after_a_kill_and_after_a_failed_
 
 
 @pytest.mark.vllm
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 async def test_a_vllm_at_a_url_is_used_swapped_and_left_running(tiny: dict[str, Weights], tmp_path: Path) -> None:
     base, full = tiny["base"], tiny["full"]
     expected = logprobs_of(logits_of(base.path, full, TEXT), TEXT)

@@ -35,7 +35,7 @@ def process(data_dir: Path, model: Path, *flags: str) -> Iterator[tuple[subproce
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         assert server.stdout is not None
         url = server.stdout.readline().split()[1]
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline and server.poll() is None:
             try:
                 if httpx2.get(f"{url}/readyz").status_code == 200:

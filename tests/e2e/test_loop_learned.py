@@ -38,7 +38,7 @@ def serve_tiny(directory: Path, engine: str, kind: str = "full"):
                                 learner=LearnerSettings(start=True, threads=1)))
 
 
-def wait_for(live: Live, run_id: str, seconds: float = 150) -> RunView:
+def wait_for(live: Live, run_id: str, seconds: float = 600) -> RunView:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         run = live.client.run(run_id)
