@@ -6,12 +6,21 @@ Adapters know nothing of servers, learners or HTTP; each instance is used by one
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+Isolation = Literal["inline", "thread", "host"]
+"""Where an environment's steps run: `inline` takes microseconds and runs in the caller's event loop, `thread` blocks
+for a moment and runs in a worker thread, `host` is heavy or can hang and runs in a host process."""
 
 
 class EnvironmentFailure(RuntimeError):
     """The environment itself broke: its episode is an error, never a reward of 0."""
+
+
+class EnvironmentMissing(EnvironmentFailure):
+    """What the environment needs is not installed; the text says how to install it."""
 
 
 class UnknownTask(KeyError):
@@ -38,6 +47,8 @@ class Transition:
     """The environment's own limit cut the episode (the horizon is the server's business)."""
     success: bool | None = None
     """The environment's verdict on the whole episode, when it has one; always set when terminated."""
+    valid: bool = True
+    """False where the answer held no action that the environment understands."""
     info: dict[str, Any] = field(default_factory=dict)
 
 
@@ -61,15 +72,36 @@ class Environment(Protocol):
             NotImplementedError: the environment has no solver.
         """
 
+    def random(self, rng: random.Random) -> str:
+        """Return an answer of somebody who knows the actions that are possible now and nothing else."""
+
     def close(self) -> None:
         """Release what the instance holds. Calling it twice is allowed."""
 
 
 class Family(Protocol):
-    """All tasks of one environment, and the way to make instances. Shared by all episodes, read-only."""
+    """All tasks of one environment, and the way to make instances. Shared by all episodes, read-only.
+
+    A family is light: whoever lists its tasks imports nothing heavy. Only `make` and its instances do.
+    """
 
     name: str
     description: str
+    isolation: Isolation
+    step_timeout_s: float
+    """A reset or step that takes longer is stuck: its episode is an error."""
+    tools: list[dict[str, Any]]
+    """Actions as OpenAI's function tools, for agents that call tools; empty where there is only text."""
+
+    def missing(self) -> str | None:
+        """Return what has to be installed before it can be played (a command), or None."""
+
+    def text_of(self, name: str, arguments: dict[str, Any]) -> str:
+        """Return a call of one of the tools as the answer that `step` understands.
+
+        Raises:
+            ValueError: there is no such tool, or its arguments do not fit.
+        """
 
     def splits(self) -> list[str]:
         """Names of the disjoint splits; always contains `train` and `test`."""
@@ -82,4 +114,8 @@ class Family(Protocol):
         """
 
     def make(self) -> Environment:
-        """Make a fresh instance."""
+        """Make a fresh instance.
+
+        Raises:
+            EnvironmentMissing: a package or program that it needs is not installed.
+        """

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from env_adapters.protocol import EnvironmentFailure, Reset, Transition, UnknownTask
+from env_adapters.protocol import EnvironmentFailure, Isolation, Reset, Transition, UnknownTask
 
 DISTRACTORS = 3
 """Commands in the prompt that the goal does not need; ours, AgentGym has up to 10."""
@@ -29,6 +29,19 @@ INSTRUCTIONS = (
     "get 1 coal\nget 1 stick\ncraft 1 torch using 1 coal, 1 stick"
 )
 INVALID = "Not an action. Use get, craft or inventory."
+_ITEM: dict[str, Any] = {"type": "object", "additionalProperties": False, "required": ["item", "count"], "properties": {
+    "item": {"type": "string"}, "count": {"type": "integer", "minimum": 1}}}
+TOOLS: list[dict[str, Any]] = [
+    {"type": "function", "function": {
+        "name": "get", "description": "Get an item that no command crafts.", "parameters": _ITEM}},
+    {"type": "function", "function": {
+        "name": "craft", "description": "Craft an item with the counts of its command.", "parameters": {
+            "type": "object", "additionalProperties": False, "required": ["item", "count", "using"], "properties": {
+                **_ITEM["properties"], "using": {"type": "array", "items": _ITEM, "minItems": 1}}}}},
+    {"type": "function", "function": {
+        "name": "inventory", "description": "List what you carry.", "parameters": {
+            "type": "object", "additionalProperties": False, "properties": {}}}},
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +164,8 @@ class Game:
         self._goal, self._over = "", True
         self._kind: dict[str, str] = {}
         self._inventory: Counter[str] = Counter()
+        self._commands: list[str] = []
+        """The crafting commands of the prompt."""
 
     def reset(self, task: str, seed: int) -> Reset:
         """Begin a task; the seed chooses the distractors, the kinds of planks and wool, and the order of the lines."""
@@ -172,6 +187,7 @@ class Game:
         spare = sorted(near.difference(lines))
         lines += rng.sample(spare, min(DISTRACTORS, len(spare)))
         rng.shuffle(lines)
+        self._commands = lines
         commands = "Crafting commands:\n" + "\n".join(lines) + f"\n\nGoal: craft {self._goal}."
         messages = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": commands}]
         return Reset(messages, {"goal": self._goal, "depth": book.depth[self._goal]})
@@ -194,7 +210,7 @@ class Game:
             observation, done = self._craft(found[1], found[2])
             self._over = done
             return Transition(observation, float(done), done, success=True if done else None)
-        return Transition(INVALID, 0.0, False)
+        return Transition(INVALID, 0.0, False, valid=False)
 
     def _get(self, item: str, count: int) -> str:
         if item not in self._book.items or item in self._book.recipes or item in self._book.tags or not count:
@@ -236,6 +252,11 @@ class Game:
         self._plan(self._goal, Counter(self._inventory), gets, crafts)
         return next((f"get {count} {item}" for item, count in gets.items() if count), crafts[0])
 
+    def random(self, rng: random.Random) -> str:
+        """Return a command of the prompt, or a `get` of something that one of them uses."""
+        command = rng.choice(self._commands)
+        return rng.choice([command, *(f"get {part}" for part in command.partition(" using ")[2].split(", "))])
+
     def _plan(self, item: str, stock: Counter[str], gets: Counter[str], crafts: list[str]) -> None:
         """Append what crafting one batch of an item takes, using up the stock."""
         recipe, used = self._book.best[item], list[str]()
@@ -268,6 +289,9 @@ class TextCraft:
 
     name = "textcraft"
     description = "Craft a Minecraft item out of base items with the commands get, craft and inventory."
+    isolation: Isolation = "inline"
+    step_timeout_s = 10.0
+    tools = TOOLS
 
     def __init__(self) -> None:
         self._book = load()
@@ -288,6 +312,24 @@ class TextCraft:
         if split not in self.splits():
             raise UnknownTask(f"TextCraft has no split {split!r}; it has train and test")
         return [name for name in self._tasks if (name in self._test) == (split == "test")]
+
+    def missing(self) -> str | None:
+        """Return None: its package comes with this one."""
+        return None
+
+    def text_of(self, name: str, arguments: dict[str, Any]) -> str:
+        """Return a tool call as the command it stands for."""
+        try:
+            if name == "get":
+                return f"get {arguments['count']} {arguments['item']}"
+            if name == "craft":
+                using = ", ".join(f"{part['count']} {part['item']}" for part in arguments["using"])
+                return f"craft {arguments['count']} {arguments['item']} using {using}"
+            if name == "inventory":
+                return "inventory"
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the arguments of {name} are {arguments!r}") from error
+        raise ValueError(f"TextCraft has no tool {name!r}; it has get, craft and inventory")
 
     def make(self) -> Game:
         """Make an instance; all share the recipes."""
