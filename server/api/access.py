@@ -59,7 +59,7 @@ def key_of(headers: Headers) -> str:
     return key if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 
 
-def _caller(request: Request) -> Caller:
+async def _caller(request: Request) -> Caller:
     caller: Caller = request.state.caller
     return caller
 
@@ -69,7 +69,7 @@ CallerOf = Annotated[Caller, Depends(_caller)]
 
 def needs(*scopes: Scope) -> Any:
     """Return a dependency that lets in callers with one of these scopes, and admins."""
-    def check(caller: CallerOf) -> None:
+    async def check(caller: CallerOf) -> None:
         if not caller.may(*scopes):
             raise Forbidden(f"{caller.name!r} may not do this: it needs a key with the scope {' or '.join(scopes)}")
     return Depends(check)
@@ -84,7 +84,7 @@ own_episode: Any = Depends(_own_episode)
 """Lets in an agent or an episode's own key, where the URL or `x-episode-id` names no episode or one of the caller's."""
 
 
-def _no_train(x_no_train: Annotated[str | None, Header()] = None) -> bool:
+async def _no_train(x_no_train: Annotated[str | None, Header()] = None) -> bool:
     return (x_no_train or "").strip().lower() in ("1", "true", "yes")
 
 

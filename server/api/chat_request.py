@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,10 +13,12 @@ from server.policy.turns import Ask
 
 NOT_SAMPLING = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
                           "verbosity", "modalities", "reasoning_effort", "prompt_cache_retention"})
-UNSUPPORTED = ("functions", "function_call", "audio", "prediction", "web_search_options", "chat_template_kwargs")
+UNSUPPORTED = ("functions", "function_call", "audio", "prediction", "web_search_options")
 NEUTRAL: dict[str, Any] = {"presence_penalty": 0, "frequency_penalty": 0, "repetition_penalty": 1, "min_p": 0,
                            "min_tokens": 0, "logit_bias": {}, "best_of": 1}
 """Values with which a sampling field changes nothing: SDKs send them, and such a turn is trainable."""
+LARGEST_OPTIONS = 4096
+"""Characters of JSON in `chat_template_kwargs`."""
 
 
 class Options(BaseModel):
@@ -104,6 +107,8 @@ class ChatRequest(BaseModel):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(default=None, max_length=32)
+    """What the model's chat template is told beside, such as `{"enable_thinking": false}`."""
 
     def ask(self, context_tokens: int, *, owner: str, digest: str, idempotency_key: str | None = None) -> Ask:
         """Return what the request asks of the policy.
@@ -126,8 +131,17 @@ class ChatRequest(BaseModel):
         return Ask(
             messages=self._checked_messages(), sampling=self._sampling(context_tokens),
             tools=[tool.model_dump(mode="json", exclude_none=True) for tool in self.tools or []], call=call,
+            template_options=self._template_options(),
             reads_calls=self.tool_choice != "none", parallel_calls=self.parallel_tool_calls is not False,
-            count=self.n or 1, digest=digest, owner=owner, idempotency_key=idempotency_key)
+            count=self.n or 1, digest=digest, owner=owner, idempotency_key=idempotency_key,
+            whole=not self.stream)
+
+    def _template_options(self) -> dict[str, Any]:
+        options = self.chat_template_kwargs or {}
+        if len(json.dumps(options)) > LARGEST_OPTIONS:
+            raise BadRequest(f"chat_template_kwargs: more than {LARGEST_OPTIONS} characters",
+                             param="chat_template_kwargs")
+        return options
 
     def _checked_messages(self) -> list[dict[str, Any]]:
         """Return the messages after checking what templates rely on."""

@@ -7,6 +7,7 @@ is tied to its episode by a header, by the URL, by the episode's own key, or by 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -19,9 +20,7 @@ from server.api.state import State
 from server.errors import BadRequest, HorizonReached
 from server.policy.routing import find_episode
 from server.policy.turns import Answer, Ask, Turn
-from server.recording.episode import Episode
 from server.recording.replay import find_recorded
-from server.recording.tokens import digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Call:
     """False where the caller forbids training on it."""
 
 
-def _call(request: Request, caller: CallerOf, no_train: NoTrain,
+async def _call(request: Request, caller: CallerOf, no_train: NoTrain,
           x_episode_id: Annotated[str | None, Header()] = None,
           x_stainless_retry_count: Annotated[str | None, Header()] = None,
           idempotency_key: Annotated[str | None, Header(max_length=200)] = None) -> Call:
@@ -83,7 +82,7 @@ async def converse(parts: State, call: Call, body: ChatRequest) -> Conversation:
         UpturnError: the request is wrong, comes too late, or cannot be answered now; nothing was recorded.
     """
     try:
-        same = digest(body.model_dump(mode="json"))
+        same = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
     except ValueError as error:  # Half a surrogate pair, or hundreds of levels of nesting.
         raise BadRequest("the body holds what JSON cannot say again") from error
     ask = body.ask(parts.engine.context_tokens, owner=call.owner, digest=same, idempotency_key=call.idempotency_key)
@@ -104,8 +103,10 @@ async def _sent_again(parts: State, call: Call, ask: Ask) -> list[Turn]:
 
 async def _begin(parts: State, call: Call, body: ChatRequest, ask: Ask) -> list[Turn]:
     """Take new turns, in the named or found episode or in a new one."""
-    found = call.named or await find_episode(parts.episodes, call.owner, ask.messages, ask.tools)
-    episode = await parts.episodes.get(found) if found is not None else await _open_live(parts, call, body, ask)
+    found = call.named or await find_episode(parts.episodes, call.owner, ask.messages, ask.frame)
+    if found is None:
+        return await _in_new_episode(parts, call, body, ask)
+    episode = await parts.episodes.get(found)
     if not call.trains:
         await parts.episodes.never_train(episode)
     version = parts.pointers.for_episode(episode, body.model, parts.engine)
@@ -117,15 +118,16 @@ async def _begin(parts: State, call: Call, body: ChatRequest, ask: Ask) -> list[
         if call.named is not None:
             raise
     # An agent that knows nothing of episodes goes on talking, in the next one.
-    episode = await _open_live(parts, call, body, ask)
-    return parts.turns.begin(episode, ask, episode.policy_version)
+    return await _in_new_episode(parts, call, body, ask)
 
 
-async def _open_live(parts: State, call: Call, body: ChatRequest, ask: Ask) -> Episode:
-    """Open an episode for a conversation that belongs to none, if it can be answered at all."""
+async def _in_new_episode(parts: State, call: Call, body: ChatRequest, ask: Ask) -> list[Turn]:
+    """Open an episode for a conversation that belongs to none, if it can be answered at all, and take its turns."""
     version = parts.pointers.resolve(body.model, parts.engine)
-    parts.turns.check(ask)
+    ids = parts.turns.check(ask)
     episode, _ = await parts.episodes.open(
         EpisodeOpen(trainable=call.trains), policy_version=version, owner_hash=ask.owner,
         horizon=parts.settings.default_horizon)
-    return episode
+    if not ask.whole:  # A stream tells of its episode before its turn is durable.
+        episode.begin_writing()
+    return parts.turns.begin(episode, ask, version, ids)

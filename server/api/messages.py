@@ -47,7 +47,7 @@ async def count_tokens(body: CountRequest, parts: Parts, call: CallOf) -> dict[s
     """Count the tokens of a prompt, without an answer and without a record."""
     parts.pointers.resolve(body.model, parts.engine)
     ask = body.chat().ask(parts.engine.context_tokens, owner="", digest="")
-    return {"input_tokens": len(parts.renderer.prompt(ask.messages, ask.tools))}
+    return {"input_tokens": len(parts.renderer.prompt(ask.messages, ask.tools, ask.template_options))}
 
 
 async def _stream(body: MessagesRequest, parts: State, conversation: Conversation, pieces: Pieces

@@ -51,7 +51,7 @@ class State:
     schedule: Schedule
 
 
-def _state(request: Request) -> State:
+async def _state(request: Request) -> State:  # FastAPI sends a plain function to a worker thread.
     state: State = request.app.state.parts
     return state
 

@@ -23,12 +23,25 @@ async def merged(conversation: Conversation) -> Pieces:
     Raises:
         UpturnError: an answer failed before any had begun.
     """
+    if len(conversation.turns) == 1:
+        turn = conversation.turns[0]
+        first = await turn.deltas.get()
+        if first is None:
+            await turn.answer()
+        return _of_one(turn, first)
     queue: asyncio.Queue[tuple[int, Delta | None]] = asyncio.Queue()
     pumps = [asyncio.create_task(_pump(turn, index, queue)) for index, turn in enumerate(conversation.turns)]
     head = await queue.get()
     if head[1] is None:
         await conversation.turns[head[0]].answer()
     return _pieces(queue, head, pumps)
+
+
+async def _of_one(turn: Turn, first: Delta | None) -> Pieces:
+    if first is not None:
+        yield 0, first
+        async for delta in turn.pieces():
+            yield 0, delta
 
 
 async def _pieces(queue: asyncio.Queue[tuple[int, Delta | None]], head: tuple[int, Delta | None],

@@ -83,7 +83,7 @@ async def _all(settings: Settings, quick: bool) -> AsyncIterator[Check]:
     except UpturnError as error:
         yield Check("model files", "fail", error.message)
         return
-    for check in model_checks(base):
+    for check in model_checks(base, settings.renderer, settings.model):
         yield check
     missing = [name for name in LEARNER_PACKAGES if find_spec(name) is None]
     if quick or settings.engine.url or missing:

@@ -59,7 +59,8 @@ def build_policy(settings: Settings) -> Built:
         return Built(engine, renderer, base, weights, lambda path, _: _check_script(path))
     base = resolve_model(settings.model, (settings.models_dir or data_dir / "models").absolute())
     validate = partial(_validate, base, settings.engine.max_lora_rank)
-    return Built(engine, Renderer.from_directory(base), base, weights, validate)
+    renderer = Renderer.from_directory(base, settings.renderer, settings.model)
+    return Built(engine, renderer, base, weights, validate)
 
 
 def _engine(kind: EngineKind, settings: Settings, *, lora: bool) -> Engine:

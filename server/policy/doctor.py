@@ -64,18 +64,20 @@ def judge(name: str, good: bool, figure: str, advice: str) -> Check:
 # ------------------------------------------------------------------------------------------------- files and text
 
 
-def model_checks(base: Path) -> Iterator[Check]:
-    """Check a model directory without an engine."""
+def model_checks(base: Path, renderer: str = "auto", name: str = "") -> Iterator[Check]:
+    """Check a model directory without an engine; `renderer` and `name` are the settings `renderer` and `model`."""
     yield _guarded("model files", lambda: _files(base))
     yield _guarded("weights", lambda: _weights(base))
     try:
-        renderer = Renderer.from_directory(base)
+        made = Renderer.from_directory(base, renderer, name)
     except Exception as error:  # Whatever is wrong with the files: it is what the reader wants to know.
         yield Check("chat template", "fail", reason_of(error), "without template and tokenizer nothing can be served")
         return
-    yield _guarded("chat template", lambda: _template("chat template", renderer, TALK))
-    yield _guarded("tool template", lambda: _template("tool template", renderer, TALK_WITH_TOOLS, TOOLS))
-    yield _guarded("end of turn", lambda: _end_of_turn(base, renderer))
+    yield Check("renderer", "pass", "the chat template; calls are JSON in <tool_call> tags" if made.family is None else
+                f"the family {made.family.name}, which writes what the chat template writes")
+    yield _guarded("chat template", lambda: _template("chat template", made, TALK))
+    yield _guarded("tool template", lambda: _template("tool template", made, TALK_WITH_TOOLS, TOOLS))
+    yield _guarded("end of turn", lambda: _end_of_turn(base, made))
     yield _guarded("special tokens", lambda: _special_tokens(base))
     yield _guarded("token ids", lambda: _round_trip(base))
 

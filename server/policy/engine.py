@@ -25,6 +25,8 @@ class SamplingParams:
     """0 is off."""
     stop: tuple[str, ...] = ()
     """Strings that end the answer; the tokens that matched are part of the answer's ids."""
+    stop_ids: tuple[int, ...] = ()
+    """Tokens that end the answer beside the model's own, as its family has them; part of the answer's ids too."""
     seed: int | None = None
     top_logprobs: int = 0
     """How many alternatives per token to report."""
@@ -86,8 +88,9 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Stop, leaving no process behind."""
 
-    def generate(self, version: int, prompt_ids: list[int], params: SamplingParams) -> AsyncGenerator[Piece, None]:
-        """Sample one answer; the last piece has a finish reason.
+    def generate(self, version: int, prompt_ids: list[int], params: SamplingParams, *, whole: bool = False
+                 ) -> AsyncGenerator[Piece, None]:
+        """Sample one answer; the last piece has a finish reason. `whole`: nobody looks before the end.
 
         With full weights, `version` is where the answer begins: after a swap in the middle the pieces carry the new
         one, and a version that was replaced a moment ago is answered by the one that replaced it. Closing the iterator

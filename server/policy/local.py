@@ -63,7 +63,7 @@ class LocalEngine:
         return self._worker.running()
 
     async def generate(
-        self, version: int, prompt_ids: list[int], params: SamplingParams
+        self, version: int, prompt_ids: list[int], params: SamplingParams, *, whole: bool = False
     ) -> AsyncGenerator[Piece, None]:
         """Sample one answer, one token a piece."""
         if version not in self.versions and version in self._replaced and self._full is not None:

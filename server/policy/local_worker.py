@@ -175,7 +175,7 @@ class Worker:
 
     def _finish(self, answer: Answer, token_id: int) -> FinishReason | None:
         params, said = answer.params, answer.ids[answer.prompt_tokens :]
-        if token_id in self._stop_ids and not params.extra.get("ignore_eos"):
+        if token_id in params.stop_ids or (token_id in self._stop_ids and not params.extra.get("ignore_eos")):
             return "stop"
         if params.stop:
             # A token is at least one byte, so this tail holds every match that ends in the newest token.

@@ -106,7 +106,7 @@ class ScriptedEngine:
         self._running = False
 
     async def generate(
-        self, version: int, prompt_ids: list[int], params: SamplingParams
+        self, version: int, prompt_ids: list[int], params: SamplingParams, *, whole: bool = False
     ) -> AsyncGenerator[Piece, None]:
         """Sample one answer, one token a piece."""
         version, script = self._script(version)

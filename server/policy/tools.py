@@ -7,7 +7,8 @@ into ordinary messages, so that every instruct model can be asked to call tools.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from server.errors import BadRequest
@@ -18,6 +19,9 @@ MARKS = frozenset({CALL_OPEN, CALL_CLOSE, THINK_OPEN, THINK_CLOSE})
 """What structures an answer's text."""
 Messages = Sequence[dict[str, Any]]
 Tools = Sequence[dict[str, Any]]
+Options = Mapping[str, Any]
+"""What a request tells the model's form of a conversation beside messages and tools: `chat_template_kwargs`."""
+NO_OPTIONS: Options = MappingProxyType({})
 
 _INTRODUCTION = (
     "You can call tools. Each is described by one line of JSON:\n<tools>\n{tools}\n</tools>\n"

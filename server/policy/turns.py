@@ -34,6 +34,8 @@ class Ask:
     prompt_ids: list[int] | None = None
     """The whole prompt, where the caller does without messages; these then only say what it was."""
     tools: list[dict[str, Any]] = field(default_factory=list)
+    template_options: dict[str, Any] = field(default_factory=dict)
+    """What the model's form of a conversation is told beside (`chat_template_kwargs`)."""
     call: str | None = None
     """The tool that has to be called; empty is any, None leaves it to the model."""
     reads_calls: bool = True
@@ -41,11 +43,18 @@ class Ask:
     parallel_calls: bool = True
     count: int = 1
     """Answers to the same prompt."""
+    whole: bool = False
+    """Nobody reads an answer before its end."""
     digest: str = ""
     """SHA-256 of the request; the same one at the same time in an episode is answered once."""
     owner: str = ""
     """SHA-256 of the caller's key."""
     idempotency_key: str | None = None
+
+    @property
+    def frame(self) -> list[dict[str, Any]]:
+        """What the messages stand in; the same ones in another frame are another conversation."""
+        return [*self.tools, {"chat_template_kwargs": self.template_options}] if self.template_options else self.tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,8 @@ class Turn:
     """Where the answer begins; a swap in the middle shows in the answer itself."""
     digest: str = ""
     owner: str = ""
+    whole: bool = False
+    """Nothing of it is known before its end."""
     deltas: asyncio.Queue[Delta | None] = field(default_factory=asyncio.Queue)
     """Pieces of the answer; None at the end."""
     done: asyncio.Future[Answer] | None = None
@@ -156,10 +167,11 @@ class Turns:
         self._requests: dict[tuple[str, str], list[Turn]] = {}
         """Requests being answered, by caller and digest."""
 
-    def begin(self, episode: Episode, ask: Ask, version: int) -> list[Turn]:
+    def begin(self, episode: Episode, ask: Ask, version: int, whole_ids: list[int] | None = None) -> list[Turn]:
         """Check and render a request, count it against the horizon, and start sampling: one turn for each answer.
 
-        The same request while its twin is still being answered gets the twin's answer.
+        The same request while its twin is still being answered gets the twin's answer. `whole_ids` is what `check`
+        returned, where nothing of the conversation can have been recorded.
 
         Raises:
             HorizonReached, ContextTooLong, BadRequest: nothing was counted or recorded.
@@ -170,10 +182,10 @@ class Turns:
             return [twin.follow() for twin in twins]
         self._must_answer(ask)
         episode.must_be_open()
-        prompt, form = self._prompt(episode, ask)
+        prompt, form = self._prompt(episode, ask, whole_ids)
         room = self._room(prompt.ids)
         indexes = self._episodes.begin_turn(episode, ask.count)
-        turns = [Turn(new_id("turn"), episode.id, version, ask.digest, ask.owner) for _ in indexes]
+        turns = [Turn(new_id("turn"), episode.id, version, ask.digest, ask.owner, ask.whole) for _ in indexes]
         episode.answering[ask.digest] = self._requests[ask.owner, ask.digest] = turns
         for choice, (turn, index) in enumerate(zip(turns, indexes, strict=True)):
             task = asyncio.create_task(self._take(turn, episode, ask, prompt, form, version, index, choice, room))
@@ -198,15 +210,19 @@ class Turns:
             prompt_tokens=r.turn.prompt_tokens, token_ids=r.token_ids, logprobs=r.logprobs, top_logprobs=None,
             version=r.turn.policy_version or 0)) for r in recorded]
 
-    def check(self, ask: Ask) -> None:
-        """Refuse a conversation that could not be answered, before an episode is opened for it.
+    def check(self, ask: Ask) -> list[int]:
+        """Refuse a conversation that could not be answered, before an episode is opened; return its rendered ids.
 
         Raises:
             ContextTooLong, BadRequest: it does not fit, or the chat template refuses it.
             EngineError: the engine cannot answer now.
         """
         self._must_answer(ask)
-        self._room(self._whole(ask))
+        ids = ask.prompt_ids
+        if ids is None:
+            ids = self._renderer.prompt(ask.messages, ask.tools, ask.template_options)
+        self._room(ids)
+        return ids
 
     async def demonstrate(self, episode: Episode, messages: list[dict[str, Any]], text: str) -> None:
         """Record an answer that the policy did not sample (an oracle's, a person's)."""
@@ -221,9 +237,14 @@ class Turns:
         return self._renderer.tokenizer.decode([token_id])
 
     async def drain(self) -> None:
-        """Stop sampling and wait until every turn in progress is recorded as far as it came."""
-        for turn in self._running.values():
+        """Stop sampling and wait until every turn in progress is recorded as far as it came.
+
+        Of an answer that is sampled whole nothing has come, and nothing is recorded. What is being written is written.
+        """
+        for task, turn in self._running.items():
             turn.readers = 0
+            if turn.whole:
+                task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
     def _must_answer(self, ask: Ask) -> None:
@@ -242,48 +263,48 @@ class Turns:
                 "for prompt and answer", param="messages")
         return room
 
-    def _whole(self, ask: Ask) -> list[int]:
-        """Return the ids of a prompt that extends nothing."""
-        return self._renderer.prompt(ask.messages, ask.tools) if ask.prompt_ids is None else ask.prompt_ids
-
-    def _prompt(self, episode: Episode, ask: Ask) -> tuple[Prompt, AnswerFormat]:
+    def _prompt(self, episode: Episode, ask: Ask, whole_ids: list[int] | None = None) -> tuple[Prompt, AnswerFormat]:
         """Return the prompt, on the longest recorded part of the conversation, and how its answer is to be read."""
-        hashes = chain_hashes(ask.messages, ask.tools)
+        hashes = chain_hashes(ask.messages, ask.frame)
         if ask.prompt_ids is not None:
             whole = ask.prompt_ids
             prompt = Prompt(whole, None, whole, ask.messages, hashes[-1], forked=episode.newest is not None)
             return prompt, AnswerFormat(ask.sampling.stop)
-        known, parent, new_ids = 0, None, None
+        known, parent, recorded, new_ids = 0, None, list[int](), None
         for position in range(len(hashes) - 1, -1, -1):
             if (tail := episode.tails.get(hashes[position])) is not None:
-                new_ids = self._renderer.continuation(ask.messages, position + 1, tail.token_ids[-1], ask.tools)
-            if new_ids is not None:
-                known, parent = position + 1, tail
-                break
+                path = tail.path()
+                new_ids = self._renderer.follow(ask.messages, position + 1, path, ask.tools, ask.template_options)
+                if new_ids is not None:
+                    known, parent, recorded = position + 1, tail, path
+                    break
         if new_ids is None:
-            new_ids = self._renderer.prompt(ask.messages, ask.tools)
-        begins: Part = "reasoning" if self._renderer.opens_reasoning(new_ids) else "content"
-        if ask.call is not None:
+            new_ids = whole_ids or self._renderer.prompt(ask.messages, ask.tools, ask.template_options)
+        grammar = self._renderer.grammar(recorded + new_ids, ask.tools, ask.template_options)
+        opened = self._renderer.opens_reasoning(new_ids) if grammar is None else grammar.in_thoughts
+        begins: Part = "reasoning" if opened else "content"
+        if ask.call is not None:  # A forced call is JSON: a grammar of the engine's holds it, and no parser is needed.
             new_ids = [*new_ids, *self._renderer.forced_call(after_reasoning=begins == "reasoning")]
-            begins = "call"
+            begins, grammar = "call", None
         forked = episode.newest is not None if parent is None else hashes[known - 1] != episode.newest
-        recorded = [] if parent is None else parent.path()
         prompt = Prompt(recorded + new_ids, parent, new_ids, ask.messages[known:], hashes[-1], forked)
-        return prompt, AnswerFormat(ask.sampling.stop, tools=bool(ask.tools) and ask.reads_calls,
-                                    reasons=self._renderer.reasons, begins=begins)
+        return prompt, AnswerFormat(
+            ask.sampling.stop, tools=bool(ask.tools) and ask.reads_calls, reasons=self._renderer.reasons, begins=begins,
+            grammar=grammar, one_call=not ask.parallel_calls)
 
     async def _take(self, turn: Turn, episode: Episode, ask: Ask, prompt: Prompt, form: AnswerFormat, version: int,
                     index: int, choice: int, room: int) -> Answer:
         began = time.perf_counter()
         reader = AnswerReader(self._renderer.tokenizer, form)
-        params = _params(ask, choice, room)
+        params = replace(_params(ask, choice, room), stop_ids=self._renderer.stop_ids)
         pieces: list[Piece] = []
         try:
             # aclosing: an abandoned answer frees the engine at once, not when the iterator is collected.
-            async with aclosing(self._engine.generate(version, prompt.ids, params)) as answer:
+            async with aclosing(self._engine.generate(version, prompt.ids, params, whole=ask.whole)) as answer:
                 async for piece in answer:
                     pieces.append(piece)
-                    await episode.opened()
+                    if not ask.whole:  # Else nobody hears of the episode before its first turn is durable.
+                        await episode.opened()
                     turn.show(reader.push(piece.token_ids))
                     if turn.abandoned:
                         break

@@ -196,7 +196,7 @@ class VllmEngine:
     # -------------------------------------------------------------------------------------------- sampling
 
     async def generate(
-        self, version: int, prompt_ids: list[int], params: SamplingParams
+        self, version: int, prompt_ids: list[int], params: SamplingParams, *, whole: bool = False
     ) -> AsyncGenerator[Piece, None]:
         """Sample one answer; see the module's text for how each token gets its version."""
         version = await self._ready(version)
@@ -206,14 +206,14 @@ class VllmEngine:
         sampling = {
             **params.extra, "n": 1, "max_tokens": min(params.max_tokens, room), "temperature": params.temperature,
             "top_p": params.top_p, "top_k": params.top_k, "stop": list(params.stop), "seed": params.seed,
-            "logprobs": params.top_logprobs,
+            "stop_token_ids": list(params.stop_ids), "logprobs": params.top_logprobs, "detokenize": bool(params.stop),
         }  # fmt: skip
         if params.json_schema is not None:
             form = {"json": params.json_schema} if params.json_schema else {"json_object": True}
             sampling["structured_outputs"] = {**form, "disable_any_whitespace": True}
         replacements, passed_on, held = self._replacements, 0, Tokens()
         is_adapter = version in self._adapters
-        async with aclosing(self._stream(self._model(version), prompt_ids, sampling)) as choices:
+        async with aclosing(self._choices(self._model(version), prompt_ids, sampling, whole)) as choices:
             async for choice in choices:
                 held.add(choice)
                 received = passed_on + len(held.ids)
@@ -262,23 +262,30 @@ class VllmEngine:
     def _model(self, version: int) -> str:
         return _adapter_name(version) if version in self._adapters else BASE_MODEL
 
-    async def _stream(self, model: str, prompt_ids: list[int], sampling: dict[str, Any]
-                      ) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the choices of vLLM's chunks. Closing it closes the connection, at which vLLM stops sampling."""
+    async def _choices(self, model: str, prompt_ids: list[int], sampling: dict[str, Any], whole: bool
+                       ) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the answer, in vLLM's chunks or whole. Closing this closes the connection: vLLM stops sampling."""
         assert self._session is not None
-        body = {"model": model, "token_ids": prompt_ids, "sampling_params": sampling, "stream": True}
+        body = {"model": model, "token_ids": prompt_ids, "sampling_params": sampling, "stream": not whole}
         try:
             async with self._session.post(f"{self._url}/inference/v1/generate", json=body) as response:
                 if response.status != 200:
                     raise _error(response.status, await response.text())
-                async for line in response.content:
-                    if not line.startswith(b"data: {"):
-                        continue
-                    chunk = json.loads(line[6:])
-                    if "error" in chunk:
-                        raise _error(int(chunk["error"]["code"]), chunk["error"]["message"])
-                    for choice in chunk["choices"]:
+                if whole:
+                    for choice in json.loads(await response.read())["choices"]:
                         yield choice
+                    return
+                rest = b""
+                async for data in response.content.iter_any():
+                    *events, rest = (rest + data).split(b"\n\n")
+                    for event in events:
+                        if not event.startswith(b"data: {"):
+                            continue
+                        chunk = json.loads(event[6:])
+                        if "error" in chunk:
+                            raise _error(int(chunk["error"]["code"]), chunk["error"]["message"])
+                        for choice in chunk["choices"]:
+                            yield choice
         except (aiohttp.ClientError, OSError, EngineError) as error:
             self._spawn(self._fail_unless_healthy())
             raise EngineError(f"vLLM failed while answering: {error!r}", retry_after_s=RESTART_S) from error

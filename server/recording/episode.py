@@ -11,9 +11,9 @@ import hashlib
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -23,7 +23,7 @@ from server.errors import Conflict, HorizonReached, NotFound
 from server.recording.tokens import unpack_ids
 from server.store.database import Database, new_id
 from server.store.tables import EpisodeRow, NodeRow, RewardRow, StepRow, TurnRow
-from server.store.writer import Writer
+from server.store.writer import Many, Writer
 
 EPISODE_KEY = "ep-"
 """How an episode's own API key begins."""
@@ -74,11 +74,20 @@ class Episode:
     stepping: asyncio.Lock = field(default_factory=asyncio.Lock)
     ended: str | None = None
     """The final status, once it has one."""
+    unwritten: dict[str, Any] | None = None
+    """Its row, while that is not on its way to the database."""
     opening: asyncio.Future[None] | None = None
     """The write of its row, where nobody has waited for it yet."""
+    write: Callable[[Episode], asyncio.Future[None]] | None = None
+
+    def begin_writing(self) -> None:
+        """Send the row to the database, ahead of its first turn."""
+        if self.unwritten is not None and self.write is not None:
+            self.opening = self.write(self)
 
     async def opened(self) -> None:
         """Wait until the episode's row is durable."""
+        self.begin_writing()
         if self.opening is not None:
             await asyncio.shield(self.opening)
             self.opening = None
@@ -115,21 +124,20 @@ class Episodes:
                    purpose: str = "other", owner_hash: str | None = None) -> tuple[Episode, str]:
         """Begin an episode; return it and its own API key, which is stored only as a hash.
 
-        Its row is on its way to the database: wait for `opened()` before anybody hears of the episode.
+        Its row goes to the database with its first turn, or when somebody waits for `opened()`: that has to come
+        before anybody hears of the episode.
         """
         episode = Episode(id=new_id("ep"), environment=request.environment, task=request.task, seed=request.seed,
                           horizon=horizon, policy_version=policy_version, purpose=purpose,
                           trainable=request.trainable and purpose != "evaluation")
         key = f"{EPISODE_KEY}{secrets.token_urlsafe(24)}"
-        row = EpisodeRow(
-            id=episode.id, status="open", environment=request.environment, task=request.task, seed=request.seed,
-            horizon=horizon, group_key=request.group, play_id=play_id, purpose=purpose, policy_version=policy_version,
-            trainable=episode.trainable, key_hash=hash_of(key), owner_hash=owner_hash, details=request.metadata,
-            opened_at=time.time(),
-        )
+        row = {
+            "id": episode.id, "status": "open", "environment": request.environment, "task": request.task,
+            "seed": request.seed, "horizon": horizon, "group_key": request.group, "play_id": play_id,
+            "purpose": purpose, "policy_version": policy_version, "trainable": episode.trainable,
+            "key_hash": hash_of(key), "owner_hash": owner_hash, "details": request.metadata, "opened_at": time.time()}
         self._remember(episode)
-        episode.opening = asyncio.wrap_future(self._writer.submit(lambda session: session.add(row)))
-        episode.opening.add_done_callback(lambda written: self._forget_unwritten(written, episode))
+        episode.unwritten, episode.write = row, self._write
         return episode, key
 
     async def get(self, episode_id: str) -> Episode:
@@ -181,6 +189,7 @@ class Episodes:
             return
         episode.ended = status
         self._forget(episode.id)
+        await episode.opened()
         change = (sa.update(EpisodeRow).where(EpisodeRow.id == episode.id, EpisodeRow.status == "open")
                   .values(status=status, reason=reason, error_class=error_class, success=success,
                           closed_at=time.time()))
@@ -227,13 +236,18 @@ class Episodes:
     async def fail_interrupted(self) -> int:
         """After a restart: environment episodes of the process before have lost their environment; return how many."""
         change = (sa.update(EpisodeRow).where(EpisodeRow.status == "open", EpisodeRow.environment.is_not(None))
-                  .values(status="error", error_class="ServerRestarted", closed_at=time.time(),
-                          reason="the server stopped while the episode was open"))
+                  .values(status="closed", trainable=False, closed_at=time.time(), reason="the server restarted"))
         return await self._writer.write(lambda session: int(session.execute(change).rowcount))  # type: ignore[attr-defined]
 
     def open_versions(self) -> set[int]:
         """Versions on which episodes are still open in memory."""
         return {episode.policy_version for episode in self._open.values()}
+
+    def _write(self, episode: Episode) -> asyncio.Future[None]:
+        row, episode.unwritten = episode.unwritten, None
+        written = self._writer.begin(Many(insert_episodes, row, rank=0))
+        written.add_done_callback(lambda written: self._forget_unwritten(written, episode))
+        return written
 
     def _forget_unwritten(self, written: asyncio.Future[None], episode: Episode) -> None:
         if written.cancelled() or written.exception() is not None:
@@ -277,6 +291,13 @@ class Episodes:
                 episode.tails[node.chain_hash] = ends[node.id]
                 episode.newest = node.chain_hash
         return episode
+
+
+def insert_episodes(session: Session, rows: Sequence[dict[str, Any] | None]) -> list[None]:
+    """Write the rows of new episodes; None is none."""
+    if there := [row for row in rows if row is not None]:
+        session.connection().execute(sa.insert(cast(sa.Table, EpisodeRow.__table__)), there)
+    return [None] * len(rows)
 
 
 def reward_view(row: RewardRow) -> RewardView:

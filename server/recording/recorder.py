@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.errors import Conflict
-from server.recording.episode import Episode, Tail
+from server.recording.episode import Episode, Tail, insert_episodes
 from server.recording.tokens import chain_hash, pack_ids, pack_logprobs
 from server.store.tables import EpisodeRow, NodeRow, TurnRow
 from server.store.writer import Many, Writer
@@ -89,11 +89,16 @@ class Recorder:
         self._on_turn = on_turn
 
     async def record(self, episode: Episode, turn: NewTurn) -> None:
-        """Make a turn durable and let the episode go on from it.
+        """Make a turn durable, with its episode's row where it is the first, and let the episode go on from it.
 
         A turn that ends after its episode has ended (closed or erased meanwhile) is refused: nothing is written late.
         """
-        node_id = await self._writer.write(Many(_insert, (episode.id, turn)))
+        row, episode.unwritten = episode.unwritten, None
+        try:
+            node_id = await self._writer.write(Many(_insert, (episode.id, turn, row)))
+        except Exception:
+            episode.unwritten = row
+            raise
         ids = [*turn.prompt.new_ids, *(token for span in turn.spans for token in span.token_ids)]
         episode.newest = turn.chain_hash
         episode.tails[episode.newest] = Tail(node_id, turn.prompt.parent, ids)
@@ -104,15 +109,17 @@ class Recorder:
 _EPISODE, _TURN, _NODE = (cast(sa.Table, row.__table__) for row in (EpisodeRow, TurnRow, NodeRow))
 
 
-def _insert(session: Session, turns: list[tuple[str, NewTurn]]) -> list[int | Exception]:
-    """Write turns of episodes; return the last node of each, or that its episode has ended.
+def _insert(session: Session, items: list[tuple[str, NewTurn, dict[str, Any] | None]]) -> list[int | Exception]:
+    """Write turns, and the rows of new episodes; return each turn's last node, or that its episode has ended.
 
     Statements for all of them, not objects: this is the busiest work of the writer by far.
     """
-    connection = session.connection()
-    ids = {episode_id for episode_id, _ in turns}
-    found = connection.execute(sa.select(_EPISODE.c.id, _EPISODE.c.status).where(_EPISODE.c.id.in_(ids)))
-    statuses = {row.id: row.status for row in found}
+    connection, turns = session.connection(), [(episode_id, turn) for episode_id, turn, _ in items]
+    insert_episodes(session, [row for _, _, row in items])
+    statuses = {row["id"]: row["status"] for _, _, row in items if row is not None}
+    if known := {episode_id for episode_id, _ in turns}.difference(statuses):
+        found = connection.execute(sa.select(_EPISODE.c.id, _EPISODE.c.status).where(_EPISODE.c.id.in_(known)))
+        statuses |= {row.id: row.status for row in found}
     open_turns = [(episode_id, turn) for episode_id, turn in turns if statuses.get(episode_id) == "open"]
     node_ids = _new_node_ids(connection, sum(1 + len(turn.spans) for _, turn in open_turns))
     turn_rows, node_rows, ends = [], [], dict[str, int]()

@@ -3,7 +3,7 @@
 A chat handler that is cancelled in the middle cannot cancel its write: work that was submitted is done. Work that fails
 is undone alone (a savepoint each) and does not touch its neighbours. Where the database itself fails, nothing of the
 group is taken for done: SQLite may have dropped the whole transaction, savepoints and all. Work may be run again.
-Work of one kind that waits together (`Many`) is done in one go.
+Work of one kind that waits together (`Many`) is done in one go, kinds that others build on first.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from server.store.database import BROKEN, unavailable
 T = TypeVar("T")
 Item = TypeVar("Item")
 Work = Callable[[Session], Any]
-Pair = tuple[Work, Future[Any]]
+AnyFuture = Future[Any] | asyncio.Future[Any]
+Pair = tuple[Work, AnyFuture]
+Outcome = tuple[AnyFuture, Any, BaseException | None]
 
-MAX_GROUP = 64  # Works per commit: bounds how long the first of them waits.
+MAX_GROUP = 64  # Works per commit, or nearly twice as many: bounds how long the first of them waits.
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Many(Generic[Item, T]):
     do: Callable[[Session, list[Item]], Sequence[T | Exception]]
     """Does it for some items; returns a result for each, or why it was refused, having written nothing of it."""
     item: Item
+    rank: int = 1
+    """Of works that wait together, those of a lower rank are done first."""
 
     def __call__(self, session: Session) -> T:
         """Do it for the one item."""
@@ -51,27 +55,49 @@ class Writer:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._queue: queue.Queue[Pair | None] = queue.Queue()
+        self._queue: queue.Queue[list[Pair] | None] = queue.Queue()
+        self._gathered: list[Pair] = []
+        """Work of the present turn of the event loop."""
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._closed = False
         self._thread.start()
 
     def submit(self, work: Callable[[Session], T]) -> Future[T]:
-        """Hand in work; the future is done when the work is committed."""
+        """Hand in work from any thread; the future is done when the work is committed."""
         if self._closed:
             raise RuntimeError("the writer is closed")
         future: Future[T] = Future()
-        self._queue.put((work, future))
+        self._queue.put([(work, future)])
+        return future
+
+    def begin(self, work: Callable[[Session], T]) -> asyncio.Future[T]:
+        """Hand in work from the event loop; the future is done when the work is committed.
+
+        What is handed in during one turn of the loop stays together: answers that end at once are committed at once.
+        """
+        if self._closed:
+            raise RuntimeError("the writer is closed")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        if not self._gathered:
+            loop.call_soon(self._hand_in)
+        self._gathered.append((work, future))
         return future
 
     async def write(self, work: Callable[[Session], T]) -> T:
         """Do the work and wait for its commit; the work is done even if the waiting task is cancelled."""
-        return await asyncio.shield(asyncio.wrap_future(self.submit(work)))
+        return await asyncio.shield(self.begin(work))
+
+    def _hand_in(self) -> None:
+        works, self._gathered = self._gathered, []
+        for first in range(0, len(works), MAX_GROUP):
+            self._queue.put(works[first : first + MAX_GROUP])
 
     def close(self) -> None:
         """Finish what was handed in, then stop."""
         if not self._closed:
             self._closed = True
+            self._hand_in()
             self._queue.put(None)
             self._thread.join()
 
@@ -79,7 +105,7 @@ class Writer:
         while True:
             group, last = self._take_group()
             if group:
-                self._commit(group)
+                self._commit(_by_rank(group))
             if last:
                 return
 
@@ -87,8 +113,8 @@ class Writer:
         item = self._queue.get()
         group: list[Pair] = []
         while item is not None:
-            group.append(item)
-            if len(group) == MAX_GROUP:
+            group += item
+            if len(group) >= MAX_GROUP:
                 return group, False
             try:
                 item = self._queue.get_nowait()
@@ -113,11 +139,36 @@ class Writer:
                 self._commit(group[half:])
                 return
             outcomes = [(None, unavailable(error) if isinstance(error, BROKEN) else error)] * len(group)
-        for (_, future), (result, failure) in zip(group, outcomes, strict=True):
-            if failure is not None:
-                future.set_exception(failure)
-            else:
-                future.set_result(result)
+        _tell([(future, *outcome) for (_, future), outcome in zip(group, outcomes, strict=True)])
+
+
+def _tell(outcomes: list[Outcome]) -> None:
+    """Let everybody know: those who wait in an event loop all at once, since each wake-up of a loop costs."""
+    loops: dict[asyncio.AbstractEventLoop, list[Outcome]] = {}
+    for outcome in outcomes:
+        if isinstance(outcome[0], asyncio.Future):
+            loops.setdefault(outcome[0].get_loop(), []).append(outcome)
+        else:
+            _settle([outcome])
+    for loop, waiting in loops.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_settle, waiting)
+
+
+def _settle(outcomes: list[Outcome]) -> None:
+    for future, result, failure in outcomes:
+        if future.cancelled():
+            continue
+        if failure is not None:
+            future.set_exception(failure)
+        else:
+            future.set_result(result)
+
+
+def _by_rank(group: list[Pair]) -> list[Pair]:
+    """Return the works with those of a kind beside each other, as far as no other work stands between them."""
+    return [pair for joint, pairs in groupby(group, key=lambda pair: isinstance(pair[0], Many))
+            for pair in (sorted(pairs, key=lambda pair: pair[0].rank) if joint else pairs)]  # type: ignore[attr-defined]
 
 
 def _kinds(group: list[Pair]) -> Iterator[list[Work]]:

@@ -25,10 +25,11 @@ from server.policy.local import LocalEngine
 from server.policy.render import Renderer
 from server.policy.weights import validate_full
 from server.store.database import Database
+from tests.family_models import FAMILIES, make_family_model
 from tests.tiny_model import CHATML, make_tiny_model
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["database schema", "model files", "weights", "chat template", "tool template", "end of turn",
+NAMES = ["database schema", "model files", "weights", "renderer", "chat template", "tool template", "end of turn",
          "special tokens", "token ids", "engine", "logprobs", "adapter", "full weights"]
 
 
@@ -64,7 +65,7 @@ def test_quick_says_a_line_a_check_and_needs_no_torch(tiny: Path, tmp_path: Path
                           check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert [line[6:21].strip() for line in lines[:-1]] == [*NAMES[:8], "engine"]
+    assert [line[6:21].strip() for line in lines[:-1]] == [*NAMES[:9], "engine"]
     assert lines[-2].startswith("skip  engine") and lines[-1].endswith("no check failed")
 
 
@@ -208,3 +209,10 @@ def test_a_good_model_passes_on_vllm(tiny: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, said
     results = {check["name"]: check["result"] for check in said["checks"]}
     assert {name for name, result in results.items() if result != "pass"} == {"database schema", "adapter"}
+
+
+@pytest.mark.parametrize(("name", "says"), [("qwen3", "the family qwen3"), ("llama-3", "the family llama-3")])
+def test_it_says_what_writes_the_prompts(tmp_path: Path, name: str, says: str) -> None:
+    directory = make_family_model(tmp_path, FAMILIES[name])
+    assert says in of(list(model_checks(directory)))["renderer"].figure
+    assert "the chat template" in of(list(model_checks(directory, "template")))["renderer"].figure

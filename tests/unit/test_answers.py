@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from server.policy.answers import AnswerFormat, AnswerReader
+from server.policy.answers import AnswerFormat, AnswerReader, Called, Reading
 from server.policy.bytes_tokenizer import BytesTokenizer
 
 BYTES = BytesTokenizer()
@@ -64,3 +64,31 @@ def test_a_call_that_the_prompt_began_needs_no_closing_mark() -> None:
 def test_reasoning_that_the_prompt_opened_is_reasoning() -> None:
     message, _, thought = read("so it is</think>\nYes.", 4, reasons=True, begins="reasoning")
     assert (message["content"], thought) == ("Yes.", "so it is")
+
+
+def test_thoughts_that_the_prompt_opened_may_be_opened_again() -> None:
+    message, _, thought = read("\n<think>so it is</think>\nYes.", 2, reasons=True, begins="reasoning")
+    assert (message["content"], thought) == ("Yes.", "so it is")
+
+
+def test_where_one_call_is_allowed_the_first_counts() -> None:
+    message, _, _ = read(f"{CALL}\n{CALL}", 5, tools=True, one_call=True)
+    assert len(message["tool_calls"]) == 1
+
+
+class Channels:
+    """A grammar of which nothing can be told before the end."""
+
+    call_open, alone = "", False
+
+    def read(self, token_ids: list[int]) -> Reading:
+        thought, said, called = BYTES.decode(token_ids).split("|")
+        return Reading(said, thought, [Called(called, called), Called("broken")])
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_an_answer_in_channels_is_shown_at_its_end(size: int) -> None:
+    message, streamed, thought = read("hm|Yes. STOP No.|look", size, tools=True, stop=("STOP",), grammar=Channels())
+    assert (streamed, thought, message["tool_calls"][0]["function"]["name"]) == ("Yes.", "hm", "look")
+    message, streamed, _ = read("hm|Yes.|look", size, grammar=Channels())
+    assert streamed == "Yes.\nlook\nbroken" and "tool_calls" not in message, "nobody asked for tools"

@@ -133,6 +133,17 @@ def test_a_template_that_drops_earlier_thoughts_does_not_fork() -> None:
     assert renderer.opens_reasoning(rest)
 
 
+def test_a_template_is_told_what_it_asks_for_and_nothing_else() -> None:
+    template = ("{% set name = 'Ada' %}{% if tone is not defined %}{% set tone = 'plain' %}{% endif %}"
+                "{{ name }} {{ tone }} {{ mood or '' }}{% for m in messages %}{{ m.role }}{% endfor %}")
+    renderer = Renderer(BYTES, template, END_OF_TURN, {"bos_token": "<s>"})
+    assert renderer.text(TALK[:1], ask=True) == "Ada plain system"
+    assert renderer.text(TALK[:1], ask=True, options={"tone": "warm", "mood": "well"}) == "Ada warm wellsystem"
+    for name in ("name", "bos_token", "messages", "strftime_now", "other"):
+        with pytest.raises(BadRequest, match=f"does not know {name}; it knows mood, tone"):
+            renderer.prompt(TALK, (), {name: "x"})
+
+
 def test_what_sdks_change_in_a_message_does_not_change_its_hash() -> None:
     sent = {"role": "assistant", "content": "Yes. ", "tool_calls": [
         {"id": "a", "type": "function", "function": {"name": "look", "arguments": '{"at":"sky","n":1}'}}]}
