@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx2
 
@@ -48,6 +49,7 @@ from clients.wire import (
     StepRequest,
     StepResult,
     TaskList,
+    ToolUse,
 )
 
 View = TypeVar("View", bound=Message)
@@ -120,8 +122,13 @@ class Client:
         return self._get("/v1/environments", EnvironmentList)
 
     def tasks(self, environment: str, split: str) -> TaskList:
-        """List the tasks of one split."""
-        return self._get(f"/v1/environments/{environment}/tasks", TaskList, split=split)
+        """List all tasks of one split."""
+        path = f"/v1/environments/{quote(environment, safe=':/')}/tasks"
+        found = self._get(path, TaskList, split=split)
+        while len(found.tasks) < found.total:
+            more = self._get(path, TaskList, split=split, offset=str(len(found.tasks)))
+            found = more.model_copy(update={"tasks": found.tasks + more.tasks})
+        return found
 
     def open_episode(self, request: EpisodeOpen) -> EpisodeOpened:
         """Open an episode; its key is shown only in this answer."""
@@ -130,6 +137,11 @@ class Client:
     def step(self, episode_id: str, action: str) -> StepResult:
         """Act in an episode's environment. Never sent twice: an action has effects."""
         return self._post(f"/v1/episodes/{episode_id}/steps", StepRequest(action=action), StepResult)
+
+    def call(self, episode_id: str, name: str, arguments: dict[str, Any]) -> StepResult:
+        """Act by a tool call. Never sent twice."""
+        request = StepRequest(tool_call=ToolUse(name=name, arguments=arguments))
+        return self._post(f"/v1/episodes/{episode_id}/steps", request, StepResult)
 
     def reward(self, episode_id: str, request: RewardRequest) -> RewardView:
         """Add a reward; with an idempotency key a lost answer is asked for again."""

@@ -7,6 +7,8 @@ a name by `register`, since nobody who only names an environment should choose w
 from __future__ import annotations
 
 import importlib
+import re
+from collections.abc import Iterable
 from functools import cache
 
 from env_adapters.protocol import Family, UnknownTask
@@ -15,6 +17,7 @@ _FAMILIES = {
     "textcraft": "env_adapters.textcraft",
 }
 _KINDS: dict[str, str] = {
+    "gymnasium": "env_adapters.gymnasium_",
 }
 """Modules whose `make_family` takes an argument: what follows the colon."""
 _REMOTE: dict[str, tuple[str, str]] = {}
@@ -29,6 +32,48 @@ def names() -> list[str]:
 def kinds() -> list[str]:
     """Kinds of environment that take an argument, such as `gymnasium`."""
     return sorted(_KINDS)
+
+
+def register_module(name: str, module: str) -> None:
+    """Add an environment of one's own: a module with `make_family()`, such as those of this package.
+
+    Raises:
+        ValueError: the name is another environment's.
+    """
+    if _FAMILIES.get(name, module) != module or name in _REMOTE:
+        raise ValueError(f"there is an environment {name!r} already")
+    _FAMILIES[name] = module
+
+
+def register_modules(modules: Iterable[str]) -> list[str]:
+    """Add modules under the names that their families have; return the names.
+
+    Raises:
+        ImportError, ValueError: a module cannot be imported, or its name is taken.
+    """
+    found = [(importlib.import_module(module).make_family().name, module) for module in modules]
+    for name, module in found:
+        register_module(name, module)
+    return [name for name, _ in found]
+
+
+def register(name: str, spec: str) -> None:
+    """Name an environment that runs elsewhere: `agentgym:KIND@URL`, `openenv@URL`, `mcp@URL` or `mcp@URL#end=TOOL`.
+
+    Raises:
+        ValueError: the spec is none of these, or the name cannot be given.
+    """
+    from env_adapters.remote import KINDS
+
+    kind, argument = re.fullmatch(r"(\w*)[:@]?(.*)", spec, re.DOTALL).groups()  # type: ignore[union-attr]
+    if kind not in KINDS:
+        raise ValueError(f"an environment elsewhere is agentgym:KIND@URL, openenv@URL or mcp@URL, not {kind!r}")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", name):
+        raise ValueError(f"{name!r} is not a name of small letters, digits, dots, dashes and underscores")
+    importlib.import_module(KINDS[kind]).make_family(argument, name=name)
+    if name in _FAMILIES or _REMOTE.get(name, (KINDS[kind], argument)) != (KINDS[kind], argument):
+        raise ValueError(f"there is an environment {name!r} already")
+    _REMOTE[name] = (KINDS[kind], argument)
 
 
 @cache

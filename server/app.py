@@ -26,6 +26,7 @@ from server.api.access import Gate, needs, own_episode
 from server.api.callers import Callers
 from server.api.limits import Limits
 from server.api.state import State
+from server.environments.instances import register_environments
 from server.environments.plays import Plays
 from server.environments.sessions import Sessions
 from server.metrics import Metrics
@@ -56,6 +57,7 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         database = Database(settings.resolved_database_url)
         await asyncio.to_thread(migrations.upgrade, database.writer)
+        await asyncio.to_thread(register_environments, settings.environments)
         writer = Writer(database.writer)
         built = await asyncio.to_thread(build_policy, settings)
         engine, pointers = built.engine, Pointers(settings.name, shared=built.weights == "full")
@@ -64,7 +66,8 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
         privacy = Privacy(database, writer, episodes_)
         retention = Retention(privacy, settings.retention_days)
         callers = Callers(database, required=settings.keys_required)
-        sessions = Sessions(writer, episodes_)
+        sessions = Sessions(writer, episodes_, settings.environments,
+                            settings.data_dir.absolute() / "logs" / "environments.log")
         turns = Turns(engine, built.renderer, recorder, episodes_)
         plays_ = Plays(database=database, writer=writer, engine=engine, pointers=pointers, episodes=episodes_,
                        sessions=sessions, turns=turns, concurrent=settings.concurrent_episodes)
@@ -97,7 +100,7 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
                 await learner.close()
             await plays_.close()
             await turns.drain()
-            sessions.close()
+            await sessions.close()
             await engine.close()
             writer.close()
             database.close()

@@ -10,6 +10,7 @@
     ├── Conflict 409
     ├── TooLarge 413
     ├── RateLimited 429           the key's own limit; come back after `retry_after_s`
+    │   └── EnvironmentsFull 429  as many environments are open as may be
     └── Unavailable 503           come back after `retry_after_s`
         ├── EngineError 503       the engine died, or cannot answer now
         └── EnvironmentFailed 503 an episode's environment broke; the episode is marked failed
@@ -119,6 +120,12 @@ class RateLimited(UpturnError):
     status_code = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
+
+
+class EnvironmentsFull(RateLimited):
+    """As many environments are open as may be."""
+
+    code = "environments_full"
 
 
 class Unavailable(UpturnError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import (
@@ -74,6 +74,27 @@ class LearnerSettings(Section):
     """How often a learner that died is started again within one run."""
 
 
+class EnvironmentSettings(Section):
+    """Environments: what there is beside the built-in ones, where they run, and how many at once."""
+
+    modules: list[str] = []
+    """Environments of your own: modules with `make_family()`, such as `games.guess`."""
+    remote: dict[str, str] = {}
+    """Environments that run elsewhere, by the name they get here, such as `{"shop": "openenv@http://10.0.0.7:8000"}`."""
+    workers: int | None = Field(default=None, ge=0)
+    """Host processes on this machine, for environments that are heavy or can hang; None is one for two cores."""
+    hosts: list[Annotated[str, Field(pattern=r"^\S+:[0-9]{1,5}$")]] = []
+    """Hosts on other machines (`python -m env_adapters serve`), such as `10.0.0.8:8200`."""
+    token_file: Path | None = None
+    """A file with the secret that those hosts want."""
+    capacity: int = Field(default=256, ge=1)
+    """Open environment episodes; one more is refused with 429."""
+    capacity_of: dict[str, int] = {}
+    """The same for single environments, such as `{"miniwob": 16}`."""
+    lease_s: float = Field(default=900.0, gt=0)
+    """An episode with no turn and no step for so long is closed; a play's are not."""
+
+
 class ScheduleSettings(Section):
     """When runs start by themselves."""
 
@@ -100,6 +121,10 @@ class Settings(BaseSettings):
 
     model: str = "smollm2-135m-instruct"
     """Base model: a directory, a model hub's name, or `smollm2-135m-instruct`, which a PyPI package brings."""
+    renderer: str = "auto"
+    """How messages become tokens and answers are read: `auto` takes the model family's own form (the library
+    `renderers`) where it writes exactly what the model's chat template does, `template` that template, and a family's
+    name, such as `qwen3`, is refused where it does not fit."""
     name: str = Field(default="policy", pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
     """Name of the policy: what agents send as `model`."""
     weights: Literal["auto", "full", "adapter"] = "auto"
@@ -129,6 +154,7 @@ class Settings(BaseSettings):
     """Erase episodes so long after their end; None keeps them all."""
     engine: EngineSettings = EngineSettings()
     learner: LearnerSettings = LearnerSettings()
+    environments: EnvironmentSettings = EnvironmentSettings()
     schedule: ScheduleSettings = ScheduleSettings()
 
     @property

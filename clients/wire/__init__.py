@@ -29,6 +29,7 @@ from clients.wire.episodes import (
     StepResult,
     StepView,
     TaskList,
+    ToolUse,
     TurnView,
 )
 from clients.wire.keys import (
@@ -120,6 +121,7 @@ __all__ = [
     "StepView",
     "StepwiseHorizon",
     "TaskList",
+    "ToolUse",
     "TrainedEpisode",
     "TurnView",
 ]

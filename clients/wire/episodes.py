@@ -5,31 +5,46 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from clients.wire.base import Message
 
 
 class EnvironmentView(Message):
-    """One environment that this server can play."""
+    """One environment that this server can play, and how it has been doing since the server started."""
 
     name: str
     description: str
     splits: dict[str, int]
     """Number of tasks in each split; the splits are disjoint, and declared by Upturn, not by the environment."""
+    isolation: str
+    """Where it runs: `inline` (in the server's loop), `thread`, or `host` (a process of its own)."""
+    tools: list[dict[str, Any]]
+    """Its actions as OpenAI's function tools; empty where there is only text."""
+    missing: str | None
+    """What has to be installed before it can be played, or why it cannot be loaded."""
+    open: int
+    """Instances that exist now."""
+    started: int
+    errors: dict[str, int]
+    """Failures by class."""
 
 
 class EnvironmentList(Message):
     """All environments."""
 
     data: list[EnvironmentView]
+    kinds: list[str]
+    """Kinds that take an argument after a colon, such as `gymnasium:CartPole-v1`."""
 
 
 class TaskList(Message):
-    """The tasks of one split, in an order that is the same on every machine."""
+    """Tasks of one split, in an order that is the same on every machine."""
 
     environment: str
     split: str
+    total: int
+    """Tasks of the whole split."""
     tasks: list[str]
 
 
@@ -72,6 +87,8 @@ class EpisodeOpened(Message):
     id: str
     messages: list[ChatMessage]
     """What to send first: the environment's instructions and first observation; empty for a live agent."""
+    tools: list[dict[str, Any]]
+    """The environment's actions as OpenAI's function tools; empty where there is only text."""
     base_url: str
     """An OpenAI `base_url` that ties every call to this episode."""
     key: str
@@ -80,11 +97,26 @@ class EpisodeOpened(Message):
     policy_version: int
 
 
-class StepRequest(Message):
-    """Act in the episode's environment."""
+class ToolUse(Message):
+    """A call of one of the environment's tools."""
 
-    action: str = Field(max_length=1_000_000)
+    name: str = Field(max_length=200)
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class StepRequest(Message):
+    """Act in the episode's environment: by an answer's text, or by a tool call."""
+
+    action: str | None = Field(default=None, max_length=1_000_000)
     """The model's whole answer; the environment finds the action in it."""
+    tool_call: ToolUse | None = None
+
+    @model_validator(mode="after")
+    def one_way(self) -> StepRequest:
+        """Exactly one of the two."""
+        if (self.action is None) == (self.tool_call is None):
+            raise ValueError("give either action or tool_call")
+        return self
 
 
 class StepResult(Message):

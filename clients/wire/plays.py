@@ -24,8 +24,11 @@ class PlayRequest(Message):
     group_size: int = Field(default=1, ge=1, le=1024)
     horizon: int = Field(ge=1, le=10_000)
     policy: str | None = None
-    agent: Literal["policy", "oracle"] = "policy"
-    """`oracle` plays the environment's own solver; its episodes are demonstrations."""
+    agent: Literal["policy", "oracle", "random"] = "policy"
+    """`oracle` plays the environment's own solver: its episodes are demonstrations. `random` plays somebody who knows
+    the possible actions only: its episodes are never trained on."""
+    tools: bool = False
+    """The policy is asked with the environment's actions as tools; an answer without a call is still taken as text."""
     sampling: Sampling = Sampling()
     trainable: bool = True
     seed: int = Field(default=0, ge=0, lt=2**31)

@@ -1,10 +1,11 @@
-"""Episodes over REST: open, act, reward, close, read, erase; and the list of environments."""
+"""Episodes over REST: open, reward, close, read, erase; and the list of environments. Acting is `steps.py`."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 
 from clients.wire import (
     ChatMessage,
@@ -17,36 +18,44 @@ from clients.wire import (
     EpisodeView,
     RewardRequest,
     RewardView,
-    StepRequest,
-    StepResult,
     TaskList,
 )
-from env_adapters import family, names
-from env_adapters.protocol import UnknownTask
+from env_adapters import family, kinds, names
+from env_adapters.host_messages import text_of
+from env_adapters.protocol import EnvironmentFailure, Reset, UnknownTask
+from server.api import steps
 from server.api.access import CallerOf, NoTrain, needs, own_episode
 from server.api.state import Parts
-from server.errors import BadRequest, NotFound
+from server.environments.instances import find_family
+from server.errors import BadRequest, Conflict, NotFound
+from server.recording.episode import Episode
 from server.recording.transcript import read_episode
 
 router = APIRouter(prefix="/v1", tags=["episodes"])
+router.include_router(steps.router)
 
 
 @router.get("/environments", dependencies=[needs("agent")])
-def list_environments() -> EnvironmentList:
-    """What can be played."""
-    found = [family(name) for name in names()]
-    return EnvironmentList(data=[
-        EnvironmentView(name=f.name, description=f.description, splits={s: len(f.tasks(s)) for s in f.splits()})
-        for f in found])
+async def list_environments(parts: Parts) -> EnvironmentList:
+    """What can be played, and how it has been doing."""
+    health = parts.sessions.health
+    shown = sorted({*names(), *health.names()})
+    described = await asyncio.to_thread(lambda: [_described(name) for name in shown])
+    return EnvironmentList(kinds=kinds(), data=[
+        view.model_copy(update={"open": its.open, "started": its.started, "errors": dict(its.errors)})
+        for view in described for its in [health.of(view.name)]])
 
 
-@router.get("/environments/{name}/tasks", dependencies=[needs("agent")])
-def list_tasks(name: str, split: str = "train") -> TaskList:
-    """The tasks of one split."""
+@router.get("/environments/{name:path}/tasks", dependencies=[needs("agent")])
+def list_tasks(name: str, split: str = "train", limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+               offset: Annotated[int, Query(ge=0, lt=2**31)] = 0) -> TaskList:
+    """The tasks of one split, a page at a time."""
+    found = find_family(name)
     try:
-        return TaskList(environment=name, split=split, tasks=family(name).tasks(split))
+        tasks = found.tasks(split)
     except UnknownTask as error:
-        raise NotFound(str(error.args[0]), code="environment_not_found") from error
+        raise NotFound(str(error.args[0]), param="split", code="split_not_found") from error
+    return TaskList(environment=name, split=split, total=len(tasks), tasks=tasks[offset : offset + limit])
 
 
 @router.post("/episodes", status_code=201, dependencies=[needs("agent")])
@@ -57,20 +66,25 @@ async def open_episode(body: EpisodeOpen, request: Request, parts: Parts, caller
         body = body.model_copy(update={"trainable": False})
     version = parts.pointers.resolve(body.policy, parts.engine)
     horizon = body.horizon or parts.settings.default_horizon
-    messages: list[ChatMessage] = []
-    environment = None
-    if body.environment is not None:
-        environment, reset = await parts.sessions.prepare(body.environment, body.task, body.seed)
-        messages = [ChatMessage.model_validate(m) for m in reset.messages]
-    elif body.task is not None:
-        raise BadRequest("a task needs an environment", param="task")
-    episode, key = await parts.episodes.open(body, policy_version=version, horizon=horizon,
-                                             owner_hash=caller.key_hash)
-    if environment is not None:
-        parts.sessions.attach(episode, environment)
+    if body.environment is None:
+        if body.task is not None:
+            raise BadRequest("a task needs an environment", param="task")
+        episode, key = await parts.episodes.open(body, policy_version=version, horizon=horizon,
+                                                 owner_hash=caller.key_hash)
+        await episode.opened()
+        return _opened(request, episode, key)
+    held, reset = await parts.sessions.prepare(body.environment, body.task, body.seed)
+    try:
+        if await request.is_disconnected():
+            raise Conflict("the caller has gone away", code="disconnected")
+        episode, key = await parts.episodes.open(body, policy_version=version, horizon=horizon,
+                                                 owner_hash=caller.key_hash)
+    except BaseException:
+        parts.sessions.discard(held)
+        raise
+    parts.sessions.attach(episode, held)
     await episode.opened()
-    return EpisodeOpened(id=episode.id, messages=messages, key=key, horizon=horizon, policy_version=version,
-                         base_url=f"{str(request.base_url).rstrip('/')}/episodes/{episode.id}/v1")
+    return _opened(request, episode, key, reset, (await parts.sessions.instances.family(body.environment)).tools)
 
 
 @router.get("/episodes/{episode_id}", dependencies=[own_episode])
@@ -91,12 +105,6 @@ async def erase_episode(episode_id: str, parts: Parts) -> None:
     await parts.privacy.erase(episode_id)
 
 
-@router.post("/episodes/{episode_id}/steps", dependencies=[own_episode])
-async def step(episode_id: str, body: StepRequest, parts: Parts) -> StepResult:
-    """Act in the episode's environment."""
-    return await parts.sessions.step(await parts.episodes.get(episode_id), body.action)
-
-
 @router.post("/episodes/{episode_id}/rewards", status_code=201, dependencies=[own_episode])
 async def reward(episode_id: str, body: RewardRequest, parts: Parts) -> RewardView:
     """Record a late or partial reward."""
@@ -108,3 +116,23 @@ async def close_episode(episode_id: str, body: EpisodeClose, parts: Parts) -> Ep
     """End an episode."""
     await parts.episodes.end(await parts.episodes.get(episode_id), "closed", reason=body.reason)
     return await get_episode(episode_id, parts)
+
+
+def _opened(request: Request, episode: Episode, key: str, reset: Reset | None = None,
+            tools: list[dict[str, Any]] | None = None) -> EpisodeOpened:
+    return EpisodeOpened(
+        id=episode.id, messages=[ChatMessage.model_validate(m) for m in reset.messages] if reset else [],
+        tools=tools or [], key=key, horizon=episode.horizon, policy_version=episode.policy_version,
+        base_url=f"{str(request.base_url).rstrip('/')}/episodes/{episode.id}/v1")
+
+
+def _described(name: str) -> EnvironmentView:
+    """Return what an environment is. It may read files; one that cannot be loaded is shown with the reason."""
+    try:
+        found = family(name)
+        return EnvironmentView(
+            name=name, description=found.description, splits={s: len(found.tasks(s)) for s in found.splits()},
+            isolation=found.isolation, tools=found.tools, missing=found.missing(), open=0, started=0, errors={})
+    except (EnvironmentFailure, ImportError, UnknownTask) as error:
+        return EnvironmentView(name=name, description="", splits={}, isolation="", tools=[], open=0, started=0,
+                               missing=f"{type(error).__name__}: {text_of(error)}", errors={})

@@ -11,11 +11,14 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from clients.wire import EpisodeOpen, PlayedEpisode, PlayRequest, PlayView
-from server.environments.sessions import Sessions, find_family
-from server.errors import BadRequest, Conflict, ContextTooLong, EngineError, NotFound, UpturnError
-from server.policy.engine import Engine, SamplingParams
+from env_adapters.host_messages import class_of, text_of
+from server.environments.instances import find_family
+from server.environments.players import Players
+from server.environments.sessions import Sessions
+from server.errors import BadRequest, Conflict, ContextTooLong, EnvironmentFailed, NotFound, UpturnError
+from server.policy.engine import Engine
 from server.policy.routing import Pointers
-from server.policy.turns import Ask, Turns
+from server.policy.turns import Turns
 from server.recording.episode import Episode, Episodes
 from server.recording.transcript import mean
 from server.store.database import Database, new_id
@@ -23,7 +26,6 @@ from server.store.tables import EpisodeRow, EvaluationRow, PlayRow, PolicyVersio
 from server.store.writer import Writer
 
 log = logging.getLogger("upturn.plays")
-ENGINE_PATIENCE_S = 120.0  # How long a play waits for an engine that restarts.
 
 
 @dataclass(slots=True)
@@ -46,7 +48,7 @@ class Plays:
         self._pointers = pointers
         self._episodes = episodes
         self._sessions = sessions
-        self._turns = turns
+        self._players = Players(engine, pointers, turns, sessions)
         self._slots = asyncio.Semaphore(concurrent)
         self._running: dict[str, Play] = {}
 
@@ -94,8 +96,8 @@ class Plays:
 
     async def _run(self, play: Play) -> None:
         state, error = "done", None
-        tasks = [asyncio.create_task(self._play_episode(play, task))
-                 for _ in range(play.request.group_size) for task in play.request.tasks]
+        tasks = [asyncio.create_task(self._play_episode(play, task, copy))
+                 for copy in range(play.request.group_size) for task in play.request.tasks]
         try:
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
@@ -111,54 +113,48 @@ class Plays:
             finally:
                 del self._running[play.id]
 
-    async def _play_episode(self, play: Play, task: str) -> None:
+    async def _play_episode(self, play: Play, task: str, copy: int) -> None:
         """Play one episode to its end. Its own failure is recorded in its row and stops nothing else."""
         request = play.request
         async with self._slots:
-            environment, reset = await self._sessions.prepare(request.environment, task, request.seed)
-            version = self._pointers.resolve(request.policy or f"{self._pointers.name}@head", self._engine)
-            episode, _ = await self._episodes.open(
-                EpisodeOpen(environment=request.environment, task=task, seed=request.seed,
-                            group=f"{play.id}:{task}", trainable=request.trainable),
-                policy_version=version, horizon=request.horizon, play_id=play.id, purpose=request.purpose)
-            self._sessions.attach(episode, environment)
+            try:
+                held, reset = await self._sessions.prepare(request.environment, task, request.seed, patient=True)
+            except EnvironmentFailed as error:
+                log.warning("an episode of %s could not begin: %s", play.id, error)
+                await self._failed(await self._open(play, task), error.__cause__ or error)
+                return
+            try:
+                episode = await self._open(play, task)
+            except BaseException:
+                self._sessions.discard(held)
+                raise
+            self._sessions.attach(episode, held, leased=False)
             await episode.opened()
             try:
-                await self._take_turns(play, episode, [dict(m) for m in reset.messages])
+                await self._players.play(request, episode, reset, f"{task}/{request.seed}/{copy}")
             except ContextTooLong:
                 await self._episodes.end(episode, "truncated", reason="context", success=False)
             except Exception as error:  # The failure is in the episode's row; one that is none of ours fails the play.
                 log.warning("episode %s of %s failed: %s", episode.id, play.id, error)
-                await self._episodes.end(episode, "error", error_class=type(error).__name__, reason=str(error))
+                await self._failed(episode, error)
                 if not isinstance(error, UpturnError):
                     raise
             except asyncio.CancelledError:
                 await self._episodes.end(episode, "closed", reason="the play was cancelled")
                 raise
 
-    async def _take_turns(self, play: Play, episode: Episode, messages: list[dict[str, object]]) -> None:
-        sampling = play.request.sampling
-        params = SamplingParams(max_tokens=sampling.max_tokens, temperature=sampling.temperature)
-        while True:
-            if play.request.agent == "oracle":
-                text = await self._sessions.oracle(episode)
-                await self._turns.demonstrate(episode, messages, text)
-            else:
-                await self._wait_for_engine()
-                version = self._pointers.for_episode(episode, None, self._engine)
-                (turn,) = self._turns.begin(episode, Ask(list(messages), params), version)
-                text = (await turn.answer()).text
-            result = await self._sessions.step(episode, text)
-            if result.terminated or result.truncated:
-                return
-            messages += [{"role": "assistant", "content": text}, {"role": "user", "content": result.observation}]
+    async def _open(self, play: Play, task: str) -> Episode:
+        request = play.request
+        version = self._pointers.resolve(request.policy or f"{self._pointers.name}@head", self._engine)
+        episode, _ = await self._episodes.open(
+            EpisodeOpen(environment=request.environment, task=task, seed=request.seed, group=f"{play.id}:{task}",
+                        trainable=request.trainable and request.agent != "random"),
+            policy_version=version, horizon=request.horizon, play_id=play.id, purpose=request.purpose)
+        return episode
 
-    async def _wait_for_engine(self) -> None:
-        deadline = time.monotonic() + ENGINE_PATIENCE_S
-        while not self._engine.available:
-            if time.monotonic() > deadline:
-                raise EngineError(f"the engine did not come back within {ENGINE_PATIENCE_S:.0f} s")
-            await asyncio.sleep(0.5)
+    async def _failed(self, episode: Episode, error: BaseException) -> None:
+        await episode.opened()
+        await self._episodes.end(episode, "error", error_class=class_of(error), reason=text_of(error))
 
     def _read(self, play_id: str, results: bool) -> PlayView:
         with self._database.read() as session:
@@ -183,6 +179,8 @@ class Plays:
 def _check_tasks(request: PlayRequest) -> None:
     """Refuse unknown tasks before anything starts."""
     env = find_family(request.environment)
+    if request.tools and (request.agent != "policy" or not env.tools):
+        raise BadRequest("only a policy calls tools, and only of an environment that has some", param="tools")
     known = {task for split in env.splits() for task in env.tasks(split)}
     unknown = [task for task in request.tasks if task not in known]
     if unknown:

@@ -1,73 +1,139 @@
-"""Environment instances of open episodes, and what a step does to its episode.
+"""The environments of open episodes: what a step does to its episode, and when an environment is given up.
 
-Adapters block, so they run in threads, one step of an episode at a time. A step is durable before it is answered.
+Responsible for leases, and for ending an episode with its environment, however that ends. A step is durable before it
+is answered. Where an environment runs is `instances.py`, how many may be open `health.py`, the write `steps.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 from clients.wire import StepResult
-from env_adapters import family
-from env_adapters.protocol import Environment, Family, Reset, Transition, UnknownTask
-from server.errors import BadRequest, Conflict, EnvironmentFailed, HorizonReached, NotFound, UpturnError
+from env_adapters.host_messages import class_of, text_of
+from env_adapters.instances import Instance, plain_text
+from env_adapters.play import text_of_call
+from env_adapters.protocol import EnvironmentMissing, Reset, Transition, UnknownTask
+from server.environments.health import Healths
+from server.environments.instances import Instances, find_family
+from server.environments.steps import step_write
+from server.errors import (
+    BadRequest,
+    Conflict,
+    EnvironmentFailed,
+    HorizonReached,
+    NotFound,
+    Unavailable,
+    UpturnError,
+)
 from server.recording.episode import Episode, Episodes
-from server.store.tables import StepRow
+from server.settings import EnvironmentSettings
 from server.store.writer import Writer
 
+__all__ = ["Held", "Sessions", "find_family"]
 
-def find_family(name: str) -> Family:
-    """Return the environment of that name. It may read files: not for the event loop.
+T = TypeVar("T")
+log = logging.getLogger("upturn.environments")
+LOOK_S = 15.0
+"""How often leases are looked at, at least; ours."""
+STOP_S = 10.0  # Environments that do not close in time end with their process.
 
-    Raises:
-        NotFound: there is none.
-    """
-    try:
-        return family(name)
-    except UnknownTask as error:
-        raise NotFound(str(error.args[0]), param="environment", code="environment_not_found") from error
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """An environment and the episode it belongs to, once that is open."""
+
+    name: str
+    instance: Instance
+    used_at: float
+    leased: bool = True
+    episode: Episode | None = None
+    turns: int = 0
+    """Of its episode at the last look."""
 
 
 class Sessions:
     """The environments of all open episodes."""
 
-    def __init__(self, writer: Writer, episodes: Episodes) -> None:
+    def __init__(self, writer: Writer, episodes: Episodes, settings: EnvironmentSettings, log_path: Path,
+                 clock: Callable[[], float] = time.monotonic) -> None:
         self._writer = writer
         self._episodes = episodes
-        self._instances: dict[str, Environment] = {}
+        self._settings = settings
+        self._clock = clock
+        self.instances = Instances(settings, log_path)
+        self.health = Healths(settings)
+        self._all: set[Held] = set()
+        self._of: dict[str, Held] = {}
+        """By episode."""
+        self._unwritten: dict[str, tuple[str, dict[str, Any]]] = {}
+        """Ends that the database would not take, by episode."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._reaper: asyncio.Task[None] | None = None
         episodes.when_ended.append(self.release)
 
-    async def prepare(self, name: str, task: str | None, seed: int) -> tuple[Environment, Reset]:
-        """Make and reset an environment, before its episode is opened.
+    # ------------------------------------------------------------------------------------------ begin and end
+
+    async def prepare(self, name: str, task: str | None, seed: int, *, patient: bool = False) -> tuple[Held, Reset]:
+        """Make and reset an environment, before its episode is opened; `patient` waits while all are in use.
+
+        Whoever gets it gives it to an episode (`attach`) or back (`discard`).
 
         Raises:
             NotFound: no such environment or task.
+            BadRequest: no task is named, or the environment is not installed.
+            EnvironmentsFull: as many are open as may be.
+            EnvironmentFailed: it did not start.
         """
         if task is None:
             raise BadRequest("an episode of an environment needs a task", param="task")
-        environment = await asyncio.to_thread(lambda: find_family(name).make())
+        await self.instances.family(name)
+        await self.health.enter(name, patient)
+        if self._reaper is None:
+            self._reaper = asyncio.create_task(self._reap_again_and_again())
+        beginning = self._keep(self._begin(name, task, seed))
         try:
-            return environment, await asyncio.to_thread(environment.reset, task, seed)
-        except UnknownTask as error:
-            raise NotFound(str(error.args[0]), param="task", code="task_not_found") from error
-        except Exception as error:
-            raise EnvironmentFailed(f"{name} failed to start: {type(error).__name__}: {error}") from error
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:  # Nobody waits for it any more.
+            self._keep(self._discard_begun(beginning))
+            raise
 
-    def attach(self, episode: Episode, environment: Environment) -> None:
+    def attach(self, episode: Episode, held: Held, *, leased: bool = True) -> None:
         """Give an open episode its environment."""
-        self._instances[episode.id] = environment
+        held.episode, held.leased, held.used_at = episode, leased, self._clock()
+        self._of[episode.id] = held
 
-    async def oracle(self, episode: Episode) -> str:
-        """Return the answer of the environment's own solver.
+    def discard(self, held: Held) -> None:
+        """Close an environment that no episode got."""
+        if held in self._all:
+            self._all.discard(held)
+            self._keep(self._close(held))
 
-        Raises:
-            BadRequest: it has none.
-        """
-        try:
-            return await asyncio.to_thread(self._instances[episode.id].oracle)
-        except NotImplementedError as error:
-            raise BadRequest(f"{episode.environment} has no oracle", param="agent", code="no_oracle") from error
+    def release(self, episode_id: str) -> None:
+        """Close an episode's environment, if it has one."""
+        held = self._of.pop(episode_id, None)
+        if held is not None:
+            self.discard(held)
+
+    async def close(self) -> None:
+        """Close all environments and stop what they run in."""
+        if self._reaper is not None:
+            self._reaper.cancel()
+        for held in list(self._all):
+            self.discard(held)
+        self._of.clear()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_S)
+        await self.instances.close()
+
+    # --------------------------------------------------------------------------------------------------- acting
 
     async def step(self, episode: Episode, text: str) -> StepResult:
         """Act; record the step; end the episode where the environment or the horizon ends it.
@@ -76,46 +142,167 @@ class Sessions:
             Conflict: the episode has ended or has no environment.
             EnvironmentFailed: the environment failed; so has its episode.
         """
+        return await self._act(episode, plain_text(text))
+
+    async def call(self, episode: Episode, name: str, arguments: str | dict[str, Any]) -> StepResult:
+        """Act by a tool call; one that does not fit is a step too, with the reason."""
+        if episode.environment is None:
+            raise Conflict(f"episode {episode.id} has no environment", code="no_environment")
+        try:
+            text = text_of_call(await self.instances.family(episode.environment), name, arguments)
+        except ValueError as error:
+            called = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            return await self._act(episode, plain_text(f"{name}({called})"),
+                                   Transition(plain_text(str(error)), 0.0, False, valid=False))
+        return await self.step(episode, text)
+
+    async def oracle(self, episode: Episode) -> str:
+        """Return the answer of the environment's own solver.
+
+        Raises:
+            BadRequest: it has none.
+            EnvironmentFailed: the environment failed; so has its episode.
+        """
+        return await self._suggested(episode, "oracle", lambda instance: instance.oracle())
+
+    async def random(self, episode: Episode, seed: str) -> str:
+        """Return the answer of a random player; the same may be raised."""
+        return await self._suggested(episode, "random", lambda instance: instance.random(seed))
+
+    # --------------------------------------------------------------------------------------------------- leases
+
+    async def reap(self) -> None:
+        """Close the episodes that nobody has used for a lease, and write the ends that could not be written."""
+        for episode_id, (status, why) in list(self._unwritten.items()):
+            with suppress(NotFound, Conflict):  # Erased, or ended by somebody else meanwhile.
+                await self._episodes.end(await self._episodes.get(episode_id), status, **why)
+            self._unwritten.pop(episode_id, None)
+        for held in list(self._all):
+            if not self._expired(held):
+                continue
+            if held.episode is None:
+                self.discard(held)
+            else:
+                await self._expire(held.episode)
+
+    def _expired(self, held: Held) -> bool:
+        episode, now = held.episode, self._clock()
+        if episode is not None and (episode.turns != held.turns or episode.answering or episode.stepping.locked()):
+            held.turns, held.used_at = episode.turns, now
+        return held.leased and now - held.used_at > self._settings.lease_s
+
+    async def _expire(self, episode: Episode) -> None:
+        async with episode.stepping:
+            if episode.ended is None:
+                log.info("the lease of episode %s has expired", episode.id)
+                await self._episodes.never_train(episode)  # It has no verdict.
+                await self._end(episode, "closed", reason="lease expired")
+
+    async def _reap_again_and_again(self) -> None:
+        while True:
+            await asyncio.sleep(min(LOOK_S, self._settings.lease_s / 4))
+            try:
+                await self.reap()
+            except UpturnError as error:
+                log.warning("leases could not be looked at: %s", error)
+            except Exception:
+                log.exception("leases could not be looked at")
+
+    # ------------------------------------------------------------------------------------------------- the rest
+
+    async def _begin(self, name: str, task: str, seed: int) -> tuple[Held, Reset]:
+        held = None
+        try:
+            held = Held(name, await self.instances.make(name), self._clock())
+            reset = await held.instance.reset(task, seed)
+        except Exception as error:
+            if held is None:
+                self.health.leave(name)
+            else:
+                await self._close(held)
+            if isinstance(error, UnknownTask):
+                raise NotFound(text_of(error), param="task", code="task_not_found") from error
+            if isinstance(error, EnvironmentMissing):
+                raise BadRequest(f"{name} is not installed here: {error}", param="environment",
+                                 code="environment_not_installed") from error
+            self.health.of(name).errors[class_of(error)] += 1
+            raise EnvironmentFailed(f"{name} failed to start: {class_of(error)}: {text_of(error)}") from error
+        self.health.of(name).started += 1
+        self._all.add(held)
+        return held, reset
+
+    async def _discard_begun(self, beginning: asyncio.Task[tuple[Held, Reset]]) -> None:
+        with suppress(UpturnError):  # It did not begin.
+            self.discard((await beginning)[0])
+
+    async def _close(self, held: Held) -> None:
+        try:
+            await held.instance.close()
+        except Exception as error:
+            log.warning("%s did not close: %s: %s", held.name, class_of(error), error)
+        finally:
+            self.health.leave(held.name)
+
+    async def _act(self, episode: Episode, text: str, given: Transition | None = None) -> StepResult:
         async with episode.stepping:
             episode.must_be_open()
-            environment = self._instances.get(episode.id)
-            if environment is None:
+            held = self._of.get(episode.id)
+            if held is None:
+                if episode.environment is not None:
+                    await self._end(episode, "error", error_class="EnvironmentLost", reason="its environment is gone")
                 raise Conflict(f"episode {episode.id} has no environment", code="no_environment")
             if episode.steps >= episode.horizon:
                 raise HorizonReached(f"episode {episode.id} has used its {episode.horizon} turns")
+            transition = given if given is not None else await self._ask(episode, held, held.instance.step(text))
+            truncated = not transition.terminated and (transition.truncated or episode.steps + 1 >= episode.horizon)
             try:
-                transition = await asyncio.to_thread(environment.step, text)
-            except Exception as error:
-                await self._episodes.end(episode, "error", error_class=type(error).__name__, reason=str(error))
-                raise EnvironmentFailed(
-                    f"{episode.environment} failed: {type(error).__name__}: {error}") from error
-            try:
-                return await self._record(episode, text, transition)
-            except UpturnError:
-                self.release(episode.id)  # It is a step ahead of its record: the step sent again would be another one.
+                await self._writer.write(step_write(episode, text, transition, truncated))
+            except Exception as error:  # It is a step ahead of its record: the same step again would be another one.
+                await self._end(episode, "error", error_class=type(error).__name__, reason="a step was not recorded")
                 raise
-
-    def release(self, episode_id: str) -> None:
-        """Close an episode's environment, if it has one."""
-        environment = self._instances.pop(episode_id, None)
-        if environment is not None:
-            environment.close()
-
-    def close(self) -> None:
-        """Close all environments."""
-        for episode_id in list(self._instances):
-            self.release(episode_id)
-
-    async def _record(self, episode: Episode, text: str, transition: Transition) -> StepResult:
-        last = episode.steps + 1 >= episode.horizon
-        truncated = not transition.terminated and (transition.truncated or last)
-        row = StepRow(episode_id=episode.id, index=episode.steps, action=text, observation=transition.observation,
-                      reward=transition.reward, terminated=transition.terminated, truncated=truncated,
-                      info=transition.info, created_at=time.time())
-        await self._writer.write(lambda session: session.add(row))
-        episode.steps += 1
-        if transition.terminated or truncated:
-            await self._episodes.end(episode, "terminated" if transition.terminated else "truncated",
-                                     success=bool(transition.success))
+            episode.steps += 1
+            held.used_at = self._clock()
+            if transition.terminated or truncated:
+                await self._end(episode, "terminated" if transition.terminated else "truncated",
+                                success=bool(transition.success))
         return StepResult(observation=transition.observation, reward=transition.reward,
                           terminated=transition.terminated, truncated=truncated, turns_left=episode.turns_left)
+
+    async def _suggested(self, episode: Episode, agent: str, ask: Callable[[Instance], Awaitable[str]]) -> str:
+        held = self._of.get(episode.id)
+        if held is None:
+            raise Conflict(f"episode {episode.id} has no environment", code="no_environment")
+
+        async def suggested() -> str:
+            try:
+                return await ask(held.instance)
+            except NotImplementedError as error:
+                raise BadRequest(f"{held.name} has no {agent}", param="agent", code=f"no_{agent}") from error
+        return await self._ask(episode, held, suggested())
+
+    async def _ask(self, episode: Episode, held: Held, answer: Awaitable[T]) -> T:
+        try:
+            return await answer
+        except UpturnError:
+            raise
+        except Exception as error:
+            episode.must_be_open()  # Whoever ended it meanwhile has closed its environment.
+            self.health.of(held.name).errors[class_of(error)] += 1
+            await self._end(episode, "error", error_class=class_of(error), reason=text_of(error))
+            raise EnvironmentFailed(f"{held.name} failed: {class_of(error)}: {text_of(error)}") from error
+
+    async def _end(self, episode: Episode, status: str, **why: Any) -> None:
+        """End an episode, later where the database does not take it now."""
+        try:
+            await self._episodes.end(episode, status, **why)
+        except Unavailable:
+            self._unwritten[episode.id] = (status, why)
+            log.warning("the end of episode %s (%s) will be written later", episode.id, status)
+
+    def _keep(self, doing: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run something to its end, whoever waits for it."""
+        task = asyncio.create_task(doing)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+

@@ -98,7 +98,7 @@ def test_kill_9_loses_no_turn_and_fails_the_environment_episodes_that_were_open(
         server.wait()
     with process(tmp_path / "data", model, "--engine.kind", "scripted") as (_, url), Client(url) as client:
         assert client.episode(live.id).turns[0].answer["content"] == answered
-        assert client.episode(played.id).error_class == "ServerRestarted"
+        assert client.episode(played.id).reason == "the server restarted"
         talk = [*ASK, {"role": "assistant", "content": answered}, {"role": "user", "content": "More"}]
         with openai.OpenAI(base_url=f"{url}/v1", api_key=live.key) as api:
             api.chat.completions.create(model="policy", messages=talk)

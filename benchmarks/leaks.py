@@ -1,0 +1,123 @@
+"""Agents that open episodes and never come back: does the server go on, and does its memory stay?
+
+    .venv/bin/python benchmarks/leaks.py [--quick] [--environment NAME] [--per-minute N] [--minutes M] [--lease-s S]
+
+200 episodes a minute are opened for ten minutes, acted in once or not at all, and left. A well-behaved agent plays all
+the while. At the end, after one more lease, no environment may be open, and the memory of the server with all its
+processes may not have grown by more than a few MiB since its second minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.environments import SERVER, memory_mib
+from benchmarks.episodes_load import Connection
+from clients.demo.machine import machine
+from clients.demo.server_process import ServerProcess, free_port
+from env_adapters import family
+
+ALLOWED_MIB = 24.0
+"""What the memory may grow by; ours: SQLite's own cache fills up to 2 MB for each of its connections."""
+
+
+async def abandon(url: str, environment: str, tasks: list[str], number: int) -> int:
+    """Open an episode, act in every second one, and go; return the status."""
+    connection = Connection(url)
+    body = {"environment": environment, "task": tasks[number % len(tasks)], "seed": number}
+    status, opened = await connection.send("POST", "/v1/episodes", body)
+    if status == 201 and number % 2:
+        await connection.send("POST", f"/v1/episodes/{opened['id']}/steps", {"action": "look"})
+    connection.close()
+    return status
+
+
+async def behave(url: str, environment: str, task: str, until: float) -> dict[str, Any]:
+    """Play properly until a time; return how often and how slow a step was at worst."""
+    connection, episodes, slowest = Connection(url), 0, 0.0
+    while time.monotonic() < until:
+        status, opened = await connection.send("POST", "/v1/episodes", {"environment": environment, "task": task})
+        if status != 201:
+            await asyncio.sleep(0.5)
+            continue
+        for _ in range(5):
+            began = time.monotonic()
+            await connection.send("POST", f"/v1/episodes/{opened['id']}/steps", {"action": "look"})
+            slowest = max(slowest, time.monotonic() - began)
+            await asyncio.sleep(0.2)
+        await connection.send("POST", f"/v1/episodes/{opened['id']}/close", {})
+        episodes += 1
+    connection.close()
+    return {"episodes": episodes, "slowest_step_ms": 1000 * slowest}
+
+
+async def leak(url: str, server: psutil.Process, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Leak for some minutes; return what was seen."""
+    tasks = family(arguments.environment).tasks("train")
+    began, statuses, memory, open_now = time.monotonic(), dict[int, int](), [memory_mib(server)], list[int]()
+    until = began + 60 * arguments.minutes
+    good = asyncio.create_task(behave(url, arguments.environment, tasks[0], until))
+    for number in range(int(arguments.per_minute * arguments.minutes)):
+        await asyncio.sleep(max(0.0, began + number * 60 / arguments.per_minute - time.monotonic()))
+        status = await asyncio.wait_for(abandon(url, arguments.environment, tasks, number), 60)
+        statuses[status] = statuses.get(status, 0) + 1
+        if (number + 1) % max(1, int(arguments.per_minute * arguments.minutes / 10)) == 0:
+            memory.append(memory_mib(server))
+            open_now.append(await _open(url, arguments.environment))
+            print(f"{time.monotonic() - began:6.0f} s  {memory[-1]:7.1f} MiB  {open_now[-1]:4d} open  {statuses}",
+                  file=sys.stderr, flush=True)
+    behaved = await good
+    await asyncio.sleep(1.5 * arguments.lease_s + 2)
+    memory.append(memory_mib(server))
+    return {"statuses": statuses, "memory_mib": memory, "open": open_now, "well_behaved": behaved,
+            "open_at_the_end": await _open(url, arguments.environment), "grown_mib": memory[-1] - memory[2]}
+
+
+async def _open(url: str, environment: str) -> int:
+    connection = Connection(url)
+    _, listed = await connection.send("GET", "/v1/environments")
+    connection.close()
+    return next(int(view["open"]) for view in listed["data"] if view["name"] == environment)
+
+
+def main() -> int:
+    """Leak, print, and say whether it is well."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="1,200 a minute for 15 s, with a lease of 2 s")
+    parser.add_argument("--environment", default="textcraft", help="what is opened; default %(default)s")
+    parser.add_argument("--per-minute", type=float, default=200.0, help="episodes; default %(default)s")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long; default %(default)s")
+    parser.add_argument("--lease-s", type=float, default=30.0, help="of the server; default %(default)s")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.per_minute, arguments.minutes, arguments.lease_s = 1200.0, 0.25, 2.0
+    flags = [*SERVER, "--environments.lease-s", str(arguments.lease_s)]
+    with (tempfile.TemporaryDirectory(prefix="upturn-leaks-") as folder,
+          ServerProcess(Path(folder), free_port(), flags, lambda _: None) as server):
+        found = asyncio.run(leak(server.url, psutil.Process().children()[-1], arguments))
+    well = (found["open_at_the_end"] == 0 and found["grown_mib"] < ALLOWED_MIB and found["well_behaved"]["episodes"] > 0
+            and set(found["statuses"]) <= {201, 429})
+    print(f"{machine()}; {arguments.environment}, {arguments.per_minute:g} a minute for {arguments.minutes:g} minutes, "
+          f"a lease of {arguments.lease_s:g} s")
+    memory, behaved = found["memory_mib"], found["well_behaved"]
+    print(f"answers {found['statuses']}; open at the end {found['open_at_the_end']}; memory {memory[0]:.0f} to "
+          f"{memory[-1]:.0f} MiB; the well-behaved agent played {behaved['episodes']} episodes, its slowest step took "
+          f"{behaved['slowest_step_ms']:.0f} ms")
+    print("well" if well else "NOT WELL")
+    print(json.dumps({"machine": machine(), "well": well, **vars(arguments), **found}))
+    return 0 if well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Starts a host of environments as a child process that cannot outlive the server; see `server/watch.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from env_adapters.protocol import EnvironmentFailure
+from server.watch import watched
+
+START_S = 60.0  # Python starts in a second; a machine that does much else takes longer.
+STOP_S = 15.0
+
+
+class HostProcess:
+    """One local host process."""
+
+    def __init__(self, modules: list[str], log_path: Path) -> None:
+        self._modules = modules
+        self._log_path = log_path
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> int:
+        """Start it; return the port it listens on.
+
+        Raises:
+            EnvironmentFailure: it ended or said nothing.
+        """
+        command = [sys.executable, "-m", "env_adapters", "serve", "--port", "0"]
+        command += [flag for module in self._modules for flag in ("--module", module)]
+        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self._log_path.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *watched(command), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log,
+                cwd=self._log_path.parent,  # Some packages write files where they are.
+                env={**os.environ, "PYTHONPATH": _search_path()})
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(START_S):
+                said = (await self._process.stdout.readline()).decode()
+            return int(said.rpartition(":")[2])
+        except (TimeoutError, ValueError) as error:
+            await self.stop()
+            raise EnvironmentFailure(f"a host process did not start; see {self._log_path}") from error
+
+    async def stop(self) -> None:
+        """Stop it and every process it started."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), STOP_S)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+
+def _search_path() -> str:
+    """Return where this process imports from: what it can import, a host can."""
+    return os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)

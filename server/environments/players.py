@@ -1,0 +1,73 @@
+"""Who answers in a play, turn by turn: a policy, with tools or without, the environment's solver, a random player.
+
+Every answer is a recorded turn before the environment sees it; an answer that no policy sampled is a demonstration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from clients.wire import PlayRequest, StepResult
+from env_adapters.play import Message, result_messages
+from env_adapters.protocol import Reset
+from server.environments.sessions import Sessions
+from server.errors import EngineError
+from server.policy.engine import Engine, SamplingParams
+from server.policy.routing import Pointers
+from server.policy.turns import Ask, Turns
+from server.recording.episode import Episode
+
+ENGINE_PATIENCE_S = 120.0  # How long a play waits for an engine that restarts.
+
+
+class Players:
+    """Takes the turns of played episodes."""
+
+    def __init__(self, engine: Engine, pointers: Pointers, turns: Turns, sessions: Sessions) -> None:
+        self._engine = engine
+        self._pointers = pointers
+        self._turns = turns
+        self._sessions = sessions
+
+    async def play(self, request: PlayRequest, episode: Episode, reset: Reset, seed: str) -> None:
+        """Take turns until the episode ends; `seed` names the episode for a random player."""
+        messages: list[Message] = [dict(message) for message in reset.messages]
+        tools = (await self._sessions.instances.family(request.environment)).tools if request.tools else []
+        while True:
+            said = await self._answer(request, episode, messages, tools, seed)
+            result = await self._act(episode, said)
+            if result.terminated or result.truncated:
+                return
+            messages += [said, *result_messages(said, result.observation)]
+
+    async def _answer(self, request: PlayRequest, episode: Episode, messages: list[Message],
+                      tools: list[dict[str, Any]], seed: str) -> Message:
+        """Return the next assistant's message, which is recorded."""
+        if request.agent != "policy":
+            text = (await self._sessions.oracle(episode) if request.agent == "oracle"
+                    else await self._sessions.random(episode, f"{request.environment}/{seed}/{episode.steps}"))
+            await self._turns.demonstrate(episode, messages, text)
+            return {"role": "assistant", "content": text}
+        await self._wait_for_engine()
+        params = SamplingParams(max_tokens=request.sampling.max_tokens, temperature=request.sampling.temperature)
+        version = self._pointers.for_episode(episode, None, self._engine)
+        ask = Ask(list(messages), params, tools=tools, parallel_calls=False, whole=True)
+        (turn,) = self._turns.begin(episode, ask, version)
+        message = (await turn.answer()).message
+        said = {"role": "assistant", "content": message["content"] or ""}
+        return {**said, "tool_calls": message["tool_calls"]} if message.get("tool_calls") else said
+
+    async def _act(self, episode: Episode, said: Message) -> StepResult:
+        if not said.get("tool_calls"):
+            return await self._sessions.step(episode, said["content"])
+        called = said["tool_calls"][0]["function"]
+        return await self._sessions.call(episode, called["name"], called["arguments"])
+
+    async def _wait_for_engine(self) -> None:
+        deadline = time.monotonic() + ENGINE_PATIENCE_S
+        while not self._engine.available:
+            if time.monotonic() > deadline:
+                raise EngineError(f"the engine did not come back within {ENGINE_PATIENCE_S:.0f} s")
+            await asyncio.sleep(0.5)

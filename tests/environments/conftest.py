@@ -1,0 +1,39 @@
+"""A server that knows the odd environments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.wire import EpisodeOpen
+from server.settings import EnvironmentSettings
+from tests.live import Live, script, serving, settings_for
+
+MODULES = ["tests.environments.odd", "tests.environments.odd_thread", "tests.environments.odd_inline"]
+Serve = Callable[..., Live]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Start a server with some settings of its environments, and what its model says."""
+    with ExitStack() as servers:
+        def start(*answers: str, **environments: Any) -> Live:
+            model = script(tmp_path / "script", *(answers or ("win",)))
+            return servers.enter_context(serving(settings_for(
+                tmp_path / "data", model=str(model),
+                environments=EnvironmentSettings(**{"modules": MODULES, "workers": 1, **environments}))))
+        yield start
+
+
+def opened(live: Live, environment: str = "odd", **more: Any) -> str:
+    """Open an episode; return its id."""
+    return live.client.open_episode(EpisodeOpen(environment=environment, task="train/0", **more)).id
+
+
+def says(live: Live, episode: str, action: str) -> str:
+    """Act; return the observation."""
+    return live.client.step(episode, action).observation

@@ -1,0 +1,41 @@
+"""The guide's own environment works: its code block, as it stands there, plays through the server."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from clients.wire import EpisodeOpen, PlayRequest
+from tests.environments.conftest import Serve
+
+GUIDE = Path(__file__).parents[2] / "docs" / "environments.md"
+
+
+def block() -> str:
+    (found,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    return str(found)
+
+
+def test_the_guides_environment_has_thirty_lines_of_code() -> None:
+    code = [line for line in block().splitlines() if line.strip() and not line.startswith('"""')]
+    assert len(code) <= 32
+
+
+def test_the_guides_environment_plays_through_the_server(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                         ) -> None:
+    (tmp_path / "guess.py").write_text(block())
+    monkeypatch.syspath_prepend(tmp_path)
+    live = serve(modules=["guess"])
+    assert live.client.tasks("guess", "test").tasks == ["below-50"]
+    episode = live.client.open_episode(EpisodeOpen(environment="guess", task="below-10"))
+    assert episode.messages[0].content == "Guess my number, 0 to 9. Answer with a number only."
+    said = [live.client.step(episode.id, str(number)).observation for number in (0, 9)]
+    assert said == ["Too low.", "Too high."] or "Right!" in said
+    for agent, succeeded in (("oracle", 6), ("random", 6)):
+        play = live.client.start_play(PlayRequest(environment="guess", tasks=["below-10", "below-50"], group_size=3,
+                                                  horizon=500, agent=agent))  # type: ignore[arg-type]
+        assert live.client.wait_for_play(play.id).succeeded == succeeded
+    sys.modules.pop("guess")
