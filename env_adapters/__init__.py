@@ -14,6 +14,7 @@ from functools import cache
 from env_adapters.protocol import Family, UnknownTask
 
 _FAMILIES = {
+    "search": "env_adapters.search",
     "textcraft": "env_adapters.textcraft",
 }
 _KINDS: dict[str, str] = {
@@ -67,7 +68,8 @@ def register(name: str, spec: str) -> None:
 
     kind, argument = re.fullmatch(r"(\w*)[:@]?(.*)", spec, re.DOTALL).groups()  # type: ignore[union-attr]
     if kind not in KINDS:
-        raise ValueError(f"an environment elsewhere is agentgym:KIND@URL, openenv@URL or mcp@URL, not {kind!r}")
+        raise ValueError("what gets a name is agentgym:KIND@URL, openenv@URL, mcp@URL or search@CORPUS,QUESTIONS, "
+                         f"not {kind!r}")
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", name):
         raise ValueError(f"{name!r} is not a name of small letters, digits, dots, dashes and underscores")
     importlib.import_module(KINDS[kind]).make_family(argument, name=name)

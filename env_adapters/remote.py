@@ -21,7 +21,8 @@ from env_adapters.protocol import Environment, EnvironmentFailure, Isolation, Un
 if TYPE_CHECKING:
     import httpx2
 
-KINDS = {"agentgym": "env_adapters.agentgym", "openenv": "env_adapters.openenv", "mcp": "env_adapters.mcp"}
+KINDS = {"agentgym": "env_adapters.agentgym", "openenv": "env_adapters.openenv", "mcp": "env_adapters.mcp",
+         "search": "env_adapters.search"}
 """The protocols, and the module that speaks each. `make_family(argument, name)` of it checks the argument."""
 TIMEOUT_S = 100.0
 """For one answer of the other server; ours. AgentGym's own clients wait 300 s."""

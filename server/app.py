@@ -20,6 +20,7 @@ from server.api import (
     plays,
     policies,
     responses,
+    retrieve,
     runs,
 )
 from server.api.access import Gate, needs, own_episode
@@ -112,6 +113,6 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
         app.include_router(agents.router, dependencies=[own_episode])
     for admins in (plays, keys):
         app.include_router(admins.router, dependencies=[needs("admin")])
-    for mixed in (episodes, runs, policies, operations):  # Their routes say what each needs.
+    for mixed in (episodes, runs, policies, operations, retrieve):  # Their routes say what each needs.
         app.include_router(mixed.router)
     return app

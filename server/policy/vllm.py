@@ -21,16 +21,15 @@ from typing import Any
 
 import aiohttp
 
-from server.errors import BadRequest, Conflict, ContextTooLong, EngineError, NotFound, UpturnError
+from server.errors import Conflict, ContextTooLong, EngineError, NotFound, UpturnError
 from server.policy.engine import FinishReason, Piece, SamplingParams, Weights
 from server.policy.engines import VllmOptions
-from server.policy.vllm_answer import Tokens, check_spans, read_spans
+from server.policy.vllm_answer import RESTART_S, Tokens, check_spans, error_of, read_spans
 from server.policy.vllm_process import BASE_MODEL, Progress, VllmProcess, answers, resolved_dtype
 from server.policy.weights import with_explicit_head
 
-RESTART_S = 30
-"""What clients are told to wait for while vLLM starts again (measured: 22 to 25 s with a small model)."""
 CONTROL_TIMEOUT_S = 600.0
+KEEP_ALIVE_S = 4.0  # vLLM closes idle connections after 5 s.
 TOLERANCES = {"float32": 2e-3}
 HALF_TOLERANCE = 0.12
 """bf16 differs from float32 by 0.035 nats on average (measured)."""
@@ -52,6 +51,9 @@ class VllmEngine:
         self._url = options.url or ""
         self._process: VllmProcess | None = None
         self._session: aiohttp.ClientSession | None = None
+        """Keeps connections for the next answers."""
+        self._once: aiohttp.ClientSession | None = None
+        """Makes a new connection for each request: vLLM drops kept ones after an error, or when they were idle."""
         self._base: Weights | None = None
         self._full: Weights | None = None
         """The whole model that is served, and that a restart brings back."""
@@ -79,10 +81,10 @@ class VllmEngine:
         self._full = base if current.kind == "adapter" else current
         self._adapters = {current.version: current} if current.kind == "adapter" else {}
         self.check_tolerance = TOLERANCES.get(resolved_dtype(self._options, base.path), HALF_TOLERANCE)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None, sock_connect=60),
-            read_bufsize=2**20,
-        )
+        self._session, self._once = (aiohttp.ClientSession(
+            connector=connector, timeout=aiohttp.ClientTimeout(total=None, sock_connect=60), read_bufsize=2**20)
+            for connector in (aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+                              aiohttp.TCPConnector(limit=0, force_close=True)))
         try:
             await self._bring_up()
         except BaseException:
@@ -99,8 +101,9 @@ class VllmEngine:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._process is not None:
             await self._process.stop()
-        if self._session is not None:
-            await self._session.close()
+        for session in (self._session, self._once):
+            if session is not None:
+                await session.close()
 
     @property
     def available(self) -> bool:
@@ -265,12 +268,11 @@ class VllmEngine:
     async def _choices(self, model: str, prompt_ids: list[int], sampling: dict[str, Any], whole: bool
                        ) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the answer, in vLLM's chunks or whole. Closing this closes the connection: vLLM stops sampling."""
-        assert self._session is not None
         body = {"model": model, "token_ids": prompt_ids, "sampling_params": sampling, "stream": not whole}
         try:
-            async with self._session.post(f"{self._url}/inference/v1/generate", json=body) as response:
+            async with await self._ask(body) as response:
                 if response.status != 200:
-                    raise _error(response.status, await response.text())
+                    raise error_of(response.status, await response.text())
                 if whole:
                     for choice in json.loads(await response.read())["choices"]:
                         yield choice
@@ -283,12 +285,21 @@ class VllmEngine:
                             continue
                         chunk = json.loads(event[6:])
                         if "error" in chunk:
-                            raise _error(int(chunk["error"]["code"]), chunk["error"]["message"])
+                            raise error_of(int(chunk["error"]["code"]), chunk["error"]["message"])
                         for choice in chunk["choices"]:
                             yield choice
         except (aiohttp.ClientError, OSError, EngineError) as error:
             self._spawn(self._fail_unless_healthy())
             raise EngineError(f"vLLM failed while answering: {error!r}", retry_after_s=RESTART_S) from error
+
+    async def _ask(self, body: dict[str, Any]) -> aiohttp.ClientResponse:
+        """Send a request for an answer, again where vLLM closed the kept connection at that moment."""
+        assert self._session is not None and self._once is not None
+        url = f"{self._url}/inference/v1/generate"
+        try:
+            return await self._session.post(url, json=body)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            return await self._once.post(url, json=body)
 
     # --------------------------------------------------------------------------------------------- weights
 
@@ -366,32 +377,19 @@ class VllmEngine:
         await self._control("POST", "/v1/load_lora_adapter", body)
 
     async def _control(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Send one request and return its JSON. On a new connection: vLLM drops kept ones silently after an error."""
-        assert self._session is not None
+        """Send one request and return its JSON."""
+        assert self._once is not None
         timeout = aiohttp.ClientTimeout(total=CONTROL_TIMEOUT_S)
         try:
-            async with self._session.request(
-                method, self._url + path, json=body, headers={"Connection": "close"}, timeout=timeout
-            ) as response:
+            async with self._once.request(method, self._url + path, json=body, timeout=timeout) as response:
                 text = await response.text()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._spawn(self._fail_unless_healthy())
             raise EngineError(f"vLLM does not answer {path}: {error!r}", retry_after_s=RESTART_S) from error
         if response.status != 200:
-            raise _error(response.status, f"{path}: {text[:1000]}")
+            raise error_of(response.status, f"{path}: {text[:1000]}")
         return json.loads(text) if text.startswith(("{", "[")) else text
 
 
 def _adapter_name(version: int) -> str:
     return f"v{version}"
-
-
-def _error(status: int, message: str) -> UpturnError:
-    """Return vLLM's error as ours."""
-    if status == 404:
-        return NotFound(f"vLLM: {message}")
-    if 400 <= status < 500:
-        if "maximum context length" in message:
-            return ContextTooLong(message)
-        return BadRequest(f"vLLM: {message}")
-    return EngineError(f"vLLM answered {status}: {message}", retry_after_s=RESTART_S)

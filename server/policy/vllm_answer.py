@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from server.errors import EngineError
+from server.errors import BadRequest, ContextTooLong, EngineError, NotFound, UpturnError
 from server.policy.engine import FinishReason, Piece
 
+RESTART_S = 30
+"""What clients are told to wait for while vLLM starts again (measured: 22 to 25 s with a small model)."""
 Span = tuple[int, int, int]
 """A version, its first token, and one past its last, as indexes of the answer."""
 
@@ -60,3 +62,13 @@ def check_spans(spans: list[Span], version: int, passed_on: int) -> None:
     """Tokens that were passed on must be of the version they were passed on with."""
     if passed_on and (spans[0][0] != version or spans[0][2] < passed_on):
         raise EngineError(f"vLLM sampled with versions {spans}, not with {version}: something else changed its weights")
+
+def error_of(status: int, message: str) -> UpturnError:
+    """Return vLLM's error as ours."""
+    if status == 404:
+        return NotFound(f"vLLM: {message}")
+    if 400 <= status < 500:
+        if "maximum context length" in message:
+            return ContextTooLong(message)
+        return BadRequest(f"vLLM: {message}")
+    return EngineError(f"vLLM answered {status}: {message}", retry_after_s=RESTART_S)

@@ -1,0 +1,336 @@
+"""The promises of deep search: its questions, its index, its episodes, and corpora of other people."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from env_adapters.protocol import EnvironmentFailure, Transition, UnknownTask
+from env_adapters.search import Inquiry, Search, f1, make_family, normalised, read_action
+from env_adapters.search_corpus import Factbook, JsonLines
+from env_adapters.search_facts import entries
+from env_adapters.search_index import Index, build
+from env_adapters.search_questions import MORE, Question, factbook_questions
+
+ROOT = Path(__file__).parents[2]
+QUESTIONS = {question.task: question for question in factbook_questions()}
+EXAMPLE = "2/former-northern-rhodesia/capital"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for indexes that is not the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def family(cache: Path) -> Search:
+    return make_family()
+
+
+def begun(family: Search, task: str) -> Inquiry:
+    env = family.make()
+    env.reset(task, 0)
+    return env
+
+
+def solve(env: Inquiry) -> list[Transition]:
+    seen = [env.step(env.oracle())]
+    while not seen[-1].terminated:
+        assert len(seen) < 10
+        seen.append(env.step(env.oracle()))
+    return seen
+
+
+def countries_asked(question: Question) -> set[str]:
+    """Names of the countries whose facts a question asks for."""
+    owners = [support.title.partition(":")[0] for support in question.supports]
+    if "/neighbours-of-" in question.task:
+        return {owners[0]}
+    return set(owners[-2:]) if question.task.split("/")[1].startswith(tuple(f"{kind}-of-" for kind in MORE)) else {
+        owners[-1]}
+
+
+def digest(family: Search) -> str:
+    """Everything a player can see: tasks, first messages, and what some searches show."""
+    seen, env = hashlib.sha256(), family.make()
+    for split in family.splits():
+        for task in family.tasks(split):
+            seen.update(repr((split, task, env.reset(task, 0))).encode())
+    for task in list(QUESTIONS)[::40]:
+        env.reset(task, 0)
+        seen.update(repr(solve(env)).encode())
+    return seen.hexdigest()
+
+
+def test_there_are_enough_questions_of_two_to_four_passages() -> None:
+    assert len(QUESTIONS) >= 1500
+    hops = {task: len(question.supports) for task, question in QUESTIONS.items()}
+    assert all(task.startswith(f"{count}/") for task, count in hops.items())
+    assert {hop: list(hops.values()).count(hop) > 150 for hop in (2, 3, 4)} == {2: True, 3: True, 4: True}
+    assert len({question.text for question in QUESTIONS.values()}) == len(QUESTIONS)
+
+
+def test_no_country_is_asked_for_in_both_splits(family: Search) -> None:
+    asked = {split: set().union(*(countries_asked(QUESTIONS[task]) for task in family.tasks(split)))
+             for split in family.splits()}
+    assert not asked["train"] & asked["test"]
+    assert len(asked["train"] | asked["test"]) > 180
+    assert 0.15 < len(family.tasks("test")) / len(QUESTIONS) < 0.25
+    with pytest.raises(UnknownTask, match="validation"):
+        family.tasks("validation")
+
+
+def test_a_question_does_not_name_the_country_that_it_asks_for() -> None:
+    for question in QUESTIONS.values():
+        if "neighbours-of" not in question.task:
+            assert not any(
+                re.search(rf"\b{re.escape(name)}\b", question.text) for name in countries_asked(question)), question
+
+
+def test_what_an_answer_needs_stands_in_the_corpus_and_the_answer_itself_too() -> None:
+    texts: dict[str, list[str]] = {}
+    named = {name for entry in entries().values() for name in entry.names}
+    for passage in Factbook().passages():
+        texts.setdefault(passage.title, []).append(passage.text)
+    for question in QUESTIONS.values():
+        for support in question.supports:
+            assert any(support.stands in text for text in texts[support.title]), support
+        shown = question.supports[-1].title
+        assert question.answers[0] in named or any(question.answers[0] in text for text in texts[shown]), question
+
+
+def test_a_clue_fits_one_country_only() -> None:
+    read = entries()
+    codes = {entry.name: entry for entry in read.values()}
+    for question in QUESTIONS.values():
+        if " borders both " in question.text:
+            one, two = (codes[support.title.partition(":")[0]] for support in question.supports[:2])
+            both = {code for code, entry in read.items() if {one.code, two.code} <= set(entry.borders)}
+            assert [read[code].name for code in both] == [question.supports[2].title.partition(":")[0]]
+
+
+def test_the_oracle_finds_every_passage_and_answers_every_question(family: Search) -> None:
+    for task, question in QUESTIONS.items():
+        seen = solve(begun(family, task))
+        assert (seen[-1].reward, seen[-1].success, seen[-1].observation) == (1.0, True, "Correct."), task
+        shown = "\n".join(step.observation for step in seen)
+        for support in question.supports:
+            assert support.stands in shown and f"(Title: {support.title})" in shown, (task, support)
+        assert len(seen) <= len(question.supports) + 1
+        assert all(step.reward == 0.0 and not step.terminated and step.valid for step in seen[:-1])
+
+
+def test_the_oracle_goes_on_from_any_state(family: Search) -> None:
+    env = begun(family, EXAMPLE)
+    env.step("nonsense")
+    env.step("<search>capital of Zambia</search>")
+    assert env.oracle() == "<search>former name Northern Rhodesia</search>"
+    assert len(solve(env)) == 2
+
+
+def test_the_first_messages_say_the_form_and_the_question(family: Search) -> None:
+    reset = family.make().reset(EXAMPLE, 3)
+    assert [message["role"] for message in reset.messages] == ["system", "user"]
+    assert "<search>" in reset.messages[0]["content"] and "<answer>" in reset.messages[0]["content"]
+    assert reset.messages[1]["content"] == (
+        'Question: What is the capital of the country formerly named "Northern Rhodesia"?')
+    assert sum(len(message["content"]) for message in reset.messages) < 700
+
+
+def test_a_search_shows_three_short_passages(family: Search) -> None:
+    step = begun(family, EXAMPLE).step("<search>Zambia capital</search>")
+    assert step.observation.startswith("<information>\nDoc 1 (Title: Zambia: Capital) name: Lusaka;")
+    assert [line[:5] for line in step.observation.splitlines()[1:-1]] == ["Doc 1", "Doc 2", "Doc 3"]
+    assert len(step.observation) < 1600
+
+
+def test_a_wrong_answer_ends_the_episode_without_a_reward(family: Search) -> None:
+    env = begun(family, EXAMPLE)
+    step = env.step("<answer>Ndola</answer>")
+    assert step == Transition("Wrong.", 0.0, True, success=False, info={"f1": 0.0})
+    for call in (lambda: env.step("<answer>Lusaka</answer>"), env.oracle):
+        with pytest.raises(ValueError, match="over"):
+            call()
+
+
+@pytest.mark.parametrize("answer", ["Lusaka", "the lusaka.", '"LUSAKA"', " Lusáka "])
+def test_an_answer_is_right_however_it_is_spelled(family: Search, answer: str) -> None:
+    assert begun(family, EXAMPLE).step(f"<answer>{answer}</answer>").reward == 1.0
+
+
+@pytest.mark.parametrize("text", ["", "Lusaka", "<search></search>", "<answer> </answer>", "search: Upper Volta",
+                                  "<think><answer>Lusaka</answer></think>", "<think><search>a</search>"])
+def test_what_is_no_action_changes_nothing_and_says_what_is_possible(family: Search, text: str) -> None:
+    step = begun(family, EXAMPLE).step(text)
+    assert not step.valid and not step.terminated and step.reward == 0.0
+    assert "<search>words</search>" in step.observation
+
+
+@pytest.mark.parametrize(("text", "action"), [
+    ("<search>Upper Volta</search>", ("search", "Upper Volta")),
+    ("Let me look.\n<search>\nUpper  Volta\n</search> Then <answer>x</answer>", ("search", "Upper Volta")),
+    ("<search>Upper Volta", ("search", "Upper Volta")),
+    ("<SEARCH>Upper Volta</Search>", ("search", "Upper Volta")),
+    ("<think>I <answer>no</answer></think><answer>`Paris`</answer>", ("answer", "Paris")),
+    ("thoughts without a beginning <answer>no</answer></think> <answer>Paris</answer>", ("answer", "Paris")),
+    ("Action: <answer>Paris</answer>", ("answer", "Paris")),
+])
+def test_the_action_is_found_in_an_answer(text: str, action: tuple[str, str]) -> None:
+    assert read_action(text) == action
+
+
+def test_answers_are_compared_as_squad_does() -> None:
+    assert normalised(" The  United-States, of A mérica!") == "unitedstates of merica"
+    assert f1("the dollar of Guyana", "Guyanese dollar") == pytest.approx(0.4)
+    assert f1("euros", "yen") == 0.0
+
+
+def test_tool_calls_are_the_same_actions(family: Search) -> None:
+    assert [tool["function"]["name"] for tool in family.tools] == ["search", "answer"]
+    assert read_action(family.text_of("search", {"query": "Upper Volta"})) == ("search", "Upper Volta")
+    assert read_action(family.text_of("answer", {"text": "Paris"})) == ("answer", "Paris")
+    for name, arguments in (("fly", {}), ("search", {}), ("search", {"query": 3}), ("answer", {"query": "Paris"})):
+        with pytest.raises(ValueError, match=name):
+            family.text_of(name, arguments)
+
+
+def test_a_random_player_is_understood_and_hardly_ever_right(family: Search) -> None:
+    rng, right = random.Random("search"), 0
+    for task in rng.sample(list(QUESTIONS), 60):
+        env = begun(family, task)
+        for _ in range(10):
+            step = env.step(env.random(rng))
+            assert step.valid
+            if step.terminated:
+                right += bool(step.success)
+                break
+    assert right <= 3
+
+
+@pytest.mark.parametrize("task", ["", "2/former-atlantis/capital", "Suriname"])
+def test_an_unknown_task_is_refused_with_an_example_of_a_name(family: Search, task: str) -> None:
+    with pytest.raises(UnknownTask, match="named like"):
+        family.make().reset(task, 0)
+
+
+def test_the_same_task_gives_the_same_episode_in_every_process(family: Search, cache: Path) -> None:
+    code = "from tests.environments.test_search import digest, make_family; print(digest(make_family()))"
+    digests = {digest(family)}
+    for hash_seed in ("1", "2"):
+        environ = os.environ | {"PYTHONHASHSEED": hash_seed, "XDG_CACHE_HOME": str(cache / hash_seed)}
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True,
+                              check=False)
+        assert done.returncode == 0, done.stderr
+        digests.add(done.stdout.strip())
+    assert len(digests) == 1
+
+
+def test_listing_tasks_imports_nothing_heavy() -> None:
+    code = ("import sys; from env_adapters import family; family('search').tasks('train'); "
+            "print([m for m in ('httpx2', 'numpy', 'sqlalchemy', 'torch') if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_many_threads_may_search_and_build_at_once(tmp_path: Path, family: Search) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"contents": f"Town {n}\nIt has {n} houses."}) + "\n" for n in range(300)))
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda _: build(JsonLines(corpus), tmp_path / "index"), range(8)))
+        assert len(set(paths)) == 1 and [path.name for path in (tmp_path / "index").iterdir()] == [paths[0].name]
+        index = Index(paths[0])
+        found = list(pool.map(lambda n: index.search(f"town with {n} houses", 1)[0].passage.title, range(300)))
+        assert found == [f"Town {n}" for n in range(300)]
+        assert len({*pool.map(lambda _: digest(family), range(4))}) == 1
+
+
+def test_an_index_is_built_again_when_its_corpus_changed_and_half_of_one_is_never_seen(tmp_path: Path) -> None:
+    corpus, folder = tmp_path / "corpus.jsonl", tmp_path / "index"
+    corpus.write_text('{"contents": "One\\nfirst"}\n')
+    old = build(JsonLines(corpus), folder)
+    corpus.write_text('{"contents": "One\\nfirst"}\n\n{"contents": "\\"Two\\"\\nsecond"}\n{"contents": "no title"}\n')
+    new = build(JsonLines(corpus), folder)
+    assert old != new
+    assert [hit.passage.title for hit in Index(new).search("second", 3)] == ["Two"]
+    assert [(hit.passage.title, hit.passage.text) for hit in Index(new).search("title", 3)] == [("", "no title")]
+    corpus.write_text('{"contents": "One\\nfirst"}\nnonsense\n')
+    with pytest.raises(EnvironmentFailure, match="line 2"):
+        build(JsonLines(corpus), folder)
+    assert {path.name for path in folder.iterdir()} == {old.name, new.name}
+
+
+@pytest.mark.parametrize("query", ['"', "' OR 1=1 --", "title:capital", "NEAR(a b)", "* ^ + - ( ) { }", "AND OR NOT",
+                                   "", "the of", "\x00", "\ud800", "a" * 10_000, "é " * 5000, "²½", "東京 مصر", "🏔"])
+def test_no_query_breaks_the_index(family: Search, query: str) -> None:
+    step = begun(family, EXAMPLE).step(f"<search>{query}</search>")
+    assert not step.terminated and step.reward == 0.0
+
+
+def test_common_words_find_something_too(family: Search) -> None:
+    for query in ("population", "population of the country", "total land area of the world", "government"):
+        assert "Doc 3" in begun(family, EXAMPLE).step(f"<search>{query}</search>").observation
+
+
+def test_a_broken_index_is_a_failure_and_not_an_observation(tmp_path: Path) -> None:
+    (tmp_path / "broken.sqlite3").write_bytes(b"no database" * 1000)
+    with pytest.raises(EnvironmentFailure, match="index failed"):
+        Index(tmp_path / "broken.sqlite3").search("anything", 3)
+    sqlite3.connect(tmp_path / "empty.sqlite3").close()
+    with pytest.raises(EnvironmentFailure, match="index failed"):
+        Index(tmp_path / "empty.sqlite3").search("anything", 3)
+
+
+def write_own(folder: Path) -> str:
+    """Write somebody's corpus and questions; return the argument that names both."""
+    texts = [("Ada", "Ada keeps bees in Lund."), ("Lund", "Lund is a town in Skane."), ("Bo", "Bo paints." * 200)]
+    (folder / "corpus.jsonl").write_text(
+        "".join(json.dumps({"id": str(n), "contents": f'"{t}"\n{x}'}) + "\n" for n, (t, x) in enumerate(texts)))
+    (folder / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in (
+        {"id": "nq_1", "question": "What does Ada keep?", "golden_answers": ["bees", "honeybees"]},
+        {"id": "nq_2", "question": "xyzzy?", "golden_answers": ["nothing"]},
+        *({"question": f"Where is Lund, take {n}?", "golden_answers": ["Skane"]} for n in range(40)))))
+    return f"{folder / 'corpus.jsonl'},{folder / 'questions.jsonl'}"
+
+
+def test_somebody_s_own_corpus_and_questions_are_played(tmp_path: Path) -> None:
+    own = make_family(write_own(tmp_path), name="own")
+    train, test = own.tasks("train"), own.tasks("test")
+    assert own.name == "own" and not set(train) & set(test) and len(train) + len(test) == 42 and len(test) > 3
+    for task in (*train, *test):
+        assert [step.reward for step in solve(begun(own, task))] == [0.0, 1.0]
+    env = begun(own, "nq_1")
+    assert "Doc 1 (Title: Ada) Ada keeps bees" in env.step("<search>who keeps bees</search>").observation
+    assert len(env.step("<search>Bo</search>").observation) < 1000
+    assert env.step("<answer>Honeybees!</answer>").success is True
+
+
+@pytest.mark.parametrize("line", ["[]", '{"question": "a"}', '{"question": "a", "golden_answers": []}',
+                                  '{"question": 1, "golden_answers": ["a"]}', '{"id": 3, "question": "a", '
+                                  '"golden_answers": ["a"]}', "{", '{"question": " ", "golden_answers": ["a"]}'])
+def test_questions_of_another_form_are_a_failure_that_names_the_line(tmp_path: Path, line: str) -> None:
+    argument = write_own(tmp_path)
+    (tmp_path / "questions.jsonl").write_text('{"question": "a", "golden_answers": ["b"]}\n' + line)
+    with pytest.raises(EnvironmentFailure, match="line 2"):
+        make_family(argument).tasks("train")
+
+
+def test_a_corpus_that_is_not_there_is_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFailure, match=r"nowhere\.jsonl"):
+        make_family(str(tmp_path / "nowhere.jsonl")).make()
+    with pytest.raises(ValueError, match="CORPUS"):
+        make_family(",questions.jsonl")
