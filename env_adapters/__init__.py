@@ -14,6 +14,7 @@ from functools import cache
 from env_adapters.protocol import Family, UnknownTask
 
 _FAMILIES = {
+    "babyai": "env_adapters.babyai",
     "search": "env_adapters.search",
     "textcraft": "env_adapters.textcraft",
 }
