@@ -3,7 +3,8 @@
 Responsible for tasks, playing and the verdict; how spaces become text is `gymnasium_text.py`. An id is only ever looked
 up among those that are registered: Gymnasium's `module:Id` would import what a caller names, and is refused.
 
-- A task is a seed (`seed-17`); the splits are ours. With the episode's seed 0 it is Gymnasium's own seed 17.
+- A task is a seed (`seed-17`); the splits are ours. With the episode's seeds 0, 1, 2 it is
+  Gymnasium's own seed 17, 1017, 2017: within 31 bits, and no two tasks share one.
 - Rewards are the environment's own, as its users know them, and not between 0 and 1: their sum is the return, which
   `info` gives as well. An episode is a success when its return reaches the specification's `reward_threshold`, or
   where there is none when its last reward is above 0; for the well-known environments `gymnasium_text.py` says it.
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 TASKS = 1000
 TEST_SHARE = 0.2
-SEEDS_PER_TASK = 1_000_000
-"""The episode's seed moves on by whole multiples of it, so that two tasks never share a game."""
 LARGEST_OBSERVATION = 512
 """Numbers that are still written out; ours. Pictures have more."""
 _INSTALL = "pip install 'upturn[gymnasium]'"
@@ -60,7 +59,7 @@ class Game:
         number = re.fullmatch(r"seed-(0|[1-9][0-9]{0,5})", task)
         if number is None or int(number[1]) >= TASKS:
             raise UnknownTask(f"no task {task!r}; they are named seed-0 to seed-{TASKS - 1}")
-        observation, self._info = self._env.reset(seed=int(number[1]) + SEEDS_PER_TASK * seed)
+        observation, self._info = self._env.reset(seed=(int(number[1]) + TASKS * seed) % 2**31)
         self._over, self._return = False, 0.0
         return Reset([{"role": "system", "content": self._instructions},
                       {"role": "user", "content": self._show(observation)}])

@@ -22,6 +22,7 @@ from server.api import (
     responses,
     retrieve,
     runs,
+    served,
 )
 from server.api.access import Gate, needs, own_episode
 from server.api.callers import Callers
@@ -115,4 +116,6 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
         app.include_router(admins.router, dependencies=[needs("admin")])
     for mixed in (episodes, runs, policies, operations, retrieve):  # Their routes say what each needs.
         app.include_router(mixed.router)
+    for foreign in served.routers:
+        app.include_router(foreign)
     return app
