@@ -22,7 +22,7 @@ from env_adapters.babyai_text import Pose, Sight, World, describe, find_move, lo
 from env_adapters.protocol import EnvironmentMissing, Isolation, Reset, Transition, UnknownTask
 
 Level = Any
-"""A `RoomGridLevel` of minigrid, which has no types of its own."""
+"""A `RoomGridLevel` of minigrid; without its type, since only `make` imports minigrid."""
 LEVELS = (
     "GoToRedBallGrey", "GoToRedBall", "GoToRedBallNoDists", "GoToObjS6", "GoToLocalS8N7", "GoToObjMazeS7",
     "GoToImpUnlock", "GoToSeqS5R2", "GoToRedBlueBall", "GoToDoor", "GoToObjDoor", "Open", "OpenRedDoor", "OpenDoorLoc",
