@@ -28,7 +28,9 @@ class Selection:
 def select(session: Session, config: RunConfig, *, run_id: str, play_id: str | None, head: int) -> Selection:
     """Choose the episodes of one batch: of a play, or recorded live ones that this run has not had."""
     query = sa.select(EpisodeRow).where(EpisodeRow.trainable, EpisodeRow.status != "open",
-                                        EpisodeRow.purpose != "evaluation")
+                                        EpisodeRow.purpose != "evaluation",
+                                        # An environment that was left before its end has given no verdict.
+                                        sa.or_(EpisodeRow.status != "closed", EpisodeRow.environment.is_(None)))
     if play_id is not None:
         query = query.where(EpisodeRow.play_id == play_id)
     else:
