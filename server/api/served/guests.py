@@ -15,15 +15,18 @@ from collections import OrderedDict
 from starlette.applications import Starlette
 
 from clients.wire import EpisodeOpen, StepResult
+from env_adapters.protocol import Reset
 from server.api.state import State
-from server.environments.sessions import find_family
-from server.errors import Conflict, NotFound
+from server.environments.sessions import Held, find_family
+from server.errors import Conflict, EnvironmentsFull, NotFound
 from server.recording.episode import Episode
 
 KEPT = 10_000
 """Guests that are kept by name; ours."""
 HORIZON = 1000
 """Steps of a guest's episode: the guest has its own horizon, this one ends what would never end. Ours."""
+CLOSING_S = 10
+"""How long a guest waits for a place while the one it has left is being closed; ours."""
 
 
 class Guest:
@@ -49,9 +52,9 @@ class Guest:
         Raises:
             UpturnError: as opening an episode does.
         """
-        left = await self.leave("the next task began")
-        # The environment that it has just left may still be closing, and count.
-        held, reset = await self._parts.sessions.prepare(self.environment, task, seed, patient=left)
+        had = self.episode_id is not None
+        await self.leave("the next task began")
+        held, reset = await self._prepare(task, seed, tries=CLOSING_S if had else 1)
         try:
             request = EpisodeOpen(environment=self.environment, task=task, seed=seed, trainable=False,
                                   metadata={"protocol": self._protocol, **({"label": label} if label else {})})
@@ -81,18 +84,25 @@ class Guest:
         """Act by one of the environment's tools."""
         return self._seen(await self._parts.sessions.call(await self._episode(), tool, arguments))
 
-    async def leave(self, reason: str) -> bool:
-        """Close the episode, if one is open; return whether there was one."""
+    async def leave(self, reason: str) -> None:
+        """Close the episode, if one is open."""
         episode_id, self.episode_id = self.episode_id, None
         done, self.done = self.done, False
-        if episode_id is None or done:
-            return False
+        if episode_id is not None and not done:
+            try:
+                episode = await self._parts.episodes.get(episode_id)
+            except (Conflict, NotFound):  # Its lease was over, or it was erased.
+                return
+            await self._parts.episodes.end(episode, "closed", reason=reason)
+
+    async def _prepare(self, task: str, seed: int, tries: int) -> tuple[Held, Reset]:
         try:
-            episode = await self._parts.episodes.get(episode_id)
-        except (Conflict, NotFound):  # Its lease was over, or it was erased.
-            return False
-        await self._parts.episodes.end(episode, "closed", reason=reason)
-        return True
+            return await self._parts.sessions.prepare(self.environment, task, seed)
+        except EnvironmentsFull:
+            if tries <= 1:
+                raise
+        await asyncio.sleep(1)  # The environment that this guest has left is closing, and still counts.
+        return await self._prepare(task, seed, tries - 1)
 
     async def _episode(self) -> Episode:
         if self.episode_id is None:
