@@ -15,6 +15,7 @@ from env_adapters.protocol import Family, UnknownTask
 
 _FAMILIES = {
     "babyai": "env_adapters.babyai",
+    "miniwob": "env_adapters.miniwob",
     "search": "env_adapters.search",
     "textcraft": "env_adapters.textcraft",
 }

@@ -10,6 +10,12 @@ import pytest
 from tests.live import Live, script, serving, settings_for
 
 
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The server runs on asyncio, whatever else is installed."""
+    return "asyncio"
+
+
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Live]:
     """A server with the scripted engine that plays nothing well but answers at once."""
