@@ -213,11 +213,24 @@
     return {lines, targets, title: document.title};
   };
 
+  // Pictures that a style sheet shows in place of an element, also those of `:hover`: one that loads only when the mouse
+  // is over its element has no size until it is there, and the click would go to what is behind it.
+  const shown = (rules) => [...rules].flatMap((rule) => [
+    ...(rule.style?.content ?? "").matchAll(/url\("(.*?)"\)/g).map((found) => [rule.parentStyleSheet.href, found[1]]),
+    ...shown(rule.cssRules ?? [])]);
+  let pictures = null;
+  const loadPictures = () => [...document.styleSheets].flatMap((sheet) => shown(sheet.cssRules)).map(([base, url]) => {
+    const picture = new Image();
+    picture.src = new URL(url, base ?? document.baseURI);
+    return picture;
+  });
+
   // Lets the clock go on, waits for what still loads, and reads the page; null when the page is about to be left.
   const read = async (skip, ms) => {
     if (document.readyState !== "complete") await new Promise((done) => { listen.call(window, "load", done); });
     if (!leaving) advance(ms);
-    const coming = leaving ? [] : [...document.images].filter((image) => !image.complete);
+    pictures ??= loadPictures();
+    const coming = leaving ? [] : [...document.images, ...pictures].filter((image) => !image.complete);
     await Promise.all(coming.map((image) => new Promise((done) => {
       for (const type of ["load", "error"]) listen.call(image, type, done);
     })));
