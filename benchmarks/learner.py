@@ -19,7 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from clients.demo.machine import machine
-from clients.wire import RunConfig, Sample
+from clients.wire import Guards, RunConfig, Sample
 from learner.model import load_policy
 from learner.step import Trainer
 from server.policy.model_source import resolve_model
@@ -56,7 +56,7 @@ def main() -> None:
     arguments = parser.parse_args()
     groups, size, repeats = (2, 4, 1) if arguments.quick else (8, 8, 3)
     model = resolve_model(arguments.model, Path("data/models").absolute())
-    config = RunConfig(steps=100)
+    config = RunConfig(steps=100, guards=Guards(mismatch_kl=None))  # made-up logprobs
     policy = load_policy(model, None, config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     packed, single = Trainer(policy, config), Trainer(policy, config, max_row_tokens=1)
     samples = batch(groups, size, seed=0)

@@ -38,6 +38,8 @@ from clients.wire import (
     PolicyList,
     PolicyPublish,
     PolicyView,
+    PromotionList,
+    PromotionRequest,
     RewardRequest,
     RewardView,
     RunClaim,
@@ -45,11 +47,15 @@ from clients.wire import (
     RunList,
     RunRequest,
     RunView,
+    ScheduleView,
     ServerView,
     StepRequest,
     StepResult,
     TaskList,
     ToolUse,
+    Trigger,
+    TriggerCreate,
+    TriggerView,
 )
 
 View = TypeVar("View", bound=Message)
@@ -229,6 +235,26 @@ class Client:
         """Cancel a run; its learner notices at its next request."""
         return self._post(f"/v1/runs/{run_id}/cancel", None, RunView, repeatable=True)
 
+    def pause_run(self, run_id: str) -> RunView:
+        """Take a run from its learner; its steps and its batch stay."""
+        return self._post(f"/v1/runs/{run_id}/pause", None, RunView, repeatable=True)
+
+    def resume_run(self, run_id: str) -> RunView:
+        """Let a paused run go on at its step."""
+        return self._post(f"/v1/runs/{run_id}/resume", None, RunView, repeatable=True)
+
+    def schedule(self) -> ScheduleView:
+        """Read what starts runs by themselves, and what each trigger waits for."""
+        return self._get("/v1/schedule", ScheduleView)
+
+    def add_trigger(self, name: str, trigger: Trigger) -> TriggerView:
+        """Set a trigger; 409 where there is one of this name."""
+        return self._post("/v1/schedule/triggers", TriggerCreate(name=name, trigger=trigger), TriggerView)
+
+    def remove_trigger(self, name: str) -> None:
+        """Remove a trigger that was set by API."""
+        self._request("DELETE", f"/v1/schedule/triggers/{name}", repeatable=False)
+
     def claim_run(self, request: RunClaim) -> RunView | None:
         """Take the lease of a run; None where no run waits. Claiming a run that one already holds renews the lease."""
         response = self._request("POST", "/v1/runs/claim", body=request, repeatable=True)
@@ -277,13 +303,18 @@ class Client:
         """List all policy versions, newest first."""
         return self._get("/v1/policies", PolicyList)
 
-    def promote(self, version: int) -> PolicyView:
+    def promote(self, version: int, reason: str = "by hand") -> PolicyView:
         """Make a version the champion."""
-        return self._post(f"/v1/policies/{version}/promote", None, PolicyView, repeatable=True)
+        request = PromotionRequest(reason=reason)
+        return self._post(f"/v1/policies/{version}/promote", request, PolicyView, repeatable=True)
 
-    def rollback(self) -> PolicyView:
+    def rollback(self, reason: str = "by hand") -> PolicyView:
         """Make the previous champion the champion again. Never sent twice: a second one would go further back."""
-        return self._post("/v1/policies/rollback", None, PolicyView)
+        return self._post("/v1/policies/rollback", PromotionRequest(reason=reason), PolicyView)
+
+    def promotions(self) -> PromotionList:
+        """Read the ledger of champions, newest first."""
+        return self._get("/v1/promotions", PromotionList)
 
     # ----------------------------------------------------------------------------------------------- transport
 

@@ -17,6 +17,8 @@ import torch
 from pydantic import ValidationError
 
 from clients.client import Client, UpturnAPIError
+from learner.checks import BadInput
+from learner.guards import RunStopped
 from learner.loop import do_next_run
 from learner.settings import LearnerSettings
 
@@ -53,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
         help="where to train; auto is CUDA if there",
     )
     run.add_argument("--threads", type=int, metavar="N", help="CPU threads; without it torch decides")
+    run.add_argument("--gpu-memory", type=float, metavar="SHARE",
+                     help="most of the GPU's memory to take, such as 0.45; without it all that is free")
     run.add_argument(
         "--work-dir",
         type=Path,
@@ -95,6 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    if settings.gpu_memory is not None and settings.torch_device().type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(settings.gpu_memory)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     try:
@@ -114,7 +120,7 @@ def _serve(client: Client, settings: LearnerSettings) -> int:
             run = do_next_run(client, settings)
         except Exception as error:  # the run has ended as failed with this reason; a service goes on with the next
             code, run = 1, None
-            if isinstance(error, UpturnAPIError):
+            if isinstance(error, UpturnAPIError | BadInput | RunStopped):
                 log.error("%s", error)
             else:
                 log.exception("the run failed")

@@ -1,6 +1,7 @@
 """Checkpoints: what a learner needs to go on exactly where it stopped.
 
-Trained weights, optimiser, random state, the global step and a hash of the run's config. A checkpoint is written
+Trained weights, value head, optimiser, random state, the reference where it was reset, the global step and a hash of
+the run's config. A checkpoint is written
 beside its place and renamed into it, so that one either exists whole or not at all; the newest two are kept.
 """
 
@@ -40,8 +41,16 @@ def save_checkpoint(trainer: Trainer, root: Path, step: int) -> Path:
     unfinished.mkdir(parents=True)
     weights = {name: p.detach().cpu().contiguous() for name, p in trainer.policy.trainable().items()}
     save_file(weights, unfinished / "weights.safetensors")
+    if trainer.policy.value_head is not None:
+        head = {name: p.detach().cpu() for name, p in trainer.policy.value_head.state_dict().items()}
+        save_file(head, unfinished / "value_head.safetensors")
+    facts: dict[str, Any] = {"step": step, "config_sha256": config_sha256(trainer.config)}
+    reference = trainer.reference
+    if reference is not None and reference.anchor and reference.weights is not None:
+        facts["reference_anchor"] = reference.anchor
+        kept = {name: p.cpu().contiguous() for name, p in reference.weights.items()}
+        save_file(kept, unfinished / "reference.safetensors")
     torch.save({"optimiser": trainer.optimiser.state_dict(), "random": _random_state()}, unfinished / "optimiser.pt")
-    facts = {"step": step, "config_sha256": config_sha256(trainer.config)}
     (unfinished / "state.json").write_text(json.dumps(facts, indent=2))
     os.replace(unfinished, directory)
     for old in sorted(_checkpoints(root))[:-KEPT]:
@@ -55,8 +64,8 @@ def newest_checkpoint(root: Path, up_to: int) -> tuple[int, Path] | None:
     return (max(steps), _checkpoints(root)[max(steps)]) if steps else None
 
 
-def load_checkpoint(trainer: Trainer, directory: Path, *, weights: bool = True) -> None:
-    """Put a checkpoint's state into the trainer; without `weights`, the optimiser's and the random state alone.
+def load_checkpoint(trainer: Trainer, directory: Path) -> None:
+    """Put a checkpoint's state into the trainer.
 
     Raises:
         CheckpointError: it was written under another config.
@@ -64,8 +73,12 @@ def load_checkpoint(trainer: Trainer, directory: Path, *, weights: bool = True) 
     facts = json.loads((directory / "state.json").read_text())
     if facts["config_sha256"] != config_sha256(trainer.config):
         raise CheckpointError(f"{directory} was written under another config")
-    if weights:
-        trainer.policy.load_weights(load_file(directory / "weights.safetensors"))
+    trainer.policy.load_weights(load_file(directory / "weights.safetensors"))
+    if trainer.policy.value_head is not None:
+        trainer.policy.value_head.load_state_dict(load_file(directory / "value_head.safetensors"))
+    if trainer.reference is not None and "reference_anchor" in facts:
+        kept = load_file(directory / "reference.safetensors", device=str(trainer.policy.device))
+        trainer.reference.set(facts["reference_anchor"], kept)
     state = torch.load(directory / "optimiser.pt", map_location="cpu", weights_only=True)
     trainer.optimiser.load_state_dict(state["optimiser"])
     torch.set_rng_state(state["random"]["cpu"])

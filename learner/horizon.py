@@ -1,13 +1,17 @@
 """The horizon of each learner step: how many turns an episode may take.
 
-A pure function of the global learner step, so that resuming can neither skip nor lag a stage. (The reference keeps a
-counter in its scheduler: resumed at step 100 of [10, 20, 30] every 100, it plays 20 turns for one step and then 30.)
-Stands before step 7 of the straight line; the decision is only here.
+A pure function of the global learner step and of what the server recorded of the steps before it, so that resuming can
+neither skip nor lag a stage. (The reference keeps a counter in its scheduler: resumed at step 100 of [10, 20, 30]
+every 100, it plays 20 turns for one step and then 30.) Stands before step 7 of the straight line; the decision is only
+here.
 """
 
 from __future__ import annotations
 
-from clients.wire import FixedHorizon, HorizonSchedule, StepwiseHorizon
+from collections.abc import Sequence
+from statistics import fmean
+
+from clients.wire import AdaptiveHorizon, FixedHorizon, HorizonSchedule, RunStep, StepwiseHorizon
 
 PRESETS: dict[str, StepwiseHorizon] = {
     "babyai": StepwiseHorizon(rounds=[6, 13, 20], every=100),
@@ -18,14 +22,71 @@ PRESETS: dict[str, StepwiseHorizon] = {
 }
 """ScalingInter-RL's schedules for its five tasks (arXiv 2509.08755 and its released scripts)."""
 
+STAYED, SUCCESS_STOPPED_RISING, TOO_MANY_TRUNCATED = 0, 1, 2
+"""Why an adaptive step's stage is another than the step before; the metric `horizon_moved`."""
 
-def horizon_at(schedule: HorizonSchedule, step: int) -> int:
+
+def horizon_at(schedule: HorizonSchedule, step: int, recorded: Sequence[RunStep] = ()) -> int:
     """Return the horizon of global learner step `step`, counted from 0.
 
-    Stepwise: `rounds[min(step // every, last)]` (ScalingInter-RL, arXiv 2509.08755).
+    Args:
+        schedule: the run's.
+        step: global learner step.
+        recorded: all finished steps before it, oldest first; only an adaptive schedule reads them.
     """
     if step < 0:
         raise ValueError(f"a learner step is never negative, got {step}")
     if isinstance(schedule, FixedHorizon):
         return schedule.horizon
-    return schedule.rounds[min(step // schedule.every, len(schedule.rounds) - 1)]
+    if isinstance(schedule, StepwiseHorizon):  # ScalingInter-RL, arXiv 2509.08755
+        return schedule.rounds[min(step // schedule.every, len(schedule.rounds) - 1)]
+    return schedule.rounds[stage_at(schedule, step, recorded)[0]]
+
+
+def stage_at(schedule: AdaptiveHorizon, step: int, recorded: Sequence[RunStep]) -> tuple[int, int]:
+    """Return an adaptive step's stage, counted from 0, and why it moved if it did just now.
+
+    The stage begins at 0 and is carried through all steps before this one. After each of them, with the steps of the
+    same stage: it moves on where a window's mean success is less than `min_gain` above that of the window before, or a
+    window's mean share of truncated episodes is above `max_truncated`. A step without a figure is passed over.
+
+    Args:
+        schedule: the run's.
+        step: global learner step, from 0.
+        recorded: all finished steps before it, oldest first.
+    """
+    if [s.step for s in recorded[:step]] != list(range(step)):
+        raise ValueError(f"the horizon of step {step} needs all {step} recorded steps before it")
+    stage, moved, success, truncated = 0, STAYED, [], []
+    for past in recorded[:step]:
+        success += _figures(past, "success_rate", "mean_reward")
+        truncated += _figures(past, "truncated_share")
+        moved = _why(schedule, success, truncated)
+        if moved and stage < len(schedule.rounds) - 1:
+            stage, success, truncated = stage + 1, [], []
+        else:
+            moved = STAYED
+    return stage, moved
+
+
+def horizon_metrics(schedule: HorizonSchedule, step: int, recorded: Sequence[RunStep]) -> dict[str, float]:
+    """Return the decision as metrics of the step; none where there was nothing to decide."""
+    if not isinstance(schedule, AdaptiveHorizon):
+        return {}
+    stage, moved = stage_at(schedule, step, recorded)
+    return {"horizon_stage": float(stage), "horizon_moved": float(moved)}
+
+
+def _why(schedule: AdaptiveHorizon, success: list[float], truncated: list[float]) -> int:
+    window = schedule.window
+    if len(truncated) >= window and fmean(truncated[-window:]) > schedule.max_truncated:
+        return TOO_MANY_TRUNCATED
+    if len(success) >= 2 * window:
+        gain = fmean(success[-window:]) - fmean(success[-2 * window:-window])
+        return SUCCESS_STOPPED_RISING if gain < schedule.min_gain else STAYED
+    return STAYED
+
+
+def _figures(step: RunStep, *names: str) -> list[float]:
+    """Return the first of a step's figures that it has, as a list of one or none."""
+    return [step.metrics[name] for name in names if name in step.metrics][:1]

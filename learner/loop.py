@@ -1,9 +1,9 @@
 """The learner's loop: the page to read first (steps 8 to 10 of the straight line).
 
-    claim a run ── load weights ── [ lease a batch ── step ── publish ── acknowledge ── checkpoint ] ... ── end the run
+    claim a run ── load weights ── [ lease a batch ── step ── publish ── checkpoint ── acknowledge ] ... ── end the run
 
 The server gathers episodes, keeps every row and decides what is served; the learner holds weights and nothing else.
-It can die at any point: an unacknowledged batch is leased again, an acknowledged one is never trained on twice
+It can die at any point: an unacknowledged batch is leased again, an acknowledged one is never published twice
 (`resume.py`).
 """
 
@@ -13,14 +13,18 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from clients.client import Client, UpturnAPIError
-from clients.wire import BatchAck, BatchRequest, BatchView, PolicyPublish, RunClaim, RunEnd, RunView
+from clients.wire import BatchAck, BatchRequest, BatchView, PolicyPublish, RunClaim, RunEnd, RunStep, RunView
+from learner.best import best_of, keep
 from learner.checkpoint import save_checkpoint
+from learner.checks import BadInput, check_groups
+from learner.guards import RunStopped, check_collapse
 from learner.heartbeat import LOST_CODES, Heartbeat, RunLost
-from learner.horizon import horizon_at
+from learner.horizon import horizon_at, horizon_metrics
 from learner.publish import write_version
-from learner.resume import load_start, resume
+from learner.resume import load_start, resume, version_in_service
 from learner.settings import LearnerSettings
 from learner.step import Trainer
 
@@ -48,58 +52,121 @@ def do_next_run(client: Client, settings: LearnerSettings) -> RunView | None:
             log.warning("run %s is not ours any more: %s", run.id, error)
             return client.run(run.id)
         if not _server_is_away(error):  # where it is, the run goes on when it is back
-            reason = f"{type(error).__name__}: {error}"[:10_000]
+            plain = isinstance(error, BadInput | RunStopped)
+            reason = (str(error) if plain else f"{type(error).__name__}: {error}")[:10_000]
             client.end_run(run.id, RunEnd(learner=settings.learner, state="failed", reason=reason))
         raise
 
 
 def train(run: RunView, client: Client, settings: LearnerSettings, heartbeat: Heartbeat) -> None:
     """Train every step of a run that this learner holds."""
-    config, work = run.config, settings.work_dir.resolve()
-    versions, checkpoints = work / "policies" / run.id, work / "checkpoints" / run.id
+    work = settings.work_dir.resolve()
     policies = client.policies()
-    trainer = Trainer(load_start(run, policies, settings.torch_device()), config, settings.max_row_tokens)
+    policy = load_start(run, policies, settings.torch_device())
+    trainer = Trainer(policy, run.config, settings.max_row_tokens)
+    loop = _Loop(run, client, settings.learner, heartbeat, trainer, work)
+    first = resume(trainer, run, policies, loop.checkpoints, loop.replayed)
+    loop.serving = version_in_service(run, policies)
+    try:
+        for step in range(first, run.config.steps):
+            check_collapse(loop.recorded, run.config.guards)
+            loop.step(step)
+    except RunStopped as stopped:
+        raise RunStopped(f"{stopped}. {loop.serve_best()}") from stopped
 
-    for step in range(resume(trainer, run, policies, checkpoints), config.steps):
-        heartbeat.check()
-        horizon = horizon_at(config.schedule, step)
-        request = BatchRequest(run_id=run.id, learner=settings.learner, step=step, horizon=horizon)
+
+class _Loop:
+    """The steps of one run; holds what one step tells the next."""
+
+    def __init__(self, run: RunView, client: Client, learner: str, heartbeat: Heartbeat, trainer: Trainer,
+                 work: Path) -> None:
+        self.run, self.client, self.learner, self.heartbeat, self.trainer = run, client, learner, heartbeat, trainer
+        self.versions, self.checkpoints = work / "policies" / run.id, work / "checkpoints" / run.id
+        self.kept = self.versions / "best"
+        self.recorded = list(run.steps)
+        """Every finished step, as the server recorded it."""
+        self.serving: Path | None = None
+        """Directory of the run's newest version: what plays the next step."""
+
+    def step(self, step: int) -> None:
+        """Train one step: lease, train, publish, checkpoint, acknowledge."""
+        self.heartbeat.check()
+        config = self.run.config
+        horizon = horizon_at(config.schedule, step, self.recorded)
         asked = time.perf_counter()
-        with leased(client, request, heartbeat) as batch:
-            result = trainer.step(batch.samples, step)
-            heartbeat.check()
+        with leased(self.client, self._request(step, horizon), self.heartbeat) as batch:
+            if step == 0:
+                check_groups(batch, config)
+            result = self.trainer.step(batch.samples, step)
+            self.heartbeat.check()
             metrics = {**result.metrics, "lease_s": time.perf_counter() - asked - result.metrics.get("train_s", 0.0)}
-            policy_version = None
+            metrics |= horizon_metrics(config.schedule, step, self.recorded)
+            policy_version, played_by = None, self.serving
             if result.trained:
-                began = time.perf_counter()
-                version = write_version(trainer.policy, versions, step, {"run_id": run.id, "horizon": horizon})
-                written = time.perf_counter()
-                publish = PolicyPublish(
-                    run_id=run.id,
-                    learner=settings.learner,
-                    step=step,
-                    path=str(version.directory),
-                    manifest_sha256=version.manifest_sha256,
-                    probe=version.probe,
-                )
-                policy_version = client.publish(publish).version
-                metrics |= {"write_s": written - began, "publish_s": time.perf_counter() - written}
+                policy_version, times = self._publish(step, horizon)
+                metrics |= times
+            if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
+                save_checkpoint(self.trainer, self.checkpoints, step + 1)
             ack = BatchAck(
-                learner=settings.learner,
+                learner=self.learner,
                 state="trained",
                 policy_version=policy_version,
                 episodes=result.episodes,
                 metrics=metrics,
             )
-            client.acknowledge_batch(batch.id, ack)
-        log.info("run %s step %d horizon %d version %s %s", run.id, step, horizon, policy_version, _brief(metrics))
-        if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
-            save_checkpoint(trainer, checkpoints, step + 1)
+            self.client.acknowledge_batch(batch.id, ack)
+        self.recorded.append(
+            RunStep(step=step, horizon=horizon, policy_version=policy_version, metrics=metrics | _measured(batch)))
+        log.info("run %s step %d horizon %d version %s %s", self.run.id, step, horizon, policy_version, _brief(metrics))
+        best = best_of(self.recorded, config.guards.best_window)
+        if best is not None and best.step == step and played_by is not None and played_by.is_dir():
+            keep(played_by, self.kept)
+
+    def replayed(self, step: int) -> BatchView:
+        """Return the batch of a finished step again."""
+        request = self._request(step, self.recorded[step].horizon)
+        return self.client.lease_batch(request.model_copy(update={"replay": True}))
+
+    def serve_best(self) -> str:
+        """Publish the run's best version again, where it is another than the newest; say what was done."""
+        best = best_of(self.recorded, self.run.config.guards.best_window)
+        if best is None:
+            return "No version was played long enough to be called the best"
+        what = f"The best version, {'the first' if best.version is None else best.version}, had a mean success of " \
+               f"{best.success:.3f} at step {best.step}"
+        newest = next((s.policy_version for s in reversed(self.recorded) if s.policy_version is not None), None)
+        if best.version == newest:
+            return f"{what} and is the newest"
+        if best.version is None or not self.kept.is_dir():
+            return f"{what}: promote it"
+        self.trainer.policy.load_published(self.kept)
+        version, _ = self._publish(len(self.recorded), self.recorded[-1].horizon)
+        return f"{what} and serves again as version {version}"
+
+    def _publish(self, step: int, horizon: int) -> tuple[int, dict[str, float]]:
+        """Write and publish a version; return its number and how long that took."""
+        began = time.perf_counter()
+        version = write_version(self.trainer.policy, self.versions, step, {"run_id": self.run.id, "horizon": horizon})
+        written = time.perf_counter()
+        publish = PolicyPublish(
+            run_id=self.run.id,
+            learner=self.learner,
+            step=step,
+            path=str(version.directory),
+            manifest_sha256=version.manifest_sha256,
+            probe=version.probe,
+        )
+        number = self.client.publish(publish).version
+        self.serving = version.directory
+        return number, {"write_s": written - began, "publish_s": time.perf_counter() - written}
+
+    def _request(self, step: int, horizon: int) -> BatchRequest:
+        return BatchRequest(run_id=self.run.id, learner=self.learner, step=step, horizon=horizon)
 
 
 @contextlib.contextmanager
 def leased(client: Client, request: BatchRequest, heartbeat: Heartbeat) -> Iterator[BatchView]:
-    """Lease a batch; where the block does not end well, an interrupt included, give it back."""
+    """Lease a batch, waiting while it is gathered; whatever interrupts the step gives it back."""
     batch = client.lease_batch(request, on_progress=lambda _: heartbeat.check())
     try:
         yield batch
@@ -112,6 +179,12 @@ def leased(client: Client, request: BatchRequest, heartbeat: Heartbeat) -> Itera
         except UpturnAPIError as error:
             log.warning("batch %s could not be given back; its lease will run out: %s", batch.id, error)
         raise
+
+
+def _measured(batch: BatchView) -> dict[str, float]:
+    """Return what the server counted of a batch and records with its step."""
+    names = ("success_rate", "mean_reward", "truncated_share")
+    return {name: value for name in names if (value := getattr(batch, name)) is not None}
 
 
 def _server_is_away(error: Exception) -> bool:

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from clients.wire import RunConfig
+from learner.checks import check_model
 from learner.packing import Row, RowLimits
 
 _LOGITS_AT_ONCE = 32 * 2**20
@@ -36,6 +37,8 @@ class Logprobs:
     """[M] float32 logprobs of the targets at their temperatures, with gradient."""
     entropy: Tensor
     """[M] entropy in nats of each distribution that predicted a target; no gradient."""
+    state_values: Tensor | None = None
+    """[M] float32 the value before each target, with gradient; None without a value head."""
 
 
 class Policy:
@@ -56,6 +59,36 @@ class Policy:
             raise ValueError(f"{directory}: layers other than full attention cannot be packed into tries")
         self._decoder = causal.get_decoder()
         self._head = causal.get_output_embeddings()
+        self.value_head: torch.nn.Linear | None = None
+        """PPO's: reads the hidden state that predicts a token. Trained and kept in checkpoints, never published."""
+
+    def add_value_head(self) -> None:
+        """Give the policy a value head that says 0 everywhere."""
+        head = torch.nn.Linear(self._decoder.config.hidden_size, 1, device=self.device, dtype=torch.float32)
+        torch.nn.init.zeros_(head.weight)
+        torch.nn.init.zeros_(head.bias)
+        self.value_head = head
+
+    def value_parameters(self) -> list[Tensor]:
+        """Return the value head's parameters; none without one."""
+        return [] if self.value_head is None else list(self.value_head.parameters())
+
+    @property
+    def vocabulary(self) -> int:
+        """How many token ids the model knows."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def adapter_is_neutral(self) -> bool:
+        """True where the adapter changes nothing yet, as a new one does."""
+        second = [p for name, p in self.trainable().items() if "lora_B" in name]
+        return self.is_adapter and not any(bool(p.any()) for p in second)
+
+    @contextlib.contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """Compute with the base alone for a moment."""
+        with self.model.disable_adapter():
+            yield
 
     @property
     def is_adapter(self) -> bool:
@@ -103,7 +136,8 @@ class Policy:
                     row.parent.split(piece), row.target.split(piece), row.temperature.split(piece), strict=True
                 )
             ]
-        return Logprobs(torch.cat([p[0] for p in pieces]), torch.cat([p[1] for p in pieces]))
+        values = None if self.value_head is None else self.value_head(hidden[row.parent].float())[:, 0]
+        return Logprobs(torch.cat([p[0] for p in pieces]), torch.cat([p[1] for p in pieces]), values)
 
     def _head_logprobs(self, hidden: Tensor, target: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
         """Return the targets' logprobs [m] and the entropies [m] of a piece of hidden states [m, H]."""
@@ -164,6 +198,15 @@ class Policy:
         stored = load_file(directory / "model.safetensors")
         self.load_weights({name: stored[name] for name in self.trainable()})
 
+    def published_weights(self, directory: Path) -> dict[str, Tensor]:
+        """Return a published version's weights under the names of `trainable()`; the policy keeps its own."""
+        own = self.snapshot()
+        try:
+            self.load_published(directory)
+            return self.snapshot()
+        finally:
+            self.load_weights(own)
+
 
 def base_dtype(directory: Path) -> torch.dtype:
     """Return the dtype that a directory's config declares; float32 where it declares none.
@@ -188,6 +231,7 @@ def load_policy(directory: Path, adapter: Path | None, config: RunConfig, device
         config: the run's; `kind`, `lora_rank`, `lora_alpha` and `seed` matter here.
         device: where to train.
     """
+    check_model(directory, config, device)
     torch.manual_seed(config.seed)
     dtype = base_dtype(directory)
     held = torch.float32 if config.kind == "full" else dtype

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from clients.wire import Sample
+from learner.checks import BadBatch
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,15 @@ class Row:
         node = torch.arange(len(self.end), device=self.end.device)
         return ((node[None, :] <= node[:, None]) & (node[:, None] < self.end[None, :]))[None, None]
 
+    def in_order(self, by_sample: Sequence[Tensor]) -> Tensor:
+        """Return [M] what each sample's tensor [m] says of its tokens: a row holds its samples one after another."""
+        return torch.cat([by_sample[i] for i in self.sample.unique_consecutive().tolist()])
+
+    def by_sample(self, values: Tensor) -> dict[int, Tensor]:
+        """Return the pieces of `values` [M] that belong to each sample of the row, by the sample's number."""
+        numbers, counts = self.sample.unique_consecutive(return_counts=True)
+        return dict(zip(numbers.tolist(), values.split(counts.tolist()), strict=True))
+
     def to(self, device: torch.device) -> Row:
         """Return the row with its tensors on `device`."""
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -108,23 +118,16 @@ def pack(samples: Sequence[Sample], limits: RowLimits = RowLimits()) -> list[Row
 
 
 def trained_positions(sample: Sample) -> list[int]:
-    """Return where a sample trains: its mask is 1 and, as the server promises, the engine's logprob is finite.
+    """Return where a sample trains: its mask is 1 and the engine's logprob is finite.
+
+    A token without a finite logprob is in no mask and no denominator; the rest of its sample trains.
 
     Raises:
-        ValueError: the four lists differ in length, or the first token is trained, which nothing predicts.
+        BadBatch: the first token is trained, which nothing predicts.
     """
-    lengths = {len(sample.token_ids), len(sample.loss_mask), len(sample.logprobs), len(sample.temperatures)}
-    if len(lengths) != 1:
-        raise ValueError(f"the lists of a sample of episode {sample.episode_id} differ in length: {sorted(lengths)}")
-    positions = [i for i, trained in enumerate(sample.loss_mask) if trained]
+    positions = [i for i, trained in enumerate(sample.loss_mask) if trained and math.isfinite(sample.logprobs[i])]
     if positions and positions[0] == 0:
-        raise ValueError(f"the first token of episode {sample.episode_id} is trained, but nothing predicts it")
-    for i in positions:
-        if not math.isfinite(sample.logprobs[i]) or not sample.temperatures[i] > 0:
-            raise ValueError(
-                f"token {i} of episode {sample.episode_id} is trained with logprob {sample.logprobs[i]} "
-                f"at temperature {sample.temperatures[i]}"
-            )
+        raise BadBatch(f"the first token of episode {sample.episode_id} is trained, but nothing predicts it")
     return positions
 
 

@@ -100,7 +100,7 @@ def probe_of(policy: Policy) -> Probe:
 
 def probe_token_ids(policy: Policy) -> list[int]:
     """Return the probe's ids: an English text, or a fixed sequence where there is no `tokenizer.json`."""
-    vocabulary = int(policy.model.get_input_embeddings().weight.shape[0])
+    vocabulary = policy.vocabulary
     file = policy.directory / "tokenizer.json"
     if not file.is_file():
         return [(7 * i + 3) % vocabulary for i in range(PROBE_TOKENS)]

@@ -1,18 +1,21 @@
 """Where a run begins: which weights, and after how many finished steps.
 
-The server's count of acknowledged steps decides, so no batch is ever trained on twice. Where the newest checkpoint is
-as new, the run goes on exactly. Where steps were acknowledged after it, their float32 weights are lost but their
-published version is not: it is loaded, with the checkpoint's optimiser state, and the difference is one rounding.
+The server's count of acknowledged steps decides. Where the newest checkpoint is as new, the run goes on exactly. Where
+steps were acknowledged after it, they are computed again on their recorded batches, without publishing anything: the
+state is then that of a run that never stopped. Where that cannot be (an episode was erased since), the newest published
+version is loaded with the optimiser's state of the checkpoint.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from clients.wire import PolicyList, PolicyView, RunView
+from clients.client import UpturnAPIError
+from clients.wire import BatchView, PolicyList, PolicyView, RunView
 from learner.checkpoint import load_checkpoint, newest_checkpoint
 from learner.model import Policy, load_policy
 from learner.step import Trainer
@@ -47,19 +50,69 @@ def full_weights_under(version: PolicyView, versions: dict[int, PolicyView]) -> 
     return version
 
 
-def resume(trainer: Trainer, run: RunView, policies: PolicyList, checkpoints: Path) -> int:
-    """Bring the trainer to the state after the run's acknowledged steps; return their number."""
+def version_in_service(run: RunView, policies: PolicyList) -> Path | None:
+    """Return the directory of the newest version that the run published; None where it has published none."""
+    own = [p for p in policies.data if p.run_id == run.id]
+    return Path(max(own, key=lambda p: p.version).path) if own else None
+
+
+def resume(trainer: Trainer, run: RunView, policies: PolicyList, checkpoints: Path,
+           batch_of: Callable[[int], BatchView]) -> int:
+    """Bring the trainer to the state after the run's acknowledged steps; return their number.
+
+    Args:
+        trainer: as the run began.
+        run: with its recorded steps.
+        policies: all versions.
+        checkpoints: the run's directory of checkpoints.
+        batch_of: gives the batch of a finished step again.
+    """
     checkpoint = newest_checkpoint(checkpoints, run.step)
-    if checkpoint is not None and checkpoint[0] == run.step:
-        load_checkpoint(trainer, checkpoint[1])
-        log.info("run %s goes on exactly after step %d", run.id, run.step)
-        return run.step
     if checkpoint is not None:
         load_checkpoint(trainer, checkpoint[1])
-    unseen = range(0 if checkpoint is None else checkpoint[0], run.step)
-    published = [p for p in policies.data if p.run_id == run.id and p.step in unseen]
-    if published:
-        newest = max(published, key=lambda p: p.version)
-        trainer.policy.load_published(Path(newest.path))
-        log.info("run %s goes on after step %d from %s", run.id, run.step, newest.id)
+    first = 0 if checkpoint is None else checkpoint[0]
+    if not _compute_again(trainer, run, range(first, run.step), batch_of):
+        _take_published(trainer, run, policies, first)
+    elif run.step:
+        log.info("run %s goes on exactly after step %d", run.id, run.step)
     return run.step
+
+
+def _compute_again(trainer: Trainer, run: RunView, steps: range, batch_of: Callable[[int], BatchView]) -> bool:
+    """Repeat finished steps on their recorded batches; return whether all of them are as they were.
+
+    Nothing is published and nothing acknowledged: the versions of these steps exist.
+    """
+    recorded = {s.step: s.metrics for s in run.steps}
+    for step in steps:
+        try:
+            samples = batch_of(step).samples
+        except UpturnAPIError as error:
+            if error.status != 409:
+                raise
+            log.warning("the batch of step %d cannot be had again: %s", step, error)
+            return False
+        result = trainer.step(samples, step)
+        if result.metrics["trained_tokens"] != recorded[step].get("trained_tokens"):
+            log.warning("the batch of step %d has lost episodes since it was trained", step)
+            return False
+    return True
+
+
+def _take_published(trainer: Trainer, run: RunView, policies: PolicyList, first: int) -> None:
+    """Load the run's newest version where its steps cannot be computed again, and the reference's version."""
+    published = {p.step: Path(p.path) for p in policies.data if p.run_id == run.id and p.step is not None}
+    unseen = [step for step in published if first <= step < run.step]
+    if unseen:
+        newest = published[max(unseen)]
+        trainer.policy.load_published(newest)
+        log.info("run %s goes on after step %d from %s", run.id, run.step, newest)
+    reference = trainer.reference
+    if reference is None or not run.step or reference.anchor == reference.anchor_of(run.step - 1):
+        return
+    before = [step for step in published if step < reference.anchor_of(run.step - 1) and published[step].is_dir()]
+    if before:
+        reference.set(run.step - 1, trainer.policy.published_weights(published[max(before)]))
+    else:
+        log.warning("the reference's version is gone: the policy of now takes its place")
+        reference.set(run.step - 1, trainer.policy.snapshot())

@@ -26,6 +26,8 @@ class LearnerSettings(BaseModel):
     """End after one run, or at once where none waits."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; `auto` is CUDA where there is one."""
+    gpu_memory: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the GPU's memory to take at most; None is no bound."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of torch; None is torch's own choice."""
     work_dir: Path = Path("data/learner")

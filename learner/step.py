@@ -1,27 +1,31 @@
 """One learner step: samples in, new weights and named figures out (step 9 of the straight line).
 
-Pack the samples, run each row forward and back while gradients add up, clip, update; once per minibatch. Losses are
-divided by the trained tokens of the whole minibatch, so how it fell into rows makes no difference.
+    check ── which episodes teach ── minibatches ── [ a look without gradient ] ── credit ── forward, back ── update
+
+Once per minibatch gradients of all rows add up, are divided by the whole minibatch's tokens (or samples, or pairs),
+clipped, and change the weights; how a minibatch fell into rows makes no difference.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 import torch
-from torch import Tensor
 
 from clients.wire import RunConfig, Sample, TrainedEpisode
-from learner.algorithms.grpo import grpo_advantages
-from learner.algorithms.loss import LossConfig, policy_loss
-from learner.algorithms.sft import sft_loss
+from learner.algorithms.credit import IMITATING, Credit, credit_of, needs_a_look, needs_reference, teaching
+from learner.checks import check_batch, memory_advice
+from learner.figures import lineage, repetition
+from learner.guards import check_mismatch
+from learner.minibatch import Minibatch, Sums
 from learner.model import Policy
-from learner.packing import Row, pack, trained_positions
+from learner.packing import trained_positions
+from learner.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class StepResult:
 
 
 class Trainer:
-    """A policy with its optimiser.
+    """A policy with its optimiser, its reference and, for PPO, its value head.
 
     Args:
         policy: the weights to train.
@@ -49,18 +53,16 @@ class Trainer:
         self.policy = policy
         self.config = config
         o = config.optimiser
+        groups = [{"params": list(policy.trainable().values()), "lr": o.lr}]
+        if config.algorithm == "ppo":
+            policy.add_value_head()
+            groups.append({"params": list(policy.value_parameters()), "lr": config.ppo.value_lr})
+        self._rates = [config.optimiser.lr, config.ppo.value_lr]
         self.optimiser = torch.optim.AdamW(
-            policy.trainable().values(), lr=o.lr, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay, fused=True
+            groups, lr=o.lr, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay, fused=True
         )
+        self.reference = Reference(policy, config.reference_reset_every) if needs_reference(config) else None
         self._limits = policy.row_limits(max_row_tokens)
-        self._loss = LossConfig(clip=config.clip, tis_cap=config.tis_cap, kl_coef=config.kl_coef)
-        self._reference = policy.snapshot() if config.kl_coef > 0 else None
-
-    def advantages(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """Return the advantage of every episode that can teach something; a demonstration's is 1."""
-        if self.config.algorithm == "sft":
-            return {s.episode_id: 1.0 for s in samples}
-        return grpo_advantages(samples, normalise_std=self.config.normalise_std)
 
     def step(self, samples: Sequence[Sample], step: int) -> StepResult:
         """Train on the samples of one batch.
@@ -70,35 +72,64 @@ class Trainer:
             step: global learner step, from 0.
 
         Raises:
+            BadInput: the batch cannot be trained on; no weight has changed.
+            RunStopped: engine and learner disagree; no weight has changed.
             FloatingPointError: the gradient is not finite; the weights are those of before that update.
         """
         began = time.perf_counter()
-        advantages = self.advantages(samples)
-        chosen = [s for s in samples if s.episode_id in advantages and any(s.loss_mask)]
+        check_batch(samples, self.config, self.policy.vocabulary)
+        reset = self.reference is not None and self.reference.advance(step)
+        episodes = teaching(self.config, samples)
+        chosen = [s for s in samples if s.episode_id in episodes and trained_positions(s)]
         if not chosen:
             return StepResult(False, [], {"trained_tokens": 0.0, "skipped": 1.0})
-        minibatches = [_Minibatch(part, advantages, self) for part in self._split(chosen, step)]
-        if len(minibatches) > 1:
-            for minibatch in minibatches:
-                minibatch.remember_old()
-        totals: defaultdict[str, float] = defaultdict(float)
-        for minibatch in minibatches:
-            for name, value in minibatch.backward().items():
-                totals[name] += value
-            totals["grad_norm"] += self._update(step)
-        return StepResult(True, _lineage(chosen, advantages), self._metrics(totals, samples, minibatches, step, began))
+        with memory_advice(self._limits.max_tokens):
+            minibatches = [Minibatch(part, self.policy, self.reference, self.config, self._limits)
+                           for part in self._split(chosen, step)]
+            done, norms, advantages = self._train(minibatches, step)
+        metrics = self._metrics(done, minibatches, samples, step, time.perf_counter() - began)
+        metrics |= {"grad_norm": fmean(norms)} | ({"reference_reset": float(reset)} if self.reference else {})
+        return StepResult(True, lineage(chosen, advantages), metrics)
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a global step: linear warm-up, then constant."""
-        o = self.config.optimiser
-        return o.lr * min(1.0, (step + 1) / o.warmup_steps) if o.warmup_steps else o.lr
+        return self.config.optimiser.lr * self._warmth(step)
 
-    def row_reference(self, row: Row) -> Tensor | None:
-        """Return [M] the logprobs of the weights that the run began with; None without a KL term."""
-        if self._reference is None:
-            return None
-        with self.policy.holding(self._reference), torch.no_grad():
-            return self.policy.logprobs(row).values
+    def _train(self, minibatches: list[Minibatch], step: int) -> tuple[list[Sums], list[float], dict[str, float]]:
+        """Train on all minibatches; return what each added up to, gradient norms, and advantages by episode.
+
+        DPO's weights depend on the policy of the moment, so each of its minibatches is looked at in turn.
+        """
+        done: list[Sums] = []
+        norms: list[float] = []
+        advantages: dict[str, float] = {}
+        together = [[m] for m in minibatches] if self.config.algorithm == "dpo" else [minibatches]
+        for some in together:
+            if needs_a_look(self.config) or (len(some) > 1 and self.config.algorithm not in IMITATING):
+                for minibatch in some:
+                    minibatch.look()
+                self._check_mismatch([m.mismatch_sum() for m in some])
+            samples = [s for m in some for s in m.samples]
+            seen = [one for m in some for one in m.seen or []]
+            credit = credit_of(self.config, samples, seen or None)
+            advantages |= credit.by_episode(samples)
+            for minibatch, part in zip(some, _parts(credit, some), strict=True):
+                sums = minibatch.backward(part)
+                self._check_mismatch([(sums.per_token.get("mismatch_kl", 0.0), sums.tokens)])
+                norms.append(self._update(step, sums))
+                done.append(sums)
+        return done, norms, advantages
+
+    def _check_mismatch(self, sums: list[tuple[float, int]]) -> None:
+        """Stop where engine and learner disagree; a demonstration has no engine."""
+        tokens = sum(count for _, count in sums)
+        if self.config.algorithm in IMITATING or not tokens:
+            return
+        try:
+            check_mismatch(sum(total for total, _ in sums) / tokens, self.config.guards)
+        except BaseException:
+            self.optimiser.zero_grad(set_to_none=True)
+            raise
 
     def _split(self, samples: list[Sample], step: int) -> list[list[Sample]]:
         """Split samples into minibatches of whole groups, in an order that seed and step decide."""
@@ -111,107 +142,59 @@ class Trainer:
             random.Random(f"{self.config.seed}:{step}").shuffle(units)
         return [[sample for unit in units[i::count] for sample in unit] for i in range(count)]
 
-    def _update(self, step: int) -> float:
-        """Clip the gradient, change the weights, and return the gradient's norm before clipping."""
-        parameters = list(self.policy.trainable().values())
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimiser.grad_clip))
-        if not torch.isfinite(torch.tensor(norm)):
+    def _update(self, step: int, sums: Sums) -> float:
+        """Divide the gradient by its units, clip it, change the weights; return its norm before clipping."""
+        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = math.nan
+        if gradients and sums.units:
+            torch._foreach_div_(gradients, float(sums.units))
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimiser.grad_clip))
+        if not math.isfinite(norm):
             self.optimiser.zero_grad(set_to_none=True)
-            raise FloatingPointError(f"the gradient of learner step {step} is not finite")
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate(step)
+            raise FloatingPointError(
+                f"the gradient of learner step {step} is not finite ({sums.nonfinite} tokens had no finite logprob): "
+                "lower the learning rate, or begin again from an earlier version")
+        for group, rate in zip(self.optimiser.param_groups, self._rates, strict=False):
+            group["lr"] = rate * self._warmth(step)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return norm
 
-    def _metrics(
-        self,
-        totals: Mapping[str, float],
-        samples: Sequence[Sample],
-        minibatches: Sequence[_Minibatch],
-        step: int,
-        began: float,
-    ) -> dict[str, float]:
-        tokens = sum(m.token_count for m in minibatches)
+    def _warmth(self, step: int) -> float:
+        warmup = self.config.optimiser.warmup_steps
+        return min(1.0, (step + 1) / warmup) if warmup else 1.0
+
+    def _metrics(self, done: Sequence[Sums], minibatches: Sequence[Minibatch], samples: Sequence[Sample], step: int,
+                 train_s: float) -> dict[str, float]:
+        tokens, units = sum(d.tokens for d in done), sum(d.units for d in done)
         rows = [row for m in minibatches for row in m.rows]
         unpacked = sum(row.unpacked_tokens for row in rows)
-        train_s = time.perf_counter() - began
         rewards = {s.episode_id: s.reward for s in samples}
+        masked = sum(sum(s.loss_mask) - len(trained_positions(s)) for m in minibatches for s in m.samples)
         return {
-            "loss": totals["loss"] / len(minibatches),
-            "grad_norm": totals["grad_norm"] / len(minibatches),
+            **{name: sum(d.losses[name] for d in done) / units for name in done[0].losses},
+            **{name: sum(d.per_token[name] for d in done) / tokens for name in done[0].per_token},
             "lr": self.learning_rate(step),
             "mean_reward": fmean(rewards.values()),
             "episodes": float(len(rewards)),
+            "repetition": repetition(samples),
             "trained_tokens": float(tokens),
+            "nonfinite_tokens": float(masked + sum(d.nonfinite for d in done)),
             "packed_tokens": float(sum(len(row.token_ids) for row in rows)),
             "unpacked_tokens": float(unpacked),
             "rows": float(len(rows)),
             "train_s": train_s,
             "tokens_per_s": unpacked / train_s,
-            **{name: value / tokens for name, value in totals.items() if name not in ("loss", "grad_norm")},
         }
 
 
-class _Minibatch:
-    """The samples of one optimiser step, packed."""
-
-    def __init__(self, samples: Sequence[Sample], advantages: Mapping[str, float], trainer: Trainer) -> None:
-        self._trainer = trainer
-        packed = pack(samples, trainer._limits)
-        self.rows = [row.to(trainer.policy.device) for row in packed if len(row.target)]
-        self.token_count = sum(len(row.target) for row in self.rows)
-        device = trainer.policy.device
-        self._advantages = torch.tensor([advantages[s.episode_id] for s in samples], device=device)
-        self._old: list[Tensor] | None = None
-
-    def remember_old(self) -> None:
-        """Keep the logprobs of the weights as they are before the step's first update."""
-        with torch.no_grad():
-            self._old = [self._trainer.policy.logprobs(row).values for row in self.rows]
-
-    def backward(self) -> dict[str, float]:
-        """Add up the gradient of every row; return sums over tokens by metric name."""
-        sums: defaultdict[str, float] = defaultdict(float)
-        for i, row in enumerate(self.rows):
-            reference = self._trainer.row_reference(row)
-            current = self._trainer.policy.logprobs(row)
-            if self._trainer.config.algorithm == "sft":
-                loss = sft_loss(current.values, self.token_count)
-                named = {}
-            else:
-                old = current.values.detach() if self._old is None else self._old[i]
-                out = policy_loss(
-                    current.values,
-                    old,
-                    row.engine_logprobs,
-                    self._advantages[row.sample],
-                    row.sample,
-                    self.token_count,
-                    self._trainer._loss,
-                    reference,
-                )
-                loss = out.loss
-                named = {
-                    "mismatch_kl": out.mismatch_kl_sum,
-                    "clipped_share": out.clipped_sum,
-                    "capped_share": out.capped_sum,
-                    "masked_share": out.masked_sum,
-                    "reference_kl": out.reference_kl_sum,
-                }
-            loss.backward()
-            named |= {"loss": loss.detach(), "entropy": current.entropy.sum()}
-            for name, value in named.items():
-                sums[name] += float(value)
-        return sums
-
-
-def _lineage(samples: Sequence[Sample], advantages: Mapping[str, float]) -> list[TrainedEpisode]:
-    """Return each trained episode with its advantage and its trained tokens over all branches."""
-    tokens: Counter[str] = Counter()
-    for sample in samples:
-        tokens[sample.episode_id] += len(trained_positions(sample))
-    return [
-        TrainedEpisode(episode_id=episode, advantage=advantages[episode], weight=float(count))
-        for episode, count in tokens.items()
-    ]
+def _parts(credit: Credit, minibatches: Sequence[Minibatch]) -> list[Credit]:
+    """Return the credit of each minibatch; all its samples lie one after another."""
+    parts, first = [], 0
+    for minibatch in minibatches:
+        last = first + len(minibatch.samples)
+        returns = None if credit.returns is None else credit.returns[first:last]
+        parts.append(Credit(credit.advantages[first:last], returns, credit.pairs, credit.metrics))
+        first = last
+    return parts

@@ -22,6 +22,7 @@ from server.api import (
     responses,
     retrieve,
     runs,
+    schedule,
     served,
 )
 from server.api.access import Gate, needs, own_episode
@@ -44,8 +45,11 @@ from server.settings import Settings
 from server.store.database import Database
 from server.store.writer import Writer
 from server.training.batches import Batches
+from server.training.evaluations import Evaluations
+from server.training.gate import PromotionGate
+from server.training.learner_process import LearnerProcess
 from server.training.runs import Runs
-from server.training.schedule import LearnerProcess, Schedule
+from server.training.schedule import Schedule
 
 
 def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> FastAPI:
@@ -77,26 +81,32 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
                     root=settings.data_dir, validate=built.validate, open_versions=episodes_.open_versions,
                     keep_versions=settings.keep_versions)
         runs_ = Runs(database, writer, pointers, settings.learner.lease_s)
+        metrics.training = lambda: runs_.training
+        gate = PromotionGate(settings.gate, database=database, writer=writer, swap=swap, pointers=pointers, runs=runs_,
+                             evaluations=Evaluations(database, plays_, settings.name))
         learner = (LearnerProcess(settings.learner, runs_, data_dir=settings.data_dir.absolute(),
-                                  key=callers.own_key("own learner", "learner"))
+                                  key=callers.own_key("own learner", "learner"), placement=built.placement)
                    if settings.learner.start and own_url else None)
-        schedule = Schedule(settings.schedule, runs_, learner)
+        schedule_ = Schedule(settings.schedule, database, writer, runs_, learner)
+        episodes_.when_ended.append(schedule_.episode_scored)
         app.state.parts = State(
             settings=settings, database=database, writer=writer, callers=callers, limits=Limits(), engine=engine,
             pointers=pointers, swap=swap, episodes=episodes_, privacy=privacy, sessions=sessions, metrics=metrics,
-            renderer=built.renderer, turns=turns, plays=plays_, runs=runs_, schedule=schedule,
-            batches=Batches(database, writer, plays_, pointers))
+            renderer=built.renderer, turns=turns, plays=plays_, runs=runs_, schedule=schedule_,
+            placement=built.placement.message, gate=gate, batches=Batches(database, writer, plays_, pointers, gate))
         try:
             await episodes_.fail_interrupted()
             await plays_.fail_interrupted()
             await swap.start()
-            schedule.start()
+            gate.start()
+            await schedule_.start()
             retention.start()
             if learner and own_url:
                 learner.start(own_url())
             yield
         finally:
-            schedule.close()
+            await gate.close()
+            await schedule_.close()
             retention.close()
             if learner:
                 await learner.close()
@@ -114,7 +124,7 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
         app.include_router(agents.router, dependencies=[own_episode])
     for admins in (plays, keys):
         app.include_router(admins.router, dependencies=[needs("admin")])
-    for mixed in (episodes, runs, policies, operations, retrieve):  # Their routes say what each needs.
+    for mixed in (episodes, runs, schedule, policies, operations, retrieve):  # Their routes say what each needs.
         app.include_router(mixed.router)
     for foreign in served.routers:
         app.include_router(foreign)

@@ -5,6 +5,8 @@ The record in the database is the truth; these are its rates. `docs/metrics.md` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from server.recording.recorder import NewTurn
@@ -23,8 +25,11 @@ class Metrics:
                               registry=self.registry)
         self._prompt = Counter("upturn_prompt_tokens", "Prompt tokens of recorded turns", registry=self.registry)
         self._answered = Counter("upturn_answer_tokens", "Tokens of recorded answers", registry=self.registry)
-        self._seconds = Histogram("upturn_turn_seconds", "From the start of sampling to the durable turn",
-                                  registry=self.registry, buckets=(.01, .03, .1, .3, 1, 3, 10, 30, 100))
+        self._seconds = Histogram("upturn_turn_seconds", "From the start of sampling to the durable turn, apart while "
+                                  "a learner is at work", ["training"], registry=self.registry,
+                                  buckets=(.01, .03, .1, .3, 1, 3, 10, 30, 100))
+        self.training: Callable[[], bool] = lambda: False
+        """Says whether a learner is at work."""
         self._ended = Counter("upturn_episodes_ended", "Ended episodes by status and class of failure",
                               ["status", "error_class"], registry=self.registry)
         self.champion = Gauge("upturn_champion_version", "Version that live traffic gets", registry=self.registry)
@@ -38,7 +43,7 @@ class Metrics:
         self._forks.inc(turn.prompt.forked)
         self._prompt.inc(len(turn.prompt.ids))
         self._answered.inc(turn.completion_tokens)
-        self._seconds.observe(turn.duration_ms / 1000)
+        self._seconds.labels("yes" if self.training() else "no").observe(turn.duration_ms / 1000)
 
     def ended(self, status: str, error_class: str | None) -> None:
         """Count an ended episode."""

@@ -16,7 +16,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from clients.wire import RunConfig
+from clients.wire import RunConfig, Trigger, TriggerName
+from server.training.triggers import check_trigger
+from server.training.windows import Windows
 
 EnvSource = PydanticBaseSettingsSource
 PREFIX = "UPTURN_"
@@ -50,7 +52,9 @@ class EngineSettings(Section):
     kv_cache_gib: float = Field(default=1.0, gt=0)
     """Memory for the key-value cache on a CPU."""
     gpu_memory: float = Field(default=0.45, gt=0, lt=1)
-    """vLLM's share of the GPU's memory; the learner has the rest."""
+    """vLLM's share of the GPU's memory."""
+    gpu: int = Field(default=0, ge=0)
+    """vLLM's GPU."""
     cpu_cores: str | None = None
     """Cores vLLM computes on, such as `0-1`; None takes all of this machine's."""
     max_lora_rank: int = Field(default=16, ge=1, le=512)
@@ -68,6 +72,10 @@ class LearnerSettings(Section):
     """Start a learner on this machine when a run is due; False waits for one elsewhere (`python -m learner run`)."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; None is torch's own choice."""
+    gpu: int | None = Field(default=None, ge=0)
+    """Its GPU; None takes a second one where there is one, else shares vLLM's."""
+    gpu_memory: float = Field(default=0.45, gt=0, lt=1)
+    """Its share of a GPU's memory that it has not for itself; more is an error of its own, not of vLLM's."""
     lease_s: float = Field(default=60.0, gt=1)
     """A learner that has not been heard of for so long has lost its run."""
     restarts: int = Field(default=3, ge=0)
@@ -98,17 +106,46 @@ class EnvironmentSettings(Section):
 class ScheduleSettings(Section):
     """When runs start by themselves."""
 
-    interval_s: float | None = Field(default=None, gt=0)
-    """Start a run so often; None starts runs on request only."""
+    triggers: dict[TriggerName, Trigger] = {}
+    """What starts runs, by name, such as `{"nightly": {"kind": "cron", "cron": "0 3 * * *", "timezone":
+    "Europe/Berlin"}}`; without any, runs start on request only."""
+    windows: list[str] = []
+    """When triggers may start runs, such as `01:00-06:00 Europe/Berlin`; none is always."""
+    pause_outside_windows: bool = False
+    """Pause a running run when its window closes, and resume it in the next."""
     run: RunConfig | None = None
-    """The run to start; required with an interval."""
+    """The run to start, for triggers that name none of their own."""
 
     @model_validator(mode="after")
-    def interval_needs_a_run(self) -> ScheduleSettings:
-        """An interval without a run would never train."""
-        if self.interval_s is not None and self.run is None:
-            raise ValueError("schedule.interval_s needs schedule.run")
+    def triggers_can_start_something(self) -> ScheduleSettings:
+        """A trigger without a run, or one that never comes, would never train."""
+        Windows(self.windows)
+        for name, trigger in self.triggers.items():
+            check_trigger(trigger)
+            if trigger.run is None and self.run is None:
+                raise ValueError(f"the trigger {name!r} needs a run of its own, or schedule.run")
         return self
+
+
+class GateSettings(Section):
+    """When a run's candidate becomes the champion. The values are ours."""
+
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    """Of the bootstrap interval of the mean gain in success over all environments, whose lower bound decides."""
+    min_gain: float = Field(default=0.0, ge=-1, lt=1)
+    """The lower bound must be above it."""
+    margin: float = Field(default=0.05, ge=0, le=1)
+    """Success that no single environment may lose more of."""
+    min_tasks: int = Field(default=10, ge=2)
+    """Tasks with a verdict on both versions that every environment needs: over fewer an interval says little."""
+    max_errors: float = Field(default=0.1, ge=0, lt=1)
+    """Share of a version's episodes in an environment that may end without a verdict; above it nothing is decided."""
+    max_invalid_rise: float = Field(default=0.05, ge=0, le=1)
+    """Rise of the share of steps that could not be understood, in any environment."""
+    max_kl: float | None = Field(default=None, gt=0)
+    """Mean over the run of `reference_kl`, nats a token; None is no bound."""
+    min_entropy: float | None = Field(default=None, ge=0)
+    """Mean over the run of `entropy`, nats a token; None is no bound."""
 
 
 class Settings(BaseSettings):
@@ -156,6 +193,7 @@ class Settings(BaseSettings):
     learner: LearnerSettings = LearnerSettings()
     environments: EnvironmentSettings = EnvironmentSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+    gate: GateSettings = GateSettings()
 
     @property
     def resolved_database_url(self) -> str:

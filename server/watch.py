@@ -5,7 +5,7 @@
 vLLM is several processes, and its engine and workers go on when their parent is killed (measured); a learner would go
 on with a run that the next server gives to another. This process starts the command in a process group of its own and
 kills that whole group when the server is gone, when it is told to stop (SIGTERM), or when the command itself has ended.
-It exits with the command's own status. Started by `policy/vllm_process.py` and `training/schedule.py`.
+It exits with the command's own status. Started by `policy/vllm_process.py` and `training/learner_process.py`.
 """
 
 from __future__ import annotations

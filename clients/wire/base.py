@@ -27,3 +27,5 @@ class ServerView(Message):
     champion: int
     head: int
     context_tokens: int
+    placement: str
+    """Which GPU engine and learner have, and how much of its memory."""

@@ -18,6 +18,8 @@ class BatchRequest(Message):
     step: int = Field(ge=0, lt=2**31)
     """Global learner step, from 0."""
     horizon: int = Field(ge=1, le=10_000)
+    replay: bool = False
+    """A step that is trained already, for a learner that computes it again on its way back from a checkpoint."""
 
 
 class Sample(Message):

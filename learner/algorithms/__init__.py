@@ -1,1 +1,1 @@
-"""One short file per algorithm: the formula and its source beside the code."""
+"""The algorithms: what each sampled token is worth, and the loss that follows from it. Pure functions of tensors."""

@@ -5,8 +5,8 @@ An episode is compared with the other episodes of its group, that is, of the sam
     GRPO      A_i = (r_i - mean(r)) / (std(r) + 1e-6)     std with n - 1, as in AgentGym-RL
     Dr. GRPO  A_i =  r_i - mean(r)
 
-One value per *episode*: an episode whose history forked has several samples and still counts once. A group of fewer
-than two episodes, or whose rewards are all equal, says nothing and is left out, as is an episode without a group.
+A group of fewer than two episodes, or whose rewards are all equal, says nothing and is left out, as is an episode
+without a group.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 
 from clients.wire import Sample
+from learner.algorithms.groups import comparable_groups
 
 _STD_FLOOR = 1e-6  # the reference's
 
@@ -26,14 +27,8 @@ def grpo_advantages(samples: Sequence[Sample], *, normalise_std: bool = True) ->
         samples: [S] the samples of a batch; those of one episode share group and reward.
         normalise_std: True is GRPO, False is Dr. GRPO.
     """
-    groups: dict[str, dict[str, float]] = {}
-    for sample in samples:
-        if sample.group is not None:
-            groups.setdefault(sample.group, {})[sample.episode_id] = sample.reward
     advantages: dict[str, float] = {}
-    for rewards in groups.values():
-        if len(set(rewards.values())) < 2:
-            continue
+    for rewards in comparable_groups(samples):
         mean, scale = fmean(rewards.values()), 1.0
         if normalise_std:
             scale = stdev(rewards.values()) + _STD_FLOOR

@@ -1,4 +1,4 @@
-"""The masked policy-gradient loss: PPO's clip, truncated importance sampling, an optional KL term.
+"""The masked policy-gradient loss: three forms of the ratio, truncated importance sampling, an optional KL term.
 
 Three logprobs of each sampled token meet here:
 
@@ -7,42 +7,75 @@ Three logprobs of each sampled token meet here:
     current  the learner's, now; only this one has a gradient
 
 With one minibatch per step `old` is `current.detach()`: the ratio is 1 and its gradient is the policy gradient. With
-more, `old` comes from a pass without gradient before the first update. The loss is the sum over trained tokens,
-divided by their count over the *whole* minibatch, so that splitting it into rows changes nothing (numbers are
-arXiv's):
+more, `old` comes from a pass without gradient before the first update. Per token (numbers are arXiv's):
 
     ratio  = exp(current - old)
-    weight = min(exp(old - engine), tis_cap)                truncated importance weight, as in V-trace (1802.01561)
-    loss   = -1/N sum keep * weight * min(ratio * A, clip(ratio, 1 - eps, 1 + eps) * A)            PPO (1707.06347)
-             + kl_coef/N sum keep * (exp(d) - d - 1),  d = clamp(reference - current, -10, 10)      k3 (2402.03300)
+    ppo      min(ratio * A, clip(ratio) * A)                 clip to [1 - low, 1 + high]                  (1707.06347);
+                                                             high > low is DAPO's clip-higher             (2503.14476)
+    cispo    stop(min(ratio, 1 + high)) * A * current        every token keeps its gradient               (2506.13585)
+    gspo     min(s * A, clip(s) * A)                         s = exp(mean of current - old over a sample) (2507.18071)
+    tis    = min(exp(old - engine), tis_cap)                 truncated importance weight, as in V-trace   (1802.01561)
+    keep   = 0 where the sample's mean ratio old/engine leaves [1/cap, cap]
+    loss   = sum weight * keep * (-tis * term + kl_coef * KL(current, reference))
 
-The advantage reaches every sampled token and no other: what enters is already gathered by the loss mask.
+It is a *sum*: `weight` and the division by the minibatch's units (`normalisation.py`) make a mean of it, so that
+splitting a minibatch into rows changes nothing. The advantage reaches every sampled token and no other: what enters
+is already gathered by the loss mask.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from clients.wire import RunConfig
+from learner.algorithms.kl import Estimator, kl_estimate
+
 _LARGEST_LOG_RATIO = 20.0
 """Beyond e^20 a ratio is noise, and float32 is not far from its end."""
-_LARGEST_KL_LOG_RATIO = 10.0
-"""The reference's clamp of the k3 term."""
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What shapes the loss."""
+    """What shapes the loss; the run's config says whose the defaults are."""
 
+    form: Literal["ppo", "cispo", "gspo"] = "ppo"
     clip: float = 0.2
-    """PPO's range (the paper's)."""
+    clip_high: float | None = None
+    """None is `clip`."""
     tis_cap: float = 2.0
-    """Cap of the weight between engine and learner (verl's and TRL's usual value)."""
-    kl_coef: float = 0.0
     sequence_cap: float = 3.0
-    """A sample is dropped where its geometric mean ratio old/engine leaves [1/cap, cap] (TRL's default)."""
+    kl_coef: float = 0.0
+    """Of the KL in the loss."""
+    kl_estimator: Estimator = "k3"
+    kl_clamp: float = 10.0
+
+    @classmethod
+    def of(cls, config: RunConfig) -> LossConfig:
+        """Return a run's."""
+        return cls(
+            form=config.policy_loss,
+            clip=config.clip,
+            clip_high=config.clip_high,
+            tis_cap=config.tis_cap,
+            sequence_cap=config.sequence_cap,
+            kl_coef=config.kl_coef if config.kl_in == "loss" else 0.0,
+            kl_estimator=config.kl_estimator,
+            kl_clamp=config.kl_clamp,
+        )
+
+    @property
+    def lowest(self) -> float:
+        """The clip's lower end."""
+        return 1 - self.clip
+
+    @property
+    def highest(self) -> float:
+        """The clip's upper end."""
+        return 1 + (self.clip if self.clip_high is None else self.clip_high)
 
 
 @dataclass(frozen=True)
@@ -50,7 +83,7 @@ class LossOutput:
     """The loss and what it saw; sums are over this call's tokens, so that several calls add up."""
 
     loss: Tensor
-    """[] with gradient; already divided by the minibatch's count of trained tokens."""
+    """[] with gradient; a weighted sum over this call's tokens."""
     mismatch_kl_sum: Tensor
     """[] k3 estimate of KL(engine || old)."""
     clipped_sum: Tensor
@@ -60,7 +93,7 @@ class LossOutput:
     masked_sum: Tensor
     """[] tokens of samples dropped for extreme mismatch."""
     reference_kl_sum: Tensor
-    """[] k3 estimate of KL(current || reference); 0 without a reference."""
+    """[] estimate of KL(current || reference); 0 without a reference."""
 
 
 def policy_loss(
@@ -69,7 +102,7 @@ def policy_loss(
     engine: Tensor,
     advantages: Tensor,
     sample: Tensor,
-    token_count: int,
+    weight: Tensor,
     config: LossConfig,
     reference: Tensor | None = None,
 ) -> LossOutput:
@@ -79,47 +112,60 @@ def policy_loss(
         current: [M] the learner's logprobs now, with gradient.
         old: [M] the learner's logprobs before the first update of this step.
         engine: [M] the engine's logprobs at sampling time.
-        advantages: [M] the advantage of each token's episode.
+        advantages: [M] the advantage of each token.
         sample: [M] number of the sample that each token belongs to, from 0; a sample is never split over calls.
-        token_count: trained tokens of the whole minibatch, over all calls.
+        weight: [M] of each token (`normalisation.token_weights`).
         config: what shapes the loss.
-        reference: [M] logprobs of the weights that the run began with; needed where `kl_coef` is above 0.
+        reference: [M] logprobs of the reference; needed where `kl_coef` is above 0.
     """
     old = old.detach()
     mismatch = (old - engine).clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
-    keep = _samples_that_match(mismatch, sample, config.sequence_cap)
-    weight = mismatch.exp().clamp(max=config.tis_cap)
-
-    ratio = (current - old).clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO).exp()
-    free, held = ratio * advantages, ratio.clamp(1 - config.clip, 1 + config.clip) * advantages
-    loss = -(keep * weight * torch.minimum(free, held)).sum() / token_count
+    keep = (mean_by_sample(mismatch, sample).abs() <= mismatch.new_tensor(config.sequence_cap).log()).to(mismatch.dtype)
+    tis = mismatch.exp().clamp(max=config.tis_cap)
+    term, clipped = _term(current, old, advantages, sample, config)
+    loss = -(weight * keep * tis * term).sum()
 
     reference_kl = torch.zeros_like(current)
     if reference is not None:
-        gap = (reference.detach() - current).clamp(-_LARGEST_KL_LOG_RATIO, _LARGEST_KL_LOG_RATIO)
-        reference_kl = gap.exp() - gap - 1
-        loss = loss + config.kl_coef * (keep * reference_kl).sum() / token_count
+        reference_kl = kl_estimate(current, reference, config.kl_estimator, config.kl_clamp)
+        if config.kl_coef > 0:
+            loss = loss + config.kl_coef * (weight * keep * reference_kl).sum()
     return LossOutput(
         loss=loss,
-        mismatch_kl_sum=(mismatch.exp() - mismatch - 1).sum(),
-        clipped_sum=(held < free).sum(),
+        mismatch_kl_sum=mismatch_kl(old, engine).sum(),
+        clipped_sum=clipped.sum(),
         capped_sum=(mismatch.exp() > config.tis_cap).sum(),
         masked_sum=(keep == 0).sum(),
         reference_kl_sum=reference_kl.detach().sum(),
     )
 
 
-def _samples_that_match(mismatch: Tensor, sample: Tensor, cap: float) -> Tensor:
-    """Return [M] 1.0 where the token's sample has a geometric mean ratio within [1/cap, cap], else 0.0.
+def mismatch_kl(old: Tensor, engine: Tensor) -> Tensor:
+    """Return [M] the k3 estimate of KL(engine || old): 0 where engine and learner agree."""
+    mismatch = (old - engine).clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
+    return mismatch.exp() - mismatch - 1
+
+
+def mean_by_sample(values: Tensor, sample: Tensor) -> Tensor:
+    """Return [M] the mean of `values` over the sample that each token belongs to.
 
     Args:
-        mismatch: [M] log ratio between learner and engine.
+        values: [M]
         sample: [M] number of each token's sample.
-        cap: the bound.
     """
     samples = int(sample.max()) + 1 if len(sample) else 0
-    total = mismatch.new_zeros(samples).index_add(0, sample, mismatch)
-    count = mismatch.new_zeros(samples).index_add(0, sample, torch.ones_like(mismatch))
-    mean = total / count.clamp(min=1)
-    within = mismatch.new_tensor(cap).log() >= mean.abs()
-    return within.to(mismatch.dtype)[sample]
+    total = values.new_zeros(samples).index_add(0, sample, values)
+    count = values.new_zeros(samples).index_add(0, sample, torch.ones_like(values))
+    return (total / count.clamp(min=1))[sample]
+
+
+def _term(current: Tensor, old: Tensor, advantages: Tensor, sample: Tensor,
+          config: LossConfig) -> tuple[Tensor, Tensor]:
+    """Return [M] what each token adds to the objective, and [M] whether the clip held it back."""
+    log_ratio = (current - old).clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
+    if config.form == "cispo":
+        ratio = log_ratio.detach().exp()
+        return ratio.clamp(max=config.highest) * advantages * current, ratio > config.highest
+    ratio = (mean_by_sample(log_ratio, sample) if config.form == "gspo" else log_ratio).exp()
+    free, held = ratio * advantages, ratio.clamp(config.lowest, config.highest) * advantages
+    return torch.minimum(free, held), held < free

@@ -37,4 +37,5 @@ async def readyz(parts: Parts) -> ServerView:
     return ServerView(
         status="ready", model=parts.settings.model, name=parts.pointers.name, engine=type(parts.engine).__name__,
         weights="full" if parts.pointers.shared else "adapter", champion=parts.pointers.champion,
-        head=parts.pointers.head, context_tokens=parts.engine.context_tokens)
+        head=parts.pointers.head, context_tokens=parts.engine.context_tokens,
+        placement=parts.placement)

@@ -1,16 +1,24 @@
-"""Policy versions: publish, list, promote, roll back (step 11); and OpenAI's list of models."""
+"""Policy versions: publish, list, promote, roll back (step 11), the ledger; and OpenAI's list of models."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 
-from clients.wire import PolicyList, PolicyPublish, PolicyView
-from server.api.access import needs
+from clients.wire import (
+    PolicyList,
+    PolicyPublish,
+    PolicyView,
+    PromotionList,
+    PromotionRequest,
+    PromotionView,
+)
+from server.api.access import CallerOf, needs
 from server.api.state import Parts
 from server.errors import NotFound
+from server.policy import ledger
 
 Version = Annotated[int, Path(ge=0, lt=2**31)]
 
@@ -48,9 +56,9 @@ async def list_policies(parts: Parts) -> PolicyList:
 
 
 @router.post("/policies/rollback", dependencies=[needs("admin")])
-async def rollback(parts: Parts) -> PolicyView:
+async def rollback(parts: Parts, caller: CallerOf, body: PromotionRequest | None = None) -> PolicyView:
     """Make the champion before this one the champion again."""
-    return await parts.swap.rollback()
+    return await parts.swap.rollback(by=caller.name, reason=(body or PromotionRequest()).reason)
 
 
 @router.get("/policies/{version}", dependencies=[needs("learner")])
@@ -63,6 +71,19 @@ async def get_policy(version: Version, parts: Parts) -> PolicyView:
 
 
 @router.post("/policies/{version}/promote", dependencies=[needs("admin")])
-async def promote(version: Version, parts: Parts) -> PolicyView:
+async def promote(version: Version, parts: Parts, caller: CallerOf, body: PromotionRequest | None = None
+                  ) -> PolicyView:
     """Make a version the champion."""
-    return await parts.swap.promote(version)
+    return await parts.swap.promote(version, by=caller.name, reason=(body or PromotionRequest()).reason)
+
+
+@router.get("/promotions", dependencies=[needs("admin")])
+async def list_promotions(parts: Parts, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> PromotionList:
+    """The newest rows of the ledger of champions: who decided what, and why."""
+    return PromotionList(data=await asyncio.to_thread(ledger.entries, parts.database, limit))
+
+
+@router.get("/promotions/{number}", dependencies=[needs("admin")])
+async def get_promotion(number: Version, parts: Parts) -> PromotionView:
+    """One row, with the evidence of the gate."""
+    return await asyncio.to_thread(ledger.read_entry, parts.database, number)

@@ -29,20 +29,6 @@ class Heartbeat(Message):
     learner: str = Field(min_length=1, max_length=200)
 
 
-class ScheduleView(Message):
-    """When runs start by themselves."""
-
-    interval_s: float | None
-    next_at: float | None
-    """Unix time of the next start."""
-
-
-@router.get("/schedule", dependencies=[needs("learner")])
-def get_schedule(parts: Parts) -> ScheduleView:
-    """When the next run starts by itself."""
-    return ScheduleView(interval_s=parts.settings.schedule.interval_s, next_at=parts.schedule.next_s())
-
-
 @router.post("/runs", status_code=201, dependencies=[needs("admin")])
 async def create_run(body: RunRequest, parts: Parts) -> RunView:
     """Ask for a run: the given one, or the configured one."""
@@ -75,6 +61,18 @@ async def get_run(run_id: str, parts: Parts) -> RunView:
 async def cancel_run(run_id: str, parts: Parts) -> RunView:
     """Cancel a run."""
     return await parts.runs.cancel(run_id)
+
+
+@router.post("/runs/{run_id}/pause", dependencies=[needs("admin")])
+async def pause_run(run_id: str, parts: Parts) -> RunView:
+    """Pause a run: its learner gives its batch back and stops."""
+    return await parts.runs.pause(run_id)
+
+
+@router.post("/runs/{run_id}/resume", dependencies=[needs("admin")])
+async def resume_run(run_id: str, parts: Parts) -> RunView:
+    """Let a paused run go on at its step, as soon as no other runs."""
+    return await parts.schedule.resume(run_id)
 
 
 @router.post("/runs/{run_id}/heartbeat", status_code=204, dependencies=[needs("learner")])

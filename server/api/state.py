@@ -23,6 +23,7 @@ from server.settings import Settings
 from server.store.database import Database
 from server.store.writer import Writer
 from server.training.batches import Batches
+from server.training.gate import PromotionGate
 from server.training.runs import Runs
 from server.training.schedule import Schedule
 
@@ -47,8 +48,11 @@ class State:
     turns: Turns
     plays: Plays
     runs: Runs
+    gate: PromotionGate
     batches: Batches
     schedule: Schedule
+    placement: str
+    """Which GPU engine and learner have."""
 
 
 async def _state(request: Request) -> State:  # FastAPI sends a plain function to a worker thread.

@@ -26,6 +26,7 @@ from server.store.tables import EpisodeRow, EvaluationRow, PlayRow, PolicyVersio
 from server.store.writer import Writer
 
 log = logging.getLogger("upturn.plays")
+STOPPED = "the server stopped"  # What the row of a play says that did not come to its end with its server.
 
 
 @dataclass(slots=True)
@@ -52,21 +53,26 @@ class Plays:
         self._slots = asyncio.Semaphore(concurrent)
         self._running: dict[str, Play] = {}
 
-    async def start(self, request: PlayRequest) -> str:
-        """Begin a play and return its id.
+    async def start(self, request: PlayRequest, run_id: str | None = None) -> str:
+        """Begin a play, perhaps an evaluation for a run, and return its id.
 
         Raises:
             NotFound: unknown environment, task or model.
         """
         if request.policy is not None:
             self._pointers.resolve(request.policy, self._engine)
-        await asyncio.to_thread(_check_tasks, request)
+        await asyncio.to_thread(check_tasks, request)
         play = Play(new_id("play"), request)
-        row = PlayRow(id=play.id, state="running", request=request.model_dump(mode="json"), created_at=time.time())
+        row = PlayRow(id=play.id, state="running", request=request.model_dump(mode="json"), run_id=run_id,
+                      created_at=time.time())
         await self._writer.write(lambda session: session.add(row))
         self._running[play.id] = play
         play.task = asyncio.create_task(self._run(play))
         return play.id
+
+    def playing(self, play_id: str) -> bool:
+        """Whether a play is in progress here."""
+        return play_id in self._running
 
     async def view(self, play_id: str, *, results: bool = True, wait_s: float = 0.0) -> PlayView:
         """Return where a play stands, after waiting at most `wait_s` for its end."""
@@ -86,12 +92,12 @@ class Plays:
     async def close(self) -> None:
         """Stop all plays."""
         for play_id in list(self._running):
-            await self.cancel(play_id, "the server stopped")
+            await self.cancel(play_id, STOPPED)
 
     async def fail_interrupted(self) -> None:
         """After a restart: plays of the process before are over."""
         change = sa.update(PlayRow).where(PlayRow.state == "running").values(
-            state="failed", error="the server stopped", ended_at=time.time())
+            state="failed", error=STOPPED, ended_at=time.time())
         await self._writer.write(lambda session: session.execute(change))
 
     async def _run(self, play: Play) -> None:
@@ -176,8 +182,13 @@ class Plays:
             wall_s=(row.ended_at or time.time()) - row.created_at, results=finished if results else [])
 
 
-def _check_tasks(request: PlayRequest) -> None:
-    """Refuse unknown tasks before anything starts."""
+def check_tasks(request: PlayRequest) -> None:
+    """Refuse unknown tasks before anything starts. Reads the environment's list: not for the event loop.
+
+    Raises:
+        NotFound: unknown environment or task.
+        BadRequest: a task is listed twice, or there are no tools for a policy that shall call some.
+    """
     env = find_family(request.environment)
     if request.tools and (request.agent != "policy" or not env.tools):
         raise BadRequest("only a policy calls tools, and only of an environment that has some", param="tools")

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from server.placement import Placement, gpus, place, weights_bytes
 from server.policy.bytes_tokenizer import CHAT_TEMPLATE, END_OF_TURN, BytesTokenizer
 from server.policy.engine import Engine
 from server.policy.engines import (
@@ -40,6 +41,8 @@ class Built:
     """What is published and swapped."""
     validate: Callable[[Path, str], None]
     """Checks a directory of such weights before the engine sees it."""
+    placement: Placement
+    """Which GPU engine and learner have."""
 
 
 def build_policy(settings: Settings) -> Built:
@@ -52,25 +55,28 @@ def build_policy(settings: Settings) -> Built:
     if weights == "auto":
         weights = "adapter" if on_gpu and kind != "scripted" else "full"
     data_dir = settings.data_dir.absolute()
-    engine = _engine(kind, settings, lora=weights == "adapter")
     if kind == "scripted":
         base = _script_directory(settings.model, data_dir)
         renderer = Renderer(BytesTokenizer(), CHAT_TEMPLATE, END_OF_TURN)
-        return Built(engine, renderer, base, weights, lambda path, _: _check_script(path))
+        return Built(_engine(kind, settings, None, lora=weights == "adapter"), renderer, base, weights,
+                     lambda path, _: _check_script(path), Placement())
     base = resolve_model(settings.model, (settings.models_dir or data_dir / "models").absolute())
+    starts_vllm = kind == "vllm" and settings.engine.url is None
+    placement = place(gpus() if starts_vllm else [], settings.engine, settings.learner, weights_bytes(base))
+    engine = _engine(kind, settings, placement.engine_gpu, lora=weights == "adapter")
     validate = partial(_validate, base, settings.engine.max_lora_rank)
     renderer = Renderer.from_directory(base, settings.renderer, settings.model)
-    return Built(engine, renderer, base, weights, validate)
+    return Built(engine, renderer, base, weights, validate, placement)
 
 
-def _engine(kind: EngineKind, settings: Settings, *, lora: bool) -> Engine:
+def _engine(kind: EngineKind, settings: Settings, gpu: int | None, *, lora: bool) -> Engine:
     chosen = settings.engine
     return make_engine(
         kind, settings.data_dir.absolute(),
         vllm=VllmOptions(
             url=chosen.url, dtype=chosen.dtype, max_model_len=chosen.context_tokens, max_num_seqs=chosen.max_concurrent,
             kv_cache_gib=chosen.kv_cache_gib, omp_threads_bind=chosen.cpu_cores,
-            gpu_memory_utilization=chosen.gpu_memory, lora=lora, max_lora_rank=chosen.max_lora_rank,
+            gpu_memory_utilization=chosen.gpu_memory, gpu=gpu, lora=lora, max_lora_rank=chosen.max_lora_rank,
             max_loras=chosen.max_adapters, max_cpu_loras=2 * chosen.max_adapters,
             extra_args=tuple(chosen.extra_args)),
         local=LocalOptions(dtype=chosen.dtype, context_tokens=chosen.context_tokens),

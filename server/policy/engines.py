@@ -60,7 +60,9 @@ class VllmOptions(_Options):
     """Cores to compute on, such as `0-1` (CPU build); None is every core this process may use. vLLM's own default
     leaves one core free."""
     gpu_memory_utilization: float = Field(default=0.45, gt=0, lt=1)
-    """Share of the GPU's memory (CUDA build); the learner has the rest."""
+    """Share of the GPU's memory (CUDA build)."""
+    gpu: int | None = None
+    """The GPU to use, as `nvidia-smi` counts (CUDA build); None is CUDA's own choice."""
     lora: bool = False
     """Hold LoRA adapters beside the base weights, and never replace those. False replaces full weights. On a CPU
     adapters halve the decoding speed (measured)."""

@@ -13,20 +13,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from clients.manifest import ManifestError, verify_manifest
-from clients.wire import PolicyPublish, PolicyView, Probe
+from clients.wire import GateEvidence, PolicyPublish, PolicyView, Probe
 from server.errors import BadRequest, Conflict, NotFound, UpturnError
+from server.policy import ledger
 from server.policy.engine import Engine, Weights
 from server.policy.routing import Pointers
 from server.store.database import Database
-from server.store.tables import BatchRow, PolicyVersionRow, PromotionRow, RunRow
+from server.store.tables import BatchRow, PolicyVersionRow, RunRow
 from server.store.writer import Writer
 
 log = logging.getLogger("upturn.swap")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +105,8 @@ class Swap:
             await self._tidy()
             return (await asyncio.to_thread(self.views, version))[0]
 
-    async def promote(self, version: int, *, action: str = "promote", reason: str = "by hand") -> PolicyView:
-        """Make a version the champion.
+    async def promote(self, version: int, *, by: str, reason: str = "by hand", action: str = "promote") -> PolicyView:
+        """Make a version the champion; `by` says who wants it.
 
         Raises:
             NotFound: no such version, or its weights are gone.
@@ -116,15 +119,42 @@ class Swap:
             self._pointers.champion = version
             if self._pointers.shared:
                 self._pointers.head = version
-            await self._writer.write(lambda session: session.add(_promotion(before, version, action, reason)))
+            await self._writer.write(lambda session: session.add(ledger.entry(before, version, action, reason, by)))
             return (await asyncio.to_thread(self.views, version))[0]
 
-    async def rollback(self) -> PolicyView:
+    async def rollback(self, *, by: str, reason: str = "by hand") -> PolicyView:
         """Make the champion before this one the champion again."""
-        before = await asyncio.to_thread(self._earlier_champion)
+        now = self._pointers.champion
+        before = await asyncio.to_thread(self._read, lambda session: ledger.champion_before(session, now))
         if before is None:
             raise Conflict("there was no champion before this one", code="no_earlier_champion")
-        return await self.promote(before, action="rollback")
+        return await self.promote(before, by=by, reason=reason, action="rollback")
+
+    async def settle(self, run_id: str, evidence: GateEvidence) -> None:
+        """Act on the gate's decision on a run's candidate, and record it; once decided, a run stays so.
+
+        The candidate becomes the champion, or is undone: one engine of full weights loads the champion again, and with
+        adapters the next run begins from the champion.
+
+        Raises:
+            NotFound: the weights are gone.
+            EngineError: loading failed; nothing is recorded.
+        """
+        async with self._one_at_a_time:
+            approved = await asyncio.to_thread(self._read, ledger.approved)
+            if approved != evidence.champion:
+                moved = f"version {approved} has become the champion meanwhile, and was not compared with"
+                evidence = evidence.model_copy(update={"objections": [*evidence.objections, moved]})
+            promoted, candidate = not evidence.objections, evidence.candidate
+            to = candidate if promoted else approved
+            if to not in self._engine.versions:
+                await self._engine.load(await asyncio.to_thread(self._weights_of, to))
+            if await self._writer.write(lambda session: _settle(session, run_id, evidence, approved)):
+                log.info("run %s: version %d is %s", run_id, candidate, "promoted" if promoted else "rejected")
+            self._pointers.champion = to
+            if self._pointers.shared or self._pointers.head == candidate:
+                self._pointers.head = to
+            await self._tidy()
 
     def views(self, only: int | None = None) -> list[PolicyView]:
         """Return the ready versions, newest first. Reads the database: not for the event loop."""
@@ -171,7 +201,7 @@ class Swap:
         session.execute(sa.update(RunRow).where(RunRow.id == request.run_id).values(last_version=version))
         if self._pointers.shared:
             reason = "one engine of full weights: live traffic gets each new version"
-            session.add(_promotion(before, version, "publish", reason))
+            session.add(ledger.entry(before, version, "publish", reason, ledger.BY_SWAP))
 
     async def _tidy(self) -> None:
         """Unload adapters that no episode uses and delete weights beyond what settings keep."""
@@ -189,13 +219,14 @@ class Swap:
                 await self._write(gone)
 
     def _ready_versions(self) -> tuple[Sequence[PolicyVersionRow], set[int | None]]:
-        """Return the ready versions, newest first, and those that runs need whether they are new or not."""
+        """Return the ready versions, newest first, and those that runs or the gate need, new or not."""
         with self._database.read() as session:
             rows = session.scalars(sa.select(PolicyVersionRow).where(PolicyVersionRow.state == "ready")
                                    .order_by(PolicyVersionRow.version.desc())).all()
-            needed_by_runs = set(session.scalars(sa.union_all(
-                sa.select(RunRow.last_version), sa.select(RunRow.first_version).where(RunRow.state == "running"))))
-        return rows, needed_by_runs
+            undecided = sa.or_(RunRow.ended_at.is_(None), RunRow.gate == "due")
+            needed = set(session.scalars(sa.union_all(
+                sa.select(RunRow.last_version), sa.select(RunRow.first_version).where(undecided))))
+            return rows, needed | {ledger.approved(session)}
 
     def _verify(self, path: Path, sha256: str) -> str:
         if not path.resolve().is_relative_to(self._root):
@@ -217,9 +248,9 @@ class Swap:
                 PolicyVersionRow.manifest_sha256 == sha256, PolicyVersionRow.state == "ready"))
         return self._view(row) if row else None
 
-    def _earlier_champion(self) -> int | None:
+    def _read(self, query: Callable[[Session], T]) -> T:
         with self._database.read() as session:
-            return session.scalar(sa.select(PromotionRow.from_version).order_by(PromotionRow.id.desc()).limit(1))
+            return query(session)
 
     def _weights_of(self, version: int) -> Weights:
         with self._database.read() as session:
@@ -230,13 +261,9 @@ class Swap:
 
     def _read_pointers(self) -> tuple[Weights, Weights]:
         with self._database.read() as session:
-            champion = session.scalar(sa.select(PolicyVersionRow).join(
-                PromotionRow, PromotionRow.to_version == PolicyVersionRow.version).order_by(PromotionRow.id.desc())
-                .limit(1))
-            head = session.scalar(sa.select(PolicyVersionRow).where(PolicyVersionRow.state == "ready")
-                                  .order_by(PolicyVersionRow.version.desc()).limit(1))
-        assert champion is not None and head is not None
-        return _weights(champion), _weights(head)
+            champion, head = ledger.champion(session), ledger.head(session)
+            return (_weights(session.get_one(PolicyVersionRow, champion)),
+                    _weights(session.get_one(PolicyVersionRow, head)))
 
     def _register_base(self, session: Session) -> None:
         row = session.get(PolicyVersionRow, 0)
@@ -244,7 +271,7 @@ class Swap:
             session.add(PolicyVersionRow(version=0, name=self._pointers.name, state="ready", kind="base",
                                          path=str(self._base.path), created_at=time.time()))
             session.flush()
-            session.add(_promotion(None, 0, "first", "the base model"))
+            session.add(ledger.entry(None, 0, "first", "the base model", ledger.BY_SWAP))
         elif row.path != str(self._base.path):
             raise Conflict(f"this database began with the model {row.path}, not {self._base.path}: use another "
                            "data directory for another model", code="other_base_model")
@@ -271,5 +298,20 @@ def _number(session: Session, row: PolicyVersionRow) -> int:
     return row.version
 
 
-def _promotion(before: int | None, to: int, action: str, reason: str) -> PromotionRow:
-    return PromotionRow(from_version=before, to_version=to, action=action, reason=reason, created_at=time.time())
+def _settle(session: Session, run_id: str, evidence: GateEvidence, champion: int) -> bool:
+    """Record a decision of the gate; return False where the run has one, or its candidate is champion by hand."""
+    run = session.get_one(RunRow, run_id)
+    if run.gate != "due":
+        return False
+    if champion == evidence.candidate:
+        run.gate = "void"
+        return False
+    if evidence.objections:
+        run.gate, before, to, action = "rejected", evidence.candidate, champion, "reject"
+        reason = "; ".join(evidence.objections)
+    else:
+        run.gate, before, to, action = "promoted", champion, evidence.candidate, "promote"
+        gain = evidence.gain
+        reason = f"mean gain {gain.mean:+.3f}, from {gain.low:+.3f} to {gain.high:+.3f}" if gain else ""
+    session.add(ledger.entry(before, to, action, reason, ledger.BY_GATE, run_id=run_id, evidence=evidence))
+    return True

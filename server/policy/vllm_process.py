@@ -21,6 +21,7 @@ from pathlib import Path
 import aiohttp
 
 from server.errors import EngineError
+from server.placement import visible
 from server.policy.engines import VllmOptions
 from server.watch import watched
 
@@ -185,6 +186,7 @@ def environment(options: VllmOptions) -> dict[str, str]:
         "VLLM_SERVER_DEV_MODE": "1",  # the control routes
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",  # the model is a directory
+        **visible(options.gpu),
     }
     if options.lora:
         variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"

@@ -169,6 +169,8 @@ class PlayRow(Base):
     state: Mapped[str] = mapped_column(String(16))
     error: Mapped[str | None]
     request: Mapped[dict[str, Any]]
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id"), index=True)
+    """The run whose candidate or champion it evaluates."""
     created_at: Mapped[float]
     ended_at: Mapped[float | None]
 
@@ -217,7 +219,31 @@ class RunRow(Base):
     last_version: Mapped[int | None]
     created_at: Mapped[float]
     started_at: Mapped[float | None]
+    resumed_at: Mapped[float | None]
+    """When it began or last went on."""
+    active_s: Mapped[float] = mapped_column(server_default="0", default=0.0)
+    """How long it had been running when it last stopped, without its pauses."""
+    gate: Mapped[str | None] = mapped_column(String(16), index=True)
+    """`due`, then `promoted`, `rejected` or `void`; NULL without an evaluation plan."""
     ended_at: Mapped[float | None]
+
+
+class TriggerRow(Base):
+    """A trigger that starts runs, and where it stands."""
+
+    __tablename__ = "run_trigger"
+
+    name: Mapped[str] = mapped_column(Id, primary_key=True)
+    source: Mapped[str] = mapped_column(String(16))
+    """`settings` or `api`."""
+    rule: Mapped[dict[str, Any]]
+    next_at: Mapped[float | None]
+    due_since: Mapped[float | None]
+    """It waits to start a run since then; times that were missed meanwhile are one."""
+    fired_at: Mapped[float | None]
+    fired_run: Mapped[str | None] = mapped_column(ForeignKey("run.id"))
+    fired_why: Mapped[str | None]
+    created_at: Mapped[float]
 
 
 class BatchRow(Base):
@@ -277,9 +303,13 @@ class PromotionRow(Base):
     from_version: Mapped[int | None] = mapped_column(ForeignKey("policy_version.version"))
     to_version: Mapped[int] = mapped_column(ForeignKey("policy_version.version"))
     action: Mapped[str] = mapped_column(String(16))
-    """`first`, `publish`, `promote` or `rollback`."""
+    """`first`, `publish`, `promote`, `reject` or `rollback`; a reject's `from_version` is the candidate."""
     reason: Mapped[str]
-    evaluation_id: Mapped[str | None] = mapped_column(ForeignKey("evaluation.id"))
+    decided_by: Mapped[str | None] = mapped_column(String(200))
+    """Name of a caller's key, `gate` or `swap`."""
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id"))
+    """The run whose candidate the gate judged."""
+    evidence: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[float]
 
 

@@ -20,6 +20,8 @@ from server.policy.routing import Pointers
 from server.store.database import Database, new_id
 from server.store.tables import BatchRow, MetricRow, RunEpisodeRow
 from server.store.writer import Writer
+from server.training.budget import end_if_spent
+from server.training.gate import PromotionGate
 from server.training.runs import hold
 from server.training.selection import samples, select
 
@@ -29,9 +31,11 @@ WAIT_S = 10.0  # How long one request waits for the play; then the learner asks 
 class Batches:
     """Gathers and leases batches."""
 
-    def __init__(self, database: Database, writer: Writer, plays: Plays, pointers: Pointers) -> None:
+    def __init__(self, database: Database, writer: Writer, plays: Plays, pointers: Pointers,
+                 gate: PromotionGate) -> None:
         self._database = database
         self._writer = writer
+        self._gate = gate
         self._plays = plays
         self._pointers = pointers
         self._one_at_a_time = asyncio.Lock()
@@ -48,7 +52,15 @@ class Batches:
             config = RunConfig.model_validate(run_config)
             batch = await self._get(batch_id)
             if batch.state == "trained":
+                if request.replay:
+                    samples_again = await asyncio.to_thread(self._samples, batch_id, config)
+                    return _view(batch, None, samples_again).model_copy(update={"state": "leased"})
                 raise Conflict(f"step {request.step} of {request.run_id} is trained", code="batch_trained")
+            if request.replay:
+                raise Conflict(f"step {request.step} of {request.run_id} is not trained", code="batch_not_trained")
+            first = batch.step == 0 and batch.state == "gathering" and batch.play_id is None
+            if first and config.evaluation is not None and not await self._gate.ready(request.run_id, WAIT_S):
+                return _view(batch, None, [])
             if batch.state == "gathering" and config.play is not None and batch.play_id is None:
                 batch.play_id = await self._start_play(config, config.play, batch)
         play = None
@@ -64,7 +76,7 @@ class Batches:
             head = self._pointers.head
             await self._writer.write(lambda session: _choose(session, config, batch.id, head))
         batch = await self._get(batch_id)
-        return _view(batch, play, await asyncio.to_thread(self._samples, batch_id))
+        return _view(batch, play, await asyncio.to_thread(self._samples, batch_id, config))
 
     async def acknowledge(self, batch_id: str, ack: BatchAck) -> None:
         """Record that a batch was trained (with lineage and metrics), or that it is given back."""
@@ -89,6 +101,7 @@ class Batches:
             now = time.time()
             for name, value in {**ack.metrics, **measured}.items():
                 session.merge(MetricRow(run_id=batch.run_id, step=batch.step, name=name, value=value, created_at=now))
+            end_if_spent(session, run, now)
         await self._writer.write(record)
 
     async def _start_play(self, config: RunConfig, plan: PlayPlan, batch: BatchRow) -> str:
@@ -109,11 +122,11 @@ class Batches:
                 return session.get_one(BatchRow, batch_id)
         return await asyncio.to_thread(read)
 
-    def _samples(self, batch_id: str) -> list[Sample]:
+    def _samples(self, batch_id: str, config: RunConfig) -> list[Sample]:
         with self._database.read() as session:
             chosen = session.scalars(sa.select(RunEpisodeRow.episode_id).where(RunEpisodeRow.batch_id == batch_id)
                                      .order_by(RunEpisodeRow.episode_id)).all()
-            return samples(session, list(chosen))
+            return samples(session, list(chosen), by_prompt=config.algorithm == "dpo")
 
 
 def tasks_of_step(plan: PlayPlan, seed: int, step: int) -> list[str]:

@@ -1,9 +1,13 @@
-"""Training runs: a row each, from start to end; one at a time, by a unique slot and a lease in SQL."""
+"""Training runs: a row each, from start to end; one at a time, by a unique slot and a lease in SQL.
+
+A paused run has lost its learner and keeps its steps: resumed, it waits in the queue and goes on where it was.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -16,17 +20,27 @@ from server.store.tables import BatchRow, MetricRow, RunRow
 from server.store.writer import Writer
 
 SLOT = "learner"
-UNFINISHED = ("queued", "running")
+UNFINISHED = ("queued", "running", "paused")
+BY_REQUEST = "paused by request"
 
 
 class Runs:
     """All runs. A learner holds a run by a lease that its heartbeats renew."""
 
-    def __init__(self, database: Database, writer: Writer, pointers: Pointers, lease_s: float) -> None:
+    def __init__(self, database: Database, writer: Writer, pointers: Pointers, lease_s: float,
+                 clock: Callable[[], float] = time.time) -> None:
         self._database = database
         self._writer = writer
         self._pointers = pointers
         self._lease_s = lease_s
+        self.clock = clock
+        self._heard_at: float | None = None
+        """When a learner last had or renewed its lease here; None once its run has ended."""
+
+    @property
+    def training(self) -> bool:
+        """Whether a learner is at work on a run, as far as this process has heard."""
+        return self._heard_at is not None and self.clock() - self._heard_at < self._lease_s
 
     async def create(self, config: RunConfig, trigger: str) -> RunView:
         """Queue a run.
@@ -34,35 +48,36 @@ class Runs:
         Raises:
             BadRequest: this server serves another kind of weights.
         """
+        self.check(config)
+        row = new_run(config, trigger, self.clock())
+        await self._writer.write(lambda session: session.add(row))
+        return await self.view(row.id)
+
+    def check(self, config: RunConfig) -> None:
+        """Refuse a run that this server cannot serve.
+
+        Raises:
+            BadRequest: it serves another kind of weights.
+        """
         served = "full" if self._pointers.shared else "adapter"
         if config.kind != served:
             raise BadRequest(f"this server serves {served} weights, the run trains {config.kind}", param="config.kind",
                              code="wrong_kind")
-        row = RunRow(id=new_id("run"), state="queued", trigger=trigger, config=config.model_dump(mode="json"), step=0,
-                     created_at=time.time())
-        await self._writer.write(lambda session: session.add(row))
-        return await self.view(row.id)
 
     async def claim(self, request: RunClaim) -> RunView | None:
         """Give a learner a run: one whose learner was lost, or the oldest queued; None where nothing is due."""
         def take(session: Session) -> str | None:
-            now = time.time()
-            running = session.scalar(sa.select(RunRow).where(RunRow.slot == SLOT))
-            if running is not None:
-                lost = (running.lease_until or 0) < now or running.learner == request.learner
-                if not lost or request.run_id not in (None, running.id):
-                    return None
-                row: RunRow | None = running
-            else:
-                due = sa.select(RunRow).where(RunRow.state == "queued").order_by(RunRow.id).limit(1)
-                if request.run_id is not None:
-                    due = due.where(RunRow.id == request.run_id)
-                row = session.scalar(due)
+            now = self.clock()
+            row = _due(session, request.learner, request.run_id, now)
             if row is None:
                 return None
             if row.state == "queued":
-                row.first_version, row.started_at = self._pointers.head, now
+                row.started_at = row.started_at or now
+                row.first_version = self._pointers.head if row.first_version is None else row.first_version
+            else:
+                _stop_clock(row, min(now, row.lease_until or now))
             row.state, row.slot, row.learner, row.lease_until = "running", SLOT, request.learner, now + self._lease_s
+            row.resumed_at = now
             session.flush()  # The unique slot: of two servers that claim at once, one fails here.
             return row.id
         if request.run_id is not None:
@@ -71,7 +86,10 @@ class Runs:
             run_id = await self._writer.write(take)
         except sa.exc.IntegrityError:
             return None
-        return await self.view(run_id) if run_id else None
+        if run_id is None:
+            return None
+        self._heard_at = self.clock()
+        return await self.view(run_id)
 
     async def heartbeat(self, run_id: str, learner: str) -> None:
         """Renew a learner's lease.
@@ -80,28 +98,54 @@ class Runs:
             Conflict: the run has ended or another learner holds it.
         """
         def renew(session: Session) -> None:
-            hold(session, run_id, learner).lease_until = time.time() + self._lease_s
+            hold(session, run_id, learner).lease_until = self.clock() + self._lease_s
         await self._writer.write(renew)
+        self._heard_at = self.clock()
 
     async def release(self, learner: str) -> None:
         """Let go of what a learner holds: it has been stopped in order, and its run may go on at once elsewhere."""
-        change = sa.update(RunRow).where(RunRow.learner == learner, RunRow.state == "running").values(lease_until=0.0)
+        change = sa.update(RunRow).where(RunRow.learner == learner, RunRow.state == "running").values(
+            lease_until=self.clock())
         await self._writer.write(lambda session: session.execute(change))
+
+    async def due(self, learner: str) -> str | None:
+        """Return the run that a learner would get by claiming one."""
+        def read() -> str | None:
+            with self._database.read() as session:
+                row = _due(session, learner, None, self.clock())
+                return None if row is None else row.id
+        return await asyncio.to_thread(read)
+
+    async def pause(self, run_id: str) -> RunView:
+        """Take a run from its learner, which hears of it at its next call; its steps and its batch stay.
+
+        Raises:
+            Conflict: it has ended.
+        """
+        await self._writer.write(lambda session: pause_run(unfinished(session, run_id), BY_REQUEST, self.clock()))
+        return await self.view(run_id)
+
+    async def resume(self, run_id: str) -> RunView:
+        """Let a paused run go on at its step; one that is not paused is left as it is.
+
+        Raises:
+            Conflict: it has ended.
+        """
+        await self._writer.write(lambda session: resume_run(unfinished(session, run_id), self.clock()))
+        return await self.view(run_id)
 
     async def end(self, run_id: str, end: RunEnd) -> RunView:
         """Record how a run ended."""
         def finish(session: Session) -> None:
-            _close(hold(session, run_id, end.learner), end.state, end.reason)
+            close_run(hold(session, run_id, end.learner), end.state, end.reason, self.clock())
         await self._writer.write(finish)
+        self._heard_at = None
         return await self.view(run_id)
 
     async def cancel(self, run_id: str, reason: str = "cancelled by request") -> RunView:
         """Cancel a run; its learner hears of it at its next call."""
         def finish(session: Session) -> None:
-            row = _get(session, run_id)
-            if row.state not in UNFINISHED:
-                raise Conflict(f"run {run_id} has ended ({row.state})", code="run_ended")
-            _close(row, "cancelled", reason)
+            close_run(unfinished(session, run_id), "cancelled", reason, self.clock())
         await self._writer.write(finish)
         return await self.view(run_id)
 
@@ -110,7 +154,7 @@ class Runs:
         def finish(session: Session) -> None:
             row = _get(session, run_id)
             if row.state in UNFINISHED:
-                _close(row, "failed", reason)
+                close_run(row, "failed", reason, self.clock())
         await self._writer.write(finish)
 
     async def view(self, run_id: str) -> RunView:
@@ -122,14 +166,6 @@ class Runs:
         def read() -> list[RunView]:
             with self._database.read() as session:
                 return [_view(row, []) for row in session.scalars(sa.select(RunRow).order_by(RunRow.id.desc()))]
-        return await asyncio.to_thread(read)
-
-    async def unfinished(self) -> list[str]:
-        """Return the ids of runs that wait or run, oldest first."""
-        def read() -> list[str]:
-            with self._database.read() as session:
-                return list(session.scalars(sa.select(RunRow.id).where(RunRow.state.in_(UNFINISHED))
-                                            .order_by(RunRow.id)))
         return await asyncio.to_thread(read)
 
     def _read(self, run_id: str) -> RunView:
@@ -149,11 +185,13 @@ def hold(session: Session, run_id: str, learner: str) -> RunRow:
 
     Raises:
         NotFound: there is no such run.
-        Conflict: it was cancelled, has ended, or is another learner's.
+        Conflict: it was cancelled or paused, has ended, or is another learner's.
     """
     row = _get(session, run_id)
     if row.state == "cancelled":
         raise Conflict(f"run {run_id} was cancelled", code="run_cancelled")
+    if row.state in ("queued", "paused"):
+        raise Conflict(f"run {run_id} is held by nobody: it is {row.state}", code="lease_lost")
     if row.state != "running":
         raise Conflict(f"run {run_id} is {row.state}", code="run_ended")
     if row.learner != learner:
@@ -168,12 +206,75 @@ def _get(session: Session, run_id: str) -> RunRow:
     return row
 
 
-def _close(row: RunRow, state: str, reason: str) -> None:
-    row.state, row.reason, row.slot, row.lease_until, row.ended_at = state, reason, None, None, time.time()
+def unfinished(session: Session, run_id: str) -> RunRow:
+    """Return a run that has not ended.
+
+    Raises:
+        NotFound: there is no such run.
+        Conflict: it has ended.
+    """
+    row = _get(session, run_id)
+    if row.state not in UNFINISHED:
+        raise Conflict(f"run {run_id} has ended ({row.state})", code="run_ended")
+    return row
+
+
+def new_run(config: RunConfig, trigger: str, now: float) -> RunRow:
+    """Return the row of a run that waits for its learner."""
+    return RunRow(id=new_id("run"), state="queued", trigger=trigger, config=config.model_dump(mode="json"), step=0,
+                  active_s=0.0, gate="due" if config.evaluation else None, created_at=now)
+
+
+def pause_run(row: RunRow, reason: str, now: float) -> None:
+    """Take an unfinished run from its learner."""
+    if row.state == "running":
+        _stop_clock(row, now)
+    row.state, row.reason, row.slot, row.learner, row.lease_until = "paused", reason, None, None, None
+
+
+def resume_run(row: RunRow, now: float) -> None:
+    """Put a paused run into the queue."""
+    if row.state == "paused":
+        row.state, row.reason, row.resumed_at = "queued", None, now
+
+
+def close_run(row: RunRow, state: str, reason: str, now: float) -> None:
+    """End a run."""
+    if row.state == "running":
+        _stop_clock(row, now)
+    row.state, row.reason, row.slot, row.lease_until, row.ended_at = state, reason, None, None, now
+
+
+def active_s(row: RunRow, now: float) -> float:
+    """Return how long a run has been running, without its pauses."""
+    began = row.resumed_at if row.state == "running" else None
+    return row.active_s + (max(0.0, now - began) if began is not None else 0.0)
+
+
+def _stop_clock(row: RunRow, now: float) -> None:
+    row.active_s, row.resumed_at = active_s(row, now), now
+
+
+def _due(session: Session, learner: str, run_id: str | None, now: float) -> RunRow | None:
+    """Return the run that a learner may take: one whose learner was lost, else the oldest queued."""
+    running = session.scalar(sa.select(RunRow).where(RunRow.slot == SLOT))
+    if running is not None:
+        lost = (running.lease_until or 0) <= now or running.learner == learner
+        return running if lost and run_id in (None, running.id) else None
+    if session.scalar(undecided().limit(1)) is not None:
+        return None  # Its evaluation needs the versions as they are, and what comes next builds on the decision.
+    due = sa.select(RunRow).where(RunRow.state == "queued").order_by(RunRow.id).limit(1)
+    return session.scalar(due if run_id is None else due.where(RunRow.id == run_id))
+
+
+def undecided() -> sa.Select[RunRow]:
+    """Return the query of the runs that have ended and wait for the promotion gate, the oldest end first."""
+    return sa.select(RunRow).where(RunRow.gate == "due", RunRow.ended_at.is_not(None)).order_by(RunRow.ended_at)
 
 
 def _view(row: RunRow, steps: list[RunStep]) -> RunView:
     return RunView(
         id=row.id, state=row.state, trigger=row.trigger, config=RunConfig.model_validate(row.config), step=row.step,  # type: ignore[arg-type]
         reason=row.reason, learner=row.learner, first_version=row.first_version, last_version=row.last_version,
+        gate=row.gate,  # type: ignore[arg-type]
         created_at=row.created_at, started_at=row.started_at, ended_at=row.ended_at, steps=steps)

@@ -23,7 +23,7 @@ def test_migrate_makes_a_database_at_the_newest_revision(tmp_path: Path) -> None
         done = run("-m", "server", "migrate", "--data-dir", str(tmp_path / "data"))
         assert done.returncode == 0 and "newest revision" in done.stdout
     with sqlite3.connect(tmp_path / "data" / "upturn.db") as connection:
-        assert connection.execute("select version_num from alembic_version").fetchall() == [("0002",)]
+        assert connection.execute("select version_num from alembic_version").fetchall() == [("0004",)]
     connection.close()
 
 

@@ -33,7 +33,9 @@ AGENT = {*EPISODE, *(f"POST {path}" for path in CHAT), "POST /v1/episodes", "GET
 LEARNER = {"GET /v1/schedule", "GET /v1/runs", "GET /v1/runs/{run_id}", "POST /v1/runs/claim",
            "POST /v1/runs/{run_id}/heartbeat", "POST /v1/runs/{run_id}/end", "POST /v1/batches",
            "POST /v1/batches/{batch_id}/ack", "POST /v1/policies", "GET /v1/policies", "GET /v1/policies/{version}"}
-ADMIN = {"POST /v1/runs", "POST /v1/runs/{run_id}/cancel", "POST /v1/policies/rollback",
+ADMIN = {"POST /v1/runs", *(f"POST /v1/runs/{{run_id}}/{what}" for what in ("pause", "resume", "cancel")),
+         "GET /v1/schedule/triggers", "POST /v1/schedule/triggers", "DELETE /v1/schedule/triggers/{name}",
+         "GET /v1/promotions", "GET /v1/promotions/{number}", "POST /v1/policies/rollback",
          "POST /v1/policies/{version}/promote", "DELETE /v1/episodes/{episode_id}", "POST /v1/plays",
          "GET /v1/plays/{play_id}", "POST /v1/plays/{play_id}/cancel", "GET /v1/plays/{play_id}/events",
          "POST /v1/keys", "GET /v1/keys", "DELETE /v1/keys/{key_id}", "DELETE /v1/keys/{key_id}/episodes",
@@ -68,7 +70,7 @@ def allowed(live: Live, key: str) -> set[str]:
     """Every operation that a key is not refused for its scope."""
     found = set()
     for path, operations in live.app.openapi()["paths"].items():
-        url = path.replace("{version}", "7")
+        url = path.replace("{version}", "7").replace("{number}", "7")
         for name in ("episode_id", "run_id", "batch_id", "play_id", "key_id", "model", "name"):
             url = url.replace(f"{{{name}}}", "none")
         for method in operations if path not in OPEN else ():

@@ -99,6 +99,34 @@ def test_a_batch_is_the_same_when_asked_again_and_cannot_be_trained_twice(live: 
     assert lease(live, run_id, step=1).samples == [], "the same live episodes were leased twice"
 
 
+def test_a_trained_batch_is_given_again_only_to_a_learner_on_its_way_back(live: Live) -> None:
+    reward_two(live)
+    run_id = claim(live)
+    again = BatchRequest(run_id=run_id, learner=LEARNER, step=0, horizon=5, replay=True)
+    batch = lease(live, run_id)
+    with pytest.raises(UpturnAPIError) as refused:
+        live.client.lease_batch(again)
+    assert refused.value.code == "batch_not_trained"
+    live.client.acknowledge_batch(batch.id, BatchAck(learner=LEARNER, state="trained"))
+    assert live.client.lease_batch(again).samples == batch.samples
+    assert live.client.run(run_id).step == 1
+
+
+def test_live_episodes_without_a_group_train_reinforce_pp_and_dpo_pairs_them_by_their_prompt(live: Live) -> None:
+    for value in (1.0, 0.5, 0.0):
+        opened = live.client.open_episode(EpisodeOpen())
+        live.openai(key=opened.key).chat.completions.create(model="policy", messages=ASK)
+        live.client.reward(opened.id, RewardRequest(value=value))
+        live.client.close_episode(opened.id)
+    for algorithm, rewards in (("grpo", []), ("reinforce_pp", [0.0, 0.5, 1.0]), ("dpo", [0.0, 1.0])):
+        run = live.client.create_run(RunRequest(config=RunConfig(steps=1, algorithm=algorithm)))
+        live.client.claim_run(RunClaim(learner=LEARNER))
+        samples = lease(live, run.id).samples
+        assert sorted(s.reward for s in samples) == rewards
+        assert len({s.group for s in samples} - {None}) == (algorithm == "dpo")
+        live.client.end_run(run.id, RunEnd(learner=LEARNER, state="done", reason="tested"))
+
+
 def test_weights_that_are_not_what_was_trained_never_serve(live: Live, tmp_path: Path) -> None:
     run_id = claim(live)
     other = script(tmp_path / "other", "Trained elsewhere.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clients.wire import EpisodeOpen
+from clients.wire import EpisodeOpen, RunClaim, RunConfig, RunEnd, RunRequest
 from tests.live import Live
 
 ROOT = Path(__file__).parents[2]
@@ -31,9 +31,20 @@ def test_turns_forks_and_ends_are_counted_with_their_reasons(live: Live) -> None
     assert found["upturn_forks_total"] == 1
     assert found["upturn_answer_tokens_total"] == sum(turn.completion_tokens for turn in turns)
     assert found["upturn_prompt_tokens_total"] == sum(turn.prompt_tokens for turn in turns)
-    assert found["upturn_turn_seconds_count"] == 3
+    assert found['upturn_turn_seconds_count{training="no"}'] == 3
     assert found['upturn_episodes_ended_total{error_class="",status="closed"}'] == 1
     assert (found["upturn_champion_version"], found["upturn_engine_up"]) == (0, 1)
+
+
+def test_turns_while_a_learner_is_at_work_are_counted_apart(live: Live) -> None:
+    live.client.create_run(RunRequest(config=RunConfig(steps=1)))
+    run = live.client.claim_run(RunClaim(learner="l"))
+    assert run is not None
+    live.openai().chat.completions.create(model="policy", messages=ASK)
+    live.client.end_run(run.id, RunEnd(learner="l", state="done", reason="tested"))
+    live.openai().chat.completions.create(model="policy", messages=ASK)
+    found = read(live)
+    assert found['upturn_turn_seconds_count{training="yes"}'] == found['upturn_turn_seconds_count{training="no"}'] == 1
 
 
 def test_every_metric_is_documented(live: Live) -> None:

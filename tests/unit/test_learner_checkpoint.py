@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clients.wire import OptimiserConfig, RunConfig
+from clients.wire import OptimiserConfig
 from learner.checkpoint import CheckpointError, load_checkpoint, newest_checkpoint, save_checkpoint
 from learner.step import Trainer
-from tests.unit.test_learner_samples import random_samples, tiny_policy
+from tests.unit.test_learner_samples import random_samples, tiny_policy, unguarded
 
-FULL = RunConfig(steps=4, optimiser=OptimiserConfig(lr=1e-3, warmup_steps=3), kl_coef=0.01, minibatches=2)
+FULL = unguarded(steps=4, optimiser=OptimiserConfig(lr=1e-3, warmup_steps=3), kl_coef=0.01, minibatches=2)
 ADAPTER = FULL.model_copy(update={"kind": "adapter", "lora_rank": 4})
 
 
@@ -36,7 +36,7 @@ def test_four_steps_equal_two_a_kill_and_two_more_bit_for_bit(tmp_path, config):
 
 
 def test_the_newest_two_are_kept_and_an_unfinished_one_does_not_count(tmp_path):
-    trainer, root = Trainer(tiny_policy(tmp_path), RunConfig(steps=1)), tmp_path / "checkpoints"
+    trainer, root = Trainer(tiny_policy(tmp_path), unguarded()), tmp_path / "checkpoints"
     assert newest_checkpoint(root, up_to=10) is None
     for step in (1, 2, 3):
         save_checkpoint(trainer, root, step)
@@ -47,12 +47,12 @@ def test_the_newest_two_are_kept_and_an_unfinished_one_does_not_count(tmp_path):
 
 
 def test_a_step_may_be_saved_again(tmp_path):
-    trainer = Trainer(tiny_policy(tmp_path), RunConfig(steps=1))
+    trainer = Trainer(tiny_policy(tmp_path), unguarded())
     assert save_checkpoint(trainer, tmp_path / "c", 1) == save_checkpoint(trainer, tmp_path / "c", 1)
 
 
 def test_a_checkpoint_of_another_config_is_refused(tmp_path):
-    trainer = Trainer(tiny_policy(tmp_path), RunConfig(steps=1))
+    trainer = Trainer(tiny_policy(tmp_path), unguarded())
     directory = save_checkpoint(trainer, tmp_path / "c", 1)
     with pytest.raises(CheckpointError, match="another config"):
-        load_checkpoint(Trainer(tiny_policy(tmp_path), RunConfig(steps=2)), directory)
+        load_checkpoint(Trainer(tiny_policy(tmp_path), unguarded(steps=2)), directory)

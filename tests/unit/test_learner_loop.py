@@ -12,15 +12,15 @@ import torch
 
 from clients.client import Client, UpturnAPIError
 from clients.manifest import verify_manifest
-from clients.wire import BatchView, OptimiserConfig, PolicyView, RunConfig, RunView, StepwiseHorizon
+from clients.wire import BatchView, OptimiserConfig, PolicyView, RunConfig, RunStep, RunView, StepwiseHorizon
 from learner.heartbeat import Heartbeat, RunLost
 from learner.loop import do_next_run
 from learner.model import load_policy
 from learner.settings import LearnerSettings
 from tests.tiny_model import make_tiny_model
-from tests.unit.test_learner_samples import random_samples
+from tests.unit.test_learner_samples import random_samples, unguarded
 
-CONFIG = RunConfig(
+CONFIG = unguarded(
     steps=3,
     optimiser=OptimiserConfig(lr=1e-3),
     schedule=StepwiseHorizon(rounds=[4, 8], every=2),
@@ -40,6 +40,10 @@ class Server:
         self.acks: list[tuple[str, dict]] = []
         self.horizons: list[int] = []
         self.teach_nothing_at: set[int] = set()
+        self.success: list[float] = []
+        """Success rate of each batch, the last one for all later ones; half where it is empty."""
+        self.leased: dict[int, BatchView] = {}
+        self.replayed: list[int] = []
         self.before = lambda path, body: None
 
     def version(self, number, kind, path, sha256=None, step=None):
@@ -76,7 +80,12 @@ class Server:
             case ["batches", batch, "ack"]:
                 self.acks.append((batch, body))
                 if body["state"] == "trained":
-                    self.run = self.run.model_copy(update={"step": self.run.step + 1})
+                    view = self.leased[self.run.step]
+                    measured = {name: getattr(view, name) for name in ("success_rate", "truncated_share")}
+                    step = RunStep(step=view.step, horizon=view.horizon, policy_version=body["policy_version"],
+                                   metrics={**body["metrics"], **measured})
+                    self.run = self.run.model_copy(
+                        update={"step": self.run.step + 1, "steps": [*self.run.steps, step]})
                 return httpx2.Response(204)
             case ["policies"] if request.method == "POST":
                 verify_manifest(Path(body["path"]), body["manifest_sha256"])
@@ -90,9 +99,13 @@ class Server:
         raise AssertionError(f"unexpected {request.method} {path}")
 
     def lease(self, body) -> httpx2.Response:
+        if body["replay"]:
+            self.replayed.append(body["step"])
+            return self.answer(self.leased[body["step"]])
         self.horizons.append(body["horizon"])
         samples = [] if body["step"] in self.teach_nothing_at else random_samples(seed=body["step"])
-        return self.answer(
+        success = self.success[min(body["step"], len(self.success) - 1)] if self.success else 0.5
+        self.leased[body["step"]] = (
             BatchView(
                 id=f"b{body['step']}",
                 run_id="r1",
@@ -105,13 +118,14 @@ class Server:
                 groups=3,
                 groups_without_variance=0,
                 groups_incomplete=0,
-                success_rate=0.5,
+                success_rate=success,
                 mean_reward=0.5,
                 truncated_share=0.0,
                 mean_turns=2.0,
                 errors=0,
             )
         )
+        return self.answer(self.leased[body["step"]])
 
     @staticmethod
     def answer(view) -> httpx2.Response:
@@ -184,31 +198,22 @@ def test_a_learner_interrupted_at_any_step_goes_on_as_if_it_had_not_been(tmp_pat
     assert one == two
 
 
-def test_steps_acknowledged_after_the_newest_checkpoint_are_taken_from_their_published_version(tmp_path):
+def test_where_a_trained_batch_has_lost_episodes_the_run_goes_on_from_its_published_version(tmp_path):
     config = CONFIG.model_copy(update={"checkpoint_every": 100})
     server, settings = set_up(tmp_path, config)
 
-    def before(path, body):
-        if path == "/v1/batches" and body["step"] == 2:
-            return refused("unavailable", 503)
-        return None
+    def away(path, body):
+        return refused("unavailable", 503) if path == "/v1/batches" and body["step"] == 2 else None
 
-    server.before = before
+    server.before = away
     with pytest.raises(UpturnAPIError, match="503"):
         do_next_run(server.client(), settings)
     assert server.run.state == "running"  # the server was away, so the run is left to go on
     published = weights_of(server)
-
-    seen = []
-
-    def keep_start(path, body):
-        if path == "/v1/policies" and body:
-            seen.append(body["step"])
-        return None
-
-    server.before = keep_start
+    server.leased[1] = server.leased[1].model_copy(update={"samples": server.leased[1].samples[:-1]})
+    server.before = lambda path, body: None
     assert do_next_run(server.client(), settings).state == "done"
-    assert seen == [2]
+    assert server.replayed == [0, 1]
     final = weights_of(server)
     change = max(float((final[n] - published[n]).abs().max()) for n in final)
     assert 0 < change < 2 * CONFIG.optimiser.lr  # one Adam step from the published weights, not three from the base

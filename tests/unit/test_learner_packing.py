@@ -137,8 +137,16 @@ def test_the_first_token_cannot_be_trained():
         pack([sample([1, 2], [1, 1])])
 
 
-def test_a_trained_token_needs_a_finite_logprob_and_a_temperature():
-    with pytest.raises(ValueError, match="logprob"):
-        pack([sample([1, 2], [0, 1], logprobs=[0.0, float("-inf")])])
-    with pytest.raises(ValueError, match="temperature"):
-        pack([sample([1, 2], [0, 1], temperature=0.0)])
+@pytest.mark.parametrize("broken", [float("nan"), float("-inf"), float("inf")])
+def test_a_token_without_a_finite_logprob_is_not_trained_and_the_rest_of_its_sample_is(broken):
+    (row,) = pack([sample([1, 2, 3, 4], [0, 1, 1, 1], logprobs=[0.0, -1.0, broken, -2.0])])
+    assert row.target.tolist() == [2, 4]
+    assert row.engine_logprobs.tolist() == [-1.0, -2.0]
+
+
+def test_what_is_known_by_sample_finds_its_tokens_in_a_row():
+    samples = [sample([1, 2, 3], [0, 1, 1], episode="a"), sample([1, 5], [0, 1], episode="b")]
+    (row,) = pack(samples)
+    by_sample = [torch.tensor([2.0, 3.0]), torch.tensor([5.0])]
+    assert row.in_order(by_sample).tolist() == row.target.tolist()
+    assert {i: t.tolist() for i, t in row.by_sample(row.target).items()} == {0: [2, 3], 1: [5]}

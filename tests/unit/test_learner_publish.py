@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clients.manifest import verify_manifest
-from clients.wire import OptimiserConfig, RunConfig
+from clients.wire import OptimiserConfig
 from learner.model import load_policy
 from learner.publish import write_version
 from learner.step import Trainer
 from tests.tiny_model import make_tiny_model
-from tests.unit.test_learner_samples import random_samples, tiny_policy
+from tests.unit.test_learner_samples import random_samples, tiny_policy, unguarded
 
 CPU = torch.device("cpu")
 
@@ -34,8 +34,8 @@ def served_logprobs(model, probe):
         return model(input_ids=ids).logits[0, :-1].float().log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
 
 
-FULL = RunConfig(steps=1, optimiser=OptimiserConfig(lr=1e-3))
-ADAPTER = RunConfig(steps=1, kind="adapter", lora_rank=4, optimiser=OptimiserConfig(lr=1e-2))
+FULL = unguarded(steps=1, optimiser=OptimiserConfig(lr=1e-3))
+ADAPTER = unguarded(steps=1, kind="adapter", lora_rank=4, optimiser=OptimiserConfig(lr=1e-2))
 
 
 def test_full_weights_carry_an_explicit_head_and_load_with_tokenizer_as_the_same_tied_model(tmp_path):

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import torch
 
-from clients.wire import RunConfig, Sample
+from clients.wire import Guards, RunConfig, Sample
 from learner.model import Policy, load_policy
 from tests.tiny_model import make_tiny_model
+
+
+def unguarded(**values: object) -> RunConfig:
+    """Return a run's config of one step whose samples may come from any engine, as made-up logprobs do."""
+    return RunConfig.model_validate({"steps": 1, "guards": Guards(mismatch_kl=None), **values})
 
 
 def sample(

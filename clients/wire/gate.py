@@ -1,0 +1,114 @@
+"""The promotion gate: what is evaluated, what the figures were, and the ledger of decisions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, field_validator
+
+from clients.wire.base import Message
+from clients.wire.plays import Sampling
+
+Tasks = Annotated[list[str], Field(min_length=1, max_length=10_000)]
+
+
+class EvaluationPlan(Message):
+    """How a run's candidate is compared with the champion: the same tasks and seeds, at the schedule's last horizon."""
+
+    tasks: dict[str, Tasks] = Field(min_length=1, max_length=100)
+    """Tasks by environment; choose such as no run trains on."""
+    repetitions: int = Field(default=4, ge=1, le=1024)
+    """Episodes per task and version."""
+    sampling: Sampling = Sampling()
+    seed: int = Field(default=1000, ge=0, lt=2**31)
+
+    @field_validator("tasks")
+    @classmethod
+    def each_once(cls, tasks: dict[str, list[str]]) -> dict[str, list[str]]:
+        """A task that is listed twice would count as two."""
+        for environment, listed in tasks.items():
+            if len(set(listed)) != len(listed):
+                raise ValueError(f"a task of {environment!r} is listed twice; `repetitions` repeats tasks")
+        return tasks
+
+
+class Interval(Message):
+    """A mean and its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Figures(Message):
+    """What one version did on the tasks of one environment."""
+
+    evaluation_id: str
+    success_rate: float | None
+    episodes: int
+    without_verdict: int
+    """Episodes that failed, or whose end the environment did not judge: they count as nothing, not as 0."""
+    steps: int
+    invalid_steps: int
+    """Actions that could not be understood."""
+
+
+class EnvironmentEvidence(Message):
+    """Champion and candidate in one environment."""
+
+    tasks: int
+    """Tasks on which both have a verdict."""
+    gain: Interval | None
+    """Candidate's success less champion's, mean over tasks."""
+    champion: Figures
+    candidate: Figures
+
+
+class GateEvidence(Message):
+    """What a decision of the gate rests on."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    champion: int
+    candidate: int
+    horizon: int
+    method: str
+    gain: Interval | None
+    """Mean over the environments' mean gains; None where there is nothing to compare."""
+    environments: dict[str, EnvironmentEvidence]
+    metrics: dict[str, float]
+    """Means over the run's learner steps of the metrics that the rule looks at, where the run has them."""
+    rule: dict[str, float | None]
+    """The settings at that time."""
+    objections: list[str]
+    """Why the candidate was rejected; empty where it was promoted."""
+
+
+class PromotionRequest(Message):
+    """Say why a version is made the champion by hand."""
+
+    reason: str = Field(default="by hand", min_length=1, max_length=1000)
+
+
+class PromotionView(Message):
+    """A row of the ledger of champions."""
+
+    id: int
+    from_version: int | None
+    """The champion before; of a `reject`, the candidate."""
+    to_version: int
+    """The champion since."""
+    action: Literal["first", "publish", "promote", "reject", "rollback"]
+    reason: str
+    decided_by: str | None
+    """Name of a caller's key, `gate`, `swap`, or None in rows of older servers."""
+    run_id: str | None
+    """The run whose candidate the gate judged."""
+    evidence: GateEvidence | None
+    created_at: float
+
+
+class PromotionList(Message):
+    """The ledger, newest first."""
+
+    data: list[PromotionView]

@@ -1,0 +1,61 @@
+"""When a run is stopped rather than its model ruined.
+
+The mismatch between engine and learner is looked at before the weights change, in every batch: beyond its bound they
+do not hold the same model. The other figures drift when a policy collapses; each must be beyond its bound for
+`patience` learner steps in a row. They are read from the steps as the server recorded them, so that a resumed run
+stops where an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clients.wire import Guards, RunStep
+
+
+class RunStopped(RuntimeError):
+    """A guard has stopped the run; the message is the reason that the run ends with."""
+
+
+def check_mismatch(mismatch_kl: float, guards: Guards) -> None:
+    """Stop a run whose engine and learner disagree.
+
+    Args:
+        mismatch_kl: mean over the tokens of a batch or minibatch, nats.
+        guards: the run's.
+
+    Raises:
+        RunStopped: the mean is above the bound.
+    """
+    if guards.mismatch_kl is not None and not mismatch_kl <= guards.mismatch_kl:
+        raise RunStopped(
+            f"the engine and the learner differ by {mismatch_kl:.3g} nats a token (guards.mismatch_kl is "
+            f"{guards.mismatch_kl:g}), so they do not hold the same weights or sample at another temperature; "
+            "no weight of this step was changed. Look at the engine's dtype and at max_staleness")
+
+
+def check_collapse(steps: Sequence[RunStep], guards: Guards) -> None:
+    """Stop a run whose policy collapses.
+
+    Args:
+        steps: the run's finished steps, oldest first.
+        guards: the run's.
+
+    Raises:
+        RunStopped: a figure was beyond its bound for `patience` steps in a row.
+    """
+    bounds = (
+        ("entropy", guards.min_entropy, -1, "min_entropy", "the policy has stopped exploring"),
+        ("repetition", guards.max_repetition, 1, "max_repetition", "the policy repeats itself"),
+        ("truncated_share", guards.max_truncated, 1, "max_truncated", "episodes do not end within the horizon"),
+        ("reference_kl", guards.max_reference_kl, 1, "max_reference_kl", "the policy has left its reference"),
+        ("grad_norm", guards.max_grad_norm, 1, "max_grad_norm", "gradients explode"),
+    )
+    last = steps[-guards.patience:]
+    if len(last) < guards.patience:
+        return
+    for name, bound, sign, field, meaning in bounds:
+        values = [step.metrics.get(name) for step in last]
+        if bound is not None and all(value is not None and sign * (value - bound) > 0 for value in values):
+            raise RunStopped(f"{meaning}: {name} was {values[-1]:.3g} and beyond guards.{field} = {bound:g} for "
+                             f"{guards.patience} learner steps in a row")

@@ -1,0 +1,54 @@
+"""The reference of a KL term or of DPO: the weights that the run began with, or those of its last reset.
+
+No second model is held. A new adapter's reference is its base with the adapter off; any other is a copy of the trained
+weights alone, swapped in for a moment. Under long training a fixed reference makes an adapter collapse, so
+`reference_reset_every` steps the policy of that moment becomes the reference. Which moment is a pure function of the
+global step: `anchor`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from learner.model import Policy
+from learner.packing import Row
+
+
+class Reference:
+    """Logprobs of weights that are not trained any more.
+
+    Args:
+        policy: as the run begins.
+        reset_every: learner steps between two resets; None never resets.
+    """
+
+    def __init__(self, policy: Policy, reset_every: int | None) -> None:
+        self._policy = policy
+        self._reset_every = reset_every
+        self.anchor = 0
+        """Learner steps after which the policy became the reference; 0 is the run's beginning."""
+        self.weights: dict[str, Tensor] | None = None if policy.adapter_is_neutral else policy.snapshot()
+        """None is the base with its adapter off."""
+
+    def anchor_of(self, step: int) -> int:
+        """Return the anchor that a learner step has."""
+        return 0 if self._reset_every is None else step // self._reset_every * self._reset_every
+
+    def advance(self, step: int) -> bool:
+        """Reset where the step begins a new interval; return whether it did."""
+        if self.anchor == self.anchor_of(step):
+            return False
+        self.set(step, self._policy.snapshot())
+        return True
+
+    def set(self, step: int, weights: dict[str, Tensor]) -> None:
+        """Take weights as those of the anchor of `step`."""
+        self.anchor, self.weights = self.anchor_of(step), weights
+
+    def logprobs(self, row: Row) -> Tensor:
+        """Return [M] the reference's logprobs of a row's trained tokens."""
+        weights = self.weights
+        holding = self._policy.without_adapter() if weights is None else self._policy.holding(weights)
+        with holding, torch.no_grad():
+            return self._policy.logprobs(row).values

@@ -1,0 +1,25 @@
+"""What a run may use. It is looked at when a learner step is acknowledged, in the same transaction."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from clients.wire import RunConfig
+from server.store.tables import MetricRow, RunRow
+from server.training.runs import active_s, close_run
+
+
+def end_if_spent(session: Session, run: RunRow, now: float) -> None:
+    """End a run well, with the reason, where its budget is used; its learner hears of it at its next call."""
+    budget = RunConfig.model_validate(run.config).budget
+    session.flush()
+    tokens = session.scalar(sa.select(sa.func.sum(MetricRow.value)).where(
+        MetricRow.run_id == run.id, MetricRow.name == "trained_tokens")) or 0.0
+    minutes = active_s(run, now) / 60
+    if budget.steps is not None and run.step >= budget.steps:
+        close_run(run, "done", f"budget: {run.step} of {budget.steps} learner steps are used", now)
+    elif budget.minutes is not None and minutes >= budget.minutes:
+        close_run(run, "done", f"budget: {minutes:.1f} of {budget.minutes:g} minutes are used", now)
+    elif budget.tokens is not None and tokens >= budget.tokens:
+        close_run(run, "done", f"budget: {tokens:.0f} of {budget.tokens} trained tokens are used", now)

@@ -1,0 +1,101 @@
+"""Evaluations for the gate (step 13): plays of a version on a plan's tasks, found again in the record."""
+
+from __future__ import annotations
+
+import asyncio
+
+import sqlalchemy as sa
+
+from clients.wire import EvaluationPlan, HorizonSchedule, PlayRequest
+from server.environments.plays import STOPPED, Plays, check_tasks
+from server.store.database import Database
+from server.store.tables import EpisodeRow, EvaluationRow, PlayRow, StepRow
+from server.training.gate_rule import Measured
+
+ATTEMPTS = 3  # Plays of one evaluation that may be interrupted by the server's end.
+
+
+class Unmeasurable(Exception):
+    """There will be no figures; the message says why."""
+
+
+class Evaluations:
+    """Plays what a plan asks for, each version and environment once for a run."""
+
+    def __init__(self, database: Database, plays: Plays, name: str) -> None:
+        self._database = database
+        self._plays = plays
+        self._name = name
+        self._one_at_a_time = asyncio.Lock()
+
+    async def check(self, plan: EvaluationPlan, horizon: int) -> None:
+        """Refuse a plan that cannot be played.
+
+        Raises:
+            NotFound: unknown environment or task.
+        """
+        for environment in plan.tasks:
+            await asyncio.to_thread(check_tasks, self._request(plan, horizon, environment, 0))
+
+    async def measure(self, run_id: str, version: int, environment: str, plan: EvaluationPlan, horizon: int,
+                      wait_s: float) -> Measured | None:
+        """Return a version's figures in one environment, or None where they are still being played after `wait_s`.
+
+        Raises:
+            Unmeasurable: the play failed, was cancelled or interrupted too often, or others answered in it.
+        """
+        request = self._request(plan, horizon, environment, version)
+        async with self._one_at_a_time:
+            play_id = await self._find(run_id, request)
+            if play_id is None:
+                play_id = await self._plays.start(request, run_id)
+        view = await self._plays.view(play_id, results=False, wait_s=wait_s)
+        if view.state == "running":
+            return None
+        if view.state != "done":
+            raise Unmeasurable(f"{environment}: the evaluation of version {version} {view.state}: {view.error}")
+        return await asyncio.to_thread(self._figures, play_id, version, view.episodes)
+
+    async def _find(self, run_id: str, request: PlayRequest) -> str | None:
+        """Return the play that answers a request, running or ended; None where one has to be started."""
+        def read() -> list[PlayRow]:
+            with self._database.read() as session:
+                rows = session.scalars(sa.select(PlayRow).where(PlayRow.run_id == run_id).order_by(PlayRow.id))
+                return [row for row in rows if (row.request["policy"], row.request["environment"])
+                        == (request.policy, request.environment)]
+        plays = await asyncio.to_thread(read)
+        lost = [row.error == STOPPED or (row.state == "running" and not self._plays.playing(row.id)) for row in plays]
+        if plays and not lost[-1]:
+            return plays[-1].id
+        if sum(lost) >= ATTEMPTS:
+            raise Unmeasurable(f"{request.environment}: the evaluation of {request.policy} was interrupted "
+                               f"{ATTEMPTS} times")
+        return None
+
+    def _request(self, plan: EvaluationPlan, horizon: int, environment: str, version: int) -> PlayRequest:
+        return PlayRequest(
+            environment=environment, tasks=plan.tasks[environment], group_size=plan.repetitions, horizon=horizon,
+            policy=f"{self._name}@{version}", sampling=plan.sampling, seed=plan.seed, trainable=False,
+            purpose="evaluation")
+
+    def _figures(self, play_id: str, version: int, episodes: int) -> Measured:
+        ours = sa.select(EpisodeRow.id).where(EpisodeRow.play_id == play_id)
+        invalid = sa.case((StepRow.info["valid"].as_boolean().is_(False), 1), else_=0)
+        with self._database.read() as session:
+            evaluation = session.scalar(sa.select(EvaluationRow).where(EvaluationRow.play_id == play_id))
+            verdicts = session.execute(sa.select(EpisodeRow.task, EpisodeRow.success).where(
+                EpisodeRow.play_id == play_id, EpisodeRow.success.is_not(None)).order_by(EpisodeRow.id)).all()
+            steps, invalid_steps = session.execute(sa.select(sa.func.count(), sa.func.sum(invalid)).where(
+                StepRow.episode_id.in_(ours))).one()
+        if evaluation is None or evaluation.policy_version != version:
+            what = "no episode has a verdict" if not verdicts else f"not every answer came from version {version}"
+            raise Unmeasurable(f"evaluation by {play_id}: {what}")
+        by_task: dict[str, list[bool]] = {}
+        for task, success in verdicts:
+            by_task.setdefault(task or "", []).append(bool(success))
+        return Measured(evaluation.id, by_task, episodes, steps, invalid_steps or 0)
+
+
+def last_horizon(schedule: HorizonSchedule) -> int:
+    """Return the horizon that a schedule ends with."""
+    return schedule.horizon if schedule.kind == "fixed" else schedule.rounds[-1]

@@ -1,0 +1,118 @@
+"""The promotion gate's rule: who is promoted, and on what evidence."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from server.settings import GateSettings
+from server.training.gate_rule import Comparison, Measured, Pair, bootstrap, decide
+
+RULE = GateSettings()
+
+
+def measured(share: float | list[float], tasks: int = 20, repetitions: int = 4, **more: int) -> Measured:
+    """Figures with a share of successes, the same for every task or one for each."""
+    shares = share if isinstance(share, list) else [share] * tasks
+    verdicts = {f"task {n}": [r < round(s * repetitions) for r in range(repetitions)] for n, s in enumerate(shares)}
+    counts = {"episodes": len(shares) * repetitions, "steps": 100, "invalid_steps": 0, **more}
+    return Measured("eval", verdicts, **counts)
+
+
+def judged(rule: GateSettings = RULE, metrics: dict[str, float] | None = None, **pairs: tuple[Measured, Measured]
+           ) -> tuple[bool, list[str]]:
+    compared = Comparison(1, 2, 10, 0, {name: Pair(*pair) for name, pair in pairs.items()}, metrics or {})
+    evidence = decide(rule, compared)
+    assert evidence == decide(rule, compared), "the same figures give the same decision"
+    return not evidence.objections, evidence.objections
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_candidate_with_the_same_results_is_not_promoted(seed: int) -> None:
+    rng = random.Random(seed)
+    same = measured([rng.choice([0, 0.25, 0.5, 1]) for _ in range(rng.randint(10, 50))])
+    promoted, why = judged(a=(same, same), b=(measured(1.0), measured(1.0)))
+    assert not promoted and why[0].startswith("the mean gain is +0.000")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_clear_gain_is_promoted_and_the_same_loss_is_not(seed: int) -> None:
+    rng = random.Random(seed)
+    before = [rng.choice([0, 0.25, 0.5]) for _ in range(rng.randint(10, 50))]
+    low, high = measured(before), measured([share + 0.5 for share in before])
+    assert judged(a=(low, high)) == (True, [])
+    promoted, why = judged(a=(high, low))
+    assert not promoted and len(why) == 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_alone_is_promoted_about_as_rarely_as_the_confidence_says(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    won = 0
+    for _ in range(20):
+        first, second = ([list(map(bool, row)) for row in rng.random((40, 4)) < 0.5] for _ in range(2))
+        pair = tuple(Measured("eval", {f"task {n}": row for n, row in enumerate(rows)}, 160, 1, 0)
+                     for rows in (first, second))
+        won += judged(a=pair)[0]
+    assert won <= 4
+
+
+def test_one_environment_that_lost_more_than_the_margin_rejects_whatever_the_others_won() -> None:
+    won, lost = (measured(0.0), measured(1.0)), (measured(1.0), measured([1.0] * 18 + [0.0] * 2))
+    promoted, why = judged(a=won, b=won, c=lost)
+    assert not promoted and why == ["c: success changed by -0.100, and may fall by 0.05 at most"]
+    assert judged(GateSettings(margin=0.2), a=won, b=won, c=lost) == (True, [])
+
+
+def test_every_environment_counts_the_same_however_many_tasks_it_has() -> None:
+    few, many = [1.0] * 10, [0.0] * 1000
+    assert bootstrap([few, many], 0.95, 0)[0].mean == 0.5
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_pairing_sees_a_gain_that_tasks_of_unequal_difficulty_hide(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    before = rng.choice([0.0, 0.25, 0.75], size=40)
+    after = before + rng.choice([0.0, 0.25], size=40)
+    paired = bootstrap([list(after - before)], 0.95, seed)[0]
+    means = [np.mean(rng.choice(after, 40)) - np.mean(rng.choice(before, 40)) for _ in range(2000)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert paired.low > 0 and paired.high - paired.low < 0.6 * (high - low)
+    assert paired.low < np.mean(after - before) == pytest.approx(paired.mean)
+
+
+def test_the_interval_is_that_of_drawing_task_after_task() -> None:
+    rng = np.random.default_rng(3)
+    gains = list(rng.choice([-0.5, -0.25, 0.0, 0.25, 0.5, 1.0], size=25))
+    drawn = np.mean(rng.choice(gains, size=(20_000, 25)), axis=1)
+    found = bootstrap([gains], 0.9, 0)[0]
+    assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.05, 0.95]), abs=0.02)
+    assert bootstrap([gains], 0.9, 0) == bootstrap([gains], 0.9, 0)
+
+
+def test_episodes_without_a_verdict_are_no_losses_and_too_many_of_them_decide_nothing() -> None:
+    won = measured(1.0)
+    some = Measured("eval", {**won.verdicts, "task 0": []}, won.episodes, 1, 0)
+    assert judged(a=(measured(0.0), some)) == (True, [])
+    for pair in ((measured(0.0), measured(1.0, episodes=100)), (measured(0.0, episodes=100), measured(1.0))):
+        promoted, why = judged(a=pair)
+        assert not promoted and "20 of 100 episodes of version" in why[0]
+
+
+def test_too_few_tasks_decide_nothing() -> None:
+    promoted, why = judged(a=(measured(0.0, tasks=9), measured(1.0, tasks=9)))
+    assert not promoted and why == ["a: 9 tasks have a verdict on both versions, 10 are needed"]
+    assert judged()[1] == ["nothing was measured"]
+
+
+def test_actions_that_nobody_understands_the_kl_and_the_entropy_have_bounds() -> None:
+    pair = (measured(0.0, invalid_steps=10), measured(1.0, invalid_steps=16))
+    assert judged(a=pair)[1] == ["a: 16.0% of the steps could not be understood, 10.0% of the champion's"]
+    assert judged(GateSettings(max_invalid_rise=0.1), a=pair)[0]
+    pair = (measured(0.0), measured(1.0))
+    rule = GateSettings(max_kl=0.1, min_entropy=0.2)
+    assert judged(rule, a=pair)[0], "a run without these metrics is not judged by them"
+    assert judged(rule, {"reference_kl": 0.05, "entropy": 0.3}, a=pair)[0]
+    assert len(judged(rule, {"reference_kl": 0.2, "entropy": 0.1}, a=pair)[1]) == 2
