@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 
-from server.policy.engine import Piece, Weights
+from server.policy.engine import Piece, Weights, spans_of
 from server.policy.engines import VllmOptions
 
 OPTIONS = VllmOptions(dtype="float32", max_model_len=4096, max_num_seqs=16, omp_threads_bind="0")
@@ -52,7 +52,7 @@ def children(name: str) -> list[psutil.Process]:
 def joined(pieces: list[Piece]) -> tuple[list[int], list[float], list[int]]:
     ids = [i for p in pieces for i in p.token_ids]
     logprobs = [x for p in pieces for x in p.logprobs]
-    return ids, logprobs, [p.version for p in pieces for _ in p.token_ids]
+    return ids, logprobs, [version for version, first, end in spans_of(pieces) for _ in range(first, end)]
 
 
 def gap(one: list[float], other: list[float]) -> float:

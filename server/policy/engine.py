@@ -6,7 +6,7 @@ stand beside this file: `vllm.py`, `local.py` and `scripted.py`; one contract te
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -36,6 +36,10 @@ class SamplingParams:
     """Engine-specific sampling fields, passed on as they are."""
 
 
+Span = tuple[int, int, int]
+"""A version, its first token, and one past its last, as indexes of an answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Some tokens of an answer, all sampled by one policy version."""
@@ -49,6 +53,24 @@ class Piece:
     """Set on the last piece only."""
     top_logprobs: list[dict[int, float]] | None = None
     """[K] alternatives by token id, when asked for."""
+    spans: list[Span] | None = None
+    """On the last piece, where weights were replaced meanwhile: the versions of the whole answer. What pieces said
+    before was a guess for tokens that arrived after the replacement had begun."""
+
+
+def spans_of(pieces: Sequence[Piece]) -> list[Span]:
+    """Return which version sampled which tokens of an answer; none for one without tokens."""
+    if pieces and pieces[-1].spans is not None:
+        return [span for span in pieces[-1].spans if span[1] < span[2]]
+    spans: list[Span] = []
+    end = 0
+    for piece in pieces:
+        if piece.token_ids:
+            first, end = end, end + len(piece.token_ids)
+            if spans and spans[-1][0] == piece.version:
+                first = spans.pop()[1]
+            spans.append((piece.version, first, end))
+    return spans
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from server.errors import BadRequest, ContextTooLong, EngineError, UpturnError
 from server.policy.answers import AnswerFormat, AnswerReader, Delta, Part, ToolCall
-from server.policy.engine import Engine, Piece, SamplingParams
+from server.policy.engine import Engine, Piece, SamplingParams, spans_of
 from server.policy.render import Renderer
 from server.policy.tools import CALL_CLOSE, call_schema
 from server.recording.episode import Episode, Episodes
@@ -356,17 +356,10 @@ def _params(ask: Ask, choice: int, room: int) -> SamplingParams:
 
 
 def _spans(pieces: list[Piece]) -> list[Span]:
-    """Join neighbouring pieces of the same version."""
-    spans: list[Span] = []
-    for piece in pieces:
-        if not piece.token_ids:
-            continue
-        if spans and spans[-1].version == piece.version and spans[-1].logprobs is not None:
-            spans[-1].token_ids.extend(piece.token_ids)
-            spans[-1].logprobs.extend(piece.logprobs)
-        else:
-            spans.append(Span(piece.version, list(piece.token_ids), list(piece.logprobs)))
-    return spans
+    """Return an answer's tokens and logprobs by version."""
+    ids = [token for piece in pieces for token in piece.token_ids]
+    logprobs = [value for piece in pieces for value in piece.logprobs]
+    return [Span(version, ids[first:end], logprobs[first:end]) for version, first, end in spans_of(pieces)]
 
 
 def _untrainable(params: SamplingParams, spans: list[Span], abandoned: bool, finish_reason: str) -> str | None:

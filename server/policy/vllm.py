@@ -5,8 +5,9 @@ its weights right: it remembers what was last loaded well, and when vLLM dies or
 that.
 
 Which version sampled a token. vLLM tells only in an answer's last chunk, as spans that are exact when weights are
-replaced under a pause. So tokens that arrive before a replacement begins belong to the version of that moment and are
-passed on at once; tokens that arrive later are held until the last chunk tells. An answer with an adapter stays on it.
+replaced under a pause. So tokens that arrive before a replacement begins belong to the version of that moment. Tokens
+that arrive later are passed on at once too, since agents wait for them, with the version that is likely; the last piece
+of such an answer tells the versions of all of it, and that is what is recorded. An answer with an adapter stays on it.
 """
 
 from __future__ import annotations
@@ -214,23 +215,26 @@ class VllmEngine:
         if params.json_schema is not None:
             form = {"json": params.json_schema} if params.json_schema else {"json_object": True}
             sampling["structured_outputs"] = {**form, "disable_any_whitespace": True}
-        replacements, passed_on, held = self._replacements, 0, Tokens()
+        replacements, passed_on, sure, held = self._replacements, 0, 0, Tokens()
         is_adapter = version in self._adapters
         async with aclosing(self._choices(self._model(version), prompt_ids, sampling, whole)) as choices:
             async for choice in choices:
                 held.add(choice)
                 received = passed_on + len(held.ids)
                 finish: FinishReason | None = choice["finish_reason"]
+                replaced = self._replacements != replacements
                 if finish is not None:
                     spans = [(version, 0, received)] if is_adapter else read_spans(choice, received)
-                    check_spans(spans, version, passed_on)
-                    for piece in held.pieces(spans, passed_on, params.top_logprobs, finish):
+                    check_spans(spans, version, sure)
+                    for piece in held.pieces(spans, passed_on, params.top_logprobs, finish, replaced=replaced):
                         yield piece
                     return
-                if held.ids and self._replacements == replacements:
-                    for piece in held.pieces([(version, 0, received)], passed_on, params.top_logprobs):
+                if held.ids:
+                    likely = self._full.version if replaced and self._settled.is_set() and self._full else version
+                    for piece in held.pieces([(likely, 0, received)], passed_on, params.top_logprobs):
                         yield piece
                     passed_on, held = received, Tokens()
+                    sure = sure if replaced else received
         raise EngineError("vLLM's answer broke off", retry_after_s=RESTART_S)
 
     async def score(self, version: int, token_ids: list[int]) -> list[float]:

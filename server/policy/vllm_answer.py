@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from server.errors import BadRequest, ContextTooLong, EngineError, NotFound, UpturnError
-from server.policy.engine import FinishReason, Piece
+from server.policy.engine import FinishReason, Piece, Span
 
 RESTART_S = 30
 """What clients are told to wait for while vLLM starts again (measured: 22 to 25 s with a small model)."""
-Span = tuple[int, int, int]
-"""A version, its first token, and one past its last, as indexes of the answer."""
 
 
 class Tokens:
@@ -33,15 +31,24 @@ class Tokens:
         self.ids += ids
         self._entries += entries
 
-    def pieces(self, spans: list[Span], first: int, top: int, finish: FinishReason | None = None
-               ) -> Iterator[Piece]:
-        """Yield the tokens cut where the version changes; `first` is the answer's index of the first one held."""
+    def pieces(self, spans: list[Span], first: int, top: int, finish: FinishReason | None = None, *,
+               replaced: bool = False) -> Iterator[Piece]:
+        """Yield the tokens cut where the version changes.
+
+        Args:
+            spans: their versions.
+            first: the answer's index of the first one held.
+            top: whether alternatives were asked for.
+            finish: why the answer ends here.
+            replaced: weights were replaced meanwhile, so the last piece tells the whole answer's versions.
+        """
         cuts = [(version, max(begin - first, 0), end - first) for version, begin, end in spans if end > first]
         for number, (version, begin, end) in enumerate(cuts or [(spans[-1][0], 0, 0)]):
             entries = self._entries[begin:end]
             alternatives = [{t["token_id"]: t["logprob"] for t in entry["top_logprobs"]} for entry in entries]
-            yield Piece(self.ids[begin:end], [entry["logprob"] for entry in entries], version,
-                        finish if number == max(len(cuts), 1) - 1 else None, alternatives if top else None)
+            last = number == max(len(cuts), 1) - 1
+            yield Piece(self.ids[begin:end], [entry["logprob"] for entry in entries], version, finish if last else None,
+                        alternatives if top else None, spans if last and replaced else None)
 
 
 def read_spans(choice: dict[str, Any], tokens: int) -> list[Span]:
@@ -58,9 +65,9 @@ def read_spans(choice: dict[str, Any], tokens: int) -> list[Span]:
     return [(int(span["version"]), span["start"], span["end"]) for span in raw]
 
 
-def check_spans(spans: list[Span], version: int, passed_on: int) -> None:
-    """Tokens that were passed on must be of the version they were passed on with."""
-    if passed_on and (spans[0][0] != version or spans[0][2] < passed_on):
+def check_spans(spans: list[Span], version: int, sure: int) -> None:
+    """The first `sure` tokens must be of the version they were passed on with: no replacement had begun."""
+    if sure and (spans[0][0] != version or spans[0][2] < sure):
         raise EngineError(f"vLLM sampled with versions {spans}, not with {version}: something else changed its weights")
 
 def error_of(status: int, message: str) -> UpturnError:
