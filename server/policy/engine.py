@@ -126,6 +126,9 @@ class Engine(Protocol):
     async def score(self, version: int, token_ids: list[int]) -> list[float]:
         """Return [T-1] logprobs of each token after the first, at temperature 1, with no cached state."""
 
+    async def spot_check(self, version: int, token_ids: list[int]) -> Sequence[float | None]:
+        """Return [T-1] the same while others are answered; None for what an engine does not look at then."""
+
     async def load(self, weights: Weights) -> None:
         """Load a validated version: full weights replace the present ones, an adapter joins them."""
 

@@ -98,6 +98,10 @@ class LocalEngine:
             raise ContextTooLong(f"the text has {len(token_ids)} tokens, the context is {self.context_tokens}")
         return await self._worker.run(lambda: self._worker.score(version, token_ids))
 
+    async def spot_check(self, version: int, token_ids: list[int]) -> list[float]:
+        """The same."""
+        return await self.score(version, token_ids)
+
     async def load(self, weights: Weights) -> None:
         """Load a validated version between two tokens."""
         async with self._one_load:

@@ -141,6 +141,10 @@ class ScriptedEngine:
             raise ContextTooLong(f"the text has {len(token_ids)} tokens, the context is {self.context_tokens}")
         return [script.logprob(token_id, position) for position, token_id in enumerate(token_ids) if position]
 
+    async def spot_check(self, version: int, token_ids: list[int]) -> list[float]:
+        """The same."""
+        return await self.score(version, token_ids)
+
     async def load(self, weights: Weights) -> None:
         """Replace the script, or put an adapter's beside it."""
         script = read_script(weights.path)

@@ -30,6 +30,8 @@ from server.store.writer import Writer
 
 log = logging.getLogger("upturn.swap")
 T = TypeVar("T")
+LEAST_CHECKED = 6
+"""Tokens of the probe that a check has to see; ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +171,11 @@ class Swap:
         """Compare the engine with the learner: the only thing that catches a silently mixed load."""
         if len(probe.logprobs) != len(probe.token_ids) - 1:
             raise BadRequest("a probe of T tokens needs T-1 logprobs", param="probe", code="bad_probe")
-        served = await self._engine.score(version, probe.token_ids)
-        gaps = [abs(a - b) for a, b in zip(served, probe.logprobs, strict=True)]
+        served = await self._engine.spot_check(version, probe.token_ids)
+        gaps = [abs(a - b) for a, b in zip(served, probe.logprobs, strict=True) if a is not None]
+        if len(gaps) < min(LEAST_CHECKED, len(served)):
+            raise Conflict(f"of the probe's tokens only {len(gaps)} are among those that the engine holds likely: what "
+                           "was loaded is not what was trained", code="check_failed")
         check = Check(sum(gaps) / len(gaps), max(gaps))
         if not check.mean <= self._engine.check_tolerance:
             raise Conflict(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,16 @@ from server.errors import Conflict, ContextTooLong, EngineError, NotFound, Uptur
 from server.policy.engine import FinishReason, Piece, SamplingParams, Weights
 from server.policy.engines import VllmOptions
 from server.policy.vllm_answer import RESTART_S, Tokens, check_spans, error_of, read_spans
-from server.policy.vllm_process import BASE_MODEL, Progress, VllmProcess, answers, resolved_dtype
+from server.policy.vllm_process import (
+    BASE_MODEL,
+    MAX_LOGPROBS,
+    Progress,
+    VllmProcess,
+    answers,
+    is_cpu_build,
+    resolved_dtype,
+    vocabulary,
+)
 from server.policy.weights import with_explicit_head
 
 CONTROL_TIMEOUT_S = 600.0
@@ -34,6 +43,9 @@ KEEP_ALIVE_S = 4.0  # vLLM closes idle connections after 5 s.
 TOLERANCES = {"float32": 2e-3}
 HALF_TOLERANCE = 0.12
 """bf16 differs from float32 by 0.035 nats on average (measured)."""
+
+SPOTS = 12
+"""Tokens of a text that are looked at while others are answered; ours."""
 
 logger = logging.getLogger(__name__)
 
@@ -253,6 +265,25 @@ class VllmEngine:
             check_spans(read_spans(answer["choices"][0], 1), version, 1)
         entries = answer["prompt_logprobs"][1:]
         return [entry[str(token_id)]["logprob"] for entry, token_id in zip(entries, token_ids[1:], strict=True)]
+
+    async def spot_check(self, version: int, token_ids: list[int]) -> Sequence[float | None]:
+        """Score a text; with adapters on a CPU only in some places, by answers of one token with many alternatives.
+
+        vLLM's CPU build dies of logprobs of a prompt with an adapter while it answers others (`add_lora_logits` takes
+        the others' indexes for the prompt's), and reading the whole prompt at once would make them wait besides.
+        """
+        if not self.adapters or not is_cpu_build():
+            return await self.score(version, token_ids)
+        assert self._base is not None
+        many = min(MAX_LOGPROBS, vocabulary(self._base.path))  # One more than there are kills vLLM too.
+        found: list[float | None] = [None] * (len(token_ids) - 1)
+        for end in range(len(token_ids) - 1, 0, -max(1, len(token_ids) // SPOTS)):
+            sampling = {"max_tokens": 1, "temperature": 1.0, "logprobs": many}
+            body = {"model": self._model(version), "token_ids": token_ids[:end], "sampling_params": sampling}
+            answer = await self._control("POST", "/inference/v1/generate", body)
+            alternatives = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+            found[end - 1] = next((a["logprob"] for a in alternatives if a["token_id"] == token_ids[end]), None)
+        return found
 
     async def _ready(self, version: int) -> int:
         """Wait for a replacement under way; return the version that answers now for `version`."""

@@ -29,6 +29,8 @@ Progress = Callable[[str], None]
 
 BASE_MODEL = "base"
 """The name under which vLLM serves the base weights."""
+MAX_LOGPROBS = 1000
+"""Alternatives that one token may be asked for: nearly every token of a plain text is among so many."""
 STOP_S = 20.0
 _MODULES = ("vllm.entrypoints.launchers.api_server.entry", "vllm.entrypoints.openai.api_server")
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -158,6 +160,7 @@ def command(options: VllmOptions, model: Path, port: int) -> list[str]:
         "--max-num-seqs", str(options.max_num_seqs), "--generation-config", "vllm",
         "--enable-scale-out",  # the token endpoint
         "--logprobs-mode", "processed_logprobs",  # of the distribution that is really sampled from
+        "--max-logprobs", str(MAX_LOGPROBS),  # our own checks ask for so many
         "--disable-uvicorn-access-log",
     ]  # fmt: skip
     if options.max_model_len is not None:
@@ -178,6 +181,12 @@ def command(options: VllmOptions, model: Path, port: int) -> list[str]:
         line += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(options.max_loras),
                  "--max-cpu-loras", str(max(options.max_cpu_loras, options.max_loras))]
     return [*line, *options.extra_args]
+
+
+def vocabulary(model: Path) -> int:
+    """Return how many tokens a model's head tells apart."""
+    config = json.loads((model / "config.json").read_text())
+    return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
 
 
 def environment(options: VllmOptions) -> dict[str, str]:

@@ -1,0 +1,198 @@
+"""What a hot swap costs those who are being answered: failures, pauses, time to the first new answer, memory.
+
+    .venv/bin/python benchmarks/hot_swap.py [--quick] [--kind full|adapter] [--model NAME] [--swaps N]
+
+`python -m server serve` as it is shipped, over a real vLLM; 8 and then 32 streams that never stop; new versions
+published meanwhile, one after the other. For full weights the same swap is done to the same kind of vLLM without any
+server in between: pause, reload, resume. At the end recorded answers are computed again with the weights of the version
+that they are said to be of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import aiohttp
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.swap_load import Seen, quantile, streams
+from benchmarks.swap_versions import Versions
+from clients.client import Client
+from clients.demo.machine import machine
+from clients.demo.server_process import ServerProcess, free_port
+from server.policy.engines import VllmOptions
+from server.policy.model_source import resolve_model
+from server.policy.vllm_process import BASE_MODEL, VllmProcess
+from tests.tiny_model import make_tiny_model
+
+SMALL = "smollm2-135m-instruct"
+SETS = 3
+TOKENS = 96
+QUIET_S, AFTER_S = 10.0, 1.0
+Kind = Literal["full", "adapter"]
+
+
+def memory_mib(pid: int) -> float:
+    """Return what a process and its children hold, memory that they share counted once, in MiB."""
+    root = psutil.Process(pid)
+    held = 0
+    for process in [root, *root.children(recursive=True)]:
+        try:
+            held += process.memory_full_info().pss
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return held / 2**20
+
+
+async def through_the_server(kind: Kind, base: Path, folder: Path, at_once: int, swaps: int, check: int
+                             ) -> dict[str, Any]:
+    """Swap under load; return what the clients saw."""
+    data = folder / "data"
+    versions = await asyncio.to_thread(Versions.write, kind, base, data / "learner", SETS)
+    flags = ["--model", str(base), "--engine.kind", "vllm", "--weights", kind, "--no-learner.start",
+             "--engine.max-concurrent", str(at_once)]
+    with ServerProcess(data, free_port(), flags, lambda _: None) as server, Client(server.url, timeout_s=600) as client:
+        pid = next(p.pid for p in psutil.Process().children() if str(data) in " ".join(p.cmdline()))
+        versions.begin(client)
+        memory = {"1 version": memory_mib(pid)}
+        async with streams(server.url, "policy@head", at_once, TOKENS) as seen:
+            began = time.monotonic()
+            await asyncio.sleep(QUIET_S)
+            quiet = seen.all_between(began, time.monotonic())
+            spans = []
+            for number in range(swaps):
+                written = await asyncio.to_thread(versions.linked, number)
+                at = time.monotonic()
+                version = await asyncio.to_thread(versions.publish, client, number, written)
+                published = time.monotonic()
+                name = f"policy@{version}"
+                while name not in seen.first:
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(AFTER_S)
+                spans.append((at, published, seen.first[name]))
+                if kind == "adapter" and number < 3:
+                    memory[f"{number + 2} versions"] = memory_mib(pid)
+                await asyncio.to_thread(client.heartbeat_run, versions.run_id, "hot-swap")
+            if kind == "full":
+                memory[f"after {swaps} swaps"] = memory_mib(pid)
+        result = figures(seen, quiet, spans)
+    result |= {"memory_mib": memory, "failed": seen.failed[:5], "failures": len(seen.failed), "answers": seen.answers}
+    return result | {"versions": await asyncio.to_thread(versions.check, data / "upturn.db", check)}
+
+
+async def bare(base: Path, folder: Path, at_once: int, swaps: int) -> dict[str, Any]:
+    """Swap full weights in a vLLM with nothing in between: pause keeping requests, reload, resume."""
+    folder.mkdir(parents=True)
+    versions = await asyncio.to_thread(Versions.write, "full", base, folder / "versions", SETS)
+    vllm = VllmProcess(VllmOptions(max_model_len=2048, max_num_seqs=at_once), base, folder, lambda _: None)
+    url = await vllm.start()
+    try:
+        async with aiohttp.ClientSession() as control, streams(url, BASE_MODEL, at_once, TOKENS) as seen:
+            began = time.monotonic()
+            await asyncio.sleep(QUIET_S)
+            quiet = seen.all_between(began, time.monotonic())
+            spans = []
+            for number in range(swaps):
+                directory, _ = await asyncio.to_thread(versions.linked, number)
+                at = time.monotonic()
+                for path, body in (("/pause?mode=keep&clear_cache=true", None),
+                                   ("/collective_rpc", {"method": "reload_weights",
+                                                        "kwargs": {"weights_path": str(directory)}}),
+                                   ("/resume", None)):
+                    async with control.post(url + path, json=body) as answer:
+                        answer.raise_for_status()
+                done = time.monotonic()
+                await asyncio.sleep(AFTER_S)
+                spans.append((at, done, done))
+        return figures(seen, quiet, spans)
+    finally:
+        await vllm.stop()
+
+
+def figures(seen: Seen, quiet: list[float], spans: list[tuple[float, float, float]]) -> dict[str, Any]:
+    """Return the pauses without and with swaps, in seconds."""
+    worst = [seen.longest(at, published + AFTER_S / 2) for at, published, _ in spans]
+    return {
+        "gap_p50_s": quantile(quiet, 0.5), "gap_p99_s": quantile(quiet, 0.99), "gap_max_s": quiet[-1],
+        "swap_gap_p50_s": statistics.median(worst), "swap_gap_max_s": max(worst),
+        "publish_s": statistics.median(published - at for at, published, _ in spans),
+        "first_answer_s": statistics.median(first - at for at, _, first in spans), "swaps": len(spans)}
+
+
+async def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure everything; return a row for each kind and load."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="upturn-swap-") as name:
+        folder = Path(name)
+        base = (make_tiny_model(folder / "tiny") if arguments.model == "tiny"
+                else resolve_model(arguments.model, Path("data/models").absolute()))
+        for kind in [arguments.kind] if arguments.kind else ["full", "adapter"]:
+            for at_once in arguments.at_once:
+                where = folder / f"{kind}-{at_once}"
+                _tell(f"{kind}, {at_once} streams")
+                row = {"kind": kind, "at_once": at_once, **await through_the_server(
+                    kind, base, where, at_once, arguments.swaps, arguments.check)}
+                if kind == "full":
+                    _tell(f"{kind}, {at_once} streams, the bare engine")
+                    row["bare"] = await bare(base, where / "bare", at_once, min(arguments.swaps, 10))
+                rows.append(row)
+                _print(row)
+    return rows
+
+
+def _print(row: dict[str, Any]) -> None:
+    ms = {name: 1000 * value for name, value in row.items() if name.endswith("_s")}
+    print(f"{row['kind']:>7}, {row['at_once']:>2} streams: {row['failures']} failed of {row['answers']} answers, "
+          f"{row['swaps']} swaps")
+    print(f"         pause between tokens: p50 {ms['gap_p50_s']:.0f}, p99 {ms['gap_p99_s']:.0f}, longest "
+          f"{ms['gap_max_s']:.0f} ms; with a swap: median {ms['swap_gap_p50_s']:.0f}, longest "
+          f"{ms['swap_gap_max_s']:.0f} ms")
+    if "bare" in row:
+        b = row["bare"]
+        print(f"         the bare engine's swap: median {1000 * b['swap_gap_p50_s']:.0f}, longest "
+              f"{1000 * b['swap_gap_max_s']:.0f} ms; ours is {row['swap_gap_p50_s'] / b['swap_gap_p50_s']:.2f} of it")
+    else:
+        print(f"         a swap's longest pause is {row['swap_gap_p50_s'] / row['gap_p99_s']:.2f} x the p99 without "
+              "(median of the swaps)")
+    print(f"         from weights written: served after {ms['publish_s']:.0f} ms, first answer after "
+          f"{ms['first_answer_s']:.0f} ms")
+    print("         memory: " + ", ".join(f"{name} {mib:.0f} MiB" for name, mib in row["memory_mib"].items()))
+    v = row["versions"]
+    print(f"         computed again: {v['right']} of {v['spans']} spans fit their own version best "
+          f"({v['own_nats']:.3f} nats, the nearest other {v['nearest_other_nats']:.3f}); "
+          f"{v['turns_with_two_versions']} answers of two versions", flush=True)
+
+
+def _tell(text: str) -> None:
+    print(f"  … {text}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tiny model, 8 streams, 5 swaps of each kind")
+    parser.add_argument("--kind", choices=["full", "adapter"], help="only this one")
+    parser.add_argument("--model", default=SMALL, help="a model directory, or `tiny` (%(default)s)")
+    parser.add_argument("--swaps", type=int, default=25, help="of each kind at each load (%(default)s)")
+    parser.add_argument("--at-once", type=int, nargs="+", default=[8, 32], help="streams (%(default)s)")
+    parser.add_argument("--check", type=int, default=60, help="turns that are computed again (%(default)s)")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.model, arguments.swaps, arguments.at_once = "tiny", 5, [8]
+    print(f"{machine()}; model {arguments.model}, answers of {TOKENS} tokens")
+    rows = asyncio.run(measured(arguments))
+    print(json.dumps({"machine": machine(), "model": arguments.model, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
