@@ -16,8 +16,11 @@ from env_adapters.protocol import Family, UnknownTask
 _FAMILIES = {
     "babyai": "env_adapters.babyai",
     "miniwob": "env_adapters.miniwob",
+    "sciworld": "env_adapters.sciworld",
     "search": "env_adapters.search",
+    "shop": "env_adapters.shop",
     "textcraft": "env_adapters.textcraft",
+    "textworld": "env_adapters.textworld",
 }
 _KINDS: dict[str, str] = {
     "gymnasium": "env_adapters.gymnasium_",

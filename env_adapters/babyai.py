@@ -18,7 +18,8 @@ import random
 from copy import deepcopy
 from typing import Any
 
-from env_adapters.babyai_text import Pose, Sight, World, describe, find_move, look, read_action
+from env_adapters.answer import read_action
+from env_adapters.babyai_text import Pose, Sight, World, describe, find_move, look
 from env_adapters.protocol import EnvironmentMissing, Isolation, Reset, Transition, UnknownTask
 
 Level = Any

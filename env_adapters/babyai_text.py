@@ -9,7 +9,6 @@ free, so that what is offered also works.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, deque
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -223,16 +222,8 @@ def describe(sight: Sight, carried: str | None) -> str:
     return f"{' '.join(lines)}\nActions: {', '.join(sight.moves)}"
 
 
-def read_action(text: str) -> str:
-    """Return the action of an answer: its first `Action:` line, else its first line that is not empty."""
-    lines = [line.strip(" \t`'\"*>.") for line in text.splitlines()]
-    lines = [line for line in lines if line]
-    marked = [line for line in lines if re.match(r"action\W*:", line, re.IGNORECASE)]
-    line = re.sub(r"^action\W*:", "", next(iter(marked or lines), ""), flags=re.IGNORECASE)
-    words = line.strip(" \t`'\"*>.[]()").lower().replace("pickup ", "pick up ").split()
-    return " ".join(word for word in words if word != "the")
-
-
 def find_move(action: str, moves: dict[str, Move]) -> str | None:
     """Return the possible action that is meant; a thing without a number is the nearest."""
-    return next((name for name in (action, f"{action} 1") if name in moves), None)
+    words = action.strip(" .[]()`'\"*").replace("pickup ", "pick up ").split()
+    plain = " ".join(word for word in words if word != "the")
+    return next((name for name in (plain, f"{plain} 1") if name in moves), None)

@@ -3,7 +3,8 @@
 Responsible for starting it when it is needed, for replacing one that has died or hangs (only the episodes in it fail),
 and for letting none outlive this process, not even a killed one: Chromium is driven over a pipe and ends with it.
 Every request of the browser goes to `browser_web.py`, so pages reach our own hosts only. What happens inside a page is
-`browser_tab.py`. Playwright (Apache-2.0) drives Debian's Chromium, or the program that `CHROMIUM` names.
+`browser_tab.py`. Playwright (Apache-2.0) drives Debian's `chromium-headless-shell`, else its `chromium`, which takes
+twice the time for each page that is loaded (measured), or the program that `CHROMIUM` names.
 """
 
 from __future__ import annotations
@@ -42,16 +43,22 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-features=
          "--force-webrtc-ip-handling-policy=disable_non_proxied_udp"]
 """Beside Playwright's own, which switch background networking, sync and updates off. No sandbox: Chromium has none
 where it runs as root, and the pages are our own."""
-START_S = 60.0
-CALL_S = 30.0
-"""Longest call of a page; ours. A click takes hundredths of a second."""
+START_S = 30.0
+CALL_S = 45.0
+"""Longest call of a page; ours. A click takes hundredths of a second, but many share the machine."""
 PULSE_S = 5.0
 """How long the browser may take to say that it lives, after a call was late."""
 MOST_SPARE = 8
 """Windows that are kept for the next episodes: to make one takes four times as long as to load a page (measured)."""
+LOADING = 4
+"""Pages that are opened at the same time: more only hinder each other (measured)."""
+PAGES = 40
+"""Pages that a window loads before their memory is collected; else Chromium keeps 1 MB of each, without end (measured).
+"""
 REST_S = 60.0
 """A browser that no episode uses for so long is closed; ours."""
-NEEDS = "pip install playwright, and Chromium (apt-get install chromium)"
+NEEDS = "pip install playwright, and Chromium (apt-get install chromium-headless-shell, or chromium)"
+PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser")
 
 
 class BrowserDied(EnvironmentFailure):
@@ -60,7 +67,7 @@ class BrowserDied(EnvironmentFailure):
 
 def program() -> str | None:
     """Return the path of Chromium, or None."""
-    return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, PROGRAMS)), None)
 
 
 def missing() -> str | None:
@@ -83,7 +90,21 @@ class Window:
     session: CDPSession
     size: tuple[int, int]
     loaded: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the page has a new document."""
+    """Set when the page has a new document, or is gone: whoever waits for it asks the page next."""
+    crashed: bool = False
+    pages: int = 0
+    """How many it has loaded since their memory was collected."""
+
+    def has_loaded(self) -> None:
+        """Note that there is a new document."""
+        self.pages += 1
+        self.loaded.set()
+
+    async def tidy(self) -> None:
+        """Collect the memory of pages that were left, once they are many."""
+        if self.pages >= PAGES:
+            self.pages = 0
+            await self.session.send("HeapProfiler.collectGarbage")
 
 
 class Browser:
@@ -94,6 +115,8 @@ class Browser:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="browser", daemon=True)
         self._thread.start()
+        self.loading = asyncio.Semaphore(LOADING)
+        """Held while a page is opened."""
         self._starting = asyncio.Lock()
         self._playwright: Playwright | None = None
         self._browser: PlaywrightBrowser | None = None
@@ -137,10 +160,11 @@ class Browser:
     async def put_back(self, window: Window, *, sound: bool) -> None:
         """Give a window back; one that is not sound is closed."""
         self._used.discard(window)
-        if sound and len(self._spare) < MOST_SPARE and window.context.browser is self._browser:
+        alive = window.context.browser is self._browser and not window.crashed
+        if sound and alive and len(self._spare) < MOST_SPARE:
             self._spare.append(window)
         else:
-            await self._close_window(window)
+            await self._close_context(window.context)
         if not self._used:
             self._rest = self._loop.call_later(REST_S, lambda: asyncio.ensure_future(self._end_unused()))
 
@@ -149,18 +173,31 @@ class Browser:
         context = await browser.new_context(
             viewport={"width": size[0], "height": size[1]}, service_workers="block", accept_downloads=False,
             locale="en-US", timezone_id="UTC", reduced_motion="reduce")
-        await context.add_init_script(page_script())
-        page = await context.new_page()
-        window = Window(context, page, await context.new_cdp_session(page), size)
-        page.on("domcontentloaded", lambda _: window.loaded.set())
+        try:
+            await context.add_init_script(page_script())
+            page = await context.new_page()
+            window = Window(context, page, await context.new_cdp_session(page), size)
+        except BaseException:
+            await self._close_context(context)
+            raise
+        page.on("domcontentloaded", lambda _: window.has_loaded())
+        page.on("close", lambda _: window.loaded.set())
+        page.on("crash", lambda _: self._lose(window))
         return window
 
-    async def _close_window(self, window: Window) -> None:
-        """Close a window; of a browser that has died there is nothing to close."""
+    async def _lose(self, window: Window) -> None:
+        """Close a window whose page's process has died: nothing else ends the calls that wait for it."""
+        window.crashed = True
+        if window in self._spare:
+            self._spare.remove(window)
+        await self._close_context(window.context)
+
+    async def _close_context(self, context: BrowserContext) -> None:
+        """Close a context; of a browser that has died there is nothing to close."""
         from playwright.async_api import Error
 
         with suppress(Error, TimeoutError):
-            await asyncio.wait_for(window.context.close(), PULSE_S)
+            await asyncio.wait_for(context.close(), PULSE_S)
 
     def close(self) -> None:
         """End the browser and its thread."""

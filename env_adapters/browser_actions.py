@@ -99,7 +99,7 @@ def text_of(kinds: tuple[str, ...], name: str, arguments: dict[str, Any]) -> str
     unfit = set(arguments) - set(fields) or {key for key in fields if key not in _OPTIONAL and key not in arguments}
     if unfit:
         raise ValueError(f"the arguments of {name} are {arguments!r}")
-    parts = [str(arguments[key]).replace("\n", " ") for key in fields if key in arguments and key != "press_enter"]
+    parts = [" ".join(str(arguments[key]).splitlines()) for key in fields if key in arguments and key != "press_enter"]
     if name == "type":
         parts.append("1" if arguments.get("press_enter") else "0")
     return " ".join([name, *(f"[{part}]" for part in parts)])
@@ -138,6 +138,8 @@ def _with_text(kind: str, rest: str) -> Action | None:
     if found is None or int(found[1]) == 0:
         return None
     text, enter = rest[found.end():], False
+    if not text:
+        return None
     if kind == "type" and (inside := re.fullmatch(r"\[(.*?)\](?:\s*\[(?:press_enter_after\s*=\s*)?([01])\])?", text)):
         text, enter = inside[1], inside[2] == "1"
     else:

@@ -14,7 +14,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from env_adapters.browser import Browser, BrowserDied, Window
+from env_adapters.browser import CALL_S, START_S, Browser, BrowserDied, Window
 from env_adapters.browser_actions import TYPED, Action
 
 T = TypeVar("T")
@@ -22,7 +22,10 @@ STEP_MS = 2000
 """What a page's clock goes on by after an action: enough for the animations of the pages here. Ours."""
 VIEW_CHARS = 6000
 """Longest text of a page; it is cut at a line, and `scroll` shows the next part. Ours."""
-LOAD_S = 20.0
+LOAD_S = 30.0
+OPEN_S = START_S + CALL_S
+LEFT = ("Execution context was destroyed", "Cannot find context", "navigated or closed")
+"""What Chromium says when a page went away while it was asked; anything else means that it is gone for good."""
 PROBLEMS = {
     "gone": "There is no [{id}] on this page.",
     "disabled": "[{id}] is disabled.",
@@ -71,12 +74,13 @@ class Tab:
         self._observe = f"webView.read({json.dumps(skip)}, {STEP_MS}).then((view) => view && {{view, more: {more}}})"
         self._held: Window | None = None
         self._sound = True
+        """Whether every call came to its end; else the window is not fit for another episode."""
         self._first_line = 0
         self.view = View("", [], [], "")
 
     def open(self, url: str, begin: str = "") -> View:
         """Load a page in a window of its own; `begin` is a script that starts it."""
-        return self._call(self._open(url, begin))
+        return self._call(self._open(url, begin), OPEN_S)
 
     def act(self, action: Action) -> str | None:
         """Do an action and read the page again; return why it could not be done, or None."""
@@ -87,11 +91,12 @@ class Tab:
         if self._held is not None:
             self._browser.call(self._close())
 
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        self._sound, sound = False, self._sound
-        result = self._browser.call(work)
-        self._sound = sound  # Only a call that came to its end leaves the window fit for another episode.
-        return result
+    def _call(self, work: Coroutine[Any, Any, T], limit_s: float = CALL_S) -> T:
+        try:
+            return self._browser.call(work, limit_s)
+        except BaseException:
+            self._sound = False
+            raise
 
     @property
     def _window(self) -> Window:
@@ -100,16 +105,19 @@ class Tab:
         return self._held
 
     async def _open(self, url: str, begin: str) -> View:
-        if self._held is None:
-            self._held = await self._browser.window(self._size)
         self._first_line = 0
-        answer = await self._window.page.goto(url, wait_until="load", timeout=LOAD_S * 1000)
-        if answer is None or not answer.ok:
-            raise BrowserDied(f"the page did not load: {answer and answer.status}")
-        await self._window.session.send("Page.resetNavigationHistory")
-        if begin:
-            await self._evaluate(begin)
-        return await self._read()
+        if not self._sound:
+            await self._close()
+        async with self._browser.loading:
+            if self._held is None:
+                self._held = await self._browser.window(self._size)
+            answer = await self._held.page.goto(url, wait_until="load", timeout=LOAD_S * 1000)
+            if answer is None or not answer.ok:
+                raise BrowserDied(f"the page did not load: {answer and answer.status}")
+            await self._held.session.send("Page.resetNavigationHistory")
+            if begin:
+                await self._evaluate(begin)
+            return await self._read()
 
     async def _close(self) -> None:
         window, self._held = self._held, None
@@ -187,6 +195,7 @@ class Tab:
         while (found := await self._evaluate(self._observe)) is None:
             await asyncio.wait_for(self._window.loaded.wait(), LOAD_S)
             self._window.loaded.clear()
+        await self._window.tidy()
         view = found["view"]
         self.view = View(_part(view["lines"], self._first_line), [Target(**target) for target in view["targets"]],
                          view["lines"], view["title"], found["more"])
@@ -200,8 +209,8 @@ class Tab:
             try:
                 answer = await self._window.session.send("Runtime.evaluate", {
                     "expression": expression, "returnByValue": True, "awaitPromise": True})
-            except Error as error:  # The page went away while it was asked.
-                if "context" not in str(error) and "navigat" not in str(error):
+            except Error as error:
+                if not any(said in str(error) for said in LEFT):
                     raise
                 await asyncio.wait_for(self._window.loaded.wait(), LOAD_S)
                 continue

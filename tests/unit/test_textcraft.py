@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from env_adapters import UnknownTask, family
+from env_adapters.answer import read_action
 from env_adapters.protocol import Environment, Transition
-from env_adapters.textcraft import make_family, read_action
+from env_adapters.textcraft import make_family
 
 ROOT = Path(__file__).parents[2]
 FAMILY = family("textcraft")

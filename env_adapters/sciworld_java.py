@@ -1,0 +1,197 @@
+"""Java processes in which ScienceWorld runs: bounded in memory, shared by several episodes, replaced when they break.
+
+Responsible for starting them, for who sits in which, and for one call at a time in each: the simulator keeps state
+outside its instances, so that calls at the same time give wrong scores without a word. Its random numbers are one
+generator for all instances, and so are the numbers that things get: both are set before every use. Its order of things
+follows those numbers, Java's identity hashes, which are made constant, and the numbers of types, which begin as the
+package has them. So an episode does not depend on its neighbours. What is asked of the simulator is `sciworld.py`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing
+
+T = TypeVar("T")
+SEATS = 32
+"""Instances in one process. Measured: each holds 8 to 14 MB of heap."""
+OPTIONS = ("-Xmx768m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-XX:+UnlockExperimentalVMOptions",
+           "-XX:hashCode=2")
+"""The heap holds the instances of all seats and room to work; `hashCode=2` is the constant identity hash."""
+CALL_S = 45.0
+"""A call that takes longer has hung. Measured: the slowest solution takes 5 s to find on a quiet machine."""
+START_S = 60.0
+"""A process that takes longer to say its port has hung; ours."""
+THINGS = 1_000_000
+"""Numbers of things for one call; ours. Loading a house takes some hundreds."""
+
+
+def missing() -> str | None:
+    """Return what has to be installed, or None."""
+    needs = [] if importlib.util.find_spec("scienceworld") else ["pip install scienceworld==1.2.3"]
+    needs += [] if shutil.which("java") else ["apt-get install default-jre-headless"]
+    return " and ".join(needs) or None
+
+
+def _jar() -> Path:
+    spec = importlib.util.find_spec("scienceworld")  # The package itself would start a process of its own.
+    if spec is None or spec.origin is None:
+        raise EnvironmentMissing("pip install scienceworld==1.2.3")
+    return Path(spec.origin).with_name("scienceworld.jar")
+
+
+class Java:
+    """One process. Its methods are called inside `call`."""
+
+    def __init__(self) -> None:
+        self._py4j: Any = importlib.import_module("py4j.java_gateway")
+        self._errors: Any = importlib.import_module("py4j.protocol")
+        self._one_at_a_time = threading.Lock()
+        self._stopping = threading.Lock()
+        self.taken = 0
+        """Seats in use; the pool's business."""
+        self._ended = False
+        # It reads the types that it knows from its working directory, and writes there which were new.
+        self._directory = tempfile.TemporaryDirectory(prefix="sciworld-")
+        shutil.copy(_jar().with_name("object_type_ids.tsv"), self._directory.name)
+        command = ["java", *OPTIONS, "-classpath", os.pathsep.join([self._py4j.find_jar_path(), str(_jar())]),
+                   "py4j.GatewayServer", "--die-on-broken-pipe", "--enable-auth", "0"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL, cwd=self._directory.name)
+        self._gateway: Any = None
+        self.call(self._connect)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still answers calls."""
+        return not self._ended and self.process.poll() is None
+
+    def _connect(self) -> None:
+        assert self.process.stdout is not None
+        stuck = threading.Timer(START_S, self.process.kill)
+        stuck.daemon = True
+        stuck.start()
+        port, token = self.process.stdout.readline(), self.process.stdout.readline()
+        stuck.cancel()
+        if not port.strip().isdigit():
+            raise EnvironmentFailure("Java does not start ScienceWorld")
+        self._gateway = self._py4j.JavaGateway(gateway_parameters=self._py4j.GatewayParameters(
+            port=int(port), auth_token=token.decode().strip(), read_timeout=CALL_S, enable_memory_management=False))
+        jvm = self._gateway.jvm
+        nowhere = jvm.java.io.OutputStream.nullOutputStream()
+        jvm.java.lang.System.setOut(jvm.java.io.PrintStream(nowhere))  # Nobody reads what the simulator prints.
+        module = jvm.java.lang.Class.forName
+        self._random = module("scala.util.Random$").getField("MODULE$").get(None)
+        self._number_from = getattr(module("util.UniqueIdentifier$").getField("MODULE$").get(None), "count_$eq")
+        self._string = jvm.java.lang.String
+        self._world = jvm.scienceworld.runtime.pythonapi.PythonInterface
+
+    def call(self, do: Callable[[], T]) -> T:
+        """Do something with the process, alone.
+
+        Raises:
+            EnvironmentFailure: the simulator raised an error; or the process has hung or died, and is ended.
+        """
+        with self._one_at_a_time:
+            if not self.alive:
+                raise EnvironmentFailure("the Java process of this ScienceWorld episode has ended")
+            try:
+                return do()
+            except self._errors.Py4JJavaError as error:
+                raise EnvironmentFailure(f"ScienceWorld failed: {str(error).splitlines()[1:2]}") from error
+            except self._errors.Py4JError as error:
+                self.stop()
+                raise EnvironmentFailure(f"the Java process of ScienceWorld hung or died: {error}") from error
+            except BaseException:  # Stopped in the middle of a message: what comes next could not be told apart.
+                self.stop()
+                raise
+
+    def world(self) -> Any:
+        """Make an instance of the simulator."""
+        return self._world()
+
+    def seed(self, number: int, call: int) -> None:
+        """Set the simulator's random numbers, and those of new things, for an episode's so-many-th call."""
+        self._random.setSeed(number)
+        self._number_from(call * THINGS)
+
+    def texts(self, found: Any) -> list[str]:
+        """Return a Java list of texts, in one message instead of one for each."""
+        joined: str = self._string.join("\n", found)
+        self.release(found)
+        return joined.split("\n") if joined else []
+
+    def release(self, thing: Any) -> None:
+        """Let Java forget something it gave."""
+        self._gateway.detach(thing)
+
+    def stop(self) -> None:
+        """End the process; whoever has a seat hears of it at the next call."""
+        with self._stopping:
+            self._ended = True
+            self.process.kill()
+            self.process.wait()
+            if self._gateway is not None:
+                self._gateway.close(keep_callback_server=True)
+            for pipe in (self.process.stdin, self.process.stdout):
+                if pipe is not None:
+                    pipe.close()
+            self._directory.cleanup()
+
+
+class Javas:
+    """All processes of this one: as many as the seats that are taken need, and one that stays warm."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._all: list[Java] = []
+
+    def take(self) -> Java:
+        """Take a seat, in the emptiest process that has one, else in a new one.
+
+        Raises:
+            EnvironmentFailure: Java does not start.
+        """
+        with self._lock:
+            for java in [java for java in self._all if not java.alive]:
+                java.stop()
+                self._all.remove(java)
+            free = [java for java in self._all if java.taken < SEATS]
+            if not free:
+                free = [Java()]
+                self._all += free
+            chosen = min(free, key=lambda java: java.taken)
+            chosen.taken += 1
+            return chosen
+
+    def give_back(self, java: Java) -> None:
+        """Leave a seat; the last one who leaves ends the process, unless it is the only one."""
+        with self._lock:
+            java.taken -= 1
+            if java.taken or self._all == [java]:
+                return
+            if java in self._all:
+                self._all.remove(java)
+        java.stop()
+
+    def stop(self) -> None:
+        """End them all."""
+        with self._lock:
+            for java in self._all:
+                java.stop()
+            self._all.clear()
+
+
+JAVAS = Javas()
+atexit.register(JAVAS.stop)
