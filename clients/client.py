@@ -41,6 +41,9 @@ from clients.wire import (
     PromotionList,
     PromotionRequest,
     RewardRequest,
+    RewardRule,
+    RewardSourceList,
+    RewardSourceView,
     RewardView,
     RunClaim,
     RunEnd,
@@ -48,6 +51,7 @@ from clients.wire import (
     RunRequest,
     RunView,
     ScheduleView,
+    ScorerList,
     ServerView,
     StepRequest,
     StepResult,
@@ -153,6 +157,20 @@ class Client:
         """Add a reward; with an idempotency key a lost answer is asked for again."""
         path = f"/v1/episodes/{episode_id}/rewards"
         return self._post(path, request, RewardView, repeatable=request.key is not None)
+
+    def reward_sources(self) -> RewardSourceList:
+        """List who gives rewards, and how they count."""
+        return self._get("/v1/reward-sources", RewardSourceList)
+
+    def set_reward_source(self, name: str, rule: RewardRule) -> RewardSourceView:
+        """Change how a source's rewards count; only the fields that were given to `rule` change."""
+        answer = self._request("PUT", f"/v1/reward-sources/{quote(name, safe='')}", repeatable=True,
+                               body=rule.model_dump(exclude_unset=True))
+        return RewardSourceView.model_validate_json(answer.content)
+
+    def scorers(self) -> ScorerList:
+        """List the reward functions and judges, and how they have done."""
+        return self._get("/v1/scorers", ScorerList)
 
     def close_episode(self, episode_id: str, reason: str | None = None) -> EpisodeView:
         """End an episode and read its transcript."""

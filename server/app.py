@@ -13,6 +13,7 @@ from server.api import (
     chat,
     completions,
     episodes,
+    feedback,
     keys,
     messages,
     middleware,
@@ -32,6 +33,8 @@ from server.api.state import State
 from server.environments.instances import register_environments
 from server.environments.plays import Plays
 from server.environments.sessions import Sessions
+from server.feedback.scorers import Scorers, make_scorers
+from server.feedback.sources import RewardSources
 from server.metrics import Metrics
 from server.policy.build import build_policy
 from server.policy.routing import Pointers
@@ -64,11 +67,17 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
         database = Database(settings.resolved_database_url)
         await asyncio.to_thread(migrations.upgrade, database.writer)
         await asyncio.to_thread(register_environments, settings.environments)
+        scorers_made = await asyncio.to_thread(make_scorers, settings.rewards, database)
         writer = Writer(database.writer)
         built = await asyncio.to_thread(build_policy, settings)
         engine, pointers = built.engine, Pointers(settings.name, shared=built.weights == "full")
         metrics = Metrics()
-        episodes_, recorder = Episodes(database, writer, metrics.ended), Recorder(writer, metrics.turn)
+
+        def ended(status: str, error_class: str | None) -> None:
+            metrics.ended(status, error_class)
+            scorers.wake()
+
+        episodes_, recorder = Episodes(database, writer, ended), Recorder(writer, metrics.turn)
         privacy = Privacy(database, writer, episodes_)
         retention = Retention(privacy, settings.retention_days)
         callers = Callers(database, required=settings.keys_required)
@@ -89,22 +98,28 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
                    if settings.learner.start and own_url else None)
         schedule_ = Schedule(settings.schedule, database, writer, runs_, learner)
         episodes_.when_ended.append(schedule_.episode_scored)
+        reward_sources = RewardSources(settings.rewards, database, writer)
+        scorers = Scorers(scorers_made, database, writer, on_scored=schedule_.episode_scored, count=metrics.scored)
         app.state.parts = State(
             settings=settings, database=database, writer=writer, callers=callers, limits=Limits(), engine=engine,
             pointers=pointers, swap=swap, episodes=episodes_, privacy=privacy, sessions=sessions, metrics=metrics,
             renderer=built.renderer, turns=turns, plays=plays_, runs=runs_, schedule=schedule_,
+            reward_sources=reward_sources, scorers=scorers,
             placement=built.placement.message, gate=gate, batches=Batches(database, writer, plays_, pointers, gate))
         try:
             await episodes_.fail_interrupted()
             await plays_.fail_interrupted()
+            await reward_sources.start()
             await swap.start()
             gate.start()
             await schedule_.start()
             retention.start()
+            scorers.start()
             if learner and own_url:
                 learner.start(own_url())
             yield
         finally:
+            await scorers.close()
             await gate.close()
             await schedule_.close()
             retention.close()
@@ -122,7 +137,7 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
     app.add_middleware(Gate)  # Outermost: who may not come in has no body read.
     for agents in (chat, completions, messages, responses):
         app.include_router(agents.router, dependencies=[own_episode])
-    for admins in (plays, keys):
+    for admins in (feedback, plays, keys):
         app.include_router(admins.router, dependencies=[needs("admin")])
     for mixed in (episodes, runs, schedule, policies, operations, retrieve):  # Their routes say what each needs.
         app.include_router(mixed.router)

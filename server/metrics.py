@@ -32,6 +32,8 @@ class Metrics:
         """Says whether a learner is at work."""
         self._ended = Counter("upturn_episodes_ended", "Ended episodes by status and class of failure",
                               ["status", "error_class"], registry=self.registry)
+        self._scores = Counter("upturn_scores", "Episodes dealt with by a scorer: `scored`, `cached` or `error`",
+                               ["scorer", "outcome"], registry=self.registry)
         self.champion = Gauge("upturn_champion_version", "Version that live traffic gets", registry=self.registry)
         self.head = Gauge("upturn_head_version", "Newest trained version", registry=self.registry)
         self.busy = Gauge("upturn_turns_in_progress", "Answers being sampled or recorded", registry=self.registry)
@@ -48,6 +50,10 @@ class Metrics:
     def ended(self, status: str, error_class: str | None) -> None:
         """Count an ended episode."""
         self._ended.labels(status, error_class or "").inc()
+
+    def scored(self, scorer: str, outcome: str) -> None:
+        """Count what came of a scorer's work on an episode."""
+        self._scores.labels(scorer, outcome).inc()
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""

@@ -32,6 +32,15 @@ from clients.wire.episodes import (
     ToolUse,
     TurnView,
 )
+from clients.wire.feedback import (
+    LARGEST_REWARD,
+    RewardRule,
+    RewardSourceList,
+    RewardSourceView,
+    ScorerList,
+    ScorerName,
+    ScorerView,
+)
 from clients.wire.gate import (
     EnvironmentEvidence,
     EvaluationPlan,
@@ -54,6 +63,7 @@ from clients.wire.keys import (
     KeyView,
     Scope,
 )
+from clients.wire.plans import LivePlan, PlayPlan, TaskChoice
 from clients.wire.plays import (
     PlayedEpisode,
     PlayRequest,
@@ -74,7 +84,6 @@ from clients.wire.runs import (
     Guards,
     HorizonSchedule,
     OptimiserConfig,
-    PlayPlan,
     PpoConfig,
     RunBudget,
     RunClaim,
@@ -101,6 +110,7 @@ from clients.wire.schedule import (
 
 __all__ = [
     "COMPARING",
+    "LARGEST_REWARD",
     "AdaptiveHorizon",
     "Algorithm",
     "BatchAck",
@@ -134,6 +144,7 @@ __all__ = [
     "KeyTrained",
     "KeyTraining",
     "KeyView",
+    "LivePlan",
     "Message",
     "OptimiserConfig",
     "PlayPlan",
@@ -149,6 +160,9 @@ __all__ = [
     "PromotionRequest",
     "PromotionView",
     "RewardRequest",
+    "RewardRule",
+    "RewardSourceList",
+    "RewardSourceView",
     "RewardView",
     "RunBudget",
     "RunClaim",
@@ -162,11 +176,15 @@ __all__ = [
     "Sampling",
     "ScheduleView",
     "Scope",
+    "ScorerList",
+    "ScorerName",
+    "ScorerView",
     "ServerView",
     "StepRequest",
     "StepResult",
     "StepView",
     "StepwiseHorizon",
+    "TaskChoice",
     "TaskList",
     "ToolUse",
     "TrainedEpisode",

@@ -68,6 +68,12 @@ class BatchView(Message):
     mean_turns: float | None
     errors: int
     """Episodes that failed and are in no sample."""
+    played_episodes: int = 0
+    """Episodes taken of those that the server played."""
+    live_episodes: int = 0
+    """Episodes taken of live agents'."""
+    by_environment: dict[str, int] = Field(default_factory=dict)
+    """Played episodes taken, by environment."""
 
 
 class TrainedEpisode(Message):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from clients.wire.base import Message
+from clients.wire.feedback import LARGEST_REWARD
 
 
 class EnvironmentView(Message):
@@ -133,8 +134,9 @@ class StepResult(Message):
 class RewardRequest(Message):
     """A late or partial reward."""
 
-    value: float = Field(allow_inf_nan=False)
+    value: float = Field(ge=-LARGEST_REWARD, le=LARGEST_REWARD, allow_inf_nan=False)
     source: str = Field(default="user", min_length=1, max_length=100)
+    """Who gives it. A source's rule says how its rewards count; the names of the server's own scorers are theirs."""
     turn: int | None = Field(default=None, ge=0, lt=2**31)
     """Index of the turn that earned it; None is the whole episode."""
     key: str | None = Field(default=None, max_length=200)
@@ -210,7 +212,7 @@ class EpisodeView(Message):
     play_id: str | None
     trainable: bool
     reward: float | None
-    """Sum of the steps' rewards and the episode's reward rows; None where nobody has rewarded it."""
+    """Of its steps and, by the rules of their sources, of its rewards, as of now; None where nobody has rewarded it."""
     metadata: dict[str, Any]
     opened_at: float
     closed_at: float | None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clients.wire.base import Message
 
@@ -17,10 +17,13 @@ class Sampling(Message):
 
 
 class PlayRequest(Message):
-    """Let the server play tasks with a policy: `len(tasks) * group_size` episodes, each at its own pace."""
+    """Let the server play tasks with a policy: `group_size` episodes of each, each at its own pace."""
 
     environment: str
     tasks: list[str] = Field(min_length=1, max_length=10_000)
+    also: dict[str, Annotated[list[str], Field(min_length=1, max_length=10_000)]] = Field(
+        default_factory=dict, max_length=32)
+    """Tasks of further environments, by environment; an evaluation has one alone."""
     group_size: int = Field(default=1, ge=1, le=1024)
     horizon: int = Field(ge=1, le=10_000)
     policy: str | None = None
@@ -34,6 +37,20 @@ class PlayRequest(Message):
     seed: int = Field(default=0, ge=0, lt=2**31)
     purpose: Literal["training", "evaluation", "other"] = "other"
     """An evaluation is never trained on and leaves a row in `evaluation`."""
+
+    @model_validator(mode="after")
+    def each_environment_once(self) -> PlayRequest:
+        """Refuse an environment that is named twice, and an evaluation of several."""
+        if self.environment in self.also:
+            raise ValueError(f"{self.environment} stands in `environment` and in `also`")
+        if self.also and self.purpose == "evaluation":
+            raise ValueError("an evaluation plays one environment")
+        return self
+
+    @property
+    def all_tasks(self) -> dict[str, list[str]]:
+        """Everything that is played, by environment."""
+        return {self.environment: self.tasks, **self.also}
 
 
 class PlayedEpisode(Message):
@@ -57,6 +74,7 @@ class PlayView(Message):
     state: Literal["running", "done", "failed", "cancelled"]
     error: str | None
     environment: str
+    """Several are joined by `+`."""
     horizon: int
     purpose: str
     episodes: int

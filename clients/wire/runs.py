@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from clients.wire.base import Message
 from clients.wire.gate import EvaluationPlan
-from clients.wire.plays import Sampling
+from clients.wire.plans import LivePlan, PlayPlan
 
 
 class FixedHorizon(Message):
@@ -48,18 +48,6 @@ Algorithm = Literal[
 ]
 COMPARING = ("grpo", "dr_grpo", "rloo", "dpo")
 """Algorithms for which an episode without a group says nothing."""
-
-
-class PlayPlan(Message):
-    """What the server plays to fill each batch of a run."""
-
-    environment: str
-    tasks: list[str] = Field(min_length=1, max_length=10_000)
-    """Tasks to choose from; a step takes `groups` of them in a seeded order without repetition."""
-    groups: int = Field(default=8, ge=1, le=1000)
-    group_size: int = Field(default=8, ge=1, le=1024)
-    agent: Literal["policy", "oracle"] = "policy"
-    sampling: Sampling = Sampling()
 
 
 class OptimiserConfig(Message):
@@ -134,6 +122,8 @@ class RunConfig(Message):
     steps: int = Field(ge=1, le=1_000_000)
     play: PlayPlan | None = None
     """None trains on recorded live episodes alone."""
+    live: LivePlan | None = None
+    """Which live episodes are taken; None takes none beside a play, and any where nothing is played."""
     schedule: HorizonSchedule = FixedHorizon(horizon=10)
     optimiser: OptimiserConfig = OptimiserConfig()
     kind: Literal["full", "adapter"] = "full"

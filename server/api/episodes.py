@@ -108,6 +108,7 @@ async def erase_episode(episode_id: str, parts: Parts) -> None:
 @router.post("/episodes/{episode_id}/rewards", status_code=201, dependencies=[own_episode])
 async def reward(episode_id: str, body: RewardRequest, parts: Parts) -> RewardView:
     """Record a late or partial reward."""
+    parts.scorers.check_not_ours(body)
     recorded = await parts.episodes.reward(episode_id, body)
     parts.schedule.episode_scored(episode_id)
     return recorded

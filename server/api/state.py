@@ -11,6 +11,8 @@ from server.api.callers import Callers
 from server.api.limits import Limits
 from server.environments.plays import Plays
 from server.environments.sessions import Sessions
+from server.feedback.scorers import Scorers
+from server.feedback.sources import RewardSources
 from server.metrics import Metrics
 from server.policy.engine import Engine
 from server.policy.render import Renderer
@@ -53,6 +55,8 @@ class State:
     schedule: Schedule
     placement: str
     """Which GPU engine and learner have."""
+    reward_sources: RewardSources
+    scorers: Scorers
 
 
 async def _state(request: Request) -> State:  # FastAPI sends a plain function to a worker thread.

@@ -22,6 +22,7 @@ from server.errors import BadRequest, NotFound, UpturnError
 from server.recording.portable import EpisodeRecord, arrow_schema, read_records
 from server.store.database import Database
 from server.store.tables import EpisodeRow, RewardRow, StepRow
+from server.training.rewards import rewards_of
 
 CHUNK = 32
 """Episodes in memory at once; also a row group of Parquet, and a transaction of the import."""
@@ -51,7 +52,7 @@ def run(arguments: list[str]) -> int:
         form = form_of(options.file, options.format)
         database = _existing_database(options)
         try:
-            count = export(database, options.file, form, query_of(options), options.limit)
+            count = export(database, options.file, form, query_of(options), options.limit, options.min_reward)
         finally:
             database.close()
     except KeyboardInterrupt:
@@ -64,18 +65,24 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def export(database: Database, file: Path, form: str, query: sa.Select[str], limit: int | None = None) -> int:
-    """Write the episodes whose ids `query` selects, oldest first; return how many."""
+def export(database: Database, file: Path, form: str, query: sa.Select[str], limit: int | None = None,
+           min_reward: float | None = None) -> int:
+    """Write the episodes whose ids `query` selects and whose reward is enough, oldest first; return how many."""
     last, count = "", 0
     with Progress("exported") as progress, whole_file(file) as part, _writing(part, form) as write:
         while limit is None or count < limit:
-            size = CHUNK if limit is None else min(CHUNK, limit - count)
             with database.read() as session:
-                ids = session.scalars(query.where(EpisodeRow.id > last).order_by(EpisodeRow.id).limit(size)).all()
+                ids = session.scalars(query.where(EpisodeRow.id > last).order_by(EpisodeRow.id).limit(CHUNK)).all()
                 if not ids:
                     break
-                write(read_records(session, ids))
-            last, count = ids[-1], count + len(ids)
+                last = ids[-1]
+                if min_reward is not None:
+                    earned = rewards_of(session, ids)
+                    ids = [i for i in ids if (reward := earned[i]) is not None and reward >= min_reward]
+                ids = ids if limit is None else ids[: limit - count]
+                if ids:
+                    write(read_records(session, ids))
+            count += len(ids)
             progress.show(count)
     return count
 
@@ -94,10 +101,9 @@ def query_of(options: argparse.Namespace) -> sa.Select[str]:
     if options.trainable:
         query = query.where(EpisodeRow.trainable)
     if options.min_reward is not None:
-        steps = sa.select(sa.func.sum(StepRow.reward)).where(StepRow.episode_id == EpisodeRow.id).scalar_subquery()
-        late = sa.select(sa.func.sum(RewardRow.value)).where(RewardRow.episode_id == EpisodeRow.id).scalar_subquery()
-        # NULL where neither is there: an episode that nobody rewarded has no reward, not 0.
-        query = query.where(sa.func.coalesce(steps + late, steps, late) >= options.min_reward)
+        # How much it is depends on the rules of sources: `export` looks at each.
+        query = query.where(sa.or_(*(sa.exists().where(row.episode_id == EpisodeRow.id)
+                                     for row in (StepRow, RewardRow))))
     return query
 
 

@@ -34,9 +34,10 @@ class Players:
     async def play(self, request: PlayRequest, episode: Episode, reset: Reset, seed: str) -> None:
         """Take turns until the episode ends; `seed` names the episode for a random player."""
         messages: list[Message] = [dict(message) for message in reset.messages]
-        tools = (await self._sessions.instances.family(request.environment)).tools if request.tools else []
+        environment = episode.environment or request.environment
+        tools = (await self._sessions.instances.family(environment)).tools if request.tools else []
         while True:
-            said = await self._answer(request, episode, messages, tools, seed)
+            said = await self._answer(request, episode, messages, tools, f"{environment}/{seed}")
             result = await self._act(episode, said)
             if result.terminated or result.truncated:
                 return
@@ -47,7 +48,7 @@ class Players:
         """Return the next assistant's message, which is recorded."""
         if request.agent != "policy":
             text = (await self._sessions.oracle(episode) if request.agent == "oracle"
-                    else await self._sessions.random(episode, f"{request.environment}/{seed}/{episode.steps}"))
+                    else await self._sessions.random(episode, f"{seed}/{episode.steps}"))
             await self._turns.demonstrate(episode, messages, text)
             return {"role": "assistant", "content": text}
         await self._wait_for_engine()

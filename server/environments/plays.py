@@ -102,8 +102,9 @@ class Plays:
 
     async def _run(self, play: Play) -> None:
         state, error = "done", None
-        tasks = [asyncio.create_task(self._play_episode(play, task, copy))
-                 for copy in range(play.request.group_size) for task in play.request.tasks]
+        tasks = [asyncio.create_task(self._play_episode(play, environment, task, copy))
+                 for copy in range(play.request.group_size)
+                 for environment, listed in play.request.all_tasks.items() for task in listed]
         try:
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
@@ -119,18 +120,18 @@ class Plays:
             finally:
                 del self._running[play.id]
 
-    async def _play_episode(self, play: Play, task: str, copy: int) -> None:
+    async def _play_episode(self, play: Play, environment: str, task: str, copy: int) -> None:
         """Play one episode to its end. Its own failure is recorded in its row and stops nothing else."""
         request = play.request
         async with self._slots:
             try:
-                held, reset = await self._sessions.prepare(request.environment, task, request.seed, patient=True)
+                held, reset = await self._sessions.prepare(environment, task, request.seed, patient=True)
             except EnvironmentFailed as error:
                 log.warning("an episode of %s could not begin: %s", play.id, error)
-                await self._failed(await self._open(play, task), error.__cause__ or error)
+                await self._failed(await self._open(play, environment, task), error.__cause__ or error)
                 return
             try:
-                episode = await self._open(play, task)
+                episode = await self._open(play, environment, task)
             except BaseException:
                 self._sessions.discard(held)
                 raise
@@ -149,11 +150,12 @@ class Plays:
                 await self._episodes.end(episode, "closed", reason="the play was cancelled")
                 raise
 
-    async def _open(self, play: Play, task: str) -> Episode:
+    async def _open(self, play: Play, environment: str, task: str) -> Episode:
         request = play.request
         version = self._pointers.resolve(request.policy or f"{self._pointers.name}@head", self._engine)
+        among = f"{environment}:" if request.also else ""  # Two environments may have tasks of the same name.
         episode, _ = await self._episodes.open(
-            EpisodeOpen(environment=request.environment, task=task, seed=request.seed, group=f"{play.id}:{task}",
+            EpisodeOpen(environment=environment, task=task, seed=request.seed, group=f"{play.id}:{among}{task}",
                         trainable=request.trainable and request.agent != "random"),
             policy_version=version, horizon=request.horizon, play_id=play.id, purpose=request.purpose)
         return episode
@@ -174,8 +176,9 @@ class Plays:
         finished = [p for p in played if p.status != "open"]
         valid = [p for p in finished if p.success is not None]
         return PlayView(
-            id=row.id, state=row.state, error=row.error, environment=request.environment, horizon=request.horizon,  # type: ignore[arg-type]
-            purpose=request.purpose, episodes=len(request.tasks) * request.group_size, finished=len(finished),
+            id=row.id, state=row.state, error=row.error, environment="+".join(request.all_tasks),  # type: ignore[arg-type]
+            horizon=request.horizon, purpose=request.purpose, finished=len(finished),
+            episodes=sum(map(len, request.all_tasks.values())) * request.group_size,
             succeeded=sum(p.success is True for p in valid), errors=sum(p.status == "error" for p in finished),
             sampled_tokens=sampled or 0, success_rate=mean([float(bool(p.success)) for p in valid]),
             mean_reward=mean([p.reward for p in valid if p.reward is not None]),
@@ -189,15 +192,16 @@ def check_tasks(request: PlayRequest) -> None:
         NotFound: unknown environment or task.
         BadRequest: a task is listed twice, or there are no tools for a policy that shall call some.
     """
-    env = find_family(request.environment)
-    if request.tools and (request.agent != "policy" or not env.tools):
-        raise BadRequest("only a policy calls tools, and only of an environment that has some", param="tools")
-    known = {task for split in env.splits() for task in env.tasks(split)}
-    unknown = [task for task in request.tasks if task not in known]
-    if unknown:
-        raise NotFound(f"{request.environment} has no task {unknown[0]!r}", param="tasks", code="task_not_found")
-    if len(set(request.tasks)) != len(request.tasks):
-        raise BadRequest("a task is listed twice; group_size repeats tasks", param="tasks")
+    for environment, listed in request.all_tasks.items():
+        env = find_family(environment)
+        if request.tools and (request.agent != "policy" or not env.tools):
+            raise BadRequest("only a policy calls tools, and only of an environment that has some", param="tools")
+        known = {task for split in env.splits() for task in env.tasks(split)}
+        unknown = [task for task in listed if task not in known]
+        if unknown:
+            raise NotFound(f"{environment} has no task {unknown[0]!r}", param="tasks", code="task_not_found")
+        if len(set(listed)) != len(listed):
+            raise BadRequest("a task is listed twice; group_size repeats tasks", param="tasks")
 
 
 def _played(session: Session, play_id: str) -> list[PlayedEpisode]:

@@ -13,19 +13,17 @@ of such an answer tells the versions of all of it, and that is what is recorded.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from server.errors import Conflict, ContextTooLong, EngineError, NotFound, UpturnError
 from server.policy.engine import FinishReason, Piece, SamplingParams, Weights
 from server.policy.engines import VllmOptions
-from server.policy.vllm_answer import RESTART_S, Tokens, check_spans, error_of, read_spans
+from server.policy.vllm_answer import RESTART_S, Tokens, check_spans, read_spans
+from server.policy.vllm_http import VllmHttp
 from server.policy.vllm_process import (
     BASE_MODEL,
     MAX_LOGPROBS,
@@ -38,8 +36,6 @@ from server.policy.vllm_process import (
 )
 from server.policy.weights import with_explicit_head
 
-CONTROL_TIMEOUT_S = 600.0
-KEEP_ALIVE_S = 4.0  # vLLM closes idle connections after 5 s.
 TOLERANCES = {"float32": 2e-3}
 HALF_TOLERANCE = 0.12
 """bf16 differs from float32 by 0.035 nats on average (measured)."""
@@ -61,12 +57,9 @@ class VllmEngine:
         self.versions: frozenset[int] = frozenset()
         self.adapters = options.lora
         self._options, self._data_dir, self._progress = options, data_dir, progress
-        self._url = options.url or ""
         self._process: VllmProcess | None = None
-        self._session: aiohttp.ClientSession | None = None
-        """Keeps connections for the next answers."""
-        self._once: aiohttp.ClientSession | None = None
-        """Makes a new connection for each request: vLLM drops kept ones after an error, or when they were idle."""
+        self._connections: VllmHttp | None = None
+        """Made when the engine starts, in its event loop."""
         self._base: Weights | None = None
         self._full: Weights | None = None
         """The whole model that is served, and that a restart brings back."""
@@ -94,10 +87,8 @@ class VllmEngine:
         self._full = base if current.kind == "adapter" else current
         self._adapters = {current.version: current} if current.kind == "adapter" else {}
         self.check_tolerance = TOLERANCES.get(resolved_dtype(self._options, base.path), HALF_TOLERANCE)
-        self._session, self._once = (aiohttp.ClientSession(
-            connector=connector, timeout=aiohttp.ClientTimeout(total=None, sock_connect=60), read_bufsize=2**20)
-            for connector in (aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
-                              aiohttp.TCPConnector(limit=0, force_close=True)))
+        self._connections = VllmHttp(lambda: self._spawn(self._fail_unless_healthy()))
+        self._http.url = self._options.url or ""
         try:
             await self._bring_up()
         except BaseException:
@@ -114,9 +105,13 @@ class VllmEngine:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._process is not None:
             await self._process.stop()
-        for session in (self._session, self._once):
-            if session is not None:
-                await session.close()
+        if self._connections is not None:
+            await self._connections.close()
+
+    @property
+    def _http(self) -> VllmHttp:
+        assert self._connections is not None, "the engine was not started"
+        return self._connections
 
     @property
     def available(self) -> bool:
@@ -125,30 +120,30 @@ class VllmEngine:
 
     async def healthy(self) -> bool:
         """Whether vLLM is up, holds its weights, and says that it is healthy."""
-        return self._up and await answers(self._url)
+        return self._up and await answers(self._http.url)
 
     async def _bring_up(self) -> None:
         """Start vLLM (or wait for the one at the URL) and load what was last served well."""
         assert self._base is not None and self._full is not None
         if self._options.url is None:
             self._process = VllmProcess(self._options, self._base.path, self._data_dir, self._progress)
-            self._url = await self._process.start()
+            self._http.url = await self._process.start()
         else:
-            while not await answers(self._url):
-                self._progress(f"waiting for vLLM at {self._url}")
+            while not await answers(self._http.url):
+                self._progress(f"waiting for vLLM at {self._http.url}")
                 await asyncio.sleep(2)
-        models = await self._control("GET", "/v1/models")
+        models = await self._http.control("GET", "/v1/models")
         self.context_tokens = int(models["data"][0]["max_model_len"])
         fresh = self._options.url is None and self._full.version == self._base.version
         if fresh or self.adapters:
-            await self._control("POST", "/update_weight_version", {"new_version": str(self._full.version)})
+            await self._http.control("POST", "/update_weight_version", {"new_version": str(self._full.version)})
         else:
             await self._replace(self._full, await self._reloadable(self._full))
         for adapter in self._adapters.values():
             await self._add(adapter)
         # The first tokens compile something for some seconds: not in a client's request.
         warm = {"model": BASE_MODEL, "token_ids": [0], "sampling_params": {"max_tokens": 3, "logprobs": 0}}
-        await self._control("POST", "/inference/v1/generate", warm)
+        await self._http.control("POST", "/inference/v1/generate", warm)
         self.versions = frozenset({self._full.version, *self._adapters})
         self._failed.clear()
         self._settled.set()
@@ -195,7 +190,7 @@ class VllmEngine:
 
     async def _fail_unless_healthy(self) -> None:
         """One broken connection is no proof; a failed health check is. A busy machine may take long to answer it."""
-        if self._up and not await answers(self._url, timeout_s=30):
+        if self._up and not await answers(self._http.url, timeout_s=30):
             self._fail()
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
@@ -229,7 +224,7 @@ class VllmEngine:
             sampling["structured_outputs"] = {**form, "disable_any_whitespace": True}
         replacements, passed_on, sure, held = self._replacements, 0, 0, Tokens()
         is_adapter = version in self._adapters
-        async with aclosing(self._choices(self._model(version), prompt_ids, sampling, whole)) as choices:
+        async with aclosing(self._http.choices(self._model(version), prompt_ids, sampling, whole)) as choices:
             async for choice in choices:
                 held.add(choice)
                 received = passed_on + len(held.ids)
@@ -260,7 +255,7 @@ class VllmEngine:
         sampling = {"max_tokens": 1, "prompt_logprobs": 0}
         body = {"model": self._model(version), "token_ids": token_ids, "sampling_params": sampling}
         is_adapter = version in self._adapters
-        answer = await self._control("POST", "/inference/v1/generate", body)
+        answer = await self._http.control("POST", "/inference/v1/generate", body)
         if not is_adapter:
             check_spans(read_spans(answer["choices"][0], 1), version, 1)
         entries = answer["prompt_logprobs"][1:]
@@ -280,7 +275,7 @@ class VllmEngine:
         for end in range(len(token_ids) - 1, 0, -max(1, len(token_ids) // SPOTS)):
             sampling = {"max_tokens": 1, "temperature": 1.0, "logprobs": many}
             body = {"model": self._model(version), "token_ids": token_ids[:end], "sampling_params": sampling}
-            answer = await self._control("POST", "/inference/v1/generate", body)
+            answer = await self._http.control("POST", "/inference/v1/generate", body)
             alternatives = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
             found[end - 1] = next((a["logprob"] for a in alternatives if a["token_id"] == token_ids[end]), None)
         return found
@@ -300,42 +295,6 @@ class VllmEngine:
     def _model(self, version: int) -> str:
         return _adapter_name(version) if version in self._adapters else BASE_MODEL
 
-    async def _choices(self, model: str, prompt_ids: list[int], sampling: dict[str, Any], whole: bool
-                       ) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the answer, in vLLM's chunks or whole. Closing this closes the connection: vLLM stops sampling."""
-        body = {"model": model, "token_ids": prompt_ids, "sampling_params": sampling, "stream": not whole}
-        try:
-            async with await self._ask(body) as response:
-                if response.status != 200:
-                    raise error_of(response.status, await response.text())
-                if whole:
-                    for choice in json.loads(await response.read())["choices"]:
-                        yield choice
-                    return
-                rest = b""
-                async for data in response.content.iter_any():
-                    *events, rest = (rest + data).split(b"\n\n")
-                    for event in events:
-                        if not event.startswith(b"data: {"):
-                            continue
-                        chunk = json.loads(event[6:])
-                        if "error" in chunk:
-                            raise error_of(int(chunk["error"]["code"]), chunk["error"]["message"])
-                        for choice in chunk["choices"]:
-                            yield choice
-        except (aiohttp.ClientError, OSError, EngineError) as error:
-            self._spawn(self._fail_unless_healthy())
-            raise EngineError(f"vLLM failed while answering: {error!r}", retry_after_s=RESTART_S) from error
-
-    async def _ask(self, body: dict[str, Any]) -> aiohttp.ClientResponse:
-        """Send a request for an answer, again where vLLM closed the kept connection at that moment."""
-        assert self._session is not None and self._once is not None
-        url = f"{self._url}/inference/v1/generate"
-        try:
-            return await self._session.post(url, json=body)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            return await self._once.post(url, json=body)
-
     # --------------------------------------------------------------------------------------------- weights
 
     async def load(self, weights: Weights) -> None:
@@ -350,7 +309,7 @@ class VllmEngine:
                 return
             self.versions -= {version}
             if self._up:
-                await self._control("POST", "/v1/unload_lora_adapter", {"lora_name": _adapter_name(version)})
+                await self._http.control("POST", "/v1/unload_lora_adapter", {"lora_name": _adapter_name(version)})
 
     async def _load(self, weights: Weights) -> None:
         async with self._one_load:
@@ -382,11 +341,11 @@ class VllmEngine:
         """Replace the full weights under a pause. Answers in flight are kept and go on with the new weights."""
         self._settled.clear()
         self._replacements += 1
-        await self._control("POST", "/pause?mode=keep&clear_cache=true")
+        await self._http.control("POST", "/pause?mode=keep&clear_cache=true")
         reload = {"method": "reload_weights", "kwargs": {"weights_path": str(directory)}}
-        await self._control("POST", "/collective_rpc", reload)
-        await self._control("POST", "/update_weight_version", {"new_version": str(weights.version)})
-        await self._control("POST", "/resume")
+        await self._http.control("POST", "/collective_rpc", reload)
+        await self._http.control("POST", "/update_weight_version", {"new_version": str(weights.version)})
+        await self._http.control("POST", "/resume")
 
     async def _load_adapter(self, weights: Weights) -> None:
         if not self.adapters:
@@ -405,25 +364,11 @@ class VllmEngine:
         """Load an adapter under its own name; a vLLM that was there before us may have it already."""
         name = _adapter_name(weights.version)
         if self._options.url is not None:
-            models = await self._control("GET", "/v1/models")
+            models = await self._http.control("GET", "/v1/models")
             if any(model["id"] == name for model in models["data"]):
-                await self._control("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+                await self._http.control("POST", "/v1/unload_lora_adapter", {"lora_name": name})
         body = {"lora_name": name, "lora_path": str(weights.path.absolute())}
-        await self._control("POST", "/v1/load_lora_adapter", body)
-
-    async def _control(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Send one request and return its JSON."""
-        assert self._once is not None
-        timeout = aiohttp.ClientTimeout(total=CONTROL_TIMEOUT_S)
-        try:
-            async with self._once.request(method, self._url + path, json=body, timeout=timeout) as response:
-                text = await response.text()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self._spawn(self._fail_unless_healthy())
-            raise EngineError(f"vLLM does not answer {path}: {error!r}", retry_after_s=RESTART_S) from error
-        if response.status != 200:
-            raise error_of(response.status, f"{path}: {text[:1000]}")
-        return json.loads(text) if text.startswith(("{", "[")) else text
+        await self._http.control("POST", "/v1/load_lora_adapter", body)
 
 
 def _adapter_name(version: int) -> str:

@@ -231,7 +231,10 @@ class Episodes:
                             source=request.source, key=request.key, created_at=time.time())
             session.add(row)
             return reward_view(row)
-        return await self._writer.write(record)
+        try:
+            return await self._writer.write(record)
+        except sa.exc.IntegrityError:  # Another server has recorded the same key, or erased the episode, just now.
+            return await self._writer.write(record)
 
     async def fail_interrupted(self) -> int:
         """After a restart: environment episodes of the process before have lost their environment; return how many."""

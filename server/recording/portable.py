@@ -20,9 +20,10 @@ import sqlalchemy as sa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy.orm import Session
 
+from server.recording.rewards import read_rules
 from server.recording.tokens import pack_ids, pack_logprobs, unpack_ids, unpack_logprobs
-from server.recording.transcript import nodes_of, total_reward
-from server.store.tables import BatchRow, EpisodeRow, NodeRow, RewardRow, RunEpisodeRow, StepRow, TurnRow
+from server.recording.transcript import nodes_of
+from server.store.tables import BatchRow, EpisodeRow, NodeRow, RewardRow, RunEpisodeRow, ScoreRow, StepRow, TurnRow
 
 ARROW_TYPES = {str: "string", bool: "bool", int: "int32", float: "double"}
 
@@ -164,7 +165,8 @@ class EpisodeRecord(Record):
     opened_at: float
     closed_at: float | None
     reward: float | None = None
-    """Sum of the steps' rewards and the rewards; None where nobody has rewarded it. Computed: not read back."""
+    """Of the steps and, by the rules of their sources, of the rewards; None where nobody has rewarded it. Computed:
+    not read back."""
     turns: list[TurnRecord]
     """In the order in which they were recorded."""
     steps: list[StepRecord]
@@ -218,6 +220,7 @@ def read_records(session: Session, episode_ids: Sequence[str]) -> list[EpisodeRe
 
     turns, steps = rows(TurnRow, TurnRow.index), rows(StepRow, StepRow.index)
     rewards, nodes = rows(RewardRow, RewardRow.id), nodes_of(session, list(episode_ids))
+    rules = read_rules(session)
     runs: dict[str, list[TrainedRecord]] = defaultdict(list)
     for lineage, batch in session.execute(
             sa.select(RunEpisodeRow, BatchRow).join(BatchRow, BatchRow.id == RunEpisodeRow.batch_id)
@@ -231,7 +234,7 @@ def read_records(session: Session, episode_ids: Sequence[str]) -> list[EpisodeRe
         environment=row.environment, task=row.task, seed=row.seed, horizon=row.horizon, group=row.group_key,
         purpose=row.purpose, policy_version=row.policy_version, trainable=row.trainable, success=row.success,
         metadata=_text(row.details), opened_at=row.opened_at, closed_at=row.closed_at,
-        reward=total_reward([s.reward for s in steps[row.id]], [r.value for r in rewards[row.id]]),
+        reward=rules.total((s.reward for s in steps[row.id]), ((r.source, r.value) for r in rewards[row.id])),
         turns=_turns(turns[row.id], nodes[row.id]),
         steps=[StepRecord(index=s.index, action=s.action, observation=s.observation, reward=s.reward,
                           terminated=s.terminated, truncated=s.truncated, info=_text(s.info), created_at=s.created_at)
@@ -243,7 +246,7 @@ def read_records(session: Session, episode_ids: Sequence[str]) -> list[EpisodeRe
 
 def erase_content(session: Session, episode_id: str) -> None:
     """Delete what a record replaces of an episode; its key, owner, play and lineage stay."""
-    for table in (TurnRow, StepRow, RewardRow):
+    for table in (TurnRow, StepRow, RewardRow, ScoreRow):
         session.execute(sa.delete(table).where(table.episode_id == episode_id))
 
 

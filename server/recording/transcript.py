@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from clients.wire import EpisodeView, StepView, TurnView
 from server.errors import NotFound
 from server.recording.episode import reward_view
+from server.recording.rewards import read_rules
 from server.recording.tokens import unpack_ids, unpack_logprobs
 from server.store.database import Database
 from server.store.tables import EpisodeRow, NodeRow, RewardRow, StepRow, TurnRow
@@ -27,23 +28,20 @@ def read_episode(database: Database, episode_id: str) -> EpisodeView:
                                 .order_by(StepRow.index)).all()
         rewards = session.scalars(sa.select(RewardRow).where(RewardRow.episode_id == episode_id)
                                   .order_by(RewardRow.id)).all()
+        rules = read_rules(session)
     by_id = {node.id: node for node in nodes}
     ends = {node.turn_id: node for node in nodes}  # Ordered by id: the last one of each turn stays.
     return EpisodeView(
         id=row.id, status=row.status, error_class=row.error_class, reason=row.reason, environment=row.environment,
         task=row.task, seed=row.seed, horizon=row.horizon, group=row.group_key, play_id=row.play_id,
-        trainable=row.trainable, reward=total_reward([s.reward for s in steps], [r.value for r in rewards]),
-        metadata=row.details, opened_at=row.opened_at, closed_at=row.closed_at,
+        trainable=row.trainable, metadata=row.details,
+        reward=rules.total((s.reward for s in steps), ((r.source, r.value) for r in rewards)),
+        opened_at=row.opened_at, closed_at=row.closed_at,
         turns=[_turn(turn, path_to(ends[turn.id], by_id)) for turn in turns],
         steps=[StepView(index=s.index, action=s.action, observation=s.observation, reward=s.reward,
                         terminated=s.terminated, truncated=s.truncated, info=s.info) for s in steps],
         rewards=[reward_view(r) for r in rewards],
     )
-
-
-def total_reward(steps: list[float], rewards: list[float]) -> float | None:
-    """Return the episode's reward; None where nobody has rewarded it, which is not 0."""
-    return sum(steps) + sum(rewards) if steps or rewards else None
 
 
 def mean(values: list[float]) -> float | None:

@@ -160,6 +160,50 @@ class RewardRow(Base):
     created_at: Mapped[float]
 
 
+class RewardSourceRow(Base):
+    """The rule by which the rewards of one source count; `*` is every source without a row."""
+
+    __tablename__ = "reward_source"
+
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    weight: Mapped[float]
+    cap: Mapped[float | None]
+    """Largest absolute value that counts of it in one episode; NULL is no cap."""
+    blocked: Mapped[bool]
+    set_by: Mapped[str] = mapped_column(String(16))
+    """`settings` or `api`."""
+    changed_at: Mapped[float]
+
+
+class ScoreRow(Base):
+    """What came of one scorer's work on one episode; what it gave are rows of `reward`."""
+
+    __tablename__ = "score"
+    __table_args__ = (Index(None, "scorer", "state", "retry_at"),)
+
+    episode_id: Mapped[str] = mapped_column(ForeignKey("episode.id", ondelete="CASCADE"), primary_key=True)
+    scorer: Mapped[str] = mapped_column(Id, primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    """`scored`, perhaps without any reward, or `error`."""
+    attempts: Mapped[int]
+    retry_at: Mapped[float | None]
+    """When an error is tried again; NULL is never."""
+    error_class: Mapped[str | None]
+    detail: Mapped[str | None]
+    """Text of the error, or the judge's reason."""
+    updated_at: Mapped[float]
+
+
+class JudgementRow(Base):
+    """A judge's verdict by the hash of what it was asked; it holds nothing of what was said."""
+
+    __tablename__ = "judgement"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[float]
+    created_at: Mapped[float]
+
+
 class PlayRow(Base):
     """A list of tasks that the server itself plays."""
 
@@ -273,6 +317,8 @@ class RunEpisodeRow(Base):
     run_id: Mapped[str] = mapped_column(ForeignKey("run.id"), primary_key=True)
     episode_id: Mapped[str] = mapped_column(ForeignKey("episode.id", ondelete="CASCADE"), primary_key=True, index=True)
     batch_id: Mapped[str] = mapped_column(ForeignKey("batch.id"), index=True)
+    reward: Mapped[float | None]
+    """The episode's reward when the batch was made: what comes later counts for the next run. NULL in older rows."""
     advantage: Mapped[float | None]
     weight: Mapped[float | None]
     """Trained tokens; NULL until the learner has acknowledged the batch."""

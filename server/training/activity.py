@@ -5,17 +5,18 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from server.recording.rewards import read_rules
 from server.store.tables import EpisodeRow, RewardRow, RunEpisodeRow, StepRow, TurnRow
 
 
 def scored_since(session: Session, since: float | None, most: int) -> int:
     """Count episodes that were scored after a time and that no run has had; stop at `most`.
 
-    An episode is scored once it has ended and has a reward. Those of the server's own plays do not count.
+    An episode is scored once it has ended and has a reward that counts. Those of the server's own plays do not count.
     """
     stepped = sa.exists().where(StepRow.episode_id == EpisodeRow.id)
     rewarded = sa.select(sa.func.min(RewardRow.created_at)).where(
-        RewardRow.episode_id == EpisodeRow.id).scalar_subquery()
+        RewardRow.episode_id == EpisodeRow.id, read_rules(session).counted()).scalar_subquery()
     query = sa.select(EpisodeRow.id).where(
         EpisodeRow.trainable, EpisodeRow.status.in_(("terminated", "truncated", "closed")),
         EpisodeRow.play_id.is_(None), EpisodeRow.purpose != "evaluation",

@@ -6,7 +6,6 @@ A batch is found by (run, step): asking again gives the same one, so a learner t
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from typing import Any
 
@@ -18,12 +17,13 @@ from server.environments.plays import Plays
 from server.errors import Conflict, NotFound, Unavailable
 from server.policy.routing import Pointers
 from server.store.database import Database, new_id
-from server.store.tables import BatchRow, MetricRow, RunEpisodeRow
+from server.store.tables import BatchRow, EpisodeRow, MetricRow, RunEpisodeRow
 from server.store.writer import Writer
 from server.training.budget import end_if_spent
+from server.training.curriculum import record_of, tasks_of, tasks_of_step
 from server.training.gate import PromotionGate
 from server.training.runs import hold
-from server.training.selection import samples, select
+from server.training.selection import Selection, samples, select
 
 WAIT_S = 10.0  # How long one request waits for the play; then the learner asks again.
 
@@ -73,8 +73,8 @@ class Batches:
             if play is not None and play.state != "done":
                 await self._change(batch.id, play_id=None)
                 raise Unavailable(f"the play of step {request.step} {play.state}: {play.error}", code="play_failed")
-            head = self._pointers.head
-            await self._writer.write(lambda session: _choose(session, config, batch.id, head))
+            chosen = await asyncio.to_thread(self._select, config, batch)
+            await self._writer.write(lambda session: _record(session, batch.id, chosen))
         batch = await self._get(batch_id)
         return _view(batch, play, await asyncio.to_thread(self._samples, batch_id, config))
 
@@ -97,7 +97,8 @@ class Batches:
                 session.execute(sa.update(RunEpisodeRow).where(
                     RunEpisodeRow.batch_id == batch_id, RunEpisodeRow.episode_id == trained.episode_id,
                 ).values(advantage=trained.advantage, weight=trained.weight))
-            measured = {name: value for name, value in batch.stats.items() if value is not None}
+            measured = {name: value for name, value in batch.stats.items() if isinstance(value, int | float)}
+            measured |= {f"episodes:{name}"[:100]: n for name, n in batch.stats.get("by_environment", {}).items()}
             now = time.time()
             for name, value in {**ack.metrics, **measured}.items():
                 session.merge(MetricRow(run_id=batch.run_id, step=batch.step, name=name, value=value, created_at=now))
@@ -105,12 +106,23 @@ class Batches:
         await self._writer.write(record)
 
     async def _start_play(self, config: RunConfig, plan: PlayPlan, batch: BatchRow) -> str:
+        (environment, tasks), *also = (await asyncio.to_thread(self._tasks, config, plan, batch)).items()
         play_id = await self._plays.start(PlayRequest(
-            environment=plan.environment, tasks=tasks_of_step(plan, config.seed, batch.step),
-            group_size=plan.group_size, horizon=batch.horizon, policy=None, agent=plan.agent, sampling=plan.sampling,
+            environment=environment, tasks=tasks, also=dict(also), group_size=plan.group_size,
+            horizon=batch.horizon, policy=None, agent=plan.agent, sampling=plan.sampling,
             seed=(config.seed + batch.step) % 2**31, purpose="training"))
         await self._change(batch.id, play_id=play_id)
         return play_id
+
+    def _tasks(self, config: RunConfig, plan: PlayPlan, batch: BatchRow) -> dict[str, list[str]]:
+        with self._database.read() as session:
+            record = record_of(session, batch.run_id, batch.step) if plan.curriculum == "learnability" else {}
+        return tasks_of_step(plan, tasks_of(plan), config.seed, batch.step, record)
+
+    def _select(self, config: RunConfig, batch: BatchRow) -> Selection:
+        with self._database.read() as session:
+            return select(session, config, run_id=batch.run_id, play_id=batch.play_id, head=self._pointers.head,
+                          now=time.time())
 
     async def _change(self, batch_id: str, **values: Any) -> None:
         change = sa.update(BatchRow).where(BatchRow.id == batch_id).values(**values)
@@ -124,23 +136,10 @@ class Batches:
 
     def _samples(self, batch_id: str, config: RunConfig) -> list[Sample]:
         with self._database.read() as session:
-            chosen = session.scalars(sa.select(RunEpisodeRow.episode_id).where(RunEpisodeRow.batch_id == batch_id)
+            chosen = session.scalars(sa.select(RunEpisodeRow).where(RunEpisodeRow.batch_id == batch_id)
                                      .order_by(RunEpisodeRow.episode_id)).all()
-            return samples(session, list(chosen), by_prompt=config.algorithm == "dpo")
-
-
-def tasks_of_step(plan: PlayPlan, seed: int, step: int) -> list[str]:
-    """Return the tasks of a learner step: `groups` of them, so that every task comes once before any comes again.
-
-    A pure function of the step, so that a resumed run plays what it would have played.
-    """
-    count = len(plan.tasks)
-    chosen: list[str] = []
-    for position in range(step * plan.groups, (step + 1) * plan.groups):
-        order = random.Random(f"{seed}:{position // count}").sample(plan.tasks, count)
-        if order[position % count] not in chosen:
-            chosen.append(order[position % count])
-    return chosen
+            return samples(session, [row.episode_id for row in chosen], by_prompt=config.algorithm == "dpo",
+                           rewards={row.episode_id: row.reward for row in chosen if row.reward is not None})
 
 
 def _find_or_make(session: Session, request: BatchRequest) -> tuple[dict[str, Any], str]:
@@ -154,14 +153,16 @@ def _find_or_make(session: Session, request: BatchRequest) -> tuple[dict[str, An
     return run.config, found.id
 
 
-def _choose(session: Session, config: RunConfig, batch_id: str, head: int) -> None:
+def _record(session: Session, batch_id: str, chosen: Selection) -> None:
+    """Lease the batch with these episodes, unless another request has done so in the meantime."""
     batch = session.get_one(BatchRow, batch_id)
     if batch.state != "gathering":
         return
-    chosen = select(session, config, run_id=batch.run_id, play_id=batch.play_id, head=head)
     batch.stats, batch.state = chosen.stats, "leased"
-    for episode_id in chosen.episode_ids:
-        session.add(RunEpisodeRow(run_id=batch.run_id, episode_id=episode_id, batch_id=batch_id))
+    # One that was erased since it was chosen is gone.
+    for episode_id in session.scalars(sa.select(EpisodeRow.id).where(EpisodeRow.id.in_(chosen.episode_ids))).all():
+        session.add(RunEpisodeRow(run_id=batch.run_id, episode_id=episode_id, batch_id=batch_id,
+                                  reward=chosen.rewards[episode_id]))
 
 
 def _view(batch: BatchRow, play: PlayView | None, found: list[Sample]) -> BatchView:

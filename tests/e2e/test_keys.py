@@ -39,7 +39,8 @@ ADMIN = {"POST /v1/runs", *(f"POST /v1/runs/{{run_id}}/{what}" for what in ("pau
          "POST /v1/policies/{version}/promote", "DELETE /v1/episodes/{episode_id}", "POST /v1/plays",
          "GET /v1/plays/{play_id}", "POST /v1/plays/{play_id}/cancel", "GET /v1/plays/{play_id}/events",
          "POST /v1/keys", "GET /v1/keys", "DELETE /v1/keys/{key_id}", "DELETE /v1/keys/{key_id}/episodes",
-         "GET /v1/keys/{key_id}/trained"}
+         "GET /v1/keys/{key_id}/trained", "GET /v1/reward-sources", "PUT /v1/reward-sources/{name}",
+         "DELETE /v1/reward-sources/{name}", "GET /v1/scorers"}
 
 
 @pytest.fixture

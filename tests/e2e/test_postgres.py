@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 import migrations
-from clients.wire import EpisodeOpen, PlayRequest, RunClaim, RunConfig, RunRequest
+from clients.wire import BatchAck, EpisodeOpen, PlayRequest, RewardRule, RunClaim, RunConfig, RunRequest
 from env_adapters import family
+from server.settings import FunctionSettings, RewardSettings
 from server.store.database import Database, normalise_url
-from tests.e2e.test_loop_scripted import ASK, lease, publication, reward_two, says
+from tests.e2e.test_loop_scripted import ASK, LEARNER, lease, publication, reward_two, says
+from tests.e2e.test_scorers import until
+from tests.e2e.test_training_data import begin, rewarded
+from tests.e2e.test_training_data import lease as batch_of
 from tests.live import script, serving, settings_for
 from tests.postgres import running_postgres
 
@@ -75,6 +80,45 @@ def test_two_servers_on_one_database_share_the_record_and_admit_one_run(url: str
         assert second.client.claim_run(RunClaim(learner="b")) is None
 
 
+def test_a_reward_sent_to_two_servers_at_once_counts_once_and_both_know_the_rules(url: str, tmp_path: Path) -> None:
+    model = script(tmp_path / "script", "Hello there.")
+    scorers = RewardSettings(functions={"length": FunctionSettings(function="tests.e2e.reward_functions:length")})
+    one = settings_for(tmp_path / "one", model=str(model), database_url=url, rewards=scorers)
+    two = settings_for(tmp_path / "two", model=str(model), database_url=url, rewards=scorers)
+    with serving(one) as first, serving(two) as second, ThreadPoolExecutor(16) as pool:
+        opened = first.client.open_episode(EpisodeOpen())
+        first.openai(key=opened.key).chat.completions.create(model="policy", messages=ASK)
+        for round_ in range(8):
+            body = {"value": 0.5, "key": f"vote-{round_}"}
+            answers = list(pool.map(lambda live, body=body: live.http.post(
+                f"/v1/episodes/{opened.id}/rewards", json=body), [first, second] * 8))
+            assert {answer.status_code for answer in answers} == {201}
+            assert len({answer.json()["id"] for answer in answers}) == 1
+        first.client.set_reward_source("user", RewardRule(cap=1.0))
+        assert second.client.episode(opened.id).reward == 1.0
+        first.client.close_episode(opened.id)
+        until(lambda: len(second.client.episode(opened.id).rewards) == 9)
+        assert second.client.episode(opened.id).reward == 2.0
+        assert [view.scored for view in second.client.scorers().data] == [1]
+        assert {s.name: (s.count, s.mean) for s in second.client.reward_sources().data} == {
+            "*": (0, None), "user": (8, 0.5), "length": (1, 1.0)}
+
+
 def test_the_urls_that_hosters_give_mean_psycopg() -> None:
     for scheme in ("postgres", "postgresql"):
         assert normalise_url(f"{scheme}://u:p@h/d") == "postgresql+psycopg://u:p@h/d"
+
+
+def test_a_run_takes_what_it_declares_on_postgresql(url: str, tmp_path: Path) -> None:
+    model = script(tmp_path / "script", "Hello there.")
+    with serving(settings_for(tmp_path / "data", model=str(model), database_url=url)) as live:
+        rewarded(live, "elsewhere")
+        user = rewarded(live, "user")
+        plan = {"environment": "textcraft", "split": "test", "curriculum": "learnability", "groups": 2}
+        run_id = begin(live, play={**plan, "group_size": 2}, live={
+            "sources": ["user"], "min_rewards": 1, "keys": [], "max_age_s": 600.0})
+        for step, taken in enumerate((1, 0)):
+            batch = batch_of(live, run_id, step)
+            assert (batch.played_episodes, batch.live_episodes, batch.by_environment) == (4, taken, {"textcraft": 4})
+            assert (user in {s.episode_id for s in batch.samples}) == bool(taken)
+            live.client.acknowledge_batch(batch.id, BatchAck(learner=LEARNER, state="trained"))

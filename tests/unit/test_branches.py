@@ -16,7 +16,8 @@ from server.training.branches import samples_of
 def recorded(seed: int, count: int) -> tuple[list[NodeRow], list[TurnRow]]:
     """Return an episode whose agent went on, forked its history or began again, at random.
 
-    Every token id occurs once, so that a sample's ids say which tokens they are.
+    Some answers were sampled by several versions in turn, a node each; some are demonstrations. Every token id occurs
+    once, so that a sample's ids say which tokens they are.
     """
     rng = random.Random(seed)
     nodes: list[NodeRow] = []
@@ -27,10 +28,11 @@ def recorded(seed: int, count: int) -> tuple[list[NodeRow], list[TurnRow]]:
         parent = rng.choice(ends[-2:] if rng.random() < 0.7 else ends)
         turn = TurnRow(id=f"t{index}", index=index, temperature=rng.choice([0.7, 1.0]), trainable=rng.random() < 0.8)
         turns.append(turn)
-        for length, sampled in ((rng.randint(1, 4), False), (rng.randint(1, 5), True)):
-            ids = [next(fresh) for _ in range(length)]
+        shown = rng.random() < 0.2
+        for sampled in (False, *[True] * (1 if shown else rng.randint(1, 3))):
+            ids = [next(fresh) for _ in range(rng.randint(1, 5))]
             nodes.append(NodeRow(id=len(nodes) + 1, turn_id=turn.id, parent_id=parent, token_ids=pack_ids(ids),
-                                 logprobs=pack_logprobs([-0.5 - i for i in ids]) if sampled else None,
+                                 logprobs=pack_logprobs([-0.5 - i for i in ids]) if sampled and not shown else None,
                                  sampled=sampled))
             parent = nodes[-1].id
         ends.append(parent)
@@ -53,11 +55,13 @@ def test_samples_are_what_the_model_saw_and_train_every_sampled_token_exactly_on
     trainable = {i: by_turn[n.turn_id] for n in nodes if n.sampled and by_turn[n.turn_id].trainable for i in ids_of(n)}
     trained = Counter(i for s in samples for i, m in zip(s.token_ids, s.loss_mask, strict=True) if m)
     assert trained == Counter(trainable.keys())
+    measured = {i for n in nodes if n.logprobs is not None for i in ids_of(n)}
     contexts = [seen_by(node) for node in nodes]
     for sample in samples:
         assert sample.token_ids in contexts
         columns = (sample.token_ids, sample.loss_mask, sample.logprobs, sample.temperatures)
         for i, mask, logprob, temperature in zip(*columns, strict=True):
-            assert (logprob, temperature) == ((-0.5 - i, trainable[i].temperature) if mask else (0.0, 1.0))
+            assert logprob == (-0.5 - i if mask and i in measured else 0.0)
+            assert temperature == (trainable[i].temperature if mask else 1.0)
     for context in (seen_by(n) for n in nodes if n.sampled and by_turn[n.turn_id].trainable):
         assert any(s.token_ids[:len(context)] == context for s in samples)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
@@ -12,7 +13,7 @@ import migrations
 from clients.wire import RunConfig
 from server.recording.tokens import pack_ids, pack_logprobs
 from server.store.database import Database
-from server.store.tables import EpisodeRow, NodeRow, RewardRow, TurnRow
+from server.store.tables import ApiKeyRow, EpisodeRow, NodeRow, PlayRow, RewardRow, TurnRow
 from server.training.selection import samples, select
 
 HEAD = 5
@@ -25,12 +26,14 @@ class Record:
         self.session = session
 
     def episode(self, name: str, reward: float | None, group: str | None = None, *, prompt: tuple[int, ...] = (1, 2),
-                version: int | None = HEAD, status: str = "closed", success: bool | None = None) -> None:
+                version: int | None = HEAD, status: str = "closed", success: bool | None = None,
+                play: str | None = None, sources: tuple[str, ...] = ("t",), key: str | None = None,
+                ended: float = 1.0) -> None:
         """Write an episode whose agent answered one prompt."""
         self.session.add(EpisodeRow(
             id=name, status=status, error_class="Broken" if status == "error" else None, seed=0, horizon=3,
             group_key=group, purpose="other", policy_version=0, trainable=True, success=success, details={},
-            opened_at=0.0, closed_at=1.0))
+            play_id=play, environment="e" if play else None, owner_hash=key, opened_at=0.0, closed_at=ended))
         self.session.flush()
         turn = TurnRow(id=f"turn-{name}", episode_id=name, index=0, digest="d", messages=[], answer={},
                        finish_reason="stop", prompt_tokens=2, completion_tokens=1, policy_version=version,
@@ -42,14 +45,22 @@ class Record:
         self.session.flush()
         self.session.add(NodeRow(episode_id=name, turn_id=turn.id, parent_id=asked.id, token_ids=pack_ids([9]),
                                  logprobs=pack_logprobs([-0.5]), sampled=True, policy_version=version))
-        if reward is not None:
-            self.session.add(RewardRow(id=f"reward-{name}", episode_id=name, value=reward, source="t", created_at=0.0))
+        for number, source in enumerate(sources if reward is not None else ()):
+            self.session.add(RewardRow(id=f"reward-{name}-{number}", episode_id=name, source=source, created_at=0.0,
+                                       value=reward if number == 0 else 0.0))
         self.session.flush()
 
-    def chosen(self, algorithm: str, **fields: object) -> tuple[list[str], dict[str, float | None]]:
-        """Return what a batch of live episodes takes, and its counts."""
+    def turn(self, name: str, version: int | None) -> None:
+        """Write a later turn of an episode, which another version sampled."""
+        self.session.add(TurnRow(id=f"later-{name}", episode_id=name, index=1, digest="d", messages=[], answer={},
+                                 finish_reason="stop", prompt_tokens=2, completion_tokens=1, policy_version=version,
+                                 temperature=1.0, trainable=True, forked=False, duration_ms=1.0, created_at=0.0))
+        self.session.flush()
+
+    def chosen(self, algorithm: str, play_id: str | None = None, **fields: object) -> tuple[list[str], dict[str, Any]]:
+        """Return what a batch takes of a play and of live episodes, and its counts."""
         config = RunConfig.model_validate({"steps": 1, "algorithm": algorithm, **fields})
-        found = select(self.session, config, run_id="run", play_id=None, head=HEAD)
+        found = select(self.session, config, run_id="run", play_id=play_id, head=HEAD, now=100.0)
         return found.episode_ids, found.stats
 
 
@@ -129,6 +140,65 @@ def test_dpo_pairs_live_answers_to_the_same_prompt_and_names_their_group(record:
     assert len({s.group for s in pair}) == 1
     assert pair[0].group is not None and pair[0].group.startswith("prompt-")
     assert [s.group for s in samples(record.session, ids)] == [None, None]
+
+
+def test_one_turn_that_is_too_old_or_nobodys_makes_an_episode_stale(record: Record) -> None:
+    for name, version in (("a", HEAD), ("b", HEAD - 1), ("c", HEAD - 2), ("d", None)):
+        record.episode(name, 1.0)
+        record.turn(name, version)
+    assert record.chosen("reinforce_pp")[0] == ["a", "b"]
+    assert record.chosen("reinforce_pp", max_staleness=0)[0] == ["a"]
+    assert record.chosen("agent_evol")[0] == ["a", "b", "c", "d"]
+
+
+def test_live_episodes_are_taken_by_source_count_of_rewards_key_and_age(record: Record) -> None:
+    for name in ("one", "two"):
+        record.session.add(ApiKeyRow(id=f"key_{name}", key_hash=name, name=f"agent {name}", scopes=[], created_at=0.0))
+    record.episode("a", 1.0, sources=("user",), key="one", ended=10.0)
+    record.episode("b", 1.0, sources=("user", "judge"), key="two", ended=50.0)
+    record.episode("c", 1.0, sources=("judge", "judge"), key="one", ended=90.0)
+    record.episode("d", None, key="one", ended=90.0)
+
+    def live(**fields: object) -> list[str]:
+        return record.chosen("reinforce_pp", live=fields)[0]
+
+    assert live() == ["a", "b", "c"]
+    assert live(sources=["user"]) == ["a", "b"]
+    assert live(sources=["user", "judge"], min_rewards=2) == ["b", "c"]
+    assert live(sources=["judge"], min_rewards=2) == ["c"]
+    assert live(min_rewards=3) == live(sources=["nobody"]) == live(keys=["nobody"]) == []
+    assert live(keys=["key_one"]) == live(keys=["agent one"]) == ["a", "c"]
+    assert live(keys=["agent one", "key_two"], max_age_s=60.0) == ["b", "c"]
+    assert live(limit=2) == ["b", "c"], "not the newest"
+
+
+def test_beside_a_play_live_episodes_are_taken_where_they_are_asked_for_and_fill_their_share_at_most(
+        record: Record) -> None:
+    record.session.add(PlayRow(id="play", state="done", request={}, created_at=0.0))
+    record.session.flush()
+    for number in range(6):
+        record.episode(f"p{number}", float(number % 2), "task", play="play", status="terminated", success=True)
+        record.episode(f"v{number}", 0.5)
+    record.episode("failed", None, "task", play="play", status="error")
+    ids, stats = record.chosen("reinforce_pp", "play")
+    assert ids == [f"p{n}" for n in range(6)] and stats["live_episodes"] == 0
+    ids, stats = record.chosen("reinforce_pp", "play", live={"share": 0.25})
+    assert ids == [*(f"p{n}" for n in range(6)), "v4", "v5"]
+    assert (stats["played_episodes"], stats["live_episodes"], stats["by_environment"]) == (6, 2, {"e": 6})
+    assert (stats["episodes"], stats["errors"], stats["success_rate"]) == (9, 1, 1.0)
+    assert len(record.chosen("reinforce_pp", "play", live={"share": 0.25, "limit": 1})[0]) == 7
+    assert len(record.chosen("reinforce_pp", "play", live={"share": 0.9})[0]) == 12
+    assert record.chosen("reinforce_pp", "other", live={"share": 0.9})[0] == [], "a share of nothing"
+
+
+def test_live_groups_are_taken_whole_and_those_that_teach_nothing_hold_up_no_others(record: Record) -> None:
+    for name, reward, group in (("a", 1.0, "fits"), ("b", 0.0, "fits"), ("c", 0.0, "large"), ("d", 1.0, "large"),
+                                ("e", 1.0, "large"), *((f"f{n:02}", 1.0, f"flat{n % 40}") for n in range(80))):
+        record.episode(name, reward, group)
+    ids, stats = record.chosen("grpo", live={"limit": 2})
+    assert ids == ["a", "b"]
+    assert (stats["groups"], stats["groups_without_variance"], stats["episodes"]) == (1, 40, 82)
+    assert record.chosen("grpo")[0] == ["a", "b", "c", "d", "e"]
 
 
 def test_old_rows_of_a_run_still_read() -> None:

@@ -1,0 +1,62 @@
+"""Reward functions: Python functions of the operator's own, in a thread with a time limit.
+
+One gets an `EpisodeView`, and returns a number, numbers by turn, or None where it has no opinion.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal
+
+from clients.wire import EpisodeView
+from env_adapters.workers import EnvironmentTimeout, Workers
+from server.feedback.verdict import Verdict, read_values
+from server.settings import FunctionSettings, SettingsError
+
+
+class RewardFunction:
+    """One of them."""
+
+    kind: Literal["function"] = "function"
+
+    def __init__(self, name: str, settings: FunctionSettings) -> None:
+        self.name = name
+        self.concurrency = settings.concurrency
+        self._limit_s = settings.time_limit_s
+        self._function = load(name, settings.function)
+        self._workers = Workers()
+
+    @property
+    def stuck(self) -> int:
+        """Calls that did not end when they were told to."""
+        return self._workers.stuck
+
+    async def score(self, episode: EpisodeView) -> Verdict:
+        """Call it."""
+        try:
+            returned = await self._workers.call(lambda: self._function(episode), self._limit_s)
+        except EnvironmentTimeout as error:
+            raise TimeoutError(f"it took longer than {self._limit_s:g} s") from error
+        return Verdict(read_values(returned, {turn.index for turn in episode.turns}))
+
+    async def close(self) -> None:
+        """End the idle threads."""
+        self._workers.close()
+
+
+def load(name: str, spec: str) -> Callable[[EpisodeView], Any]:
+    """Import a function named as `package.module:function`.
+
+    Raises:
+        SettingsError: there is none, or it cannot be called as one.
+    """
+    module, _, attribute = spec.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # A module may raise anything.
+        raise SettingsError(f"rewards.functions.{name}: {spec}: {type(error).__name__}: {error}") from error
+    if not callable(found) or inspect.iscoroutinefunction(found):
+        raise SettingsError(f"rewards.functions.{name}: {spec} is not a plain function")
+    return found  # type: ignore[no-any-return]

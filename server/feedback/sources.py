@@ -1,0 +1,97 @@
+"""The sources of rewards and their rules: from the settings, and over them from the API.
+
+What a rule does to an episode's reward is `server/recording/rewards.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from clients.wire import RewardRule, RewardSourceView
+from server.errors import NotFound
+from server.recording.rewards import OTHERS, read_rules, rule_of
+from server.settings import RewardSettings
+from server.store.database import Database
+from server.store.tables import RewardRow, RewardSourceRow
+from server.store.writer import Writer
+
+log = logging.getLogger("upturn.rewards")
+
+
+class RewardSources:
+    """Reads and changes the rules."""
+
+    def __init__(self, settings: RewardSettings, database: Database, writer: Writer) -> None:
+        others = RewardRule(weight=settings.default_weight, cap=settings.default_cap)
+        self._configured = {OTHERS: others, **settings.sources}
+        self._database = database
+        self._writer = writer
+
+    async def start(self) -> None:
+        """Make the rules those of the settings, save where one was set by API."""
+        def take(session: Session) -> None:
+            session.execute(sa.delete(RewardSourceRow).where(RewardSourceRow.set_by == "settings"))
+            for name in self._configured.keys() - set(session.scalars(sa.select(RewardSourceRow.name))):
+                session.add(self._of_settings(name))
+        try:
+            await self._writer.write(take)
+        except sa.exc.IntegrityError:  # Another server that starts now has written the same.
+            await self._writer.write(take)
+
+    async def set(self, name: str, change: RewardRule, by: str) -> RewardSourceView:
+        """Change what is given of a source's rule; it holds from the next reading on, also for rewards of before."""
+        def write(session: Session) -> RewardRule:
+            row = session.get(RewardSourceRow, name)
+            now = rule_of(row) if row is not None else read_rules(session).of(name)
+            rule = now.model_copy(update={field: getattr(change, field) for field in change.model_fields_set})
+            session.merge(RewardSourceRow(name=name, set_by="api", changed_at=time.time(), weight=rule.weight,
+                                          cap=rule.cap, blocked=rule.blocked))
+            return rule
+        try:
+            rule = await self._writer.write(write)
+        except sa.exc.IntegrityError:  # Another server has made the row just now.
+            rule = await self._writer.write(write)
+        log.info("%r sets the rule of reward source %r: %s", by, name, rule)
+        return (await asyncio.to_thread(self._views, name))[0]
+
+    async def remove(self, name: str, by: str) -> None:
+        """Take away the rule that was set by API; that of the settings holds again, or that of `*`.
+
+        Raises:
+            NotFound: none was set by API.
+        """
+        def delete(session: Session) -> None:
+            row = session.get(RewardSourceRow, name)
+            if row is None or row.set_by != "api":
+                raise NotFound(f"no rule of {name!r} was set by API", code="reward_source_not_found")
+            session.delete(row)
+            session.flush()
+            if name in self._configured:
+                session.add(self._of_settings(name))
+        await self._writer.write(delete)
+        log.info("%r takes away its rule of reward source %r", by, name)
+
+    async def views(self) -> list[RewardSourceView]:
+        """Return all sources by name."""
+        return await asyncio.to_thread(self._views)
+
+    def _views(self, only: str | None = None) -> list[RewardSourceView]:
+        given = sa.select(RewardRow.source, sa.func.count(), sa.func.avg(RewardRow.value)).group_by(RewardRow.source)
+        with self._database.read() as session:
+            rules = read_rules(session)
+            own = {row.name: row.set_by for row in session.scalars(sa.select(RewardSourceRow))}
+            found = {source: (count, mean) for source, count, mean in session.execute(
+                given if only is None else given.where(RewardRow.source == only))}
+        return [RewardSourceView(
+            name=name, set_by=own.get(name), count=found.get(name, (0, None))[0], mean=found.get(name, (0, None))[1],  # type: ignore[arg-type]
+            **rules.of(name).model_dump()) for name in ([only] if only is not None else sorted({*own, *found}))]
+
+    def _of_settings(self, name: str) -> RewardSourceRow:
+        rule = self._configured[name]
+        return RewardSourceRow(name=name, weight=rule.weight, cap=rule.cap, blocked=rule.blocked, set_by="settings",
+                               changed_at=time.time())

@@ -1,0 +1,125 @@
+"""Which tasks a learner step plays: a pure function of the run's plan, its seed, the step and the recorded episodes.
+
+Asked again, it names the same tasks; once a play has started, the play's own row says what they were.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from clients.wire import PlayPlan
+from server.environments.instances import find_family
+from server.errors import NotFound
+from server.store.tables import BatchRow, EpisodeRow
+
+RECENT = 32  # Newest episodes of a task that say how well the policy does it: four groups of eight.
+
+Record = dict[tuple[str, str], tuple[int, int]]
+"""By environment and task: successes among the newest episodes, and how many those are."""
+
+
+def tasks_of(plan: PlayPlan) -> dict[str, list[str]]:
+    """Return the tasks a plan chooses from, by environment. It may read files: not for the event loop.
+
+    Raises:
+        NotFound: unknown environment or split, or one without tasks.
+    """
+    found = {}
+    for name, choice in plan.choices.items():
+        env = find_family(name)
+        if choice.split is not None and choice.split not in env.splits():
+            raise NotFound(f"{name} has no split {choice.split!r}, only {', '.join(env.splits())}", param="split",
+                           code="split_not_found")
+        found[name] = list(dict.fromkeys(choice.tasks or env.tasks(choice.split or "")))
+        if not found[name]:
+            raise NotFound(f"split {choice.split!r} of {name} has no tasks", param="split", code="split_not_found")
+    return found
+
+
+def record_of(session: Session, run_id: str, step: int) -> Record:
+    """Return how the tasks that a run played before a step went; an episode without a verdict says nothing."""
+    played = sa.select(
+        EpisodeRow.environment, EpisodeRow.task, EpisodeRow.success,
+        sa.func.row_number().over(partition_by=(EpisodeRow.environment, EpisodeRow.task),
+                                  order_by=EpisodeRow.id.desc()).label("age"),
+    ).join(BatchRow, BatchRow.play_id == EpisodeRow.play_id).where(
+        BatchRow.run_id == run_id, BatchRow.step < step, EpisodeRow.status.not_in(("open", "error")),
+        EpisodeRow.success.is_not(None), EpisodeRow.environment.is_not(None), EpisodeRow.task.is_not(None)).subquery()
+    query = sa.select(played.c.environment, played.c.task, sa.func.sum(sa.case((played.c.success, 1), else_=0)),
+                      sa.func.count()).where(played.c.age <= RECENT).group_by(played.c.environment, played.c.task)
+    return {(environment, task): (won, count) for environment, task, won, count in session.execute(query)}
+
+
+def tasks_of_step(plan: PlayPlan, tasks: dict[str, list[str]], seed: int, step: int,
+                  record: Record | None = None) -> dict[str, list[str]]:
+    """Return the tasks of a learner step by environment, `plan.groups` together.
+
+    There are fewer where an environment has not as many, or where `uniform` comes to the end of its tasks: each comes
+    once before any comes again, and none twice in a step.
+
+    Args:
+        plan: the run's.
+        tasks: what it chooses from, as `tasks_of` says.
+        seed: the run's.
+        step: of the learner, from 0.
+        record: how the run's tasks went, which `learnability` needs.
+    """
+    chosen: dict[str, list[str]] = {}
+    for environment, places in _places(plan, step).items():
+        listed = tasks[environment]
+        if plan.curriculum == "learnability":
+            chosen[environment] = _learnable(listed, len(places), f"{seed}:{step}:{environment}",
+                                             {task: (record or {}).get((environment, task), (0, 0)) for task in listed})
+        else:
+            chosen[environment] = _in_turn(listed, places, seed)
+    return chosen
+
+
+def learnability(won: int, count: int) -> float:
+    """Return how much a task is worth playing: p(1-p) of its success, as in Sampling For Learnability (2408.15099).
+
+    p is (won + 1) / (count + 2), Laplace's estimate: never 0 or 1, so that a solved or hopeless task still comes up,
+    and 1/2 for a task that was never played, which no other task is worth more than.
+    """
+    p = (won + 1) / (count + 2)
+    return p * (1 - p)
+
+
+def _places(plan: PlayPlan, step: int) -> dict[str, list[int]]:
+    """Return which of its own groups each environment plays in a step, counted from the run's first.
+
+    The environments take turns in a fixed order in which each occurs as often as its weight says, evenly spread.
+    """
+    weights = {name: choice.weight for name, choice in plan.choices.items()}
+    order = [name for _, name in sorted(((i + 0.5) / weight, name) for name, weight in weights.items()
+                                        for i in range(weight))]
+    places: dict[str, list[int]] = {}
+    for group in range(step * plan.groups, (step + 1) * plan.groups):
+        cycle, turn = divmod(group, len(order))
+        name = order[turn]
+        places.setdefault(name, []).append(cycle * weights[name] + order[:turn].count(name))
+    return places
+
+
+def _in_turn(tasks: list[str], places: list[int], seed: int) -> list[str]:
+    """Return the tasks at some places of an endless seeded order in which each comes once before any comes again."""
+    orders: dict[int, list[str]] = {}
+    chosen: dict[str, None] = {}
+    for place in places:
+        lap, position = divmod(place, len(tasks))
+        if lap not in orders:
+            orders[lap] = random.Random(f"{seed}:{lap}").sample(tasks, len(tasks))
+        chosen[orders[lap][position]] = None
+    return list(chosen)
+
+
+def _learnable(tasks: list[str], count: int, seed: str, record: dict[str, tuple[int, int]]) -> list[str]:
+    """Draw tasks without replacement, weighted by learnability: the smallest of exponential times at these rates."""
+    rng = random.Random(seed)
+    times = {task: -math.log(1 - rng.random()) / learnability(*record[task]) for task in tasks}
+    return heapq.nsmallest(count, tasks, key=times.__getitem__)
