@@ -1,4 +1,4 @@
-"""`python -m learner run --server URL`: the learner as a program."""
+"""`python -m learner run --server URL`: the learner as a program, or one of its processes (`learner/launch.py`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ import torch
 from pydantic import ValidationError
 
 from clients.client import Client, UpturnAPIError
+from learner import distributed
 from learner.checks import BadInput
+from learner.distributed import ProcessFailed, ProcessGone
 from learner.guards import RunStopped
 from learner.loop import do_next_run
 from learner.settings import LearnerSettings
@@ -95,7 +97,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ValidationError as error:
         print(error, file=sys.stderr)
         return 2
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    first = int(os.environ.get("RANK", "0")) == 0  # the others do the same, and would say the same
+    logging.basicConfig(level=logging.INFO if first else logging.ERROR,
+                        format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -103,12 +107,24 @@ def main(arguments: list[str] | None = None) -> int:
         torch.cuda.set_per_process_memory_fraction(settings.gpu_memory)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
+    code = _run(settings)
+    distributed.close(code)
+    return code
+
+
+def _run(settings: LearnerSettings) -> int:
+    """Work until told to stop; return the exit code."""
     try:
+        distributed.start(settings.torch_device())
         with Client(settings.server, key=settings.key, timeout_s=600.0) as client:
             return _serve(client, settings)
     except Stopped as stopped:
         log.info("stopped by %s", stopped)
+        distributed.stopped(f"stopped by {stopped}")
         return 130 if stopped.number == signal.SIGINT else 0
+    except ProcessGone as gone:
+        log.error("%s; all processes end, and the run goes on when they are started again", gone)
+        return 1
 
 
 def _serve(client: Client, settings: LearnerSettings) -> int:
@@ -120,7 +136,7 @@ def _serve(client: Client, settings: LearnerSettings) -> int:
             run = do_next_run(client, settings)
         except Exception as error:  # the run has ended as failed with this reason; a service goes on with the next
             code, run = 1, None
-            if isinstance(error, UpturnAPIError | BadInput | RunStopped):
+            if isinstance(error, UpturnAPIError | BadInput | RunStopped | ProcessFailed):
                 log.error("%s", error)
             else:
                 log.exception("the run failed")
@@ -128,7 +144,7 @@ def _serve(client: Client, settings: LearnerSettings) -> int:
             if run is not None:
                 log.info("run %s is %s after %d steps: %s", run.id, run.state, run.step, run.reason)
                 code = 0 if run.state == "done" else 1
-        if settings.once:
+        if settings.once or (code and distributed.count() > 1):  # they may not agree on where they are
             if run is None and code == 0:
                 log.info("no run waits")
             return code
@@ -138,7 +154,7 @@ def _serve(client: Client, settings: LearnerSettings) -> int:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_IGN)  # the way out is short; a second signal must not cut it
-    raise Stopped(number)
+    distributed.interrupt(Stopped(number))
 
 
 if __name__ == "__main__":

@@ -1,30 +1,39 @@
-"""Checkpoints: what a learner needs to go on exactly where it stopped.
+"""Checkpoints: what a learner needs to go on exactly where it stopped, with as many processes as it then has.
 
 Trained weights, value head, optimiser, random state, the reference where it was reset, the global step and a hash of
-the run's config. A checkpoint is written
-beside its place and renamed into it, so that one either exists whole or not at all; the newest two are kept.
+the run's config. PyTorch's distributed checkpoint writes each process's parts and reads them into other parts. A
+checkpoint is written beside its place and renamed into it, so that one either exists whole or not at all; the newest
+two are kept.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from clients.wire import RunConfig
+from learner import distributed
 from learner.step import Trainer
 
 KEPT = 2
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint belongs to another run's config."""
+    """A checkpoint belongs to another run's config, or cannot be written or read."""
 
 
 def config_sha256(config: RunConfig) -> str:
@@ -35,26 +44,26 @@ def config_sha256(config: RunConfig) -> str:
 def save_checkpoint(trainer: Trainer, root: Path, step: int) -> Path:
     """Save the state after `step` finished learner steps; return its directory."""
     directory, unfinished = root / f"step-{step:06d}", root / f"step-{step:06d}.part"
-    for stale in (unfinished, directory):
-        if stale.exists():
-            shutil.rmtree(stale)
-    unfinished.mkdir(parents=True)
-    weights = {name: p.detach().cpu().contiguous() for name, p in trainer.policy.trainable().items()}
-    save_file(weights, unfinished / "weights.safetensors")
-    if trainer.policy.value_head is not None:
-        head = {name: p.detach().cpu() for name, p in trainer.policy.value_head.state_dict().items()}
-        save_file(head, unfinished / "value_head.safetensors")
-    facts: dict[str, Any] = {"step": step, "config_sha256": config_sha256(trainer.config)}
-    reference = trainer.reference
-    if reference is not None and reference.anchor and reference.weights is not None:
-        facts["reference_anchor"] = reference.anchor
-        kept = {name: p.cpu().contiguous() for name, p in reference.weights.items()}
-        save_file(kept, unfinished / "reference.safetensors")
-    torch.save({"optimiser": trainer.optimiser.state_dict(), "random": _random_state()}, unfinished / "optimiser.pt")
-    (unfinished / "state.json").write_text(json.dumps(facts, indent=2))
-    os.replace(unfinished, directory)
-    for old in sorted(_checkpoints(root))[:-KEPT]:
-        shutil.rmtree(_checkpoints(root)[old])
+
+    def begin() -> None:
+        for stale in (unfinished, directory):
+            if stale.exists():
+                shutil.rmtree(stale)
+        unfinished.mkdir(parents=True)
+
+    def finish() -> None:
+        facts: dict[str, Any] = {"step": step, "config_sha256": config_sha256(trainer.config)}
+        if trainer.reference is not None and trainer.reference.anchor:
+            facts["reference_anchor"] = trainer.reference.anchor
+        (unfinished / "state.json").write_text(json.dumps(facts, indent=2))
+        os.replace(unfinished, directory)
+        for old in sorted(_checkpoints(root))[:-KEPT]:
+            shutil.rmtree(_checkpoints(root)[old])
+
+    distributed.from_first(begin)
+    with _plain_errors(unfinished):
+        save(_state(trainer), storage_writer=FileSystemWriter(unfinished), **_processes())
+    distributed.from_first(finish)
     return directory
 
 
@@ -65,25 +74,32 @@ def newest_checkpoint(root: Path, up_to: int) -> tuple[int, Path] | None:
 
 
 def load_checkpoint(trainer: Trainer, directory: Path) -> None:
-    """Put a checkpoint's state into the trainer.
+    """Put a checkpoint's state into a trainer that has not trained yet.
 
     Raises:
-        CheckpointError: it was written under another config.
+        CheckpointError: it was written under another config, or is broken.
     """
     facts = json.loads((directory / "state.json").read_text())
     if facts["config_sha256"] != config_sha256(trainer.config):
         raise CheckpointError(f"{directory} was written under another config")
-    trainer.policy.load_weights(load_file(directory / "weights.safetensors"))
-    if trainer.policy.value_head is not None:
-        trainer.policy.value_head.load_state_dict(load_file(directory / "value_head.safetensors"))
     if trainer.reference is not None and "reference_anchor" in facts:
-        kept = load_file(directory / "reference.safetensors", device=str(trainer.policy.device))
-        trainer.reference.set(facts["reference_anchor"], kept)
-    state = torch.load(directory / "optimiser.pt", map_location="cpu", weights_only=True)
-    trainer.optimiser.load_state_dict(state["optimiser"])
-    torch.set_rng_state(state["random"]["cpu"])
-    if torch.cuda.is_available() and "cuda" in state["random"]:
-        torch.cuda.set_rng_state_all(state["random"]["cuda"])
+        trainer.reference.set(facts["reference_anchor"], trainer.policy.snapshot())
+    reader = FileSystemReader(directory)
+    with _plain_errors(directory):
+        known = reader.read_metadata().state_dict_metadata
+        for name, p in _parameters(trainer).items():
+            if f"optimiser.{name}.step" in known:
+                trainer.optimiser.state[p] = {
+                    "step": torch.zeros((), device=p.device),
+                    "exp_avg": torch.zeros_like(p),
+                    "exp_avg_sq": torch.zeros_like(p),
+                }
+        state = {name: tensor for name, tensor in _state(trainer).items()
+                 if name in known or not name.startswith("random.")}
+        load(state, storage_reader=reader, **_processes())
+    torch.set_rng_state(state["random.cpu"])
+    if "random.cuda" in state:
+        torch.cuda.set_rng_state(state["random.cuda"])
 
 
 def _checkpoints(root: Path) -> dict[int, Path]:
@@ -92,8 +108,41 @@ def _checkpoints(root: Path) -> dict[int, Path]:
     return {int(directory.name.removeprefix("step-")): directory for directory in found}
 
 
-def _random_state() -> dict[str, Any]:
-    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
+def _parameters(trainer: Trainer) -> dict[str, Tensor]:
+    """Return all that the optimiser changes, by name."""
+    head = trainer.policy.value_head
+    values = {} if head is None else {f"value_head.{name}": p for name, p in head.named_parameters()}
+    return {f"weights.{name}": p for name, p in trainer.policy.trainable().items()} | values
+
+
+def _state(trainer: Trainer) -> dict[str, Tensor]:
+    """Return all tensors of a checkpoint; they share memory with the trainer's, the random state apart."""
+    state = {name: p.detach() for name, p in _parameters(trainer).items()}
+    for name, p in _parameters(trainer).items():
+        state |= {f"optimiser.{name}.{moment}": kept for moment, kept in trainer.optimiser.state.get(p, {}).items()}
+    reference = trainer.reference
+    if reference is not None and reference.anchor and reference.weights is not None:
+        state |= {f"reference.{name}": p for name, p in reference.weights.items()}
+    state["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+        state["random.cuda"] = torch.cuda.get_rng_state()
     return state
+
+
+def _processes() -> dict[str, Any]:
+    return {"process_group": distributed.control(), "no_dist": distributed.count() == 1}
+
+
+@contextlib.contextmanager
+def _plain_errors(directory: Path) -> Iterator[None]:
+    """Raise what the distributed checkpoint raises as an error of ours: its own is no Exception."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is no mistake
+            yield
+    except CheckpointException as error:
+        for failure, _ in error.failures.values():
+            if not isinstance(failure, Exception):  # a stop that came meanwhile
+                raise failure from None
+        causes = "; ".join(str(failure[0]) for failure in error.failures.values())
+        raise CheckpointError(f"{directory} cannot be written or read: {causes}") from error

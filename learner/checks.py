@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from clients.wire import COMPARING, BatchView, RunConfig, Sample
+from learner import distributed
 
 _GIB = 2**30
 
@@ -109,7 +110,7 @@ def check_model(directory: Path, config: RunConfig, device: torch.device) -> Non
             raise BadModel(f"{file} is broken ({error}): copy the model again") from error
         parameters += sum(math.prod(shape) for shape in shapes)
         stored_bytes += file.stat().st_size
-    needed, free = needed_bytes(parameters, stored_bytes, config), free_bytes(device)
+    needed, free = needed_bytes(parameters, stored_bytes, config) / distributed.count(), free_bytes(device)
     if free is not None and needed > free:
         advice = "train an adapter (kind = 'adapter') or a smaller model" if config.kind == "full" else \
             "take a smaller model"

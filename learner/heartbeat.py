@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from clients.client import Client, UpturnAPIError
+from learner import distributed
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +40,16 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat {run_id}", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        if distributed.is_first():
+            self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join(timeout=self._every_s)
+        if distributed.is_first():
+            self._thread.join(timeout=self._every_s)
 
     def check(self) -> None:
         """Raise where the run is lost.

@@ -4,7 +4,7 @@
 
 The server gathers episodes, keeps every row and decides what is served; the learner holds weights and nothing else.
 It can die at any point: an unacknowledged batch is leased again, an acknowledged one is never published twice
-(`resume.py`).
+(`resume.py`). Several processes go through this same loop; the first alone talks to the server (`distributed.py`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from pathlib import Path
 
 from clients.client import Client, UpturnAPIError
 from clients.wire import BatchAck, BatchRequest, BatchView, PolicyPublish, RunClaim, RunEnd, RunStep, RunView
+from learner import distributed
 from learner.best import best_of, keep
 from learner.checkpoint import save_checkpoint
 from learner.checks import BadInput, check_groups
+from learner.distributed import ProcessFailed, from_first
 from learner.guards import RunStopped, check_collapse
 from learner.heartbeat import LOST_CODES, Heartbeat, RunLost
 from learner.horizon import horizon_at, horizon_metrics
@@ -37,31 +39,34 @@ def do_next_run(client: Client, settings: LearnerSettings) -> RunView | None:
     A run that fails is ended with its reason, and the error is raised. A run that is lost is left as it is. An
     interrupt gives the batch back and leaves the run for whoever claims it next.
     """
-    run = client.claim_run(RunClaim(learner=settings.learner, run_id=settings.run))
+    run = from_first(lambda: client.claim_run(RunClaim(learner=settings.learner, run_id=settings.run)))
     if run is None:
         return None
     try:
         with Heartbeat(client, run.id, settings.learner, settings.heartbeat_s) as heartbeat:
             train(run, client, settings, heartbeat)
-        return client.end_run(run.id, RunEnd(learner=settings.learner, state="done", reason="all steps are trained"))
+        end = RunEnd(learner=settings.learner, state="done", reason="all steps are trained")
+        return from_first(lambda: client.end_run(run.id, end))
     except RunLost as lost:
         log.warning("run %s is not ours any more: %s", run.id, lost)
-        return client.run(run.id)
-    except Exception as error:
-        if isinstance(error, UpturnAPIError) and error.code in LOST_CODES:
-            log.warning("run %s is not ours any more: %s", run.id, error)
-            return client.run(run.id)
-        if not _server_is_away(error):  # where it is, the run goes on when it is back
-            plain = isinstance(error, BadInput | RunStopped)
-            reason = (str(error) if plain else f"{type(error).__name__}: {error}")[:10_000]
-            client.end_run(run.id, RunEnd(learner=settings.learner, state="failed", reason=reason))
-        raise
+        return from_first(lambda: client.run(run.id))
+    except Exception as met:
+        if isinstance(met, UpturnAPIError) and met.code in LOST_CODES:
+            log.warning("run %s is not ours any more: %s", run.id, met)
+            return from_first(lambda: client.run(run.id))
+        error = distributed.root_cause(met, _reason(met))
+        ended = isinstance(error, Exception) and not _server_is_away(error)  # else the run goes on, here or elsewhere
+        if ended and distributed.is_first():
+            client.end_run(run.id, RunEnd(learner=settings.learner, state="failed", reason=_reason(error)))
+        if error is met:
+            raise
+        raise error from met
 
 
 def train(run: RunView, client: Client, settings: LearnerSettings, heartbeat: Heartbeat) -> None:
     """Train every step of a run that this learner holds."""
     work = settings.work_dir.resolve()
-    policies = client.policies()
+    policies = from_first(client.policies)
     policy = load_start(run, policies, settings.torch_device())
     trainer = Trainer(policy, run.config, settings.max_row_tokens)
     loop = _Loop(run, client, settings.learner, heartbeat, trainer, work)
@@ -90,7 +95,7 @@ class _Loop:
 
     def step(self, step: int) -> None:
         """Train one step: lease, train, publish, checkpoint, acknowledge."""
-        self.heartbeat.check()
+        from_first(self.heartbeat.check)
         config = self.run.config
         horizon = horizon_at(config.schedule, step, self.recorded)
         asked = time.perf_counter()
@@ -98,7 +103,7 @@ class _Loop:
             if step == 0:
                 check_groups(batch, config)
             result = self.trainer.step(batch.samples, step)
-            self.heartbeat.check()
+            from_first(self.heartbeat.check)
             metrics = {**result.metrics, "lease_s": time.perf_counter() - asked - result.metrics.get("train_s", 0.0)}
             metrics |= horizon_metrics(config.schedule, step, self.recorded)
             policy_version, played_by = None, self.serving
@@ -114,18 +119,18 @@ class _Loop:
                 episodes=result.episodes,
                 metrics=metrics,
             )
-            self.client.acknowledge_batch(batch.id, ack)
+            metrics = from_first(lambda: self._acknowledge(batch.id, ack))
         self.recorded.append(
             RunStep(step=step, horizon=horizon, policy_version=policy_version, metrics=metrics | _measured(batch)))
         log.info("run %s step %d horizon %d version %s %s", self.run.id, step, horizon, policy_version, _brief(metrics))
         best = best_of(self.recorded, config.guards.best_window)
-        if best is not None and best.step == step and played_by is not None and played_by.is_dir():
-            keep(played_by, self.kept)
+        if best is not None and best.step == step and played_by is not None:
+            from_first(lambda: self._keep(played_by))
 
     def replayed(self, step: int) -> BatchView:
         """Return the batch of a finished step again."""
         request = self._request(step, self.recorded[step].horizon)
-        return self.client.lease_batch(request.model_copy(update={"replay": True}))
+        return from_first(lambda: self.client.lease_batch(request.model_copy(update={"replay": True})))
 
     def serve_best(self) -> str:
         """Publish the run's best version again, where it is another than the newest; say what was done."""
@@ -137,7 +142,7 @@ class _Loop:
         newest = next((s.policy_version for s in reversed(self.recorded) if s.policy_version is not None), None)
         if best.version == newest:
             return f"{what} and is the newest"
-        if best.version is None or not self.kept.is_dir():
+        if best.version is None or not from_first(self.kept.is_dir):
             return f"{what}: promote it"
         self.trainer.policy.load_published(self.kept)
         version, _ = self._publish(len(self.recorded), self.recorded[-1].horizon)
@@ -156,9 +161,19 @@ class _Loop:
             manifest_sha256=version.manifest_sha256,
             probe=version.probe,
         )
-        number = self.client.publish(publish).version
+        number = from_first(lambda: self.client.publish(publish)).version
         self.serving = version.directory
         return number, {"write_s": written - began, "publish_s": time.perf_counter() - written}
+
+    def _acknowledge(self, batch_id: str, ack: BatchAck) -> dict[str, float]:
+        """Acknowledge a batch and return the metrics that the server then has."""
+        self.client.acknowledge_batch(batch_id, ack)
+        return ack.metrics
+
+    def _keep(self, version: Path) -> None:
+        """Keep the run's best version, where it still is."""
+        if version.is_dir():
+            keep(version, self.kept)
 
     def _request(self, step: int, horizon: int) -> BatchRequest:
         return BatchRequest(run_id=self.run.id, learner=self.learner, step=step, horizon=horizon)
@@ -167,12 +182,14 @@ class _Loop:
 @contextlib.contextmanager
 def leased(client: Client, request: BatchRequest, heartbeat: Heartbeat) -> Iterator[BatchView]:
     """Lease a batch, waiting while it is gathered; whatever interrupts the step gives it back."""
-    batch = client.lease_batch(request, on_progress=lambda _: heartbeat.check())
+    batch = from_first(lambda: client.lease_batch(request, on_progress=lambda _: heartbeat.check()))
     try:
         yield batch
     except RunLost:
         raise  # the server has taken the batch back with the run
     except BaseException:
+        if not distributed.is_first():
+            raise
         try:
             client.acknowledge_batch(batch.id, BatchAck(learner=request.learner, state="returned"))
             log.warning("gave batch %s of step %d back", batch.id, request.step)
@@ -187,7 +204,13 @@ def _measured(batch: BatchView) -> dict[str, float]:
     return {name: value for name in names if (value := getattr(batch, name)) is not None}
 
 
-def _server_is_away(error: Exception) -> bool:
+def _reason(error: BaseException) -> str:
+    """Return why a run ends, in one line where the error is made for that."""
+    plain = isinstance(error, BadInput | RunStopped | ProcessFailed)
+    return (str(error) if plain else f"{type(error).__name__}: {error}")[:10_000]
+
+
+def _server_is_away(error: BaseException) -> bool:
     if not isinstance(error, UpturnAPIError) or error.code == "play_failed":  # started again and again, and never good
         return False
     return error.status in (0, 429, 503)

@@ -1,5 +1,6 @@
 """The samples of one optimiser step, packed into rows: looked at without gradient, then run forward and back.
 
+Each of several processes has its own samples, dealt whole; credit is computed for all of them before.
 Gradients of all rows add up as sums; `units` says what to divide them by once the last row is done. A token that has no
 finite logprob under the learner or the reference is in no sum and no unit, and is counted; a row whose forward pass is
 not a number at all is left out whole, since its gradient would poison the rest.
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor
 
 from clients.wire import RunConfig, Sample
+from learner import distributed
 from learner.algorithms.credit import IMITATING, Credit, Seen
 from learner.algorithms.gae import value_loss
 from learner.algorithms.loss import LossConfig, mismatch_kl, policy_loss
 from learner.algorithms.normalisation import token_weights, units
 from learner.algorithms.sft import imitation_loss
-from learner.model import Policy
+from learner.model import Logprobs, Policy
 from learner.packing import Row, RowLimits, pack
 from learner.reference import Reference
 
@@ -40,6 +42,19 @@ class Sums:
     per_token: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Sums over tokens, by metric name."""
 
+    @classmethod
+    def added(cls, parts: Sequence[Sums]) -> Sums:
+        """Return the sums of all processes."""
+        total = cls()
+        for part in parts:
+            total.units += part.units
+            total.tokens += part.tokens
+            total.nonfinite += part.nonfinite
+            for all_of, some in ((total.losses, part.losses), (total.per_token, part.per_token)):
+                for name, value in some.items():
+                    all_of[name] += value
+        return total
+
 
 class Minibatch:
     """Samples that one optimiser step trains on.
@@ -55,8 +70,15 @@ class Minibatch:
     def __init__(self, samples: Sequence[Sample], policy: Policy, reference: Reference | None, config: RunConfig,
                  limits: RowLimits) -> None:
         self.samples = samples
-        self.rows = [row.to(policy.device) for row in pack(samples, limits) if len(row.target)]
+        """[S] of all processes."""
+        self._mine = deal(samples, distributed.count())[distributed.number()]
+        packed = pack([samples[i] for i in self._mine], limits)
+        self.rows = [row.to(policy.device) for row in packed if len(row.target)]
+        """This process's."""
+        self._missing = max(distributed.gathered(len(self.rows))) - len(self.rows)
+        """Passes with nothing to train: every process must gather the weights as often as the others."""
         self.seen: list[Seen] | None = None
+        """Of this process's samples."""
         self._policy = policy
         self._reference = reference
         self._config = config
@@ -66,33 +88,50 @@ class Minibatch:
         """Take logprobs, the reference's and values as they are now, without gradient; [S] in the samples' order."""
         found: dict[int, Seen] = {}
         for row in self.rows:
+            distributed.any_of(False)
             with torch.no_grad():
                 now = self._policy.logprobs(row)
             reference = {} if self._reference is None else row.by_sample(self._reference.logprobs(row))
             values = {} if now.state_values is None else row.by_sample(now.state_values)
             for i, old in row.by_sample(now.values).items():
                 found[i] = Seen(old, reference.get(i), values.get(i))
-        self.seen = [found[i] for i in range(len(self.samples))]
-        return self.seen
+        for _ in range(self._missing):
+            distributed.any_of(False)
+            with torch.no_grad():
+                self._policy.logprobs(_EMPTY)
+            if self._reference is not None:
+                self._reference.logprobs(_EMPTY)
+        self.seen = [found[i] for i in range(len(self._mine))]
+        if distributed.count() == 1:
+            return self.seen
+        seen = {i: one.to("cpu") for i, one in zip(self._mine, self.seen, strict=True)}
+        everywhere = {i: one for some in distributed.gathered(seen) for i, one in some.items()}
+        return [everywhere[i] for i in range(len(self.samples))]
 
     def mismatch_sum(self) -> tuple[float, int]:
-        """Return the sum of the mismatch KL over the tokens that were looked at, and their number."""
+        """Return the sum of the mismatch KL over all tokens that were looked at, and their number."""
         total, count = 0.0, 0
         for row in self.rows if self.seen is not None else []:
             gaps = mismatch_kl(row.in_order([s.old for s in self.seen or []]), row.engine_logprobs)
             gaps = gaps[gaps.isfinite()]
             total, count = total + float(gaps.sum()), count + len(gaps)
-        return total, count
+        everywhere = distributed.gathered((total, count))
+        return sum(one for one, _ in everywhere), sum(one for _, one in everywhere)
 
     def backward(self, credit: Credit) -> Sums:
-        """Add up the gradient of every row and return what the rows add up to.
+        """Add up the gradient of every row and return what the rows of all processes add up to.
 
         Args:
             credit: of this minibatch's samples.
         """
+        returns = None if credit.returns is None else [credit.returns[i] for i in self._mine]
+        own = Credit([credit.advantages[i] for i in self._mine], returns, credit.pairs)
         sums = Sums()
         for row in self.rows:
-            self._backward_row(row, credit, sums)
+            self._backward_row(row, own, sums)
+        for _ in range(self._missing):
+            self._backward_nothing()
+        sums = Sums.added(distributed.gathered(sums))
         if credit.pairs is not None:
             sums.units = max(1, credit.pairs)
         for name, value in credit.metrics.items():
@@ -101,13 +140,18 @@ class Minibatch:
 
     def _backward_row(self, row: Row, credit: Credit, sums: Sums) -> None:
         device = self._policy.device
-        current = self._policy.logprobs(row)
         reference = self._reference_of(row)
+        current = self._policy.logprobs(row)
         usable = current.values.detach().isfinite()
         if reference is not None:
             usable &= reference.isfinite()
-        if current.values.isnan().any() or not usable.any():
+        broken = bool(current.values.isnan().any() or not usable.any())
+        if distributed.any_of(broken) and distributed.count() > 1:  # all take this pass back, for all go on together
+            current = self._policy.logprobs(_EMPTY if broken else row)
+        if broken:
             sums.nonfinite += len(usable)
+            if distributed.count() > 1:
+                _nothing(current).backward()
             return
         sums.nonfinite += int((~usable).sum())
         sample = row.sample[usable]
@@ -141,10 +185,48 @@ class Minibatch:
         for name, value in named.items():
             sums.per_token[name] += float(value)
 
+    def _backward_nothing(self) -> None:
+        """Go through the weights as often as `_backward_row` does, and add nothing."""
+        self._reference_now(_EMPTY)
+        current = self._policy.logprobs(_EMPTY)
+        if distributed.any_of(False):
+            current = self._policy.logprobs(_EMPTY)
+        _nothing(current).backward()
+
     def _reference_of(self, row: Row) -> Tensor | None:
         """Return [M] the reference's logprobs of a row, from the look where there was one."""
-        if self._reference is None or self._config.algorithm in IMITATING:
-            return None
-        if self.seen is None:
-            return self._reference.logprobs(row)
+        if self.seen is None or self._reference is None or self._config.algorithm in IMITATING:
+            return self._reference_now(row)
         return row.in_order([s.reference for s in self.seen if s.reference is not None])
+
+    def _reference_now(self, row: Row) -> Tensor | None:
+        if self.seen is not None or self._reference is None or self._config.algorithm in IMITATING:
+            return None
+        return self._reference.logprobs(row)
+
+
+def deal(samples: Sequence[Sample], processes: int) -> list[list[int]]:
+    """Return the numbers of the samples that each process trains, about as many tokens for each.
+
+    In lexicographic order, as rows are packed: samples that share a beginning mostly stay together.
+    """
+    order = sorted(range(len(samples)), key=lambda i: samples[i].token_ids)
+    total = sum(len(s.token_ids) for s in samples)
+    dealt: list[list[int]] = [[] for _ in range(processes)]
+    before = 0
+    for i in order:
+        tokens = len(samples[i].token_ids)
+        dealt[(2 * before + tokens) * processes // (2 * total)].append(i)  # where its middle lies
+        before += tokens
+    return [sorted(numbers) for numbers in dealt]
+
+
+def _nothing(current: Logprobs) -> Tensor:
+    """Return a loss that reaches every weight and changes none."""
+    values = current.values.sum()
+    return 0 * (values if current.state_values is None else values + current.state_values.sum())
+
+
+(_EMPTY,) = pack([Sample(episode_id="", group=None, token_ids=[0, 0], loss_mask=[0, 1], logprobs=[0.0, 0.0],
+                         temperatures=[1.0, 1.0], reward=0.0)])
+"""A row of two tokens, for passes that must be made and train nothing."""

@@ -9,28 +9,28 @@ that logits of a whole row never exist at once.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from clients.wire import RunConfig
+from learner import distributed
 from learner.checks import check_model
 from learner.packing import Row, RowLimits
+from learner.sharding import part, spread_like
 
 _LOGITS_AT_ONCE = 32 * 2**20
 """Logits in one piece of the head: 128 MiB in float32, 682 tokens of a vocabulary of 49152."""
 
 
-@dataclass(frozen=True)
-class Logprobs:
+class Logprobs(NamedTuple):
     """What a forward pass says about the trained tokens of a row."""
 
     values: Tensor
@@ -61,6 +61,16 @@ class Policy:
         self._head = causal.get_output_embeddings()
         self.value_head: torch.nn.Linear | None = None
         """PPO's: reads the hidden state that predicts a token. Trained and kept in checkpoints, never published."""
+        self._pass: Callable[[Row], Logprobs] = self.compute
+
+    @property
+    def layers(self) -> list[torch.nn.Module]:
+        """The decoder's layers, first to last."""
+        return list(self._decoder.layers)
+
+    def passes_through(self, whole: Callable[[Row], Logprobs]) -> None:
+        """Let `whole` call `compute`: it gathers weights that lie on several processes."""
+        self._pass = whole
 
     def add_value_head(self) -> None:
         """Give the policy a value head that says 0 everywhere."""
@@ -82,7 +92,7 @@ class Policy:
     def adapter_is_neutral(self) -> bool:
         """True where the adapter changes nothing yet, as a new one does."""
         second = [p for name, p in self.trainable().items() if "lora_B" in name]
-        return self.is_adapter and not any(bool(p.any()) for p in second)
+        return self.is_adapter and not distributed.any_of(any(bool(part(p).any()) for p in second))
 
     @contextlib.contextmanager
     def without_adapter(self) -> Iterator[None]:
@@ -120,7 +130,10 @@ class Policy:
         Args:
             row: N nodes, on any device.
         """
-        row = row.to(self.device)
+        return self._pass(row.to(self.device))
+
+    def compute(self, row: Row) -> Logprobs:
+        """Return `logprobs` where the whole weights are on the row's device."""
         mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
         with mixed:
             hidden = self._decoder(
@@ -155,6 +168,14 @@ class Policy:
         Args:
             weights: a tensor for each name in `trainable()`.
         """
+        if distributed.count() > 1:  # FSDP gathers from its own views of the weights, so they are written over
+            own = self.snapshot()
+            self.load_weights(weights)
+            try:
+                yield
+            finally:
+                self.load_weights(own)
+            return
         parameters = self.trainable()
         own = {name: p.data for name, p in parameters.items()}
         for name, p in parameters.items():
@@ -176,7 +197,8 @@ class Policy:
             FloatingPointError: a weight is not finite.
         """
         weights = {name: p.detach().to(self.dtype, copy=True) for name, p in self.trainable().items()}
-        broken = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
+        here = [name for name, weight in weights.items() if not torch.isfinite(part(weight)).all()]
+        broken = sorted({name for names in distributed.gathered(here) for name in names})
         if broken:
             raise FloatingPointError(f"weights that are not finite are never published: {', '.join(broken[:5])}")
         return weights
@@ -188,12 +210,15 @@ class Policy:
             raise ValueError(f"weights do not fit the model: {sorted(set(weights) ^ set(parameters))[:5]}")
         with torch.no_grad():
             for name, p in parameters.items():
-                p.copy_(weights[name])
+                p.copy_(spread_like(weights[name], p))
 
     def load_published(self, directory: Path) -> None:
         """Overwrite the trained weights with a version that `publish` wrote."""
         if self.is_adapter:
-            set_peft_model_state_dict(self.model, load_file(directory / "adapter_model.safetensors"))
+            stored = load_file(directory / "adapter_model.safetensors")
+            with torch.no_grad():
+                for name, p in get_peft_model_state_dict(self.model).items():
+                    p.copy_(spread_like(stored[name], p))
             return
         stored = load_file(directory / "model.safetensors")
         self.load_weights({name: stored[name] for name in self.trainable()})
@@ -252,4 +277,5 @@ def load_policy(directory: Path, adapter: Path | None, config: RunConfig, device
         model = get_peft_model(model, lora)
     if config.kind == "full":
         model.requires_grad_(True)
-    return Policy(model.to(device).train(), directory, dtype)
+    # Several processes take their parts from the CPU's copy: the whole might not fit one device.
+    return Policy(model.to(device if distributed.count() == 1 else "cpu").train(), directory, dtype)

@@ -23,8 +23,10 @@ from torch import Tensor
 
 from clients.manifest import write_manifest
 from clients.wire import Probe, Sample
+from learner import distributed
 from learner.model import Policy
 from learner.packing import pack
+from learner.sharding import whole
 
 PROBE_TOKENS = 160
 """Longer than one KV block of 128: stale blocks only show beyond it."""
@@ -68,7 +70,7 @@ def write_version(policy: Policy, root: Path, step: int, facts: dict[str, Any]) 
         FloatingPointError: a weight is not finite; nothing is written.
     """
     weights = policy.rounded()
-    directory = _new_directory(root, step)
+    directory = distributed.from_first(lambda: _new_directory(root, step))
     with policy.holding(weights):
         if policy.is_adapter:
             _write_adapter(policy, directory)
@@ -77,7 +79,7 @@ def write_version(policy: Policy, root: Path, step: int, facts: dict[str, Any]) 
         probe = probe_of(policy)
     kind = "adapter" if policy.is_adapter else "full"
     own = {"kind": kind, "base": str(policy.directory), "dtype": str(policy.dtype).removeprefix("torch."), "step": step}
-    return Version(directory, write_manifest(directory, {**facts, **own}), probe)
+    return Version(directory, distributed.from_first(lambda: write_manifest(directory, {**facts, **own})), probe)
 
 
 def probe_of(policy: Policy) -> Probe:
@@ -121,23 +123,37 @@ def _new_directory(root: Path, step: int) -> Path:
 def _write_full(policy: Policy, directory: Path) -> None:
     """Write every tensor under its HF name, tied ones too, with the base's config and tokenizer."""
     named = {"lm_head.weight": policy.model.get_output_embeddings().weight, **policy.model.state_dict()}
-    save_file(_stored(named, policy.dtype), directory / "model.safetensors", metadata={"format": "pt"})
-    for pattern in _COPIED:
-        for file in policy.directory.glob(pattern):
-            if file.is_file():
-                shutil.copyfile(file, directory / file.name)
+    weights = _stored(named, policy.dtype)
+
+    def write() -> None:
+        save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+        for pattern in _COPIED:
+            for file in policy.directory.glob(pattern):
+                if file.is_file():
+                    shutil.copyfile(file, directory / file.name)
+
+    distributed.from_first(write)
 
 
 def _write_adapter(policy: Policy, directory: Path) -> None:
     """Write the adapter in peft's format."""
-    named = get_peft_model_state_dict(policy.model)
-    save_file(_stored(named, policy.dtype), directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    weights = _stored(get_peft_model_state_dict(policy.model), policy.dtype)
     config = copy.copy(policy.model.peft_config["default"])
     config.inference_mode = True
     config.base_model_name_or_path = str(policy.directory)
-    config.save_pretrained(directory)
+
+    def write() -> None:
+        save_file(weights, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+        config.save_pretrained(directory)
+
+    distributed.from_first(write)
 
 
 def _stored(named: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return copies in `dtype` that share no memory, as safetensors wants them."""
-    return {name: tensor.detach().to("cpu", dtype, copy=True).contiguous() for name, tensor in named.items()}
+    """Return whole copies in `dtype` that share no memory, as safetensors wants them; in process 0 alone."""
+    stored: dict[str, Tensor] = {}
+    for name, tensor in named.items():
+        gathered = whole(tensor.detach())
+        if distributed.is_first():
+            stored[name] = gathered.to("cpu", dtype, copy=True).contiguous()
+    return stored

@@ -16,6 +16,7 @@ import torch
 
 from clients.client import UpturnAPIError
 from clients.wire import BatchView, PolicyList, PolicyView, RunView
+from learner import distributed
 from learner.checkpoint import load_checkpoint, newest_checkpoint
 from learner.model import Policy, load_policy
 from learner.step import Trainer
@@ -67,7 +68,7 @@ def resume(trainer: Trainer, run: RunView, policies: PolicyList, checkpoints: Pa
         checkpoints: the run's directory of checkpoints.
         batch_of: gives the batch of a finished step again.
     """
-    checkpoint = newest_checkpoint(checkpoints, run.step)
+    checkpoint = distributed.from_first(lambda: newest_checkpoint(checkpoints, run.step))
     if checkpoint is not None:
         load_checkpoint(trainer, checkpoint[1])
     first = 0 if checkpoint is None else checkpoint[0]

@@ -3,7 +3,7 @@
     check ── which episodes teach ── minibatches ── [ a look without gradient ] ── credit ── forward, back ── update
 
 Once per minibatch gradients of all rows add up, are divided by the whole minibatch's tokens (or samples, or pairs),
-clipped, and change the weights; how a minibatch fell into rows makes no difference.
+clipped, and change the weights; how a minibatch fell into rows, and rows to processes, makes no difference.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from statistics import fmean
 import torch
 
 from clients.wire import RunConfig, Sample, TrainedEpisode
-from learner.algorithms.credit import IMITATING, Credit, credit_of, needs_a_look, needs_reference, teaching
+from learner import distributed
+from learner.algorithms.credit import IMITATING, Credit, Seen, credit_of, needs_a_look, needs_reference, teaching
 from learner.checks import check_batch, memory_advice
 from learner.figures import lineage, repetition
 from learner.guards import check_mismatch
@@ -26,6 +27,7 @@ from learner.minibatch import Minibatch, Sums
 from learner.model import Policy
 from learner.packing import trained_positions
 from learner.reference import Reference
+from learner.sharding import part, shard, whole
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,11 @@ class Trainer:
         self.policy = policy
         self.config = config
         o = config.optimiser
-        groups = [{"params": list(policy.trainable().values()), "lr": o.lr}]
         if config.algorithm == "ppo":
             policy.add_value_head()
+        shard(policy)
+        groups = [{"params": list(policy.trainable().values()), "lr": o.lr}]
+        if config.algorithm == "ppo":
             groups.append({"params": list(policy.value_parameters()), "lr": config.ppo.value_lr})
         self._rates = [config.optimiser.lr, config.ppo.value_lr]
         self.optimiser = torch.optim.AdamW(
@@ -105,16 +109,15 @@ class Trainer:
         advantages: dict[str, float] = {}
         together = [[m] for m in minibatches] if self.config.algorithm == "dpo" else [minibatches]
         for some in together:
+            seen: list[Seen] = []
             if needs_a_look(self.config) or (len(some) > 1 and self.config.algorithm not in IMITATING):
-                for minibatch in some:
-                    minibatch.look()
+                seen = [one for minibatch in some for one in minibatch.look()]
                 self._check_mismatch([m.mismatch_sum() for m in some])
             samples = [s for m in some for s in m.samples]
-            seen = [one for m in some for one in m.seen or []]
             credit = credit_of(self.config, samples, seen or None)
             advantages |= credit.by_episode(samples)
-            for minibatch, part in zip(some, _parts(credit, some), strict=True):
-                sums = minibatch.backward(part)
+            for minibatch, its_credit in zip(some, _parts(credit, some), strict=True):
+                sums = minibatch.backward(its_credit)
                 self._check_mismatch([(sums.per_token.get("mismatch_kl", 0.0), sums.tokens)])
                 norms.append(self._update(step, sums))
                 done.append(sums)
@@ -148,8 +151,8 @@ class Trainer:
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = math.nan
         if gradients and sums.units:
-            torch._foreach_div_(gradients, float(sums.units))
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimiser.grad_clip))
+            torch._foreach_div_([part(gradient) for gradient in gradients], float(sums.units))
+            norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimiser.grad_clip)))
         if not math.isfinite(norm):
             self.optimiser.zero_grad(set_to_none=True)
             raise FloatingPointError(
@@ -168,8 +171,9 @@ class Trainer:
     def _metrics(self, done: Sequence[Sums], minibatches: Sequence[Minibatch], samples: Sequence[Sample], step: int,
                  train_s: float) -> dict[str, float]:
         tokens, units = sum(d.tokens for d in done), sum(d.units for d in done)
-        rows = [row for m in minibatches for row in m.rows]
-        unpacked = sum(row.unpacked_tokens for row in rows)
+        own = [(1, len(row.token_ids), row.unpacked_tokens) for m in minibatches for row in m.rows]
+        everywhere = [counts for some in distributed.gathered(own) for counts in some]
+        rows, packed, unpacked = (sum(counts) for counts in zip(*everywhere, strict=True))
         rewards = {s.episode_id: s.reward for s in samples}
         masked = sum(sum(s.loss_mask) - len(trained_positions(s)) for m in minibatches for s in m.samples)
         return {
@@ -181,9 +185,9 @@ class Trainer:
             "repetition": repetition(samples),
             "trained_tokens": float(tokens),
             "nonfinite_tokens": float(masked + sum(d.nonfinite for d in done)),
-            "packed_tokens": float(sum(len(row.token_ids) for row in rows)),
+            "packed_tokens": float(packed),
             "unpacked_tokens": float(unpacked),
-            "rows": float(len(rows)),
+            "rows": float(rows),
             "train_s": train_s,
             "tokens_per_s": unpacked / train_s,
         }

@@ -33,10 +33,10 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where engine and learner run; None is not on a GPU, or wherever CUDA puts it."""
+    """Where engine and learner run; None and nothing are not on a GPU, or wherever CUDA puts them."""
 
     engine_gpu: int | None = None
-    learner_gpu: int | None = None
+    learner_gpus: tuple[int, ...] = ()
     learner_share: float | None = None
     """Share of its GPU's memory that the learner may take; None has no bound."""
     message: str = "no GPU: engine and learner compute on the CPU"
@@ -54,9 +54,9 @@ def gpus() -> list[Gpu]:
     return [gpu for gpu in listed if str(gpu.index) in allowed] if all(map(str.isdecimal, allowed)) else listed
 
 
-def visible(gpu: int | None) -> dict[str, str]:
-    """Return the variables that show a process this GPU alone; none where any will do."""
-    return {} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+def visible(*gpus: int) -> dict[str, str]:
+    """Return the variables that show a process these GPUs alone; no variables without any."""
+    return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if gpus else {}
 
 
 def read_gpus(listed: str) -> list[Gpu]:
@@ -76,7 +76,7 @@ def place(found: Sequence[Gpu], engine: EngineSettings, learner: LearnerSettings
     Args:
         found: the machine's GPUs.
         engine: `gpu` and `gpu_memory` matter here.
-        learner: `start`, `gpu` and `gpu_memory` matter here.
+        learner: `start`, `processes`, `gpu` and `gpu_memory` matter here.
         model_bytes: of the base model's weights.
 
     Raises:
@@ -87,8 +87,6 @@ def place(found: Sequence[Gpu], engine: EngineSettings, learner: LearnerSettings
         return Placement()
     by_index = {gpu.index: gpu for gpu in found}
     own = _named(by_index, engine.gpu, "engine.gpu")
-    other = next((gpu.index for gpu in found if gpu.index != own.index), own.index)
-    theirs = _named(by_index, other if learner.gpu is None else learner.gpu, "learner.gpu")
     taken = engine.gpu_memory * own.total_bytes
     if model_bytes + LEAST_CACHE_GIB * _GIB > taken:
         raise SettingsError(f"the model's weights are {_gib(model_bytes)}, and vLLM's share of GPU {own.index} "
@@ -98,9 +96,17 @@ def place(found: Sequence[Gpu], engine: EngineSettings, learner: LearnerSettings
             f"{engine.gpu_memory:g}), of which {_gib(model_bytes)} are weights")
     if not learner.start:
         return Placement(own.index, message=f"{text}; the learner runs elsewhere")
-    if theirs.index != own.index:
-        return Placement(own.index, theirs.index, None,
-                         f"{text}; GPU {theirs.index} ({theirs.name}, {_gib(theirs.total_bytes)}) is the learner's")
+    others = [gpu for gpu in found if gpu.index != own.index]
+    if learner.processes > 1:
+        if len(others) < learner.processes:
+            raise SettingsError(f"learner.processes is {learner.processes}, each with a GPU of its own, and beside GPU "
+                                f"{own.index}, which is vLLM's, this machine has {len(others)}")
+        theirs = tuple(gpu.index for gpu in others[:learner.processes])
+        return Placement(own.index, theirs, None, f"{text}; GPUs {', '.join(map(str, theirs))} are the learner's")
+    one = _named(by_index, (others or [own])[0].index if learner.gpu is None else learner.gpu, "learner.gpu")
+    if one.index != own.index:
+        return Placement(own.index, (one.index,), None,
+                         f"{text}; GPU {one.index} ({one.name}, {_gib(one.total_bytes)}) is the learner's")
     together = engine.gpu_memory + learner.gpu_memory
     if together > MOST_SHARED:
         raise SettingsError(
@@ -109,7 +115,7 @@ def place(found: Sequence[Gpu], engine: EngineSettings, learner: LearnerSettings
             f"(learner.gpu_memory {learner.gpu_memory:g}), together more than {MOST_SHARED:.0%}: lower one, or give "
             "the learner another GPU (learner.gpu)")
     share = learner.gpu_memory * own.total_bytes
-    return Placement(own.index, own.index, learner.gpu_memory,
+    return Placement(own.index, (own.index,), learner.gpu_memory,
                      f"{text}; the learner may take {_gib(share)} (learner.gpu_memory {learner.gpu_memory:g}), "
                      f"{_gib(own.total_bytes - taken - share)} stay free")
 

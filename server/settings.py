@@ -70,8 +70,10 @@ class LearnerSettings(Section):
 
     start: bool = True
     """Start a learner on this machine when a run is due; False waits for one elsewhere (`python -m learner run`)."""
+    processes: int = Field(default=1, ge=1)
+    """Processes that share the model and each batch: one a GPU."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads; None is torch's own choice."""
+    """CPU threads of each process; None is torch's own choice."""
     gpu: int | None = Field(default=None, ge=0)
     """Its GPU; None takes a second one where there is one, else shares vLLM's."""
     gpu_memory: float = Field(default=0.45, gt=0, lt=1)

@@ -41,6 +41,11 @@ class Seen:
     values: Tensor | None = None
     """[m] the value head's."""
 
+    def to(self, device: str) -> Seen:
+        """Return the same on another device."""
+        reference, values = (None if found is None else found.to(device) for found in (self.reference, self.values))
+        return Seen(self.old.to(device), reference, values)
+
 
 @dataclass(frozen=True)
 class Credit:

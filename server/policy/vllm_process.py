@@ -195,7 +195,7 @@ def environment(options: VllmOptions) -> dict[str, str]:
         "VLLM_SERVER_DEV_MODE": "1",  # the control routes
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",  # the model is a directory
-        **visible(options.gpu),
+        **(visible(options.gpu) if options.gpu is not None else {}),
     }
     if options.lora:
         variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"

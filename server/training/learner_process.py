@@ -1,4 +1,4 @@
-"""The learner process of this machine: started while a run is due, and again when it dies."""
+"""The learner of this machine, one process or several: started while a run is due, and again when it dies."""
 
 from __future__ import annotations
 
@@ -22,8 +22,15 @@ STOP_S = 10.0  # How long a learner may take to give its batch back.
 LOOK_S = 2.0  # Pause before looking again for a run: one that another server queued, or whose learner was lost.
 
 
+def program(settings: LearnerSettings) -> list[str]:
+    """Return the command line of the learner, as far as settings decide it."""
+    several = ["learner.launch", "--processes", str(settings.processes)]
+    threads = [] if settings.threads is None else ["--threads", str(settings.threads)]
+    return [sys.executable, "-m", *(several if settings.processes > 1 else ["learner", "run"]), *threads]
+
+
 class LearnerProcess:
-    """Starts `python -m learner run` while a run is due, and again when it dies."""
+    """Starts the learner while a run is due, and again when it dies."""
 
     def __init__(self, settings: LearnerSettings, runs: Runs, *, data_dir: Path, key: str,
                  placement: Placement) -> None:
@@ -32,7 +39,7 @@ class LearnerProcess:
         self._data_dir = data_dir
         self._gpu_memory = placement.learner_share
         # The key is never on the command line, which everybody can read.
-        self._environment = {**os.environ, **visible(placement.learner_gpu), "UPTURN_KEY": key}
+        self._environment = {**os.environ, **visible(*placement.learner_gpus), "UPTURN_KEY": key}
         self._server_url = ""
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._due = asyncio.Event()
@@ -91,10 +98,8 @@ class LearnerProcess:
         await self._runs.fail(run_id, f"the learner died {deaths} times; see {self._log_path(run_id)}")
 
     async def _learn(self, run_id: str) -> int:
-        command = [sys.executable, "-m", "learner", "run", "--server", self._server_url, "--run", run_id, "--once",
+        command = [*program(self._settings), "--server", self._server_url, "--run", run_id, "--once",
                    "--learner", self._name, "--work-dir", str(self._data_dir / "learner")]
-        if self._settings.threads is not None:
-            command += ["--threads", str(self._settings.threads)]
         if self._gpu_memory is not None:
             command += ["--gpu-memory", str(self._gpu_memory)]
         path = self._log_path(run_id)

@@ -17,13 +17,13 @@ ENGINE, LEARNER = EngineSettings(), LearnerSettings()
 
 def test_without_a_gpu_both_compute_on_the_cpu() -> None:
     placed = place([], ENGINE, LEARNER, GIB)
-    assert (placed.engine_gpu, placed.learner_gpu, placed.learner_share) == (None, None, None)
-    assert visible(placed.engine_gpu) == {}
+    assert (placed.engine_gpu, placed.learner_gpus, placed.learner_share) == (None, (), None)
+    assert visible(*placed.learner_gpus) == {}
 
 
 def test_one_gpu_is_shared_by_a_fixed_split_and_said_in_numbers() -> None:
     placed = place(ONE, ENGINE, LEARNER, 14 * GIB)
-    assert (placed.engine_gpu, placed.learner_gpu, placed.learner_share) == (0, 0, 0.45)
+    assert (placed.engine_gpu, placed.learner_gpus, placed.learner_share) == (0, (0,), 0.45)
     assert placed.message == (
         "GPU 0 (H100, 80.0 GiB): vLLM has 36.0 GiB (engine.gpu_memory 0.45), of which 14.0 GiB are weights; the "
         "learner may take 36.0 GiB (learner.gpu_memory 0.45), 8.0 GiB stay free")
@@ -31,17 +31,23 @@ def test_one_gpu_is_shared_by_a_fixed_split_and_said_in_numbers() -> None:
 
 def test_a_second_gpu_is_the_learners_unless_it_is_told_to_share() -> None:
     placed = place(TWO, EngineSettings(gpu_memory=0.9), LEARNER, GIB)
-    assert (placed.engine_gpu, placed.learner_gpu, placed.learner_share) == (0, 1, None)
-    assert visible(placed.learner_gpu)["CUDA_VISIBLE_DEVICES"] == "1"
+    assert (placed.engine_gpu, placed.learner_gpus, placed.learner_share) == (0, (1,), None)
+    assert visible(*placed.learner_gpus)["CUDA_VISIBLE_DEVICES"] == "1"
     other = place(TWO, EngineSettings(gpu=1), LEARNER, GIB)
-    assert (other.engine_gpu, other.learner_gpu) == (1, 0)
+    assert (other.engine_gpu, other.learner_gpus) == (1, (0,))
     shared = place(TWO, ENGINE, LearnerSettings(gpu=0), GIB)
-    assert (shared.learner_gpu, shared.learner_share) == (0, 0.45)
+    assert (shared.learner_gpus, shared.learner_share) == ((0,), 0.45)
+
+
+def test_each_process_of_the_learner_has_a_gpu_of_its_own() -> None:
+    placed = place([*TWO, Gpu(2, "H100", 80 * GIB)], ENGINE, LearnerSettings(processes=2), GIB)
+    assert (placed.engine_gpu, placed.learner_gpus, placed.learner_share) == (0, (1, 2), None)
+    assert visible(*placed.learner_gpus)["CUDA_VISIBLE_DEVICES"] == "1,2"
 
 
 def test_a_learner_elsewhere_needs_nothing_here() -> None:
     placed = place(ONE, EngineSettings(gpu_memory=0.9), LearnerSettings(start=False), GIB)
-    assert (placed.engine_gpu, placed.learner_gpu) == (0, None)
+    assert (placed.engine_gpu, placed.learner_gpus) == (0, ())
     assert placed.message.endswith("the learner runs elsewhere")
 
 
@@ -49,6 +55,7 @@ def test_a_learner_elsewhere_needs_nothing_here() -> None:
     (EngineSettings(gpu_memory=0.6), LEARNER, 1,
      r"would take 48\.0 GiB .*0\.6.* and 36\.0 GiB .*0\.45.*more than 95%: lower one"),
     (ENGINE, LEARNER, 40, r"weights are 40\.0 GiB, and vLLM's share of GPU 0 \(80\.0 GiB\) is 36\.0 GiB"),
+    (ENGINE, LearnerSettings(processes=2), 1, "processes is 2, each with a GPU of its own, and beside GPU 0.* has 0"),
     (EngineSettings(gpu=2), LEARNER, 1, "engine.gpu is 2, and this machine has GPU 0"),
     (ENGINE, LearnerSettings(gpu=1), 1, "learner.gpu is 1, and this machine has GPU 0")])
 def test_what_cannot_be_is_refused_with_the_numbers(
