@@ -2,12 +2,12 @@
 
 from alembic import context
 
-from server.store.tables import Base
+from server.store import tables
 
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
-    target_metadata=Base.metadata,
+    target_metadata=tables.EpisodeRow.metadata,
     render_as_batch=connection.dialect.name == "sqlite",
     compare_type=True,
 )

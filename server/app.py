@@ -25,6 +25,7 @@ from server.api import (
     runs,
     schedule,
     served,
+    shadow,
 )
 from server.api.access import Gate, needs, own_episode
 from server.api.callers import Callers
@@ -38,6 +39,7 @@ from server.feedback.sources import RewardSources
 from server.metrics import Metrics
 from server.policy.build import build_policy
 from server.policy.routing import Pointers
+from server.policy.shadow import Shadow
 from server.policy.swap import Swap
 from server.policy.turns import Turns
 from server.recording.episode import Episodes
@@ -51,6 +53,7 @@ from server.training.batches import Batches
 from server.training.evaluations import Evaluations
 from server.training.gate import PromotionGate
 from server.training.learner_process import LearnerProcess
+from server.training.live_watch import LiveWatch
 from server.training.runs import Runs
 from server.training.schedule import Schedule
 
@@ -70,7 +73,9 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
         scorers_made = await asyncio.to_thread(make_scorers, settings.rewards, database)
         writer = Writer(database.writer)
         built = await asyncio.to_thread(build_policy, settings)
-        engine, pointers = built.engine, Pointers(settings.name, shared=built.weights == "full")
+        engine, pointers = built.engine, Pointers(
+            settings.name, shared=built.weights == "full", share=settings.canary.share,
+            by_key=settings.canary.by == "key")
         metrics = Metrics()
 
         def ended(status: str, error_class: str | None) -> None:
@@ -88,11 +93,14 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
                        sessions=sessions, turns=turns, concurrent=settings.concurrent_episodes)
         swap = Swap(database=database, writer=writer, engine=engine, pointers=pointers, base=built.base,
                     root=settings.data_dir, validate=built.validate, open_versions=episodes_.open_versions,
-                    keep_versions=settings.keep_versions)
+                    held_versions=lambda: episodes_.held_versions() | turns.versions(), settings=settings.versions)
         runs_ = Runs(database, writer, pointers, settings.learner.lease_s)
         metrics.training = lambda: runs_.training
         gate = PromotionGate(settings.gate, database=database, writer=writer, swap=swap, pointers=pointers, runs=runs_,
                              evaluations=Evaluations(database, plays_, settings.name))
+        watch = LiveWatch(settings.watch, settings.canary, database=database, swap=swap, pointers=pointers)
+        shadow_ = Shadow(settings.shadow, database=database, writer=writer, engine=engine, pointers=pointers,
+                         tokenizer=built.renderer.tokenizer)
         learner = (LearnerProcess(settings.learner, runs_, data_dir=settings.data_dir.absolute(),
                                   key=callers.own_key("own learner", "learner"), placement=built.placement)
                    if settings.learner.start and own_url else None)
@@ -104,7 +112,7 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
             settings=settings, database=database, writer=writer, callers=callers, limits=Limits(), engine=engine,
             pointers=pointers, swap=swap, episodes=episodes_, privacy=privacy, sessions=sessions, metrics=metrics,
             renderer=built.renderer, turns=turns, plays=plays_, runs=runs_, schedule=schedule_,
-            reward_sources=reward_sources, scorers=scorers,
+            reward_sources=reward_sources, scorers=scorers, watch=watch, shadow=shadow_,
             placement=built.placement.message, gate=gate, batches=Batches(database, writer, plays_, pointers, gate))
         try:
             await episodes_.fail_interrupted()
@@ -112,6 +120,9 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
             await reward_sources.start()
             await swap.start()
             gate.start()
+            watch.start()
+            shadow_.start()
+            swap.residency.start()
             await schedule_.start()
             retention.start()
             scorers.start()
@@ -121,6 +132,9 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
         finally:
             await scorers.close()
             await gate.close()
+            await watch.close()
+            await shadow_.close()
+            await swap.residency.close()
             await schedule_.close()
             retention.close()
             if learner:
@@ -139,7 +153,8 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
         app.include_router(agents.router, dependencies=[own_episode])
     for admins in (feedback, plays, keys):
         app.include_router(admins.router, dependencies=[needs("admin")])
-    for mixed in (episodes, runs, schedule, policies, operations, retrieve):  # Their routes say what each needs.
+    # Their routes say what each needs.
+    for mixed in (episodes, runs, schedule, policies, shadow, operations, retrieve):
         app.include_router(mixed.router)
     for foreign in served.routers:
         app.include_router(foreign)

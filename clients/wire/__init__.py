@@ -47,6 +47,8 @@ from clients.wire.gate import (
     Figures,
     GateEvidence,
     Interval,
+    LiveEvidence,
+    LiveFigures,
     PromotionList,
     PromotionRequest,
     PromotionView,
@@ -71,6 +73,9 @@ from clients.wire.plays import (
     Sampling,
 )
 from clients.wire.policies import (
+    Ancestor,
+    LineageEpisode,
+    PolicyLineage,
     PolicyList,
     PolicyPublish,
     PolicyView,
@@ -107,12 +112,17 @@ from clients.wire.schedule import (
     TriggerName,
     TriggerView,
 )
+from clients.wire.shadow import (
+    ShadowList,
+    ShadowView,
+)
 
 __all__ = [
     "COMPARING",
     "LARGEST_REWARD",
     "AdaptiveHorizon",
     "Algorithm",
+    "Ancestor",
     "BatchAck",
     "BatchRequest",
     "BatchView",
@@ -144,6 +154,9 @@ __all__ = [
     "KeyTrained",
     "KeyTraining",
     "KeyView",
+    "LineageEpisode",
+    "LiveEvidence",
+    "LiveFigures",
     "LivePlan",
     "Message",
     "OptimiserConfig",
@@ -151,6 +164,7 @@ __all__ = [
     "PlayRequest",
     "PlayView",
     "PlayedEpisode",
+    "PolicyLineage",
     "PolicyList",
     "PolicyPublish",
     "PolicyView",
@@ -180,6 +194,8 @@ __all__ = [
     "ScorerName",
     "ScorerView",
     "ServerView",
+    "ShadowList",
+    "ShadowView",
     "StepRequest",
     "StepResult",
     "StepView",

@@ -67,7 +67,7 @@ class EpisodeOpen(Message):
     """Largest number of turns; None is the server's default."""
     group: str | None = Field(default=None, max_length=200)
     policy: str | None = Field(default=None, max_length=200)
-    """`name`, `name@N`, `name@champion` or `name@head`; None is `name@champion`."""
+    """`name`, `name@N`, `name@champion` or `name@head`; None is what live traffic gets: the champion, or a canary."""
     trainable: bool = True
     metadata: dict[str, Any] = Field(default_factory=dict)
 

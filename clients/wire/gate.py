@@ -19,6 +19,8 @@ class EvaluationPlan(Message):
     """Tasks by environment; choose such as no run trains on."""
     repetitions: int = Field(default=4, ge=1, le=1024)
     """Episodes per task and version."""
+    tools: bool = False
+    """The versions are asked with the environments' actions as tools."""
     sampling: Sampling = Sampling()
     seed: int = Field(default=1000, ge=0, lt=2**31)
 
@@ -51,6 +53,12 @@ class Figures(Message):
     steps: int
     invalid_steps: int
     """Actions that could not be understood."""
+    calls: int = 0
+    """Answers that called a tool or tried to, where there were tools."""
+    bad_calls: int = 0
+    """Those of which no call could be read, or one without proper arguments."""
+    latency_ms: float | None = None
+    """Mean time of an answer."""
 
 
 class EnvironmentEvidence(Message):
@@ -84,6 +92,30 @@ class GateEvidence(Message):
     """Why the candidate was rejected; empty where it was promoted."""
 
 
+class LiveFigures(Message):
+    """What one version earned in live traffic, over the episodes that were compared."""
+
+    version: int
+    episodes: int
+    mean_reward: float
+
+
+class LiveEvidence(Message):
+    """What a decision on live rewards rests on."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    before: LiveFigures
+    """The version it is compared with."""
+    now: LiveFigures
+    e_value: float
+    """Evidence that the later version earns less, by more than is tolerated; at 1 / alpha it counts."""
+    worse: bool
+    method: str
+    rule: dict[str, float]
+    """The settings at that time."""
+
+
 class PromotionRequest(Message):
     """Say why a version is made the champion by hand."""
 
@@ -95,16 +127,16 @@ class PromotionView(Message):
 
     id: int
     from_version: int | None
-    """The champion before; of a `reject`, the candidate."""
+    """The champion before; of a `canary` and of a `reject`, the candidate."""
     to_version: int
     """The champion since."""
-    action: Literal["first", "publish", "promote", "reject", "rollback"]
+    action: Literal["first", "publish", "canary", "promote", "reject", "rollback"]
     reason: str
     decided_by: str | None
-    """Name of a caller's key, `gate`, `swap`, or None in rows of older servers."""
+    """Name of a caller's key, `gate`, `canary`, `watch`, `swap`, or None in rows of older servers."""
     run_id: str | None
     """The run whose candidate the gate judged."""
-    evidence: GateEvidence | None
+    evidence: GateEvidence | LiveEvidence | None
     created_at: float
 
 

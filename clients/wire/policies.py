@@ -45,15 +45,56 @@ class PolicyView(Message):
     step: int | None
     horizon: int | None
     champion: bool
+    canary: bool = False
+    """A share of live traffic tries it."""
     head: bool
     loaded: bool
     """The engine can answer with it now."""
+    kept: bool = True
+    """Its weights are there; with adapters `name@version` then loads it."""
+    pinned: bool = False
     swap_s: float | None
     """Seconds from the publish request to serving."""
     check_mean: float | None
     """Mean absolute difference between the engine's and the learner's logprobs of the probe, in nats."""
     check_max: float | None
     created_at: float
+
+
+class Ancestor(Message):
+    """A version that others were trained from."""
+
+    version: int
+    run_id: str | None
+    step: int | None
+    """The learner step of the run that made it."""
+    kept: bool
+    """Its weights are there."""
+
+
+class LineageEpisode(Message):
+    """An episode that trained a version."""
+
+    episode_id: str
+    step: int
+    advantage: float | None
+    weight: float | None
+    """Trained tokens; None where the learner has not said."""
+
+
+class PolicyLineage(Message):
+    """What a version comes from."""
+
+    version: int
+    run_id: str | None
+    parents: list[Ancestor]
+    """What it was trained from, and that from, back to the base."""
+    episodes: list[LineageEpisode]
+    """Those of the steps since the parent was published, in order, the first so many of them."""
+    trained_episodes: int
+    """How many these are in all."""
+    erased_episodes: int
+    """Episodes of these steps that have been erased since."""
 
 
 class PolicyList(Message):

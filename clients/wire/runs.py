@@ -230,9 +230,9 @@ class RunView(Message):
     """Head when the run began: the weights it starts from."""
     last_version: int | None
     """The newest version it published."""
-    gate: Literal["due", "promoted", "rejected", "void"] | None = None
-    """What became of its last version: `due` until decided, `void` where there was nothing to decide; None without an
-    evaluation plan."""
+    gate: Literal["due", "canary", "promoted", "rejected", "void"] | None = None
+    """What became of its last version: `due` until decided, `canary` while live traffic tries it, `void` where there
+    was nothing to decide; None without an evaluation plan."""
     created_at: float
     started_at: float | None
     ended_at: float | None

@@ -21,6 +21,7 @@ from server.errors import BadRequest, HorizonReached
 from server.policy.routing import find_episode
 from server.policy.turns import Answer, Ask, Turn
 from server.recording.replay import find_recorded
+from server.store.database import new_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,10 @@ async def converse(parts: State, call: Call, body: ChatRequest) -> Conversation:
     except ValueError as error:  # Half a surrogate pair, or hundreds of levels of nesting.
         raise BadRequest("the body holds what JSON cannot say again") from error
     ask = body.ask(parts.engine.context_tokens, owner=call.owner, digest=same, idempotency_key=call.idempotency_key)
-    turns = await _sent_again(parts, call, ask) or await _begin(parts, call, body, ask)
+    turns = await _sent_again(parts, call, ask)
+    if not turns:
+        turns = await _begin(parts, call, body, ask)
+        parts.shadow.offer(turns)
     return Conversation(parts.pointers.name, turns)
 
 
@@ -109,6 +113,7 @@ async def _begin(parts: State, call: Call, body: ChatRequest, ask: Ask) -> list[
     episode = await parts.episodes.get(found)
     if not call.trains:
         await parts.episodes.never_train(episode)
+    await parts.swap.residency.bring(body.model, episode.policy_version)
     version = parts.pointers.for_episode(episode, body.model, parts.engine)
     try:
         return parts.turns.begin(episode, ask, version)
@@ -123,11 +128,13 @@ async def _begin(parts: State, call: Call, body: ChatRequest, ask: Ask) -> list[
 
 async def _in_new_episode(parts: State, call: Call, body: ChatRequest, ask: Ask) -> list[Turn]:
     """Open an episode for a conversation that belongs to none, if it can be answered at all, and take its turns."""
-    version = parts.pointers.resolve(body.model, parts.engine)
+    await parts.swap.residency.bring(body.model)
+    episode_id = new_id("ep")
+    version = parts.pointers.for_new_episode(body.model, parts.engine, episode_id=episode_id, owner_hash=ask.owner)
     ids = parts.turns.check(ask)
     episode, _ = await parts.episodes.open(
         EpisodeOpen(trainable=call.trains), policy_version=version, owner_hash=ask.owner,
-        horizon=parts.settings.default_horizon)
+        horizon=parts.settings.default_horizon, episode_id=episode_id)
     if not ask.whole:  # A stream tells of its episode before its turn is durable.
         episode.begin_writing()
     return parts.turns.begin(episode, ask, version, ids)

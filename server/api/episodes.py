@@ -30,6 +30,7 @@ from server.environments.instances import find_family
 from server.errors import BadRequest, Conflict, NotFound
 from server.recording.episode import Episode
 from server.recording.transcript import read_episode
+from server.store.database import new_id
 
 router = APIRouter(prefix="/v1", tags=["episodes"])
 router.include_router(steps.router)
@@ -64,13 +65,16 @@ async def open_episode(body: EpisodeOpen, request: Request, parts: Parts, caller
     """Open an episode of an environment, or of a live agent."""
     if no_train:
         body = body.model_copy(update={"trainable": False})
-    version = parts.pointers.resolve(body.policy, parts.engine)
+    await parts.swap.residency.bring(body.policy)
+    episode_id = new_id("ep")
+    version = parts.pointers.for_new_episode(body.policy, parts.engine, episode_id=episode_id,
+                                             owner_hash=caller.key_hash)
     horizon = body.horizon or parts.settings.default_horizon
     if body.environment is None:
         if body.task is not None:
             raise BadRequest("a task needs an environment", param="task")
         episode, key = await parts.episodes.open(body, policy_version=version, horizon=horizon,
-                                                 owner_hash=caller.key_hash)
+                                                 owner_hash=caller.key_hash, episode_id=episode_id)
         await episode.opened()
         return _opened(request, episode, key)
     held, reset = await parts.sessions.prepare(body.environment, body.task, body.seed)
@@ -78,7 +82,7 @@ async def open_episode(body: EpisodeOpen, request: Request, parts: Parts, caller
         if await request.is_disconnected():
             raise Conflict("the caller has gone away", code="disconnected")
         episode, key = await parts.episodes.open(body, policy_version=version, horizon=horizon,
-                                                 owner_hash=caller.key_hash)
+                                                 owner_hash=caller.key_hash, episode_id=episode_id)
     except BaseException:
         parts.sessions.discard(held)
         raise

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 
 from clients.wire import (
+    PolicyLineage,
     PolicyList,
     PolicyPublish,
     PolicyView,
@@ -19,6 +20,7 @@ from server.api.access import CallerOf, needs
 from server.api.state import Parts
 from server.errors import NotFound
 from server.policy import ledger
+from server.policy.lineage import read_lineage
 
 Version = Annotated[int, Path(ge=0, lt=2**31)]
 
@@ -38,6 +40,7 @@ async def list_models(parts: Parts) -> dict[str, Any]:
 @router.get("/models/{model:path}", dependencies=[needs("agent")])
 async def get_model(model: str, parts: Parts) -> dict[str, Any]:
     """One of them."""
+    await parts.swap.residency.bring(model)
     parts.pointers.resolve(model, parts.engine)
     return {"id": model, "object": "model", "created": 0, "owned_by": "upturn"}
 
@@ -75,6 +78,25 @@ async def promote(version: Version, parts: Parts, caller: CallerOf, body: Promot
                   ) -> PolicyView:
     """Make a version the champion."""
     return await parts.swap.promote(version, by=caller.name, reason=(body or PromotionRequest()).reason)
+
+
+@router.post("/policies/{version}/pin", dependencies=[needs("admin")])
+async def pin(version: Version, parts: Parts) -> PolicyView:
+    """Keep a version's weights whatever comes; as the champion, it is not taken back by the watch either."""
+    return await parts.swap.pin(version, True)
+
+
+@router.delete("/policies/{version}/pin", dependencies=[needs("admin")])
+async def unpin(version: Version, parts: Parts) -> PolicyView:
+    """Treat a version like all others again."""
+    return await parts.swap.pin(version, False)
+
+
+@router.get("/policies/{version}/lineage", dependencies=[needs("learner")])
+async def get_lineage(version: Version, parts: Parts, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000
+                      ) -> PolicyLineage:
+    """What a version comes from: its versions back to the base, and the episodes that trained it."""
+    return await asyncio.to_thread(read_lineage, parts.database, version, limit)
 
 
 @router.get("/promotions", dependencies=[needs("admin")])

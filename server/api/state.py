@@ -17,6 +17,7 @@ from server.metrics import Metrics
 from server.policy.engine import Engine
 from server.policy.render import Renderer
 from server.policy.routing import Pointers
+from server.policy.shadow import Shadow
 from server.policy.swap import Swap
 from server.policy.turns import Turns
 from server.recording.episode import Episodes
@@ -26,6 +27,7 @@ from server.store.database import Database
 from server.store.writer import Writer
 from server.training.batches import Batches
 from server.training.gate import PromotionGate
+from server.training.live_watch import LiveWatch
 from server.training.runs import Runs
 from server.training.schedule import Schedule
 
@@ -51,6 +53,8 @@ class State:
     plays: Plays
     runs: Runs
     gate: PromotionGate
+    watch: LiveWatch
+    shadow: Shadow
     batches: Batches
     schedule: Schedule
     placement: str

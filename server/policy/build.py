@@ -25,7 +25,7 @@ from server.policy.model_source import resolve_model
 from server.policy.render import Renderer
 from server.policy.scripted import SCRIPT, read_script
 from server.policy.weights import validate_adapter, validate_full
-from server.settings import Settings
+from server.settings import Settings, SettingsError
 
 DEFAULT_SCRIPT = {"answers": ["I am the scripted engine: I always say this."]}
 
@@ -54,6 +54,10 @@ def build_policy(settings: Settings) -> Built:
     weights = settings.weights
     if weights == "auto":
         weights = "adapter" if on_gpu and kind != "scripted" else "full"
+    for setting, share in (("canary.share", settings.canary.share), ("shadow.share", settings.shadow.share)):
+        if weights == "full" and share > 0:
+            raise SettingsError(f"{setting} needs adapters (weights = adapter): one engine of full weights holds one "
+                                "version, so no other can answer beside it")
     data_dir = settings.data_dir.absolute()
     if kind == "scripted":
         base = _script_directory(settings.model, data_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,12 @@ class Pointers:
     """The newest trained version, which training episodes use."""
     shared: bool = False
     """One engine of full weights: champion and head are the version it holds."""
+    canary: int | None = None
+    """The candidate that a share of new live episodes gets."""
+    share: float = 0.0
+    """Which share."""
+    by_key: bool = False
+    """An API key gets it with all its new episodes, or with none."""
 
     def resolve(self, model: str | None, engine: Engine) -> int:
         """Return the version that `name`, `name@N`, `name@champion` or `name@head` means now.
@@ -37,11 +44,27 @@ class Pointers:
             return self.champion
         if which == "head":
             return self.head
-        if not which.isdecimal() or len(which) > 10 or int(which) not in engine.versions:
+        if (number := named_version(model)) is None or number not in engine.versions:
+            if self.shared and number is not None:
+                raise NotFound(f"{model} does not serve: one engine of full weights holds one version, now "
+                               f"{self.name}@{self.head}; promote version {number} to serve it", param="model",
+                               code="model_not_found")
             loaded = ", ".join(f"{self.name}@{v}" for v in sorted(engine.versions))
             raise NotFound(f"no version {which!r} of {self.name!r} is loaded; loaded: {loaded}", param="model",
                            code="model_not_found")
-        return int(which)
+        return number
+
+    def for_new_episode(self, model: str | None, engine: Engine, *, episode_id: str, owner_hash: str) -> int:
+        """Return the version that a new live episode begins on: perhaps the canary, where the agent names none.
+
+        Raises:
+            NotFound: as `resolve` does.
+        """
+        version = self.resolve(model, engine)
+        if self.canary is None or "@" in (model or "") or self.canary not in engine.versions:
+            return version
+        drawn = hashlib.sha256(f"{self.canary}/{owner_hash if self.by_key else episode_id}".encode()).digest()
+        return self.canary if int.from_bytes(drawn[:8]) < self.share * 2**64 else version
 
     def for_episode(self, episode: Episode, model: str | None, engine: Engine) -> int:
         """Return the version for a call of an episode: the one it began with while the engine still holds it."""
@@ -54,6 +77,12 @@ class Pointers:
             return self.head
         raise Unavailable(f"version {episode.policy_version}, on which episode {episode.id} began, is gone",
                           code="version_gone")
+
+
+def named_version(model: str | None) -> int | None:
+    """Return N of `name@N`."""
+    which = (model or "").partition("@")[2]
+    return int(which) if which.isdecimal() and which.isascii() and len(which) <= 10 else None
 
 
 async def find_episode(episodes: Episodes, owner: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]]

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,13 +18,15 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from clients.manifest import ManifestError, verify_manifest
-from clients.wire import GateEvidence, PolicyPublish, PolicyView, Probe
-from server.errors import BadRequest, Conflict, NotFound, UpturnError
-from server.policy import ledger
+from clients.wire import GateEvidence, LiveEvidence, PolicyPublish, PolicyView, Probe
+from server.errors import BadRequest, Conflict, UpturnError
+from server.policy import disk, ledger, versions
 from server.policy.engine import Engine, Weights
+from server.policy.residency import Residency
 from server.policy.routing import Pointers
+from server.settings import VersionSettings
 from server.store.database import Database
-from server.store.tables import BatchRow, PolicyVersionRow, RunRow
+from server.store.tables import PolicyVersionRow, RunRow
 from server.store.writer import Writer
 
 log = logging.getLogger("upturn.swap")
@@ -47,7 +48,7 @@ class Swap:
 
     def __init__(self, *, database: Database, writer: Writer, engine: Engine, pointers: Pointers, base: Path,
                  root: Path, validate: Callable[[Path, str], None], open_versions: Callable[[], set[int]],
-                 keep_versions: int) -> None:
+                 held_versions: Callable[[], set[int]], settings: VersionSettings) -> None:
         self._database = database
         self._writer = writer
         self._engine = engine
@@ -56,20 +57,25 @@ class Swap:
         self._root = root.resolve()
         self._validate = validate
         self._open_versions = open_versions
-        self._keep = keep_versions
+        self._settings = settings
         self._one_at_a_time = asyncio.Lock()
+        self.residency = Residency(settings, database=database, engine=engine, pointers=pointers, load=self.load,
+                                   held=held_versions)
 
     async def start(self) -> None:
         """Register the base model at the first start; start the engine on the champion."""
-        await self._writer.write(self._register_base)
+        await self._writer.write(lambda session: versions.register_base(session, self._pointers.name, self._base.path))
         await self._write(sa.update(PolicyVersionRow).where(PolicyVersionRow.state == "loading").values(
             state="failed", reason="the server stopped while it was loading"))
-        champion, head = await asyncio.to_thread(self._read_pointers)
+        champion, head = await asyncio.to_thread(self._read, versions.read_pointers)
         self._pointers.champion, self._pointers.head = champion.version, champion.version
         await self._engine.start(self._base, champion)
         if not self._pointers.shared and head.version != champion.version:
             await self._engine.load(head)
             self._pointers.head = head.version
+        await self._go_on_with_canary()
+        await asyncio.to_thread(disk.delete, await asyncio.to_thread(
+            self._read, lambda session: disk.left_behind(session, self._root)))
 
     async def publish(self, request: PolicyPublish) -> PolicyView:
         """Take a new version into service; the same manifest again gives the same version.
@@ -89,7 +95,7 @@ class Swap:
             row = PolicyVersionRow(name=self._pointers.name, state="loading", kind=kind, path=str(path),
                                    manifest_sha256=request.manifest_sha256, parent=self._pointers.head,
                                    run_id=request.run_id, step=request.step, created_at=time.time())
-            version = await self._writer.write(lambda session: _number(session, row))
+            version = await self._writer.write(lambda session: versions.number(session, row))
             before = self._pointers.head
             try:
                 await self._engine.load(Weights(version, kind, path))  # type: ignore[arg-type]
@@ -105,7 +111,7 @@ class Swap:
             log.info("version %d serves after %.2f s (check: mean %.4f, max %.4f nats)", version, swap_s, check.mean,
                      check.max)
             await self._tidy()
-            return (await asyncio.to_thread(self.views, version))[0]
+            return await self._view(version)
 
     async def promote(self, version: int, *, by: str, reason: str = "by hand", action: str = "promote") -> PolicyView:
         """Make a version the champion; `by` says who wants it.
@@ -114,15 +120,11 @@ class Swap:
             NotFound: no such version, or its weights are gone.
         """
         async with self._one_at_a_time:
-            weights = await asyncio.to_thread(self._weights_of, version)
             before = self._pointers.champion
-            if version not in self._engine.versions:
-                await self._engine.load(weights)
-            self._pointers.champion = version
-            if self._pointers.shared:
-                self._pointers.head = version
-            await self._writer.write(lambda session: session.add(ledger.entry(before, version, action, reason, by)))
-            return (await asyncio.to_thread(self.views, version))[0]
+            await self._serve(version)
+            await self._writer.write(lambda session: ledger.change(session, before, version, action, reason, by))
+            self._point(version)
+            return await self._view(version)
 
     async def rollback(self, *, by: str, reason: str = "by hand") -> PolicyView:
         """Make the champion before this one the champion again."""
@@ -135,8 +137,8 @@ class Swap:
     async def settle(self, run_id: str, evidence: GateEvidence) -> None:
         """Act on the gate's decision on a run's candidate, and record it; once decided, a run stays so.
 
-        The candidate becomes the champion, or is undone: one engine of full weights loads the champion again, and with
-        adapters the next run begins from the champion.
+        The candidate becomes the champion, or the canary where settings want one, or is undone: one engine of full
+        weights loads the champion again, and with adapters the next run begins from the champion.
 
         Raises:
             NotFound: the weights are gone.
@@ -148,24 +150,114 @@ class Swap:
                 moved = f"version {approved} has become the champion meanwhile, and was not compared with"
                 evidence = evidence.model_copy(update={"objections": [*evidence.objections, moved]})
             promoted, candidate = not evidence.objections, evidence.candidate
-            to = candidate if promoted else approved
-            if to not in self._engine.versions:
-                await self._engine.load(await asyncio.to_thread(self._weights_of, to))
-            if await self._writer.write(lambda session: _settle(session, run_id, evidence, approved)):
-                log.info("run %s: version %d is %s", run_id, candidate, "promoted" if promoted else "rejected")
-            self._pointers.champion = to
-            if self._pointers.shared or self._pointers.head == candidate:
-                self._pointers.head = to
+            canary = promoted and self._pointers.share > 0
+            await self._serve(candidate if promoted else approved)
+            recorded = await self._writer.write(
+                lambda session: ledger.settle(session, run_id, evidence, approved, canary=canary))
+            if recorded:
+                became = "the canary" if canary else "promoted" if promoted else "rejected"
+                log.info("run %s: version %d is %s", run_id, candidate, became)
+            if not canary:
+                self._point(candidate if promoted else approved, undone=candidate)
+            elif recorded:
+                self._pointers.canary = candidate
             await self._tidy()
+
+    async def end_canary(self, row_id: int, candidate: int, *, promote: bool, reason: str,
+                         evidence: LiveEvidence | None) -> None:
+        """Make the canary the champion, or undo it; nothing happens where that row of the ledger has been overtaken.
+
+        Raises:
+            NotFound: it is to be promoted, and its weights are gone.
+            EngineError: loading failed; nothing is recorded.
+        """
+        async with self._one_at_a_time:
+            to = candidate if promote else self._pointers.champion
+            await self._serve(to)
+            if await self._writer.write(lambda session: ledger.settle_canary(
+                    session, row_id, promote=promote, reason=reason, evidence=evidence)):
+                log.info("the canary, version %d, is %s: %s", candidate, "promoted" if promote else "rejected", reason)
+                self._point(to, undone=candidate)
+            await self._tidy()
+
+    async def take_back(self, row_id: int, evidence: LiveEvidence, reason: str) -> bool:
+        """Make the champion before a promotion the champion again; return False where it is not for us to do so.
+
+        That is where somebody else has decided meanwhile, or has pinned the champion.
+
+        Raises:
+            NotFound: the weights of the champion before are gone.
+            EngineError: loading failed; nothing is recorded.
+        """
+        bad, good = evidence.now.version, evidence.before.version
+
+        def allowed(session: Session) -> bool:
+            return ledger.standing(session).id == row_id and not versions.ready_version(session, bad).pinned
+
+        async with self._one_at_a_time:
+            if self._pointers.champion != bad or not await asyncio.to_thread(self._read, allowed):
+                return False
+            await self._serve(good)
+            if not await self._writer.write(lambda session: ledger.take_back(session, row_id, reason, evidence)):
+                return False
+            log.warning("version %d is taken back, version %d is the champion again: %s", bad, good, reason)
+            self._point(good, undone=bad)
+            await self._tidy()
+            return True
+
+    async def pin(self, version: int, pinned: bool) -> PolicyView:
+        """Keep a version's weights whatever comes, or no longer.
+
+        Raises:
+            NotFound: no such version, or its weights are gone.
+        """
+        def change(session: Session) -> None:
+            versions.ready_version(session, version).pinned = pinned
+
+        async with self._one_at_a_time:  # Else it could be deleted between.
+            await self._writer.write(change)
+            return await self._view(version)
+
+    async def load(self, version: int) -> None:
+        """See to it that the engine can answer with a version.
+
+        Raises:
+            NotFound: no such version, or its weights are gone.
+        """
+        async with self._one_at_a_time:
+            await self._serve(version)
 
     def views(self, only: int | None = None) -> list[PolicyView]:
         """Return the ready versions, newest first. Reads the database: not for the event loop."""
-        query = sa.select(PolicyVersionRow).where(PolicyVersionRow.state.in_(("ready", "retired")))
-        if only is not None:
-            query = query.where(PolicyVersionRow.version == only)
         with self._database.read() as session:
-            rows = session.scalars(query.order_by(PolicyVersionRow.version.desc())).all()
-        return [self._view(row) for row in rows]
+            return [versions.view(row, self._pointers, self._engine) for row in versions.listed(session, only)]
+
+    async def _view(self, version: int) -> PolicyView:
+        return (await asyncio.to_thread(self.views, version))[0]
+
+    async def _serve(self, version: int) -> None:
+        """See to it that the engine can answer with a version, and that it could again after a restart."""
+        weights = await asyncio.to_thread(self._read, lambda session: versions.weights_of(session, version))
+        if version not in self._engine.versions:
+            await self._engine.load(weights)
+
+    def _point(self, champion: int, undone: int | None = None) -> None:
+        """Give live traffic a champion, all of it; a head that is undone gives way to it too."""
+        self._pointers.champion, self._pointers.canary = champion, None
+        if self._pointers.shared or self._pointers.head == undone:
+            self._pointers.head = champion
+
+    async def _go_on_with_canary(self) -> None:
+        """After a restart: the candidate that live traffic tried goes on, if its weights are there."""
+        row = await asyncio.to_thread(self._read, ledger.canary)
+        if row is None or row.from_version is None or self._pointers.shared:
+            return
+        try:
+            await self._serve(row.from_version)
+        except UpturnError as error:
+            log.error("the canary, version %d, cannot be loaded: %s", row.from_version, error)
+        else:
+            self._pointers.canary = row.from_version
 
     async def _check(self, version: int, probe: Probe) -> Check:
         """Compare the engine with the learner: the only thing that catches a silently mixed load."""
@@ -192,7 +284,8 @@ class Swap:
         log.error("version %d is refused: %s", version, reason)
         if version in self._engine.versions:
             if self._pointers.shared:
-                await self._engine.load(await asyncio.to_thread(self._weights_of, before))
+                await self._engine.load(await asyncio.to_thread(
+                    self._read, lambda session: versions.weights_of(session, before)))
             else:
                 await self._engine.unload(version)
 
@@ -209,29 +302,17 @@ class Swap:
             session.add(ledger.entry(before, version, "publish", reason, ledger.BY_SWAP))
 
     async def _tidy(self) -> None:
-        """Unload adapters that no episode uses and delete weights beyond what settings keep."""
-        rows, needed_by_runs = await asyncio.to_thread(self._ready_versions)
-        in_use = {0, self._pointers.champion, self._pointers.head} | self._open_versions()
-        for version in self._engine.versions - in_use:
-            if not self._pointers.shared:
-                await self._engine.unload(version)
-        kept = in_use | needed_by_runs | {row.version for row in rows[: self._keep]}
-        for row in rows:
-            if row.version not in kept and row.kind != "base":
-                await asyncio.to_thread(shutil.rmtree, row.path, True)
-                gone = sa.update(PolicyVersionRow).where(PolicyVersionRow.version == row.version).values(
-                    state="retired")
-                await self._write(gone)
+        """Unload adapters that nobody uses, and delete weights that nothing needs."""
+        await self.residency.tidy()
+        in_use = self._engine.versions | {self._pointers.champion, self._pointers.head} | self._open_versions()
 
-    def _ready_versions(self) -> tuple[Sequence[PolicyVersionRow], set[int | None]]:
-        """Return the ready versions, newest first, and those that runs or the gate need, new or not."""
-        with self._database.read() as session:
-            rows = session.scalars(sa.select(PolicyVersionRow).where(PolicyVersionRow.state == "ready")
-                                   .order_by(PolicyVersionRow.version.desc())).all()
-            undecided = sa.or_(RunRow.ended_at.is_(None), RunRow.gate == "due")
-            needed = set(session.scalars(sa.union_all(
-                sa.select(RunRow.last_version), sa.select(RunRow.first_version).where(undecided))))
-            return rows, needed | {ledger.approved(session)}
+        def retire(session: Session) -> list[Path]:
+            gone = disk.surplus(session, self._settings, in_use)
+            paths = [versions.weights_of(session, version).path for version in gone]
+            disk.retire(session, gone)
+            return paths
+
+        await asyncio.to_thread(disk.delete, await self._writer.write(retire))
 
     def _verify(self, path: Path, sha256: str) -> str:
         if not path.resolve().is_relative_to(self._root):
@@ -249,74 +330,9 @@ class Swap:
 
     def _find(self, sha256: str) -> PolicyView | None:
         with self._database.read() as session:
-            row = session.scalar(sa.select(PolicyVersionRow).where(
-                PolicyVersionRow.manifest_sha256 == sha256, PolicyVersionRow.state == "ready"))
-        return self._view(row) if row else None
+            row = versions.published(session, sha256)
+            return versions.view(row, self._pointers, self._engine) if row else None
 
     def _read(self, query: Callable[[Session], T]) -> T:
         with self._database.read() as session:
             return query(session)
-
-    def _weights_of(self, version: int) -> Weights:
-        with self._database.read() as session:
-            row = session.get(PolicyVersionRow, version)
-        if row is None or row.state != "ready":
-            raise NotFound(f"no version {version}, or its weights are gone", code="version_not_found")
-        return _weights(row)
-
-    def _read_pointers(self) -> tuple[Weights, Weights]:
-        with self._database.read() as session:
-            champion, head = ledger.champion(session), ledger.head(session)
-            return (_weights(session.get_one(PolicyVersionRow, champion)),
-                    _weights(session.get_one(PolicyVersionRow, head)))
-
-    def _register_base(self, session: Session) -> None:
-        row = session.get(PolicyVersionRow, 0)
-        if row is None:
-            session.add(PolicyVersionRow(version=0, name=self._pointers.name, state="ready", kind="base",
-                                         path=str(self._base.path), created_at=time.time()))
-            session.flush()
-            session.add(ledger.entry(None, 0, "first", "the base model", ledger.BY_SWAP))
-        elif row.path != str(self._base.path):
-            raise Conflict(f"this database began with the model {row.path}, not {self._base.path}: use another "
-                           "data directory for another model", code="other_base_model")
-
-    def _view(self, row: PolicyVersionRow) -> PolicyView:
-        return PolicyView(
-            name=row.name, version=row.version, id=f"{row.name}@{row.version}", kind=row.kind,  # type: ignore[arg-type]
-            path=row.path, manifest_sha256=row.manifest_sha256, parent=row.parent, run_id=row.run_id, step=row.step,
-            horizon=row.horizon, champion=row.version == self._pointers.champion,
-            head=row.version == self._pointers.head, loaded=row.version in self._engine.versions, swap_s=row.swap_s,
-            check_mean=row.check_mean, check_max=row.check_max, created_at=row.created_at)
-
-
-def _weights(row: PolicyVersionRow) -> Weights:
-    return Weights(row.version, row.kind, Path(row.path))  # type: ignore[arg-type]
-
-
-def _number(session: Session, row: PolicyVersionRow) -> int:
-    """Give the row the next version number and its step's horizon, and store it."""
-    row.version = (session.scalar(sa.select(sa.func.max(PolicyVersionRow.version))) or 0) + 1
-    row.horizon = session.scalar(sa.select(BatchRow.horizon).where(
-        BatchRow.run_id == row.run_id, BatchRow.step == row.step))
-    session.add(row)
-    return row.version
-
-
-def _settle(session: Session, run_id: str, evidence: GateEvidence, champion: int) -> bool:
-    """Record a decision of the gate; return False where the run has one, or its candidate is champion by hand."""
-    run = session.get_one(RunRow, run_id)
-    if run.gate != "due":
-        return False
-    if champion == evidence.candidate:
-        run.gate = "void"
-        return False
-    if evidence.objections:
-        run.gate, before, to, action = "rejected", evidence.candidate, champion, "reject"
-        reason = "; ".join(evidence.objections)
-    else:
-        run.gate, before, to, action = "promoted", champion, evidence.candidate, "promote"
-        gain = evidence.gain
-        reason = f"mean gain {gain.mean:+.3f}, from {gain.low:+.3f} to {gain.high:+.3f}" if gain else ""
-    session.add(ledger.entry(before, to, action, reason, ledger.BY_GATE, run_id=run_id, evidence=evidence))
-    return True

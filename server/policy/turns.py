@@ -198,6 +198,10 @@ class Turns:
         """Answers being sampled or recorded."""
         return len(self._running)
 
+    def versions(self) -> set[int]:
+        """Versions that answers in progress began on."""
+        return {turn.version for turn in self._running.values()}
+
     def in_progress(self, ask: Ask) -> list[Turn]:
         """Return the turns that answer the same request of the same caller right now; none where there are none."""
         found = self._requests.get((ask.owner, ask.digest), [])

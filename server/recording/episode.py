@@ -121,14 +121,15 @@ class Episodes:
         """Called with the id of each episode that ends or is erased, to release what it held."""
 
     async def open(self, request: EpisodeOpen, *, policy_version: int, horizon: int, play_id: str | None = None,
-                   purpose: str = "other", owner_hash: str | None = None) -> tuple[Episode, str]:
+                   purpose: str = "other", owner_hash: str | None = None, episode_id: str | None = None
+                   ) -> tuple[Episode, str]:
         """Begin an episode; return it and its own API key, which is stored only as a hash.
 
         Its row goes to the database with its first turn, or when somebody waits for `opened()`: that has to come
-        before anybody hears of the episode.
+        before anybody hears of the episode. `episode_id` is its id, where that was made before.
         """
-        episode = Episode(id=new_id("ep"), environment=request.environment, task=request.task, seed=request.seed,
-                          horizon=horizon, policy_version=policy_version, purpose=purpose,
+        episode = Episode(id=episode_id or new_id("ep"), environment=request.environment, task=request.task,
+                          seed=request.seed, horizon=horizon, policy_version=policy_version, purpose=purpose,
                           trainable=request.trainable and purpose != "evaluation")
         key = f"{EPISODE_KEY}{secrets.token_urlsafe(24)}"
         row = {
@@ -245,6 +246,13 @@ class Episodes:
     def open_versions(self) -> set[int]:
         """Versions on which episodes are still open in memory."""
         return {episode.policy_version for episode in self._open.values()}
+
+    def held_versions(self) -> set[int]:
+        """Versions that the engine has to hold on to: of episodes in environments, which answer turn after turn.
+
+        Other open episodes may be silent for days; what they began on can be loaded again when they go on.
+        """
+        return {episode.policy_version for episode in self._open.values() if episode.environment is not None}
 
     def _write(self, episode: Episode) -> asyncio.Future[None]:
         row, episode.unwritten = episode.unwritten, None

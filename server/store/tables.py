@@ -6,41 +6,22 @@ so that a turn is stored exactly and costs what is new in it.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
-    Double,
     ForeignKey,
     Index,
     Integer,
-    LargeBinary,
-    MetaData,
     String,
-    Text,
     UniqueConstraint,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import false as sa_false
+from sqlalchemy.orm import Mapped, mapped_column
 
-Id = String(64)
-
-
-class Base(DeclarativeBase):
-    """Base of all tables; constraints are named so that SQLite can change them later."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map: ClassVar = {str: Text, float: Double, int: Integer, bytes: LargeBinary, dict[str, Any]: JSON,
-                           list[Any]: JSON}
+from server.store.base import Base, Id
 
 
 class EpisodeRow(Base):
@@ -51,6 +32,7 @@ class EpisodeRow(Base):
         CheckConstraint("status in ('open', 'terminated', 'truncated', 'closed', 'error')", name="status"),
         Index(None, "status", "closed_at"),
         Index(None, "owner_hash", "opened_at"),
+        Index(None, "policy_version", "opened_at"),
     )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -227,7 +209,7 @@ class PolicyVersionRow(Base):
     version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     name: Mapped[str] = mapped_column(String(200))
     state: Mapped[str] = mapped_column(String(16))
-    """`loading`, `ready` or `failed`."""
+    """`loading`, `ready`, `failed`, or `retired`: its weights are deleted."""
     kind: Mapped[str] = mapped_column(String(16))
     path: Mapped[str]
     manifest_sha256: Mapped[str | None] = mapped_column(String(64))
@@ -240,6 +222,8 @@ class PolicyVersionRow(Base):
     check_max: Mapped[float | None]
     reason: Mapped[str | None]
     """Why it failed."""
+    pinned: Mapped[bool] = mapped_column(server_default=sa_false(), default=False)
+    """Its weights stay, and no watch takes it out of live traffic."""
     created_at: Mapped[float]
 
 
@@ -268,7 +252,7 @@ class RunRow(Base):
     active_s: Mapped[float] = mapped_column(server_default="0", default=0.0)
     """How long it had been running when it last stopped, without its pauses."""
     gate: Mapped[str | None] = mapped_column(String(16), index=True)
-    """`due`, then `promoted`, `rejected` or `void`; NULL without an evaluation plan."""
+    """`due`, perhaps `canary`, then `promoted`, `rejected` or `void`; NULL without an evaluation plan."""
     ended_at: Mapped[float | None]
 
 
@@ -349,13 +333,34 @@ class PromotionRow(Base):
     from_version: Mapped[int | None] = mapped_column(ForeignKey("policy_version.version"))
     to_version: Mapped[int] = mapped_column(ForeignKey("policy_version.version"))
     action: Mapped[str] = mapped_column(String(16))
-    """`first`, `publish`, `promote`, `reject` or `rollback`; a reject's `from_version` is the candidate."""
+    """`first`, `publish`, `canary`, `promote`, `reject` or `rollback`; of a canary and of a reject `from_version` is
+    the candidate."""
     reason: Mapped[str]
     decided_by: Mapped[str | None] = mapped_column(String(200))
-    """Name of a caller's key, `gate` or `swap`."""
+    """Name of a caller's key, `gate`, `canary`, `watch` or `swap`."""
     run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id"))
     """The run whose candidate the gate judged."""
     evidence: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    created_at: Mapped[float]
+
+
+class ShadowRow(Base):
+    """What a version would have said to a live turn's prompt; never served, never trained on."""
+
+    __tablename__ = "shadow"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    turn_id: Mapped[str] = mapped_column(ForeignKey("turn.id", ondelete="CASCADE"), index=True)
+    version: Mapped[int] = mapped_column(ForeignKey("policy_version.version"))
+    token_ids: Mapped[bytes]
+    text: Mapped[str]
+    same_tokens: Mapped[int]
+    """How many first tokens are those of the served answer."""
+    served_tokens: Mapped[int]
+    served_logprob: Mapped[float | None]
+    """Mean logprob of the served answer, of the version that gave it."""
+    logprob: Mapped[float | None]
+    """Mean logprob of the served answer, of this version."""
     created_at: Mapped[float]
 
 

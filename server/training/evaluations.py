@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from typing import Any
 
 import sqlalchemy as sa
 
 from clients.wire import EvaluationPlan, HorizonSchedule, PlayRequest
 from server.environments.plays import STOPPED, Plays, check_tasks
+from server.policy.tools import CALL_OPEN
 from server.store.database import Database
-from server.store.tables import EpisodeRow, EvaluationRow, PlayRow, StepRow
+from server.store.tables import EpisodeRow, EvaluationRow, PlayRow, StepRow, TurnRow
 from server.training.gate_rule import Measured
 
 ATTEMPTS = 3  # Plays of one evaluation that may be interrupted by the server's end.
@@ -54,7 +57,7 @@ class Evaluations:
             return None
         if view.state != "done":
             raise Unmeasurable(f"{environment}: the evaluation of version {version} {view.state}: {view.error}")
-        return await asyncio.to_thread(self._figures, play_id, version, view.episodes)
+        return await asyncio.to_thread(self._figures, play_id, version, view.episodes, plan.tools)
 
     async def _find(self, run_id: str, request: PlayRequest) -> str | None:
         """Return the play that answers a request, running or ended; None where one has to be started."""
@@ -75,10 +78,10 @@ class Evaluations:
     def _request(self, plan: EvaluationPlan, horizon: int, environment: str, version: int) -> PlayRequest:
         return PlayRequest(
             environment=environment, tasks=plan.tasks[environment], group_size=plan.repetitions, horizon=horizon,
-            policy=f"{self._name}@{version}", sampling=plan.sampling, seed=plan.seed, trainable=False,
-            purpose="evaluation")
+            policy=f"{self._name}@{version}", tools=plan.tools, sampling=plan.sampling, seed=plan.seed,
+            trainable=False, purpose="evaluation")
 
-    def _figures(self, play_id: str, version: int, episodes: int) -> Measured:
+    def _figures(self, play_id: str, version: int, episodes: int, tools: bool) -> Measured:
         ours = sa.select(EpisodeRow.id).where(EpisodeRow.play_id == play_id)
         invalid = sa.case((StepRow.info["valid"].as_boolean().is_(False), 1), else_=0)
         with self._database.read() as session:
@@ -87,13 +90,28 @@ class Evaluations:
                 EpisodeRow.play_id == play_id, EpisodeRow.success.is_not(None)).order_by(EpisodeRow.id)).all()
             steps, invalid_steps = session.execute(sa.select(sa.func.count(), sa.func.sum(invalid)).where(
                 StepRow.episode_id.in_(ours))).one()
+            latency_ms = session.scalar(sa.select(sa.func.avg(TurnRow.duration_ms)).where(TurnRow.episode_id.in_(ours)))
+            answers = session.scalars(sa.select(TurnRow.answer).where(TurnRow.episode_id.in_(ours))) if tools else ()
+            called = [good for answer in answers if (good := calls_well(answer)) is not None]
         if evaluation is None or evaluation.policy_version != version:
             what = "no episode has a verdict" if not verdicts else f"not every answer came from version {version}"
             raise Unmeasurable(f"evaluation by {play_id}: {what}")
         by_task: dict[str, list[bool]] = {}
         for task, success in verdicts:
             by_task.setdefault(task or "", []).append(bool(success))
-        return Measured(evaluation.id, by_task, episodes, steps, invalid_steps or 0)
+        return Measured(evaluation.id, by_task, episodes, steps, invalid_steps or 0, calls=len(called),
+                        bad_calls=called.count(False), latency_ms=latency_ms)
+
+
+def calls_well(answer: dict[str, Any]) -> bool | None:
+    """Return whether an answer's tool calls can be read, with arguments by name; None where it calls nothing."""
+    calls = answer.get("tool_calls") or []
+    if not calls:
+        return False if CALL_OPEN in (answer.get("content") or "") else None
+    try:
+        return all(isinstance(json.loads(call["function"]["arguments"]), dict) for call in calls)
+    except ValueError:
+        return False
 
 
 def last_horizon(schedule: HorizonSchedule) -> int:

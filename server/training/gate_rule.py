@@ -31,6 +31,9 @@ class Measured:
     episodes: int
     steps: int
     invalid_steps: int
+    calls: int = 0
+    bad_calls: int = 0
+    latency_ms: float | None = None
 
     @property
     def figures(self) -> Figures:
@@ -39,7 +42,7 @@ class Measured:
         return Figures(
             evaluation_id=self.evaluation_id, success_rate=sum(verdicts) / len(verdicts) if verdicts else None,
             episodes=self.episodes, without_verdict=self.episodes - len(verdicts), steps=self.steps,
-            invalid_steps=self.invalid_steps)
+            invalid_steps=self.invalid_steps, calls=self.calls, bad_calls=self.bad_calls, latency_ms=self.latency_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,22 @@ def _objections(rule: GateSettings, name: str, found: EnvironmentEvidence, compa
     before, after = _invalid_share(found.champion), _invalid_share(found.candidate)
     if after > before + rule.max_invalid_rise:
         objections.append(f"{name}: {after:.1%} of the steps could not be understood, {before:.1%} of the champion's")
+    return objections + _answer_objections(rule, name, found.champion, found.candidate)
+
+
+def _answer_objections(rule: GateSettings, name: str, champion: Figures, candidate: Figures) -> list[str]:
+    """Object to answers that call tools wrongly or take long, as far as both versions' were measured."""
+    objections = []
+    if rule.max_tool_error_rise is not None and champion.calls and candidate.calls:
+        before, after = champion.bad_calls / champion.calls, candidate.bad_calls / candidate.calls
+        if after > before + rule.max_tool_error_rise:
+            objections.append(f"{name}: {after:.1%} of the tool calls could not be read, {before:.1%} of the "
+                              "champion's")
+    if rule.max_latency_ratio is not None and champion.latency_ms and candidate.latency_ms is not None:
+        ratio = candidate.latency_ms / champion.latency_ms
+        if ratio > rule.max_latency_ratio:
+            objections.append(f"{name}: an answer takes {candidate.latency_ms:.0f} ms, {ratio:.2f} times the "
+                              f"champion's; at most {rule.max_latency_ratio:g} times is allowed")
     return objections
 
 

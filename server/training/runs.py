@@ -261,7 +261,8 @@ def _due(session: Session, learner: str, run_id: str | None, now: float) -> RunR
     if running is not None:
         lost = (running.lease_until or 0) <= now or running.learner == learner
         return running if lost and run_id in (None, running.id) else None
-    if session.scalar(undecided().limit(1)) is not None:
+    tried = sa.select(RunRow.id).where(RunRow.gate == "canary")
+    if session.scalar(undecided().limit(1)) is not None or session.scalar(tried.limit(1)) is not None:
         return None  # Its evaluation needs the versions as they are, and what comes next builds on the decision.
     due = sa.select(RunRow).where(RunRow.state == "queued").order_by(RunRow.id).limit(1)
     return session.scalar(due if run_id is None else due.where(RunRow.id == run_id))

@@ -19,6 +19,7 @@ from clients.wire import (
     BatchRequest,
     EvaluationPlan,
     FixedHorizon,
+    GateEvidence,
     PolicyPublish,
     Probe,
     RunClaim,
@@ -26,10 +27,11 @@ from clients.wire import (
     RunEnd,
     RunRequest,
     RunView,
+    Sampling,
 )
 from server.environments.plays import STOPPED
 from server.policy.scripted import scripted_logprobs
-from server.settings import EnvironmentSettings
+from server.settings import EnvironmentSettings, GateSettings
 from server.store.tables import PlayRow
 from tests.e2e.test_faults import process
 from tests.e2e.test_loop_scripted import LEARNER, PROBE, says
@@ -59,9 +61,9 @@ def begin(client: Client, kind: str = "full", plan: EvaluationPlan = PLAN) -> Ru
 
 
 def publish(client: Client, data: Path, run: RunView, answer: str, delay_s: float = 0.0) -> int:
-    """Train one step: lease its batch, publish what answers so, acknowledge."""
+    """Train one step: lease its batch, publish what answers so (answers are separated by `|`), acknowledge."""
     batch = client.lease_batch(BatchRequest(run_id=run.id, learner=LEARNER, step=0, horizon=2))
-    directory = script(data / "versions" / run.id, answer, delay_s=delay_s)
+    directory = script(data / "versions" / run.id, *answer.split("|"), delay_s=delay_s)
     version = client.publish(PolicyPublish(
         run_id=run.id, learner=LEARNER, step=0, path=str(directory),
         manifest_sha256=write_manifest(directory, {"kind": run.config.kind}),
@@ -142,6 +144,22 @@ def test_a_candidate_that_breaks_its_environment_decides_nothing_and_is_undone(t
         assert trained(live, "raise", kind).gate == "rejected"
         assert "nothing can be decided" in live.client.promotions().data[0].reason
         assert says(live) == ("add 1", "policy@0")
+
+
+def test_a_candidate_that_wins_but_calls_tools_wrongly_or_slowly_is_rejected(tmp_path: Path) -> None:
+    call = '<tool_call>{"name": "add", "arguments": {"number": 1}}</tool_call>'
+    rule = GateSettings(max_invalid_rise=1, max_latency_ratio=0.001)  # As if it were very slow.
+    with served(tmp_path, "adapter", base=call, gate=rule) as live:
+        plan = PLAN.model_copy(update={"tools": True, "sampling": Sampling(max_tokens=200)})
+        assert trained(live, "<tool_call>add</tool_call>|win", "adapter", plan=plan).gate == "rejected"
+        newest = live.client.promotions().data[0]
+        assert isinstance(newest.evidence, GateEvidence) and len(newest.evidence.objections) == 2
+        assert f"{ENVIRONMENT}: 100.0% of the tool calls could not be read, 0.0% of the champion's" in newest.reason
+        assert "at most 0.001 times is allowed" in newest.reason
+        figures = newest.evidence.environments[ENVIRONMENT]
+        assert (figures.champion.calls, figures.champion.bad_calls) == (48, 0)
+        assert (figures.candidate.calls, figures.candidate.bad_calls) == (24, 24)
+        assert figures.champion.latency_ms and figures.candidate.latency_ms
 
 
 def test_a_run_that_did_not_end_well_is_undone_without_an_evaluation(tmp_path: Path) -> None:

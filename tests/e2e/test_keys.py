@@ -32,11 +32,13 @@ AGENT = {*EPISODE, *(f"POST {path}" for path in CHAT), "POST /v1/episodes", "GET
          "GET /v1/environments", "GET /v1/environments/{name}/tasks"}
 LEARNER = {"GET /v1/schedule", "GET /v1/runs", "GET /v1/runs/{run_id}", "POST /v1/runs/claim",
            "POST /v1/runs/{run_id}/heartbeat", "POST /v1/runs/{run_id}/end", "POST /v1/batches",
-           "POST /v1/batches/{batch_id}/ack", "POST /v1/policies", "GET /v1/policies", "GET /v1/policies/{version}"}
+           "POST /v1/batches/{batch_id}/ack", "POST /v1/policies", "GET /v1/policies", "GET /v1/policies/{version}",
+           "GET /v1/policies/{version}/lineage"}
 ADMIN = {"POST /v1/runs", *(f"POST /v1/runs/{{run_id}}/{what}" for what in ("pause", "resume", "cancel")),
          "GET /v1/schedule/triggers", "POST /v1/schedule/triggers", "DELETE /v1/schedule/triggers/{name}",
-         "GET /v1/promotions", "GET /v1/promotions/{number}", "POST /v1/policies/rollback",
-         "POST /v1/policies/{version}/promote", "DELETE /v1/episodes/{episode_id}", "POST /v1/plays",
+         "GET /v1/promotions", "GET /v1/shadow", "GET /v1/promotions/{number}", "POST /v1/policies/rollback",
+         "POST /v1/policies/{version}/promote", "POST /v1/policies/{version}/pin",
+         "DELETE /v1/policies/{version}/pin", "DELETE /v1/episodes/{episode_id}", "POST /v1/plays",
          "GET /v1/plays/{play_id}", "POST /v1/plays/{play_id}/cancel", "GET /v1/plays/{play_id}/events",
          "POST /v1/keys", "GET /v1/keys", "DELETE /v1/keys/{key_id}", "DELETE /v1/keys/{key_id}/episodes",
          "GET /v1/keys/{key_id}/trained", "GET /v1/reward-sources", "PUT /v1/reward-sources/{name}",

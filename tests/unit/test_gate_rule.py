@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from server.settings import GateSettings
+from server.training.evaluations import calls_well
 from server.training.gate_rule import Comparison, Measured, Pair, bootstrap, decide
 
 RULE = GateSettings()
@@ -105,6 +108,28 @@ def test_too_few_tasks_decide_nothing() -> None:
     promoted, why = judged(a=(measured(0.0, tasks=9), measured(1.0, tasks=9)))
     assert not promoted and why == ["a: 9 tasks have a verdict on both versions, 10 are needed"]
     assert judged()[1] == ["nothing was measured"]
+
+
+def test_tool_calls_that_cannot_be_read_and_slow_answers_have_bounds_where_they_were_measured() -> None:
+    before = replace(measured(0.0), calls=100, bad_calls=1, latency_ms=200.0)
+    after = replace(measured(1.0), calls=50, bad_calls=5, latency_ms=500.0)
+    assert judged(a=(before, after))[1] == ["a: 10.0% of the tool calls could not be read, 1.0% of the champion's"]
+    rule = GateSettings(max_tool_error_rise=None, max_latency_ratio=2.0)
+    assert judged(rule, a=(before, after))[1] == [
+        "a: an answer takes 500 ms, 2.50 times the champion's; at most 2 times is allowed"]
+    assert judged(GateSettings(max_tool_error_rise=0.1, max_latency_ratio=3.0), a=(before, after))[0]
+    rule = GateSettings(max_tool_error_rise=0.0, max_latency_ratio=1.0)
+    assert judged(rule, a=(measured(0.0), after))[0] and judged(rule, a=(before, measured(1.0)))[0]
+
+
+def test_a_tool_call_counts_as_good_where_its_arguments_have_names() -> None:
+    def answer(content: str | None = None, *arguments: str) -> dict[str, Any]:
+        calls = [{"function": {"name": "go", "arguments": written}} for written in arguments]
+        return {"content": content, **({"tool_calls": calls} if calls else {})}
+    assert calls_well(answer("I go north")) is None and calls_well(answer()) is None
+    assert calls_well(answer(None, "{}", '{"to": 1}')) is True
+    for bad in (answer("<tool_call>{</tool_call>"), answer(None, "north"), answer(None, "{}", "[1]")):
+        assert calls_well(bad) is False
 
 
 def test_actions_that_nobody_understands_the_kl_and_the_entropy_have_bounds() -> None:

@@ -1,0 +1,21 @@
+"""What the newest version would have said to live prompts: read only."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from clients.wire import ShadowList
+from server.api.access import needs
+from server.api.state import Parts
+from server.policy.shadow import shadows
+
+router = APIRouter(prefix="/v1", tags=["policies"])
+
+
+@router.get("/shadow", dependencies=[needs("admin")])
+async def list_shadows(parts: Parts, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> ShadowList:
+    """The newest shadow answers, beside what was served."""
+    return ShadowList(data=await asyncio.to_thread(shadows, parts.database, limit))
