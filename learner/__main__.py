@@ -72,10 +72,14 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--max-row-tokens",
         type=int,
-        default=default.max_row_tokens,
         metavar="N",
-        help="tokens in a packed row (%(default)s)",
+        help="tokens in a packed row, which decides the memory of a step (4096 on CUDA, 2048 on a CPU)",
     )
+    run.add_argument(
+        "--activation-checkpointing", action="store_true", help="less memory, a quarter slower: compute layers again"
+    )
+    run.add_argument("--compile", action="store_true", help="compile the layers with torch.compile")
+    run.add_argument("--liger", action="store_true", help="Liger's kernels; needs CUDA and the extra `liger`")
     run.add_argument(
         "--heartbeat-s",
         type=float,

@@ -162,5 +162,6 @@ def memory_advice(max_row_tokens: int) -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise TooLittleMemory(f"a row of tokens does not fit into memory: start the learner with --max-row-tokens "
-                              f"below {max_row_tokens}, or train an adapter") from error
+        raise TooLittleMemory("a row of tokens does not fit into memory: start the learner with "
+                              f"--activation-checkpointing, or with --max-row-tokens below {max_row_tokens}, or train "
+                              "an adapter") from error

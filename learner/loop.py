@@ -18,6 +18,7 @@ from pathlib import Path
 from clients.client import Client, UpturnAPIError
 from clients.wire import BatchAck, BatchRequest, BatchView, PolicyPublish, RunClaim, RunEnd, RunStep, RunView
 from learner import distributed
+from learner.acceleration import accelerate
 from learner.best import best_of, keep
 from learner.checkpoint import save_checkpoint
 from learner.checks import BadInput, check_groups
@@ -68,6 +69,7 @@ def train(run: RunView, client: Client, settings: LearnerSettings, heartbeat: He
     work = settings.work_dir.resolve()
     policies = from_first(client.policies)
     policy = load_start(run, policies, settings.torch_device())
+    accelerate(policy, settings)
     trainer = Trainer(policy, run.config, settings.max_row_tokens)
     loop = _Loop(run, client, settings.learner, heartbeat, trainer, work)
     first = resume(trainer, run, policies, loop.checkpoints, loop.replayed)

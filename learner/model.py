@@ -2,8 +2,7 @@
 
 Full training keeps float32 master weights and computes in bfloat16 where the base's own dtype is bfloat16; a float32
 base stays float32 throughout. An adapter (LoRA, arXiv 2106.09685) is float32 on a frozen base in the base's own
-dtype. The head runs only at nodes that train something, and in pieces that are computed again on the way back, so
-that logits of a whole row never exist at once.
+dtype. The head runs only at nodes that train something (`head.py`), attention only over ancestors (`attention.py`).
 """
 
 from __future__ import annotations
@@ -17,17 +16,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from clients.wire import RunConfig
-from learner import distributed
+from learner import attention, distributed
 from learner.checks import check_model
+from learner.head import chosen_logprobs
 from learner.packing import Row, RowLimits
 from learner.sharding import part, spread_like
-
-_LOGITS_AT_ONCE = 32 * 2**20
-"""Logits in one piece of the head: 128 MiB in float32, 682 tokens of a vocabulary of 49152."""
 
 
 class Logprobs(NamedTuple):
@@ -57,6 +53,7 @@ class Policy:
         causal = model.get_base_model() if self.is_adapter else model
         if set(getattr(causal.config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
             raise ValueError(f"{directory}: layers other than full attention cannot be packed into tries")
+        causal.set_attn_implementation(attention.NAME)
         self._decoder = causal.get_decoder()
         self._head = causal.get_output_embeddings()
         self.value_head: torch.nn.Linear | None = None
@@ -114,15 +111,9 @@ class Policy:
         """Return the trained parameters by name; a tied parameter once."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
-    def row_limits(self, max_tokens: int) -> RowLimits:
-        """Return what limits a row of this model on its device (see `RowLimits`; figures from the model's shape)."""
-        config = self._decoder.config
-        weights = sum(p.numel() for p in self._decoder.layers.parameters())
-        return RowLimits(
-            max_tokens=max_tokens,
-            attention_tokens=weights / (2 * config.hidden_size * config.num_hidden_layers),
-            start_tokens=0.0 if self.device.type == "cpu" else 2048.0,
-        )
+    def row_limits(self, max_tokens: int | None) -> RowLimits:
+        """Return when a row is full; None is what suits the device."""
+        return RowLimits(max_tokens or (4096 if self.device.type == "cuda" else 2048))
 
     def logprobs(self, row: Row) -> Logprobs:
         """Return the logprobs of a row's M trained tokens: log_softmax(logits / temperature) in float32.
@@ -134,32 +125,20 @@ class Policy:
 
     def compute(self, row: Row) -> Logprobs:
         """Return `logprobs` where the whole weights are on the row's device."""
+        trie = attention.trie_of(row.end)
         mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
         with mixed:
             hidden = self._decoder(
                 input_ids=row.token_ids[None],
-                attention_mask=None if row.is_path else row.mask(),
                 position_ids=row.depth[None],
                 use_cache=False,
-            ).last_hidden_state[0]
-            piece = max(1, _LOGITS_AT_ONCE // self._head.weight.shape[0])
-            pieces = [
-                checkpoint(self._head_logprobs, hidden[parent], target, temperature, use_reentrant=False)
-                for parent, target, temperature in zip(
-                    row.parent.split(piece), row.target.split(piece), row.temperature.split(piece), strict=True
-                )
-            ]
-        values = None if self.value_head is None else self.value_head(hidden[row.parent].float())[:, 0]
-        return Logprobs(torch.cat([p[0] for p in pieces]), torch.cat([p[1] for p in pieces]), values)
-
-    def _head_logprobs(self, hidden: Tensor, target: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the targets' logprobs [m] and the entropies [m] of a piece of hidden states [m, H]."""
-        logits = self._head(hidden).float() / temperature[:, None]
-        total = logits.logsumexp(-1)
-        logprobs = logits.gather(-1, target[:, None])[:, 0] - total
-        with torch.no_grad():  # H = log Z - sum p * logit
-            entropy = total - ((logits - total[:, None]).exp() * logits).sum(-1)
-        return logprobs, entropy
+                trie=trie,
+            ).last_hidden_state[0, row.parent]
+            if trie is not None and not trie.used:
+                raise ValueError(f"{self.directory}: layers do not pass on what a token sees: tries cannot be packed")
+            values, entropy = chosen_logprobs(self._head, hidden, row.target, row.temperature, self.vocabulary)
+        states = None if self.value_head is None else self.value_head(hidden.float())[:, 0]
+        return Logprobs(values, entropy, states)
 
     @contextlib.contextmanager
     def holding(self, weights: dict[str, Tensor]) -> Iterator[None]:
@@ -266,16 +245,21 @@ def load_policy(directory: Path, adapter: Path | None, config: RunConfig, device
     elif adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
     elif config.kind == "adapter":
-        lora = LoraConfig(
-            r=config.lora_rank,
-            lora_alpha=cast(int, config.lora_alpha),  # peft multiplies by it; its annotation is too narrow
-            lora_dropout=0.0,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-            base_model_name_or_path=str(directory),
-        )
-        model = get_peft_model(model, lora)
+        model = with_new_adapter(model, directory, config)
     if config.kind == "full":
         model.requires_grad_(True)
     # Several processes take their parts from the CPU's copy: the whole might not fit one device.
     return Policy(model.to(device if distributed.count() == 1 else "cpu").train(), directory, dtype)
+
+
+def with_new_adapter(model: Any, directory: Path, config: RunConfig) -> PeftModel:
+    """Return a model with an adapter that changes nothing yet on all linear layers but the head."""
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=cast(int, config.lora_alpha),  # peft multiplies by it; its annotation is too narrow
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=str(directory),
+    )
+    return get_peft_model(model, lora)

@@ -7,10 +7,10 @@ such samples as one trie in depth-first order:
     sample 1   P0 P1 B0 B1            depth      0  1  2  3  2  3     (the position ids)
                                       end        6  6  4  4  6  6     (one past the node's subtree)
 
-In this order node j is an ancestor of node i, or i itself, exactly when `j <= i < end[j]`: that is the attention
-mask. Each trained token of each sample points at its *parent* node, whose hidden state predicts it; a node that two
-samples share is computed once and trained only by the samples whose mask says so. The result equals a forward pass
-over each sample alone.
+In this order node j is an ancestor of node i, or i itself, exactly when `j <= i < end[j]`: that is what node i sees
+(`attention.py`). Each trained token of each sample points at its *parent* node, whose hidden state predicts it; a node
+that two samples share is computed once and trained only by the samples whose mask says so. The result equals a forward
+pass over each sample alone.
 """
 
 from __future__ import annotations
@@ -28,18 +28,10 @@ from learner.checks import BadBatch
 
 @dataclass(frozen=True)
 class RowLimits:
-    """When a row is full. Costs are counted in tokens' worth of matrix multiplication."""
+    """When a row is full."""
 
     max_tokens: int = 4096
     """Nodes in a row; a longer sample gets a row of its own."""
-    attention_tokens: float = math.inf
-    """Row length at which attention costs as much as the rest: about parameters / (2 * hidden * layers)."""
-    start_tokens: float = 0.0
-    """What beginning another row costs (kernel launches; large on an accelerator)."""
-
-    def cost(self, tokens: int) -> float:
-        """Return the cost of a row of so many nodes; its attention is dense, n squared."""
-        return self.start_tokens + tokens + tokens**2 / self.attention_tokens
 
 
 @dataclass(frozen=True)
@@ -65,16 +57,6 @@ class Row:
     unpacked_tokens: int
     """Sum of the lengths of the row's samples: what a row-per-sample trainer computes."""
 
-    @property
-    def is_path(self) -> bool:
-        """True where no node has two children: ordinary causal attention is enough."""
-        return bool((self.end == len(self.end)).all())
-
-    def mask(self) -> Tensor:
-        """Return [1, 1, N, N] bool: query i may see key j where j is an ancestor of i or i itself."""
-        node = torch.arange(len(self.end), device=self.end.device)
-        return ((node[None, :] <= node[:, None]) & (node[:, None] < self.end[None, :]))[None, None]
-
     def in_order(self, by_sample: Sequence[Tensor]) -> Tensor:
         """Return [M] what each sample's tensor [m] says of its tokens: a row holds its samples one after another."""
         return torch.cat([by_sample[i] for i in self.sample.unique_consecutive().tolist()])
@@ -94,8 +76,8 @@ def pack(samples: Sequence[Sample], limits: RowLimits = RowLimits()) -> list[Row
     """Pack samples into rows; every sample lies in exactly one row.
 
     In lexicographic order each sample shares more with its neighbour than with any other, and appending its unshared
-    end keeps the nodes in depth-first order. A sample joins the open row where that costs less than computing it
-    alone.
+    end keeps the nodes in depth-first order. A row is filled up: attention costs by what is visible, so a sample is
+    never dearer in it than alone.
 
     Args:
         samples: [S] of any lengths; their order is kept in `Row.sample`.
@@ -106,9 +88,7 @@ def pack(samples: Sequence[Sample], limits: RowLimits = RowLimits()) -> list[Row
     for index in sorted(range(len(samples)), key=lambda i: samples[i].token_ids):
         sample = samples[index]
         grown = len(open_row.token_ids) + len(sample.token_ids) - open_row.shared(sample)
-        joining = limits.cost(grown) - limits.cost(len(open_row.token_ids))
-        alone = limits.cost(len(sample.token_ids))
-        if open_row.token_ids and (grown > limits.max_tokens or joining > alone):
+        if open_row.token_ids and grown > limits.max_tokens:
             rows.append(open_row.closed())
             open_row = _OpenRow()
         open_row.append(index, sample)

@@ -32,8 +32,15 @@ class LearnerSettings(BaseModel):
     """CPU threads of torch; None is torch's own choice."""
     work_dir: Path = Path("data/learner")
     """Versions and checkpoints; the server must see it under the same path."""
-    max_row_tokens: int = Field(default=4096, ge=1)
-    """Tokens in one packed row, which decides the memory of a step."""
+    max_row_tokens: int | None = Field(default=None, ge=1)
+    """Tokens in one packed row, which decides the memory of a step; None is 4096 on CUDA, and 2048 on a CPU, where more
+    is no faster."""
+    activation_checkpointing: bool = False
+    """Keep only the input of each layer and compute the rest again on the way back: less memory, a quarter slower."""
+    compile: bool = False
+    """Compile the layers (`torch.compile`): the first steps take a minute longer; a CPU needs a C++ compiler for it."""
+    liger: bool = False
+    """Liger's kernels; needs CUDA and the extra `liger`."""
     heartbeat_s: float = Field(default=10.0, gt=0)
     """Pause between two heartbeats; well below the server's lease."""
     poll_s: float = Field(default=2.0, gt=0)

@@ -48,10 +48,10 @@ class Trainer:
     Args:
         policy: the weights to train.
         config: the run's.
-        max_row_tokens: nodes in a packed row.
+        max_row_tokens: nodes in a packed row; None is what suits the device.
     """
 
-    def __init__(self, policy: Policy, config: RunConfig, max_row_tokens: int = 4096) -> None:
+    def __init__(self, policy: Policy, config: RunConfig, max_row_tokens: int | None = None) -> None:
         self.policy = policy
         self.config = config
         o = config.optimiser

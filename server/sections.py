@@ -65,6 +65,8 @@ class LearnerSettings(Section):
     """A learner that has not been heard of for so long has lost its run."""
     restarts: int = Field(default=3, ge=0)
     """How often a learner that died is started again within one run."""
+    arguments: list[str] = []
+    """More for its command line (`python -m learner run --help`), such as `["--activation-checkpointing"]`."""
 
 
 class EnvironmentSettings(Section):

@@ -102,6 +102,7 @@ class LearnerProcess:
                    "--learner", self._name, "--work-dir", str(self._data_dir / "learner")]
         if self._gpu_memory is not None:
             command += ["--gpu-memory", str(self._gpu_memory)]
+        command += self._settings.arguments
         path = self._log_path(run_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as output:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from learner.attention import trie_of
 from learner.model import Policy
 from learner.packing import RowLimits, pack
 from tests.unit.test_learner_samples import plain_logprobs, random_samples, sample, tiny_policy
@@ -42,11 +43,10 @@ def test_the_trie_of_two_branches_is_the_one_in_the_docstring():
     assert row.parent.tolist() == [1, 2, 1, 4]
     assert row.sample.tolist() == [0, 0, 1, 1]
     assert row.unpacked_tokens == 8
-    assert row.mask()[0, 0, 5].tolist() == [True, True, False, False, True, True]
 
 
 @pytest.mark.parametrize(
-    "limits", [RowLimits(), RowLimits(max_tokens=60), RowLimits(attention_tokens=100.0), RowLimits(max_tokens=1)]
+    "limits", [RowLimits(), RowLimits(max_tokens=60), RowLimits(max_tokens=1)]
 )
 def test_packed_logprobs_equal_those_of_each_sample_alone(tmp_path, limits):
     policy, samples = tiny_policy(tmp_path), random_samples()
@@ -79,7 +79,7 @@ def test_llama_and_qwen_with_grouped_queries_take_the_tree_mask(tmp_path, make):
     torch.manual_seed(0)
     policy, samples = Policy(make(), tmp_path, torch.float32), random_samples(seed=2)
     rows = pack(samples)
-    assert not any(row.is_path for row in rows)
+    assert all(trie_of(row.end) for row in rows)
     with torch.no_grad():
         for one, packed in zip(samples, gathered(policy, samples, rows), strict=True):
             torch.testing.assert_close(packed, plain_logprobs(policy, one), atol=1e-5, rtol=0)
@@ -95,7 +95,7 @@ def test_a_head_in_pieces_gives_the_same_numbers(tmp_path, monkeypatch):
     policy, samples = tiny_policy(tmp_path), random_samples(groups=1)
     (row,) = pack(samples)
     whole = policy.logprobs(row)
-    monkeypatch.setattr("learner.model._LOGITS_AT_ONCE", 259 * 2)
+    monkeypatch.setattr("learner.head.LOGITS_AT_ONCE", 259 * 2)
     pieces = policy.logprobs(row)
     torch.testing.assert_close(pieces.values, whole.values)
     torch.testing.assert_close(pieces.entropy, whole.entropy)
@@ -124,12 +124,6 @@ def test_every_sample_lies_in_exactly_one_row_and_rows_keep_their_limit():
     assert len(rows) > 1
     assert all(len(row.token_ids) <= 70 for row in rows)
     assert sorted(i for row in rows for i in set(row.sample.tolist())) == list(range(len(samples)))
-
-
-def test_samples_that_share_nothing_are_not_joined_where_attention_is_dear():
-    apart = [sample([i] * 50, [0] + [1] * 49, episode=str(i)) for i in range(4)]
-    assert len(pack(apart, RowLimits(attention_tokens=1000.0))) == 4
-    assert len(pack(apart, RowLimits(attention_tokens=1000.0, start_tokens=500.0))) == 1
 
 
 def test_the_first_token_cannot_be_trained():
