@@ -253,6 +253,10 @@ class Client(Transport):
                 raise UpturnAPIError(409, "play_failed", view.play.error or f"the play was {view.play.state}")
             self._sleep(_POLL_S)
 
+    def prepare_batch(self, request: BatchRequest) -> None:
+        """Let the server begin to play a step's episodes."""
+        self._post("/v1/batches", request.model_copy(update={"prepare": True}), BatchView, repeatable=True)
+
     def acknowledge_batch(self, batch_id: str, request: BatchAck) -> None:
         """Say that a batch was trained on, or give it back."""
         self._request("POST", f"/v1/batches/{batch_id}/ack", body=request, repeatable=True)

@@ -104,6 +104,7 @@ class _Loop:
         with leased(self.client, self._request(step, horizon), self.heartbeat) as batch:
             if step == 0:
                 check_groups(batch, config)
+            self._prepare(step + 1)
             result = self.trainer.step(batch.samples, step)
             from_first(self.heartbeat.check)
             metrics = {**result.metrics, "lease_s": time.perf_counter() - asked - result.metrics.get("train_s", 0.0)}
@@ -128,6 +129,12 @@ class _Loop:
         best = best_of(self.recorded, config.guards.best_window)
         if best is not None and best.step == step and played_by is not None:
             from_first(lambda: self._keep(played_by))
+
+    def _prepare(self, step: int) -> None:
+        """Let the server play a step's episodes meanwhile, where the run wants that."""
+        if self.run.config.overlap and step < self.run.config.steps:
+            request = self._request(step, horizon_at(self.run.config.schedule, step))
+            from_first(lambda: self.client.prepare_batch(request))
 
     def replayed(self, step: int) -> BatchView:
         """Return the batch of a finished step again."""

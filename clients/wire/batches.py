@@ -20,6 +20,8 @@ class BatchRequest(Message):
     horizon: int = Field(ge=1, le=10_000)
     replay: bool = False
     """A step that is trained already, for a learner that computes it again on its way back from a checkpoint."""
+    prepare: bool = False
+    """Only begin to play the step's episodes, while the one before it is trained; answered at once."""
 
 
 class Sample(Message):

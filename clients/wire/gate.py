@@ -15,8 +15,8 @@ Tasks = Annotated[list[str], Field(min_length=1, max_length=10_000)]
 class EvaluationPlan(Message):
     """How a run's candidate is compared with the champion: the same tasks and seeds, at the schedule's last horizon."""
 
-    tasks: dict[str, Tasks] = Field(min_length=1, max_length=100)
-    """Tasks by environment; choose such as no run trains on."""
+    tasks: dict[str, Tasks | Annotated[str, Field(min_length=1, max_length=200)]] = Field(min_length=1, max_length=100)
+    """By environment its tasks, or the name of a split (`test`); choose such as no run trains on."""
     repetitions: int = Field(default=4, ge=1, le=1024)
     """Episodes per task and version."""
     tools: bool = False
@@ -26,10 +26,10 @@ class EvaluationPlan(Message):
 
     @field_validator("tasks")
     @classmethod
-    def each_once(cls, tasks: dict[str, list[str]]) -> dict[str, list[str]]:
+    def each_once(cls, tasks: dict[str, list[str] | str]) -> dict[str, list[str] | str]:
         """A task that is listed twice would count as two."""
         for environment, listed in tasks.items():
-            if len(set(listed)) != len(listed):
+            if not isinstance(listed, str) and len(set(listed)) != len(listed):
                 raise ValueError(f"a task of {environment!r} is listed twice; `repetitions` repeats tasks")
         return tasks
 

@@ -132,6 +132,8 @@ class RunConfig(Message):
     lora_alpha: float = Field(default=32.0, gt=0)
     max_staleness: int = Field(default=1, ge=0, lt=2**31)
     """Oldest usable episode, in policy versions behind head."""
+    overlap: bool = False
+    """Play a step's episodes while the one before it is trained, one version behind, so that neither side waits."""
     turn_discount: float = Field(default=1.0, gt=0, le=1)
     """Factor for each later turn: below 1 an early turn has less of the episode's reward than the last."""
     normalise_std: bool = True
@@ -183,6 +185,9 @@ class RunConfig(Message):
         if self.algorithm in COMPARING and self.play is not None and self.play.group_size < 2:
             raise ValueError(f"{self.algorithm} compares the episodes of a group, and play.group_size is "
                              f"{self.play.group_size}: set it to 2 or more, or take reinforce_pp or ppo")
+        if self.overlap and (self.play is None or self.max_staleness < 1 or self.schedule.kind == "adaptive"):
+            raise ValueError("overlap needs a play, max_staleness of at least 1, and a schedule that does not wait for "
+                             "the step before")
         if self.guards.max_reference_kl is not None and self.kl_coef == 0:
             raise ValueError("guards.max_reference_kl needs a reference: set kl_coef above 0")
         return self

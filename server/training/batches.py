@@ -63,6 +63,8 @@ class Batches:
                 return _view(batch, None, [])
             if batch.state == "gathering" and config.play is not None and batch.play_id is None:
                 batch.play_id = await self._start_play(config, config.play, batch)
+            if request.prepare:
+                return _view(batch, None, [])
         play = None
         if batch.play_id is not None:
             play = await self._plays.view(batch.play_id, results=False,

@@ -23,6 +23,21 @@ Record = dict[tuple[str, str], tuple[int, int]]
 """By environment and task: successes among the newest episodes, and how many those are."""
 
 
+def tasks_of_split(environment: str, split: str) -> list[str]:
+    """Return a split's tasks. It may read files: not for the event loop.
+
+    Raises:
+        NotFound: unknown environment or split, or one without tasks.
+    """
+    env = find_family(environment)
+    if split not in env.splits():
+        raise NotFound(f"{environment} has no split {split!r}, only {', '.join(env.splits())}", param="split",
+                       code="split_not_found")
+    if not (tasks := env.tasks(split)):
+        raise NotFound(f"split {split!r} of {environment} has no tasks", param="split", code="split_not_found")
+    return tasks
+
+
 def tasks_of(plan: PlayPlan) -> dict[str, list[str]]:
     """Return the tasks a plan chooses from, by environment. It may read files: not for the event loop.
 
@@ -31,13 +46,8 @@ def tasks_of(plan: PlayPlan) -> dict[str, list[str]]:
     """
     found = {}
     for name, choice in plan.choices.items():
-        env = find_family(name)
-        if choice.split is not None and choice.split not in env.splits():
-            raise NotFound(f"{name} has no split {choice.split!r}, only {', '.join(env.splits())}", param="split",
-                           code="split_not_found")
-        found[name] = list(dict.fromkeys(choice.tasks or env.tasks(choice.split or "")))
-        if not found[name]:
-            raise NotFound(f"split {choice.split!r} of {name} has no tasks", param="split", code="split_not_found")
+        listed = choice.tasks or tasks_of_split(name, choice.split or "")
+        found[name] = list(dict.fromkeys(listed))
     return found
 
 

@@ -13,6 +13,7 @@ from server.environments.plays import STOPPED, Plays, check_tasks
 from server.policy.tools import CALL_OPEN
 from server.store.database import Database
 from server.store.tables import EpisodeRow, EvaluationRow, PlayRow, StepRow, TurnRow
+from server.training.curriculum import tasks_of_split
 from server.training.gate_rule import Measured
 
 ATTEMPTS = 3  # Plays of one evaluation that may be interrupted by the server's end.
@@ -35,10 +36,11 @@ class Evaluations:
         """Refuse a plan that cannot be played.
 
         Raises:
-            NotFound: unknown environment or task.
+            NotFound: unknown environment, split or task.
         """
         for environment in plan.tasks:
-            await asyncio.to_thread(check_tasks, self._request(plan, horizon, environment, 0))
+            request = await asyncio.to_thread(self._request, plan, horizon, environment, 0)
+            await asyncio.to_thread(check_tasks, request)
 
     async def measure(self, run_id: str, version: int, environment: str, plan: EvaluationPlan, horizon: int,
                       wait_s: float) -> Measured | None:
@@ -47,7 +49,7 @@ class Evaluations:
         Raises:
             Unmeasurable: the play failed, was cancelled or interrupted too often, or others answered in it.
         """
-        request = self._request(plan, horizon, environment, version)
+        request = await asyncio.to_thread(self._request, plan, horizon, environment, version)
         async with self._one_at_a_time:
             play_id = await self._find(run_id, request)
             if play_id is None:
@@ -76,8 +78,10 @@ class Evaluations:
         return None
 
     def _request(self, plan: EvaluationPlan, horizon: int, environment: str, version: int) -> PlayRequest:
+        named = plan.tasks[environment]
+        tasks = tasks_of_split(environment, named) if isinstance(named, str) else named
         return PlayRequest(
-            environment=environment, tasks=plan.tasks[environment], group_size=plan.repetitions, horizon=horizon,
+            environment=environment, tasks=tasks, group_size=plan.repetitions, horizon=horizon,
             policy=f"{self._name}@{version}", tools=plan.tools, sampling=plan.sampling, seed=plan.seed,
             trainable=False, purpose="evaluation")
 

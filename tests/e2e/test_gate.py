@@ -180,9 +180,10 @@ def test_a_run_that_published_nothing_leaves_nothing_to_decide(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("base", "tasks", "why"), [
-    ("add 1", [*TASKS, "train/none"], "no task 'train/none'"), ("raise", TASKS, "no episode has a verdict")])
+    ("add 1", [*TASKS, "train/none"], "no task 'train/none'"), ("raise", TASKS, "no episode has a verdict"),
+    ("add 1", "exam", "has no split 'exam', only train, test")])
 def test_a_run_that_could_never_be_judged_fails_before_its_first_step(
-        tmp_path: Path, base: str, tasks: list[str], why: str) -> None:
+        tmp_path: Path, base: str, tasks: list[str] | str, why: str) -> None:
     with served(tmp_path, base=base) as live:
         run = begin(live.client, plan=PLAN.model_copy(update={"tasks": {ENVIRONMENT: tasks}}))
         with pytest.raises(UpturnAPIError) as told:
@@ -190,6 +191,13 @@ def test_a_run_that_could_never_be_judged_fails_before_its_first_step(
         assert told.value.code == "run_ended"
         failed = live.client.run(run.id)
         assert failed.state == "failed" and failed.reason is not None and why in failed.reason
+
+
+def test_a_split_stands_for_all_its_tasks(tmp_path: Path) -> None:
+    with served(tmp_path) as live:
+        trained(live, "win", plan=EvaluationPlan(tasks={ENVIRONMENT: "test"}))
+        evidence = live.client.promotions().data[0].evidence
+        assert evidence is not None and evidence.environments[ENVIRONMENT].tasks == 3
 
 
 def test_no_run_begins_while_a_decision_is_due_and_what_is_done_by_hand_meanwhile_stays(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from clients.client import UpturnAPIError
 from clients.wire import BatchAck, BatchRequest, BatchView, EpisodeOpen, RewardRequest, RunClaim, RunConfig, RunRequest
 from env_adapters import family
-from tests.e2e.test_gate import ENVIRONMENT, served
+from tests.e2e.test_gate import ENVIRONMENT, served, until
 from tests.e2e.test_loop_scripted import ASK, LEARNER
 from tests.live import Live
 
@@ -87,3 +88,19 @@ def test_an_unknown_split_is_named(tmp_path: Path) -> None:
         with pytest.raises(UpturnAPIError, match="textcraft has no split 'dev', only train, test") as refused:
             lease(live, run_id)
         assert (refused.value.status, refused.value.code) == (404, "split_not_found")
+
+
+def test_with_overlap_a_steps_episodes_are_played_while_the_one_before_is_trained(tmp_path: Path) -> None:
+    plan = {"environment": ENVIRONMENT, "split": "train", "groups": 2, "group_size": 2}
+    with served(tmp_path, base="win") as live:
+        run_id = begin(live, play=plan, overlap=True)
+        first = lease(live, run_id)
+        for _ in range(2):
+            live.client.prepare_batch(BatchRequest(run_id=run_id, learner=LEARNER, step=1, horizon=2))
+        plays = sqlite3.connect(tmp_path / "data" / "upturn.db")
+        until(lambda: plays.execute("select state from play").fetchall() == [("done",)] * 2, "nothing is played ahead")
+        plays.close()
+        live.client.acknowledge_batch(first.id, BatchAck(learner=LEARNER, state="trained"))
+        second = lease(live, run_id, 1)
+        assert len(second.samples) == 4
+        assert not {s.episode_id for s in first.samples} & {s.episode_id for s in second.samples}

@@ -44,6 +44,8 @@ class Server:
         """Success rate of each batch, the last one for all later ones; half where it is empty."""
         self.leased: dict[int, BatchView] = {}
         self.replayed: list[int] = []
+        self.prepared: list[tuple[int, int]] = []
+        """Steps that were to be played ahead, and how many were acknowledged then."""
         self.before = lambda path, body: None
 
     def version(self, number, kind, path, sha256=None, step=None):
@@ -99,6 +101,9 @@ class Server:
         raise AssertionError(f"unexpected {request.method} {path}")
 
     def lease(self, body) -> httpx2.Response:
+        if body["prepare"]:
+            self.prepared.append((body["step"], len(self.acks)))
+            return self.answer(self.leased[body["step"] - 1])
         if body["replay"]:
             self.replayed.append(body["step"])
             return self.answer(self.leased[body["step"]])
@@ -146,6 +151,15 @@ def refused(code, status=409):
 def weights_of(server):
     policy = load_policy(Path(server.versions[-1].path), None, CONFIG, torch.device("cpu"))
     return policy.snapshot()
+
+
+def test_with_overlap_the_next_step_is_played_before_this_one_is_trained(tmp_path):
+    play = {"environment": "textcraft", "tasks": ["1/x"]}
+    config = RunConfig.model_validate({**CONFIG.model_dump(), "overlap": True, "play": play})
+    server, settings = set_up(tmp_path, config)
+    do_next_run(server.client(), settings)
+    assert server.prepared == [(1, 0), (2, 1)]
+    assert server.run.state == "done"
 
 
 def test_a_run_publishes_a_version_a_step_follows_the_schedule_and_ends_done(tmp_path):

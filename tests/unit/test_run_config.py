@@ -61,3 +61,12 @@ def test_the_page_on_training_data_has_every_field_and_an_example_that_is_a_conf
     (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     config = RunConfig.model_validate_json(example)
     assert config.model_dump(mode="json", exclude_unset=True) == json.loads(example)
+
+
+@pytest.mark.parametrize("fields", [
+    {"play": None}, {"max_staleness": 0}, {"schedule": {"kind": "adaptive", "rounds": [2, 4]}}])
+def test_overlap_needs_something_to_play_that_does_not_wait_for_the_step_before(fields: dict[str, object]) -> None:
+    good = {"steps": 2, "overlap": True, "play": {"environment": "textcraft", "tasks": ["1/x"]}}
+    assert RunConfig.model_validate(good).overlap
+    with pytest.raises(ValidationError, match="overlap needs a play"):
+        RunConfig.model_validate(good | fields)
