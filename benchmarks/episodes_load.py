@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+IDLE_S = 4.0
+"""Servers close a connection that was idle for 5 s: one that may be gone is made anew."""
+
 
 class Connection:
     """One connection that sends a request and waits for its answer."""
@@ -22,9 +25,12 @@ class Connection:
         where = urlsplit(url)
         self._host, self._port = where.hostname or "", where.port or 80
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._used_at = 0.0
 
     async def send(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Send a request; return the status and the answer's JSON."""
+        if time.monotonic() - self._used_at > IDLE_S:
+            self.close()
         if self._streams is None:
             self._streams = await asyncio.open_connection(self._host, self._port)
         reader, writer = self._streams
@@ -34,12 +40,14 @@ class Connection:
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
         answer = await reader.readexactly(length)
+        self._used_at = time.monotonic()
         return int(head[9:12]), json.loads(answer) if answer else None
 
     def close(self) -> None:
         """Close it."""
         if self._streams is not None:
             self._streams[1].close()
+            self._streams = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ async def until_healthy(engine: Engine, timeout_s: float = 400.0) -> None:
 
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
-async def test_vllm_comes_back_with_its_weights_after_a_kill_and_after_a_failed_load(
+async def test_vllm_comes_back_with_its_weights_after_a_kill_a_failed_load_and_a_kill_during_a_load(
     tiny: dict[str, Weights], tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file, save_file
@@ -40,8 +40,7 @@ async def test_vllm_comes_back_with_its_weights_after_a_kill_and_after_a_failed_
     await engine.start(base, full)
     try:
         assert gap(await engine.score(1, TEXT), expected) < engine.check_tolerance
-        ours = [process for process in children("api_server") if process not in others]
-        servers = [process for process in ours if "watch.py" not in " ".join(process.cmdline())]
+        servers = servers_but(others)
         for worker in children("VLLM::Worker"):
             worker.suspend()  # Or the tiny model has said everything before the server can be killed.
         answer = asyncio.ensure_future(anext(engine.generate(1, TEXT, SamplingParams(3000, extra=LONG))))
@@ -69,9 +68,27 @@ async def test_vllm_comes_back_with_its_weights_after_a_kill_and_after_a_failed_
         await until_healthy(engine)
         assert engine.versions == {1}
         assert gap(await engine.score(1, TEXT), expected) < engine.check_tolerance
+
+        for worker in children("VLLM::Worker"):
+            worker.suspend()  # Now the load cannot end before the kill.
+        load = asyncio.ensure_future(engine.load(Weights(6, "full", base.path)))
+        await asyncio.sleep(0.5)
+        for server in servers_but(others):
+            server.kill()
+        with pytest.raises(EngineError, match="version 6"):
+            await load
+        await until_healthy(engine)
+        assert engine.versions == {1}
+        assert gap(await engine.score(1, TEXT), expected) < engine.check_tolerance
     finally:
         await engine.close()
     assert children("vllm") == others
+
+
+def servers_but(others: list[psutil.Process]) -> list[psutil.Process]:
+    """Return the API servers of vLLM that were started since."""
+    return [process for process in children("api_server")
+            if process not in others and "watch.py" not in " ".join(process.cmdline())]
 
 
 @pytest.mark.vllm

@@ -1,0 +1,109 @@
+"""A night alone: three scheduled runs with a real engine and the real learner; what is worse never stays."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.wire import (
+    CronTrigger,
+    EpisodeOpen,
+    EvaluationPlan,
+    FixedHorizon,
+    OptimiserConfig,
+    PlayPlan,
+    RewardRequest,
+    RunConfig,
+    RunView,
+    Sampling,
+)
+from server.settings import EngineSettings, EnvironmentSettings, LearnerSettings, ScheduleSettings
+from tests.environments.first_byte import make_family
+from tests.live import Live, serving, settings_for
+from tests.tiny_model import make_tiny_model
+
+SHORT = Sampling(max_tokens=2)
+NIGHT = datetime(2031, 5, 6, tzinfo=UTC).timestamp()
+PLAN = EvaluationPlan(tasks={"first-byte": make_family().tasks("test")}, repetitions=4, sampling=SHORT)
+
+
+def run_of(steps: int, lr: float) -> RunConfig:
+    return RunConfig(
+        steps=steps, kind="adapter", evaluation=PLAN, schedule=FixedHorizon(horizon=1), checkpoint_every=4,
+        optimiser=OptimiserConfig(lr=lr), play=PlayPlan(
+            environment="first-byte", tasks=make_family().tasks("train"), groups=8, group_size=8, sampling=SHORT))
+
+
+RUNS = {"one": run_of(2, lr=4e-3), "two": run_of(1, lr=30.0), "three": run_of(8, lr=1e-2)}
+"""The second one's learning rate is sabotage."""
+
+
+def until(true: Callable[[], Any], what: str, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def run_of_hour(live: Live, hour: int) -> RunView:
+    """Let the clock of the schedule come to an hour, and wait until its run is decided."""
+    before = len(live.client.runs().data)
+    jumped = NIGHT + hour * 3600 + 1 - time.time()
+    live.parts.schedule.clock = lambda: time.time() + jumped
+    live.parts.schedule.wake()
+    until(lambda: len(live.client.runs().data) > before, f"no run began at {hour}:00")
+    run_id = live.client.runs().data[0].id
+    until(lambda: live.client.run(run_id).gate != "due", f"the run of {hour}:00 was not decided")
+    return live.client.run(run_id)
+
+
+def live_episodes(live: Live, reward: float, count: int) -> set[str]:
+    """Let a user have so many answers, each worth the same to them; return who answered."""
+    answered = set()
+    for _ in range(count):
+        opened = live.client.open_episode(EpisodeOpen())
+        answer = live.openai(key=opened.key).chat.completions.create(
+            model="policy", max_tokens=2, messages=[{"role": "user", "content": "Say a letter."}])
+        live.client.reward(opened.id, RewardRequest(value=reward))
+        live.client.close_episode(opened.id)
+        answered.add(answer.model)
+    return answered
+
+
+@pytest.mark.vllm
+def test_better_is_promoted_worse_is_not_and_what_users_reward_less_is_taken_back(tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path / "model")
+    chosen = EngineSettings(kind="vllm", dtype="float32", context_tokens=1024, kv_cache_gib=0.3, max_concurrent=32)
+    triggers = {name: CronTrigger(kind="cron", cron=f"0 {hour} * * *", run=run)
+                for hour, (name, run) in enumerate(RUNS.items(), 1)}
+    settings = settings_for(
+        tmp_path / "data", model=str(model), engine=chosen, weights="adapter",
+        learner=LearnerSettings(start=True, threads=1), schedule=ScheduleSettings(triggers=triggers),
+        environments=EnvironmentSettings(modules=["tests.environments.first_byte"], workers=0))
+    with serving(settings) as live:
+        first = run_of_hour(live, 1)
+        assert live_episodes(live, 1.0, 40) == {f"policy@{first.last_version}"}
+        run_of_hour(live, 2)
+        third = run_of_hour(live, 3)
+        assert live_episodes(live, 0.0, 1) == {f"policy@{third.last_version}"}
+        until(lambda: live_episodes(live, 0.0, 1) == {f"policy@{first.last_version}"}, "it was not taken back", 60)
+    with sqlite3.connect(tmp_path / "data" / "upturn.db") as record:
+        read = lambda query: record.execute(query).fetchall()  # noqa: E731
+        assert read("select state, gate, substr(trigger, 1, instr(trigger, ':') - 1) from run order by id") == [
+            ("done", "promoted", "one"), ("done", "rejected", "two"), ("done", "promoted", "three")]
+        one, two, three = (version for (version,) in read("select last_version from run order by id"))
+        assert read("select action, decided_by, from_version, to_version from promotion order by id") == [
+            ("first", "swap", None, 0), ("promote", "gate", 0, one), ("reject", "gate", two, one),
+            ("promote", "gate", one, three), ("rollback", "watch", three, one)]
+        assert read("select first_version from run order by id") == [(0,), (one,), (one,)], "what is worse teaches none"
+        (reason,) = read("select reason from promotion where action = 'rollback'")[0]
+        assert "reward" in reason
+        asked = read("select policy_version, count(*) from episode where play_id is null group by 1 order by 1")
+        assert [version for version, _ in asked] == [one, three]
+    record.close()
