@@ -126,8 +126,11 @@ class Engine(Protocol):
     async def score(self, version: int, token_ids: list[int]) -> list[float]:
         """Return [T-1] logprobs of each token after the first, at temperature 1, with no cached state."""
 
-    async def spot_check(self, version: int, token_ids: list[int]) -> Sequence[float | None]:
-        """Return [T-1] the same while others are answered; None for what an engine does not look at then."""
+    async def spot_check(self, version: int, token_ids: list[int], last: int | None = None) -> Sequence[float | None]:
+        """Return [T-1] the same while others are answered; None for what an engine does not look at then.
+
+        `last` says how many tokens at the end matter; None is all.
+        """
 
     async def load(self, weights: Weights) -> None:
         """Load a validated version: full weights replace the present ones, an adapter joins them."""

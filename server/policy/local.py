@@ -98,8 +98,8 @@ class LocalEngine:
             raise ContextTooLong(f"the text has {len(token_ids)} tokens, the context is {self.context_tokens}")
         return await self._worker.run(lambda: self._worker.score(version, token_ids))
 
-    async def spot_check(self, version: int, token_ids: list[int]) -> list[float]:
-        """The same."""
+    async def spot_check(self, version: int, token_ids: list[int], last: int | None = None) -> list[float]:
+        """The same, of all tokens."""
         return await self.score(version, token_ids)
 
     async def load(self, weights: Weights) -> None:

@@ -141,8 +141,8 @@ class ScriptedEngine:
             raise ContextTooLong(f"the text has {len(token_ids)} tokens, the context is {self.context_tokens}")
         return [script.logprob(token_id, position) for position, token_id in enumerate(token_ids) if position]
 
-    async def spot_check(self, version: int, token_ids: list[int]) -> list[float]:
-        """The same."""
+    async def spot_check(self, version: int, token_ids: list[int], last: int | None = None) -> list[float]:
+        """The same, of all tokens."""
         return await self.score(version, token_ids)
 
     async def load(self, weights: Weights) -> None:

@@ -101,13 +101,15 @@ class Shadow:
         async with aclosing(self._engine.generate(version, served.prompt_ids, params, whole=True)) as answer:
             async for piece in answer:
                 ids += piece.token_ids
-        scored = await self._engine.score(version, served.prompt_ids + served.answer_ids)
+        said = served.prompt_ids + served.answer_ids
+        scored = (await self._engine.spot_check(version, said, len(served.answer_ids)))[-len(served.answer_ids):]
+        both = [(mine, its) for mine, its in zip(scored, served.logprobs, strict=True) if mine is not None]
         same = next((n for n, (ours, theirs) in enumerate(zip(ids, served.answer_ids, strict=False)) if ours != theirs),
                     min(len(ids), len(served.answer_ids)))
         row = ShadowRow(
             id=new_id("sh"), turn_id=turn_id, version=version, token_ids=pack_ids(ids), same_tokens=same,
             text=self._tokenizer.decode(ids), served_tokens=len(served.answer_ids),
-            served_logprob=mean(served.logprobs), logprob=mean(scored[-len(served.answer_ids) :]),
+            served_logprob=mean([its for _, its in both]), logprob=mean([mine for mine, _ in both]),
             created_at=time.time())
         await self._writer.write(lambda session: self._record(session, row))
 

@@ -261,7 +261,7 @@ class VllmEngine:
         entries = answer["prompt_logprobs"][1:]
         return [entry[str(token_id)]["logprob"] for entry, token_id in zip(entries, token_ids[1:], strict=True)]
 
-    async def spot_check(self, version: int, token_ids: list[int]) -> Sequence[float | None]:
+    async def spot_check(self, version: int, token_ids: list[int], last: int | None = None) -> Sequence[float | None]:
         """Score a text; with adapters on a CPU only in some places, by answers of one token with many alternatives.
 
         vLLM's CPU build dies of logprobs of a prompt with an adapter while it answers others (`add_lora_logits` takes
@@ -272,7 +272,8 @@ class VllmEngine:
         assert self._base is not None
         many = min(MAX_LOGPROBS, vocabulary(self._base.path))  # One more than there are kills vLLM too.
         found: list[float | None] = [None] * (len(token_ids) - 1)
-        for end in range(len(token_ids) - 1, 0, -max(1, len(token_ids) // SPOTS)):
+        looked_at = min(last or len(found), len(found))
+        for end in range(len(found), len(found) - looked_at, -max(1, looked_at // SPOTS)):
             sampling = {"max_tokens": 1, "temperature": 1.0, "logprobs": many}
             body = {"model": self._model(version), "token_ids": token_ids[:end], "sampling_params": sampling}
             answer = await self._http.control("POST", "/inference/v1/generate", body)
