@@ -1,4 +1,4 @@
-"""One of several learner processes as `tests/unit/test_learner_distributed.py` wants it.
+"""One of several learner processes as `tests/studies/test_learner_distributed.py` wants it.
 
 python -m tests.learner_process ORDERS.json        steps on given samples
 python -m tests.learner_process run --server ...    the program, where the second process runs out of memory

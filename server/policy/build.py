@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -41,7 +41,7 @@ class Built:
     """What is published and swapped."""
     validate: Callable[[Path, str], None]
     """Checks a directory of such weights before the engine sees it."""
-    placement: Placement
+    placement: Placement = field(default_factory=Placement)
     """Which GPU engine and learner have."""
 
 
@@ -63,7 +63,7 @@ def build_policy(settings: Settings) -> Built:
         base = _script_directory(settings.model, data_dir)
         renderer = Renderer(BytesTokenizer(), CHAT_TEMPLATE, END_OF_TURN)
         return Built(_engine(kind, settings, None, lora=weights == "adapter"), renderer, base, weights,
-                     lambda path, _: _check_script(path), Placement())
+                     lambda path, _: _check_script(path))
     base = resolve_model(settings.model, (settings.models_dir or data_dir / "models").absolute())
     starts_vllm = kind == "vllm" and settings.engine.url is None
     placement = place(gpus() if starts_vllm else [], settings.engine, settings.learner, weights_bytes(base))

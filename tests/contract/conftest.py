@@ -1,38 +1,10 @@
-"""Fixtures of the contract tests: one event loop for a module's engine, and weights of the tiny model."""
+"""Fixtures of the contract tests: one event loop for a module's engine."""
 
 from __future__ import annotations
 
 import pytest
 
-from server.policy.engine import Weights
-
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Weights]:
-    """Base weights, full weights with an explicit head, and an adapter, all of the tiny model."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM
-
-    from tests.tiny_model import make_tiny_model
-
-    root = tmp_path_factory.mktemp("tiny")
-    base = make_tiny_model(root / "base", seed=0)
-    other = AutoModelForCausalLM.from_pretrained(make_tiny_model(root / "other", seed=1)).state_dict()
-    (root / "full").mkdir()
-    save_file({name: tensor.clone() for name, tensor in other.items()}, root / "full" / "model.safetensors")
-    config = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj", "gate_proj", "down_proj"])
-    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
-    torch.manual_seed(3)
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
-            torch.nn.init.normal_(parameter, std=0.15)
-    adapted.save_pretrained(root / "adapter")
-    return {"base": Weights(0, "base", base), "full": Weights(1, "full", root / "full"),
-            "adapter": Weights(2, "adapter", root / "adapter")}

@@ -28,7 +28,7 @@ async def until_healthy(engine: Engine, timeout_s: float = 400.0) -> None:
 
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
-async def test_vllm_comes_back_with_its_weights_after_a_kill_a_failed_load_and_a_kill_during_a_load(
+async def test_vllm_comes_back_with_its_weights_after_a_kill_and_after_a_failed_load(
     tiny: dict[str, Weights], tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file, save_file
@@ -65,18 +65,6 @@ async def test_vllm_comes_back_with_its_weights_after_a_kill_a_failed_load_and_a
         with pytest.raises(EngineError, match="version 5"):
             await engine.load(Weights(5, "full", bad))
         assert not await engine.healthy()
-        await until_healthy(engine)
-        assert engine.versions == {1}
-        assert gap(await engine.score(1, TEXT), expected) < engine.check_tolerance
-
-        for worker in children("VLLM::Worker"):
-            worker.suspend()  # Now the load cannot end before the kill.
-        load = asyncio.ensure_future(engine.load(Weights(6, "full", base.path)))
-        await asyncio.sleep(0.5)
-        for server in servers_but(others):
-            server.kill()
-        with pytest.raises(EngineError, match="version 6"):
-            await load
         await until_healthy(engine)
         assert engine.versions == {1}
         assert gap(await engine.score(1, TEXT), expected) < engine.check_tolerance
