@@ -273,11 +273,24 @@ async def test_an_adapter_is_served_as_trained_beside_the_base(kind: Any, tiny: 
             await anext(engine.generate(2, TEXT[:60], SamplingParams(3)))
         await engine.load(Weights(3, "adapter", adapter.path))
         assert gap(await engine.score(3, TEXT), expected[2]) < engine.check_tolerance
+        others = [asyncio.create_task(whole(engine, 3, seed)) for seed in range(4)]
+        for last in (None, 20):
+            looked_at = await engine.spot_check(3, TEXT, last)
+            known = [(a, b) for a, b in zip(looked_at, expected[2], strict=True) if a is not None]
+            assert len(known) > 10
+            assert gap([a for a, _ in known], [b for _, b in known]) < engine.check_tolerance  # type: ignore[arg-type]
+        assert [len(ids) for ids in await asyncio.gather(*others)] == [1500] * 4, "a check ended what was being answered"
         if kind == "vllm":
             with pytest.raises(Conflict):
                 await engine.load(tiny["full"])
     finally:
         await engine.close()
+
+
+async def whole(engine: Engine, version: int, seed: int) -> list[int]:
+    """Return a long answer's tokens."""
+    answer = engine.generate(version, TEXT[:60], SamplingParams(1500, seed=seed, extra=LONG))
+    return [token async for piece in answer for token in piece.token_ids]
 
 
 async def test_a_burst_of_long_seeded_requests_is_answered(bench: Bench) -> None:
