@@ -279,7 +279,7 @@ async def test_an_adapter_is_served_as_trained_beside_the_base(kind: Any, tiny: 
             known = [(a, b) for a, b in zip(looked_at, expected[2], strict=True) if a is not None]
             assert len(known) > 10
             assert gap([a for a, _ in known], [b for _, b in known]) < engine.check_tolerance  # type: ignore[arg-type]
-        assert [len(ids) for ids in await asyncio.gather(*others)] == [1500] * 4, "a check ended what was being answered"
+        assert [len(ids) for ids in await asyncio.gather(*others)] == [1500] * 4, "a check ended other answers"
         if kind == "vllm":
             with pytest.raises(Conflict):
                 await engine.load(tiny["full"])
