@@ -278,7 +278,7 @@ async def test_an_adapter_is_served_as_trained_beside_the_base(kind: Any, tiny: 
             looked_at = await engine.spot_check(3, TEXT, last)
             known = [(a, b) for a, b in zip(looked_at, expected[2], strict=True) if a is not None]
             assert len(known) > 10
-            assert gap([a for a, _ in known], [b for _, b in known]) < engine.check_tolerance  # type: ignore[arg-type]
+            assert gap([a for a, _ in known], [b for _, b in known]) < engine.check_tolerance
         assert [len(ids) for ids in await asyncio.gather(*others)] == [1500] * 4, "a check ended other answers"
         if kind == "vllm":
             with pytest.raises(Conflict):
