@@ -316,11 +316,13 @@ def test_an_interrupt_leaves_the_file_that_was_there(source: tuple[Path, dict[st
         if seen.count(True) == 3:  # In the middle: each chunk takes several statements.
             signal.raise_signal(signal.SIGINT)
 
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # Whatever ran in this process before.
     sa.event.listen(sa.Engine, "before_cursor_execute", interrupt)
     try:
         assert export.run([str(tmp_path / "all.jsonl"), "--data-dir", str(data_dir)]) == 130
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", interrupt)
+        signal.signal(signal.SIGINT, handler)
     assert seen[-1], "it was not writing yet"
     assert (tmp_path / "all.jsonl").read_text() == "what was there"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.jsonl", "source"]
