@@ -11,7 +11,6 @@ KeyInBox cannot be won; maps that cannot be won are left out; and the splits.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import random
@@ -21,6 +20,7 @@ from typing import Any
 from env_adapters.answer import read_action
 from env_adapters.babyai_text import Pose, Sight, World, describe, find_move, look
 from env_adapters.protocol import EnvironmentMissing, Isolation, Reset, Transition, UnknownTask
+from env_adapters.splits import held_out
 
 Level = Any
 """A `RoomGridLevel` of minigrid; without its type, since only `make` imports minigrid."""
@@ -216,7 +216,7 @@ class BabyAI:
             lost = UNWINNABLE.get(level, ())
             seeds = [seed for seed in range(TRAIN_SEEDS + TEST_SEEDS + len(lost)) if seed not in lost]
             tasks = [f"{level}/{seed}" for seed in seeds[: TRAIN_SEEDS + TEST_SEEDS]]
-            test = sorted(tasks, key=lambda task: hashlib.sha256(f"babyai/{task}".encode()).digest())[:TEST_SEEDS]
+            test = held_out("babyai", tasks, TEST_SEEDS)
             self._splits["test"] += [task for task in tasks if task in test]
             self._splits["train"] += [task for task in tasks if task not in test]
         self._tasks = frozenset(task for tasks in self._splits.values() for task in tasks)

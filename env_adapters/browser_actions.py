@@ -171,8 +171,9 @@ _READERS = {"click": _with_id, "hover": _with_id, "type": _with_text, "select": 
             "scroll": _with_direction, "go_back": _alone, "stop": _with_answer}
 
 
-def random_action(view: View, kinds: tuple[str, ...], texts: list[str], rng: random.Random) -> str:
-    """Return an action of somebody who sees what can be acted on, and types one of some texts."""
+def random_action(view: View, kinds: tuple[str, ...], goal: str, rng: random.Random) -> str:
+    """Return an action of somebody who sees what can be acted on, and types what a goal quotes, else its words."""
+    texts = re.findall(r'"([^"]+)"', goal) or goal.rstrip(".").split()
     usable = [target for target in view.targets if not (target.options and "select" not in kinds)]
     others = [Action("scroll", text="down")] if "scroll" in kinds else []
     others += [Action(kind) for kind in ("go_back", "stop") if kind in kinds]

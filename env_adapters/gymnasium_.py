@@ -15,7 +15,6 @@ up among those that are registered: Gymnasium's `module:Id` would import what a 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib.util
 import json
 import random
@@ -23,6 +22,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Isolation, Reset, Transition, UnknownTask
+from env_adapters.splits import held_out
 
 if TYPE_CHECKING:
     import gymnasium
@@ -141,8 +141,7 @@ class Gymnasium:
         self.name = f"gymnasium:{identifier}"
         self.description = f"Gymnasium's {identifier} as text."
         self._id = identifier
-        self._test = set(sorted(self._all(), key=lambda task: hashlib.sha256(
-            f"{self.name}/{task}".encode()).digest())[: round(TASKS * TEST_SHARE)])
+        self._test = held_out(self.name, self._all(), round(TASKS * TEST_SHARE))
 
     @staticmethod
     def _all() -> list[str]:

@@ -9,21 +9,20 @@ the page gives parts). Success is the package's binary reward: the whole of it. 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import random
-import re
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from env_adapters import browser
-from env_adapters.browser_actions import Action, instructions, random_action, read_action, text_of, tools
+from env_adapters.browser_actions import Action, instructions, random_action, read_action
+from env_adapters.browser_family import BrowserFamily
 from env_adapters.browser_tab import Tab
 from env_adapters.browser_web import Request, Response
 from env_adapters.miniwob_oracle import solve
 from env_adapters.miniwob_pages import PAGES
-from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Isolation, Reset, Transition, UnknownTask
+from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Reset, Transition, UnknownTask
+from env_adapters.splits import numbered
 
 HOST = "miniwob.test"
 SIZE = (500, 320)  # The package's own window.
@@ -97,8 +96,7 @@ class MiniWob:
     def random(self, rng: random.Random) -> str:
         """Return an action on something that the page shows; what is typed are words of the task."""
         self._must_be_open()
-        texts = re.findall(r'"([^"]+)"', self._goal) or self._goal.rstrip(".").split()
-        return random_action(self._tab.view, KINDS, texts, rng)
+        return random_action(self._tab.view, KINDS, self._goal, rng)
 
     def close(self) -> None:
         """Close the page."""
@@ -110,33 +108,18 @@ class MiniWob:
             raise ValueError("this MiniWoB episode is over or has not begun: reset it first")
 
 
-class Pages:
+class Pages(BrowserFamily):
     """The family of all pages that can be played as text."""
 
     name = "miniwob"
     description = "Do one small thing on a web page, such as filling in a form, by ids of its elements."
-    isolation: Isolation = "host"
-    step_timeout_s = 90.0
-    tools = tools(KINDS)
-
-    def splits(self) -> list[str]:
-        """Two disjoint splits, ours: of every page 2 of 10 numbers, chosen by a hash, are `test`."""
-        return ["train", "test"]
-
-    def tasks(self, split: str) -> list[str]:
-        """Names like `click-button/7`, by page and number."""
-        if split not in self.splits():
-            raise UnknownTask(f"MiniWoB has no split {split!r}; it has train and test")
-        return [task for task, where in all_tasks().items() if where == split]
+    title = "MiniWoB"
+    kinds = KINDS
 
     def missing(self) -> str | None:
         """Return what has to be installed, or None."""
         needs = [] if importlib.util.find_spec("miniwob") else ["pip install miniwob"]
         return " and ".join(needs + ([browser.NEEDS] if browser.missing() else [])) or None
-
-    def text_of(self, name: str, arguments: dict[str, Any]) -> str:
-        """Return a tool call as the action it stands for."""
-        return text_of(KINDS, name, arguments)
 
     def make(self) -> MiniWob:
         """Make an instance; the browser starts with its first reset."""
@@ -150,12 +133,7 @@ class Pages:
 @cache
 def all_tasks() -> dict[str, str]:
     """Return every task and its split."""
-    found = {}
-    for page in PAGES:
-        names = [f"{page}/{number}" for number in range(TASKS_PER_PAGE)]
-        test = sorted(names, key=lambda name: hashlib.sha256(f"miniwob/{name}".encode()).digest())[:TESTS_PER_PAGE]
-        found.update({name: "test" if name in test else "train" for name in names})
-    return found
+    return numbered("miniwob", PAGES, TASKS_PER_PAGE, TESTS_PER_PAGE)
 
 
 @cache
@@ -182,4 +160,4 @@ def page_file(request: Request) -> Response:
 
 def make_family() -> Pages:
     """Return the family."""
-    return Pages()
+    return Pages(all_tasks())

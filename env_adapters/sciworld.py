@@ -9,7 +9,6 @@ takes anything away; and the limit of moves. The processes are `sciworld_java.py
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Any
 
 from env_adapters import sciworld_java
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Isolation, Reset, Transition, UnknownTask
+from env_adapters.splits import held_out
 
 PAPER = {
     "boil": 30, "melt": 30, "freeze": 30, "change-the-state-of-matter-of": 30, "use-thermometer": 540,
@@ -209,8 +209,7 @@ def _places() -> dict[str, str]:
     for types, prefix in ((PAPER, ""), (MORE, "more_")):
         for name, count in types.items():
             tasks = [f"{name}/{variation}" for variation in range(count)]
-            tests = sorted(tasks, key=lambda task: hashlib.sha256(f"sciworld/{task}".encode()).digest())
-            chosen = set(tests[:max(1, round(count * TEST_SHARE))])
+            chosen = held_out("sciworld", tasks, max(1, round(count * TEST_SHARE)))
             places.update((task, prefix + ("test" if task in chosen else "train")) for task in tasks)
     return places
 

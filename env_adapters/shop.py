@@ -9,22 +9,21 @@ task asks for one). The splits are ours.
 
 from __future__ import annotations
 
-import hashlib
 import random
-import re
 import secrets
 from collections import Counter
 from functools import cache
-from typing import Any
 
 from env_adapters import browser
-from env_adapters.browser_actions import instructions, random_action, read_action, text_of, tools
+from env_adapters.browser_actions import instructions, random_action, read_action
+from env_adapters.browser_family import BrowserFamily
 from env_adapters.browser_tab import Tab
-from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Isolation, Reset, Transition, UnknownTask
+from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Reset, Transition, UnknownTask
 from env_adapters.shop_site import database
 from env_adapters.shop_site.oracle import Solver
 from env_adapters.shop_site.site import Site
 from env_adapters.shop_site.tasks import TEMPLATES, Task, is_done
+from env_adapters.splits import numbered
 
 SIZE = (1000, 800)
 TASKS_PER_TEMPLATE = 50
@@ -94,8 +93,7 @@ class Shop:
     def random(self, rng: random.Random) -> str:
         """Return an action on something that the page shows; what is typed are words of the task."""
         self._open_site()
-        texts = re.findall(r'"([^"]+)"', self._task.goal) or self._task.goal.rstrip(".").split()
-        return random_action(self._tab.view, KINDS, texts, rng)
+        return random_action(self._tab.view, KINDS, self._task.goal, rng)
 
     def close(self) -> None:
         """Close the page and drop the site."""
@@ -115,32 +113,17 @@ class Shop:
             self._site = None
 
 
-class Shops:
+class Shops(BrowserFamily):
     """The family of all templates and numbers."""
 
     name = "shop"
     description = "Order, review, post and report in a web shop with a forum, by ids of a page's elements."
-    isolation: Isolation = "host"
-    step_timeout_s = 90.0
-    tools = tools(KINDS)
-
-    def splits(self) -> list[str]:
-        """Two disjoint splits, ours: of every template 10 of 50 numbers, chosen by a hash, are `test`."""
-        return ["train", "test"]
-
-    def tasks(self, split: str) -> list[str]:
-        """Names like `order-two/7`, by template and number."""
-        if split not in self.splits():
-            raise UnknownTask(f"the shop has no split {split!r}; it has train and test")
-        return [task for task, where in all_tasks().items() if where == split]
+    title = "the shop"
+    kinds = KINDS
 
     def missing(self) -> str | None:
         """Return what has to be installed, or None."""
         return browser.missing()
-
-    def text_of(self, name: str, arguments: dict[str, Any]) -> str:
-        """Return a tool call as the action it stands for."""
-        return text_of(KINDS, name, arguments)
 
     def make(self) -> Shop:
         """Make an instance; the browser starts with its first reset."""
@@ -152,14 +135,9 @@ class Shops:
 @cache
 def all_tasks() -> dict[str, str]:
     """Return every task and its split."""
-    found = {}
-    for template in sorted(TEMPLATES):
-        names = [f"{template}/{number}" for number in range(TASKS_PER_TEMPLATE)]
-        test = sorted(names, key=lambda name: hashlib.sha256(f"shop/{name}".encode()).digest())[:TESTS_PER_TEMPLATE]
-        found.update({name: "test" if name in test else "train" for name in names})
-    return found
+    return numbered("shop", sorted(TEMPLATES), TASKS_PER_TEMPLATE, TESTS_PER_TEMPLATE)
 
 
 def make_family() -> Shops:
     """Return the family."""
-    return Shops()
+    return Shops(all_tasks())

@@ -8,7 +8,6 @@ every way, which is several times longer).
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import random
@@ -20,6 +19,7 @@ from typing import Any
 
 from env_adapters.answer import read_action
 from env_adapters.protocol import EnvironmentFailure, Isolation, Reset, Transition, UnknownTask
+from env_adapters.splits import held_out
 
 DISTRACTORS = 3
 """Commands in the prompt that the goal does not need; ours, AgentGym has up to 10."""
@@ -293,8 +293,7 @@ class TextCraft:
         self._test: set[str] = set()
         for wanted in {depth for depth, _ in goals}:
             names = [name for name in self._tasks if name.startswith(f"{wanted}/")]
-            names.sort(key=lambda name: hashlib.sha256(f"textcraft/{name}".encode()).digest())
-            self._test.update(names[: max(1, round(len(names) * TEST_SHARE))])
+            self._test |= held_out("textcraft", names, max(1, round(len(names) * TEST_SHARE)))
 
     def splits(self) -> list[str]:
         """Two disjoint splits, ours: every depth gives a fifth of its goals, chosen by a hash, to `test`."""

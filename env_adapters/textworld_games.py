@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from env_adapters.protocol import UnknownTask
+from env_adapters.splits import numbered
 
 GAMES = 50
 """Games of each level; ours."""
@@ -67,13 +68,8 @@ _MAKING = threading.Lock()
 
 def tasks() -> dict[str, list[str]]:
     """Names like `cooking-2/17` (level, game) by split; of each level's 50 games, 10 chosen by a hash are `test`."""
-    splits: dict[str, list[str]] = {"train": [], "test": []}
-    for level in LEVELS:
-        names = [f"{level}/{number}" for number in range(GAMES)]
-        test = sorted(names, key=lambda name: hashlib.sha256(f"textworld/{name}".encode()).digest())[:TEST_GAMES]
-        splits["test"] += [name for name in names if name in test]
-        splits["train"] += [name for name in names if name not in test]
-    return splits
+    splits = numbered("textworld", LEVELS, GAMES, TEST_GAMES)
+    return {wanted: [name for name, split in splits.items() if split == wanted] for wanted in ("train", "test")}
 
 
 TEST = frozenset(tasks()["test"])
