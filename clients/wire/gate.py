@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
 from clients.wire.base import Message
+from clients.wire.plans import Name, Tasks
 from clients.wire.plays import Sampling
-
-Tasks = Annotated[list[str], Field(min_length=1, max_length=10_000)]
 
 
 class EvaluationPlan(Message):
     """How a run's candidate is compared with the champion: the same tasks and seeds, at the schedule's last horizon."""
 
-    tasks: dict[str, Tasks | Annotated[str, Field(min_length=1, max_length=200)]] = Field(min_length=1, max_length=100)
+    tasks: dict[str, Tasks | Name] = Field(min_length=1, max_length=100)
     """By environment its tasks, or the name of a split (`test`); choose such as no run trains on."""
     repetitions: int = Field(default=4, ge=1, le=1024)
     """Episodes per task and version."""

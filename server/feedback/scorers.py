@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from clients.wire import RewardRequest, ScorerView
+from server import background
 from server.errors import BadRequest, NotFound, Unavailable
 from server.feedback.functions import RewardFunction
 from server.feedback.judge import Judge
@@ -65,11 +66,7 @@ class Scoring:
 
     async def close(self) -> None:
         """Stop; what was not finished is due again at the next start."""
-        tasks = [task for task in (self._task, *self._busy.values()) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await background.end(self._task, *self._busy.values())
         await self.scorer.close()
 
     def wake(self) -> None:

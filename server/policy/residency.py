@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
+from server import background
 from server.errors import NotFound, Unavailable, UpturnError
 from server.policy.engine import Engine
 from server.policy.routing import Pointers, named_version
@@ -50,9 +51,7 @@ class Residency:
 
     async def close(self) -> None:
         """Stop looking."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await background.end(self._task)
 
     async def bring(self, model: str | None, began_on: int | None = None) -> None:
         """Load the version that a call needs, where it is kept: that of `name@N`, else the one it began on.

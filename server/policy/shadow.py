@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from clients.wire import ShadowView
+from server import background
 from server.errors import UpturnError
 from server.policy.engine import Engine, SamplingParams
 from server.policy.render import Tokenizer
@@ -63,9 +64,7 @@ class Shadow:
 
     async def close(self) -> None:
         """Stop; what waits is left out."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await background.end(self._task)
 
     def offer(self, turns: list[Turn]) -> None:
         """Consider turns that are being answered; each counts once it is recorded. Costs its request nothing."""

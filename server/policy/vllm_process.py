@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import aiohttp
@@ -133,6 +134,7 @@ async def answers(url: str, timeout_s: float = 5.0) -> bool:
         return False
 
 
+@cache
 def is_cpu_build() -> bool:
     """Whether the installed vLLM is a CPU build: by its files, since importing it takes seconds and imports torch."""
     spec = importlib.util.find_spec("vllm")
@@ -183,6 +185,7 @@ def command(options: VllmOptions, model: Path, port: int) -> list[str]:
     return [*line, *options.extra_args]
 
 
+@cache
 def vocabulary(model: Path) -> int:
     """Return how many tokens a model's head tells apart."""
     config = json.loads((model / "config.json").read_text())

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from clients.wire import GateEvidence, RunConfig
+from server import background
 from server.errors import Conflict, Unavailable, UpturnError
 from server.policy import ledger
 from server.policy.routing import Pointers
@@ -52,9 +53,7 @@ class PromotionGate:
 
     async def close(self) -> None:
         """Stop; what is undecided is taken up at the next start."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await background.end(self._task)
 
     async def ready(self, run_id: str, wait_s: float) -> bool:
         """Return whether a run's first step may be played: its plan can be, and the champion has its figures.

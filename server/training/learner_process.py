@@ -10,6 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
+from server import background
 from server.errors import Unavailable
 from server.placement import Placement, visible
 from server.settings import LearnerSettings
@@ -60,9 +61,7 @@ class LearnerProcess:
 
     async def close(self) -> None:
         """Stop the learner; its run goes on where it was when the server starts again."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await background.end(self._task)
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
             try:

@@ -17,6 +17,7 @@ from typing import TypeVar
 from sqlalchemy.orm import Session
 
 from clients.wire import LiveEvidence
+from server import background
 from server.errors import NotFound, UpturnError
 from server.policy import ledger
 from server.policy.routing import Pointers
@@ -67,9 +68,7 @@ class LiveWatch:
 
     async def close(self) -> None:
         """Stop; the next start goes on with the same figures."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await background.end(self._task)
 
     async def check(self) -> None:
         """Look once: at the canary, else at the champion."""

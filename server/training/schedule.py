@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from clients.wire import EpisodesTrigger, RunConfig, RunView, ScheduleView, Trigger, TriggerCreate, TriggerView
+from server import background
 from server.errors import BadRequest, Conflict, NotFound, Unavailable
 from server.settings import ScheduleSettings
 from server.store.database import BROKEN, Database
@@ -76,9 +77,7 @@ class Schedule:
 
     async def close(self) -> None:
         """Stop looking."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await background.end(self._task)
 
     def wake(self) -> None:
         """Something happened that a trigger may wait for."""

@@ -1,0 +1,15 @@
+"""Ending the server's own tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+
+async def end(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel tasks and wait until each has come to its end; None is one that was never started."""
+    started = [task for task in tasks if task is not None]
+    for task in started:
+        task.cancel()
+    if started:
+        await asyncio.wait(started)
