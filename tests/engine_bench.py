@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from server.policy.engine import Piece, Weights, spans_of
-from server.policy.engines import VllmOptions
+from server.policy.engine import Engine, Piece, Weights, spans_of
+from server.policy.engines import VllmOptions, make_engine
 
 OPTIONS = VllmOptions(dtype="float32", max_model_len=4096, max_num_seqs=16, omp_threads_bind="0")
 LONG = {"ignore_eos": True}
@@ -57,3 +62,44 @@ def joined(pieces: list[Piece]) -> tuple[list[int], list[float], list[int]]:
 
 def gap(one: list[float], other: list[float]) -> float:
     return sum(abs(a - b) for a, b in zip(one, other, strict=True)) / len(one)
+
+
+@dataclass
+class Vllm:
+    """A vLLM of a test's own that serves the tiny model's full weights as version 1."""
+
+    engine: Engine
+    others: list[psutil.Process]
+    """Of vLLM's processes, those that were there before."""
+    expected: list[float]
+    """Logprobs of the text under these weights."""
+
+    def servers(self) -> list[psutil.Process]:
+        """Return its API servers."""
+        return [process for process in children("api_server")
+                if process not in self.others and "watch.py" not in " ".join(process.cmdline())]
+
+    async def until_healthy(self, timeout_s: float = 400.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not await self.engine.healthy():
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.5)
+
+    async def serves(self) -> None:
+        """Fail unless it serves version 1 alone, with its weights."""
+        assert self.engine.versions == {1}
+        assert gap(await self.engine.score(1, TEXT), self.expected) < self.engine.check_tolerance
+
+
+@asynccontextmanager
+async def own_vllm(tiny: dict[str, Weights], directory: Path) -> AsyncIterator[Vllm]:
+    """Start one, and see that nothing of it is left."""
+    expected = logprobs_of(logits_of(tiny["base"].path, tiny["full"], TEXT), TEXT)
+    others = children("vllm")
+    engine = make_engine("vllm", directory, vllm=OPTIONS)
+    await engine.start(tiny["base"], tiny["full"])
+    try:
+        yield Vllm(engine, others, expected)
+    finally:
+        await engine.close()
+    assert children("vllm") == others

@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,6 +49,14 @@ class Live:
     def openai(self, key: str = "sk-test", base_url: str | None = None, **more: Any) -> OpenAI:
         return self.closing.enter_context(
             OpenAI(base_url=base_url or f"{self.url}/v1", api_key=key, max_retries=0, **more))
+
+
+def until(true: Callable[[], object], what: str = "it did not happen", seconds: float = 60) -> None:
+    """Wait for a condition; say what did not happen where it is not met in time."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
 
 
 def settings_for(directory: Path, **changes: Any) -> Settings:

@@ -13,17 +13,10 @@ import psutil
 import pytest
 
 from server.errors import EngineError
-from server.policy.engine import Engine, SamplingParams, Weights
+from server.policy.engine import SamplingParams, Weights
 from server.policy.engines import make_engine
 from server.policy.vllm_process import VllmProcess, answers
-from tests.engine_bench import LONG, OPTIONS, TEXT, children, gap, logits_of, logprobs_of
-
-
-async def until_healthy(engine: Engine, timeout_s: float = 400.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not await engine.healthy():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.5)
+from tests.engine_bench import LONG, OPTIONS, TEXT, children, gap, logits_of, logprobs_of, own_vllm
 
 
 @pytest.mark.vllm
@@ -33,14 +26,10 @@ async def test_vllm_comes_back_with_its_weights_after_a_kill_and_after_a_failed_
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    base, full = tiny["base"], tiny["full"]
-    expected = logprobs_of(logits_of(base.path, full, TEXT), TEXT)
-    others = children("vllm")
-    engine = make_engine("vllm", tmp_path, vllm=OPTIONS)
-    await engine.start(base, full)
-    try:
-        assert gap(await engine.score(1, TEXT), expected) < engine.check_tolerance
-        servers = servers_but(others)
+    async with own_vllm(tiny, tmp_path) as vllm:
+        engine = vllm.engine
+        await vllm.serves()
+        servers = vllm.servers()
         for worker in children("VLLM::Worker"):
             worker.suspend()  # Or the tiny model has said everything before the server can be killed.
         answer = asyncio.ensure_future(anext(engine.generate(1, TEXT, SamplingParams(3000, extra=LONG))))
@@ -54,29 +43,19 @@ async def test_vllm_comes_back_with_its_weights_after_a_kill_and_after_a_failed_
         assert not await engine.healthy()
         with pytest.raises(EngineError):
             await anext(engine.generate(1, TEXT, SamplingParams(3)))
-        await until_healthy(engine)
-        assert gap(await engine.score(1, TEXT), expected) < engine.check_tolerance
+        await vllm.until_healthy()
+        await vllm.serves()
 
         bad = tmp_path / "bad"
         bad.mkdir()
-        tensors = load_file(full.path / "model.safetensors")
+        tensors = load_file(tiny["full"].path / "model.safetensors")
         tensors["model.norm.weight"] = tensors["model.norm.weight"][:10].clone()
         save_file(tensors, bad / "model.safetensors")
         with pytest.raises(EngineError, match="version 5"):
             await engine.load(Weights(5, "full", bad))
         assert not await engine.healthy()
-        await until_healthy(engine)
-        assert engine.versions == {1}
-        assert gap(await engine.score(1, TEXT), expected) < engine.check_tolerance
-    finally:
-        await engine.close()
-    assert children("vllm") == others
-
-
-def servers_but(others: list[psutil.Process]) -> list[psutil.Process]:
-    """Return the API servers of vLLM that were started since."""
-    return [process for process in children("api_server")
-            if process not in others and "watch.py" not in " ".join(process.cmdline())]
+        await vllm.until_healthy()
+        await vllm.serves()
 
 
 @pytest.mark.vllm

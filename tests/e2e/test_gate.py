@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from server.settings import EnvironmentSettings, GateSettings
 from server.store.tables import PlayRow
 from tests.e2e.test_faults import process
 from tests.e2e.test_loop_scripted import LEARNER, PROBE, says
-from tests.live import Live, script, serving, settings_for
+from tests.live import Live, script, serving, settings_for, until
 from tests.postgres import running_postgres
 
 ENVIRONMENT = "odd/inline:x"  # `win` wins; `add 1` is understood and wins nothing; `raise` breaks it.
@@ -80,13 +79,6 @@ def end(client: Client, run: RunView, state: str = "done") -> None:
 def decided(client: Client, run: RunView) -> RunView:
     until(lambda: client.run(run.id).gate != "due", "nothing was decided")
     return client.run(run.id)
-
-
-def until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def trained(live: Live, answer: str, kind: str = "full", state: str = "done", plan: EvaluationPlan = PLAN) -> RunView:

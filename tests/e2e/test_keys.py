@@ -5,8 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from server.api.access import OPEN
 from server.api.limits import Limits
 from server.recording.keys import create_key
 from server.settings import LearnerSettings
-from tests.live import Live, script, serving, settings_for
+from tests.live import Live, script, serving, settings_for, until
 
 ROOT = Path(__file__).parents[2]
 ASK = [{"role": "user", "content": "Hi"}]
@@ -60,13 +59,6 @@ def new_key(live: Live, *scopes: Any, **limits: int) -> KeyCreated:
 
 def client(live: Live, key: str) -> Client:
     return live.closing.enter_context(Client(live.url, key=key, retry_s=0))
-
-
-def until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def allowed(live: Live, key: str) -> set[str]:
@@ -260,12 +252,12 @@ def test_a_stream_counts_as_a_request_until_its_end_or_until_its_reader_leaves(t
             return True
 
         list(api.chat.completions.create(model="policy", messages=ASK, stream=True, max_tokens=5))
-        until(free, "the stream has ended, its place is free")
+        until(free, "the stream has ended, its place is free", 120)
         left = api.chat.completions.create(model="policy", messages=ASK, stream=True)
         next(iter(left))
         assert not free()
         left.close()
-        until(free, "the reader has left, its place is free")
+        until(free, "the reader has left, its place is free", 120)
 
 
 def test_without_required_keys_any_key_may_do_everything_and_still_owns_its_episodes(live: Live) -> None:
@@ -291,10 +283,10 @@ def test_the_servers_own_learner_has_a_key_that_nobody_sees(tmp_path: Path) -> N
         def claimed() -> bool:
             lines.update(line for line in command_lines() if run.id.encode() in line)
             return admin.run(run.id).learner is not None
-        until(claimed, "the learner claims the run, so its key is good")
+        until(claimed, "the learner claims the run, so its key is good", 120)
         assert lines and not any(b"up-" in line for line in lines)
         assert [key.scopes for key in admin.keys().data] == [["admin"]]
-        until(lambda: admin.run(run.id).state != "running", "a script cannot be trained: the run ends")
+        until(lambda: admin.run(run.id).state != "running", "a script cannot be trained: the run ends", 120)
         with pytest.raises(UpturnAPIError, match="403"):
             client(live, new_key(live, "agent").key).claim_run(RunClaim(learner="x"))
     assert b"up-" not in b"".join(path.read_bytes() for path in (tmp_path / "data" / "logs").iterdir())
@@ -327,7 +319,7 @@ def test_keys_are_made_listed_and_revoked_by_command_while_the_server_runs(guard
 
     def refused() -> bool:
         return guarded.http.get("/v1/runs", headers={"x-api-key": key}).status_code == 401
-    until(refused, "the running server notices")
+    until(refused, "the running server notices", 120)
     assert "revoked" in command("list", data_dir=data_dir).stdout
     unknown = command("revoke", "key_none", data_dir=data_dir)
     assert unknown.returncode == 1 and "key_none" in unknown.stderr
@@ -352,7 +344,7 @@ def printed_at_start(data_dir: Path, model: Path) -> list[str]:
                 return httpx2.get(f"{url}/readyz").status_code == 200
             except httpx2.TransportError:
                 return False
-        until(ready, "the server starts")
+        until(ready, "the server starts", 120)
         assert httpx2.get(f"{url}/v1/keys").status_code == 401
         server.terminate()
         assert server.stdout is not None

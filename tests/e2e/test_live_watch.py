@@ -16,9 +16,9 @@ from clients.client import Client
 from clients.wire import EpisodeOpen, FixedHorizon, LiveEvidence, RewardRequest, RunClaim, RunConfig, RunRequest
 from server.settings import WatchSettings
 from tests.e2e.test_faults import process
-from tests.e2e.test_gate import begin, publish, served, trained, until
+from tests.e2e.test_gate import begin, publish, served, trained
 from tests.e2e.test_loop_scripted import LEARNER, says
-from tests.live import Live, script
+from tests.live import Live, script, until
 from tests.live_rewards import earn, look, newest, promoted, talk
 from tests.postgres import running_postgres
 

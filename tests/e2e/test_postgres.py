@@ -15,10 +15,9 @@ from env_adapters import family
 from server.settings import FunctionSettings, RewardSettings
 from server.store.database import Database, normalise_url
 from tests.e2e.test_loop_scripted import ASK, LEARNER, lease, publication, reward_two, says
-from tests.e2e.test_scorers import until
 from tests.e2e.test_training_data import begin, rewarded
 from tests.e2e.test_training_data import lease as batch_of
-from tests.live import script, serving, settings_for
+from tests.live import script, serving, settings_for, until
 from tests.postgres import running_postgres
 
 pytestmark = pytest.mark.postgres

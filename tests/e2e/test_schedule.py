@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from clients.wire import (
 )
 from server.settings import ScheduleSettings, Settings
 from tests.e2e.test_loop_scripted import LEARNER, claim, lease, reward_two
-from tests.live import Live, script, serving, settings_for
+from tests.live import Live, script, serving, settings_for, until
 
 HOURLY = {"hourly": IntervalTrigger(kind="interval", every_s=3600)}
 
@@ -33,13 +32,6 @@ def look(live: Live, after_s: float = 0.0) -> None:
     """Let a server look at its schedule as if so much time had passed."""
     live.parts.schedule.clock = lambda: time.time() + after_s
     asyncio.run_coroutine_threadsafe(live.parts.schedule.check(), live.loop).result(timeout=60)
-
-
-def until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def trigger(live: Live, name: str = "hourly") -> dict[str, Any]:

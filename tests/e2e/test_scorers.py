@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from server.store.tables import JudgementRow, RewardRow, ScoreRow
 from tests.e2e import reward_functions
 from tests.e2e.test_metrics import read
 from tests.judge_server import GOOD, JudgeServer, judging
-from tests.live import Live, script, serving, settings_for
+from tests.live import Live, script, serving, settings_for, until
 
 FUNCTIONS = "tests.e2e.reward_functions"
 RUBRIC = "The agent helps: {braces} stay."
@@ -70,13 +69,6 @@ def talk(live: Live, *asked: str, close: bool = True, **opening: Any) -> str:
 
 def given(live: Live, episode: str) -> list[tuple[str, int | None, float]]:
     return [(r.source, r.turn, r.value) for r in live.client.episode(episode).rewards]
-
-
-def until(true: Callable[[], object], what: str = "it did not happen") -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def scorer(live: Live, name: str) -> ScorerView:

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from clients.wire import EpisodeOpen, ShadowView
 from server.app import create_app
 from server.settings import SettingsError, ShadowSettings
-from tests.e2e.test_gate import served, until
-from tests.live import Live, script, settings_for
+from tests.e2e.test_gate import served
+from tests.live import Live, script, settings_for, until
 from tests.live_rewards import new_version, talk
 
 ALL = ShadowSettings(share=1.0)

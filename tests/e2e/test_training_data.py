@@ -12,9 +12,9 @@ import pytest
 from clients.client import UpturnAPIError
 from clients.wire import BatchAck, BatchRequest, BatchView, EpisodeOpen, RewardRequest, RunClaim, RunConfig, RunRequest
 from env_adapters import family
-from tests.e2e.test_gate import ENVIRONMENT, served, until
+from tests.e2e.test_gate import ENVIRONMENT, served
 from tests.e2e.test_loop_scripted import ASK, LEARNER
-from tests.live import Live
+from tests.live import Live, until
 
 BOTH = {"environments": {ENVIRONMENT: {"split": "train", "weight": 2}, "textcraft": {"split": "test"}},
         "groups": 3, "group_size": 2}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from env_adapters import family
 from server.api.served import guests
 from server.environments.sessions import EnvironmentSettings
 from server.recording.keys import create_key
-from tests.live import Live, script, serving, settings_for
+from tests.live import Live, script, serving, settings_for, until
 
 TEXTCRAFT = family("textcraft")
 TASKS = [*TEXTCRAFT.tasks("train"), *TEXTCRAFT.tasks("test")]
@@ -72,13 +71,6 @@ def recorded(live: Live) -> list[EpisodeView]:
     with live.parts.database.read() as session:
         ids = session.scalars(sa.select(EpisodeRow.id).order_by(EpisodeRow.opened_at)).all()
     return [live.client.episode(episode_id) for episode_id in ids]
-
-
-def until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ from server.training.learner_process import program
 from tests.learner_process import work
 from tests.tiny_model import make_tiny_model
 from tests.unit.test_learner_loop import CONFIG, set_up
-from tests.unit.test_learner_program import over_http
+from tests.unit.test_learner_program import held_at_publishing, over_http
 from tests.unit.test_learner_samples import random_samples, unguarded
 
 ROOT = Path(__file__).parents[2]
@@ -165,14 +164,7 @@ def test_the_launched_processes_train_a_run_as_one_does_and_the_server_hears_one
 @pytest.mark.parametrize("how", ["kill", "stop"])
 def test_a_process_that_dies_ends_the_other_with_a_clear_line_and_a_stop_gives_the_batch_back(tmp_path, how):
     server, _ = set_up(tmp_path)
-    publishing, leave = threading.Event(), threading.Event()
-
-    def before(path, body):
-        if path == "/v1/policies" and body:
-            publishing.set()
-            leave.wait(60)
-
-    server.before = before
+    publishing, leave = held_at_publishing(server)
     with over_http(server) as url:
         process = launched(url, tmp_path)
         with ended(process):

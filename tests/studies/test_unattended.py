@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,7 +23,7 @@ from clients.wire import (
 )
 from server.settings import EngineSettings, EnvironmentSettings, LearnerSettings, ScheduleSettings
 from tests.environments.first_byte import make_family
-from tests.live import Live, serving, settings_for
+from tests.live import Live, serving, settings_for, until
 from tests.tiny_model import make_tiny_model
 
 SHORT = Sampling(max_tokens=2)
@@ -44,22 +42,15 @@ RUNS = {"one": run_of(2, lr=4e-3), "two": run_of(1, lr=30.0), "three": run_of(8,
 """The second one's learning rate is sabotage."""
 
 
-def until(true: Callable[[], Any], what: str, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
 def run_of_hour(live: Live, hour: int) -> RunView:
     """Let the clock of the schedule come to an hour, and wait until its run is decided."""
     before = len(live.client.runs().data)
     jumped = NIGHT + hour * 3600 + 1 - time.time()
     live.parts.schedule.clock = lambda: time.time() + jumped
     live.parts.schedule.wake()
-    until(lambda: len(live.client.runs().data) > before, f"no run began at {hour}:00")
+    until(lambda: len(live.client.runs().data) > before, f"no run began at {hour}:00", 240)
     run_id = live.client.runs().data[0].id
-    until(lambda: live.client.run(run_id).gate != "due", f"the run of {hour}:00 was not decided")
+    until(lambda: live.client.run(run_id).gate != "due", f"the run of {hour}:00 was not decided", 240)
     return live.client.run(run_id)
 
 

@@ -9,9 +9,7 @@ import pytest
 
 from server.errors import EngineError
 from server.policy.engine import Weights
-from server.policy.engines import make_engine
-from tests.contract.test_vllm import servers_but, until_healthy
-from tests.engine_bench import OPTIONS, TEXT, children, gap, logits_of, logprobs_of
+from tests.engine_bench import children, own_vllm
 
 
 @pytest.mark.vllm
@@ -19,23 +17,14 @@ from tests.engine_bench import OPTIONS, TEXT, children, gap, logits_of, logprobs
 async def test_vllm_killed_in_the_middle_of_a_load_comes_back_with_what_it_served(
     tiny: dict[str, Weights], tmp_path: Path
 ) -> None:
-    base, full = tiny["base"], tiny["full"]
-    expected = logprobs_of(logits_of(base.path, full, TEXT), TEXT)
-    others = children("vllm")
-    engine = make_engine("vllm", tmp_path, vllm=OPTIONS)
-    await engine.start(base, full)
-    try:
+    async with own_vllm(tiny, tmp_path) as vllm:
         for worker in children("VLLM::Worker"):
             worker.suspend()  # Now the load cannot end before the kill.
-        load = asyncio.ensure_future(engine.load(Weights(6, "full", base.path)))
+        load = asyncio.ensure_future(vllm.engine.load(Weights(6, "full", tiny["base"].path)))
         await asyncio.sleep(0.5)
-        for server in servers_but(others):
+        for server in vllm.servers():
             server.kill()
         with pytest.raises(EngineError, match="version 6"):
             await load
-        await until_healthy(engine)
-        assert engine.versions == {1}
-        assert gap(await engine.score(1, TEXT), expected) < engine.check_tolerance
-    finally:
-        await engine.close()
-    assert children("vllm") == others
+        await vllm.until_healthy()
+        await vllm.serves()

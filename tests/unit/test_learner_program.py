@@ -48,8 +48,8 @@ def over_http(server):
         http.server_close()
 
 
-def test_sigterm_in_the_middle_of_a_step_gives_the_batch_back_and_ends_with_code_0(tmp_path):
-    server, _ = set_up(tmp_path)
+def held_at_publishing(server):
+    """Let a version's publication wait; return the event that one has come, and the one that lets it go on."""
     publishing, leave = threading.Event(), threading.Event()
 
     def before(path, body):
@@ -58,6 +58,12 @@ def test_sigterm_in_the_middle_of_a_step_gives_the_batch_back_and_ends_with_code
             leave.wait(60)
 
     server.before = before
+    return publishing, leave
+
+
+def test_sigterm_in_the_middle_of_a_step_gives_the_batch_back_and_ends_with_code_0(tmp_path):
+    server, _ = set_up(tmp_path)
+    publishing, leave = held_at_publishing(server)
     with over_http(server) as url:
         command = [sys.executable, "-m", "learner", "run", "--server", url, "--work-dir", str(tmp_path / "work")]
         command += ["--device", "cpu", "--threads", "1", "--learner", "me"]
