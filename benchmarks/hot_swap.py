@@ -25,6 +25,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.environments import memory_mib
 from benchmarks.swap_load import Seen, quantile, streams
 from benchmarks.swap_versions import Versions
 from clients.client import Client
@@ -42,18 +43,6 @@ QUIET_S, AFTER_S = 10.0, 1.0
 Kind = Literal["full", "adapter"]
 
 
-def memory_mib(pid: int) -> float:
-    """Return what a process and its children hold, memory that they share counted once, in MiB."""
-    root = psutil.Process(pid)
-    held = 0
-    for process in [root, *root.children(recursive=True)]:
-        try:
-            held += process.memory_full_info().pss
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return held / 2**20
-
-
 async def through_the_server(kind: Kind, base: Path, folder: Path, at_once: int, swaps: int, check: int
                              ) -> dict[str, Any]:
     """Swap under load; return what the clients saw."""
@@ -62,9 +51,9 @@ async def through_the_server(kind: Kind, base: Path, folder: Path, at_once: int,
     flags = ["--model", str(base), "--engine.kind", "vllm", "--weights", kind, "--no-learner.start",
              "--engine.max-concurrent", str(at_once)]
     with ServerProcess(data, free_port(), flags, lambda _: None) as server, Client(server.url, timeout_s=600) as client:
-        pid = next(p.pid for p in psutil.Process().children() if str(data) in " ".join(p.cmdline()))
+        process = next(p for p in psutil.Process().children() if str(data) in " ".join(p.cmdline()))
         versions.begin(client)
-        memory = {"1 version": memory_mib(pid)}
+        memory = {"1 version": memory_mib(process)}
         async with streams(server.url, "policy@head", at_once, TOKENS) as seen:
             began = time.monotonic()
             await asyncio.sleep(QUIET_S)
@@ -81,10 +70,10 @@ async def through_the_server(kind: Kind, base: Path, folder: Path, at_once: int,
                 await asyncio.sleep(AFTER_S)
                 spans.append((at, published, seen.first[name]))
                 if kind == "adapter" and number < 3:
-                    memory[f"{number + 2} versions"] = memory_mib(pid)
+                    memory[f"{number + 2} versions"] = memory_mib(process)
                 await asyncio.to_thread(client.heartbeat_run, versions.run_id, "hot-swap")
             if kind == "full":
-                memory[f"after {swaps} swaps"] = memory_mib(pid)
+                memory[f"after {swaps} swaps"] = memory_mib(process)
         result = figures(seen, quiet, spans)
     result |= {"memory_mib": memory, "failed": seen.failed[:5], "failures": len(seen.failed), "answers": seen.answers}
     return result | {"versions": await asyncio.to_thread(versions.check, data / "upturn.db", check)}

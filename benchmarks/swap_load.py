@@ -12,7 +12,7 @@ from itertools import count
 
 import aiohttp
 
-STORY = "Tell a story of a lighthouse, a keeper, a storm at night, and a ship that is late. This is story number {}."
+from benchmarks.load import STORY
 
 
 @dataclass(slots=True)
