@@ -53,7 +53,7 @@ from server.training.batches import Batches
 from server.training.evaluations import Evaluations
 from server.training.gate import PromotionGate
 from server.training.learner_process import LearnerProcess
-from server.training.live_watch import LiveWatch
+from server.training.live_watch import LiveWatch, check_settings
 from server.training.runs import Runs
 from server.training.schedule import Schedule
 
@@ -66,6 +66,7 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        check_settings(settings.watch, settings.canary)
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         database = Database(settings.resolved_database_url)
         await asyncio.to_thread(migrations.upgrade, database.writer)

@@ -22,11 +22,11 @@ from server.errors import NotFound, UpturnError
 from server.policy import ledger
 from server.policy.routing import Pointers
 from server.policy.swap import Swap
-from server.settings import CanarySettings, WatchSettings
+from server.settings import CanarySettings, SettingsError, WatchSettings
 from server.store.database import BROKEN, Database
 from server.store.tables import PolicyVersionRow, PromotionRow
 from server.training.live_rewards import live_rewards
-from server.training.regression import compare, said
+from server.training.regression import compare, fewest, said
 
 log = logging.getLogger("upturn.watch")
 T = TypeVar("T")
@@ -159,3 +159,15 @@ class LiveWatch:
     def _read(self, query: Callable[[Session], T]) -> T:
         with self._database.read() as session:
             return query(session)
+
+
+def check_settings(watch: WatchSettings, canary: CanarySettings) -> None:
+    """Raise SettingsError where one that earns the least there is could not be told from one that earns the most."""
+    least = fewest(watch)
+    for name, wanted, episodes in (("watch.window", watch.enabled, watch.window),
+                                   ("canary.min_episodes", canary.share > 0, canary.min_episodes)):
+        if wanted and (least is None or episodes < least):
+            needed = "no number of episodes is enough" if least is None else f"it takes {least}"
+            raise SettingsError(f"{name} = {episodes} is too few to find out that a version is worse, even if it always "
+                                f"earns watch.low where the other earns watch.high: {needed} with watch.alpha = "
+                                f"{watch.alpha:g} and watch.min_drop = {watch.min_drop:g}")

@@ -22,6 +22,8 @@ METHOD = "betting on pairs of episodes, arXiv:2010.09686"
 BETS = np.arange(1, 20)[:, None] / 20
 """[M, 1] sizes of the bets, as shares of the largest that cannot lose more than all."""
 
+MOST = 2000  # Episodes of a version that settings may ask for.
+
 
 def compare(rule: WatchSettings, before: tuple[int, Sequence[float]], now: tuple[int, Sequence[float]]
             ) -> LiveEvidence | None:
@@ -46,6 +48,15 @@ def compare(rule: WatchSettings, before: tuple[int, Sequence[float]], now: tuple
         now=LiveFigures(version=now[0], episodes=at + 1, mean_reward=float(earns[: at + 1].mean())),
         e_value=math.exp(min(capital[at], 700.0)), worse=bool(len(worse)), method=METHOD,
         rule={name: float(value) for name, value in rule.model_dump(exclude={"enabled"}).items()})
+
+
+def fewest(rule: WatchSettings) -> int | None:
+    """Return the pairs after which one that always earns the least counts as worse than one that always earns the most.
+
+    None where `MOST` are too few even then.
+    """
+    evidence = compare(rule.model_copy(update={"min_episodes": 1}), (0, [rule.high] * MOST), (0, [rule.low] * MOST))
+    return evidence.now.episodes if evidence is not None and evidence.worse else None
 
 
 def said(evidence: LiveEvidence) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from clients.wire import LiveEvidence
 from server.settings import WatchSettings
-from server.training.regression import compare
+from server.training.regression import compare, fewest
 
 RULE = WatchSettings()
 
@@ -64,3 +64,13 @@ def test_a_window_that_cannot_decide_is_refused() -> None:
     for wrong in ({"low": 1.0}, {"min_drop": 2.0}, {"window": 10}):
         with pytest.raises(ValueError, match=r"watch\."):
             WatchSettings(**wrong)
+
+
+def test_the_fewest_pairs_are_those_at_which_the_worst_there_is_is_found() -> None:
+    for rule in (RULE, WatchSettings(alpha=0.001, min_drop=0.5), WatchSettings(low=0.0, min_drop=0.0)):
+        least = fewest(rule)
+        assert least is not None
+        for pairs in (least - 1, least):
+            worst = compare(rule.model_copy(update={"min_episodes": 1}), (0, [rule.high] * pairs), (1, [rule.low] * pairs))
+            assert worst is not None and worst.worse is (pairs == least)
+    assert fewest(WatchSettings(min_drop=1.999)) is None
