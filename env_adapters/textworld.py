@@ -2,8 +2,8 @@
 
 Responsible for an episode's rules, the prompt and the solver. Which games there are is in `textworld_games.py`, what
 one reads in `textworld_text.py`. A task is one game, `cooking-2/17`: the seed of a reset changes nothing. A reward is
-the share of the game's points that a step gained; who does what a game forbids, or makes it impossible to win, has
-lost. There is no limit of steps but the horizon.
+the share of the game's points that a step gained; who does what a game forbids has lost. There is no limit of steps
+but the horizon.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 from env_adapters.answer import read_action
 from env_adapters.protocol import EnvironmentMissing, Isolation, Reset, Transition, UnknownTask
-from env_adapters.textworld_games import begin, load, tasks
+from env_adapters.textworld_games import load, tasks
+from env_adapters.textworld_progress import Progress
 from env_adapters.textworld_text import Scene, find_command
 
 ACTION_CHARACTERS = 200
@@ -37,8 +38,8 @@ class Game:
     """One instance: a game and how far it is."""
 
     def __init__(self) -> None:
-        self._progress: Any = None
-        """A `GameProgression`; None before the reset and after the end."""
+        self._progress: Progress | None = None
+        """None before the reset and after the end."""
         self._commands: dict[str, Any] = {}
         """The actions that are possible now, by their commands in alphabetical order."""
         self._names: dict[str, str] = {}
@@ -52,7 +53,7 @@ class Game:
             UnknownTask: there is no such task.
         """
         game = load(task)
-        self._progress = begin(game)
+        self._progress = Progress(game)
         self._names = {name: info.name or name for name, info in game.infos.items()}
         self._descriptions = {name: info.desc or "" for name, info in game.infos.items()}
         self._score, self._moves, self._has_read = 0, 0, False
@@ -65,7 +66,7 @@ class Game:
     def _now(self) -> dict[str, Any]:
         return {"score": self._score, "moves": self._moves, "commands": list(self._commands)}
 
-    def _playing(self) -> Any:
+    def _playing(self) -> Progress:
         if self._progress is None:
             raise ValueError("this TextWorld episode is over or has not begun: reset it first")
         return self._progress
@@ -93,9 +94,9 @@ class Game:
         action, before = self._commands[command], self._score
         progress.update(action)
         self._has_read |= command == "examine cookbook"
-        self._score, self._moves = int(progress.score), self._moves + 1
+        self._score, self._moves = progress.score, self._moves + 1
         self._find_commands()
-        seen, won, lost = self._seen(command, action), bool(progress.completed), bool(progress.failed)
+        seen, won, lost = self._seen(command, action), progress.completed, progress.failed
         if self._score > before:
             seen += f"\nYour score is now {self._score} of {progress.game.max_score}."
         if over := won or lost:
@@ -119,15 +120,15 @@ class Game:
     def oracle(self) -> str:
         """Return the next command of the package's solver, which looks for a way from wherever one is.
 
-        Off its way, in the larger cooking games, it may take minutes or not end: the limit of a step is for that, too.
         It reads the cookbook when it first sees it: it knows the recipe, but nobody who learns from it does.
+
+        Raises:
+            NotImplementedError: it knows no way.
         """
-        policy = self._playing().winning_policy
+        progress = self._playing()
         if "examine cookbook" in self._commands and not self._has_read:
             return "examine cookbook"
-        if not policy:
-            raise NotImplementedError("the solver knows no way to win from here")
-        return self._command(policy[0])
+        return self._command(progress.way()[0])
 
     def random(self, rng: random.Random) -> str:
         """Return one of the possible commands."""

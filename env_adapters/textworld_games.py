@@ -17,6 +17,7 @@ from typing import Any
 
 from env_adapters.protocol import UnknownTask
 from env_adapters.splits import numbered
+from env_adapters.textworld_progress import Progress
 
 GAMES = 50
 """Games of each level; ours."""
@@ -88,11 +89,6 @@ def load(task: str) -> Any:
         return _make(task)
 
 
-def begin(game: Any) -> Any:
-    """Return a game's beginning, a `GameProgression`."""
-    return importlib.import_module("textworld.generator.game").GameProgression(game)
-
-
 @lru_cache(KEPT)
 def _make(task: str) -> Any:
     textworld: Any = importlib.import_module("textworld")
@@ -112,9 +108,9 @@ def _set_walkthrough(maker: Any, commands: list[str]) -> None:
     """Tell a game's events the actions that lead to them: the package compiles the game and plays it for that."""
     game = maker.build()
     names = {name: info.name for name, info in game.infos.items()}
-    progress, actions = begin(game), []
+    progress, actions = Progress(game), []
     own = [event for quest in maker.quests for event in quest.win_events]
-    events = [event for quest in progress.quest_progressions for event in quest.win_events]
+    events = [event for quest in game.quests for event in quest.win_events]
     reached: dict[int, tuple[list[Any], list[str]]] = {}
     for number, command in enumerate(commands, 1):
         action = next((action for action in progress.valid_actions if action.format_command(names) == command), None)
@@ -123,7 +119,7 @@ def _set_walkthrough(maker: Any, commands: list[str]) -> None:
         actions.append(action)
         progress.update(action)
         for at, event in enumerate(events):
-            if event.triggered and at not in reached:
+            if at not in reached and event.is_triggering(progress.state):
                 reached[at] = list(actions), commands[:number]
     for at, (done, said) in reached.items():
         own[at].actions, own[at].commands = done, said

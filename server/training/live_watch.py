@@ -168,6 +168,6 @@ def check_settings(watch: WatchSettings, canary: CanarySettings) -> None:
                                    ("canary.min_episodes", canary.share > 0, canary.min_episodes)):
         if wanted and (least is None or episodes < least):
             needed = "no number of episodes is enough" if least is None else f"it takes {least}"
-            raise SettingsError(f"{name} = {episodes} is too few to find out that a version is worse, even if it always "
-                                f"earns watch.low where the other earns watch.high: {needed} with watch.alpha = "
+            raise SettingsError(f"{name} = {episodes} is too few to find out that a version is worse, even if it "
+                                f"always earns watch.low where the other earns watch.high: {needed} with watch.alpha = "
                                 f"{watch.alpha:g} and watch.min_drop = {watch.min_drop:g}")

@@ -89,6 +89,17 @@ def test_the_solver_goes_on_from_wherever_a_random_player_has_got_to() -> None:
         assert solve(game)[-1].success
 
 
+def test_where_the_solver_has_lost_its_way_it_says_so_at_once_and_the_game_goes_on() -> None:
+    game, _ = begun("cooking-4/23")  # The package's own tracker plans in a circle here and does not come back.
+    rng = random.Random(123)
+    for _ in range(40):
+        assert not game.step(game.random(rng)).terminated
+    for _ in range(2):
+        with pytest.raises(NotImplementedError, match="no way to win from here"):
+            game.oracle()
+        assert game.step("look").valid
+
+
 def test_a_game_of_every_challenge_is_the_same_in_every_process_whatever_was_made_before() -> None:
     started = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", TRANSCRIPT, order], cwd=ROOT, text=True,
                                 env=os.environ | {"PYTHONHASHSEED": hash_seed}, stdout=subprocess.PIPE)

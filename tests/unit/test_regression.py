@@ -71,6 +71,7 @@ def test_the_fewest_pairs_are_those_at_which_the_worst_there_is_is_found() -> No
         least = fewest(rule)
         assert least is not None
         for pairs in (least - 1, least):
-            worst = compare(rule.model_copy(update={"min_episodes": 1}), (0, [rule.high] * pairs), (1, [rule.low] * pairs))
+            at_once = rule.model_copy(update={"min_episodes": 1})
+            worst = compare(at_once, (0, [rule.high] * pairs), (1, [rule.low] * pairs))
             assert worst is not None and worst.worse is (pairs == least)
     assert fewest(WatchSettings(min_drop=1.999)) is None
