@@ -38,12 +38,11 @@ from tests.tiny_model import make_tiny_model
 
 SMALL = "smollm2-135m-instruct"
 SETS = 3
-TOKENS = 96
 QUIET_S, AFTER_S = 10.0, 1.0
 Kind = Literal["full", "adapter"]
 
 
-async def through_the_server(kind: Kind, base: Path, folder: Path, at_once: int, swaps: int, check: int
+async def through_the_server(kind: Kind, base: Path, folder: Path, at_once: int, arguments: argparse.Namespace
                              ) -> dict[str, Any]:
     """Swap under load; return what the clients saw."""
     data = folder / "data"
@@ -54,12 +53,12 @@ async def through_the_server(kind: Kind, base: Path, folder: Path, at_once: int,
         process = next(p for p in psutil.Process().children() if str(data) in " ".join(p.cmdline()))
         versions.begin(client)
         memory = {"1 version": memory_mib(process)}
-        async with streams(server.url, "policy@head", at_once, TOKENS) as seen:
+        async with streams(server.url, "policy@head", at_once, arguments.tokens) as seen:
             began = time.monotonic()
             await asyncio.sleep(QUIET_S)
             quiet = seen.all_between(began, time.monotonic())
             spans = []
-            for number in range(swaps):
+            for number in range(arguments.swaps):
                 written = await asyncio.to_thread(versions.linked, number)
                 at = time.monotonic()
                 version = await asyncio.to_thread(versions.publish, client, number, written)
@@ -73,20 +72,20 @@ async def through_the_server(kind: Kind, base: Path, folder: Path, at_once: int,
                     memory[f"{number + 2} versions"] = memory_mib(process)
                 await asyncio.to_thread(client.heartbeat_run, versions.run_id, "hot-swap")
             if kind == "full":
-                memory[f"after {swaps} swaps"] = memory_mib(process)
+                memory[f"after {arguments.swaps} swaps"] = memory_mib(process)
         result = figures(seen, quiet, spans)
     result |= {"memory_mib": memory, "failed": seen.failed[:5], "failures": len(seen.failed), "answers": seen.answers}
-    return result | {"versions": await asyncio.to_thread(versions.check, data / "upturn.db", check)}
+    return result | {"versions": await asyncio.to_thread(versions.check, data / "upturn.db", arguments.check)}
 
 
-async def bare(base: Path, folder: Path, at_once: int, swaps: int) -> dict[str, Any]:
+async def bare(base: Path, folder: Path, at_once: int, swaps: int, tokens: int) -> dict[str, Any]:
     """Swap full weights in a vLLM with nothing in between: pause keeping requests, reload, resume."""
     folder.mkdir(parents=True)
     versions = await asyncio.to_thread(Versions.write, "full", base, folder / "versions", SETS)
     vllm = VllmProcess(VllmOptions(max_model_len=2048, max_num_seqs=at_once), base, folder, lambda _: None)
     url = await vllm.start()
     try:
-        async with aiohttp.ClientSession() as control, streams(url, BASE_MODEL, at_once, TOKENS) as seen:
+        async with aiohttp.ClientSession() as control, streams(url, BASE_MODEL, at_once, tokens) as seen:
             began = time.monotonic()
             await asyncio.sleep(QUIET_S)
             quiet = seen.all_between(began, time.monotonic())
@@ -130,10 +129,10 @@ async def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 where = folder / f"{kind}-{at_once}"
                 _tell(f"{kind}, {at_once} streams")
                 row = {"kind": kind, "at_once": at_once, **await through_the_server(
-                    kind, base, where, at_once, arguments.swaps, arguments.check)}
+                    kind, base, where, at_once, arguments)}
                 if kind == "full":
                     _tell(f"{kind}, {at_once} streams, the bare engine")
-                    row["bare"] = await bare(base, where / "bare", at_once, min(arguments.swaps, 10))
+                    row["bare"] = await bare(base, where / "bare", at_once, min(arguments.swaps, 10), arguments.tokens)
                 rows.append(row)
                 _print(row)
     return rows
@@ -174,13 +173,14 @@ def main() -> None:
     parser.add_argument("--model", default=SMALL, help="a model directory, or `tiny` (%(default)s)")
     parser.add_argument("--swaps", type=int, default=25, help="of each kind at each load (%(default)s)")
     parser.add_argument("--at-once", type=int, nargs="+", default=[8, 32], help="streams (%(default)s)")
+    parser.add_argument("--tokens", type=int, default=96, help="of each answer (%(default)s)")
     parser.add_argument("--check", type=int, default=60, help="turns that are computed again (%(default)s)")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.model, arguments.swaps, arguments.at_once = "tiny", 5, [8]
-    print(f"{machine()}; model {arguments.model}, answers of {TOKENS} tokens")
+    print(f"{machine()}; model {arguments.model}, answers of {arguments.tokens} tokens")
     rows = asyncio.run(measured(arguments))
-    print(json.dumps({"machine": machine(), "model": arguments.model, "rows": rows}))
+    print(json.dumps({"machine": machine(), "model": arguments.model, "tokens": arguments.tokens, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Streams that never stop, and what swaps do to them: pauses between chunks, versions, failures (`hot_swap.py`)."""
+"""Streams that never stop, and what they feel: pauses between chunks, versions, failures.
+
+Used by `hot_swap.py` and `training_latency.py`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ class Seen:
     first: dict[str, float] = field(default_factory=dict)
     """By model: when its first answer began."""
     answers: int = 0
-    tokens: int = 0
+    seconds: list[tuple[float, float]] = field(default_factory=list)
+    """(when it ended, seconds) of every answer."""
     failed: list[str] = field(default_factory=list)
 
     def longest(self, since: float, until: float) -> float:
@@ -33,7 +37,15 @@ class Seen:
 
     def all_between(self, since: float, until: float) -> list[float]:
         """Return the pauses that lie between two times as a whole."""
-        return sorted(gap for at, gap in self.gaps if at - gap >= since and at <= until)
+        return _within(self.gaps, since, until)
+
+    def answers_between(self, since: float, until: float) -> list[float]:
+        """Return the seconds of the answers that lie between two times as a whole."""
+        return _within(self.seconds, since, until)
+
+
+def _within(spans: list[tuple[float, float]], since: float, until: float) -> list[float]:
+    return sorted(seconds for at, seconds in spans if at - seconds >= since and at <= until)
 
 
 def quantile(ordered: list[float], share: float) -> float:
@@ -71,6 +83,7 @@ async def streams(url: str, model: str, at_once: int, tokens: int) -> AsyncItera
 async def _answer(session: aiohttp.ClientSession, url: str, model: str, tokens: int, number: int, seen: Seen) -> None:
     body = {"model": model, "messages": [{"role": "user", "content": STORY.format(number)}], "max_tokens": tokens,
             "temperature": 1.0, "ignore_eos": True, "stream": True}
+    began = time.monotonic()
     async with session.post(f"{url}/v1/chat/completions", json=body) as response:
         if response.status != 200:
             raise RuntimeError(f"{response.status}: {(await response.text())[:300]}")
@@ -89,4 +102,4 @@ async def _answer(session: aiohttp.ClientSession, url: str, model: str, tokens: 
         if not finished:
             raise RuntimeError("the stream ended in the middle")
     seen.answers += 1
-    seen.tokens += tokens
+    seen.seconds.append((last, last - began))

@@ -129,6 +129,10 @@ class StepResult(Message):
     truncated: bool
     """The horizon, or the environment's own limit, cut the episode."""
     turns_left: int
+    valid: bool = True
+    """False where the environment found no action in the answer."""
+    success: bool | None = None
+    """The environment's verdict on the episode, with its last step."""
 
 
 class RewardRequest(Message):

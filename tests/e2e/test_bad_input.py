@@ -128,9 +128,9 @@ def test_the_horizon_cuts_an_episode_and_refuses_further_turns_and_steps(live: L
     opened = live.client.open_episode(EpisodeOpen(environment="textcraft", task=task, horizon=2))
     assert opened.messages[-1].role == "user"
     first = live.client.step(opened.id, "inventory")
-    assert (first.turns_left, first.truncated) == (1, False)
+    assert (first.turns_left, first.truncated, first.success) == (1, False, None)
     second = live.client.step(opened.id, "inventory")
-    assert (second.turns_left, second.truncated, second.terminated) == (0, True, False)
+    assert (second.turns_left, second.truncated, second.terminated, second.success) == (0, True, False, False)
     view = live.client.episode(opened.id)
     assert (view.status, view.reward, len(view.steps)) == ("truncated", 0.0, 2)
     assert live.http.post(f"/v1/episodes/{opened.id}/steps", json={"action": "x"}).status_code == 409

@@ -168,9 +168,11 @@ def test_tasks_come_in_pages_and_names_may_have_colons_and_slashes(serve: Serve)
 def test_an_action_comes_as_text_or_as_a_tool_call_and_a_call_that_does_not_fit_is_a_step(serve: Serve) -> None:
     live = serve()
     episode = opened(live, "odd-thread")
-    assert live.client.call(episode, "add", {"number": 3}).observation == "3"
+    right = live.client.call(episode, "add", {"number": 3})
+    assert (right.observation, right.valid) == ("3", True)
     wrong = live.client.call(episode, "add", {"numbers": 3})
     assert (wrong.observation, wrong.reward, wrong.turns_left) == ("there is only add, with a number", 0.0, 98)
+    assert (wrong.valid, wrong.success) == (False, None)
     both = {"action": "add 1", "tool_call": {"name": "add", "arguments": {"number": 1}}}
     for body in ({}, both):
         assert live.http.post(f"/v1/episodes/{episode}/steps", json=body).status_code == 400
