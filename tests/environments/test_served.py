@@ -230,6 +230,16 @@ def test_an_openenv_client_that_leaves_or_dies_closes_its_episode(live: Live) ->
     assert [e.reason for e in recorded(live)] == ["its client left"] * 2
 
 
+def test_a_page_of_another_site_cannot_play_from_a_browser(live: Live) -> None:
+    with openenv(live, origin="https://elsewhere.example") as socket:
+        assert "a page of https://elsewhere.example may not play" in json.loads(socket.recv())["data"]["message"]
+        with pytest.raises(websockets.ConnectionClosedOK):
+            socket.recv()
+    assert recorded(live) == []
+    with openenv(live, origin=live.url) as socket:
+        assert ask(socket, "reset", seed=1)["type"] == "observation"
+
+
 def test_openenv_describes_itself(live: Live) -> None:
     schema = live.http.get("/openenv/textcraft/schema").json()
     assert schema["action"]["required"] == ["message"]

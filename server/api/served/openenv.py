@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -115,6 +116,9 @@ async def session(environment: str, socket: WebSocket) -> None:
 
 
 async def _caller(parts: State, socket: WebSocket) -> Caller:
+    origin = socket.headers.get("origin")
+    if origin and urlsplit(origin).netloc != socket.headers.get("host"):  # A browser asks nobody before it connects.
+        raise Forbidden(f"a page of {origin[:200]} may not play here")
     caller = await parts.callers.find(key_of(socket.headers))
     if not caller.may("agent"):
         raise Forbidden(f"{caller.name!r} may not do this: it needs a key with the scope agent")
