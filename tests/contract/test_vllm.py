@@ -1,8 +1,7 @@
-"""What only vLLM needs: coming back after a death, saying why it cannot start, leaving no process behind."""
+"""What only vLLM needs: one at a URL, saying why it cannot start, leaving no process behind."""
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 import time
@@ -13,49 +12,10 @@ import psutil
 import pytest
 
 from server.errors import EngineError
-from server.policy.engine import SamplingParams, Weights
+from server.policy.engine import Weights
 from server.policy.engines import make_engine
 from server.policy.vllm_process import VllmProcess, answers
-from tests.engine_bench import LONG, OPTIONS, TEXT, children, gap, logits_of, logprobs_of, own_vllm
-
-
-@pytest.mark.vllm
-@pytest.mark.timeout(900)
-async def test_vllm_comes_back_with_its_weights_after_a_kill_and_after_a_failed_load(
-    tiny: dict[str, Weights], tmp_path: Path
-) -> None:
-    from safetensors.torch import load_file, save_file
-
-    async with own_vllm(tiny, tmp_path) as vllm:
-        engine = vllm.engine
-        await vllm.serves()
-        servers = vllm.servers()
-        for worker in children("VLLM::Worker"):
-            worker.suspend()  # Or the tiny model has said everything before the server can be killed.
-        answer = asyncio.ensure_future(anext(engine.generate(1, TEXT, SamplingParams(3000, extra=LONG))))
-        await asyncio.sleep(0.5)
-        for server in servers:
-            server.kill()
-        with pytest.raises(EngineError) as raised:
-            await answer
-        assert "retry-after" in raised.value.headers()
-        await asyncio.sleep(1.0)
-        assert not await engine.healthy()
-        with pytest.raises(EngineError):
-            await anext(engine.generate(1, TEXT, SamplingParams(3)))
-        await vllm.until_healthy()
-        await vllm.serves()
-
-        bad = tmp_path / "bad"
-        bad.mkdir()
-        tensors = load_file(tiny["full"].path / "model.safetensors")
-        tensors["model.norm.weight"] = tensors["model.norm.weight"][:10].clone()
-        save_file(tensors, bad / "model.safetensors")
-        with pytest.raises(EngineError, match="version 5"):
-            await engine.load(Weights(5, "full", bad))
-        assert not await engine.healthy()
-        await vllm.until_healthy()
-        await vllm.serves()
+from tests.engine_bench import OPTIONS, TEXT, children, gap, logits_of, logprobs_of
 
 
 @pytest.mark.vllm

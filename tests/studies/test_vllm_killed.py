@@ -1,4 +1,4 @@
-"""vLLM is killed while it loads a version: what it served before is served again."""
+"""vLLM is killed while it answers and while it loads, and gets weights that do not fit: it serves again as before."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from server.errors import EngineError
-from server.policy.engine import Weights
-from tests.engine_bench import children, own_vllm
+from server.policy.engine import SamplingParams, Weights
+from tests.engine_bench import LONG, TEXT, children, own_vllm
 
 
 @pytest.mark.vllm
@@ -26,5 +27,42 @@ async def test_vllm_killed_in_the_middle_of_a_load_comes_back_with_what_it_serve
             server.kill()
         with pytest.raises(EngineError, match="version 6"):
             await load
+        await vllm.until_healthy()
+        await vllm.serves()
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(900)
+async def test_vllm_comes_back_with_its_weights_after_a_kill_and_after_a_failed_load(
+    tiny: dict[str, Weights], tmp_path: Path
+) -> None:
+    async with own_vllm(tiny, tmp_path) as vllm:
+        engine = vllm.engine
+        await vllm.serves()
+        servers = vllm.servers()
+        for worker in children("VLLM::Worker"):
+            worker.suspend()  # Or the tiny model has said everything before the server can be killed.
+        answer = asyncio.ensure_future(anext(engine.generate(1, TEXT, SamplingParams(3000, extra=LONG))))
+        await asyncio.sleep(0.5)
+        for server in servers:
+            server.kill()
+        with pytest.raises(EngineError) as raised:
+            await answer
+        assert "retry-after" in raised.value.headers()
+        await asyncio.sleep(1.0)
+        assert not await engine.healthy()
+        with pytest.raises(EngineError):
+            await anext(engine.generate(1, TEXT, SamplingParams(3)))
+        await vllm.until_healthy()
+        await vllm.serves()
+
+        bad = tmp_path / "bad"
+        bad.mkdir()
+        tensors = load_file(tiny["full"].path / "model.safetensors")
+        tensors["model.norm.weight"] = tensors["model.norm.weight"][:10].clone()
+        save_file(tensors, bad / "model.safetensors")
+        with pytest.raises(EngineError, match="version 5"):
+            await engine.load(Weights(5, "full", bad))
+        assert not await engine.healthy()
         await vllm.until_healthy()
         await vllm.serves()
