@@ -66,7 +66,7 @@ async def phase(client: Client, seen: Seen, config: RunConfig | None) -> dict[st
 async def measured(arguments: argparse.Namespace, base: Path, data: Path) -> dict[str, dict[str, Any]]:
     """Measure the phases one after the other on one server."""
     flags = ["--model", str(base), "--engine.kind", "vllm", "--weights", "full", "--engine.context-tokens", "1024",
-             "--engine.max-concurrent", str(arguments.at_once + 16)]
+             "--engine.max-concurrent", str(arguments.at_once + 16), "--learner.nice", str(arguments.nice)]
     rows: dict[str, dict[str, Any]] = {}
     with ServerProcess(data, free_port(), flags, lambda _: None) as server, Client(server.url, timeout_s=600) as client:
         tasks = plan.of_depths(client.tasks(plan.ENVIRONMENT, "train").tasks)[:10]
@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--model", default=SMALL, help="a model directory or name (%(default)s)")
     parser.add_argument("--at-once", type=int, default=4, help="streams (%(default)s)")
     parser.add_argument("--steps", type=int, default=4, help="of each run (%(default)s)")
+    parser.add_argument("--nice", type=int, default=0, help="how far the learner gives way (%(default)s)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="upturn-training-") as name:
         folder = Path(name)
@@ -109,9 +110,11 @@ def main() -> None:
             arguments.model, arguments.steps, base = "tiny", 1, make_tiny_model(folder / "tiny")
         else:
             base = resolve_model(arguments.model, Path("data/models").absolute())
-        print(f"{machine()}; model {arguments.model}, {arguments.at_once} streams, answers of {TOKENS} tokens")
+        print(f"{machine()}; model {arguments.model}, {arguments.at_once} streams, answers of {TOKENS} tokens; "
+              f"learner.nice {arguments.nice}")
         rows = asyncio.run(measured(arguments, base, folder / "data"))
-    print(json.dumps({"machine": machine(), "model": arguments.model, "at_once": arguments.at_once, "rows": rows}))
+    print(json.dumps({"machine": machine(), "model": arguments.model, "at_once": arguments.at_once,
+                      "nice": arguments.nice, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -57,6 +57,8 @@ class LearnerSettings(Section):
     """Processes that share the model and each batch: one a GPU."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of each process; None is torch's own choice."""
+    nice: int = Field(default=0, ge=0, le=19)
+    """How far it gives way to others on the same CPU cores: 0 shares evenly, 19 learns in what serving leaves."""
     gpu: int | None = Field(default=None, ge=0)
     """Its GPU; None takes a second one where there is one, else shares vLLM's."""
     gpu_memory: float = Field(default=0.45, gt=0, lt=1)

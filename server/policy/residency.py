@@ -1,7 +1,8 @@
 """Which adapters the engine holds: those with a role, those that answer, and a few that somebody asked for by number.
 
 A kept version that a call names (`name@N`), or that a conversation began on, is loaded when it is asked for, and
-unloaded when nobody has asked for it for a while, or when another one needs its place.
+unloaded when nobody has asked for it for a while, or when another one needs its place. Between its load and its role a
+version has neither, so everything here waits for the swap's lock.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ class Residency:
     """Loads adapters on demand, a bounded number of them."""
 
     def __init__(self, settings: VersionSettings, *, database: Database, engine: Engine, pointers: Pointers,
-                 load: Callable[[int], Awaitable[None]], held: Callable[[], set[int]],
+                 swapping: asyncio.Lock, load: Callable[[int], Awaitable[None]], held: Callable[[], set[int]],
                  clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._database = database
         self._engine = engine
         self._pointers = pointers
+        self._swapping = swapping
         self._load = load
         self._held = held
         self.clock = clock
@@ -41,7 +43,6 @@ class Residency:
         """When each version was last asked for by number, or by a conversation that began on it."""
         self._leaving: set[int] = set()
         """What is being unloaded."""
-        self._one_at_a_time = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -66,7 +67,7 @@ class Residency:
         if name != self._pointers.name or version is None or self._pointers.shared or version >= 2**31:
             return
         if version not in self._engine.versions or version in self._leaving:
-            async with self._one_at_a_time:
+            async with self._swapping:
                 try:
                     await asyncio.to_thread(self._must_be_kept, version)
                 except NotFound:
@@ -76,7 +77,7 @@ class Residency:
         self._asked[version] = self.clock()
 
     async def tidy(self) -> None:
-        """Unload the adapters that have no role and that nobody has used for a while."""
+        """Unload the adapters that have no role and that nobody has used for a while. The caller swaps: has the lock."""
         if self._pointers.shared:
             return
         for version in self._engine.versions - self._needed(self._settings.idle_s):
@@ -122,7 +123,7 @@ class Residency:
         while True:
             await asyncio.sleep(self._settings.idle_s / 4)
             try:
-                async with self._one_at_a_time:
+                async with self._swapping:
                     await self.tidy()
             except (*BROKEN, UpturnError) as error:
                 log.error("adapters cannot be unloaded now: %s", error)

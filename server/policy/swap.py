@@ -59,8 +59,8 @@ class Swap:
         self._open_versions = open_versions
         self._settings = settings
         self._one_at_a_time = asyncio.Lock()
-        self.residency = Residency(settings, database=database, engine=engine, pointers=pointers, load=self.load,
-                                   held=held_versions)
+        self.residency = Residency(settings, database=database, engine=engine, pointers=pointers,
+                                   swapping=self._one_at_a_time, load=self._serve, held=held_versions)
 
     async def start(self) -> None:
         """Register the base model at the first start; start the engine on the champion."""
@@ -217,15 +217,6 @@ class Swap:
         async with self._one_at_a_time:  # Else it could be deleted between.
             await self._writer.write(change)
             return await self._view(version)
-
-    async def load(self, version: int) -> None:
-        """See to it that the engine can answer with a version.
-
-        Raises:
-            NotFound: no such version, or its weights are gone.
-        """
-        async with self._one_at_a_time:
-            await self._serve(version)
 
     def views(self, only: int | None = None) -> list[PolicyView]:
         """Return the ready versions, newest first. Reads the database: not for the event loop."""

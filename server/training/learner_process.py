@@ -27,7 +27,8 @@ def program(settings: LearnerSettings) -> list[str]:
     """Return the command line of the learner, as far as settings decide it."""
     several = ["learner.launch", "--processes", str(settings.processes)]
     threads = [] if settings.threads is None else ["--threads", str(settings.threads)]
-    return [sys.executable, "-m", *(several if settings.processes > 1 else ["learner", "run"]), *threads]
+    nice = ["nice", "-n", str(settings.nice)] if settings.nice else []
+    return [*nice, sys.executable, "-m", *(several if settings.processes > 1 else ["learner", "run"]), *threads]
 
 
 class LearnerProcess:

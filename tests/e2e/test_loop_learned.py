@@ -30,12 +30,12 @@ WAYS = [(engine, kind) for engine in ("local", "vllm") for kind in ("full", "ada
 MARKED = [pytest.param(*way, marks=[pytest.mark.vllm] if way[0] == "vllm" else []) for way in WAYS]
 
 
-def serve_tiny(directory: Path, engine: str, kind: str = "full"):
+def serve_tiny(directory: Path, engine: str, kind: str = "full", nice: int = 0):
     """A server over a tiny random model in float32."""
     model = make_tiny_model(directory / "model")
     chosen = EngineSettings(kind=engine, dtype="float32", context_tokens=1024, kv_cache_gib=0.3, max_concurrent=8)
     return serving(settings_for(directory / "data", model=str(model), engine=chosen, weights=kind,
-                                learner=LearnerSettings(start=True, threads=1)))
+                                learner=LearnerSettings(start=True, threads=1, nice=nice)))
 
 
 def wait_for(live: Live, run_id: str, seconds: float = 600) -> RunView:
@@ -101,7 +101,7 @@ def test_an_oracle_run_is_recorded_episodes_and_a_version(tmp_path: Path) -> Non
 
 def test_a_learner_that_is_killed_is_started_again_and_its_run_goes_on(tmp_path: Path) -> None:
     tasks = [t for t in family("textcraft").tasks("train") if t.startswith("1/")][:4]
-    with serve_tiny(tmp_path, "local") as live:
+    with serve_tiny(tmp_path, "local", nice=5) as live:
         run = live.client.create_run(RunRequest(config=RunConfig(
             algorithm="sft", steps=4, optimiser=OptimiserConfig(lr=1e-3), checkpoint_every=1,
             play=PlayPlan(environment="textcraft", tasks=tasks, groups=2, group_size=1, agent="oracle"))))
@@ -112,6 +112,7 @@ def test_a_learner_that_is_killed_is_started_again_and_its_run_goes_on(tmp_path:
                 learners = [p for p in psutil.Process().children(recursive=True)
                             if "learner" in p.cmdline() and "-I" not in p.cmdline()]
                 killed = learners[0]
+                assert killed.nice() == 5
                 killed.kill()
             time.sleep(0.05)
         ended = wait_for(live, run.id)

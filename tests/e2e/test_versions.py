@@ -77,6 +77,19 @@ def test_a_kept_version_is_loaded_when_a_call_names_it_and_unloaded_when_nobody_
         assert talk(live.http, opened.key) == 3, "a conversation goes on with the version that it began on"
 
 
+def test_a_version_that_is_being_checked_is_not_unloaded_although_it_has_no_role_yet(tmp_path: Path) -> None:
+    with keeping(tmp_path, VersionSettings(idle_s=0.04)) as live:
+        engine, check = live.parts.engine, live.parts.engine.spot_check
+
+        async def slow(*asked: Any) -> Any:
+            await asyncio.sleep(0.5)  # Unused adapters are looked for every hundredth of a second.
+            return await check(*asked)
+        engine.spot_check = slow  # type: ignore[method-assign]
+        assert new_version(live, "I am 1") == 1
+        assert loaded(live) == {0, 1}
+        assert says(live, "policy@head") == ("I am 1", "policy@1")
+
+
 def test_more_versions_at_once_than_may_be_loaded_are_refused_for_a_moment(tmp_path: Path) -> None:
     with keeping(tmp_path, VersionSettings(newest=10, on_demand=1)) as live:
         for number in range(1, 4):
