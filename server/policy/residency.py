@@ -77,7 +77,7 @@ class Residency:
         self._asked[version] = self.clock()
 
     async def tidy(self) -> None:
-        """Unload the adapters that have no role and that nobody has used for a while. The caller swaps: has the lock."""
+        """Unload the adapters that have no role and that nobody has used for a while. The caller has the lock."""
         if self._pointers.shared:
             return
         for version in self._engine.versions - self._needed(self._settings.idle_s):
