@@ -55,7 +55,10 @@ def quantile(ordered: list[float], share: float) -> float:
 
 @asynccontextmanager
 async def streams(url: str, model: str, at_once: int, tokens: int) -> AsyncIterator[Seen]:
-    """Keep so many streams going, one answer after the other, until the block ends."""
+    """Keep so many streams going, one answer after the other, until the block ends.
+
+    Answers have from half of so many tokens to half as many again: of one length, they would all begin at once.
+    """
     seen, numbers, stop = Seen(), count(), asyncio.Event()
     timeout = aiohttp.ClientTimeout(total=None, sock_read=120)
     # Servers close idle connections after 5 s: these are closed here before that.
@@ -64,7 +67,8 @@ async def streams(url: str, model: str, at_once: int, tokens: int) -> AsyncItera
         async def client() -> None:
             while not stop.is_set():
                 try:
-                    await _answer(session, url, model, tokens, next(numbers), seen)
+                    number = next(numbers)
+                    await _answer(session, url, model, tokens // 2 + number * 37 % tokens, number, seen)
                 except (aiohttp.ClientError, OSError, TimeoutError, RuntimeError) as error:
                     seen.failed.append(f"{type(error).__name__}: {error}")
                     await asyncio.sleep(0.1)
