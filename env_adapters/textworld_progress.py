@@ -9,12 +9,15 @@ longer than any game's is given up.
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 LONGEST = 100
 """Commands of a plan; the longest game takes half as many. Ours."""
+_BOUNDING = threading.Lock()
+"""Two solvers that begin at once would else take the bounded plan for the package's own."""
 
 
 class Progress:
@@ -76,9 +79,10 @@ class _Solver:
 
     def __init__(self, game: Any) -> None:
         module = importlib.import_module("textworld.generator.game")
-        if not hasattr(module.ActionDependencyTree, "unbounded"):
-            module.ActionDependencyTree.unbounded = module.ActionDependencyTree.flatten
-            module.ActionDependencyTree.flatten = _flatten
+        with _BOUNDING:
+            if not hasattr(module.ActionDependencyTree, "unbounded"):
+                module.ActionDependencyTree.unbounded = module.ActionDependencyTree.flatten
+                module.ActionDependencyTree.flatten = _flatten
         self._tracker = module.GameProgression(game)
         self._told = 0
         self._lost = False

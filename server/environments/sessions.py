@@ -262,13 +262,13 @@ class Sessions:
                 raise
             episode.steps += 1
             held.used_at = self._clock()
-            over = transition.terminated or truncated
-            if over:
-                await self._end(episode, "terminated" if transition.terminated else "truncated",
-                                success=bool(transition.success))
+            success = None
+            if transition.terminated or truncated:
+                success = bool(transition.success)
+                await self._end(episode, "terminated" if transition.terminated else "truncated", success=success)
         return StepResult(observation=transition.observation, reward=transition.reward,
                           terminated=transition.terminated, truncated=truncated, turns_left=episode.turns_left,
-                          valid=transition.valid, success=bool(transition.success) if over else None)
+                          valid=transition.valid, success=success)
 
     async def _suggested(self, episode: Episode, agent: str, ask: Callable[[Instance], Awaitable[str]]) -> str:
         held = self._of.get(episode.id)

@@ -94,6 +94,7 @@ async def session(environment: str, socket: WebSocket) -> None:
     await socket.accept()
     guest: Guest | None = None
     try:
+        _must_be_from_here(socket)
         guest = Guest(parts, environment, (await _caller(parts, socket)).key_hash, "openenv")
         await parts.sessions.instances.family(environment)
         while (message := await socket.receive())["type"] == "websocket.receive":
@@ -115,10 +116,13 @@ async def session(environment: str, socket: WebSocket) -> None:
             await socket.close()
 
 
-async def _caller(parts: State, socket: WebSocket) -> Caller:
+def _must_be_from_here(socket: WebSocket) -> None:
     origin = socket.headers.get("origin")
     if origin and urlsplit(origin).netloc != socket.headers.get("host"):  # A browser asks nobody before it connects.
         raise Forbidden(f"a page of {origin[:200]} may not play here")
+
+
+async def _caller(parts: State, socket: WebSocket) -> Caller:
     caller = await parts.callers.find(key_of(socket.headers))
     if not caller.may("agent"):
         raise Forbidden(f"{caller.name!r} may not do this: it needs a key with the scope agent")
