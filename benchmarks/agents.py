@@ -15,9 +15,21 @@ import aiohttp
 
 KEY = "sk-agents"
 """One key for all agents: what an agent is to itself, the server has to find out from what it says."""
-TOOLS = [{"type": "function", "function": {"name": "look", "description": "Looks around.", "parameters": {
-    "type": "object", "properties": {"where": {"enum": ["north", "south"]}}, "required": ["where"],
-    "additionalProperties": False}}}]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "look",
+            "description": "Looks around.",
+            "parameters": {
+                "type": "object",
+                "properties": {"where": {"enum": ["north", "south"]}},
+                "required": ["where"],
+                "additionalProperties": False,
+            },
+        },
+    }
+]
 
 Way = Literal["plain", "sent again", "sent twice", "broken off", "given up"]
 WAYS: dict[Way, int] = {"plain": 60, "sent again": 10, "sent twice": 10, "broken off": 10, "given up": 10}
@@ -122,8 +134,13 @@ class Agent:
     async def _ask(self, way: Way) -> Given:
         """Get the next answer in some way."""
         streams = {"broken off": True, "sent twice": True, "given up": False}.get(way, self._random.random() < 0.5)
-        body: dict[str, Any] = {"model": "policy", "messages": self._messages, "stream": streams, "logprobs": True,
-                                "max_tokens": self._said.choice([24, 64, 200])}
+        body: dict[str, Any] = {
+            "model": "policy",
+            "messages": self._messages,
+            "stream": streams,
+            "logprobs": True,
+            "max_tokens": self._said.choice([24, 64, 200]),
+        }
         if streams:
             body["stream_options"] = {"include_usage": True}
         if self._tools:
@@ -151,8 +168,14 @@ class Agent:
         given = await self._send(body, retry=way == "given up")
         return _same(given, await self._send(body, retry=True)) if way == "sent again" else given
 
-    async def _send(self, body: dict[str, Any], *, retry: bool = False, begun: asyncio.Event | None = None,
-                    leave_after: int | None = None) -> Given:
+    async def _send(
+        self,
+        body: dict[str, Any],
+        *,
+        retry: bool = False,
+        begun: asyncio.Event | None = None,
+        leave_after: int | None = None,
+    ) -> Given:
         """Send a request and take its answer, or the first so many pieces of it."""
         headers = {**self._headers, **({"x-stainless-retry-count": "1"} if retry else {})}
         async with self._server.http.post(self._url, json=body, headers=headers) as response:
@@ -166,8 +189,11 @@ class Agent:
                 await _read_stream(response, given, leave_after)
             else:
                 answer = await response.json()
-                given.message = {name: said for name, said in answer["choices"][0]["message"].items()
-                                 if name in ("role", "content", "tool_calls")}
+                given.message = {
+                    name: said
+                    for name, said in answer["choices"][0]["message"].items()
+                    if name in ("role", "content", "tool_calls")
+                }
                 given.tokens, given.usage = _tokens(answer["choices"][0]), answer["usage"]["completion_tokens"]
         self.given.append(given)
         return given
@@ -185,8 +211,14 @@ async def _read_stream(response: aiohttp.ClientResponse, given: Given, leave_aft
             delta = choice["delta"]
             given.message["content"] += delta.get("content") or ""
             for part in delta.get("tool_calls") or []:
-                call = calls.setdefault(part["index"], {"id": part.get("id"), "type": "function", "function": {
-                    "name": part["function"].get("name"), "arguments": ""}})
+                call = calls.setdefault(
+                    part["index"],
+                    {
+                        "id": part.get("id"),
+                        "type": "function",
+                        "function": {"name": part["function"].get("name"), "arguments": ""},
+                    },
+                )
                 call["function"]["arguments"] += part["function"]["arguments"]
             if choice["finish_reason"]:
                 given.tokens = _tokens(choice)
@@ -207,5 +239,8 @@ def _tokens(choice: dict[str, Any]) -> list[tuple[str, float]]:
 def _same(one: Given, two: Given) -> Given:
     """Return the first answer after checking that the second is the same."""
     two.unlike = (one.turn_id, one.message["content"] or "", one.usage) != (
-        two.turn_id, two.message["content"] or "", two.usage)
+        two.turn_id,
+        two.message["content"] or "",
+        two.usage,
+    )
     return one

@@ -68,8 +68,11 @@ def success(found: Family, policy: str, size: Size) -> dict[str, float] | None:
             played.append(play(found, task, 0, player, 100 if policy == "oracle" else 30, lambda _: None))
         except NotImplementedError:
             return None
-    return {"success": statistics.mean(float(one.success) for one in played), "tasks": len(played),
-            "median_steps": statistics.median(one.steps for one in played)}
+    return {
+        "success": statistics.mean(float(one.success) for one in played),
+        "tasks": len(played),
+        "median_steps": statistics.median(one.steps for one in played),
+    }
 
 
 def scripts(found: Family, size: Size) -> list[Script]:
@@ -118,13 +121,17 @@ async def memory_per_episode(url: str, server: psutil.Process, target: Ours, mad
 
 async def through_rest(name: str, made: Sequence[Script], size: Size) -> dict[str, Any]:
     """Measure one environment through the server."""
-    with (tempfile.TemporaryDirectory(prefix="upturn-environments-") as folder,
-          ServerProcess(Path(folder), free_port(), SERVER, lambda _: None) as server):
+    with (
+        tempfile.TemporaryDirectory(prefix="upturn-environments-") as folder,
+        ServerProcess(Path(folder), free_port(), SERVER, lambda _: None) as server,
+    ):
         target = Ours(server.url, name)
         process = psutil.Process().children()[-1]
-        return {"memory_mib_per_episode": await memory_per_episode(server.url, process, target, made),
-                "at_1": (await measure(target, made, 1, size.seconds)).figures(),
-                f"at_{EPISODES}": (await measure(target, made, EPISODES, size.seconds)).figures()}
+        return {
+            "memory_mib_per_episode": await memory_per_episode(server.url, process, target, made),
+            "at_1": (await measure(target, made, 1, size.seconds)).figures(),
+            f"at_{EPISODES}": (await measure(target, made, EPISODES, size.seconds)).figures(),
+        }
 
 
 async def against_agentgym(name: str, checkout: Path, python: Path, size: Size) -> dict[str, Any]:
@@ -132,9 +139,11 @@ async def against_agentgym(name: str, checkout: Path, python: Path, size: Size) 
     peer, task = PEERS[name], family(name).tasks("train")[0]
     made = [Script(task, seed, (peer.actions * size.steps)[: size.steps]) for seed in range(peer.at_once)]
     rates: dict[str, list[Measured]] = {"ours": [], "theirs": []}
-    with (tempfile.TemporaryDirectory(prefix="upturn-environments-") as folder,
-          ServerProcess(Path(folder), free_port(), SERVER, lambda _: None) as server,
-          agentgym_peer.serving(checkout, python, peer) as theirs):
+    with (
+        tempfile.TemporaryDirectory(prefix="upturn-environments-") as folder,
+        ServerProcess(Path(folder), free_port(), SERVER, lambda _: None) as server,
+        agentgym_peer.serving(checkout, python, peer) as theirs,
+    ):
         targets: dict[str, Ours | Theirs] = {"ours": Ours(server.url, name), "theirs": theirs}
         for _ in range(size.rounds):
             for side, target in targets.items():
@@ -161,15 +170,19 @@ def measured(name: str, size: Size, checkout: Path | None, python: Path | None) 
 
 def report(rows: list[dict[str, Any]]) -> None:
     """Print the table."""
-    print(f"environment   steps/s at 1   at {EPISODES}   p50 ms   p95 ms   open ms   MiB/episode   oracle   random"
-          "   of AgentGym's")
+    print(
+        f"environment   steps/s at 1   at {EPISODES}   p50 ms   p95 ms   open ms   MiB/episode   oracle   random"
+        "   of AgentGym's"
+    )
     for row in rows:
         many = row[f"at_{EPISODES}"]
         solved = ["-" if row[who] is None else f"{row[who]['success']:.0%}" for who in ("oracle", "random")]
         ratio = f"{row['agentgym']['ratio']:.2f}" if "agentgym" in row else "-"
-        print(f"{row['environment']:<13}{row['at_1']['steps_per_s']:>13.0f}{many['steps_per_s']:>8.0f}"
-              f"{many['p50_ms']:>9.1f}{many['p95_ms']:>9.1f}{many['open_p50_ms']:>10.1f}"
-              f"{row['memory_mib_per_episode']:>14.2f}{solved[0]:>9}{solved[1]:>9}{ratio:>16}")
+        print(
+            f"{row['environment']:<13}{row['at_1']['steps_per_s']:>13.0f}{many['steps_per_s']:>8.0f}"
+            f"{many['p50_ms']:>9.1f}{many['p95_ms']:>9.1f}{many['open_p50_ms']:>10.1f}"
+            f"{row['memory_mib_per_episode']:>14.2f}{solved[0]:>9}{solved[1]:>9}{ratio:>16}"
+        )
 
 
 def main() -> None:
@@ -178,8 +191,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a second for each figure, 4 tasks")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="environments; default: all that are installed")
     parser.add_argument("--agentgym", type=Path, metavar="CHECKOUT", help="a checkout of AgentGym to compare with")
-    parser.add_argument("--venv-dir", type=Path, default=Path.home() / ".cache" / "upturn-benchmarks" / "agentgym",
-                        help="where what AgentGym's servers need is installed")
+    parser.add_argument(
+        "--venv-dir",
+        type=Path,
+        default=Path.home() / ".cache" / "upturn-benchmarks" / "agentgym",
+        help="where what AgentGym's servers need is installed",
+    )
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
     chosen = arguments.only or [name for name in names() if family(name).missing() is None]

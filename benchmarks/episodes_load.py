@@ -35,8 +35,11 @@ class Connection:
             self._streams = await asyncio.open_connection(self._host, self._port)
         reader, writer = self._streams
         text = b"" if body is None else json.dumps(body).encode()
-        writer.write(f"{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-                     f"content-length: {len(text)}\r\n\r\n".encode() + text)
+        writer.write(
+            f"{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(text)}\r\n\r\n".encode()
+            + text
+        )
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
         answer = await reader.readexactly(length)
@@ -72,8 +75,12 @@ class Measured:
     def figures(self) -> dict[str, float]:
         """Return what is reported."""
         ordered, opened = sorted(self.latencies_ms), sorted(self.open_ms)
-        return {"steps_per_s": self.steps / self.wall_s, "p50_ms": ordered[len(ordered) // 2],
-                "p95_ms": ordered[int(0.95 * len(ordered))], "open_p50_ms": opened[len(opened) // 2]}
+        return {
+            "steps_per_s": self.steps / self.wall_s,
+            "p50_ms": ordered[len(ordered) // 2],
+            "p95_ms": ordered[int(0.95 * len(ordered))],
+            "open_p50_ms": opened[len(opened) // 2],
+        }
 
 
 class Ours:

@@ -35,9 +35,15 @@ from clients.wire import EpisodeView, TurnView
 
 AT_ONCE = 32
 LOOK = '<tool_call>\n{"name": "look", "arguments": {"where": "%s"}}\n</tool_call>'
-SCRIPT = {"delay_s": 0.001, "answers": [
-    f"I look.\n{LOOK % 'north'}", "Trees, and a bridge: eine Brücke, 橋.", f"{LOOK % 'south'}\n{LOOK % 'north'}",
-    "Nothing new. I wait here until it gets light, and then I go on along the river."]}
+SCRIPT = {
+    "delay_s": 0.001,
+    "answers": [
+        f"I look.\n{LOOK % 'north'}",
+        "Trees, and a bridge: eine Brücke, 橋.",
+        f"{LOOK % 'south'}\n{LOOK % 'north'}",
+        "Nothing new. I wait here until it gets light, and then I go on along the river.",
+    ],
+}
 
 
 async def played(url: str, episodes: int, forces_calls: bool) -> list[Agent]:
@@ -53,6 +59,7 @@ async def played(url: str, episodes: int, forces_calls: bool) -> list[Agent]:
                 await agent.play()
                 if number % 100 == 99:
                     print(f"{number + 1} of {episodes} episodes", file=sys.stderr)
+
         async with asyncio.TaskGroup() as players:
             for _ in range(AT_ONCE):
                 players.create_task(some())
@@ -81,8 +88,7 @@ def is_recorded(given: Given, turn: TurnView, text_of: dict[int, str]) -> bool:
 def branches(episode: EpisodeView) -> set[str]:
     """Return the turns whose ids do not go on from the turn that was recorded before them."""
     turns = sorted(episode.turns, key=lambda turn: turn.index)
-    return {turn.id for before, turn in pairwise(turns)
-            if turn.token_ids[: len(before.token_ids)] != before.token_ids}
+    return {turn.id for before, turn in pairwise(turns) if turn.token_ids[: len(before.token_ids)] != before.token_ids}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +104,9 @@ class Stored:
 def read(database: Path) -> Stored:
     """Read the database itself."""
     connection = sqlite3.connect(database)
-    tokens = dict.fromkeys((turn_id for turn_id, in connection.execute("select id from turn")), 0)
+    tokens = dict.fromkeys((turn_id for (turn_id,) in connection.execute("select id from turn")), 0)
     tokens |= connection.execute("select turn_id, sum(length(token_ids)) / 4 from node where sampled group by turn_id")
-    forked = {turn_id for turn_id, in connection.execute("select id from turn where forked")}
+    forked = {turn_id for (turn_id,) in connection.execute("select id from turn where forked")}
     connection.close()
     return Stored(tokens, forked)
 
@@ -113,15 +119,17 @@ def settled(database: Path, known: set[str]) -> Stored:
     return stored
 
 
-def compared(agents: list[Agent], episodes: list[EpisodeView], text_of: dict[int, str], stored: Stored
-             ) -> dict[str, Any]:
+def compared(
+    agents: list[Agent], episodes: list[EpisodeView], text_of: dict[int, str], stored: Stored
+) -> dict[str, Any]:
     """Compare what was given with what is recorded."""
     turns = {turn.id: turn for episode in episodes for turn in episode.turns}
     given = [one for agent in agents for one in agent.given]
     known = {one.turn_id for one in given}
     whole = {one.turn_id: len(one.tokens) for one in given if one.tokens is not None}
-    wrong = {one.turn_id for one in given
-             if one.turn_id not in turns or not is_recorded(one, turns[one.turn_id], text_of)}
+    wrong = {
+        one.turn_id for one in given if one.turn_id not in turns or not is_recorded(one, turns[one.turn_id], text_of)
+    }
     wrong |= {turn_id for turn_id, turn in turns.items() if stored.tokens[turn_id] != turn.completion_tokens}
     exact = sum(count for turn_id, count in whole.items() if turn_id not in wrong)
     rewritten = {one.turn_id for one in given if one.rewritten}
@@ -130,17 +138,23 @@ def compared(agents: list[Agent], episodes: list[EpisodeView], text_of: dict[int
     forked = stored.forked & known
     parted = set().union(*map(branches, episodes)) & known
     return {
-        "episodes": len(agents), "recorded_episodes": len(episodes), "turns": len(turns),
+        "episodes": len(agents),
+        "recorded_episodes": len(episodes),
+        "turns": len(turns),
         "ways": dict(Counter(way for agent in agents for way in agent.ways)),
         "turns_with_tool_calls": len({one.turn_id for one in given if one.message.get("tool_calls")}),
-        "tokens_given": sum(whole.values()), "tokens_recorded_exactly_once": exact,
-        "share": exact / sum(whole.values()), "turns_wrong": len(wrong),
+        "tokens_given": sum(whole.values()),
+        "tokens_recorded_exactly_once": exact,
+        "share": exact / sum(whole.values()),
+        "turns_wrong": len(wrong),
         "turns_given_in_part": len(known - whole.keys()),
         "turns_nobody_was_given": len(stored.tokens.keys() - known),
         "second_answers": len({one.turn_id for one in given if one.unlike}),
         "answers_from_other_episodes": len({one.turn_id for one in given if one.stray}),
-        "histories_rewritten": len(rewritten), "new_episodes_after_rewriting": len(rewritten & first),
-        "forks": len(forked), "forks_after_rewriting": len(forked & rewritten),
+        "histories_rewritten": len(rewritten),
+        "new_episodes_after_rewriting": len(rewritten & first),
+        "forks": len(forked),
+        "forks_after_rewriting": len(forked & rewritten),
         "forks_after_half_an_answer": len((forked & repeated) - rewritten),
         "forks_unexplained": len((forked | parted) - rewritten - repeated),
         "forks_missing": len(rewritten - first - forked),
@@ -151,8 +165,12 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="100 episodes")
-    parser.add_argument("--engine", choices=["scripted", "vllm"], default="scripted",
-                        help="what samples: a script, or a tiny random model in vLLM")
+    parser.add_argument(
+        "--engine",
+        choices=["scripted", "vllm"],
+        default="scripted",
+        help="what samples: a script, or a tiny random model in vLLM",
+    )
     parser.add_argument("--episodes", type=int, help="how many (1,000)")
     arguments = parser.parse_args()
     count = arguments.episodes or (100 if arguments.quick else 1000)
@@ -168,19 +186,25 @@ def main() -> None:
             stored = settled(folder / "data" / "upturn.db", {one.turn_id for agent in agents for one in agent.given})
             figures = compared(agents, [client.episode(each) for each in ids], text_of, stored)
     print(f"{machine()}; engine {arguments.engine}, {count} agents, {AT_ONCE} at a time, {seconds:.0f} s")
-    print(f"{figures['turns']} turns in {figures['recorded_episodes']} episodes, "
-          f"{figures['turns_with_tool_calls']} with tool calls; asked for: "
-          + ", ".join(f"{way} {times}" for way, times in figures["ways"].items()))
-    print(f"sampled tokens given {figures['tokens_given']}, recorded exactly once "
-          f"{figures['tokens_recorded_exactly_once']} ({figures['share']:.4%}); turns that differ "
-          f"{figures['turns_wrong']}, given in part {figures['turns_given_in_part']}, "
-          f"that nobody was given {figures['turns_nobody_was_given']}, "
-          f"given to another episode {figures['answers_from_other_episodes']}; "
-          f"second answers to a request sent again {figures['second_answers']}")
-    print(f"histories rewritten {figures['histories_rewritten']}, of which {figures['new_episodes_after_rewriting']} "
-          f"began a new episode; forks {figures['forks']}: "
-          f"{figures['forks_after_rewriting']} there, {figures['forks_after_half_an_answer']} after half an answer, "
-          f"{figures['forks_unexplained']} elsewhere; missing {figures['forks_missing']}")
+    print(
+        f"{figures['turns']} turns in {figures['recorded_episodes']} episodes, "
+        f"{figures['turns_with_tool_calls']} with tool calls; asked for: "
+        + ", ".join(f"{way} {times}" for way, times in figures["ways"].items())
+    )
+    print(
+        f"sampled tokens given {figures['tokens_given']}, recorded exactly once "
+        f"{figures['tokens_recorded_exactly_once']} ({figures['share']:.4%}); turns that differ "
+        f"{figures['turns_wrong']}, given in part {figures['turns_given_in_part']}, "
+        f"that nobody was given {figures['turns_nobody_was_given']}, "
+        f"given to another episode {figures['answers_from_other_episodes']}; "
+        f"second answers to a request sent again {figures['second_answers']}"
+    )
+    print(
+        f"histories rewritten {figures['histories_rewritten']}, of which {figures['new_episodes_after_rewriting']} "
+        f"began a new episode; forks {figures['forks']}: "
+        f"{figures['forks_after_rewriting']} there, {figures['forks_after_half_an_answer']} after half an answer, "
+        f"{figures['forks_unexplained']} elsewhere; missing {figures['forks_missing']}"
+    )
     print(json.dumps({"machine": machine(), "engine": arguments.engine, "seconds": seconds, **figures}))
 
 
@@ -201,8 +225,11 @@ def _vllm(folder: Path) -> tuple[Path, list[str], dict[int, str]]:
     model = make_tiny_model(folder / "model")
     tokenizer = FileTokenizer(model / "tokenizer.json")
     vocabulary = range(json.loads((model / "config.json").read_text())["vocab_size"])
-    return model, ["--engine.dtype", "float32", "--engine.kv-cache-gib", "0.5", "--weights", "full"], {
-        token: tokenizer.decode([token]) for token in vocabulary}
+    return (
+        model,
+        ["--engine.dtype", "float32", "--engine.kv-cache-gib", "0.5", "--weights", "full"],
+        {token: tokenizer.decode([token]) for token in vocabulary},
+    )
 
 
 def _tell(waited: float) -> None:

@@ -44,13 +44,23 @@ PATIENCE_S = 120.0
 Kind = Literal["full", "adapter"]
 
 
-async def through_the_server(kind: Kind, base: Path, folder: Path, at_once: int, arguments: argparse.Namespace
-                             ) -> dict[str, Any]:
+async def through_the_server(
+    kind: Kind, base: Path, folder: Path, at_once: int, arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Swap under load; return what the clients saw."""
     data = folder / "data"
     versions = await asyncio.to_thread(Versions.write, kind, base, data / "learner", SETS)
-    flags = ["--model", str(base), "--engine.kind", "vllm", "--weights", kind, "--no-learner.start",
-             "--engine.max-concurrent", str(at_once)]
+    flags = [
+        "--model",
+        str(base),
+        "--engine.kind",
+        "vllm",
+        "--weights",
+        kind,
+        "--no-learner.start",
+        "--engine.max-concurrent",
+        str(at_once),
+    ]
     with ServerProcess(data, free_port(), flags, lambda _: None) as server, Client(server.url, timeout_s=600) as client:
         process = next(p for p in psutil.Process().children() if str(data) in " ".join(p.cmdline()))
         versions.begin(client)
@@ -96,10 +106,11 @@ async def bare(base: Path, folder: Path, at_once: int, swaps: int, tokens: int) 
             for number in range(swaps):
                 directory, _ = await asyncio.to_thread(versions.linked, number)
                 at = time.monotonic()
-                for path, body in (("/pause?mode=keep&clear_cache=true", None),
-                                   ("/collective_rpc", {"method": "reload_weights",
-                                                        "kwargs": {"weights_path": str(directory)}}),
-                                   ("/resume", None)):
+                for path, body in (
+                    ("/pause?mode=keep&clear_cache=true", None),
+                    ("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(directory)}}),
+                    ("/resume", None),
+                ):
                     async with control.post(url + path, json=body) as answer:
                         answer.raise_for_status()
                 done = time.monotonic()
@@ -120,14 +131,21 @@ def figures(seen: Seen, quiet: tuple[float, float], spans: list[tuple[float, flo
     gaps = seen.all_between(*quiet)
     worst = [seen.longest(at, published + AFTER_S / 2) for at, published, _ in spans]
     as_long = statistics.median(published - at for at, published, _ in spans) + AFTER_S / 2
-    others = [seen.longest(quiet[0] + part * as_long, quiet[0] + (part + 1) * as_long)
-              for part in range(max(1, int((quiet[1] - quiet[0]) / as_long)))]
+    others = [
+        seen.longest(quiet[0] + part * as_long, quiet[0] + (part + 1) * as_long)
+        for part in range(max(1, int((quiet[1] - quiet[0]) / as_long)))
+    ]
     return {
-        "gap_p50_s": quantile(gaps, 0.5), "gap_p99_s": quantile(gaps, 0.99), "gap_max_s": gaps[-1],
+        "gap_p50_s": quantile(gaps, 0.5),
+        "gap_p99_s": quantile(gaps, 0.99),
+        "gap_max_s": gaps[-1],
         "quiet_gap_p50_s": statistics.median(others),
-        "swap_gap_p50_s": statistics.median(worst), "swap_gap_max_s": max(worst),
+        "swap_gap_p50_s": statistics.median(worst),
+        "swap_gap_max_s": max(worst),
         "publish_s": statistics.median(published - at for at, published, _ in spans),
-        "first_answer_s": statistics.median(first - at for at, _, first in spans), "swaps": len(spans)}
+        "first_answer_s": statistics.median(first - at for at, _, first in spans),
+        "swaps": len(spans),
+    }
 
 
 async def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -135,14 +153,20 @@ async def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="upturn-swap-") as name:
         folder = Path(name)
-        base = (make_tiny_model(folder / "tiny") if arguments.model == "tiny"
-                else resolve_model(arguments.model, Path("data/models").absolute()))
+        base = (
+            make_tiny_model(folder / "tiny")
+            if arguments.model == "tiny"
+            else resolve_model(arguments.model, Path("data/models").absolute())
+        )
         for kind in [arguments.kind] if arguments.kind else ["full", "adapter"]:
             for at_once in arguments.at_once:
                 where = folder / f"{kind}-{at_once}"
                 _tell(f"{kind}, {at_once} streams")
-                row = {"kind": kind, "at_once": at_once, **await through_the_server(
-                    kind, base, where, at_once, arguments)}
+                row = {
+                    "kind": kind,
+                    "at_once": at_once,
+                    **await through_the_server(kind, base, where, at_once, arguments),
+                }
                 if kind == "full":
                     _tell(f"{kind}, {at_once} streams, the bare engine")
                     row["bare"] = await bare(base, where / "bare", at_once, min(arguments.swaps, 10), arguments.tokens)
@@ -153,25 +177,38 @@ async def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _print(row: dict[str, Any]) -> None:
     ms = {name: 1000 * value for name, value in row.items() if name.endswith("_s")}
-    print(f"{row['kind']:>7}, {row['at_once']:>2} streams: {row['failures']} failed of {row['answers']} answers, "
-          f"{row['swaps']} swaps")
-    print(f"         pause between tokens: p50 {ms['gap_p50_s']:.0f}, p99 {ms['gap_p99_s']:.0f}, longest "
-          f"{ms['gap_max_s']:.0f} ms; the longest of a swap: median {ms['swap_gap_p50_s']:.0f}, longest "
-          f"{ms['swap_gap_max_s']:.0f} ms, of as long a time without {ms['quiet_gap_p50_s']:.0f} ms")
+    print(
+        f"{row['kind']:>7}, {row['at_once']:>2} streams: {row['failures']} failed of {row['answers']} answers, "
+        f"{row['swaps']} swaps"
+    )
+    print(
+        f"         pause between tokens: p50 {ms['gap_p50_s']:.0f}, p99 {ms['gap_p99_s']:.0f}, longest "
+        f"{ms['gap_max_s']:.0f} ms; the longest of a swap: median {ms['swap_gap_p50_s']:.0f}, longest "
+        f"{ms['swap_gap_max_s']:.0f} ms, of as long a time without {ms['quiet_gap_p50_s']:.0f} ms"
+    )
     if "bare" in row:
         b = row["bare"]
-        print(f"         the bare engine's swap: median {1000 * b['swap_gap_p50_s']:.0f}, longest "
-              f"{1000 * b['swap_gap_max_s']:.0f} ms; ours is {row['swap_gap_p50_s'] / b['swap_gap_p50_s']:.2f} of it")
+        print(
+            f"         the bare engine's swap: median {1000 * b['swap_gap_p50_s']:.0f}, longest "
+            f"{1000 * b['swap_gap_max_s']:.0f} ms; ours is {row['swap_gap_p50_s'] / b['swap_gap_p50_s']:.2f} of it"
+        )
     else:
-        print(f"         a swap's longest pause is {row['swap_gap_p50_s'] / row['gap_p99_s']:.2f} x the p99 without "
-              "(median of the swaps)")
-    print(f"         from weights written: served after {ms['publish_s']:.0f} ms, first answer after "
-          f"{ms['first_answer_s']:.0f} ms")
+        print(
+            f"         a swap's longest pause is {row['swap_gap_p50_s'] / row['gap_p99_s']:.2f} x the p99 without "
+            "(median of the swaps)"
+        )
+    print(
+        f"         from weights written: served after {ms['publish_s']:.0f} ms, first answer after "
+        f"{ms['first_answer_s']:.0f} ms"
+    )
     print("         memory: " + ", ".join(f"{name} {mib:.0f} MiB" for name, mib in row["memory_mib"].items()))
     v = row["versions"]
-    print(f"         computed again: {v['right']} of {v['spans']} spans fit their own version best "
-          f"({v['own_nats']:.3f} nats, the nearest other {v['nearest_other_nats']:.3f}); "
-          f"{v['turns_with_two_versions']} answers of two versions", flush=True)
+    print(
+        f"         computed again: {v['right']} of {v['spans']} spans fit their own version best "
+        f"({v['own_nats']:.3f} nats, the nearest other {v['nearest_other_nats']:.3f}); "
+        f"{v['turns_with_two_versions']} answers of two versions",
+        flush=True,
+    )
 
 
 def _tell(text: str) -> None:

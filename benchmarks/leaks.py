@@ -75,13 +75,22 @@ async def leak(url: str, server: psutil.Process, arguments: argparse.Namespace) 
         if (number + 1) % max(1, int(arguments.per_minute * arguments.minutes / 10)) == 0:
             memory.append(memory_mib(server))
             open_now.append(await _open(url, arguments.environment))
-            print(f"{time.monotonic() - began:6.0f} s  {memory[-1]:7.1f} MiB  {open_now[-1]:4d} open  {statuses}",
-                  file=sys.stderr, flush=True)
+            print(
+                f"{time.monotonic() - began:6.0f} s  {memory[-1]:7.1f} MiB  {open_now[-1]:4d} open  {statuses}",
+                file=sys.stderr,
+                flush=True,
+            )
     behaved = await good
     await asyncio.sleep(1.5 * arguments.lease_s + 2)
     memory.append(memory_mib(server))
-    return {"statuses": statuses, "memory_mib": memory, "open": open_now, "well_behaved": behaved,
-            "open_at_the_end": await _open(url, arguments.environment), "grown_mib": memory[-1] - memory[2]}
+    return {
+        "statuses": statuses,
+        "memory_mib": memory,
+        "open": open_now,
+        "well_behaved": behaved,
+        "open_at_the_end": await _open(url, arguments.environment),
+        "grown_mib": memory[-1] - memory[2],
+    }
 
 
 async def _open(url: str, environment: str) -> int:
@@ -103,17 +112,27 @@ def main() -> int:
     if arguments.quick:
         arguments.per_minute, arguments.minutes, arguments.lease_s = 1200.0, 0.25, 2.0
     flags = [*SERVER, "--environments.lease-s", str(arguments.lease_s)]
-    with (tempfile.TemporaryDirectory(prefix="upturn-leaks-") as folder,
-          ServerProcess(Path(folder), free_port(), flags, lambda _: None) as server):
+    with (
+        tempfile.TemporaryDirectory(prefix="upturn-leaks-") as folder,
+        ServerProcess(Path(folder), free_port(), flags, lambda _: None) as server,
+    ):
         found = asyncio.run(leak(server.url, psutil.Process().children()[-1], arguments))
-    well = (found["open_at_the_end"] == 0 and found["grown_mib"] < ALLOWED_MIB and found["well_behaved"]["episodes"] > 0
-            and set(found["statuses"]) <= {201, 429})
-    print(f"{machine()}; {arguments.environment}, {arguments.per_minute:g} a minute for {arguments.minutes:g} minutes, "
-          f"a lease of {arguments.lease_s:g} s")
+    well = (
+        found["open_at_the_end"] == 0
+        and found["grown_mib"] < ALLOWED_MIB
+        and found["well_behaved"]["episodes"] > 0
+        and set(found["statuses"]) <= {201, 429}
+    )
+    print(
+        f"{machine()}; {arguments.environment}, {arguments.per_minute:g} a minute for {arguments.minutes:g} minutes, "
+        f"a lease of {arguments.lease_s:g} s"
+    )
     memory, behaved = found["memory_mib"], found["well_behaved"]
-    print(f"answers {found['statuses']}; open at the end {found['open_at_the_end']}; memory {memory[0]:.0f} to "
-          f"{memory[-1]:.0f} MiB; the well-behaved agent played {behaved['episodes']} episodes, its slowest step took "
-          f"{behaved['slowest_step_ms']:.0f} ms")
+    print(
+        f"answers {found['statuses']}; open at the end {found['open_at_the_end']}; memory {memory[0]:.0f} to "
+        f"{memory[-1]:.0f} MiB; the well-behaved agent played {behaved['episodes']} episodes, its slowest step took "
+        f"{behaved['slowest_step_ms']:.0f} ms"
+    )
     print("well" if well else "NOT WELL")
     print(json.dumps({"machine": machine(), "well": well, **vars(arguments), **found}))
     return 0 if well else 1

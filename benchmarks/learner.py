@@ -54,20 +54,44 @@ class Shape:
 
 
 SHAPES = [
-    Shape("5 M, float32", "float32", {
-        "vocab_size": 8192, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4,
-        "num_attention_heads": 4, "num_key_value_heads": 2}),
-    Shape("SmolLM2-135M, bfloat16", "bfloat16", {
-        "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-        "num_attention_heads": 9, "num_key_value_heads": 3}),
+    Shape(
+        "5 M, float32",
+        "float32",
+        {
+            "vocab_size": 8192,
+            "hidden_size": 256,
+            "intermediate_size": 688,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+        },
+    ),
+    Shape(
+        "SmolLM2-135M, bfloat16",
+        "bfloat16",
+        {
+            "vocab_size": 49152,
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+        },
+    ),
 ]
 
 
 def made(shape: Shape, folder: Path) -> Path:
     """Write a model of a shape with random weights; return its directory."""
     torch.manual_seed(0)
-    config = LlamaConfig(**shape.config, tie_word_embeddings=True, max_position_embeddings=8192, pad_token_id=0,
-                         bos_token_id=1, eos_token_id=2)
+    config = LlamaConfig(
+        **shape.config,
+        tie_word_embeddings=True,
+        max_position_embeddings=8192,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     model = LlamaForCausalLM(config).to(getattr(torch, shape.dtype))
     directory = folder / shape.name.split(",")[0].replace(" ", "")
     model.save_pretrained(directory)
@@ -95,31 +119,62 @@ def batch(groups: int, vocabulary: int, seed: int = 0) -> list[dict[str, Any]]:
                 observation, answer = tokens(8, 40), tokens(4, 24)
                 completion += observation + answer
                 mask += [0] * len(observation) + [1] * len(answer)
-            episodes.append({"prompt": prompt, "completion": completion, "mask": mask, "group": str(group),
-                             "reward": reward, "advantage": (reward - fmean(rewards)) / (stdev(rewards) + 1e-6)})
+            episodes.append(
+                {
+                    "prompt": prompt,
+                    "completion": completion,
+                    "mask": mask,
+                    "group": str(group),
+                    "reward": reward,
+                    "advantage": (reward - fmean(rewards)) / (stdev(rewards) + 1e-6),
+                }
+            )
     return episodes
 
 
 def step(python: Path | str, program: str, given: dict[str, Any]) -> dict[str, Any]:
     """Run one side in a process of its own; return what it measured."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(given["threads"]),
-                   "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run([python, HERE / program, json.dumps(given)], capture_output=True, text=True, check=False,
-                          env=environment)
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": str(given["threads"]),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    done = subprocess.run(
+        [python, HERE / program, json.dumps(given)], capture_output=True, text=True, check=False, env=environment
+    )
     if done.returncode:
         raise RuntimeError(f"{program} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def compare(shape: Shape, peer: Path | None, groups: int, steps: int, folder: Path, *, checkpointing: bool = False,
-            alone: bool = False) -> dict[str, Any]:
+def compare(
+    shape: Shape,
+    peer: Path | None,
+    groups: int,
+    steps: int,
+    folder: Path,
+    *,
+    checkpointing: bool = False,
+    alone: bool = False,
+) -> dict[str, Any]:
     """Measure one model on both sides, A B A B, and where wanted a row per sample; print the rows and return them."""
     episodes = batch(groups, shape.config["vocab_size"])
     trained = sum(sum(e["mask"]) for e in episodes)
     (folder / "batch.json").write_text(json.dumps(episodes))
-    given = {"model": str(made(shape, folder)), "batch": str(folder / "batch.json"), "folder": str(folder / "trl"),
-             "steps": steps, "size": GROUP, "lr": 1e-9, "bf16": shape.dtype == "bfloat16", "threads": os.cpu_count(),
-             "max_row_tokens": None, "checkpointing": checkpointing, "compile": False}
+    given = {
+        "model": str(made(shape, folder)),
+        "batch": str(folder / "batch.json"),
+        "folder": str(folder / "trl"),
+        "steps": steps,
+        "size": GROUP,
+        "lr": 1e-9,
+        "bf16": shape.dtype == "bfloat16",
+        "threads": os.cpu_count(),
+        "max_row_tokens": None,
+        "checkpointing": checkpointing,
+        "compile": False,
+    }
     runs: dict[str, list[dict[str, Any]]] = {"Upturn": [], "TRL": [], "row per sample": []}
     for _ in range(2):
         runs["Upturn"].append(step(sys.executable, "learner_ours.py", given))
@@ -137,10 +192,17 @@ def compare(shape: Shape, peer: Path | None, groups: int, steps: int, folder: Pa
             cpu_seconds = min(s for one in several for s in one["cpu_seconds"])
             peak = max(one["peak_mib"] for one in several)
             last = several[-1]
-            print(f"{name:<15} {last['tokens']:>15} {seconds:>7.2f} {cpu_seconds:>7.2f} {trained / seconds:>17.1f} "
-                  f"{peak:>9.0f} {last['loss']:>12.6f} {last['grad_norm']:>14.5f}")
-            measured[name] = {**last, "seconds": [s for one in several for s in one["seconds"]],
-                              "cpu_seconds": cpu_seconds, "tokens_per_s": trained / seconds, "peak_mib": peak}
+            print(
+                f"{name:<15} {last['tokens']:>15} {seconds:>7.2f} {cpu_seconds:>7.2f} {trained / seconds:>17.1f} "
+                f"{peak:>9.0f} {last['loss']:>12.6f} {last['grad_norm']:>14.5f}"
+            )
+            measured[name] = {
+                **last,
+                "seconds": [s for one in several for s in one["seconds"]],
+                "cpu_seconds": cpu_seconds,
+                "tokens_per_s": trained / seconds,
+                "peak_mib": peak,
+            }
     if runs["TRL"]:
         ours, theirs = measured["Upturn"], measured["TRL"]
         measured["speed_ratio"] = ours["tokens_per_s"] / theirs["tokens_per_s"]
@@ -148,9 +210,11 @@ def compare(shape: Shape, peer: Path | None, groups: int, steps: int, folder: Pa
         measured["memory_ratio"] = ours["peak_mib"] / theirs["peak_mib"]
         measured["loss_apart"] = abs(ours["loss"] - theirs["loss"])
         measured["grad_norm_apart"] = abs(ours["grad_norm"] / theirs["grad_norm"] - 1)
-        print(f"{measured['speed_ratio']:.2f} times TRL's speed ({measured['cpu_ratio']:.2f} by CPU seconds) with "
-              f"{measured['memory_ratio']:.2f} of its memory; losses differ by {measured['loss_apart']:.1e}, gradient "
-              f"norms by {measured['grad_norm_apart']:.1e} of theirs")
+        print(
+            f"{measured['speed_ratio']:.2f} times TRL's speed ({measured['cpu_ratio']:.2f} by CPU seconds) with "
+            f"{measured['memory_ratio']:.2f} of its memory; losses differ by {measured['loss_apart']:.1e}, gradient "
+            f"norms by {measured['grad_norm_apart']:.1e} of theirs"
+        )
         if max(measured["grad_norm_apart"], measured["loss_apart"]) > APART[shape.dtype]:
             raise RuntimeError("the two sides do not compute the same loss: the comparison is void")
     return measured
@@ -172,13 +236,25 @@ def main() -> None:
         peer = None
     print(f"{machine()}; {', '.join(trl_peer.requirements())}")
     with tempfile.TemporaryDirectory() as folder:
-        measured = [compare(shape, peer, groups, steps, Path(folder), **way)
-                    for shape in SHAPES[: 1 if quick else None] for way in ([{}] if quick else ways)]
+        measured = [
+            compare(shape, peer, groups, steps, Path(folder), **way)
+            for shape in SHAPES[: 1 if quick else None]
+            for way in ([{}] if quick else ways)
+        ]
     gpu = learner_gpu.measure(quick=quick)
     worst = min((m["speed_ratio"] for m in measured if "speed_ratio" in m), default=None)
-    print(json.dumps({"machine": machine(), "cpu": measured, "gpu": gpu, "goal": GOAL, "worst_speed_ratio": worst,
-                      "reached": worst is not None and worst >= GOAL
-                      and all(m["memory_ratio"] <= 1 for m in measured)}))
+    print(
+        json.dumps(
+            {
+                "machine": machine(),
+                "cpu": measured,
+                "gpu": gpu,
+                "goal": GOAL,
+                "worst_speed_ratio": worst,
+                "reached": worst is not None and worst >= GOAL and all(m["memory_ratio"] <= 1 for m in measured),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -24,12 +24,33 @@ from learner.settings import LearnerSettings
 from learner.step import Trainer
 
 QWEN = {  # Shapes of Qwen2.5.
-    "0.5 B": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
-              "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
-    "1.5 B": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
-              "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
-    "7 B": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
-            "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False},
+    "0.5 B": {
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
+    "1.5 B": {
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
+    "7 B": {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+        "tie_word_embeddings": False,
+    },
 }
 PEAK_TFLOPS = {"H100": 989, "H200": 989, "B200": 2250, "A100": 312, "L40S": 362}
 """Dense bfloat16, of the makers' tables (the SXM forms)."""
@@ -59,8 +80,17 @@ def group(size: int, shared: int, own: int, vocabulary: int) -> list[Sample]:
     for episode in range(size):
         ids = prompt + [rng.randrange(vocabulary) for _ in range(own)]
         mask = [0] * shared + [int(i % 128 < 64) for i in range(own)]
-        samples.append(Sample(episode_id=str(episode), group="g", token_ids=ids, loss_mask=mask, reward=episode % 2,
-                              logprobs=[-11.0 * m for m in mask], temperatures=[1.0] * len(ids)))
+        samples.append(
+            Sample(
+                episode_id=str(episode),
+                group="g",
+                token_ids=ids,
+                loss_mask=mask,
+                reward=episode % 2,
+                logprobs=[-11.0 * m for m in mask],
+                temperatures=[1.0] * len(ids),
+            )
+        )
     return samples
 
 
@@ -78,8 +108,9 @@ def model_flops(shape: str, samples: list[Sample], max_row_tokens: int, adapter:
     return total
 
 
-def step(name: str, shape: str, samples: list[Sample], kind: str, max_row_tokens: int, repeats: int,
-         **settings: bool) -> dict[str, Any]:
+def step(
+    name: str, shape: str, samples: list[Sample], kind: str, max_row_tokens: int, repeats: int, **settings: bool
+) -> dict[str, Any]:
     """Measure steps of one model; print the row and return it."""
     config = RunConfig(steps=100, kind=kind, guards=Guards(mismatch_kl=None))
     how = LearnerSettings(server="", learner="-", **settings)
@@ -95,10 +126,21 @@ def step(name: str, shape: str, samples: list[Sample], kind: str, max_row_tokens
     tflops = model_flops(shape, samples, max_row_tokens, kind == "adapter") / seconds / 1e12
     mfu = None if peak_tflops is None else tflops / peak_tflops
     packed, trained = (steps[-1][f"{which}_tokens"] / seconds for which in ("packed", "trained"))
-    print(f"{shape:<6} {name:<52} {packed:>9.0f} {trained:>9.0f} {tflops:>7.0f} "
-          f"{'-' if mfu is None else format(mfu, '.0%'):>5} {peak:>9.1f}")
-    return {"what": name, "shape": shape, "seconds": [s["train_s"] for s in steps], "peak_gib": peak, "mfu": mfu,
-            "packed_tokens_per_s": packed, "trained_tokens_per_s": trained, "tflops": tflops, **settings}
+    print(
+        f"{shape:<6} {name:<52} {packed:>9.0f} {trained:>9.0f} {tflops:>7.0f} "
+        f"{'-' if mfu is None else format(mfu, '.0%'):>5} {peak:>9.1f}"
+    )
+    return {
+        "what": name,
+        "shape": shape,
+        "seconds": [s["train_s"] for s in steps],
+        "peak_gib": peak,
+        "mfu": mfu,
+        "packed_tokens_per_s": packed,
+        "trained_tokens_per_s": trained,
+        "tflops": tflops,
+        **settings,
+    }
 
 
 def measure(*, quick: bool) -> list[dict[str, Any]]:
@@ -119,6 +161,15 @@ def measure(*, quick: bool) -> list[dict[str, Any]]:
                 found.append(step(name + words, shape, samples, "full", 4096, 1 if quick else 5, **settings))
                 torch.cuda.empty_cache()
     if not quick:
-        found.append(step("adapter, a 16k-token sample, activations recomputed", "7 B", group(2, 64, 16320, 150_000),
-                          "adapter", 16384, 1, activation_checkpointing=True))
+        found.append(
+            step(
+                "adapter, a 16k-token sample, activations recomputed",
+                "7 B",
+                group(2, 64, 16320, 150_000),
+                "adapter",
+                16384,
+                1,
+                activation_checkpointing=True,
+            )
+        )
     return found

@@ -29,9 +29,17 @@ def samples(episodes: list[dict[str, Any]]) -> list[Sample]:
     found = []
     for number, e in enumerate(episodes):
         ids = e["prompt"] + e["completion"]
-        found.append(Sample(
-            episode_id=str(number), group=e["group"], token_ids=ids, loss_mask=[0] * len(e["prompt"]) + e["mask"],
-            logprobs=[0.0] * len(ids), temperatures=[1.0] * len(ids), reward=e["reward"]))
+        found.append(
+            Sample(
+                episode_id=str(number),
+                group=e["group"],
+                token_ids=ids,
+                loss_mask=[0] * len(e["prompt"]) + e["mask"],
+                logprobs=[0.0] * len(ids),
+                temperatures=[1.0] * len(ids),
+                reward=e["reward"],
+            )
+        )
     return found
 
 
@@ -53,8 +61,12 @@ def main() -> None:
     episodes = json.loads(Path(given["batch"]).read_text())
     config = RunConfig(steps=100, optimiser=OptimiserConfig(lr=given["lr"]))
     policy = load_policy(Path(given["model"]), None, config, torch.device("cpu"))
-    accelerate(policy, LearnerSettings(server="", learner="-", activation_checkpointing=given["checkpointing"],
-                                       compile=given["compile"]))
+    accelerate(
+        policy,
+        LearnerSettings(
+            server="", learner="-", activation_checkpointing=given["checkpointing"], compile=given["compile"]
+        ),
+    )
     trainer = Trainer(policy, config, given["max_row_tokens"])
     whole = as_sampled(samples(episodes), policy, config, given["max_row_tokens"])
     short = samples([e | {"completion": e["completion"][:8], "mask": [1] * len(e["completion"][:8])} for e in episodes])
@@ -65,10 +77,18 @@ def main() -> None:
         began = time.process_time()
         steps.append(trainer.step(whole, step).metrics)
         cpu_seconds.append(time.process_time() - began)
-    print(json.dumps({
-        "seconds": [s["train_s"] for s in steps], "cpu_seconds": cpu_seconds,
-        "peak_mib": memory.peak_mib(), "loss": steps[-1]["loss"],
-        "grad_norm": steps[-1]["grad_norm"], "tokens": int(steps[-1]["packed_tokens"])}))
+    print(
+        json.dumps(
+            {
+                "seconds": [s["train_s"] for s in steps],
+                "cpu_seconds": cpu_seconds,
+                "peak_mib": memory.peak_mib(),
+                "loss": steps[-1]["loss"],
+                "grad_norm": steps[-1]["grad_norm"],
+                "tokens": int(steps[-1]["packed_tokens"]),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -52,8 +52,14 @@ def why_no_database(venv: Path) -> str | None:
     if shutil.which("initdb") is None and not any(Path("/usr/lib/postgresql").glob("*/bin")):
         return "PostgreSQL is not installed"
     schema = next(venv.glob("lib/python*/site-packages/litellm/proxy/schema.prisma"))
-    done = subprocess.run([venv / "bin" / "prisma", "generate", "--schema", schema], capture_output=True, text=True,
-                          check=False, env=_environment(venv), timeout=300)
+    done = subprocess.run(
+        [venv / "bin" / "prisma", "generate", "--schema", schema],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=_environment(venv),
+        timeout=300,
+    )
     return None if done.returncode == 0 else f"prisma generate: {(done.stderr or done.stdout).strip().splitlines()[-1]}"
 
 
@@ -67,7 +73,12 @@ def proxy(venv: Path, vllm_url: str, folder: Path, database_url: str | None = No
     with (folder / "litellm.log").open("wb") as log:
         process = subprocess.Popen(
             [venv / "bin" / "litellm", "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port)],
-            cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+        )
     try:
         _wait(process, f"http://127.0.0.1:{port}/health/liveliness", folder / "litellm.log")
         yield f"http://127.0.0.1:{port}"
@@ -81,8 +92,13 @@ def proxy(venv: Path, vllm_url: str, folder: Path, database_url: str | None = No
 
 
 def _environment(venv: Path) -> dict[str, str]:
-    return {**os.environ, "PATH": f"{venv / 'bin'}:{os.environ['PATH']}", "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-            "LITELLM_LOG": "ERROR", "LITELLM_MASTER_KEY": KEY}
+    return {
+        **os.environ,
+        "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_MASTER_KEY": KEY,
+    }
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

@@ -64,10 +64,13 @@ class Measured:
     def figures(self, direct: Measured) -> dict[str, Any]:
         """Return what is reported; ratios are of the same round, and their median counts."""
         return {
-            "requests_per_s": statistics.median(self.rates), "p50_ms": self.quantile_ms(0.5),
-            "p95_ms": self.quantile_ms(0.95), "rounds": self.rates,
+            "requests_per_s": statistics.median(self.rates),
+            "p50_ms": self.quantile_ms(0.5),
+            "p95_ms": self.quantile_ms(0.95),
+            "rounds": self.rates,
             "of_direct": statistics.median(a / b for a, b in zip(self.rates, direct.rates, strict=True)),
-            "added_p50_ms": self.quantile_ms(0.5) - direct.quantile_ms(0.5), "failed": self.failed,
+            "added_p50_ms": self.quantile_ms(0.5) - direct.quantile_ms(0.5),
+            "failed": self.failed,
         }
 
 
@@ -88,8 +91,9 @@ async def compare(targets: Sequence[Target], shape: Shape, *, rounds: int, reque
     return measured
 
 
-async def _round(session: aiohttp.ClientSession, target: Target, shape: Shape, requests: int, measured: Measured
-                 ) -> None:
+async def _round(
+    session: aiohttp.ClientSession, target: Target, shape: Shape, requests: int, measured: Measured
+) -> None:
     left = iter(range(requests))
 
     async def client() -> None:
@@ -111,8 +115,13 @@ async def _round(session: aiohttp.ClientSession, target: Target, shape: Shape, r
 async def _ask(session: aiohttp.ClientSession, target: Target, shape: Shape) -> int | None:
     """Send one request; return the number of tokens of its answer, None where it is to be sent again."""
     body: dict[str, Any] = {
-        "model": target.model, "messages": [{"role": "user", "content": STORY.format(next(_numbers))}],
-        "max_tokens": shape.tokens, "temperature": 1.0, "ignore_eos": True, "stream": shape.stream}
+        "model": target.model,
+        "messages": [{"role": "user", "content": STORY.format(next(_numbers))}],
+        "max_tokens": shape.tokens,
+        "temperature": 1.0,
+        "ignore_eos": True,
+        "stream": shape.stream,
+    }
     if shape.stream:
         body["stream_options"] = {"include_usage": True}
     headers = {"authorization": f"Bearer {target.key}"}

@@ -28,8 +28,19 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m-instruct", help="what plays")
     arguments = parser.parse_args()
     tasks, repeats = (2, 1) if arguments.quick else (8, 3)
-    common = ["--model", arguments.model, "--models-dir", str(Path("data/models").absolute()), "--engine.kind", "vllm",
-              "--weights", "full", "--engine.context-tokens", "1024", "--engine.extra-args"]
+    common = [
+        "--model",
+        arguments.model,
+        "--models-dir",
+        str(Path("data/models").absolute()),
+        "--engine.kind",
+        "vllm",
+        "--weights",
+        "full",
+        "--engine.context-tokens",
+        "1024",
+        "--engine.extra-args",
+    ]
     rates: dict[str, list[float]] = {"32": [], "128": []}
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -41,8 +52,14 @@ def main() -> None:
         goals = plan.of_depths(one.tasks(plan.ENVIRONMENT, "train").tasks)[:tasks]
         for seed in range(repeats + 1):
             for name, client in (("32", one), ("128", other)):
-                request = PlayRequest(environment=plan.ENVIRONMENT, tasks=goals, group_size=8, horizon=4, seed=seed,
-                                      sampling=Sampling(max_tokens=12))
+                request = PlayRequest(
+                    environment=plan.ENVIRONMENT,
+                    tasks=goals,
+                    group_size=8,
+                    horizon=4,
+                    seed=seed,
+                    sampling=Sampling(max_tokens=12),
+                )
                 view = client.wait_for_play(client.start_play(request).id)
                 if seed:  # The first one warms up.
                     rates[name].append(view.finished / view.wall_s)

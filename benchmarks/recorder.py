@@ -65,11 +65,13 @@ class Store:
 
     async def opened(self, count: int) -> list[Episode]:
         """Open episodes and record their history."""
+
         async def one() -> Episode:
             episode, _ = await self._episodes.open(EpisodeOpen(), policy_version=0, horizon=1000)
             await episode.opened()
             await self.record(episode, HISTORY)
             return episode
+
         return list(await asyncio.gather(*(one() for _ in range(count))))
 
     async def record(self, episode: Episode, new: int = NEW) -> None:
@@ -78,19 +80,35 @@ class Store:
         at = self._random.randrange(len(self._pool) - HISTORY)
         new_ids, answer_ids = self._pool[at : at + new], self._pool[at : at + ANSWER]
         message = {"role": "user", "content": self._text[4 * at : 4 * (at + new)]}
-        prompt = Prompt(ids=(tail.path() if tail else []) + new_ids, parent=tail, new_ids=new_ids,
-                        new_messages=[message], chain_hash=chain_hash(episode.newest or "", message), forked=False)
-        await self._recorder.record(episode, NewTurn(
-            id=new_id("turn"), index=self._episodes.begin_turn(episode)[0], prompt=prompt,
-            digest=f"{self._random.getrandbits(256):064x}", spans=[Span(0, answer_ids, self._logprobs)],
-            answer={"role": "assistant", "content": self._text[4 * at : 4 * (at + ANSWER)]}))
+        prompt = Prompt(
+            ids=(tail.path() if tail else []) + new_ids,
+            parent=tail,
+            new_ids=new_ids,
+            new_messages=[message],
+            chain_hash=chain_hash(episode.newest or "", message),
+            forked=False,
+        )
+        await self._recorder.record(
+            episode,
+            NewTurn(
+                id=new_id("turn"),
+                index=self._episodes.begin_turn(episode)[0],
+                prompt=prompt,
+                digest=f"{self._random.getrandbits(256):064x}",
+                spans=[Span(0, answer_ids, self._logprobs)],
+                answer={"role": "assistant", "content": self._text[4 * at : 4 * (at + ANSWER)]},
+            ),
+        )
 
     def bytes(self) -> int:
         """Return the size of the database, with nothing left in a log."""
         with self._database.writer.connect() as connection:
             if self._database.url.startswith("sqlite"):
-                return int(connection.exec_driver_sql("select page_count * page_size from pragma_page_count, "
-                                                      "pragma_page_size").scalar_one())
+                return int(
+                    connection.exec_driver_sql(
+                        "select page_count * page_size from pragma_page_count, pragma_page_size"
+                    ).scalar_one()
+                )
             return int(connection.execute(sa.text("select pg_database_size(current_database())")).scalar_one())
 
 
@@ -123,8 +141,9 @@ async def growth(store: Store, episodes: int) -> dict[str, float]:
     for _ in range(GROWN):
         await asyncio.gather(*(store.record(episode) for episode in growing))
         sizes.append(store.bytes())
-    return {f"{first + 1}-{first + 10}": (sizes[first + 10] - sizes[first]) / 10 / episodes
-            for first in range(0, GROWN, 10)}
+    return {
+        f"{first + 1}-{first + 10}": (sizes[first + 10] - sizes[first]) / 10 / episodes for first in range(0, GROWN, 10)
+    }
 
 
 def fsync_ms(folder: Path) -> float:
@@ -139,21 +158,43 @@ def fsync_ms(folder: Path) -> float:
     return statistics.median(waits)
 
 
-def report(stores: list[Store], rates: dict[str, list[float]], waits: dict[str, list[float]],
-           grown: dict[str, dict[str, float]], disk_ms: float) -> dict[str, Any]:
+def report(
+    stores: list[Store],
+    rates: dict[str, list[float]],
+    waits: dict[str, list[float]],
+    grown: dict[str, dict[str, float]],
+    disk_ms: float,
+) -> dict[str, Any]:
     """Print the table; return every figure."""
-    print(f"{machine()}; {WRITERS} writers, histories of {HISTORY} to {HISTORY + TURNS * (NEW + ANSWER)} tokens, "
-          f"{NEW} + {ANSWER} new tokens a turn; the disk syncs in {disk_ms:.1f} ms")
-    print("            durable turns/s   wait p50   p95    bytes a turn at turns "
-          + "".join(f"{name:>8}" for name in next(iter(grown.values()))))
-    figures: dict[str, Any] = {"machine": machine(), "writers": WRITERS, "history_tokens": HISTORY,
-                               "new_tokens": NEW + ANSWER, "fsync_ms": disk_ms, "goal_sqlite_turns_per_s": GOAL}
+    print(
+        f"{machine()}; {WRITERS} writers, histories of {HISTORY} to {HISTORY + TURNS * (NEW + ANSWER)} tokens, "
+        f"{NEW} + {ANSWER} new tokens a turn; the disk syncs in {disk_ms:.1f} ms"
+    )
+    print(
+        "            durable turns/s   wait p50   p95    bytes a turn at turns "
+        + "".join(f"{name:>8}" for name in next(iter(grown.values())))
+    )
+    figures: dict[str, Any] = {
+        "machine": machine(),
+        "writers": WRITERS,
+        "history_tokens": HISTORY,
+        "new_tokens": NEW + ANSWER,
+        "fsync_ms": disk_ms,
+        "goal_sqlite_turns_per_s": GOAL,
+    }
     for name in (store.name for store in stores):
         p50, _, p95 = (statistics.quantiles(waits[name], n=20)[at] for at in (9, 14, 18))
-        print(f"{name:<12}{statistics.median(rates[name]):>15.0f}{p50:>8.1f} ms{p95:>6.1f}{'':>24}"
-              + "".join(f"{size:>8.0f}" for size in grown[name].values()))
-        figures[name] = {"turns_per_s": statistics.median(rates[name]), "rounds": rates[name], "p50_ms": p50,
-                         "p95_ms": p95, "bytes_per_turn": grown[name]}
+        print(
+            f"{name:<12}{statistics.median(rates[name]):>15.0f}{p50:>8.1f} ms{p95:>6.1f}{'':>24}"
+            + "".join(f"{size:>8.0f}" for size in grown[name].values())
+        )
+        figures[name] = {
+            "turns_per_s": statistics.median(rates[name]),
+            "rounds": rates[name],
+            "p50_ms": p50,
+            "p95_ms": p95,
+            "bytes_per_turn": grown[name],
+        }
     return figures
 
 

@@ -43,10 +43,16 @@ def plans(quick: bool) -> dict[str, Plan]:
     if quick:
         return {"tiny": [(Shape(1, 1, False), 20, 4), (Shape(1, 16, False), 2, 320), (Shape(64, 8, True), 2, 32)]}
     return {
-        "tiny": [*((Shape(1, 1, stream), 40, 6) for stream in forms),
-                 *((Shape(1, 16, stream), 5, 400) for stream in forms)],
-        SMALL: [(Shape(64, at_once, stream), rounds, requests) for stream in forms
-                for at_once, rounds, requests in ((1, 10, 1), (8, 3, 24), (32, 3, 64))]}
+        "tiny": [
+            *((Shape(1, 1, stream), 40, 6) for stream in forms),
+            *((Shape(1, 16, stream), 5, 400) for stream in forms),
+        ],
+        SMALL: [
+            (Shape(64, at_once, stream), rounds, requests)
+            for stream in forms
+            for at_once, rounds, requests in ((1, 10, 1), (8, 3, 24), (32, 3, 64))
+        ],
+    }
 
 
 @asynccontextmanager
@@ -99,20 +105,28 @@ def _row(model: str, shape: Shape, name: str, results: dict[str, Measured]) -> d
 
 def report(rows: list[dict[str, Any]]) -> None:
     """Print the table."""
-    print("model                  answer, requests                     through           requests/s"
-          "  of direct   p50 ms   p95 ms   added p50 ms  failed")
+    print(
+        "model                  answer, requests                     through           requests/s"
+        "  of direct   p50 ms   p95 ms   added p50 ms  failed"
+    )
     for row in rows:
         shape = Shape(row["tokens"], row["concurrency"], row["stream"])
-        print(f"{row['model']:<23}{shape.text:<37}{row['target']:<18}{row['requests_per_s']:>10.2f}"
-              f"{row['of_direct']:>11.3f}{row['p50_ms']:>9.1f}{row['p95_ms']:>9.1f}{row['added_p50_ms']:>15.2f}{row['failed']:>8}")
+        print(
+            f"{row['model']:<23}{shape.text:<37}{row['target']:<18}{row['requests_per_s']:>10.2f}"
+            f"{row['of_direct']:>11.3f}{row['p50_ms']:>9.1f}{row['p95_ms']:>9.1f}{row['added_p50_ms']:>15.2f}{row['failed']:>8}"
+        )
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tiny model, few requests, no LiteLLM")
-    parser.add_argument("--venv-dir", type=Path, default=Path.home() / ".cache" / "upturn-benchmarks" / "litellm",
-                        help="where LiteLLM is installed")
+    parser.add_argument(
+        "--venv-dir",
+        type=Path,
+        default=Path.home() / ".cache" / "upturn-benchmarks" / "litellm",
+        help="where LiteLLM is installed",
+    )
     arguments = parser.parse_args()
     venv = None if arguments.quick else litellm_proxy.installed(arguments.venv_dir)
     why_not = "not in --quick" if venv is None else litellm_proxy.why_no_database(venv)
@@ -122,8 +136,17 @@ def main() -> None:
     report(rows)
     if why_not:
         print(f"LiteLLM with database logging was not measured: {why_not}")
-    print(json.dumps({"machine": machine(), "litellm": peer, "litellm_logging": None if why_not else "measured",
-                      "litellm_logging_why_not": why_not, "rows": rows}))
+    print(
+        json.dumps(
+            {
+                "machine": machine(),
+                "litellm": peer,
+                "litellm_logging": None if why_not else "measured",
+                "litellm_logging_why_not": why_not,
+                "rows": rows,
+            }
+        )
+    )
 
 
 def _tell(text: str) -> None:

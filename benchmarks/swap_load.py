@@ -64,6 +64,7 @@ async def streams(url: str, model: str, at_once: int, tokens: int) -> AsyncItera
     # Servers close idle connections after 5 s: these are closed here before that.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+
         async def client() -> None:
             while not stop.is_set():
                 try:
@@ -85,8 +86,14 @@ async def streams(url: str, model: str, at_once: int, tokens: int) -> AsyncItera
 
 
 async def _answer(session: aiohttp.ClientSession, url: str, model: str, tokens: int, number: int, seen: Seen) -> None:
-    body = {"model": model, "messages": [{"role": "user", "content": STORY.format(number)}], "max_tokens": tokens,
-            "temperature": 1.0, "ignore_eos": True, "stream": True}
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": STORY.format(number)}],
+        "max_tokens": tokens,
+        "temperature": 1.0,
+        "ignore_eos": True,
+        "stream": True,
+    }
     began = time.monotonic()
     async with session.post(f"{url}/v1/chat/completions", json=body) as response:
         if response.status != 200:

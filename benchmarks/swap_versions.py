@@ -77,9 +77,16 @@ class Versions:
     def publish(self, client: Client, number: int, written: tuple[Path, str]) -> int:
         """Publish what `linked` made; return its version once it serves."""
         directory, sha256 = written
-        version = client.publish(PolicyPublish(
-            run_id=self.run_id, learner=LEARNER, step=number, path=str(directory), manifest_sha256=sha256,
-            probe=self.written[number % len(self.written)].probe)).version
+        version = client.publish(
+            PolicyPublish(
+                run_id=self.run_id,
+                learner=LEARNER,
+                step=number,
+                path=str(directory),
+                manifest_sha256=sha256,
+                probe=self.written[number % len(self.written)].probe,
+            )
+        ).version
         assert self.weights_of is not None
         self.weights_of[version] = number % len(self.written)
         return version
@@ -104,8 +111,13 @@ class Versions:
                     own.append(mine)
                     other.append(min(gaps))
                 ids = ids + node_ids
-        return {"spans": spans, "turns_with_two_versions": mixed, "right": right,
-                "own_nats": float(np.mean(own)), "nearest_other_nats": float(np.mean(other))}
+        return {
+            "spans": spans,
+            "turns_with_two_versions": mixed,
+            "right": right,
+            "own_nats": float(np.mean(own)),
+            "nearest_other_nats": float(np.mean(other)),
+        }
 
     def _policy(self, version: Version) -> Policy:
         config = RunConfig(steps=1, kind=self.kind)
@@ -133,7 +145,8 @@ def _turns(database: Path, most: int, versions: set[int]) -> list[list[tuple[lis
     with sqlite3.connect(database) as connection:
         found = connection.execute(
             "SELECT turn_id, token_ids, policy_version, logprobs FROM node WHERE turn_id IN (SELECT turn_id FROM node "
-            f"WHERE policy_version IN ({','.join(map(str, versions))})) ORDER BY id").fetchall()
+            f"WHERE policy_version IN ({','.join(map(str, versions))})) ORDER BY id"
+        ).fetchall()
     turns: dict[str, list[tuple[list[int], int | None, list[float]]]] = {}
     for turn, ids, version, logprobs in found:  # Every answer here is its episode's first.
         turns.setdefault(turn, []).append((unpack_ids(ids), version, unpack_logprobs(logprobs) if logprobs else []))
@@ -146,9 +159,15 @@ def _turns(database: Path, most: int, versions: set[int]) -> list[list[tuple[lis
 
 def _gap(policy: Policy, before: list[int], ids: list[int], logprobs: list[float]) -> float:
     """Return the mean difference in nats between recorded logprobs and a policy's."""
-    sample = Sample(episode_id="check", group=None, token_ids=[*before, *ids], reward=0.0,
-                    loss_mask=[0] * len(before) + [1] * len(ids), logprobs=[0.0] * len(before) + logprobs,
-                    temperatures=[1.0] * (len(before) + len(ids)))
+    sample = Sample(
+        episode_id="check",
+        group=None,
+        token_ids=[*before, *ids],
+        reward=0.0,
+        loss_mask=[0] * len(before) + [1] * len(ids),
+        logprobs=[0.0] * len(before) + logprobs,
+        temperatures=[1.0] * (len(before) + len(ids)),
+    )
     (row,) = pack([sample])
     with torch.no_grad():
         found = policy.logprobs(row).values.tolist()

@@ -57,23 +57,41 @@ async def phase(client: Client, seen: Seen, config: RunConfig | None) -> dict[st
         steps = (await until(client, run, "done")).step
     ended = time.monotonic()
     gaps, answers = seen.all_between(began, ended), seen.answers_between(began, ended)
-    return {"seconds": ended - began, "steps": steps, "failures": len(seen.failed) - failed, "answers": len(answers),
-            "tokens_per_s": len(answers) * TOKENS / (ended - began),
-            **{f"gap_{name}_s": quantile(gaps, share) for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))},
-            **{f"answer_{name}_s": quantile(answers, share) for name, share in (("p50", 0.5), ("p95", 0.95))}}
+    return {
+        "seconds": ended - began,
+        "steps": steps,
+        "failures": len(seen.failed) - failed,
+        "answers": len(answers),
+        "tokens_per_s": len(answers) * TOKENS / (ended - began),
+        **{f"gap_{name}_s": quantile(gaps, share) for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))},
+        **{f"answer_{name}_s": quantile(answers, share) for name, share in (("p50", 0.5), ("p95", 0.95))},
+    }
 
 
 async def measured(arguments: argparse.Namespace, base: Path, data: Path) -> dict[str, dict[str, Any]]:
     """Measure the phases one after the other on one server."""
-    flags = ["--model", str(base), "--engine.kind", "vllm", "--weights", "full", "--engine.context-tokens", "1024",
-             "--engine.max-concurrent", str(arguments.at_once + 16), "--learner.nice", str(arguments.nice)]
+    flags = [
+        "--model",
+        str(base),
+        "--engine.kind",
+        "vllm",
+        "--weights",
+        "full",
+        "--engine.context-tokens",
+        "1024",
+        "--engine.max-concurrent",
+        str(arguments.at_once + 16),
+        "--learner.nice",
+        str(arguments.nice),
+    ]
     rows: dict[str, dict[str, Any]] = {}
     with ServerProcess(data, free_port(), flags, lambda _: None) as server, Client(server.url, timeout_s=600) as client:
         tasks = plan.of_depths(client.tasks(plan.ENVIRONMENT, "train").tasks)[:10]
         runs: dict[str, RunConfig | None] = {
             "serving alone": None,
             "a run of SFT": plan.supervised(tasks, arguments.steps, "full", 0),
-            "a run of GRPO": plan.reinforcement(tasks, arguments.steps, "full", 0)}
+            "a run of GRPO": plan.reinforcement(tasks, arguments.steps, "full", 0),
+        }
         async with streams(server.url, "policy", arguments.at_once, TOKENS) as seen:
             for name, config in runs.items():
                 print(f"  … {name}", file=sys.stderr, flush=True)
@@ -87,12 +105,14 @@ async def measured(arguments: argparse.Namespace, base: Path, data: Path) -> dic
 def report(name: str, row: dict[str, Any], alone: dict[str, Any]) -> None:
     """Print a phase and what it is of serving alone."""
     ratio = {key: row[key] / alone[key] for key in ("gap_p50_s", "gap_p99_s", "answer_p50_s", "tokens_per_s")}
-    print(f"{name:<14} {row['seconds']:5.0f} s, {row['steps']} steps, {row['answers']} answers, {row['failures']} "
-          f"failed: pause between tokens p50 {1000 * row['gap_p50_s']:.0f}, p99 {1000 * row['gap_p99_s']:.0f}, longest "
-          f"{1000 * row['gap_max_s']:.0f} ms; answer p50 {row['answer_p50_s']:.1f}, p95 {row['answer_p95_s']:.1f} s; "
-          f"{row['tokens_per_s']:.0f} tokens/s\n{'':<14} of serving alone: pause p50 {ratio['gap_p50_s']:.2f}, p99 "
-          f"{ratio['gap_p99_s']:.2f}, answer p50 {ratio['answer_p50_s']:.2f}, tokens/s {ratio['tokens_per_s']:.2f}",
-          flush=True)
+    print(
+        f"{name:<14} {row['seconds']:5.0f} s, {row['steps']} steps, {row['answers']} answers, {row['failures']} "
+        f"failed: pause between tokens p50 {1000 * row['gap_p50_s']:.0f}, p99 {1000 * row['gap_p99_s']:.0f}, longest "
+        f"{1000 * row['gap_max_s']:.0f} ms; answer p50 {row['answer_p50_s']:.1f}, p95 {row['answer_p95_s']:.1f} s; "
+        f"{row['tokens_per_s']:.0f} tokens/s\n{'':<14} of serving alone: pause p50 {ratio['gap_p50_s']:.2f}, p99 "
+        f"{ratio['gap_p99_s']:.2f}, answer p50 {ratio['answer_p50_s']:.2f}, tokens/s {ratio['tokens_per_s']:.2f}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -110,11 +130,22 @@ def main() -> None:
             arguments.model, arguments.steps, base = "tiny", 1, make_tiny_model(folder / "tiny")
         else:
             base = resolve_model(arguments.model, Path("data/models").absolute())
-        print(f"{machine()}; model {arguments.model}, {arguments.at_once} streams, answers of {TOKENS} tokens; "
-              f"learner.nice {arguments.nice}")
+        print(
+            f"{machine()}; model {arguments.model}, {arguments.at_once} streams, answers of {TOKENS} tokens; "
+            f"learner.nice {arguments.nice}"
+        )
         rows = asyncio.run(measured(arguments, base, folder / "data"))
-    print(json.dumps({"machine": machine(), "model": arguments.model, "at_once": arguments.at_once,
-                      "nice": arguments.nice, "rows": rows}))
+    print(
+        json.dumps(
+            {
+                "machine": machine(),
+                "model": arguments.model,
+                "at_once": arguments.at_once,
+                "nice": arguments.nice,
+                "rows": rows,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -112,24 +112,48 @@ def main() -> None:
             seconds.append(time.perf_counter() - began[0])
             cpu_seconds.append(time.process_time() - began[1])
 
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"<pad>": 0, "a": 1}, unk_token="a")),
-                                        pad_token="<pad>", eos_token="<pad>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({"<pad>": 0, "a": 1}, unk_token="a")), pad_token="<pad>", eos_token="<pad>"
+    )
     settings = GRPOConfig(
-        output_dir=given["folder"], use_cpu=True, report_to=[], save_strategy="no", logging_steps=1, disable_tqdm=True,
-        max_steps=1 + given["steps"], per_device_train_batch_size=ANSWERS_AT_ONCE, num_generations=given["size"],
-        gradient_accumulation_steps=len(episodes) // ANSWERS_AT_ONCE, learning_rate=given["lr"], adam_beta2=0.99,
-        lr_scheduler_type="constant", bf16=given["bf16"], gradient_checkpointing=given["checkpointing"],
-        loss_type="dapo")
+        output_dir=given["folder"],
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        logging_steps=1,
+        disable_tqdm=True,
+        max_steps=1 + given["steps"],
+        per_device_train_batch_size=ANSWERS_AT_ONCE,
+        num_generations=given["size"],
+        gradient_accumulation_steps=len(episodes) // ANSWERS_AT_ONCE,
+        learning_rate=given["lr"],
+        adam_beta2=0.99,
+        lr_scheduler_type="constant",
+        bf16=given["bf16"],
+        gradient_checkpointing=given["checkpointing"],
+        loss_type="dapo",
+    )
     trainer = Played(
-        given["model"], reward_funcs=lambda completions, **_: [0.0] * len(completions), args=settings,
-        train_dataset=Dataset.from_dict({"prompt": ["a"] * len(episodes)}), processing_class=tokenizer,
-        callbacks=[Clock()])
+        given["model"],
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=settings,
+        train_dataset=Dataset.from_dict({"prompt": ["a"] * len(episodes)}),
+        processing_class=tokenizer,
+        callbacks=[Clock()],
+    )
     trainer.train()
-    print(json.dumps({
-        "seconds": seconds[1:], "cpu_seconds": cpu_seconds[1:],
-        "peak_mib": memory.peak_mib(), "loss": float(sum(losses)),
-        "grad_norm": [log["grad_norm"] for log in trainer.state.log_history if "grad_norm" in log][-1],
-        "tokens": whole["prompt_ids"].numel() + whole["completion_ids"].numel()}))
+    print(
+        json.dumps(
+            {
+                "seconds": seconds[1:],
+                "cpu_seconds": cpu_seconds[1:],
+                "peak_mib": memory.peak_mib(),
+                "loss": float(sum(losses)),
+                "grad_norm": [log["grad_norm"] for log in trainer.state.log_history if "grad_norm" in log][-1],
+                "tokens": whole["prompt_ids"].numel() + whole["completion_ids"].numel(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

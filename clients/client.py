@@ -110,8 +110,12 @@ class Client(Transport):
 
     def set_reward_source(self, name: str, rule: RewardRule) -> RewardSourceView:
         """Change how a source's rewards count; only the fields that were given to `rule` change."""
-        answer = self._request("PUT", f"/v1/reward-sources/{quote(name, safe='')}", repeatable=True,
-                               body=rule.model_dump(exclude_unset=True))
+        answer = self._request(
+            "PUT",
+            f"/v1/reward-sources/{quote(name, safe='')}",
+            repeatable=True,
+            body=rule.model_dump(exclude_unset=True),
+        )
         return RewardSourceView.model_validate_json(answer.content)
 
     def scorers(self) -> ScorerList:

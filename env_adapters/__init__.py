@@ -73,8 +73,9 @@ def register(name: str, spec: str) -> None:
 
     kind, argument = re.fullmatch(r"(\w*)[:@]?(.*)", spec, re.DOTALL).groups()  # type: ignore[union-attr]
     if kind not in KINDS:
-        raise ValueError("what gets a name is agentgym:KIND@URL, openenv@URL, mcp@URL or search@CORPUS,QUESTIONS, "
-                         f"not {kind!r}")
+        raise ValueError(
+            f"what gets a name is agentgym:KIND@URL, openenv@URL, mcp@URL or search@CORPUS,QUESTIONS, not {kind!r}"
+        )
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", name):
         raise ValueError(f"{name!r} is not a name of small letters, digits, dots, dashes and underscores")
     importlib.import_module(KINDS[kind]).make_family(argument, name=name)

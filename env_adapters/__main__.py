@@ -41,8 +41,13 @@ def main(arguments: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m env_adapters", description=__doc__)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--module", action="append", default=[], metavar="PACKAGE.MODULE",
-                        help="an environment of your own, see docs/environments.md; may be given several times")
+    common.add_argument(
+        "--module",
+        action="append",
+        default=[],
+        metavar="PACKAGE.MODULE",
+        help="an environment of your own, see docs/environments.md; may be given several times",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     listing = commands.add_parser("list", parents=[common], help="what there is, and what has to be installed for it")
@@ -60,12 +65,17 @@ def _parser() -> argparse.ArgumentParser:
     player.add_argument("--seed", type=int, default=0, help="of the first episode; the others count up from it")
     player.add_argument("--episodes", type=int, default=1, metavar="K", help="how many; default %(default)s")
     player.add_argument("--horizon", type=int, default=50, metavar="N", help="most steps of one; default %(default)s")
-    player.add_argument("--policy", choices=["oracle", "random", "openai"], default="oracle",
-                        help="the environment's own solver (the default), a random player, or a model by --base-url")
+    player.add_argument(
+        "--policy",
+        choices=["oracle", "random", "openai"],
+        default="oracle",
+        help="the environment's own solver (the default), a random player, or a model by --base-url",
+    )
     player.add_argument("--base-url", default="http://127.0.0.1:8000/v1", help="of openai; default %(default)s")
     player.add_argument("--model", default="policy", help="of openai; default %(default)s")
-    player.add_argument("--key", default=os.environ.get("OPENAI_API_KEY", "any"), help="of openai; default: "
-                        "OPENAI_API_KEY")
+    player.add_argument(
+        "--key", default=os.environ.get("OPENAI_API_KEY", "any"), help="of openai; default: OPENAI_API_KEY"
+    )
     player.add_argument("--tools", action="store_true", help="openai: offer the actions as tools")
     player.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     player.set_defaults(run=_play)
@@ -116,8 +126,10 @@ def _play(chosen: argparse.Namespace) -> int:
     if chosen.json:
         print(json.dumps({**summary, "played": [asdict(one) for one in played]}))
     elif len(played) > 1:
-        print(f"== {summary['success']:.1%} success, mean reward {summary['mean_reward']:.3f}, "
-              f"median {summary['median_steps']:g} steps, {len(played)} episodes")
+        print(
+            f"== {summary['success']:.1%} success, mean reward {summary['mean_reward']:.3f}, "
+            f"median {summary['median_steps']:g} steps, {len(played)} episodes"
+        )
     return 0
 
 
@@ -135,9 +147,12 @@ def _player(found: Family, chosen: argparse.Namespace, seed: str) -> Player:
 
 
 def _summary(played: list[Played]) -> dict[str, float]:
-    return {"episodes": len(played), "success": statistics.mean(float(one.success) for one in played),
-            "mean_reward": statistics.mean(one.reward for one in played),
-            "median_steps": statistics.median(one.steps for one in played)}
+    return {
+        "episodes": len(played),
+        "success": statistics.mean(float(one.success) for one in played),
+        "mean_reward": statistics.mean(one.reward for one in played),
+        "median_steps": statistics.median(one.steps for one in played),
+    }
 
 
 def _serve(chosen: argparse.Namespace) -> int:

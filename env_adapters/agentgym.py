@@ -58,8 +58,10 @@ def _first_action(text: str) -> str:
 def _fenced(text: str) -> str:
     """Of WebArena: the whole answer, which must hold an action between triple backticks."""
     if not re.search(r"```.*?```", text, re.DOTALL):
-        raise NoAction("Cannot parse action from response. Your action should be inside triple backticks (```). "
-                       "Please adjust accordingly.")
+        raise NoAction(
+            "Cannot parse action from response. Your action should be inside triple backticks (```). "
+            "Please adjust accordingly."
+        )
     return text
 
 
@@ -109,32 +111,93 @@ def _tool(size: int, what: str) -> Kind:
 
 
 KINDS = {
-    "textcraft": Kind(544, "Craft the goal in Minecraft. Actions: get N item | craft N item using N item, N item | "
-                      f"inventory. {_REACT}", _one_action, create={}, closes=True, unknown="Could not execute"),
-    "babyai": Kind(4000, f"Reach the goal in a grid of rooms, by one of the available actions. {_REACT}", _one_action,
-                   closes=True, value="score", success=0.0, unknown="action is not recognized"),
-    "sciworld": Kind(4639, "Do the science task in a house of rooms, by commands such as: look around | open door to "
-                     "kitchen | go to kitchen | pick up X | move X to Y | activate X | use X on Y | focus on X | wait. "
-                     f"{_REACT}", _last_action, closes=True, value="score", full=100.0,
-                     unknown="No known action matches"),
-    "alfworld": Kind(2620, f"Do the household task, by one of the available actions. {_REACT}", _last_action,
-                     index="game", more={"world_type": "Text"}, unknown="Nothing happens"),
-    "maze": Kind(26, f"Walk to the goal of a maze. Actions: move up | move down | move left | move right. {_REACT}",
-                 _first_action, index="game", path="/maze"),
-    "wordle": Kind(1000, "Guess the word of five letters in six tries; b is a letter that is not in it, y one that is "
-                   f"elsewhere, g one that is right. Write letters with spaces, like: s h i r e. {_REACT}",
-                   _first_action, index="seed", path="/wordle", unknown="invalid word"),
-    "webshop": Kind(6910, "Buy what the instruction wants. Actions: search[words] | click[button or item]. "
-                    f"{_REACT}", _last_action, index="session_id", key="env_idx"),
-    "webarena": Kind(812, "Do the task in the browser. Actions: click [id] | type [id] [text] [press_enter] | hover "
-                     "[id] | press [keys] | scroll [up or down] | new_tab | tab_focus [index] | close_tab | goto [url] "
-                     "| go_back | go_forward | stop [answer]. Think, then end with the action like: ```click [12]```",
-                     _fenced, index="idx", key="env_idx", more={"seed": 0}, closes=True),
-    "searchqa": Kind(221_328, "Think in <think>...</think>, then <search>words</search> to get passages, or "
-                     "<answer>the answer</answer>.", _whole, index="id", key="env_idx", create={"id": 0}, closes=True,
-                     unknown="previous action is invalid"),
-    "sqlgym": Kind(10_962, "Answer the question by one SQLite query:\n```sql\nSELECT ...\n```", _query,
-                   index="item_id", key="env_idx"),
+    "textcraft": Kind(
+        544,
+        f"Craft the goal in Minecraft. Actions: get N item | craft N item using N item, N item | inventory. {_REACT}",
+        _one_action,
+        create={},
+        closes=True,
+        unknown="Could not execute",
+    ),
+    "babyai": Kind(
+        4000,
+        f"Reach the goal in a grid of rooms, by one of the available actions. {_REACT}",
+        _one_action,
+        closes=True,
+        value="score",
+        success=0.0,
+        unknown="action is not recognized",
+    ),
+    "sciworld": Kind(
+        4639,
+        "Do the science task in a house of rooms, by commands such as: look around | open door to "
+        "kitchen | go to kitchen | pick up X | move X to Y | activate X | use X on Y | focus on X | wait. "
+        f"{_REACT}",
+        _last_action,
+        closes=True,
+        value="score",
+        full=100.0,
+        unknown="No known action matches",
+    ),
+    "alfworld": Kind(
+        2620,
+        f"Do the household task, by one of the available actions. {_REACT}",
+        _last_action,
+        index="game",
+        more={"world_type": "Text"},
+        unknown="Nothing happens",
+    ),
+    "maze": Kind(
+        26,
+        f"Walk to the goal of a maze. Actions: move up | move down | move left | move right. {_REACT}",
+        _first_action,
+        index="game",
+        path="/maze",
+    ),
+    "wordle": Kind(
+        1000,
+        "Guess the word of five letters in six tries; b is a letter that is not in it, y one that is "
+        f"elsewhere, g one that is right. Write letters with spaces, like: s h i r e. {_REACT}",
+        _first_action,
+        index="seed",
+        path="/wordle",
+        unknown="invalid word",
+    ),
+    "webshop": Kind(
+        6910,
+        f"Buy what the instruction wants. Actions: search[words] | click[button or item]. {_REACT}",
+        _last_action,
+        index="session_id",
+        key="env_idx",
+    ),
+    "webarena": Kind(
+        812,
+        "Do the task in the browser. Actions: click [id] | type [id] [text] [press_enter] | hover "
+        "[id] | press [keys] | scroll [up or down] | new_tab | tab_focus [index] | close_tab | goto [url] "
+        "| go_back | go_forward | stop [answer]. Think, then end with the action like: ```click [12]```",
+        _fenced,
+        index="idx",
+        key="env_idx",
+        more={"seed": 0},
+        closes=True,
+    ),
+    "searchqa": Kind(
+        221_328,
+        "Think in <think>...</think>, then <search>words</search> to get passages, or <answer>the answer</answer>.",
+        _whole,
+        index="id",
+        key="env_idx",
+        create={"id": 0},
+        closes=True,
+        unknown="previous action is invalid",
+    ),
+    "sqlgym": Kind(
+        10_962,
+        "Answer the question by one SQLite query:\n```sql\nSELECT ...\n```",
+        _query,
+        index="item_id",
+        key="env_idx",
+    ),
     "weather": _tool(343, "Answer the question about the weather."),
     "movie": _tool(238, "Answer the question about movies."),
     "academia": _tool(19, "Answer the question about papers and their authors."),
@@ -169,8 +232,7 @@ class Remote(Play):
         if isinstance(reply, dict) and reply.get("sites") == "Error":
             raise EnvironmentFailure(f"{self._where} could not begin the task: {reply.get('observation')}")
         self._over, self._value = False, 0.0
-        return Reset([{"role": "system", "content": kind.instructions},
-                      {"role": "user", "content": self._text(reply)}])
+        return Reset([{"role": "system", "content": kind.instructions}, {"role": "user", "content": self._text(reply)}])
 
     def step(self, text: str) -> Transition:
         """Send the action of an answer.
@@ -186,8 +248,11 @@ class Remote(Play):
         except NoAction as error:
             return Transition(str(error), 0.0, False, valid=False)
         reply = self._call("step", {kind.key: self._id, "action": action})
-        if not isinstance(reply, dict) or kind.value not in reply or ("info" in reply and self._name == "webarena"
-                                                                      and reply["info"] is None):
+        if (
+            not isinstance(reply, dict)
+            or kind.value not in reply
+            or ("info" in reply and self._name == "webarena" and reply["info"] is None)
+        ):
             raise EnvironmentFailure(f"{self._where} answered a step with {str(reply)[:300]}")
         observation, score = self._text(reply), number(reply[kind.value])
         terminated = bool(reply.get("done", reply.get("terminated")))
@@ -196,8 +261,15 @@ class Remote(Play):
             score = 0.0
         before, self._value = self._value, min(1.0, max(0.0, score / kind.full))
         success = terminated and self._value >= kind.success
-        return Transition(observation, self._value - before, terminated, self._over and not terminated,
-                          success if self._over else None, kind.unknown not in observation, {"score": score})
+        return Transition(
+            observation,
+            self._value - before,
+            terminated,
+            self._over and not terminated,
+            success if self._over else None,
+            kind.unknown not in observation,
+            {"score": score},
+        )
 
     def random(self, rng: random.Random) -> str:
         """Return one of the actions that the server listed last.

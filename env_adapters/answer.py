@@ -13,6 +13,6 @@ def read_action(text: str) -> str:
     lines = [line for line in (line.strip(DRESS) for line in text.splitlines()) if line]
     for at, line in enumerate(lines):
         if found := re.match(r"action\W*:(.*)", line, re.IGNORECASE):
-            lines = [found[1].strip(DRESS), *lines[at + 1:]]
+            lines = [found[1].strip(DRESS), *lines[at + 1 :]]
             break
     return " ".join(next(filter(None, lines), "").lower().split())

@@ -25,12 +25,45 @@ from env_adapters.splits import held_out
 Level = Any
 """A `RoomGridLevel` of minigrid; without its type, since only `make` imports minigrid."""
 LEVELS = (
-    "GoToRedBallGrey", "GoToRedBall", "GoToRedBallNoDists", "GoToObjS6", "GoToLocalS8N7", "GoToObjMazeS7",
-    "GoToImpUnlock", "GoToSeqS5R2", "GoToRedBlueBall", "GoToDoor", "GoToObjDoor", "Open", "OpenRedDoor", "OpenDoorLoc",
-    "OpenRedBlueDoorsDebug", "OpenDoorsOrderN4Debug", "Pickup", "UnblockPickup", "PickupLoc", "PickupDistDebug",
-    "PickupAbove", "PutNextLocalS6N4", "PutNextS7N4Carrying", "Unlock", "UnlockLocalDist", "KeyInBox",
-    "UnlockPickupDist", "BlockedUnlockPickup", "UnlockToUnlock", "ActionObjDoor", "FindObjS7", "KeyCorridorS6R3",
-    "OneRoomS20", "MoveTwoAcrossS8N9", "SynthS5R2", "SynthLoc", "SynthSeq", "MiniBossLevel", "BossLevel",
+    "GoToRedBallGrey",
+    "GoToRedBall",
+    "GoToRedBallNoDists",
+    "GoToObjS6",
+    "GoToLocalS8N7",
+    "GoToObjMazeS7",
+    "GoToImpUnlock",
+    "GoToSeqS5R2",
+    "GoToRedBlueBall",
+    "GoToDoor",
+    "GoToObjDoor",
+    "Open",
+    "OpenRedDoor",
+    "OpenDoorLoc",
+    "OpenRedBlueDoorsDebug",
+    "OpenDoorsOrderN4Debug",
+    "Pickup",
+    "UnblockPickup",
+    "PickupLoc",
+    "PickupDistDebug",
+    "PickupAbove",
+    "PutNextLocalS6N4",
+    "PutNextS7N4Carrying",
+    "Unlock",
+    "UnlockLocalDist",
+    "KeyInBox",
+    "UnlockPickupDist",
+    "BlockedUnlockPickup",
+    "UnlockToUnlock",
+    "ActionObjDoor",
+    "FindObjS7",
+    "KeyCorridorS6R3",
+    "OneRoomS20",
+    "MoveTwoAcrossS8N9",
+    "SynthS5R2",
+    "SynthLoc",
+    "SynthSeq",
+    "MiniBossLevel",
+    "BossLevel",
     "BossLevelNoUnlock",
 )
 """AgentGym's levels, in its order."""
@@ -61,8 +94,14 @@ _TOOLS = {
 def _tool(name: str, description: str) -> dict[str, Any]:
     argument = _ARGUMENT.get(name)
     told = {argument: {"type": "string", "description": "as listed, such as 'red ball 1'"}} if argument else {}
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": {
-        "type": "object", "additionalProperties": False, "properties": told, "required": list(told)}}}
+    return {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": description,
+            "parameters": {"type": "object", "additionalProperties": False, "properties": told, "required": list(told)},
+        },
+    }
 
 
 TOOLS = [_tool(name, description) for name, description in _TOOLS.items()]
@@ -125,8 +164,10 @@ class Game:
         self._level.reset(seed=int(number))
         _relax(self._level.instrs)
         goal = str(self._level.mission)
-        messages = [{"role": "system", "content": INSTRUCTIONS},
-                    {"role": "user", "content": f"Goal: {goal}.\n{self._look(self._level)}"}]
+        messages = [
+            {"role": "system", "content": INSTRUCTIONS},
+            {"role": "user", "content": f"Goal: {goal}.\n{self._look(self._level)}"},
+        ]
         return Reset(messages, {"goal": goal, "level": name, "max_primitive_steps": self._level.max_steps})
 
     def _look(self, level: Level) -> str:

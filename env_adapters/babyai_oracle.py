@@ -172,6 +172,7 @@ class _Solver:
             return self._lay_down(set(route))
         key = f"{cell.split()[0]} key"
         if self._carried() != key:
+
             def is_key(thing: Any) -> bool:
                 return bool(thing) and f"{thing.color} {thing.type}" == key
 

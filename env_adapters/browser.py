@@ -34,13 +34,30 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 log = logging.getLogger("env_adapters.browser")
-OFF = ("SpareRendererForSitePerProcess", "ProactivelySwapBrowsingInstance", "BackForwardCache", "HttpsUpgrades",
-       "HttpsFirstBalancedModeAutoEnable", "MediaRouter", "PaintHolding", "OptimizationHints", "PreconnectToSearch",
-       "NetworkTimeServiceQuerying", "AimEnabled", "LensOverlay", "DestroyProfileOnBrowserClose")
+OFF = (
+    "SpareRendererForSitePerProcess",
+    "ProactivelySwapBrowsingInstance",
+    "BackForwardCache",
+    "HttpsUpgrades",
+    "HttpsFirstBalancedModeAutoEnable",
+    "MediaRouter",
+    "PaintHolding",
+    "OptimizationHints",
+    "PreconnectToSearch",
+    "NetworkTimeServiceQuerying",
+    "AimEnabled",
+    "LensOverlay",
+    "DestroyProfileOnBrowserClose",
+)
 """The first three start a process for each page that is loaded: a fifth of its cost (measured). The others ask the
 network for something, or are off in Playwright's own list, which this one replaces."""
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-features=" + ",".join(OFF),
-         "--force-webrtc-ip-handling-policy=disable_non_proxied_udp"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-features=" + ",".join(OFF),
+    "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
+]
 """Beside Playwright's own, which switch background networking, sync and updates off. No sandbox: Chromium has none
 where it runs as root, and the pages are our own."""
 START_S = 30.0
@@ -171,8 +188,13 @@ class Browser:
     async def _new_window(self, browser: PlaywrightBrowser, size: tuple[int, int]) -> Window:
         """Make a context: no service workers, no downloads, the same language and time zone everywhere."""
         context = await browser.new_context(
-            viewport={"width": size[0], "height": size[1]}, service_workers="block", accept_downloads=False,
-            locale="en-US", timezone_id="UTC", reduced_motion="reduce")
+            viewport={"width": size[0], "height": size[1]},
+            service_workers="block",
+            accept_downloads=False,
+            locale="en-US",
+            timezone_id="UTC",
+            reduced_motion="reduce",
+        )
         try:
             await context.add_init_script(page_script())
             page = await context.new_page()
@@ -224,8 +246,14 @@ class Browser:
         self._port = self._port or await self.web.start()
         self._playwright = await async_playwright().start()
         self._browser = await self._playwright.chromium.launch(
-            executable_path=path, args=FLAGS, timeout=START_S * 1000, handle_sigint=False, handle_sigterm=False,
-            handle_sighup=False, proxy={"server": f"http://127.0.0.1:{self._port}", "bypass": "<-loopback>"})
+            executable_path=path,
+            args=FLAGS,
+            timeout=START_S * 1000,
+            handle_sigint=False,
+            handle_sigterm=False,
+            handle_sighup=False,
+            proxy={"server": f"http://127.0.0.1:{self._port}", "bypass": "<-loopback>"},
+        )
         session = await self._browser.new_browser_cdp_session()
         processes = (await session.send("SystemInfo.getProcessInfo"))["processInfo"]
         self._pid = next(process["id"] for process in processes if process["type"] == "browser")

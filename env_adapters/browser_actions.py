@@ -16,10 +16,32 @@ if TYPE_CHECKING:
 
 TEXT_CHARS = 1000
 """Longest text that is typed; ours."""
-KEYS = {key.lower(): key for key in (
-    "Enter", "Tab", "Escape", "Backspace", "Delete", "ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "Home", "End",
-    "PageUp", "PageDown")} | {"space": " ", "up": "ArrowUp", "down": "ArrowDown", "left": "ArrowLeft",
-                              "right": "ArrowRight", "esc": "Escape", "return": "Enter"}
+KEYS = {
+    key.lower(): key
+    for key in (
+        "Enter",
+        "Tab",
+        "Escape",
+        "Backspace",
+        "Delete",
+        "ArrowUp",
+        "ArrowDown",
+        "ArrowLeft",
+        "ArrowRight",
+        "Home",
+        "End",
+        "PageUp",
+        "PageDown",
+    )
+} | {
+    "space": " ",
+    "up": "ArrowUp",
+    "down": "ArrowDown",
+    "left": "ArrowLeft",
+    "right": "ArrowRight",
+    "esc": "Escape",
+    "return": "Enter",
+}
 """Keys that `press` knows: none that leaves the page or shares a clipboard."""
 TYPED = ("textbox", "textarea", "searchbox", "spinbutton", "combobox")
 """Kinds of things that take text."""
@@ -76,15 +98,31 @@ class Action:
 
 def instructions(kinds: tuple[str, ...], first: str) -> str:
     """Return the system text of an environment that has these actions."""
-    return (f"{first} Answer with one action only:\n" + "\n".join(USAGE[kind] for kind in kinds)
-            + "\nWhat can be acted on has a number: click [3] clicks what the page shows as [3].")
+    return (
+        f"{first} Answer with one action only:\n"
+        + "\n".join(USAGE[kind] for kind in kinds)
+        + "\nWhat can be acted on has a number: click [3] clicks what the page shows as [3]."
+    )
 
 
 def tools(kinds: tuple[str, ...]) -> list[dict[str, Any]]:
     """Return the actions as function tools."""
-    return [{"type": "function", "function": {"name": kind, "description": _DESCRIPTIONS[kind], "parameters": {
-        "type": "object", "additionalProperties": False, "properties": _FIELDS[kind],
-        "required": [name for name in _FIELDS[kind] if name not in _OPTIONAL]}}} for kind in kinds]
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": kind,
+                "description": _DESCRIPTIONS[kind],
+                "parameters": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": _FIELDS[kind],
+                    "required": [name for name in _FIELDS[kind] if name not in _OPTIONAL],
+                },
+            },
+        }
+        for kind in kinds
+    ]
 
 
 def text_of(kinds: tuple[str, ...], name: str, arguments: dict[str, Any]) -> str:
@@ -137,7 +175,7 @@ def _with_text(kind: str, rest: str) -> Action | None:
     found = re.match(r"[\[(]?(\d{1,6})[\])]?(?!\w)[\s,]*", rest)
     if found is None or int(found[1]) == 0:
         return None
-    text, enter = rest[found.end():], False
+    text, enter = rest[found.end() :], False
     if not text:
         return None
     if kind == "type" and (inside := re.fullmatch(r"\[(.*?)\](?:\s*\[(?:press_enter_after\s*=\s*)?([01])\])?", text)):
@@ -167,8 +205,16 @@ def _alone(kind: str, rest: str) -> Action | None:
     return Action(kind)
 
 
-_READERS = {"click": _with_id, "hover": _with_id, "type": _with_text, "select": _with_text, "press": _with_key,
-            "scroll": _with_direction, "go_back": _alone, "stop": _with_answer}
+_READERS = {
+    "click": _with_id,
+    "hover": _with_id,
+    "type": _with_text,
+    "select": _with_text,
+    "press": _with_key,
+    "scroll": _with_direction,
+    "go_back": _alone,
+    "stop": _with_answer,
+}
 
 
 def random_action(view: View, kinds: tuple[str, ...], goal: str, rng: random.Random) -> str:

@@ -197,8 +197,13 @@ class Tab:
             self._window.loaded.clear()
         await self._window.tidy()
         view = found["view"]
-        self.view = View(_part(view["lines"], self._first_line), [Target(**target) for target in view["targets"]],
-                         view["lines"], view["title"], found["more"])
+        self.view = View(
+            _part(view["lines"], self._first_line),
+            [Target(**target) for target in view["targets"]],
+            view["lines"],
+            view["title"],
+            found["more"],
+        )
         return self.view
 
     async def _evaluate(self, expression: str) -> Any:
@@ -207,8 +212,9 @@ class Tab:
 
         for _ in range(3):
             try:
-                answer = await self._window.session.send("Runtime.evaluate", {
-                    "expression": expression, "returnByValue": True, "awaitPromise": True})
+                answer = await self._window.session.send(
+                    "Runtime.evaluate", {"expression": expression, "returnByValue": True, "awaitPromise": True}
+                )
             except Error as error:
                 if not any(said in str(error) for said in LEFT):
                     raise

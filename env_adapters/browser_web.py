@@ -111,11 +111,18 @@ class Web:
             log.debug("refused: %s %s", method, target)
             response = REFUSED
         else:
-            response = _handled(handler, Request(method, unquote(url.path), _fields(url.query),
-                                                 _fields(body.decode("utf-8", "replace"))))
-        told = "".join([f"HTTP/1.1 {response.status} -\r\nContent-Type: {response.kind}\r\n",
-                        f"Content-Length: {len(response.body)}\r\n",
-                        *(f"{name}: {value}\r\n" for name, value in response.headers.items()), "\r\n"])
+            response = _handled(
+                handler,
+                Request(method, unquote(url.path), _fields(url.query), _fields(body.decode("utf-8", "replace"))),
+            )
+        told = "".join(
+            [
+                f"HTTP/1.1 {response.status} -\r\nContent-Type: {response.kind}\r\n",
+                f"Content-Length: {len(response.body)}\r\n",
+                *(f"{name}: {value}\r\n" for name, value in response.headers.items()),
+                "\r\n",
+            ]
+        )
         writer.write(told.encode("latin-1") + response.body)
         await writer.drain()
         return handler is not None

@@ -61,8 +61,9 @@ class Game:
             raise UnknownTask(f"no task {task!r}; they are named seed-0 to seed-{TASKS - 1}")
         observation, self._info = self._env.reset(seed=(int(number[1]) + TASKS * seed) % 2**31)
         self._over, self._return = False, 0.0
-        return Reset([{"role": "system", "content": self._instructions},
-                      {"role": "user", "content": self._show(observation)}])
+        return Reset(
+            [{"role": "system", "content": self._instructions}, {"role": "user", "content": self._show(observation)}]
+        )
 
     def step(self, text: str) -> Transition:
         """Do what an answer says.
@@ -75,14 +76,21 @@ class Game:
         try:
             action = self._text.read(self._env.action_space, read_action(text), self._names)
         except ValueError as error:
-            return Transition(f"Not an action: {error}. Answer with one action only: {self._actions}", 0.0, False,
-                              valid=False)
+            return Transition(
+                f"Not an action: {error}. Answer with one action only: {self._actions}", 0.0, False, valid=False
+            )
         observation, reward, terminated, truncated, self._info = self._env.step(action)
         self._return += float(reward)
         self._over = terminated or truncated
         success = self._verdict(float(reward), bool(terminated)) if self._over else None
-        return Transition(self._show(observation), float(reward), bool(terminated), bool(truncated), success,
-                          info={"return": self._return})
+        return Transition(
+            self._show(observation),
+            float(reward),
+            bool(terminated),
+            bool(truncated),
+            success,
+            info={"return": self._return},
+        )
 
     def _verdict(self, reward: float, terminated: bool) -> bool:
         threshold = self._env.spec.reward_threshold if self._env.spec else None
@@ -132,10 +140,21 @@ class Gymnasium:
 
     isolation: Isolation = "host"
     step_timeout_s = 30.0
-    tools: list[dict[str, Any]] = [{"type": "function", "function": {  # noqa: RUF012 the protocol's, and read-only
-        "name": "act", "description": "Act, by an action as the instructions describe it.", "parameters": {
-            "type": "object", "additionalProperties": False, "required": ["action"], "properties": {
-                "action": {"type": "string"}}}}}]
+    tools: list[dict[str, Any]] = [  # noqa: RUF012 (never changed)
+        {
+            "type": "function",
+            "function": {
+                "name": "act",
+                "description": "Act, by an action as the instructions describe it.",
+                "parameters": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "required": ["action"],
+                    "properties": {"action": {"type": "string"}},
+                },
+            },
+        }
+    ]
 
     def __init__(self, identifier: str) -> None:
         self.name = f"gymnasium:{identifier}"
@@ -179,7 +198,8 @@ class Gymnasium:
             creator = spec.entry_point if callable(spec.entry_point) else load_env_creator(str(spec.entry_point))
             modes = (getattr(creator, "metadata", None) or {}).get("render_modes", [])
             env: gymnasium.Env[Any, Any] = gymnasium.make(
-                spec, render_mode="ansi" if "ansi" in modes else None, disable_env_checker=True)
+                spec, render_mode="ansi" if "ansi" in modes else None, disable_env_checker=True
+            )
         except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
             raise EnvironmentMissing(f"{self._id} needs more packages: {error}") from error
         except (gymnasium.error.Error, TypeError) as error:

@@ -30,28 +30,53 @@ class Known:
     0, or it ends by itself."""
 
 
-_LAKE = Known("Walk over the frozen lake from S to the goal G; F is ice, H a hole that ends it, [ ] is where you are. "
-              "The ice is slippery: you may slide to a side.", ("left", "down", "right", "up"), "reward")
-_CLIFF = Known("Walk from the start to the target T; stepping on the cliff C costs 100 and sends you back; "
-               "x is where you are.", ("up", "right", "down", "left"), "terminated")
+_LAKE = Known(
+    "Walk over the frozen lake from S to the goal G; F is ice, H a hole that ends it, [ ] is where you are. "
+    "The ice is slippery: you may slide to a side.",
+    ("left", "down", "right", "up"),
+    "reward",
+)
+_CLIFF = Known(
+    "Walk from the start to the target T; stepping on the cliff C costs 100 and sends you back; x is where you are.",
+    ("up", "right", "down", "left"),
+    "terminated",
+)
 KNOWN = {
     "FrozenLake": _LAKE,
     "FrozenLake8x8": _LAKE,
     "CliffWalking": _CLIFF,
     "CliffWalkingSlippery": _CLIFF,
-    "Taxi": Known("Drive the taxi to the passenger, pick up, drive to the destination, drop off. [ ] is the taxi, ( ) "
-                  "the passenger (none: in the taxi), < > the destination; | is a wall.",
-                  ("south", "north", "east", "west", "pickup", "dropoff"), "reward"),
-    "Blackjack": Known("Play blackjack against the dealer. You see: your sum, the dealer's card, 1 if an ace of yours "
-                       "counts as 11.", ("stick", "hit"), "reward"),
-    "CartPole": Known("Keep the pole upright by pushing the cart. You see: cart position, cart velocity, pole angle in "
-                      "radians, pole angular velocity.", ("left", "right")),
-    "MountainCar": Known("Drive the car up the right hill (position 0.5) by swinging. You see: position, velocity.",
-                         ("left", "none", "right"), "terminated"),
-    "Acrobot": Known("Swing the lower link above the bar. You see: cosine and sine of both joint angles, both angular "
-                     "velocities.", ("negative", "none", "positive"), "terminated"),
-    "LunarLander": Known("Land softly between the flags. You see: x, y, their velocities, angle, angular velocity, "
-                         "whether each leg touches ground.", ("nothing", "left engine", "main engine", "right engine")),
+    "Taxi": Known(
+        "Drive the taxi to the passenger, pick up, drive to the destination, drop off. [ ] is the taxi, ( ) "
+        "the passenger (none: in the taxi), < > the destination; | is a wall.",
+        ("south", "north", "east", "west", "pickup", "dropoff"),
+        "reward",
+    ),
+    "Blackjack": Known(
+        "Play blackjack against the dealer. You see: your sum, the dealer's card, 1 if an ace of yours counts as 11.",
+        ("stick", "hit"),
+        "reward",
+    ),
+    "CartPole": Known(
+        "Keep the pole upright by pushing the cart. You see: cart position, cart velocity, pole angle in "
+        "radians, pole angular velocity.",
+        ("left", "right"),
+    ),
+    "MountainCar": Known(
+        "Drive the car up the right hill (position 0.5) by swinging. You see: position, velocity.",
+        ("left", "none", "right"),
+        "terminated",
+    ),
+    "Acrobot": Known(
+        "Swing the lower link above the bar. You see: cosine and sine of both joint angles, both angular velocities.",
+        ("negative", "none", "positive"),
+        "terminated",
+    ),
+    "LunarLander": Known(
+        "Land softly between the flags. You see: x, y, their velocities, angle, angular velocity, "
+        "whether each leg touches ground.",
+        ("nothing", "left engine", "main engine", "right engine"),
+    ),
 }
 """By the id without its version."""
 
@@ -182,8 +207,10 @@ def uncoloured(drawing: str) -> str:
 
     A coloured background becomes [ ], blue ( ), any other colour < >.
     """
+
     def mark(found: re.Match[str]) -> str:
         code, inside = found[1].split(";")[0], found[2]
         before, after = ("[", "]") if code.startswith("4") else ("(", ")") if code == "34" else ("<", ">")
         return f"{before}{inside}{after}"
+
     return re.sub(r"\x1b\[[0-9;]*m", "", re.sub(r"\x1b\[([0-9;]+)m(.*?)\x1b\[0m", mark, drawing)).strip("\n")

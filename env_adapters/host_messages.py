@@ -22,7 +22,8 @@ from env_adapters.workers import EnvironmentTimeout
 LINE_BYTES = 16 * 2**20
 """Longest line: an answer of a million characters, each escaped, fits twice."""
 _CLASSES: dict[str, type[Exception]] = {
-    kind.__name__: kind for kind in (EnvironmentTimeout, EnvironmentMissing, NotImplementedError, UnknownTask)}
+    kind.__name__: kind for kind in (EnvironmentTimeout, EnvironmentMissing, NotImplementedError, UnknownTask)
+}
 
 
 class ElsewhereFailed(EnvironmentFailure):

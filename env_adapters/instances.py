@@ -146,16 +146,24 @@ def plain(transition: Transition) -> Transition:
     reward = float(transition.reward)
     if not math.isfinite(reward):
         raise EnvironmentFailure(f"the reward is {reward}")
-    return replace(transition, observation=plain_text(transition.observation), reward=reward,
-                   terminated=bool(transition.terminated), truncated=bool(transition.truncated),
-                   success=None if transition.success is None else bool(transition.success),
-                   valid=bool(transition.valid), info=plain_info(transition.info))
+    return replace(
+        transition,
+        observation=plain_text(transition.observation),
+        reward=reward,
+        terminated=bool(transition.terminated),
+        truncated=bool(transition.truncated),
+        success=None if transition.success is None else bool(transition.success),
+        valid=bool(transition.valid),
+        info=plain_info(transition.info),
+    )
 
 
 def plain_reset(reset: Reset) -> Reset:
     """Return what an agent sees first, in values that can be stored anywhere."""
-    return Reset([{"role": message["role"], "content": plain_text(message["content"])} for message in reset.messages],
-                 plain_info(reset.info))
+    return Reset(
+        [{"role": message["role"], "content": plain_text(message["content"])} for message in reset.messages],
+        plain_info(reset.info),
+    )
 
 
 def plain_text(text: str) -> str:
@@ -169,8 +177,9 @@ def plain_info(info: dict[str, Any]) -> dict[str, Any]:
     """Return it as JSON has it; what JSON cannot say becomes text."""
     if not info:
         return {}
-    made: dict[str, Any] = json.loads(plain_text(json.dumps(info, default=_plain_value, ensure_ascii=False)),
-                                      parse_constant=str)
+    made: dict[str, Any] = json.loads(
+        plain_text(json.dumps(info, default=_plain_value, ensure_ascii=False)), parse_constant=str
+    )
     return made
 
 

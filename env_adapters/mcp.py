@@ -54,8 +54,11 @@ class Remote(Play):
         return Reset([{"role": "system", "content": self._rules(session)}, {"role": "user", "content": first}])
 
     def _rules(self, session: McpSession) -> str:
-        lines = [str(session.about.get("instructions") or "").strip(),
-                 'Answer with one call only, like: tool_name {"argument": value}', "Tools:"]
+        lines = [
+            str(session.about.get("instructions") or "").strip(),
+            'Answer with one call only, like: tool_name {"argument": value}',
+            "Tools:",
+        ]
         for name, tool in _playable(session).items():
             takes = json.dumps((tool.get("inputSchema") or {}).get("properties") or {}, ensure_ascii=False)
             lines.append(f"{name} {takes}: {' '.join(str(tool.get('description') or '').split())}")
@@ -153,9 +156,17 @@ class Mcp(RemoteFamily):
 
     def _connect(self) -> Remote:
         session = McpSession(self._where)
-        self._known = [{"type": "function", "function": {
-            "name": name, "description": str(tool.get("description") or ""),
-            "parameters": tool.get("inputSchema") or {"type": "object"}}} for name, tool in _playable(session).items()]
+        self._known = [
+            {
+                "type": "function",
+                "function": {
+                    "name": name,
+                    "description": str(tool.get("description") or ""),
+                    "parameters": tool.get("inputSchema") or {"type": "object"},
+                },
+            }
+            for name, tool in _playable(session).items()
+        ]
         return Remote(self._where, session, self._end)
 
     def text_of(self, name: str, arguments: dict[str, Any]) -> str:

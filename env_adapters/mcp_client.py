@@ -30,8 +30,10 @@ class McpSession:
         self._headers = {"accept": "application/json, text/event-stream"}
         self._id = 0
         try:
-            self.about: dict[str, Any] = self._request("initialize", {
-                "protocolVersion": VERSION, "capabilities": {}, "clientInfo": {"name": "upturn", "version": "1"}})
+            self.about: dict[str, Any] = self._request(
+                "initialize",
+                {"protocolVersion": VERSION, "capabilities": {}, "clientInfo": {"name": "upturn", "version": "1"}},
+            )
             self._headers["mcp-protocol-version"] = str(self.about.get("protocolVersion") or VERSION)
             self._send({"jsonrpc": "2.0", "method": "notifications/initialized"})
             self.tools = self._tools()
@@ -98,6 +100,8 @@ class McpSession:
 def _events(stream: str) -> list[str]:
     """Return the data of each server-sent event."""
     blocks = stream.replace("\r\n", "\n").split("\n\n")
-    found = ["\n".join(line[5:].removeprefix(" ") for line in block.split("\n") if line.startswith("data:"))
-             for block in blocks]
+    found = [
+        "\n".join(line[5:].removeprefix(" ") for line in block.split("\n") if line.startswith("data:"))
+        for block in blocks
+    ]
     return [data for data in found if data.strip()]

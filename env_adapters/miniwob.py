@@ -35,8 +35,13 @@ INSTRUCTIONS = instructions(KINDS, "Do what the task says on the web page.")
 INVALID = "Not an action. Use one of: " + ", ".join(KINDS) + "."
 FURNITURE = "#query, #reward-display, #sync-task-cover, #click-canvas"
 """Parts of a page that are not of its task."""
-KINDS_OF_FILES = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8",
-                  ".css": "text/css; charset=utf-8", ".png": "image/png", ".gif": "image/gif"}
+KINDS_OF_FILES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".png": "image/png",
+    ".gif": "image/gif",
+}
 STATE = "{done: WOB_DONE_GLOBAL, raw: WOB_RAW_REWARD_GLOBAL, goal: core.getUtterance()}"
 
 
@@ -57,8 +62,10 @@ class MiniWob:
         view = self._tab.open(f"http://{HOST}/miniwob/{self._page}.html", begin)
         goal = view.more["goal"]
         self._goal = goal["utterance"] if isinstance(goal, dict) else goal
-        messages = [{"role": "system", "content": INSTRUCTIONS},
-                    {"role": "user", "content": f"Task: {self._goal}\n\n{view.text}"}]
+        messages = [
+            {"role": "system", "content": INSTRUCTIONS},
+            {"role": "user", "content": f"Task: {self._goal}\n\n{view.text}"},
+        ]
         return Reset(messages, {"goal": self._goal, "page": self._page})
 
     def step(self, text: str) -> Transition:
@@ -81,8 +88,13 @@ class MiniWob:
         self._over = True
         raw = float(view.more["raw"])
         success = raw >= WHOLE
-        return Transition("The task is done." if success else "The task has failed.", min(1.0, max(0.0, raw)), True,
-                          success=success, info={"raw_reward": raw})
+        return Transition(
+            "The task is done." if success else "The task has failed.",
+            min(1.0, max(0.0, raw)),
+            True,
+            success=success,
+            info={"raw_reward": raw},
+        )
 
     def oracle(self) -> str:
         """Return the next action of the page's solver.
@@ -149,8 +161,11 @@ def _file(path: str) -> Response:
     found = (_root() / path.lstrip("/")).resolve()
     if not found.is_relative_to(_root().resolve()) or not found.is_file():
         return Response(b"There is no such page.", "text/plain", 404)
-    return Response(found.read_bytes(), KINDS_OF_FILES.get(found.suffix, "application/octet-stream"),
-                    headers={"Cache-Control": "max-age=86400, immutable"})
+    return Response(
+        found.read_bytes(),
+        KINDS_OF_FILES.get(found.suffix, "application/octet-stream"),
+        headers={"Cache-Control": "max-age=86400, immutable"},
+    )
 
 
 def page_file(request: Request) -> Response:

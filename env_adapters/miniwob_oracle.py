@@ -205,8 +205,7 @@ def _odd_even(look: Look) -> Action:
 
 
 def _ticket(look: Look) -> Action:
-    minutes = [int(hours) * 60 + int(rest)
-               for hours, rest in re.findall(r"(\d+)h (\d+)m", " ".join(look.view.lines))]
+    minutes = [int(hours) * 60 + int(rest) for hours, rest in re.findall(r"(\d+)h (\d+)m", " ".join(look.view.lines))]
     buttons = look.all("button")
     costs = [int(re.findall(r"\d+", button.name)[0]) for button in buttons]
     values = minutes if "duration" in look.goal else costs
@@ -234,11 +233,18 @@ def _social(look: Look) -> Action:
     """Click one button on all or some posts of a user."""
     button, user = look.quoted[0].lower(), re.findall(r"by (@\w+)", look.goal)[0]
     lines = look.view.lines
-    numbers = [int(number) for at, line in enumerate(lines) if line.endswith(user)
-               for number in re.findall(rf"\[(\d+)\] clickable '{button}\b", lines[at + 2])]
+    numbers = [
+        int(number)
+        for at, line in enumerate(lines)
+        if line.endswith(user)
+        for number in re.findall(rf"\[(\d+)\] clickable '{button}\b", lines[at + 2])
+    ]
     some = re.search(r"on (\d+) posts?", look.goal)
-    left = [number for number in numbers[: int(some[1]) if some else None]
-            if not any(action.id == number for action in look.done)]
+    left = [
+        number
+        for number in numbers[: int(some[1]) if some else None]
+        if not any(action.id == number for action in look.done)
+    ]
     return Action("click", left[0]) if left else look.click("Submit")
 
 
@@ -248,8 +254,11 @@ def _terminal(look: Look) -> Action:
     if not any(action.text == "ls" for action in look.done):
         return Action("type", field, "ls", enter=True)
     ending = (re.findall(r"extension \.(\S+)$", look.goal) or [""])[0]
-    fit = (name for name in files[files.index("ls") + 1 :]
-           if (name.find(ending) == len(name) - len(ending) if ending else "." not in name))  # As the page sees it.
+    fit = (
+        name
+        for name in files[files.index("ls") + 1 :]
+        if (name.find(ending) == len(name) - len(ending) if ending else "." not in name)
+    )  # As the page sees it.
     return Action("type", field, f"rm {next(fit)}", enter=True)
 
 

@@ -47,8 +47,9 @@ class Form:
     def __init__(self, schema: Any) -> None:
         schema = schema if isinstance(schema, dict) else {}
         fields = schema.get("properties")
-        fields = {name: part for name, part in (fields if isinstance(fields, dict) else {}).items()
-                  if name != "metadata"}
+        fields = {
+            name: part for name, part in (fields if isinstance(fields, dict) else {}).items() if name != "metadata"
+        }
         required = [name for name in schema.get("required", []) if name in fields]
         only = list(fields) if len(fields) == 1 else required
         self.field = only[0] if len(only) == 1 else None
@@ -105,8 +106,9 @@ class Remote(Play):
         reply = self._ask({"type": "reset", "data": {"seed": wanted}})
         self._over = False
         rules = f"{self._about}\nAnswer with one action, {self._form.rule}".strip()
-        return Reset([{"role": "system", "content": rules},
-                      {"role": "user", "content": _text(reply.get("observation"))}])
+        return Reset(
+            [{"role": "system", "content": rules}, {"role": "user", "content": _text(reply.get("observation"))}]
+        )
 
     def step(self, text: str) -> Transition:
         """Send the action of an answer.
@@ -141,9 +143,15 @@ class Remote(Play):
         self._form = Form(schema.get("action") if isinstance(schema, dict) else None)
         self._about = str(about.get("description") or "") if isinstance(about, dict) else ""
         try:
-            self._socket = self._open.enter_context(connect(
-                f"ws{self._where.url.removeprefix('http')}/ws", additional_headers=self._where.headers,
-                open_timeout=CONNECT_S, close_timeout=CLOSE_S, max_size=ANSWER_BYTES))
+            self._socket = self._open.enter_context(
+                connect(
+                    f"ws{self._where.url.removeprefix('http')}/ws",
+                    additional_headers=self._where.headers,
+                    open_timeout=CONNECT_S,
+                    close_timeout=CLOSE_S,
+                    max_size=ANSWER_BYTES,
+                )
+            )
         except (OSError, websockets.WebSocketException) as error:
             raise EnvironmentFailure(f"{self._where}/ws: {type(error).__name__}: {error}") from error
 

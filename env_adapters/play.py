@@ -56,12 +56,14 @@ class RandomPlayer:
 class ChatModel:
     """A model behind an OpenAI-compatible URL."""
 
-    def __init__(self, base_url: str, model: str, key: str, tools: list[dict[str, Any]], timeout_s: float = 300.0
-                 ) -> None:
+    def __init__(
+        self, base_url: str, model: str, key: str, tools: list[dict[str, Any]], timeout_s: float = 300.0
+    ) -> None:
         import httpx2
 
-        self._http = httpx2.Client(base_url=f"{base_url.rstrip('/')}/", timeout=timeout_s,
-                                   headers={"authorization": f"Bearer {key}"})
+        self._http = httpx2.Client(
+            base_url=f"{base_url.rstrip('/')}/", timeout=timeout_s, headers={"authorization": f"Bearer {key}"}
+        )
         self._body: dict[str, Any] = {"model": model}
         if tools:
             self._body |= {"tools": tools, "parallel_tool_calls": False}

@@ -21,8 +21,12 @@ from env_adapters.protocol import Environment, EnvironmentFailure, Isolation, Un
 if TYPE_CHECKING:
     import httpx2
 
-KINDS = {"agentgym": "env_adapters.agentgym", "openenv": "env_adapters.openenv", "mcp": "env_adapters.mcp",
-         "search": "env_adapters.search"}
+KINDS = {
+    "agentgym": "env_adapters.agentgym",
+    "openenv": "env_adapters.openenv",
+    "mcp": "env_adapters.mcp",
+    "search": "env_adapters.search",
+}
 """The protocols, and the module that speaks each. `make_family(argument, name)` of it checks the argument."""
 TIMEOUT_S = 100.0
 """For one answer of the other server; ours. AgentGym's own clients wait 300 s."""
@@ -78,8 +82,9 @@ class Http:
             raise EnvironmentFailure(f"{self._where}{path} answered {answer.status_code}: {content[:300]!r}")
         return parse(content)
 
-    def send(self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None
-             ) -> tuple[httpx2.Response, str]:
+    def send(
+        self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None
+    ) -> tuple[httpx2.Response, str]:
         """Send a request; return the answer of any status, and its text."""
         import httpx2
 

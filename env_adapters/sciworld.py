@@ -20,19 +20,39 @@ from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Isolat
 from env_adapters.splits import held_out
 
 PAPER = {
-    "boil": 30, "melt": 30, "freeze": 30, "change-the-state-of-matter-of": 30, "use-thermometer": 540,
-    "measure-melting-point-known-substance": 436, "measure-melting-point-unknown-substance": 300,
-    "power-component": 20, "power-component-renewable-vs-nonrenewable-energy": 20, "test-conductivity": 900,
-    "test-conductivity-of-unknown-substances": 600, "find-living-thing": 300, "find-non-living-thing": 300,
-    "find-plant": 300, "find-animal": 300, "chemistry-mix": 32, "chemistry-mix-paint-secondary-color": 36,
-    "chemistry-mix-paint-tertiary-color": 36, "lifespan-longest-lived": 125, "lifespan-shortest-lived": 125,
-    "lifespan-longest-lived-then-shortest-lived": 125, "identify-life-stages-1": 14, "identify-life-stages-2": 10,
+    "boil": 30,
+    "melt": 30,
+    "freeze": 30,
+    "change-the-state-of-matter-of": 30,
+    "use-thermometer": 540,
+    "measure-melting-point-known-substance": 436,
+    "measure-melting-point-unknown-substance": 300,
+    "power-component": 20,
+    "power-component-renewable-vs-nonrenewable-energy": 20,
+    "test-conductivity": 900,
+    "test-conductivity-of-unknown-substances": 600,
+    "find-living-thing": 300,
+    "find-non-living-thing": 300,
+    "find-plant": 300,
+    "find-animal": 300,
+    "chemistry-mix": 32,
+    "chemistry-mix-paint-secondary-color": 36,
+    "chemistry-mix-paint-tertiary-color": 36,
+    "lifespan-longest-lived": 125,
+    "lifespan-shortest-lived": 125,
+    "lifespan-longest-lived-then-shortest-lived": 125,
+    "identify-life-stages-1": 14,
+    "identify-life-stages-2": 10,
 }
 """The 23 types of AgentGym, and so of AgentGym-RL (arXiv 2509.08755), with their variations."""
 MORE = {
-    "grow-plant": 126, "grow-fruit": 126, "inclined-plane-determine-angle": 168,
-    "inclined-plane-friction-named-surfaces": 1386, "inclined-plane-friction-unnamed-surfaces": 162,
-    "mendelian-genetics-known-plant": 120, "mendelian-genetics-unknown-plant": 480,
+    "grow-plant": 126,
+    "grow-fruit": 126,
+    "inclined-plane-determine-angle": 168,
+    "inclined-plane-friction-named-surfaces": 1386,
+    "inclined-plane-friction-unnamed-surfaces": 162,
+    "mendelian-genetics-known-plant": 120,
+    "mendelian-genetics-unknown-plant": 480,
 }
 """The simulator's other types."""
 TEST_SHARE = 0.2
@@ -54,10 +74,21 @@ INSTRUCTIONS = (
 )
 INVALID = f"No known action matches that. Use one of: {ACTIONS}"
 NO_CHOICE = "That is no number of the list. The request is cancelled."
-TOOLS: list[dict[str, Any]] = [{"type": "function", "function": {
-    "name": "act", "description": f"Do one action: {ACTIONS}; or a number of a list of choices.", "parameters": {
-        "type": "object", "additionalProperties": False, "required": ["action"],
-        "properties": {"action": {"type": "string"}}}}}]
+TOOLS: list[dict[str, Any]] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "act",
+            "description": f"Do one action: {ACTIONS}; or a number of a list of choices.",
+            "parameters": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["action"],
+                "properties": {"action": {"type": "string"}},
+            },
+        },
+    }
+]
 WHOLE = 0.999
 """A score of at least this is the whole one: it is a sum of parts."""
 
@@ -138,8 +169,15 @@ class SciWorld:
         truncated = not over and moves > MOVES
         if over or truncated:
             self._leave()
-        return Transition(said[:OBSERVATION_CHARS], reward, over, truncated, success=score >= WHOLE if over else None,
-                          valid=valid, info={"raw_score": round(100 * score), "moves": moves})
+        return Transition(
+            said[:OBSERVATION_CHARS],
+            reward,
+            over,
+            truncated,
+            success=score >= WHOLE if over else None,
+            valid=valid,
+            info={"raw_score": round(100 * score), "moves": moves},
+        )
 
     def oracle(self) -> str:
         """Return the next action of the simulator's own solution that has not been done.

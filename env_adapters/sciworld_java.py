@@ -26,8 +26,13 @@ from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing
 T = TypeVar("T")
 SEATS = 32
 """Instances in one process. Measured: each holds 8 to 14 MB of heap."""
-OPTIONS = ("-Xmx768m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-XX:+UnlockExperimentalVMOptions",
-           "-XX:hashCode=2")
+OPTIONS = (
+    "-Xmx768m",
+    "-XX:+UseSerialGC",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-XX:+UnlockExperimentalVMOptions",
+    "-XX:hashCode=2",
+)
 """The heap holds the instances of all seats and room to work; `hashCode=2` is the constant identity hash."""
 CALL_S = 45.0
 """A call that takes longer has hung. Measured: the slowest solution takes 5 s to find on a quiet machine."""
@@ -65,10 +70,19 @@ class Java:
         # It reads the types that it knows from its working directory, and writes there which were new.
         self._directory = tempfile.TemporaryDirectory(prefix="sciworld-")
         shutil.copy(_jar().with_name("object_type_ids.tsv"), self._directory.name)
-        command = ["java", *OPTIONS, "-classpath", os.pathsep.join([self._py4j.find_jar_path(), str(_jar())]),
-                   "py4j.GatewayServer", "--die-on-broken-pipe", "--enable-auth", "0"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.DEVNULL, cwd=self._directory.name)
+        command = [
+            "java",
+            *OPTIONS,
+            "-classpath",
+            os.pathsep.join([self._py4j.find_jar_path(), str(_jar())]),
+            "py4j.GatewayServer",
+            "--die-on-broken-pipe",
+            "--enable-auth",
+            "0",
+        ]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=self._directory.name
+        )
         self._gateway: Any = None
         self.call(self._connect)
 
@@ -86,8 +100,11 @@ class Java:
         stuck.cancel()
         if not port.strip().isdigit():
             raise EnvironmentFailure("Java does not start ScienceWorld")
-        self._gateway = self._py4j.JavaGateway(gateway_parameters=self._py4j.GatewayParameters(
-            port=int(port), auth_token=token.decode().strip(), read_timeout=CALL_S, enable_memory_management=False))
+        self._gateway = self._py4j.JavaGateway(
+            gateway_parameters=self._py4j.GatewayParameters(
+                port=int(port), auth_token=token.decode().strip(), read_timeout=CALL_S, enable_memory_management=False
+            )
+        )
         jvm = self._gateway.jvm
         nowhere = jvm.java.io.OutputStream.nullOutputStream()
         jvm.java.lang.System.setOut(jvm.java.io.PrintStream(nowhere))  # Nobody reads what the simulator prints.

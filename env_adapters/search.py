@@ -42,13 +42,25 @@ INVALID = "Nothing was done. Write <search>words</search> to search, or <answer>
 
 
 def _tool(name: str, argument: str, description: str) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": {
-        "type": "object", "additionalProperties": False, "required": [argument],
-        "properties": {argument: {"type": "string"}}}}}
+    return {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": description,
+            "parameters": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": [argument],
+                "properties": {argument: {"type": "string"}},
+            },
+        },
+    }
 
 
-TOOLS = [_tool("search", "query", "Show the passages that fit some words best."),
-         _tool("answer", "text", "Answer the question in a few words, which ends the episode.")]
+TOOLS = [
+    _tool("search", "query", "Show the passages that fit some words best."),
+    _tool("answer", "text", "Answer the question in a few words, which ends the episode."),
+]
 _ARGUMENT = {"search": "query", "answer": "text"}
 
 
@@ -60,7 +72,7 @@ def read_action(text: str) -> tuple[str, str]:
     spoken = re.sub(r"<think>.*?(</think>|$)", " ", text, flags=re.DOTALL | re.IGNORECASE)
     spoken = re.split(r"</think>", spoken, flags=re.IGNORECASE)[-1]
     found = re.search(r"<\s*(search|answer)\s*>(.*?)(<\s*/|$)", spoken, re.DOTALL | re.IGNORECASE)
-    words = " ".join(found[2].split()).strip("`*\"") if found else ""
+    words = " ".join(found[2].split()).strip('`*"') if found else ""
     return (found[1].lower(), words) if found and words else ("", "")
 
 
@@ -134,8 +146,11 @@ class Inquiry:
     def _note(self, question: Question, words: str, hits: list[Hit]) -> None:
         for hit in hits:
             self._seen = (self._seen + f"{hit.passage.title} {hit.passage.text}".split())[-SEEN_WORDS:]
-        self._missing = [support for support in self._missing if normalised(support.query) != normalised(words)
-                         and not any(support.is_in(hit.passage) for hit in hits)]
+        self._missing = [
+            support
+            for support in self._missing
+            if normalised(support.query) != normalised(words) and not any(support.is_in(hit.passage) for hit in hits)
+        ]
 
     def oracle(self) -> str:
         """Search for the passages that the answer needs and that have not been seen, then answer."""
@@ -161,9 +176,16 @@ class Search:
     isolation: Isolation = "thread"
     tools = TOOLS
 
-    def __init__(self, name: str, corpus: str, retriever: Callable[[], Retriever],
-                 questions: Callable[[], list[Question]], *, needs_factbook: bool,
-                 step_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        corpus: str,
+        retriever: Callable[[], Retriever],
+        questions: Callable[[], list[Question]],
+        *,
+        needs_factbook: bool,
+        step_timeout_s: float = 30.0,
+    ) -> None:
         self.name, self.corpus, self.step_timeout_s = name, corpus, step_timeout_s
         self.description = f"Answer questions by searching {corpus}: several searches, then one answer."
         self._make_retriever, self._make_questions = retriever, questions
@@ -247,8 +269,19 @@ def make_family(argument: str = "", name: str = "search") -> Search:
     questions = (lambda: file_questions(Path(asked))) if asked else factbook_questions
     if source.startswith(("http://", "https://")):
         where = place(source)
-        return Search(name, COLLECTION, lambda: RemoteIndex(where), questions, needs_factbook=not asked,
-                      step_timeout_s=TIMEOUT_S + 20)
+        return Search(
+            name,
+            COLLECTION,
+            lambda: RemoteIndex(where),
+            questions,
+            needs_factbook=not asked,
+            step_timeout_s=TIMEOUT_S + 20,
+        )
     read: Corpus = JsonLines(Path(source)) if source else Factbook()
-    return Search(name, COLLECTION if source else "the CIA World Factbook", lambda: Index(build(read, cache_folder())),
-                  questions, needs_factbook=not (source and asked))
+    return Search(
+        name,
+        COLLECTION if source else "the CIA World Factbook",
+        lambda: Index(build(read, cache_folder())),
+        questions,
+        needs_factbook=not (source and asked),
+    )

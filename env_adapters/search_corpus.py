@@ -23,9 +23,16 @@ from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing
 INSTALL = "pip install 'upturn[search]'"
 PASSAGE_CHARS = 400
 """A longer field of the Factbook becomes several passages; ours (wiki-18's have about 600 characters)."""
-NAMES = {"cf": "Republic of the Congo", "cg": "Democratic Republic of the Congo", "dr": "Dominican Republic",
-         "ee": "European Union", "gz": "Gaza Strip", "sv": "Svalbard", "xx": "World",
-         "um": "United States Pacific Island Wildlife Refuges"}
+NAMES = {
+    "cf": "Republic of the Congo",
+    "cg": "Democratic Republic of the Congo",
+    "dr": "Dominican Republic",
+    "ee": "European Union",
+    "gz": "Gaza Strip",
+    "sv": "Svalbard",
+    "xx": "World",
+    "um": "United States Pacific Island Wildlife Refuges",
+}
 """Names of entries whose own short name is missing, wrong or a long remark."""
 
 Country = dict[str, dict[str, Any]]

@@ -15,17 +15,49 @@ from dataclasses import dataclass, field
 from env_adapters.search_corpus import Country, countries, name_of, part
 
 ALIASES = {
-    "US": "us", "UK": "uk", "UAE": "ae", "Czech Republic": "ez", "Macedonia": "mk", "Cote d'Ivoire": "iv",
-    "Ivory Coast": "iv", "Myanmar": "bm", "Swaziland": "wz", "Cape Verde": "cv", "DRC": "cg", "Congo (Kinshasa)": "cg",
-    "Congo (Brazzaville)": "cf", "Congo-Brazzaville": "cf", "Vatican City": "vt", "Holy See (Vatican City)": "vt",
-    "Turkiye": "tu", "East Timor": "tt", "Great Britain": "uk", "Britain": "uk", "USA": "us", "French Guiana": "fr",
-    "America": "us", "Gambia": "ga", "Bahamas": "bf",
+    "US": "us",
+    "UK": "uk",
+    "UAE": "ae",
+    "Czech Republic": "ez",
+    "Macedonia": "mk",
+    "Cote d'Ivoire": "iv",
+    "Ivory Coast": "iv",
+    "Myanmar": "bm",
+    "Swaziland": "wz",
+    "Cape Verde": "cv",
+    "DRC": "cg",
+    "Congo (Kinshasa)": "cg",
+    "Congo (Brazzaville)": "cf",
+    "Congo-Brazzaville": "cf",
+    "Vatican City": "vt",
+    "Holy See (Vatican City)": "vt",
+    "Turkiye": "tu",
+    "East Timor": "tt",
+    "Great Britain": "uk",
+    "Britain": "uk",
+    "USA": "us",
+    "French Guiana": "fr",
+    "America": "us",
+    "Gambia": "ga",
+    "Bahamas": "bf",
 }
 """Other names by which countries are called, in the Factbook or by those who answer."""
-NEVER = frozenset({
-    "Ifni", "Ruanda-Urundi", "Mandatory Palestine", "Quito", "Ponape", "Truk", "Netherlands New Guinea",
-    "Nieuw Zeeland", "Jerusalem", "Aegukka", "Aegukga", "De Wilhelmus",
-})
+NEVER = frozenset(
+    {
+        "Ifni",
+        "Ruanda-Urundi",
+        "Mandatory Palestine",
+        "Quito",
+        "Ponape",
+        "Truk",
+        "Netherlands New Guinea",
+        "Nieuw Zeeland",
+        "Jerusalem",
+        "Aegukka",
+        "Aegukga",
+        "De Wilhelmus",
+    }
+)
 """What would not tell a country from others, or is disputed."""
 WITH_ARTICLE = frozenset({"Netherlands", "Philippines", "Maldives", "Seychelles", "Comoros", "Holy See"})
 MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
@@ -84,9 +116,11 @@ def akin(one: str, other: str) -> bool:
 
 def _matched(pattern: str) -> Callable[[str], tuple[str, tuple[str, ...]] | None]:
     """Return a reader for fields that are exactly of a form; its first group is the value."""
+
     def read(text: str) -> tuple[str, tuple[str, ...]] | None:
         found = re.fullmatch(pattern, text)
         return (found[1].strip(), ()) if found else None
+
     return read
 
 
@@ -111,12 +145,18 @@ READERS: dict[str, tuple[tuple[str, ...], Callable[[str], tuple[str, tuple[str, 
     "currency": (("Economy", "Exchange rates", "Currency"), _currency),
     "internet-code": (("Communications", "Internet country code"), _matched(r"(\.[a-z]{2})")),
     "highest-point": (("Geography", "Elevation", "highest point"), _matched(r"([A-Z][\w' -]+?) [\d,]+ m")),
-    "aircraft-prefix": (("Transportation", "Civil aircraft registration country code prefix"),
-                        _matched(r"([A-Z0-9]{1,3})")),
-    "independence-year": (("Government", "Independence"), _matched(
-        rf"\d{{1,2}} (?:{MONTHS}) (\d{{4}}) \(from [^();]+\)")),
-    "independence-from": (("Government", "Independence"), _matched(
-        rf"\d{{1,2}} (?:{MONTHS}) \d{{4}} \(from ((?:the )?(?:[A-Z]\w+)(?: [A-Z]\w+)?)\)")),
+    "aircraft-prefix": (
+        ("Transportation", "Civil aircraft registration country code prefix"),
+        _matched(r"([A-Z0-9]{1,3})"),
+    ),
+    "independence-year": (
+        ("Government", "Independence"),
+        _matched(rf"\d{{1,2}} (?:{MONTHS}) (\d{{4}}) \(from [^();]+\)"),
+    ),
+    "independence-from": (
+        ("Government", "Independence"),
+        _matched(rf"\d{{1,2}} (?:{MONTHS}) \d{{4}} \(from ((?:the )?(?:[A-Z]\w+)(?: [A-Z]\w+)?)\)"),
+    ),
     "anthem": (("Government", "National anthem(s)", "title"), _matched(r'["“]([^"”()]{5,})["”](?: ?\([^()]*\))?')),
 }
 """Where facts stand, and how they are read."""
@@ -131,8 +171,12 @@ NUMBERS = {
 def _read(code: str, country: Country) -> Entry:
     name, naming = name_of(code, country), ("Government", "Country name")
     government, independence = (part(country, "Government", field) for field in ("Government type", "Independence"))
-    entry = Entry(code, name, part(country, *naming, "conventional long form").partition(" (")[0],
-                  bool(government and independence) and not independence.startswith("none"))
+    entry = Entry(
+        code,
+        name,
+        part(country, *naming, "conventional long form").partition(" (")[0],
+        bool(government and independence) and not independence.startswith("none"),
+    )
     if ";" in entry.long or entry.long in ("", "none"):
         entry.long = name
     for kind, (path, read) in READERS.items():

@@ -38,14 +38,18 @@ CACHE_KIB = 256
 """Of one connection; the system's cache, which all share, holds the rest. With SQLite's 2 MiB, 64 took 100 MB more."""
 KNOWN_WORDS = 100_000
 """Words whose count is remembered."""
-_LITTLE = ("a an and are as at be been but by did do does for from had has have how in is it its of on or than that "
-           "the their them there these they this those to was were what when where which who whom whose why will with")
+_LITTLE = (
+    "a an and are as at be been but by did do does for from had has have how in is it its of on or than that "
+    "the their them there these they this those to was were what when where which who whom whose why will with"
+)
 STOP_WORDS = frozenset(_LITTLE.split())
 FORM = 1
 """Goes up when the tables or the way they are filled change."""
 _RARE = "AND +rowid IN (SELECT rowid FROM passages WHERE passages MATCH :rare) "
-_FIND = ("SELECT title, text, bm25(passages, :weight, 1.0) AS score FROM passages WHERE passages MATCH :match "
-         f"{_RARE}ORDER BY score, rowid LIMIT :count")
+_FIND = (
+    "SELECT title, text, bm25(passages, :weight, 1.0) AS score FROM passages WHERE passages MATCH :match "
+    f"{_RARE}ORDER BY score, rowid LIMIT :count"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +111,9 @@ def _fill(path: Path, passages: Iterable[Passage]) -> None:
     try:
         database.execute("PRAGMA journal_mode = OFF")
         database.execute("PRAGMA synchronous = OFF")
-        database.execute("CREATE VIRTUAL TABLE passages USING fts5"
-                         "(title, text, tokenize = 'porter unicode61 remove_diacritics 2')")
+        database.execute(
+            "CREATE VIRTUAL TABLE passages USING fts5(title, text, tokenize = 'porter unicode61 remove_diacritics 2')"
+        )
         database.executemany("INSERT INTO passages VALUES (?, ?)", ((p.title, p.text) for p in passages))
         database.execute("INSERT INTO passages (passages) VALUES ('optimize')")
         database.commit()
@@ -133,9 +138,14 @@ class Index:
             database = self._take()
             try:
                 match, rare = self._match(database, asked)
-                found = database.execute(_FIND if rare else _FIND.replace(_RARE, ""), {
-                    "match": match, "rare": rare, "weight": TITLE_WEIGHT, "count": max(count, RERANKED)}
-                    ).fetchall() if match else []
+                found = (
+                    database.execute(
+                        _FIND if rare else _FIND.replace(_RARE, ""),
+                        {"match": match, "rare": rare, "weight": TITLE_WEIGHT, "count": max(count, RERANKED)},
+                    ).fetchall()
+                    if match
+                    else []
+                )
             finally:
                 self._idle.append(database)
         except sqlite3.Error as error:
@@ -168,8 +178,9 @@ class Index:
         """Return how many passages have a word; more than `COMMON` are not counted."""
         if (known := self._counts.get(word)) is not None:
             return known
-        (count,) = database.execute("SELECT count(*) FROM (SELECT 1 FROM passages WHERE passages MATCH ? LIMIT ?)",
-                                    (f'"{word}"', COMMON + 1)).fetchone()
+        (count,) = database.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM passages WHERE passages MATCH ? LIMIT ?)", (f'"{word}"', COMMON + 1)
+        ).fetchone()
         with self._lock:
             if len(self._counts) >= KNOWN_WORDS:
                 self._counts.clear()

@@ -45,12 +45,18 @@ ASKED = {
 }
 MORE = {
     "area": ("Which has the larger area: {} or {}?", "Which of the countries that border {} has the largest area?"),
-    "population": ("Which has the larger population: {} or {}?",
-                   "Which of the countries that border {} has the largest population?"),
-    "elevation": ("Which has the higher highest point: {} or {}?",
-                  "Which of the countries that border {} has the highest highest point?"),
-    "median-age": ("Where is the median age higher: in {} or in {}?",
-                   "In which of the countries that border {} is the median age highest?"),
+    "population": (
+        "Which has the larger population: {} or {}?",
+        "Which of the countries that border {} has the largest population?",
+    ),
+    "elevation": (
+        "Which has the higher highest point: {} or {}?",
+        "Which of the countries that border {} has the highest highest point?",
+    ),
+    "median-age": (
+        "Where is the median age higher: in {} or in {}?",
+        "In which of the countries that border {} is the median age highest?",
+    ),
 }
 
 
@@ -109,12 +115,25 @@ def factbook_questions() -> list[Question]:
         EnvironmentMissing: the Factbook is not installed.
     """
     read = entries()
-    clues = [_Clue(entry, kind, phrase.format(fact.value), _slug(f"{kind} {fact.value}"),
-                   (Support(query.format(fact.value), fact.title, fact.stands),))
-             for kind, (phrase, query) in CLUES.items()
-             for entry, fact in identifying(read, kind) if entry.sovereign]
-    made = [*_bridges(clues, PER_CLUE), *_bridges(_border_clues(read), 1), *_bridges(_only_neighbours(read), PER_CLUE),
-            *_neighbours(read), *_comparisons(clues)]
+    clues = [
+        _Clue(
+            entry,
+            kind,
+            phrase.format(fact.value),
+            _slug(f"{kind} {fact.value}"),
+            (Support(query.format(fact.value), fact.title, fact.stands),),
+        )
+        for kind, (phrase, query) in CLUES.items()
+        for entry, fact in identifying(read, kind)
+        if entry.sovereign
+    ]
+    made = [
+        *_bridges(clues, PER_CLUE),
+        *_bridges(_border_clues(read), 1),
+        *_bridges(_only_neighbours(read), PER_CLUE),
+        *_neighbours(read),
+        *_comparisons(clues),
+    ]
     return sorted({question.task: question for question in made}.values(), key=lambda question: question.task)
 
 
@@ -132,12 +151,20 @@ def _answers(read: Entry, kind: str) -> tuple[str, ...]:
 def _bridges(clues: list[_Clue], each: int) -> Iterator[Question]:
     """Ask for facts of the country that a clue stands for."""
     for clue in clues:
-        kinds = [kind for kind in ASKED if kind != clue.kind and kind in clue.entry.one
-                 and clue.entry.one[kind].value not in NEVER]
+        kinds = [
+            kind
+            for kind in ASKED
+            if kind != clue.kind and kind in clue.entry.one and clue.entry.one[kind].value not in NEVER
+        ]
         for kind in random.Random(f"search/bridge/{clue.slug}").sample(kinds, min(each, len(kinds))):
             supports = (*clue.supports, _support(clue.entry.one[kind]))
-            yield Question(f"{len(supports)}/{clue.slug}/{kind}", ASKED[kind].format(clue.phrase),
-                           _answers(clue.entry, kind), supports, split_of(clue.entry.code))
+            yield Question(
+                f"{len(supports)}/{clue.slug}/{kind}",
+                ASKED[kind].format(clue.phrase),
+                _answers(clue.entry, kind),
+                supports,
+                split_of(clue.entry.code),
+            )
 
 
 def _border_clues(read: dict[str, Entry]) -> list[_Clue]:
@@ -148,23 +175,41 @@ def _border_clues(read: dict[str, Entry]) -> list[_Clue]:
             either.setdefault(neighbour, set()).add(code)
     clues = []
     for code, entry in read.items():
-        around = [n for n in sorted(entry.borders) if entry.sovereign and read[n].sovereign
-                  and code in read[n].borders and not akin(read[n].name, entry.name)]
+        around = [
+            n
+            for n in sorted(entry.borders)
+            if entry.sovereign and read[n].sovereign and code in read[n].borders and not akin(read[n].name, entry.name)
+        ]
         pairs = [pair for pair in itertools.combinations(around, 2) if either[pair[0]] & either[pair[1]] == {code}]
         for pair in random.Random(f"search/borders/{code}").sample(pairs, min(PER_BORDER, len(pairs))):
             one, two = read[pair[0]], read[pair[1]]
-            clues.append(_Clue(entry, "borders", f"the country that borders both {one.called} and {two.called}",
-                               f"borders-{_slug(one.name)}-and-{_slug(two.name)}",
-                               (_support(one.borders[code]), _support(two.borders[code]))))
+            clues.append(
+                _Clue(
+                    entry,
+                    "borders",
+                    f"the country that borders both {one.called} and {two.called}",
+                    f"borders-{_slug(one.name)}-and-{_slug(two.name)}",
+                    (_support(one.borders[code]), _support(two.borders[code])),
+                )
+            )
     return clues
 
 
 def _only_neighbours(read: dict[str, Entry]) -> list[_Clue]:
     """Countries that are the only neighbour of another one."""
-    return [_Clue(read[code], "borders", f"the only country that {entry.called} borders",
-                  f"only-neighbour-of-{_slug(entry.name)}", (_support(entry.borders[code]),))
-            for entry in read.values() if entry.sovereign and len(entry.borders) == 1
-            for code in entry.borders if read[code].sovereign]
+    return [
+        _Clue(
+            read[code],
+            "borders",
+            f"the only country that {entry.called} borders",
+            f"only-neighbour-of-{_slug(entry.name)}",
+            (_support(entry.borders[code]),),
+        )
+        for entry in read.values()
+        if entry.sovereign and len(entry.borders) == 1
+        for code in entry.borders
+        if read[code].sovereign
+    ]
 
 
 def _neighbours(read: dict[str, Entry]) -> Iterator[Question]:
@@ -177,10 +222,17 @@ def _neighbours(read: dict[str, Entry]) -> Iterator[Question]:
         rng = random.Random(f"search/neighbours/{code}")
         for kind in rng.sample(kinds, min(PER_NEIGHBOURS, len(kinds))):
             listed = next(iter(entry.borders.values()))
-            supports = (Support(listed.title.replace(":", ""), listed.title, listed.stands),
-                        *(_support(n.number[kind][1]) for n in around))
-            yield Question(f"{len(supports)}/neighbours-of-{_slug(entry.name)}/{kind}",
-                           MORE[kind][1].format(entry.called), _first(kind, around).names, supports, split_of(code))
+            supports = (
+                Support(listed.title.replace(":", ""), listed.title, listed.stands),
+                *(_support(n.number[kind][1]) for n in around),
+            )
+            yield Question(
+                f"{len(supports)}/neighbours-of-{_slug(entry.name)}/{kind}",
+                MORE[kind][1].format(entry.called),
+                _first(kind, around).names,
+                supports,
+                split_of(code),
+            )
 
 
 def _first(kind: str, among: list[Entry]) -> Entry:
@@ -208,11 +260,19 @@ def _comparisons(clues: list[_Clue]) -> Iterator[Question]:
                 continue
             done.add(pair)
             kind = rng.choice(kinds)
-            supports = (*one.supports, *two.supports, _support(one.entry.number[kind][1]),
-                        _support(two.entry.number[kind][1]))
-            yield Question(f"{len(supports)}/{kind}-of-{one.slug}/{two.slug}",
-                           MORE[kind][0].format(one.phrase, two.phrase), _first(kind, [one.entry, two.entry]).names,
-                           supports, split)
+            supports = (
+                *one.supports,
+                *two.supports,
+                _support(one.entry.number[kind][1]),
+                _support(two.entry.number[kind][1]),
+            )
+            yield Question(
+                f"{len(supports)}/{kind}-of-{one.slug}/{two.slug}",
+                MORE[kind][0].format(one.phrase, two.phrase),
+                _first(kind, [one.entry, two.entry]).names,
+                supports,
+                split,
+            )
 
 
 def file_questions(path: Path) -> list[Question]:
@@ -224,8 +284,14 @@ def file_questions(path: Path) -> list[Question]:
     found = []
     for number, line in itertools.islice(json_lines(path), MOST_QUESTIONS):
         text, answers, task = line.get("question"), line.get("golden_answers"), line.get("id", f"line-{number}")
-        if not (isinstance(text, str) and text.strip() and isinstance(task, str) and isinstance(answers, list)
-                and answers and all(isinstance(answer, str) for answer in answers)):
+        if not (
+            isinstance(text, str)
+            and text.strip()
+            and isinstance(task, str)
+            and isinstance(answers, list)
+            and answers
+            and all(isinstance(answer, str) for answer in answers)
+        ):
             raise EnvironmentFailure(f"{path}, line {number} has no `question` with `golden_answers`")
         found.append(Question(task, text, tuple(answers), (Support(text, "", ""),), split_of(task)))
     return found

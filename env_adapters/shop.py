@@ -29,8 +29,10 @@ SIZE = (1000, 800)
 TASKS_PER_TEMPLATE = 50
 TESTS_PER_TEMPLATE = 10
 KINDS = ("click", "type", "select", "scroll", "go_back", "stop")
-INSTRUCTIONS = instructions(KINDS, "You are Mira Lindqvist (mira), logged in to a shop with a forum. Do what the task "
-                                   "says, nothing more, then stop.")
+INSTRUCTIONS = instructions(
+    KINDS,
+    "You are Mira Lindqvist (mira), logged in to a shop with a forum. Do what the task says, nothing more, then stop.",
+)
 INVALID = "Not an action. Use one of: " + ", ".join(KINDS) + "."
 
 
@@ -58,8 +60,10 @@ class Shop:
         self._host = f"{secrets.token_hex(8)}.shop.test"  # Nobody else's; no page shows it.
         self._browser.web.add(self._host, self._site)
         self._tab.open(f"http://{self._host}/")
-        messages = [{"role": "system", "content": INSTRUCTIONS},
-                    {"role": "user", "content": f"Task: {self._task.goal}\n\n{self._tab.view.text}"}]
+        messages = [
+            {"role": "system", "content": INSTRUCTIONS},
+            {"role": "user", "content": f"Task: {self._task.goal}\n\n{self._tab.view.text}"},
+        ]
         return Reset(messages, {"goal": self._task.goal, "template": task.partition("/")[0]})
 
     def step(self, text: str) -> Transition:

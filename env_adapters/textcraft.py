@@ -30,18 +30,38 @@ INSTRUCTIONS = (
     "get 1 coal\nget 1 stick\ncraft 1 torch using 1 coal, 1 stick"
 )
 INVALID = "Not an action. Use get, craft or inventory."
-_ITEM: dict[str, Any] = {"type": "object", "additionalProperties": False, "required": ["item", "count"], "properties": {
-    "item": {"type": "string"}, "count": {"type": "integer", "minimum": 1}}}
+_ITEM: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["item", "count"],
+    "properties": {"item": {"type": "string"}, "count": {"type": "integer", "minimum": 1}},
+}
 TOOLS: list[dict[str, Any]] = [
-    {"type": "function", "function": {
-        "name": "get", "description": "Get an item that no command crafts.", "parameters": _ITEM}},
-    {"type": "function", "function": {
-        "name": "craft", "description": "Craft an item with the counts of its command.", "parameters": {
-            "type": "object", "additionalProperties": False, "required": ["item", "count", "using"], "properties": {
-                **_ITEM["properties"], "using": {"type": "array", "items": _ITEM, "minItems": 1}}}}},
-    {"type": "function", "function": {
-        "name": "inventory", "description": "List what you carry.", "parameters": {
-            "type": "object", "additionalProperties": False, "properties": {}}}},
+    {
+        "type": "function",
+        "function": {"name": "get", "description": "Get an item that no command crafts.", "parameters": _ITEM},
+    },
+    {
+        "type": "function",
+        "function": {
+            "name": "craft",
+            "description": "Craft an item with the counts of its command.",
+            "parameters": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["item", "count", "using"],
+                "properties": {**_ITEM["properties"], "using": {"type": "array", "items": _ITEM, "minItems": 1}},
+            },
+        },
+    },
+    {
+        "type": "function",
+        "function": {
+            "name": "inventory",
+            "description": "List what you carry.",
+            "parameters": {"type": "object", "additionalProperties": False, "properties": {}},
+        },
+    },
 ]
 
 

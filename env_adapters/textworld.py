@@ -27,10 +27,19 @@ FORMS = (
 INSTRUCTIONS = f"You play a text adventure. Answer with one command only:\n{FORMS}\nExample:\nopen wooden door"
 INVALID = f"That is not possible now. Commands: {FORMS}"
 TOOLS: list[dict[str, Any]] = [
-    {"type": "function", "function": {
-        "name": "act", "description": f"Give one command: {FORMS}", "parameters": {
-            "type": "object", "additionalProperties": False, "required": ["command"], "properties": {
-                "command": {"type": "string", "description": "such as: open wooden door"}}}}},
+    {
+        "type": "function",
+        "function": {
+            "name": "act",
+            "description": f"Give one command: {FORMS}",
+            "parameters": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["command"],
+                "properties": {"command": {"type": "string", "description": "such as: open wooden door"}},
+            },
+        },
+    },
 ]
 
 
@@ -59,8 +68,10 @@ class Game:
         self._score, self._moves, self._has_read = 0, 0, False
         self._find_commands()
         goal = " ".join(game.objective.split()) or "Find out what there is to do here, and do it."
-        messages = [{"role": "system", "content": INSTRUCTIONS},
-                    {"role": "user", "content": f"{goal}\n\n{self._scene().look()}"}]
+        messages = [
+            {"role": "system", "content": INSTRUCTIONS},
+            {"role": "user", "content": f"{goal}\n\n{self._scene().look()}"},
+        ]
         return Reset(messages, {"level": task.partition("/")[0], "max_score": game.max_score, **self._now()})
 
     def _now(self) -> dict[str, Any]:
@@ -102,8 +113,13 @@ class Game:
         if over := won or lost:
             seen += "\nYou have won." if won else "\nYou have lost."
             self._progress, self._commands = None, {}
-        return Transition(seen, (self._score - before) / progress.game.max_score, over,
-                          success=won if over else None, info=self._now())
+        return Transition(
+            seen,
+            (self._score - before) / progress.game.max_score,
+            over,
+            success=won if over else None,
+            info=self._now(),
+        )
 
     def _seen(self, command: str, action: Any) -> str:
         """Return what one sees after a command."""

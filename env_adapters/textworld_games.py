@@ -36,9 +36,19 @@ class Level:
 
 
 def _cooking(ingredients: int, rooms: int, *, skills: bool) -> Level:
-    return Level("tw-cooking", {
-        "recipe": ingredients, "take": ingredients, "go": rooms, "open": skills, "cook": skills, "cut": skills,
-        "drop": False, "split": None})
+    return Level(
+        "tw-cooking",
+        {
+            "recipe": ingredients,
+            "take": ingredients,
+            "go": rooms,
+            "open": skills,
+            "cook": skills,
+            "cut": skills,
+            "drop": False,
+            "split": None,
+        },
+    )
 
 
 def _search(challenge: str, level: int) -> Level:

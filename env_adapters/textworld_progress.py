@@ -54,14 +54,18 @@ class Progress:
     @property
     def completed(self) -> bool:
         """Whether every quest is won that has to be."""
-        return all(won for quest, won in zip(self.game.quests, self._quests, strict=True)
-                   if quest.win_events and not quest.optional)
+        return all(
+            won
+            for quest, won in zip(self.game.quests, self._quests, strict=True)
+            if quest.win_events and not quest.optional
+        )
 
     @property
     def failed(self) -> bool:
         """Whether a quest is failed that has to be won."""
-        return any(won is False for quest, won in zip(self.game.quests, self._quests, strict=True)
-                   if not quest.optional)
+        return any(
+            won is False for quest, won in zip(self.game.quests, self._quests, strict=True) if not quest.optional
+        )
 
     def way(self) -> tuple[Any, ...]:
         """Return actions that win from here.

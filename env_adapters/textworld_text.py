@@ -13,8 +13,12 @@ from typing import Any
 OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
 STATES = {"open", "closed", "locked", "fried", "roasted", "grilled", "burned", "chopped", "sliced", "diced"}
 SYNONYMS = (
-    (r"(pick up|get|grab) ", "take "), (r"(read|look at|inspect|x) ", "examine "), (r"(walk|move|head) ", "go "),
-    (r"(north|south|east|west)$", r"go \1"), (r"l$|look around$", "look"), (r"i$|inv$", "inventory"),
+    (r"(pick up|get|grab) ", "take "),
+    (r"(read|look at|inspect|x) ", "examine "),
+    (r"(walk|move|head) ", "go "),
+    (r"(north|south|east|west)$", r"go \1"),
+    (r"l$|look around$", "look"),
+    (r"i$|inv$", "inventory"),
     (r"prepare the meal$|make meal$", "prepare meal"),
 )
 

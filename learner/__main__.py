@@ -57,8 +57,12 @@ def parser() -> argparse.ArgumentParser:
         help="where to train; auto is CUDA if there",
     )
     run.add_argument("--threads", type=int, metavar="N", help="CPU threads; without it torch decides")
-    run.add_argument("--gpu-memory", type=float, metavar="SHARE",
-                     help="most of the GPU's memory to take, such as 0.45; without it all that is free")
+    run.add_argument(
+        "--gpu-memory",
+        type=float,
+        metavar="SHARE",
+        help="most of the GPU's memory to take, such as 0.45; without it all that is free",
+    )
     run.add_argument(
         "--work-dir",
         type=Path,
@@ -102,8 +106,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     first = int(os.environ.get("RANK", "0")) == 0  # the others do the same, and would say the same
-    logging.basicConfig(level=logging.INFO if first else logging.ERROR,
-                        format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.basicConfig(
+        level=logging.INFO if first else logging.ERROR, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)

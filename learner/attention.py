@@ -79,8 +79,15 @@ def block_mask(end: Tensor) -> BlockMask:
     return create_block_mask(sees, None, None, len(end), len(end), device=end.device)
 
 
-def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-           trie: Trie | None = None, **named: Any) -> tuple[Tensor, Tensor | None]:
+def attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    trie: Trie | None = None,
+    **named: Any,
+) -> tuple[Tensor, Tensor | None]:
     """Attend as transformers' attention functions do.
 
     Args:
@@ -101,8 +108,14 @@ def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, a
     grouped, scale = query.shape[1] != key.shape[1], named.get("scaling")
     pieces = [
         scaled_dot_product_attention(
-            queries, key.index_select(2, run.seen), value.index_select(2, run.seen), attn_mask=run.mask,
-            is_causal=run.mask is None, scale=scale, enable_gqa=grouped)
+            queries,
+            key.index_select(2, run.seen),
+            value.index_select(2, run.seen),
+            attn_mask=run.mask,
+            is_causal=run.mask is None,
+            scale=scale,
+            enable_gqa=grouped,
+        )
         for queries, run in zip(query.split([run.nodes for run in trie.form], dim=2), trie.form, strict=True)
     ]
     return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None

@@ -94,8 +94,9 @@ def load_checkpoint(trainer: Trainer, directory: Path) -> None:
                     "exp_avg": torch.zeros_like(p),
                     "exp_avg_sq": torch.zeros_like(p),
                 }
-        state = {name: tensor for name, tensor in _state(trainer).items()
-                 if name in known or not name.startswith("random.")}
+        state = {
+            name: tensor for name, tensor in _state(trainer).items() if name in known or not name.startswith("random.")
+        }
         load(state, storage_reader=reader, **_processes())
     torch.set_rng_state(state["random.cpu"])
     if "random.cuda" in state:

@@ -52,20 +52,28 @@ def check_batch(samples: Sequence[Sample], config: RunConfig, vocabulary: int) -
     for s in samples:
         lengths = [len(s.token_ids), len(s.loss_mask), len(s.logprobs), len(s.temperatures)]
         if len(set(lengths)) != 1:
-            raise BadBatch(f"the lists of a sample of episode {s.episode_id} differ in length: {lengths} token ids, "
-                           "mask, logprobs and temperatures; erase the episode and lease the batch again")
+            raise BadBatch(
+                f"the lists of a sample of episode {s.episode_id} differ in length: {lengths} token ids, "
+                "mask, logprobs and temperatures; erase the episode and lease the batch again"
+            )
         if not math.isfinite(s.reward):
             raise BadBatch(f"the reward of episode {s.episode_id} is {s.reward}: correct it or erase the episode")
         if s.token_ids and not 0 <= min(s.token_ids) <= max(s.token_ids) < vocabulary:
-            raise BadBatch(f"episode {s.episode_id} has token ids {min(s.token_ids)} to {max(s.token_ids)}, and the "
-                           f"model knows 0 to {vocabulary - 1}: engine and learner have different tokenizers, give "
-                           "both the same model")
+            raise BadBatch(
+                f"episode {s.episode_id} has token ids {min(s.token_ids)} to {max(s.token_ids)}, and the "
+                f"model knows 0 to {vocabulary - 1}: engine and learner have different tokenizers, give "
+                "both the same model"
+            )
         if any(m and not t > 0 for m, t in zip(s.loss_mask, s.temperatures, strict=True)):
-            raise BadBatch(f"episode {s.episode_id} trains tokens that were sampled at temperature 0: sample at a "
-                           "temperature above 0")
+            raise BadBatch(
+                f"episode {s.episode_id} trains tokens that were sampled at temperature 0: sample at a "
+                "temperature above 0"
+            )
     if samples and config.algorithm in COMPARING and all(s.group is None for s in samples):
-        raise BadInput(f"{config.algorithm} compares the episodes of a group, and no episode has one: name a group "
-                       "when episodes are opened, or take reinforce_pp or ppo")
+        raise BadInput(
+            f"{config.algorithm} compares the episodes of a group, and no episode has one: name a group "
+            "when episodes are opened, or take reinforce_pp or ppo"
+        )
 
 
 def check_groups(batch: BatchView, config: RunConfig) -> None:
@@ -76,9 +84,11 @@ def check_groups(batch: BatchView, config: RunConfig) -> None:
     """
     grouped = batch.groups + batch.groups_without_variance
     if config.algorithm in COMPARING and config.play is None and batch.groups_incomplete > 1 and not grouped:
-        raise BadInput(f"{config.algorithm} compares the episodes of a group, and none of the {batch.episodes} "
-                       "recorded ones has another beside it: name a group when episodes are opened, or take "
-                       "reinforce_pp or ppo")
+        raise BadInput(
+            f"{config.algorithm} compares the episodes of a group, and none of the {batch.episodes} "
+            "recorded ones has another beside it: name a group when episodes are opened, or take "
+            "reinforce_pp or ppo"
+        )
 
 
 def check_model(directory: Path, config: RunConfig, device: torch.device) -> None:
@@ -89,8 +99,9 @@ def check_model(directory: Path, config: RunConfig, device: torch.device) -> Non
         TooLittleMemory: training would need more memory than is free.
     """
     if not (directory / "config.json").is_file():
-        raise BadModel(f"{directory} is not a model: it has no config.json; give the server a directory that "
-                       "transformers can load")
+        raise BadModel(
+            f"{directory} is not a model: it has no config.json; give the server a directory that transformers can load"
+        )
     try:
         described = json.loads((directory / "config.json").read_text())
     except ValueError as error:
@@ -104,18 +115,26 @@ def check_model(directory: Path, config: RunConfig, device: torch.device) -> Non
     for file in files:
         try:
             with safe_open(file, framework="pt") as weights:
-                shapes = [weights.get_slice(name).get_shape() for name in weights.keys()  # noqa: SIM118
-                          if not (name == "lm_head.weight" and described.get("tie_word_embeddings"))]
+                shapes = [
+                    weights.get_slice(name).get_shape()
+                    for name in weights.keys()  # noqa: SIM118
+                    if not (name == "lm_head.weight" and described.get("tie_word_embeddings"))
+                ]
         except (SafetensorError, OSError) as error:
             raise BadModel(f"{file} is broken ({error}): copy the model again") from error
         parameters += sum(math.prod(shape) for shape in shapes)
         stored_bytes += file.stat().st_size
     needed, free = needed_bytes(parameters, stored_bytes, config) / distributed.count(), free_bytes(device)
     if free is not None and needed > free:
-        advice = "train an adapter (kind = 'adapter') or a smaller model" if config.kind == "full" else \
-            "take a smaller model"
-        raise TooLittleMemory(f"training {parameters / 1e6:.0f} M parameters needs {needed / _GIB:.1f} GiB before the "
-                              f"first token, and {free / _GIB:.1f} GiB are free: {advice}, or free memory")
+        advice = (
+            "train an adapter (kind = 'adapter') or a smaller model"
+            if config.kind == "full"
+            else "take a smaller model"
+        )
+        raise TooLittleMemory(
+            f"training {parameters / 1e6:.0f} M parameters needs {needed / _GIB:.1f} GiB before the "
+            f"first token, and {free / _GIB:.1f} GiB are free: {advice}, or free memory"
+        )
 
 
 def needed_bytes(parameters: int, stored_bytes: int, config: RunConfig) -> int:
@@ -162,6 +181,8 @@ def memory_advice(max_row_tokens: int) -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise TooLittleMemory("a row of tokens does not fit into memory: start the learner with "
-                              f"--activation-checkpointing, or with --max-row-tokens below {max_row_tokens}, or train "
-                              "an adapter") from error
+        raise TooLittleMemory(
+            "a row of tokens does not fit into memory: start the learner with "
+            f"--activation-checkpointing, or with --max-row-tokens below {max_row_tokens}, or train "
+            "an adapter"
+        ) from error

@@ -36,7 +36,7 @@ def repetition(samples: Sequence[Sample]) -> float:
     runs, distinct = 0, 0
     for sample in samples:
         for turn in _turns(sample):
-            found = [tuple(turn[i:i + _REPEATED_TOKENS]) for i in range(len(turn) - _REPEATED_TOKENS + 1)]
+            found = [tuple(turn[i : i + _REPEATED_TOKENS]) for i in range(len(turn) - _REPEATED_TOKENS + 1)]
             runs, distinct = runs + len(found), distinct + len(set(found))
     return 1 - distinct / runs if runs else 0.0
 

@@ -31,7 +31,8 @@ def check_mismatch(mismatch_kl: float, guards: Guards) -> None:
         raise RunStopped(
             f"the engine and the learner differ by {mismatch_kl:.3g} nats a token (guards.mismatch_kl is "
             f"{guards.mismatch_kl:g}), so they do not hold the same weights or sample at another temperature; "
-            "no weight of this step was changed. Look at the engine's dtype and at max_staleness")
+            "no weight of this step was changed. Look at the engine's dtype and at max_staleness"
+        )
 
 
 def check_collapse(steps: Sequence[RunStep], guards: Guards) -> None:
@@ -51,11 +52,13 @@ def check_collapse(steps: Sequence[RunStep], guards: Guards) -> None:
         ("reference_kl", guards.max_reference_kl, 1, "max_reference_kl", "the policy has left its reference"),
         ("grad_norm", guards.max_grad_norm, 1, "max_grad_norm", "gradients explode"),
     )
-    last = steps[-guards.patience:]
+    last = steps[-guards.patience :]
     if len(last) < guards.patience:
         return
     for name, bound, sign, field, meaning in bounds:
         values = [step.metrics.get(name) for step in last]
         if bound is not None and all(value is not None and sign * (value - bound) > 0 for value in values):
-            raise RunStopped(f"{meaning}: {name} was {values[-1]:.3g} and beyond guards.{field} = {bound:g} for "
-                             f"{guards.patience} learner steps in a row")
+            raise RunStopped(
+                f"{meaning}: {name} was {values[-1]:.3g} and beyond guards.{field} = {bound:g} for "
+                f"{guards.patience} learner steps in a row"
+            )

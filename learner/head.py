@@ -19,8 +19,9 @@ LOGITS_AT_ONCE = 16 * 2**20
 """Logits in one piece: 64 MiB in float32, 341 tokens of a vocabulary of 49152."""
 
 
-def chosen_logprobs(head: Callable[[Tensor], Tensor], hidden: Tensor, target: Tensor, temperature: Tensor,
-                    vocabulary: int) -> tuple[Tensor, Tensor]:
+def chosen_logprobs(
+    head: Callable[[Tensor], Tensor], hidden: Tensor, target: Tensor, temperature: Tensor, vocabulary: int
+) -> tuple[Tensor, Tensor]:
     """Return [M] float32 log_softmax(logits / temperature) at the targets, with gradient, and [M] entropies in nats.
 
     Args:

@@ -82,7 +82,7 @@ def _why(schedule: AdaptiveHorizon, success: list[float], truncated: list[float]
     if len(truncated) >= window and fmean(truncated[-window:]) > schedule.max_truncated:
         return TOO_MANY_TRUNCATED
     if len(success) >= 2 * window:
-        gain = fmean(success[-window:]) - fmean(success[-2 * window:-window])
+        gain = fmean(success[-window:]) - fmean(success[-2 * window : -window])
         return SUCCESS_STOPPED_RISING if gain < schedule.min_gain else STAYED
     return STAYED
 

@@ -23,10 +23,12 @@ def parser() -> argparse.ArgumentParser:
         epilog="All other options are those of `python -m learner run`, and go to every process.",
         allow_abbrev=False,
     )
-    top.add_argument("--processes", type=_positive, required=True, metavar="N",
-                     help="processes on this machine: one a GPU")
-    top.add_argument("--machines", type=_positive, default=1, metavar="N",
-                     help="machines that run this same command (%(default)s)")
+    top.add_argument(
+        "--processes", type=_positive, required=True, metavar="N", help="processes on this machine: one a GPU"
+    )
+    top.add_argument(
+        "--machines", type=_positive, default=1, metavar="N", help="machines that run this same command (%(default)s)"
+    )
     top.add_argument("--meet", metavar="HOST:PORT", help="where the machines meet: one of them, and a free port there")
     top.add_argument("--job", default="upturn", metavar="NAME", help="what the machines share (%(default)s)")
     return top
@@ -54,8 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
         elastic_launch(config, sys.executable)("-m", "learner", "run", *learner)
     except ChildFailedError as failed:
         process, failure = failed.get_first_failure()
-        how = f"was ended by {signal.Signals(-failure.exitcode).name}" if failure.exitcode < 0 else \
-            f"ended with code {failure.exitcode}"
+        how = (
+            f"was ended by {signal.Signals(-failure.exitcode).name}"
+            if failure.exitcode < 0
+            else f"ended with code {failure.exitcode}"
+        )
         log.error("process %d of the learner %s, so all were ended", process, how)
         return failure.exitcode if failure.exitcode > 0 else 1
     except SignalException as stopped:

@@ -85,8 +85,9 @@ def train(run: RunView, client: Client, settings: LearnerSettings, heartbeat: He
 class _Loop:
     """The steps of one run; holds what one step tells the next."""
 
-    def __init__(self, run: RunView, client: Client, learner: str, heartbeat: Heartbeat, trainer: Trainer,
-                 work: Path) -> None:
+    def __init__(
+        self, run: RunView, client: Client, learner: str, heartbeat: Heartbeat, trainer: Trainer, work: Path
+    ) -> None:
         self.run, self.client, self.learner, self.heartbeat, self.trainer = run, client, learner, heartbeat, trainer
         self.versions, self.checkpoints = work / "policies" / run.id, work / "checkpoints" / run.id
         self.kept = self.versions / "best"
@@ -124,7 +125,8 @@ class _Loop:
             )
             metrics = from_first(lambda: self._acknowledge(batch.id, ack))
         self.recorded.append(
-            RunStep(step=step, horizon=horizon, policy_version=policy_version, metrics=metrics | _measured(batch)))
+            RunStep(step=step, horizon=horizon, policy_version=policy_version, metrics=metrics | _measured(batch))
+        )
         log.info("run %s step %d horizon %d version %s %s", self.run.id, step, horizon, policy_version, _brief(metrics))
         best = best_of(self.recorded, config.guards.best_window)
         if best is not None and best.step == step and played_by is not None:
@@ -146,8 +148,10 @@ class _Loop:
         best = best_of(self.recorded, self.run.config.guards.best_window)
         if best is None:
             return "No version was played long enough to be called the best"
-        what = f"The best version, {'the first' if best.version is None else best.version}, had a mean success of " \
-               f"{best.success:.3f} at step {best.step}"
+        what = (
+            f"The best version, {'the first' if best.version is None else best.version}, had a mean success of "
+            f"{best.success:.3f} at step {best.step}"
+        )
         newest = next((s.policy_version for s in reversed(self.recorded) if s.policy_version is not None), None)
         if best.version == newest:
             return f"{what} and is the newest"

@@ -67,8 +67,14 @@ class Minibatch:
         limits: when a row is full.
     """
 
-    def __init__(self, samples: Sequence[Sample], policy: Policy, reference: Reference | None, config: RunConfig,
-                 limits: RowLimits) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        policy: Policy,
+        reference: Reference | None,
+        config: RunConfig,
+        limits: RowLimits,
+    ) -> None:
         self.samples = samples
         """[S] of all processes."""
         self._mine = deal(samples, distributed.count())[distributed.number()]
@@ -163,8 +169,16 @@ class Minibatch:
             loss = imitation_loss(logprobs, weight * advantages)
         else:
             old = logprobs.detach() if self.seen is None else row.in_order([s.old for s in self.seen])[usable]
-            out = policy_loss(logprobs, old, row.engine_logprobs[usable], advantages, sample, weight, self._loss,
-                              None if reference is None else reference[usable])
+            out = policy_loss(
+                logprobs,
+                old,
+                row.engine_logprobs[usable],
+                advantages,
+                sample,
+                weight,
+                self._loss,
+                None if reference is None else reference[usable],
+            )
             loss = out.loss
             named |= {
                 "mismatch_kl": out.mismatch_kl_sum,
@@ -227,6 +241,17 @@ def _nothing(current: Logprobs) -> Tensor:
     return 0 * (values if current.state_values is None else values + current.state_values.sum())
 
 
-(_EMPTY,) = pack([Sample(episode_id="", group=None, token_ids=[0, 0], loss_mask=[0, 1], logprobs=[0.0, 0.0],
-                         temperatures=[1.0, 1.0], reward=0.0)])
+(_EMPTY,) = pack(
+    [
+        Sample(
+            episode_id="",
+            group=None,
+            token_ids=[0, 0],
+            loss_mask=[0, 1],
+            logprobs=[0.0, 0.0],
+            temperatures=[1.0, 1.0],
+            reward=0.0,
+        )
+    ]
+)
 """A row of two tokens, for passes that must be made and train nothing."""

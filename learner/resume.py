@@ -57,8 +57,9 @@ def version_in_service(run: RunView, policies: PolicyList) -> Path | None:
     return Path(max(own, key=lambda p: p.version).path) if own else None
 
 
-def resume(trainer: Trainer, run: RunView, policies: PolicyList, checkpoints: Path,
-           batch_of: Callable[[int], BatchView]) -> int:
+def resume(
+    trainer: Trainer, run: RunView, policies: PolicyList, checkpoints: Path, batch_of: Callable[[int], BatchView]
+) -> int:
     """Bring the trainer to the state after the run's acknowledged steps; return their number.
 
     Args:

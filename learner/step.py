@@ -88,8 +88,10 @@ class Trainer:
         if not chosen:
             return StepResult(False, [], {"trained_tokens": 0.0, "skipped": 1.0})
         with memory_advice(self._limits.max_tokens):
-            minibatches = [Minibatch(part, self.policy, self.reference, self.config, self._limits)
-                           for part in self._split(chosen, step)]
+            minibatches = [
+                Minibatch(part, self.policy, self.reference, self.config, self._limits)
+                for part in self._split(chosen, step)
+            ]
             done, norms, advantages = self._train(minibatches, step)
         metrics = self._metrics(done, minibatches, samples, step, time.perf_counter() - began)
         metrics |= {"grad_norm": fmean(norms)} | ({"reference_reset": float(reset)} if self.reference else {})
@@ -157,7 +159,8 @@ class Trainer:
             self.optimiser.zero_grad(set_to_none=True)
             raise FloatingPointError(
                 f"the gradient of learner step {step} is not finite ({sums.nonfinite} tokens had no finite logprob): "
-                "lower the learning rate, or begin again from an earlier version")
+                "lower the learning rate, or begin again from an earlier version"
+            )
         for group, rate in zip(self.optimiser.param_groups, self._rates, strict=False):
             group["lr"] = rate * self._warmth(step)
         self.optimiser.step()
@@ -168,8 +171,14 @@ class Trainer:
         warmup = self.config.optimiser.warmup_steps
         return min(1.0, (step + 1) / warmup) if warmup else 1.0
 
-    def _metrics(self, done: Sequence[Sums], minibatches: Sequence[Minibatch], samples: Sequence[Sample], step: int,
-                 train_s: float) -> dict[str, float]:
+    def _metrics(
+        self,
+        done: Sequence[Sums],
+        minibatches: Sequence[Minibatch],
+        samples: Sequence[Sample],
+        step: int,
+        train_s: float,
+    ) -> dict[str, float]:
         tokens, units = sum(d.tokens for d in done), sum(d.units for d in done)
         own = [(1, len(row.token_ids), row.unpacked_tokens) for m in minibatches for row in m.rows]
         everywhere = [counts for some in distributed.gathered(own) for counts in some]

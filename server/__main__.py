@@ -26,7 +26,8 @@ commands:
 
 Settings come from a TOML file (--config), the environment (UPTURN_...), and flags, the later one winning.
 `python -m server COMMAND --help` lists those of a command.""".format(
-    "\n".join(f"  {name:9} {does}" for name, (_, does) in COMMANDS.items()))
+    "\n".join(f"  {name:9} {does}" for name, (_, does) in COMMANDS.items())
+)
 
 
 def main(args: list[str]) -> int:

@@ -74,9 +74,15 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
         scorers_made = await asyncio.to_thread(make_scorers, settings.rewards, database)
         writer = Writer(database.writer)
         built = await asyncio.to_thread(build_policy, settings)
-        engine, pointers = built.engine, Pointers(
-            settings.name, shared=built.weights == "full", share=settings.canary.share,
-            by_key=settings.canary.by == "key")
+        engine, pointers = (
+            built.engine,
+            Pointers(
+                settings.name,
+                shared=built.weights == "full",
+                share=settings.canary.share,
+                by_key=settings.canary.by == "key",
+            ),
+        )
         metrics = Metrics()
 
         def ended(status: str, error_class: str | None) -> None:
@@ -87,34 +93,93 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
         privacy = Privacy(database, writer, episodes_)
         retention = Retention(privacy, settings.retention_days)
         callers = Callers(database, required=settings.keys_required)
-        sessions = Sessions(writer, episodes_, settings.environments,
-                            settings.data_dir.absolute() / "logs" / "environments.log")
+        sessions = Sessions(
+            writer, episodes_, settings.environments, settings.data_dir.absolute() / "logs" / "environments.log"
+        )
         turns = Turns(engine, built.renderer, recorder, episodes_)
-        plays_ = Plays(database=database, writer=writer, engine=engine, pointers=pointers, episodes=episodes_,
-                       sessions=sessions, turns=turns, concurrent=settings.concurrent_episodes)
-        swap = Swap(database=database, writer=writer, engine=engine, pointers=pointers, base=built.base,
-                    root=settings.data_dir, validate=built.validate, open_versions=episodes_.open_versions,
-                    held_versions=lambda: episodes_.held_versions() | turns.versions(), settings=settings.versions)
+        plays_ = Plays(
+            database=database,
+            writer=writer,
+            engine=engine,
+            pointers=pointers,
+            episodes=episodes_,
+            sessions=sessions,
+            turns=turns,
+            concurrent=settings.concurrent_episodes,
+        )
+        swap = Swap(
+            database=database,
+            writer=writer,
+            engine=engine,
+            pointers=pointers,
+            base=built.base,
+            root=settings.data_dir,
+            validate=built.validate,
+            open_versions=episodes_.open_versions,
+            held_versions=lambda: episodes_.held_versions() | turns.versions(),
+            settings=settings.versions,
+        )
         runs_ = Runs(database, writer, pointers, settings.learner.lease_s)
         metrics.training = lambda: runs_.training
-        gate = PromotionGate(settings.gate, database=database, writer=writer, swap=swap, pointers=pointers, runs=runs_,
-                             evaluations=Evaluations(database, plays_, settings.name))
+        gate = PromotionGate(
+            settings.gate,
+            database=database,
+            writer=writer,
+            swap=swap,
+            pointers=pointers,
+            runs=runs_,
+            evaluations=Evaluations(database, plays_, settings.name),
+        )
         watch = LiveWatch(settings.watch, settings.canary, database=database, swap=swap, pointers=pointers)
-        shadow_ = Shadow(settings.shadow, database=database, writer=writer, engine=engine, pointers=pointers,
-                         tokenizer=built.renderer.tokenizer)
-        learner = (LearnerProcess(settings.learner, runs_, data_dir=settings.data_dir.absolute(),
-                                  key=callers.own_key("own learner", "learner"), placement=built.placement)
-                   if settings.learner.start and own_url else None)
+        shadow_ = Shadow(
+            settings.shadow,
+            database=database,
+            writer=writer,
+            engine=engine,
+            pointers=pointers,
+            tokenizer=built.renderer.tokenizer,
+        )
+        learner = (
+            LearnerProcess(
+                settings.learner,
+                runs_,
+                data_dir=settings.data_dir.absolute(),
+                key=callers.own_key("own learner", "learner"),
+                placement=built.placement,
+            )
+            if settings.learner.start and own_url
+            else None
+        )
         schedule_ = Schedule(settings.schedule, database, writer, runs_, learner)
         episodes_.when_ended.append(schedule_.episode_scored)
         reward_sources = RewardSources(settings.rewards, database, writer)
         scorers = Scorers(scorers_made, database, writer, on_scored=schedule_.episode_scored, count=metrics.scored)
         app.state.parts = State(
-            settings=settings, database=database, writer=writer, callers=callers, limits=Limits(), engine=engine,
-            pointers=pointers, swap=swap, episodes=episodes_, privacy=privacy, sessions=sessions, metrics=metrics,
-            renderer=built.renderer, turns=turns, plays=plays_, runs=runs_, schedule=schedule_,
-            reward_sources=reward_sources, scorers=scorers, watch=watch, shadow=shadow_,
-            placement=built.placement.message, gate=gate, batches=Batches(database, writer, plays_, pointers, gate))
+            settings=settings,
+            database=database,
+            writer=writer,
+            callers=callers,
+            limits=Limits(),
+            engine=engine,
+            pointers=pointers,
+            swap=swap,
+            episodes=episodes_,
+            privacy=privacy,
+            sessions=sessions,
+            metrics=metrics,
+            renderer=built.renderer,
+            turns=turns,
+            plays=plays_,
+            runs=runs_,
+            schedule=schedule_,
+            reward_sources=reward_sources,
+            scorers=scorers,
+            watch=watch,
+            shadow=shadow_,
+            placement=built.placement.message,
+            gate=gate,
+            batches=Batches(database, writer, plays_, pointers, gate),
+        )
         try:
             await episodes_.fail_interrupted()
             await plays_.fail_interrupted()

@@ -19,21 +19,38 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._turns = Counter("upturn_turns", "Recorded turns; why one is not trainable, else `trainable`", ["outcome"],
-                              registry=self.registry)
-        self._forks = Counter("upturn_forks", "Turns that did not extend their episode's newest turn",
-                              registry=self.registry)
+        self._turns = Counter(
+            "upturn_turns",
+            "Recorded turns; why one is not trainable, else `trainable`",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self._forks = Counter(
+            "upturn_forks", "Turns that did not extend their episode's newest turn", registry=self.registry
+        )
         self._prompt = Counter("upturn_prompt_tokens", "Prompt tokens of recorded turns", registry=self.registry)
         self._answered = Counter("upturn_answer_tokens", "Tokens of recorded answers", registry=self.registry)
-        self._seconds = Histogram("upturn_turn_seconds", "From the start of sampling to the durable turn, apart while "
-                                  "a learner is at work", ["training"], registry=self.registry,
-                                  buckets=(.01, .03, .1, .3, 1, 3, 10, 30, 100))
+        self._seconds = Histogram(
+            "upturn_turn_seconds",
+            "From the start of sampling to the durable turn, apart while a learner is at work",
+            ["training"],
+            registry=self.registry,
+            buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
+        )
         self.training: Callable[[], bool] = lambda: False
         """Says whether a learner is at work."""
-        self._ended = Counter("upturn_episodes_ended", "Ended episodes by status and class of failure",
-                              ["status", "error_class"], registry=self.registry)
-        self._scores = Counter("upturn_scores", "Episodes dealt with by a scorer: `scored`, `cached` or `error`",
-                               ["scorer", "outcome"], registry=self.registry)
+        self._ended = Counter(
+            "upturn_episodes_ended",
+            "Ended episodes by status and class of failure",
+            ["status", "error_class"],
+            registry=self.registry,
+        )
+        self._scores = Counter(
+            "upturn_scores",
+            "Episodes dealt with by a scorer: `scored`, `cached` or `error`",
+            ["scorer", "outcome"],
+            registry=self.registry,
+        )
         self.champion = Gauge("upturn_champion_version", "Version that live traffic gets", registry=self.registry)
         self.head = Gauge("upturn_head_version", "Newest trained version", registry=self.registry)
         self.busy = Gauge("upturn_turns_in_progress", "Answers being sampled or recorded", registry=self.registry)

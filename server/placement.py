@@ -47,8 +47,13 @@ def gpus() -> list[Gpu]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    asked = subprocess.run([program, "--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits"],
-                           capture_output=True, text=True, check=False, timeout=60)
+    asked = subprocess.run(
+        [program, "--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     listed = [] if asked.returncode else read_gpus(asked.stdout)
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     return [gpu for gpu in listed if str(gpu.index) in allowed] if all(map(str.isdecimal, allowed)) else listed
@@ -89,35 +94,50 @@ def place(found: Sequence[Gpu], engine: EngineSettings, learner: LearnerSettings
     own = _named(by_index, engine.gpu, "engine.gpu")
     taken = engine.gpu_memory * own.total_bytes
     if model_bytes + LEAST_CACHE_GIB * _GIB > taken:
-        raise SettingsError(f"the model's weights are {_gib(model_bytes)}, and vLLM's share of GPU {own.index} "
-                            f"({_gib(own.total_bytes)}) is {_gib(taken)} (engine.gpu_memory "
-                            f"{engine.gpu_memory:g}): raise it")
-    text = (f"GPU {own.index} ({own.name}, {_gib(own.total_bytes)}): vLLM has {_gib(taken)} (engine.gpu_memory "
-            f"{engine.gpu_memory:g}), of which {_gib(model_bytes)} are weights")
+        raise SettingsError(
+            f"the model's weights are {_gib(model_bytes)}, and vLLM's share of GPU {own.index} "
+            f"({_gib(own.total_bytes)}) is {_gib(taken)} (engine.gpu_memory "
+            f"{engine.gpu_memory:g}): raise it"
+        )
+    text = (
+        f"GPU {own.index} ({own.name}, {_gib(own.total_bytes)}): vLLM has {_gib(taken)} (engine.gpu_memory "
+        f"{engine.gpu_memory:g}), of which {_gib(model_bytes)} are weights"
+    )
     if not learner.start:
         return Placement(own.index, message=f"{text}; the learner runs elsewhere")
     others = [gpu for gpu in found if gpu.index != own.index]
     if learner.processes > 1:
         if len(others) < learner.processes:
-            raise SettingsError(f"learner.processes is {learner.processes}, each with a GPU of its own, and beside GPU "
-                                f"{own.index}, which is vLLM's, this machine has {len(others)}")
-        theirs = tuple(gpu.index for gpu in others[:learner.processes])
+            raise SettingsError(
+                f"learner.processes is {learner.processes}, each with a GPU of its own, and beside GPU "
+                f"{own.index}, which is vLLM's, this machine has {len(others)}"
+            )
+        theirs = tuple(gpu.index for gpu in others[: learner.processes])
         return Placement(own.index, theirs, None, f"{text}; GPUs {', '.join(map(str, theirs))} are the learner's")
     one = _named(by_index, (others or [own])[0].index if learner.gpu is None else learner.gpu, "learner.gpu")
     if one.index != own.index:
-        return Placement(own.index, (one.index,), None,
-                         f"{text}; GPU {one.index} ({one.name}, {_gib(one.total_bytes)}) is the learner's")
+        return Placement(
+            own.index,
+            (one.index,),
+            None,
+            f"{text}; GPU {one.index} ({one.name}, {_gib(one.total_bytes)}) is the learner's",
+        )
     together = engine.gpu_memory + learner.gpu_memory
     if together > MOST_SHARED:
         raise SettingsError(
             f"vLLM and the learner share GPU {own.index} ({_gib(own.total_bytes)}) and would take {_gib(taken)} "
             f"(engine.gpu_memory {engine.gpu_memory:g}) and {_gib(learner.gpu_memory * own.total_bytes)} "
             f"(learner.gpu_memory {learner.gpu_memory:g}), together more than {MOST_SHARED:.0%}: lower one, or give "
-            "the learner another GPU (learner.gpu)")
+            "the learner another GPU (learner.gpu)"
+        )
     share = learner.gpu_memory * own.total_bytes
-    return Placement(own.index, (own.index,), learner.gpu_memory,
-                     f"{text}; the learner may take {_gib(share)} (learner.gpu_memory {learner.gpu_memory:g}), "
-                     f"{_gib(own.total_bytes - taken - share)} stay free")
+    return Placement(
+        own.index,
+        (own.index,),
+        learner.gpu_memory,
+        f"{text}; the learner may take {_gib(share)} (learner.gpu_memory {learner.gpu_memory:g}), "
+        f"{_gib(own.total_bytes - taken - share)} stay free",
+    )
 
 
 def _named(by_index: dict[int, Gpu], index: int, setting: str) -> Gpu:

@@ -62,8 +62,15 @@ class Settings(BaseSettings):
     """All settings of `python -m server serve`."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter=NESTED, extra="forbid", frozen=True, use_attribute_docstrings=True,
-        cli_kebab_case=True, cli_implicit_flags=True, cli_hide_none_type=True, cli_avoid_json=True,
+        env_prefix=PREFIX,
+        env_nested_delimiter=NESTED,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
     )
 
     model: str = "smollm2-135m-instruct"
@@ -122,8 +129,10 @@ class Settings(BaseSettings):
     def an_open_address_needs_keys(self) -> Settings:
         """Without keys, whoever reaches the address could use, train and erase everything."""
         if self.keys == "off" and not _is_loopback(self.host):
-            raise ValueError(f"keys are off, but {self.host} can be reached from other machines: "
-                             "use keys = auto, or a loopback host such as 127.0.0.1")
+            raise ValueError(
+                f"keys are off, but {self.host} can be reached from other machines: "
+                "use keys = auto, or a loopback host such as 127.0.0.1"
+            )
         return self
 
     @classmethod
@@ -140,11 +149,13 @@ class Settings(BaseSettings):
 
         class Loaded(cls):  # type: ignore[valid-type,misc]
             @classmethod
-            def settings_customise_sources(cls, settings_cls: type[BaseSettings], env_settings: EnvSource, **_: Any
-                                           ) -> tuple[PydanticBaseSettingsSource, ...]:
+            def settings_customise_sources(
+                cls, settings_cls: type[BaseSettings], env_settings: EnvSource, **_: Any
+            ) -> tuple[PydanticBaseSettingsSource, ...]:
                 """Order of precedence, highest first."""
                 flags: PydanticBaseSettingsSource = CliSettingsSource(
-                    settings_cls, cli_parse_args=args, cli_prog_name=program)
+                    settings_cls, cli_parse_args=args, cli_prog_name=program
+                )
                 file = [TomlConfigSettingsSource(settings_cls, toml_file=config)] if config else []
                 return (flags, env_settings, *file)
 
@@ -182,7 +193,12 @@ def _refuse_unknown_environment() -> None:
         section = field.annotation
         if isinstance(section, type) and issubclass(section, Section):
             known.update(f"{PREFIX}{name}{NESTED}{inner}".upper() for inner in section.model_fields)
-    unknown = sorted(v for v in os.environ if v.upper().startswith(PREFIX) and v.upper() not in known
-                     and not v.upper().startswith(f"{PREFIX}SCHEDULE{NESTED}RUN{NESTED}"))
+    unknown = sorted(
+        v
+        for v in os.environ
+        if v.upper().startswith(PREFIX)
+        and v.upper() not in known
+        and not v.upper().startswith(f"{PREFIX}SCHEDULE{NESTED}RUN{NESTED}")
+    )
     if unknown:
         raise SettingsError(f"unknown settings in the environment: {', '.join(unknown)}")

@@ -47,5 +47,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Weights]:
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.15)
     adapted.save_pretrained(root / "adapter")
-    return {"base": Weights(0, "base", base), "full": Weights(1, "full", root / "full"),
-            "adapter": Weights(2, "adapter", root / "adapter")}
+    return {
+        "base": Weights(0, "base", base),
+        "full": Weights(1, "full", root / "full"),
+        "adapter": Weights(2, "adapter", root / "adapter"),
+    }

@@ -76,8 +76,11 @@ class Vllm:
 
     def servers(self) -> list[psutil.Process]:
         """Return its API servers."""
-        return [process for process in children("api_server")
-                if process not in self.others and "watch.py" not in " ".join(process.cmdline())]
+        return [
+            process
+            for process in children("api_server")
+            if process not in self.others and "watch.py" not in " ".join(process.cmdline())
+        ]
 
     async def until_healthy(self, timeout_s: float = 400.0) -> None:
         deadline = time.monotonic() + timeout_s

@@ -33,7 +33,8 @@ class Family:
 
 
 QWEN3 = Family(
-    ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], [*THINK, *CALL, "<tool_response>", "</tool_response>"],
+    ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+    [*THINK, *CALL, "<tool_response>", "</tool_response>"],
     "<|im_end|>",
     r"""
 {%- set ns = namespace(query=0) -%}
@@ -68,10 +69,15 @@ QWEN3 = Family(
 {%- if add_generation_prompt -%}
   {{- '<|im_start|>assistant\n' + ('<think>\n\n</think>\n\n' if enable_thinking is false else '') -}}
 {%- endif -%}
-""", ("_TOOLS_HEADER", "_TOOLS_FOOTER"), "qwen3")
+""",
+    ("_TOOLS_HEADER", "_TOOLS_FOOTER"),
+    "qwen3",
+)
 
 MINIMAX = Family(
-    ["]~!b[", "]~b]", "[e~["], [*THINK, "<minimax:tool_call>", "</minimax:tool_call>"], "[e~[",
+    ["]~!b[", "]~b]", "[e~["],
+    [*THINK, "<minimax:tool_call>", "</minimax:tool_call>"],
+    "[e~[",
     r"""
 {%- set ns = namespace(query=0) -%}
 {%- for m in messages %}{% if m.role == 'user' %}{% set ns.query = loop.index0 %}{% endif %}{% endfor -%}
@@ -108,11 +114,15 @@ MINIMAX = Family(
   {%- endif -%}
 {%- endfor -%}
 {{- ']~b]ai\n<think>\n' if add_generation_prompt -}}
-""", ("_TOOLS_HEADER", "_TOOLS_FOOTER_PREFIX", "_TOOLS_INSTRUCTIONS"), "minimax_m2")
+""",
+    ("_TOOLS_HEADER", "_TOOLS_FOOTER_PREFIX", "_TOOLS_INSTRUCTIONS"),
+    "minimax_m2",
+)
 
 GLM = Family(
     ["[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>", "<|endoftext|>"],
-    [*THINK, *CALL, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"], "<|endoftext|>",
+    [*THINK, *CALL, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"],
+    "<|endoftext|>",
     r"""
 {%- set ns = namespace(query=0) -%}
 {%- for m in messages %}{% if m.role == 'user' %}{% set ns.query = loop.index0 %}{% endif %}{% endfor -%}
@@ -144,11 +154,15 @@ GLM = Family(
 {%- if add_generation_prompt -%}
   {{- '<|assistant|>' + ('\n<think></think>' if enable_thinking is false else '') -}}
 {%- endif -%}
-""", ("_TOOLS_HEADER", "_TOOLS_FOOTER"), "glm45")
+""",
+    ("_TOOLS_HEADER", "_TOOLS_FOOTER"),
+    "glm45",
+)
 
 LLAMA = Family(
     ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"],
-    [], "<|eot_id|>",
+    [],
+    "<|eot_id|>",
     r"""
 {%- macro said(role, text) -%}
   {{- '<|start_header_id|>' + role + '<|end_header_id|>\n\n' + text + '<|eot_id|>' -}}
@@ -173,7 +187,10 @@ LLAMA = Family(
   {%- endif -%}
 {%- endfor -%}
 {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' if add_generation_prompt -}}
-""", ("_TOOLS_IN_USER_INTRO", "_CUTTING_KNOWLEDGE_DATE"), "llama_3")
+""",
+    ("_TOOLS_IN_USER_INTRO", "_CUTTING_KNOWLEDGE_DATE"),
+    "llama_3",
+)
 
 FAMILIES = {"qwen3": QWEN3, "minimax-m2": MINIMAX, "glm-4.5": GLM, "llama-3": LLAMA}
 
@@ -191,13 +208,16 @@ def make_family_model(directory: Path, family: Family, change: tuple[str, str] =
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in family.special])
     tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in family.marks])
     tokenizer.save(str(directory / "tokenizer.json"))
-    words = {f"W{number}": getattr(import_module(f"renderers.{family.module}"), name)
-             for number, name in enumerate(family.fixed)}
+    words = {
+        f"W{number}": getattr(import_module(f"renderers.{family.module}"), name)
+        for number, name in enumerate(family.fixed)
+    }
     if family is MINIMAX:
         words["W3"] = import_module("renderers.configs").MiniMaxM2RendererConfig().model_identity
     set_words = "".join(f"{{%- set {name} = {json.dumps(text)} -%}}" for name, text in words.items())
     assert change[0] in family.template
     (directory / "chat_template.jinja").write_text(set_words + family.template.strip().replace(*change))
-    (directory / "tokenizer_config.json").write_text(json.dumps(
-        {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": family.eos}))
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": family.eos})
+    )
     return directory

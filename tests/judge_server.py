@@ -42,8 +42,15 @@ class JudgeServer:
         if self.status != 200:
             return web.Response(status=self.status, text=self.says)
         message = {"role": "assistant", "content": self.says}
-        return web.json_response({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [
-            {"index": 0, "finish_reason": "stop", "message": message}]})
+        return web.json_response(
+            {
+                "id": "x",
+                "object": "chat.completion",
+                "created": 0,
+                "model": "m",
+                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+            }
+        )
 
     def transcripts(self) -> list[list[dict[str, Any]]]:
         return [[json.loads(line) for line in body["messages"][1]["content"].splitlines()] for body in self.asked]

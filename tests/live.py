@@ -48,7 +48,8 @@ class Live:
 
     def openai(self, key: str = "sk-test", base_url: str | None = None, **more: Any) -> OpenAI:
         return self.closing.enter_context(
-            OpenAI(base_url=base_url or f"{self.url}/v1", api_key=key, max_retries=0, **more))
+            OpenAI(base_url=base_url or f"{self.url}/v1", api_key=key, max_retries=0, **more)
+        )
 
 
 def until(true: Callable[[], object], what: str = "it did not happen", seconds: float = 60) -> None:
@@ -63,9 +64,16 @@ def settings_for(directory: Path, **changes: Any) -> Settings:
     """Settings of a small test server; nothing is taken from files or the environment."""
     engine = changes.pop("engine", EngineSettings(kind="scripted", context_tokens=4096))
     learner = changes.pop("learner", LearnerSettings(start=False))
-    return Settings.model_construct(**{
-        **{name: field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()},
-        "data_dir": directory, "port": 0, "engine": engine, "learner": learner, **changes})
+    return Settings.model_construct(
+        **{
+            **{name: field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()},
+            "data_dir": directory,
+            "port": 0,
+            "engine": engine,
+            "learner": learner,
+            **changes,
+        }
+    )
 
 
 def script(directory: Path, *answers: str, delay_s: float = 0.0) -> Path:

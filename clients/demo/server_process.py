@@ -28,8 +28,17 @@ class ServerProcess:
     def __init__(self, data_dir: Path, port: int, flags: list[str], on_wait: Callable[[float], None]) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.log = data_dir / "logs" / "server.log"
-        self._command = [sys.executable, "-m", "server", "serve", "--port", str(port), "--data-dir", str(data_dir),
-                         *flags]
+        self._command = [
+            sys.executable,
+            "-m",
+            "server",
+            "serve",
+            "--port",
+            str(port),
+            "--data-dir",
+            str(data_dir),
+            *flags,
+        ]
         self._on_wait = on_wait
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -37,9 +46,15 @@ class ServerProcess:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
             # A session of its own: Ctrl-C reaches the demo first, which then stops the server in order.
-            self._process = subprocess.Popen(self._command, stdout=output, stderr=output, cwd=ROOT,
-                                             stdin=subprocess.DEVNULL, start_new_session=True,
-                                             preexec_fn=_stop_with_parent)
+            self._process = subprocess.Popen(
+                self._command,
+                stdout=output,
+                stderr=output,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=_stop_with_parent,
+            )
         try:
             self._wait()
         except BaseException:
@@ -47,8 +62,9 @@ class ServerProcess:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._stop()
 
     def _wait(self) -> None:

@@ -56,8 +56,11 @@ class PlayPlan(Message):
             raise ValueError("name either an environment or environments")
         named = (self.tasks is not None) + (self.split is not None)
         if named != (self.environment is not None):
-            raise ValueError("name either tasks or a split of the environment" if self.environment is not None else
-                             "tasks and split belong to each of the environments")
+            raise ValueError(
+                "name either tasks or a split of the environment"
+                if self.environment is not None
+                else "tasks and split belong to each of the environments"
+            )
         return self
 
     @property

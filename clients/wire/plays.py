@@ -22,7 +22,8 @@ class PlayRequest(Message):
     environment: str
     tasks: list[str] = Field(min_length=1, max_length=10_000)
     also: dict[str, Annotated[list[str], Field(min_length=1, max_length=10_000)]] = Field(
-        default_factory=dict, max_length=32)
+        default_factory=dict, max_length=32
+    )
     """Tasks of further environments, by environment; an evaluation has one alone."""
     group_size: int = Field(default=1, ge=1, le=1024)
     horizon: int = Field(ge=1, le=10_000)

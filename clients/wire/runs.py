@@ -183,11 +183,15 @@ class RunConfig(Message):
     def some_step_could_train(self) -> RunConfig:
         """Refuse a run whose every step would be skipped, or whose guard has nothing to look at."""
         if self.algorithm in COMPARING and self.play is not None and self.play.group_size < 2:
-            raise ValueError(f"{self.algorithm} compares the episodes of a group, and play.group_size is "
-                             f"{self.play.group_size}: set it to 2 or more, or take reinforce_pp or ppo")
+            raise ValueError(
+                f"{self.algorithm} compares the episodes of a group, and play.group_size is "
+                f"{self.play.group_size}: set it to 2 or more, or take reinforce_pp or ppo"
+            )
         if self.overlap and (self.play is None or self.max_staleness < 1 or self.schedule.kind == "adaptive"):
-            raise ValueError("overlap needs a play, max_staleness of at least 1, and a schedule that does not wait for "
-                             "the step before")
+            raise ValueError(
+                "overlap needs a play, max_staleness of at least 1, and a schedule that does not wait for "
+                "the step before"
+            )
         if self.guards.max_reference_kl is not None and self.kl_coef == 0:
             raise ValueError("guards.max_reference_kl needs a reference: set kl_coef above 0")
         return self

@@ -58,25 +58,31 @@ def _fill_catalogue(db: sqlite3.Connection, rng: random.Random) -> None:
         for (brand, noun, colour), cents in zip(kinds, prices, strict=True):
             product = db.execute(
                 "INSERT INTO product (name, category, colour, material, cents) VALUES (?, ?, ?, ?, ?)",
-                (f"{brand} {noun}, {colour}", category, colour, rng.choice(words.MATERIALS), cents)).lastrowid
+                (f"{brand} {noun}, {colour}", category, colour, rng.choice(words.MATERIALS), cents),
+            ).lastrowid
             for author in rng.sample(words.PEOPLE, rng.randint(1, 4)):
                 stars = rng.randint(1, 5)
                 db.execute("INSERT INTO review VALUES (?, ?, ?, ?, ?)", (product, author, stars, *words.STARS[stars]))
 
 
 def _fill_account(db: sqlite3.Connection, rng: random.Random) -> None:
-    db.execute("INSERT INTO account VALUES (?, ?, ?)",
-               (f"{words.ME}@mail.test", f"555-{rng.randint(1000, 9999)}", rng.randint(0, 1)))
+    db.execute(
+        "INSERT INTO account VALUES (?, ?, ?)",
+        (f"{words.ME}@mail.test", f"555-{rng.randint(1000, 9999)}", rng.randint(0, 1)),
+    )
     for label in ("Home", "Work", "Parents"):
         db.execute("INSERT INTO address VALUES (?, ?, ?, ?, ?)", (label, words.MY_NAME, *address(rng)))
     home = tuple(db.execute("SELECT name, street, city, postcode FROM address WHERE label = 'Home'").fetchone())
     count = len(words.CATEGORIES) * PRODUCTS_PER_CATEGORY
     for number, products in enumerate(_split(rng.sample(range(1, count + 1), 8), (2, 1, 2, 1, 2)), start=1):
         status = "processing" if number > 3 else "delivered"
-        db.execute("INSERT INTO purchase VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                   (100 + number, f"2024-0{number}-{rng.randint(10, 28)}", status, "standard", *home))
-        db.executemany("INSERT INTO line VALUES (?, ?, ?)",
-                       [(100 + number, product, rng.randint(1, 2)) for product in products])
+        db.execute(
+            "INSERT INTO purchase VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (100 + number, f"2024-0{number}-{rng.randint(10, 28)}", status, "standard", *home),
+        )
+        db.executemany(
+            "INSERT INTO line VALUES (?, ?, ?)", [(100 + number, product, rng.randint(1, 2)) for product in products]
+        )
         if status == "delivered":
             stars = rng.randint(1, 5)
             db.execute("INSERT INTO review VALUES (?, ?, ?, ?, ?)", (products[0], words.ME, stars, *words.STARS[stars]))
@@ -95,12 +101,18 @@ def _fill_forum(db: sqlite3.Connection, rng: random.Random) -> None:
         longest = rng.randrange(THREADS_PER_BOARD)
         for number, topic in enumerate(rng.sample(words.TOPICS, THREADS_PER_BOARD)):
             authors = [rng.choice(words.PEOPLE) for _ in range(7 if number == longest else rng.randint(2, 5))]
-            thread = db.execute("INSERT INTO thread (board, title, author) VALUES (?, ?, ?)",
-                                (board, rng.choice(words.THREADS).format(topic=topic), authors[0])).lastrowid
+            thread = db.execute(
+                "INSERT INTO thread (board, title, author) VALUES (?, ?, ?)",
+                (board, rng.choice(words.THREADS).format(topic=topic), authors[0]),
+            ).lastrowid
             texts = rng.sample(words.POSTS, len(authors))
-            db.executemany("INSERT INTO post (thread, author, text, score) VALUES (?, ?, ?, ?)",
-                           [(thread, author, text.format(topic=topic), rng.randint(-3, 9))
-                            for author, text in zip(authors, texts, strict=True)])
+            db.executemany(
+                "INSERT INTO post (thread, author, text, score) VALUES (?, ?, ?, ?)",
+                [
+                    (thread, author, text.format(topic=topic), rng.randint(-3, 9))
+                    for author, text in zip(authors, texts, strict=True)
+                ],
+            )
 
 
 def state(db: sqlite3.Connection) -> Counter[Change]:

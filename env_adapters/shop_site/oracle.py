@@ -62,8 +62,11 @@ class Solver:
 
     def _press(self, name: str) -> Action:
         """Click what has this name, or begins with it where it ends in a bracket."""
-        found = next(target for target in self.view.targets
-                     if target.name == name or (name.endswith("(") and target.name.startswith(name)))
+        found = next(
+            target
+            for target in self.view.targets
+            if target.name == name or (name.endswith("(") and target.name.startswith(name))
+        )
         return Action("click", found.id)
 
     def _fill(self, values: dict[str, Any], button: str) -> Action:
@@ -176,8 +179,11 @@ class Solver:
         if "author" in facts:
             if self._is(f"/forum/u/{facts['author']}"):
                 return self._press(title)
-            return self._press(facts["author"]) if self._is(f"/p/{facts['product']}") else self._seek(
-                self._name(facts["product"]))
+            return (
+                self._press(facts["author"])
+                if self._is(f"/p/{facts['product']}")
+                else self._seek(self._name(facts["product"]))
+            )
         if not self._is(f"/forum/b/{facts['board']}"):
             return self._board()
         seen_all = "look" not in facts or f"/forum/b/{facts['board']}?page=3" in self.visited

@@ -82,8 +82,9 @@ class Site:
         asked = plain(request.query.get("q", ""))
         parts = re.findall(r"\w+", asked.lower())[:8] or [""]
         where = " AND ".join("name LIKE ?" for _ in parts)
-        return pages.listing(self.db, f"Search: {asked}", "/search", request.query, where,
-                             tuple(f"%{part}%" for part in parts))
+        return pages.listing(
+            self.db, f"Search: {asked}", "/search", request.query, where, tuple(f"%{part}%" for part in parts)
+        )
 
     def _product(self, request: Request, number: str) -> bytes | None:
         row = self._one("product", "id", number)
@@ -143,8 +144,11 @@ class Site:
         if self._one("product", "id", product) is None:
             return None
         if re.fullmatch("[0-9]{1,2}", asked) and int(asked):
-            self.db.execute("INSERT INTO cart VALUES (?, ?) ON CONFLICT (product) DO UPDATE "
-                             "SET quantity = min(quantity + excluded.quantity, ?)", (product, int(asked), MOST))
+            self.db.execute(
+                "INSERT INTO cart VALUES (?, ?) ON CONFLICT (product) DO UPDATE "
+                "SET quantity = min(quantity + excluded.quantity, ?)",
+                (product, int(asked), MOST),
+            )
         return redirect("/cart")
 
     def _remove(self, request: Request) -> Response:
@@ -163,7 +167,9 @@ class Site:
             return redirect("/checkout" + INCOMPLETE)
         number = self.db.execute(
             "INSERT INTO purchase (placed, status, shipping, name, street, city, postcode) "
-            "VALUES (?, 'processing', ?, ?, ?, ?, ?)", (PLACED, shipping, *to)).lastrowid
+            "VALUES (?, 'processing', ?, ?, ?, ?, ?)",
+            (PLACED, shipping, *to),
+        ).lastrowid
         self.db.executemany("INSERT INTO line VALUES (?, ?, ?)", [(number, *line) for line in lines])
         self.db.execute("DELETE FROM cart")
         return redirect(f"/orders/{number}")
@@ -177,14 +183,17 @@ class Site:
         if self._one("product", "id", number) is None or stars not in "12345":
             return None
         self.db.execute("DELETE FROM review WHERE product = ? AND author = ?", (number, words.ME))
-        self.db.execute("INSERT INTO review VALUES (?, ?, ?, ?, ?)",
-                         (number, words.ME, int(stars), title, plain(request.form.get("text", ""))))
+        self.db.execute(
+            "INSERT INTO review VALUES (?, ?, ?, ?, ?)",
+            (number, words.ME, int(stars), title, plain(request.form.get("text", ""))),
+        )
         return redirect(f"/p/{number}")
 
     def _save_account(self, request: Request) -> Response:
         email, phone = (plain(request.form.get(name, "")) for name in ("email", "phone"))
-        self.db.execute("UPDATE account SET email = ?, phone = ?, newsletter = ?",
-                        (email, phone, int("newsletter" in request.form)))
+        self.db.execute(
+            "UPDATE account SET email = ?, phone = ?, newsletter = ?", (email, phone, int("newsletter" in request.form))
+        )
         return redirect("/account")
 
     def _save_address(self, request: Request) -> Response:
@@ -211,8 +220,9 @@ class Site:
             return None
         if not title or not said:
             return redirect(f"/forum/b/{slug}/new{INCOMPLETE}")
-        thread = self.db.execute("INSERT INTO thread (board, title, author) VALUES (?, ?, ?)",
-                                  (slug, title, words.ME)).lastrowid
+        thread = self.db.execute(
+            "INSERT INTO thread (board, title, author) VALUES (?, ?, ?)", (slug, title, words.ME)
+        ).lastrowid
         self._post(thread, said)
         return redirect(f"/forum/t/{thread}")
 

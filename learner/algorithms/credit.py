@@ -119,8 +119,7 @@ def credit_of(config: RunConfig, samples: Sequence[Sample], seen: Sequence[Seen]
         return _token_credit(config, samples, turns, penalties, seen)
     worth = _episode_worth(config, _penalised(samples, penalties))
     discount = 1.0 if config.algorithm in IMITATING else config.turn_discount
-    return Credit([(worth[s.episode_id] * discount ** t.double()).float()
-                   for s, t in zip(samples, turns, strict=True)])
+    return Credit([(worth[s.episode_id] * discount ** t.double()).float() for s, t in zip(samples, turns, strict=True)])
 
 
 def _episode_worth(config: RunConfig, samples: Sequence[Sample]) -> Mapping[str, float]:
@@ -138,8 +137,13 @@ def _episode_worth(config: RunConfig, samples: Sequence[Sample]) -> Mapping[str,
     return {s.episode_id: 0.0 for s in samples} | worth
 
 
-def _token_credit(config: RunConfig, samples: Sequence[Sample], turns: Sequence[Tensor],
-                  penalties: Sequence[Tensor], seen: Sequence[Seen] | None) -> Credit:
+def _token_credit(
+    config: RunConfig,
+    samples: Sequence[Sample],
+    turns: Sequence[Tensor],
+    penalties: Sequence[Tensor],
+    seen: Sequence[Seen] | None,
+) -> Credit:
     """Return the credit of algorithms that look at each token: PPO and both forms of REINFORCE++."""
     final = {s.episode_id: s.reward for s in samples}
     if config.algorithm == "reinforce_pp_baseline":
@@ -165,18 +169,25 @@ def _preferred(config: RunConfig, samples: Sequence[Sample], seen: Sequence[Seen
         gains[sample.episode_id] += float((saw.old.double() - _there(saw.reference).double()).sum())
     pairs = pairs_of(samples, config.dpo_min_gap)
     found = preferences(pairs, gains, config.dpo_beta)
-    advantages = [torch.full((len(saw.old),), found.weights.get(s.episode_id, 0.0))
-                  for s, saw in zip(samples, seen, strict=True)]
-    return Credit(advantages, pairs=len(pairs), metrics={
-        "dpo_loss": found.loss_sum, "dpo_margin": found.margin_sum, "dpo_accuracy": float(found.right)})
+    advantages = [
+        torch.full((len(saw.old),), found.weights.get(s.episode_id, 0.0)) for s, saw in zip(samples, seen, strict=True)
+    ]
+    return Credit(
+        advantages,
+        pairs=len(pairs),
+        metrics={"dpo_loss": found.loss_sum, "dpo_margin": found.margin_sum, "dpo_accuracy": float(found.right)},
+    )
 
 
 def _penalties(config: RunConfig, samples: Sequence[Sample], seen: Sequence[Seen] | None) -> list[Tensor]:
     """Return [S] of [m] float64 what the KL takes off each token's reward; zeros without one in the reward."""
     if not penalises_reward(config):
         return [torch.zeros(len(turns_after(s)), dtype=torch.float64) for s in samples]
-    return [config.kl_coef * kl_estimate(saw.old.double(), _there(saw.reference).double(), config.kl_estimator,
-                                         config.kl_clamp).cpu() for saw in _given(seen)]
+    return [
+        config.kl_coef
+        * kl_estimate(saw.old.double(), _there(saw.reference).double(), config.kl_estimator, config.kl_clamp).cpu()
+        for saw in _given(seen)
+    ]
 
 
 def _penalised(samples: Sequence[Sample], penalties: Sequence[Tensor]) -> list[Sample]:

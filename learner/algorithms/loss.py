@@ -159,8 +159,9 @@ def mean_by_sample(values: Tensor, sample: Tensor) -> Tensor:
     return (total / count.clamp(min=1))[sample]
 
 
-def _term(current: Tensor, old: Tensor, advantages: Tensor, sample: Tensor,
-          config: LossConfig) -> tuple[Tensor, Tensor]:
+def _term(
+    current: Tensor, old: Tensor, advantages: Tensor, sample: Tensor, config: LossConfig
+) -> tuple[Tensor, Tensor]:
     """Return [M] what each token adds to the objective, and [M] whether the clip held it back."""
     log_ratio = (current - old).clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
     if config.form == "cispo":

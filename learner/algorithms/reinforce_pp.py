@@ -32,8 +32,9 @@ def centred_rewards(samples: Sequence[Sample]) -> dict[str, float]:
     """
     groups = [rewards for rewards in rewards_by_group(samples).values() if len(rewards) > 1]
     alone = {s.episode_id: s.reward for s in samples if s.group is None}
-    return {episode: reward - fmean(rewards.values())
-            for rewards in (*groups, alone) for episode, reward in rewards.items()}
+    return {
+        episode: reward - fmean(rewards.values()) for rewards in (*groups, alone) for episode, reward in rewards.items()
+    }
 
 
 def normalised_over_batch(returns: Sequence[Tensor]) -> list[Tensor]:

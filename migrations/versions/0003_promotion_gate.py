@@ -34,7 +34,8 @@ def downgrade() -> None:
             batch_op.drop_column(column)
         batch_op.add_column(sa.Column("evaluation_id", sa.String(length=64), nullable=True))
         batch_op.create_foreign_key(
-            batch_op.f("fk_promotion_evaluation_id_evaluation"), "evaluation", ["evaluation_id"], ["id"])
+            batch_op.f("fk_promotion_evaluation_id_evaluation"), "evaluation", ["evaluation_id"], ["id"]
+        )
 
     with op.batch_alter_table("play", schema=None) as batch_op:
         batch_op.drop_constraint(batch_op.f("fk_play_run_id_run"), type_="foreignkey")

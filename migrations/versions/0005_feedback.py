@@ -31,8 +31,9 @@ def upgrade() -> None:
         sa.Column("error_class", sa.Text(), nullable=True),
         sa.Column("detail", sa.Text(), nullable=True),
         sa.Column("updated_at", sa.Double(), nullable=False),
-        sa.ForeignKeyConstraint(["episode_id"], ["episode.id"], name=op.f("fk_score_episode_id_episode"),
-                                ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["episode_id"], ["episode.id"], name=op.f("fk_score_episode_id_episode"), ondelete="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("episode_id", "scorer", name=op.f("pk_score")),
     )
     op.create_index(op.f("ix_score_scorer_state_retry_at"), "score", ["scorer", "state", "retry_at"])

@@ -25,8 +25,7 @@ def upgrade() -> None:
         sa.Column("logprob", sa.Double(), nullable=True),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(["turn_id"], ["turn.id"], name=op.f("fk_shadow_turn_id_turn"), ondelete="CASCADE"),
-        sa.ForeignKeyConstraint(["version"], ["policy_version.version"],
-                                name=op.f("fk_shadow_version_policy_version")),
+        sa.ForeignKeyConstraint(["version"], ["policy_version.version"], name=op.f("fk_shadow_version_policy_version")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_shadow")),
     )
     op.create_index(op.f("ix_shadow_turn_id"), "shadow", ["turn_id"])

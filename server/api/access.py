@@ -69,9 +69,11 @@ CallerOf = Annotated[Caller, Depends(_caller)]
 
 def needs(*scopes: Scope) -> Any:
     """Return a dependency that lets in callers with one of these scopes, and admins."""
+
     async def check(caller: CallerOf) -> None:
         if not caller.may(*scopes):
             raise Forbidden(f"{caller.name!r} may not do this: it needs a key with the scope {' or '.join(scopes)}")
+
     return Depends(check)
 
 

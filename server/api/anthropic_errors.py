@@ -12,15 +12,21 @@ from server.errors import Forbidden, InvalidKey, NotFound, RateLimited, TooLarge
 
 PATHS = ("/v1/messages", "/v1/messages/count_tokens")
 _TYPES: dict[type[UpturnError], str] = {
-    InvalidKey: "authentication_error", Forbidden: "permission_error", NotFound: "not_found_error",
-    TooLarge: "request_too_large", RateLimited: "rate_limit_error", Unavailable: "overloaded_error"}
+    InvalidKey: "authentication_error",
+    Forbidden: "permission_error",
+    NotFound: "not_found_error",
+    TooLarge: "request_too_large",
+    RateLimited: "rate_limit_error",
+    Unavailable: "overloaded_error",
+}
 
 
 class ErrorAnswer(JSONResponse):
     """An error as HTTP; the path on which it is sent decides the form."""
 
-    def __init__(self, error: UpturnError, status_code: int | None = None,
-                 headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, error: UpturnError, status_code: int | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         self._more = {**error.headers(), **(headers or {})}
         super().__init__(error.body(), status_code or error.status_code, self._more)
         self._error = error

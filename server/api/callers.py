@@ -109,8 +109,9 @@ class Callers:
                 if row is None or row.revoked_at is not None:
                     return None
                 return Caller(row.name, key_hash, frozenset(row.scopes), limit=_limit(row))
-            episode = session.execute(sa.select(EpisodeRow.id, EpisodeRow.owner_hash).where(
-                EpisodeRow.key_hash == key_hash)).first()
+            episode = session.execute(
+                sa.select(EpisodeRow.id, EpisodeRow.owner_hash).where(EpisodeRow.key_hash == key_hash)
+            ).first()
             if episode is None:
                 return None
             opener = _key(session, episode.owner_hash) if self._required else None

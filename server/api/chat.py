@@ -31,21 +31,39 @@ async def chat(body: ChatRequest, parts: Parts, call: CallOf) -> Response:
     conversation = await converse(parts, call, body)
     if body.stream:
         pieces = await merged(conversation)
-        return StreamingResponse(_stream(body, parts, conversation, pieces), media_type="text/event-stream",
-                                 headers=conversation.headers)
+        return StreamingResponse(
+            _stream(body, parts, conversation, pieces), media_type="text/event-stream", headers=conversation.headers
+        )
     answers = await conversation.answers()
     return JSONResponse(
-        {"id": f"chatcmpl-{answers[0].turn_id}", "object": "chat.completion", "created": int(time.time()),
-         "model": f"{conversation.policy}@{answers[0].version}", "usage": usage(answers), "choices": [
-             {"index": index, "message": {"refusal": None, **answer.message}, "finish_reason": finish_reason(answer),
-              "logprobs": _logprobs(body, parts, answer)} for index, answer in enumerate(answers)]},
-        headers={**conversation.headers, "x-policy-version": str(answers[0].version)})
+        {
+            "id": f"chatcmpl-{answers[0].turn_id}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": f"{conversation.policy}@{answers[0].version}",
+            "usage": usage(answers),
+            "choices": [
+                {
+                    "index": index,
+                    "message": {"refusal": None, **answer.message},
+                    "finish_reason": finish_reason(answer),
+                    "logprobs": _logprobs(body, parts, answer),
+                }
+                for index, answer in enumerate(answers)
+            ],
+        },
+        headers={**conversation.headers, "x-policy-version": str(answers[0].version)},
+    )
 
 
 async def _stream(body: ChatRequest, parts: State, conversation: Conversation, pieces: Pieces) -> AsyncIterator[str]:
     """Yield chunks. A client that goes away abandons the turns: sampling stops, what there is gets recorded."""
-    head = {"id": f"chatcmpl-{conversation.turns[0].id}", "object": "chat.completion.chunk",
-            "created": int(time.time()), "model": f"{conversation.policy}@{conversation.turns[0].version}"}
+    head = {
+        "id": f"chatcmpl-{conversation.turns[0].id}",
+        "object": "chat.completion.chunk",
+        "created": int(time.time()),
+        "model": f"{conversation.policy}@{conversation.turns[0].version}",
+    }
 
     def chunk(index: int, delta: dict[str, Any], finish: str | None = None, **more: Any) -> str:
         choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": None, **more}
@@ -94,20 +112,28 @@ def usage(answers: list[Answer]) -> dict[str, int]:
 
 def _call_deltas(call: ToolCall) -> list[dict[str, Any]]:
     """Return a call as OpenAI streams it: who is called, then with what."""
-    return [{"index": call.position, "id": call.id, "type": "function",
-             "function": {"name": call.name, "arguments": ""}},
-            {"index": call.position, "function": {"arguments": call.arguments}}]
+    return [
+        {"index": call.position, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}},
+        {"index": call.position, "function": {"arguments": call.arguments}},
+    ]
 
 
 def _logprobs(body: ChatRequest, parts: State, answer: Answer) -> dict[str, Any] | None:
     if not body.logprobs:
         return None
     tops = answer.top_logprobs or [{}] * len(answer.token_ids)
-    return {"refusal": None, "content": [
-        {**_token(parts, token, logprob),
-         "top_logprobs": [_token(parts, other, value) for other, value in sorted(
-             top.items(), key=lambda pair: -pair[1])]}
-        for token, logprob, top in zip(answer.token_ids, answer.logprobs, tops, strict=True)]}
+    return {
+        "refusal": None,
+        "content": [
+            {
+                **_token(parts, token, logprob),
+                "top_logprobs": [
+                    _token(parts, other, value) for other, value in sorted(top.items(), key=lambda pair: -pair[1])
+                ],
+            }
+            for token, logprob, top in zip(answer.token_ids, answer.logprobs, tops, strict=True)
+        ],
+    }
 
 
 def _token(parts: State, token: int, logprob: float) -> dict[str, Any]:

@@ -11,11 +11,30 @@ from server.errors import BadRequest
 from server.policy.engine import SamplingParams
 from server.policy.turns import Ask
 
-NOT_SAMPLING = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
-                          "verbosity", "modalities", "reasoning_effort", "prompt_cache_retention"})
+NOT_SAMPLING = frozenset(
+    {
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "verbosity",
+        "modalities",
+        "reasoning_effort",
+        "prompt_cache_retention",
+    }
+)
 UNSUPPORTED = ("functions", "function_call", "audio", "prediction", "web_search_options")
-NEUTRAL: dict[str, Any] = {"presence_penalty": 0, "frequency_penalty": 0, "repetition_penalty": 1, "min_p": 0,
-                           "min_tokens": 0, "logit_bias": {}, "best_of": 1}
+NEUTRAL: dict[str, Any] = {
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "repetition_penalty": 1,
+    "min_p": 0,
+    "min_tokens": 0,
+    "logit_bias": {},
+    "best_of": 1,
+}
 """Values with which a sampling field changes nothing: SDKs send them, and such a turn is trainable."""
 LARGEST_OPTIONS = 4096
 """Characters of JSON in `chat_template_kwargs`."""
@@ -129,18 +148,26 @@ class ChatRequest(BaseModel):
         if len(names) != len(self.tools or []):
             raise BadRequest("two tools have the same name", param="tools")
         return Ask(
-            messages=self._checked_messages(), sampling=self._sampling(context_tokens),
-            tools=[tool.model_dump(mode="json", exclude_none=True) for tool in self.tools or []], call=call,
+            messages=self._checked_messages(),
+            sampling=self._sampling(context_tokens),
+            tools=[tool.model_dump(mode="json", exclude_none=True) for tool in self.tools or []],
+            call=call,
             template_options=self._template_options(),
-            reads_calls=self.tool_choice != "none", parallel_calls=self.parallel_tool_calls is not False,
-            count=self.n or 1, digest=digest, owner=owner, idempotency_key=idempotency_key,
-            whole=not self.stream)
+            reads_calls=self.tool_choice != "none",
+            parallel_calls=self.parallel_tool_calls is not False,
+            count=self.n or 1,
+            digest=digest,
+            owner=owner,
+            idempotency_key=idempotency_key,
+            whole=not self.stream,
+        )
 
     def _template_options(self) -> dict[str, Any]:
         options = self.chat_template_kwargs or {}
         if len(json.dumps(options)) > LARGEST_OPTIONS:
-            raise BadRequest(f"chat_template_kwargs: more than {LARGEST_OPTIONS} characters",
-                             param="chat_template_kwargs")
+            raise BadRequest(
+                f"chat_template_kwargs: more than {LARGEST_OPTIONS} characters", param="chat_template_kwargs"
+            )
         return options
 
     def _checked_messages(self) -> list[dict[str, Any]]:
@@ -151,19 +178,24 @@ class ChatRequest(BaseModel):
                 raise BadRequest(f"{where} has no role", param=where)
             content = message.get("content")
             parts = content if isinstance(content, list) else []
-            if not all(isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str)
-                       for p in parts):
+            if not all(
+                isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in parts
+            ):
                 raise BadRequest(f"{where}: this model reads text only", param=where)
             if not isinstance(content, str | list | None):
                 raise BadRequest(f"{where}: content must be a string or a list of text parts", param=where)
             if not _are_calls(message.get("tool_calls")):
                 raise BadRequest(f"{where}: tool_calls must be a list of function calls", param=where)
-        return [{**message, "role": "system"} if message["role"] == "developer" else message
-                for message in self.messages]
+        return [
+            {**message, "role": "system"} if message["role"] == "developer" else message for message in self.messages
+        ]
 
     def _sampling(self, context_tokens: int) -> SamplingParams:
-        extra = {name: value for name, value in (self.model_extra or {}).items()
-                 if value is not None and name not in NOT_SAMPLING and not (name in NEUTRAL and value == NEUTRAL[name])}
+        extra = {
+            name: value
+            for name, value in (self.model_extra or {}).items()
+            if value is not None and name not in NOT_SAMPLING and not (name in NEUTRAL and value == NEUTRAL[name])
+        }
         for name in UNSUPPORTED:
             if extra.pop(name, None):
                 raise BadRequest(f"this server does not support {name!r}", param=name, code="unsupported_parameter")
@@ -173,15 +205,23 @@ class ChatRequest(BaseModel):
         return SamplingParams(
             max_tokens=self.max_completion_tokens or self.max_tokens or context_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p, top_k=max(0, self.top_k or 0), stop=stop,
-            seed=self.seed, top_logprobs=self.top_logprobs or 0,
-            json_schema=self.response_format.schema_of_answer() if self.response_format else None, extra=extra)
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=max(0, self.top_k or 0),
+            stop=stop,
+            seed=self.seed,
+            top_logprobs=self.top_logprobs or 0,
+            json_schema=self.response_format.schema_of_answer() if self.response_format else None,
+            extra=extra,
+        )
 
 
 def _are_calls(calls: Any) -> bool:
     if calls is None:
         return True
     return isinstance(calls, list) and all(
-        isinstance(call, dict) and isinstance(call.get("function"), dict)
-        and isinstance(call["function"].get("name"), str) and isinstance(call["function"].get("arguments"), str | None)
-        for call in calls)
+        isinstance(call, dict)
+        and isinstance(call.get("function"), dict)
+        and isinstance(call["function"].get("name"), str)
+        and isinstance(call["function"].get("arguments"), str | None)
+        for call in calls
+    )

@@ -91,13 +91,28 @@ class CompletionRequest(BaseModel):
 
     def chat(self, position: int, text: str, ids: list[int]) -> PromptRequest:
         """Return the request for the answers to one of the prompts."""
-        extra = {name: value for name, value in (self.model_extra or {}).items()
-                 if name not in PromptRequest.model_fields}
-        return checked(PromptRequest, {
-            **extra, "model": self.model, "messages": [{"role": "prompt", "content": text}], "prompt_ids": ids,
-            "position": position, "max_tokens": self.max_tokens or DEFAULT_TOKENS, "temperature": self.temperature,
-            "top_p": self.top_p, "n": self.n, "stop": self.stop, "seed": self.seed, "stream": self.stream,
-            "logprobs": self.logprobs is not None, "top_logprobs": self.logprobs})
+        extra = {
+            name: value for name, value in (self.model_extra or {}).items() if name not in PromptRequest.model_fields
+        }
+        return checked(
+            PromptRequest,
+            {
+                **extra,
+                "model": self.model,
+                "messages": [{"role": "prompt", "content": text}],
+                "prompt_ids": ids,
+                "position": position,
+                "max_tokens": self.max_tokens or DEFAULT_TOKENS,
+                "temperature": self.temperature,
+                "top_p": self.top_p,
+                "n": self.n,
+                "stop": self.stop,
+                "seed": self.seed,
+                "stream": self.stream,
+                "logprobs": self.logprobs is not None,
+                "top_logprobs": self.logprobs,
+            },
+        )
 
 
 @router.post("/v1/completions", response_model=None, responses=MAY_STREAM)
@@ -110,10 +125,21 @@ async def complete(body: CompletionRequest, parts: Parts, call: CallOf) -> Respo
     answers = await conversation.answers()
     head = _head(conversation, answers[0].version)
     return JSONResponse(
-        {**head, "usage": _usage(body, answers), "choices": [
-            {"index": index, "text": answer.text, "finish_reason": _end(answer),
-             "logprobs": _logprobs(body, parts, answer)} for index, answer in enumerate(answers)]},
-        headers={**conversation.headers, "x-policy-version": str(answers[0].version)})
+        {
+            **head,
+            "usage": _usage(body, answers),
+            "choices": [
+                {
+                    "index": index,
+                    "text": answer.text,
+                    "finish_reason": _end(answer),
+                    "logprobs": _logprobs(body, parts, answer),
+                }
+                for index, answer in enumerate(answers)
+            ],
+        },
+        headers={**conversation.headers, "x-policy-version": str(answers[0].version)},
+    )
 
 
 async def _converse(body: CompletionRequest, parts: State, call: Call) -> Prompts:
@@ -121,8 +147,9 @@ async def _converse(body: CompletionRequest, parts: State, call: Call) -> Prompt
     tokenizer = parts.renderer.tokenizer
     turns = []
     for position, prompt in enumerate(body.prompts()):
-        text, ids = ((prompt, tokenizer.encode(prompt)) if isinstance(prompt, str)
-                     else (tokenizer.decode(prompt), prompt))
+        text, ids = (
+            (prompt, tokenizer.encode(prompt)) if isinstance(prompt, str) else (tokenizer.decode(prompt), prompt)
+        )
         if not ids or max(ids) >= tokenizer.size:
             raise BadRequest(f"a prompt has 1 or more tokens, each below {tokenizer.size}", param="prompt")
         if position and call.idempotency_key:
@@ -136,8 +163,9 @@ async def _converse(body: CompletionRequest, parts: State, call: Call) -> Prompt
     return Prompts(parts.pointers.name, turns)
 
 
-async def _stream(body: CompletionRequest, parts: State, conversation: Conversation, pieces: Pieces
-                  ) -> AsyncGenerator[str, None]:
+async def _stream(
+    body: CompletionRequest, parts: State, conversation: Conversation, pieces: Pieces
+) -> AsyncGenerator[str, None]:
     """Yield chunks of text, then how each answer ended."""
     head = _head(conversation, conversation.turns[0].version)
 
@@ -159,8 +187,12 @@ async def _stream(body: CompletionRequest, parts: State, conversation: Conversat
 
 
 def _head(conversation: Conversation, version: int) -> dict[str, Any]:
-    return {"id": f"cmpl-{conversation.turns[0].id}", "object": "text_completion", "created": int(time.time()),
-            "model": f"{conversation.policy}@{version}"}
+    return {
+        "id": f"cmpl-{conversation.turns[0].id}",
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": f"{conversation.policy}@{version}",
+    }
 
 
 def _end(answer: Answer) -> str:
@@ -178,7 +210,10 @@ def _logprobs(body: CompletionRequest, parts: State, answer: Answer) -> dict[str
     if body.logprobs is None:
         return None
     said = [parts.turns.text_of(token) for token in answer.token_ids]
-    return {"tokens": said, "token_logprobs": answer.logprobs,
-            "text_offset": list(accumulate(map(len, said), initial=0))[:-1],
-            "top_logprobs": answer.top_logprobs and [
-                {parts.turns.text_of(token): value for token, value in top.items()} for top in answer.top_logprobs]}
+    return {
+        "tokens": said,
+        "token_logprobs": answer.logprobs,
+        "text_offset": list(accumulate(map(len, said), initial=0))[:-1],
+        "top_logprobs": answer.top_logprobs
+        and [{parts.turns.text_of(token): value for token, value in top.items()} for top in answer.top_logprobs],
+    }

@@ -39,13 +39,21 @@ class Call:
     """False where the caller forbids training on it."""
 
 
-async def _call(request: Request, caller: CallerOf, no_train: NoTrain,
-          x_episode_id: Annotated[str | None, Header()] = None,
-          x_stainless_retry_count: Annotated[str | None, Header()] = None,
-          idempotency_key: Annotated[str | None, Header(max_length=200)] = None) -> Call:
+async def _call(
+    request: Request,
+    caller: CallerOf,
+    no_train: NoTrain,
+    x_episode_id: Annotated[str | None, Header()] = None,
+    x_stainless_retry_count: Annotated[str | None, Header()] = None,
+    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+) -> Call:
     return Call(
-        owner=caller.key_hash, named=request.path_params.get("episode_id") or x_episode_id or caller.episode_id,
-        retry=(x_stainless_retry_count or "0") != "0", idempotency_key=idempotency_key, trains=not no_train)
+        owner=caller.key_hash,
+        named=request.path_params.get("episode_id") or x_episode_id or caller.episode_id,
+        retry=(x_stainless_retry_count or "0") != "0",
+        idempotency_key=idempotency_key,
+        trains=not no_train,
+    )
 
 
 CallOf = Annotated[Call, Depends(_call)]
@@ -63,8 +71,11 @@ class Conversation:
     @property
     def headers(self) -> dict[str, str]:
         """What every answer says of itself."""
-        return {"x-episode-id": self.turns[0].episode_id, "x-turn-id": ",".join(turn.id for turn in self.turns),
-                "x-policy-version": str(self.turns[0].version)}
+        return {
+            "x-episode-id": self.turns[0].episode_id,
+            "x-turn-id": ",".join(turn.id for turn in self.turns),
+            "x-policy-version": str(self.turns[0].version),
+        }
 
     async def answers(self) -> list[Answer]:
         """Wait for all answers; each is durable then."""
@@ -100,9 +111,16 @@ async def _sent_again(parts: State, call: Call, ask: Ask) -> list[Turn]:
         return []
     if turns := parts.turns.in_progress(ask):
         return turns
-    return parts.turns.again(await asyncio.to_thread(
-        find_recorded, parts.database, digest=ask.digest, key=call.idempotency_key, owner=ask.owner,
-        episode_id=call.named))
+    return parts.turns.again(
+        await asyncio.to_thread(
+            find_recorded,
+            parts.database,
+            digest=ask.digest,
+            key=call.idempotency_key,
+            owner=ask.owner,
+            episode_id=call.named,
+        )
+    )
 
 
 async def _begin(parts: State, call: Call, body: ChatRequest, ask: Ask) -> list[Turn]:
@@ -133,8 +151,12 @@ async def _in_new_episode(parts: State, call: Call, body: ChatRequest, ask: Ask)
     version = parts.pointers.for_new_episode(body.model, parts.engine, episode_id=episode_id, owner_hash=ask.owner)
     ids = parts.turns.check(ask)
     episode, _ = await parts.episodes.open(
-        EpisodeOpen(trainable=call.trains), policy_version=version, owner_hash=ask.owner,
-        horizon=parts.settings.default_horizon, episode_id=episode_id)
+        EpisodeOpen(trainable=call.trains),
+        policy_version=version,
+        owner_hash=ask.owner,
+        horizon=parts.settings.default_horizon,
+        episode_id=episode_id,
+    )
     if not ask.whole:  # A stream tells of its episode before its turn is durable.
         episode.begin_writing()
     return parts.turns.begin(episode, ask, version, ids)

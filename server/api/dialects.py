@@ -28,7 +28,8 @@ Request = TypeVar("Request", bound=ChatRequest)
 Item = TypeVar("Item")
 TextOr = Annotated[
     Annotated[str, Tag("text")] | Annotated[list[Item], Tag("list")],
-    Discriminator(lambda value: "text" if isinstance(value, str) else "list")]
+    Discriminator(lambda value: "text" if isinstance(value, str) else "list"),
+]
 """Text, or a list of parts; what is wrong with a part is said of the part."""
 
 
@@ -100,16 +101,19 @@ def checked(kind: type[Request], fields: dict[str, Any]) -> Request:
 
 def only(known: tuple[str, ...], why: str) -> BeforeValidator:
     """Return a validator that refuses, in plain words, what is of another `type`."""
+
     def check(value: Any) -> Any:
         kind = value.get("type") if isinstance(value, dict) else None
         if kind is not None and kind not in known:
             raise PydanticCustomError("unsupported", "{why}: {kind}", {"why": why, "kind": repr(kind)[:100]})
         return value
+
     return BeforeValidator(check)
 
 
 def sse(conversation: Conversation, events: AsyncGenerator[str, None]) -> StreamingResponse:
     """Return a stream; a client that goes away before its end abandons the turns, which are recorded as they are."""
+
     async def watched() -> AsyncIterator[str]:
         finished = False
         try:
@@ -120,6 +124,7 @@ def sse(conversation: Conversation, events: AsyncGenerator[str, None]) -> Stream
         finally:
             if not finished:
                 conversation.leave()
+
     return StreamingResponse(watched(), media_type="text/event-stream", headers=conversation.headers)
 
 

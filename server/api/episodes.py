@@ -42,14 +42,23 @@ async def list_environments(parts: Parts) -> EnvironmentList:
     health = parts.sessions.health
     shown = sorted({*names(), *health.names()})
     described = await asyncio.to_thread(lambda: [_described(name) for name in shown])
-    return EnvironmentList(kinds=kinds(), data=[
-        view.model_copy(update={"open": its.open, "started": its.started, "errors": dict(its.errors)})
-        for view in described for its in [health.of(view.name)]])
+    return EnvironmentList(
+        kinds=kinds(),
+        data=[
+            view.model_copy(update={"open": its.open, "started": its.started, "errors": dict(its.errors)})
+            for view in described
+            for its in [health.of(view.name)]
+        ],
+    )
 
 
 @router.get("/environments/{name:path}/tasks", dependencies=[needs("agent")])
-def list_tasks(name: str, split: str = "train", limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
-               offset: Annotated[int, Query(ge=0, lt=2**31)] = 0) -> TaskList:
+def list_tasks(
+    name: str,
+    split: str = "train",
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    offset: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+) -> TaskList:
     """The tasks of one split, a page at a time."""
     found = find_family(name)
     try:
@@ -60,29 +69,33 @@ def list_tasks(name: str, split: str = "train", limit: Annotated[int, Query(ge=1
 
 
 @router.post("/episodes", status_code=201, dependencies=[needs("agent")])
-async def open_episode(body: EpisodeOpen, request: Request, parts: Parts, caller: CallerOf, no_train: NoTrain
-                       ) -> EpisodeOpened:
+async def open_episode(
+    body: EpisodeOpen, request: Request, parts: Parts, caller: CallerOf, no_train: NoTrain
+) -> EpisodeOpened:
     """Open an episode of an environment, or of a live agent."""
     if no_train:
         body = body.model_copy(update={"trainable": False})
     await parts.swap.residency.bring(body.policy)
     episode_id = new_id("ep")
-    version = parts.pointers.for_new_episode(body.policy, parts.engine, episode_id=episode_id,
-                                             owner_hash=caller.key_hash)
+    version = parts.pointers.for_new_episode(
+        body.policy, parts.engine, episode_id=episode_id, owner_hash=caller.key_hash
+    )
     horizon = body.horizon or parts.settings.default_horizon
     if body.environment is None:
         if body.task is not None:
             raise BadRequest("a task needs an environment", param="task")
-        episode, key = await parts.episodes.open(body, policy_version=version, horizon=horizon,
-                                                 owner_hash=caller.key_hash, episode_id=episode_id)
+        episode, key = await parts.episodes.open(
+            body, policy_version=version, horizon=horizon, owner_hash=caller.key_hash, episode_id=episode_id
+        )
         await episode.opened()
         return _opened(request, episode, key)
     held, reset = await parts.sessions.prepare(body.environment, body.task, body.seed)
     try:
         if await request.is_disconnected():
             raise Conflict("the caller has gone away", code="disconnected")
-        episode, key = await parts.episodes.open(body, policy_version=version, horizon=horizon,
-                                                 owner_hash=caller.key_hash, episode_id=episode_id)
+        episode, key = await parts.episodes.open(
+            body, policy_version=version, horizon=horizon, owner_hash=caller.key_hash, episode_id=episode_id
+        )
     except BaseException:
         parts.sessions.discard(held)
         raise
@@ -125,12 +138,18 @@ async def close_episode(episode_id: str, body: EpisodeClose, parts: Parts) -> Ep
     return await get_episode(episode_id, parts)
 
 
-def _opened(request: Request, episode: Episode, key: str, reset: Reset | None = None,
-            tools: list[dict[str, Any]] | None = None) -> EpisodeOpened:
+def _opened(
+    request: Request, episode: Episode, key: str, reset: Reset | None = None, tools: list[dict[str, Any]] | None = None
+) -> EpisodeOpened:
     return EpisodeOpened(
-        id=episode.id, messages=[ChatMessage.model_validate(m) for m in reset.messages] if reset else [],
-        tools=tools or [], key=key, horizon=episode.horizon, policy_version=episode.policy_version,
-        base_url=f"{str(request.base_url).rstrip('/')}/episodes/{episode.id}/v1")
+        id=episode.id,
+        messages=[ChatMessage.model_validate(m) for m in reset.messages] if reset else [],
+        tools=tools or [],
+        key=key,
+        horizon=episode.horizon,
+        policy_version=episode.policy_version,
+        base_url=f"{str(request.base_url).rstrip('/')}/episodes/{episode.id}/v1",
+    )
 
 
 def _described(name: str) -> EnvironmentView:
@@ -138,8 +157,25 @@ def _described(name: str) -> EnvironmentView:
     try:
         found = family(name)
         return EnvironmentView(
-            name=name, description=found.description, splits={s: len(found.tasks(s)) for s in found.splits()},
-            isolation=found.isolation, tools=found.tools, missing=found.missing(), open=0, started=0, errors={})
+            name=name,
+            description=found.description,
+            splits={s: len(found.tasks(s)) for s in found.splits()},
+            isolation=found.isolation,
+            tools=found.tools,
+            missing=found.missing(),
+            open=0,
+            started=0,
+            errors={},
+        )
     except (EnvironmentFailure, ImportError, UnknownTask) as error:
-        return EnvironmentView(name=name, description="", splits={}, isolation="", tools=[], open=0, started=0,
-                               missing=f"{type(error).__name__}: {text_of(error)}", errors={})
+        return EnvironmentView(
+            name=name,
+            description="",
+            splits={},
+            isolation="",
+            tools=[],
+            open=0,
+            started=0,
+            missing=f"{type(error).__name__}: {text_of(error)}",
+            errors={},
+        )

@@ -27,9 +27,11 @@ async def create(body: KeyCreate, parts: Parts) -> KeyCreated:
 @router.get("")
 async def list_all(parts: Parts) -> KeyList:
     """All keys, newest first, with the revoked ones."""
+
     def read() -> KeyList:
         with parts.database.read() as session:
             return KeyList(data=list_keys(session))
+
     return await asyncio.to_thread(read)
 
 
@@ -59,4 +61,5 @@ async def _hash_of(parts: State, caller: Caller, key_id: str) -> str:
     def read() -> str:
         with parts.database.read() as session:
             return get_key(session, key_id).key_hash
+
     return await asyncio.to_thread(read)

@@ -52,8 +52,10 @@ class Limits:
         if rate is not None:
             use.tokens, use.at = min(rate, use.tokens + (now - use.at) * rate / 60), now
             if use.tokens < 1:
-                raise RateLimited(f"this key may send {rate} requests per minute",
-                                  retry_after_s=math.ceil((1 - use.tokens) * 60 / rate))
+                raise RateLimited(
+                    f"this key may send {rate} requests per minute",
+                    retry_after_s=math.ceil((1 - use.tokens) * 60 / rate),
+                )
             use.tokens -= 1
         use.running += 1
 

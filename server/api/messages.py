@@ -32,13 +32,19 @@ async def messages(body: MessagesRequest, parts: Parts, call: CallOf) -> Respons
     conversation = await converse(parts, call, body.chat())
     if body.stream:
         return sse(conversation, _stream(body, parts, conversation, await merged(conversation)))
-    answer, = await conversation.answers()
+    (answer,) = await conversation.answers()
     ended, by = _end(body, parts, answer)
     content = [_content(block, block.text) for block in blocks_of(answer.message, reasoning=body.thinks)]
     return JSONResponse(
-        {**_head(conversation, answer.version), "content": content, "stop_reason": ended, "stop_sequence": by,
-         "usage": _usage(answer)},
-        headers={**conversation.headers, "x-policy-version": str(answer.version)})
+        {
+            **_head(conversation, answer.version),
+            "content": content,
+            "stop_reason": ended,
+            "stop_sequence": by,
+            "usage": _usage(answer),
+        },
+        headers={**conversation.headers, "x-policy-version": str(answer.version)},
+    )
 
 
 @router.post("/v1/messages/count_tokens")
@@ -51,14 +57,21 @@ async def count_tokens(body: CountRequest, parts: Parts, call: CallOf) -> dict[s
     return {"input_tokens": len(parts.renderer.prompt(ask.messages, ask.tools, ask.template_options))}
 
 
-async def _stream(body: MessagesRequest, parts: State, conversation: Conversation, pieces: Pieces
-                  ) -> AsyncGenerator[str, None]:
+async def _stream(
+    body: MessagesRequest, parts: State, conversation: Conversation, pieces: Pieces
+) -> AsyncGenerator[str, None]:
     """Yield the events of one answer."""
+
     def say(kind: str, **fields: Any) -> str:
         return event({"type": kind, **fields}, kind)
 
-    begun = {**_head(conversation, conversation.turns[0].version), "content": [], "stop_reason": None,
-             "stop_sequence": None, "usage": {"input_tokens": 0, "output_tokens": 0}}
+    begun = {
+        **_head(conversation, conversation.turns[0].version),
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {"input_tokens": 0, "output_tokens": 0},
+    }
     yield say("message_start", message=begun)
     try:
         async for stage, block, text in blocks(pieces, reasoning=body.thinks):
@@ -68,7 +81,7 @@ async def _stream(body: MessagesRequest, parts: State, conversation: Conversatio
                 yield say("content_block_delta", index=block.index, delta=_delta(block, text))
             else:
                 yield say("content_block_stop", index=block.index)
-        answer, = await conversation.answers()
+        (answer,) = await conversation.answers()
         ended, by = _end(body, parts, answer)
         yield say("message_delta", delta={"stop_reason": ended, "stop_sequence": by}, usage=_usage(answer))
         yield say("message_stop")
@@ -77,13 +90,21 @@ async def _stream(body: MessagesRequest, parts: State, conversation: Conversatio
 
 
 def _head(conversation: Conversation, version: int) -> dict[str, Any]:
-    return {"id": f"msg_{conversation.turns[0].id}", "type": "message", "role": "assistant",
-            "model": f"{conversation.policy}@{version}"}
+    return {
+        "id": f"msg_{conversation.turns[0].id}",
+        "type": "message",
+        "role": "assistant",
+        "model": f"{conversation.policy}@{version}",
+    }
 
 
 def _usage(answer: Answer) -> dict[str, int]:
-    return {"input_tokens": answer.prompt_tokens, "output_tokens": len(answer.token_ids),
-            "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+    return {
+        "input_tokens": answer.prompt_tokens,
+        "output_tokens": len(answer.token_ids),
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 0,
+    }
 
 
 def _content(block: Block, text: str) -> dict[str, Any]:
@@ -92,8 +113,7 @@ def _content(block: Block, text: str) -> dict[str, Any]:
         return {"type": "thinking", "thinking": text, "signature": ""}
     if block.call is None:
         return {"type": "text", "text": text}
-    return {"type": "tool_use", "id": block.call.id, "name": block.call.name,
-            "input": _arguments(text) if text else {}}
+    return {"type": "tool_use", "id": block.call.id, "name": block.call.name, "input": _arguments(text) if text else {}}
 
 
 def _delta(block: Block, text: str) -> dict[str, str]:

@@ -60,8 +60,10 @@ class ToolResultBlock(Said):
 
 
 _Block = Annotated[
-    TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock | ToolResultBlock, Field(discriminator="type"),
-    only(("text", "thinking", "redacted_thinking", "tool_use", "tool_result"), _TEXT_ONLY)]
+    TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock | ToolResultBlock,
+    Field(discriminator="type"),
+    only(("text", "thinking", "redacted_thinking", "tool_use", "tool_result"), _TEXT_ONLY),
+]
 
 
 class MessagesInput(Said):
@@ -146,25 +148,44 @@ class CountRequest(Said):
             BadRequest: it asks for what this server does not have.
         """
         if self.messages[-1].role == "assistant":
-            raise BadRequest("this server cannot continue an answer that the caller has begun (prefill)",
-                             param="messages", code="unsupported_parameter")
+            raise BadRequest(
+                "this server cannot continue an answer that the caller has begun (prefill)",
+                param="messages",
+                code="unsupported_parameter",
+            )
         if self.mcp_servers:
-            raise BadRequest("this server does not support 'mcp_servers'", param="mcp_servers",
-                             code="unsupported_parameter")
+            raise BadRequest(
+                "this server does not support 'mcp_servers'", param="mcp_servers", code="unsupported_parameter"
+            )
         messages = [said for message in self.messages for said in message.as_chat()]
         if system := self._system():
             messages.insert(0, {"role": "system", "content": system})
         form = self.output_config.format if self.output_config else None
         choice = self.tool_choice
-        return checked(ChatRequest, {
-            **sampling, "model": self.model, "messages": messages,
-            "tools": [{"type": "function", "function": {
-                "name": tool.name, "description": tool.description, "parameters": tool.input_schema}}
-                for tool in self.tools or []] or None,
-            "tool_choice": choice and choice.as_chat(),
-            "parallel_tool_calls": False if choice and choice.disable_parallel_tool_use else None,
-            "response_format": form and {
-                "type": "json_schema", "json_schema": {"name": "answer", "schema": form.schema_}}})
+        return checked(
+            ChatRequest,
+            {
+                **sampling,
+                "model": self.model,
+                "messages": messages,
+                "tools": [
+                    {
+                        "type": "function",
+                        "function": {
+                            "name": tool.name,
+                            "description": tool.description,
+                            "parameters": tool.input_schema,
+                        },
+                    }
+                    for tool in self.tools or []
+                ]
+                or None,
+                "tool_choice": choice and choice.as_chat(),
+                "parallel_tool_calls": False if choice and choice.disable_parallel_tool_use else None,
+                "response_format": form
+                and {"type": "json_schema", "json_schema": {"name": "answer", "schema": form.schema_}},
+            },
+        )
 
     def _system(self) -> str:
         if isinstance(self.system, str):
@@ -184,19 +205,34 @@ class MessagesRequest(CountRequest):
 
     def chat(self, **more: Any) -> ChatRequest:
         """Return the chat request that this one means."""
-        return super().chat(max_tokens=self.max_tokens, stream=self.stream, stop=self.stop_sequences,
-                            temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, **more)
+        return super().chat(
+            max_tokens=self.max_tokens,
+            stream=self.stream,
+            stop=self.stop_sequences,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            **more,
+        )
 
 
 def _answer(blocks: list[_Block]) -> dict[str, Any]:
     """Return the model's own message, as the record has it."""
     message: dict[str, Any] = {
-        "role": "assistant", "content": "".join(block.text for block in blocks if isinstance(block, TextBlock))}
+        "role": "assistant",
+        "content": "".join(block.text for block in blocks if isinstance(block, TextBlock)),
+    }
     if thoughts := "".join(block.thinking for block in blocks if isinstance(block, ThinkingBlock)):
         message["reasoning_content"] = thoughts
     if calls := [block for block in blocks if isinstance(block, ToolUseBlock)]:
-        message["tool_calls"] = [{"id": call.id, "type": "function", "function": {
-            "name": call.name, "arguments": json.dumps(call.input, ensure_ascii=False)}} for call in calls]
+        message["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.dumps(call.input, ensure_ascii=False)},
+            }
+            for call in calls
+        ]
     return message
 
 
@@ -205,10 +241,16 @@ def _asked(role: str, blocks: list[_Block]) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
     for block in blocks:
         if isinstance(block, ToolResultBlock):
-            said = block.content if isinstance(block.content, str) else _BETWEEN.join(
-                text.text for text in block.content)
-            messages.append({"role": "tool", "tool_call_id": block.tool_use_id,
-                             "content": f"Error: {said}" if block.is_error else said})
+            said = (
+                block.content if isinstance(block.content, str) else _BETWEEN.join(text.text for text in block.content)
+            )
+            messages.append(
+                {
+                    "role": "tool",
+                    "tool_call_id": block.tool_use_id,
+                    "content": f"Error: {said}" if block.is_error else said,
+                }
+            )
         elif not isinstance(block, TextBlock):
             raise BadRequest(f"only the assistant may send a block of type {block.type!r}", param="messages")
         elif messages and messages[-1]["role"] == role:

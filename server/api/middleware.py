@@ -24,14 +24,33 @@ UNSTORABLE = (DataError, OverflowError)
 """What a value raises that the types of a request allow and no column can hold."""
 
 _TEXT = {"type": ["string", "null"]}
-_ERROR = {"type": "object", "additionalProperties": False, "required": ["error"], "properties": {"error": {
-    "type": "object", "additionalProperties": False, "required": ["message", "type", "param", "code"],
-    "properties": {"message": {"type": "string"}, "type": {"type": "string"}, "param": _TEXT, "code": _TEXT}}}}
+_ERROR = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["message", "type", "param", "code"],
+            "properties": {"message": {"type": "string"}, "type": {"type": "string"}, "param": _TEXT, "code": _TEXT},
+        }
+    },
+}
 _ANTHROPIC_ERROR = {
-    "type": "object", "additionalProperties": False, "required": ["type", "error"], "properties": {
-        "type": {"const": "error"}, "error": {
-            "type": "object", "additionalProperties": False, "required": ["type", "message"],
-            "properties": {"type": {"type": "string"}, "message": {"type": "string"}, "code": _TEXT}}}}
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["type", "error"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}, "code": _TEXT},
+        },
+    },
+}
 
 
 class BodyLimit:
@@ -66,6 +85,7 @@ class BodyLimit:
             elif not refused:  # Whatever the application says of a body that broke off, this is why.
                 refused = True
                 await self._refusal(scope, receive, send)
+
         await self._app(scope, counted, replaced)
 
 
@@ -84,6 +104,7 @@ def install(app: FastAPI, max_body_bytes: int) -> None:
         return answer(error)
 
     for kind in BROKEN:
+
         @app.exception_handler(kind)
         async def broken(_: Request, error: SQLAlchemyError) -> JSONResponse:
             return answer(unavailable(error))
@@ -93,11 +114,15 @@ def install(app: FastAPI, max_body_bytes: int) -> None:
         return answer(BadRequest(f"the body has text that is not Unicode: {error.reason}"))
 
     for wrong in UNSTORABLE:
+
         @app.exception_handler(wrong)
         async def unstorable(request: Request, error: Exception) -> JSONResponse:
             log.warning("%s %s: %s", request.method, request.url.path, getattr(error, "orig", error))
-            return answer(BadRequest("the request holds a value that cannot be recorded, such as a number "
-                                     "beyond 64 bits or a NUL"))
+            return answer(
+                BadRequest(
+                    "the request holds a value that cannot be recorded, such as a number beyond 64 bits or a NUL"
+                )
+            )
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -131,11 +156,15 @@ def _document(app: FastAPI) -> None:
             error = _ANTHROPIC_ERROR if path.endswith(PATHS) else _ERROR
             for operation in operations.values():
                 operation["responses"].pop("422", None)
-                operation["responses"].setdefault("default", {
-                    "description": "An error", "content": {"application/json": {"schema": error}}})
+                operation["responses"].setdefault(
+                    "default", {"description": "An error", "content": {"application/json": {"schema": error}}}
+                )
                 known = operation.setdefault("parameters", [])
-                known += [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-                          for name in re.findall(r"{(\w+)", path) if name not in {one["name"] for one in known}]
+                known += [
+                    {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+                    for name in re.findall(r"{(\w+)", path)
+                    if name not in {one["name"] for one in known}
+                ]
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]

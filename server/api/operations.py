@@ -35,7 +35,13 @@ async def readyz(parts: Parts) -> ServerView:
     if not await parts.engine.healthy():
         raise Unavailable("the engine is starting", code="engine_unavailable")
     return ServerView(
-        status="ready", model=parts.settings.model, name=parts.pointers.name, engine=type(parts.engine).__name__,
-        weights="full" if parts.pointers.shared else "adapter", champion=parts.pointers.champion,
-        head=parts.pointers.head, context_tokens=parts.engine.context_tokens,
-        placement=parts.placement)
+        status="ready",
+        model=parts.settings.model,
+        name=parts.pointers.name,
+        engine=type(parts.engine).__name__,
+        weights="full" if parts.pointers.shared else "adapter",
+        champion=parts.pointers.champion,
+        head=parts.pointers.head,
+        context_tokens=parts.engine.context_tokens,
+        placement=parts.placement,
+    )

@@ -47,4 +47,5 @@ async def play_events(play_id: str, parts: Parts) -> StreamingResponse:
             if view.state != "running":
                 return
             view = await parts.plays.view(play_id, results=False, wait_s=1.0)
+
     return StreamingResponse(events(), media_type="text/event-stream")

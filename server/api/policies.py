@@ -33,8 +33,10 @@ async def list_models(parts: Parts) -> dict[str, Any]:
     loaded = sorted(parts.engine.versions, reverse=True)
     names = [parts.pointers.name, f"{parts.pointers.name}@champion", f"{parts.pointers.name}@head"]
     names += [f"{parts.pointers.name}@{version}" for version in loaded]
-    return {"object": "list", "data": [
-        {"id": name, "object": "model", "created": 0, "owned_by": "upturn"} for name in names]}
+    return {
+        "object": "list",
+        "data": [{"id": name, "object": "model", "created": 0, "owned_by": "upturn"} for name in names],
+    }
 
 
 @router.get("/models/{model:path}", dependencies=[needs("agent")])
@@ -74,8 +76,7 @@ async def get_policy(version: Version, parts: Parts) -> PolicyView:
 
 
 @router.post("/policies/{version}/promote", dependencies=[needs("admin")])
-async def promote(version: Version, parts: Parts, caller: CallerOf, body: PromotionRequest | None = None
-                  ) -> PolicyView:
+async def promote(version: Version, parts: Parts, caller: CallerOf, body: PromotionRequest | None = None) -> PolicyView:
     """Make a version the champion."""
     return await parts.swap.promote(version, by=caller.name, reason=(body or PromotionRequest()).reason)
 
@@ -93,8 +94,9 @@ async def unpin(version: Version, parts: Parts) -> PolicyView:
 
 
 @router.get("/policies/{version}/lineage", dependencies=[needs("learner")])
-async def get_lineage(version: Version, parts: Parts, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000
-                      ) -> PolicyLineage:
+async def get_lineage(
+    version: Version, parts: Parts, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000
+) -> PolicyLineage:
     """What a version comes from: its versions back to the base, and the episodes that trained it."""
     return await asyncio.to_thread(read_lineage, parts.database, version, limit)
 

@@ -28,14 +28,33 @@ router = APIRouter(tags=["responses"])
 
 _PREFIX = "resp_"
 _ID = re.compile(rf"{_PREFIX}(\w{{1,64}})", re.ASCII)
-_GROWTH: dict[Kind, str] = {"content": "response.output_text", "reasoning": "response.reasoning_text",
-                            "call": "response.function_call_arguments"}
+_GROWTH: dict[Kind, str] = {
+    "content": "response.output_text",
+    "reasoning": "response.reasoning_text",
+    "call": "response.function_call_arguments",
+}
 _AS_CREATED: dict[str, Any] = {
-    "object": "response", "status": "in_progress", "error": None, "incomplete_details": None, "instructions": None,
-    "max_output_tokens": None, "metadata": {}, "output": [], "parallel_tool_calls": True,
-    "previous_response_id": None, "reasoning": {"effort": None, "summary": None}, "store": True, "temperature": 1.0,
-    "text": {"format": {"type": "text"}}, "tool_choice": "auto", "tools": [], "top_p": 1.0, "truncation": "disabled",
-    "usage": None, "user": None}
+    "object": "response",
+    "status": "in_progress",
+    "error": None,
+    "incomplete_details": None,
+    "instructions": None,
+    "max_output_tokens": None,
+    "metadata": {},
+    "output": [],
+    "parallel_tool_calls": True,
+    "previous_response_id": None,
+    "reasoning": {"effort": None, "summary": None},
+    "store": True,
+    "temperature": 1.0,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_p": 1.0,
+    "truncation": "disabled",
+    "usage": None,
+    "user": None,
+}
 
 
 @router.post("/v1/responses", response_model=None, responses=MAY_STREAM)
@@ -48,10 +67,12 @@ async def respond(body: ResponsesRequest, parts: Parts, call: CallOf) -> Respons
     head = _head(turn.id, f"{conversation.policy}@{turn.version}", time.time(), body)
     if body.stream:
         return sse(conversation, _stream(head, conversation, await merged(conversation)))
-    answer, = await conversation.answers()
-    whole = {**head, "model": f"{conversation.policy}@{answer.version}",
-             **_ended(turn.id, blocks_of(answer.message), answer.finish_reason, answer.prompt_tokens,
-                      len(answer.token_ids))}
+    (answer,) = await conversation.answers()
+    whole = {
+        **head,
+        "model": f"{conversation.policy}@{answer.version}",
+        **_ended(turn.id, blocks_of(answer.message), answer.finish_reason, answer.prompt_tokens, len(answer.token_ids)),
+    }
     return JSONResponse(whole, headers={**conversation.headers, "x-policy-version": str(answer.version)})
 
 
@@ -61,10 +82,12 @@ async def get_response(response_id: str, parts: Parts, call: CallOf) -> dict[str
     """Read a response again: what was said is kept, how it was asked for is not."""
     past = await _past(parts, call, response_id)
     turn, first = past.turn, past.messages[0]
-    return {**_head(turn.id, f"{parts.pointers.name}@{turn.policy_version}", turn.created_at),
-            "instructions": first["content"] if first.get("id") == INSTRUCTIONS else None,
-            "temperature": turn.temperature,
-            **_ended(turn.id, blocks_of(turn.answer), turn.finish_reason, turn.prompt_tokens, turn.completion_tokens)}
+    return {
+        **_head(turn.id, f"{parts.pointers.name}@{turn.policy_version}", turn.created_at),
+        "instructions": first["content"] if first.get("id") == INSTRUCTIONS else None,
+        "temperature": turn.temperature,
+        **_ended(turn.id, blocks_of(turn.answer), turn.finish_reason, turn.prompt_tokens, turn.completion_tokens),
+    }
 
 
 async def _before(parts: State, call: Call, response_id: str | None) -> list[dict[str, Any]]:
@@ -79,7 +102,8 @@ async def _past(parts: State, call: Call, response_id: str) -> Past:
     past: Past | None = None
     if said := _ID.fullmatch(response_id):
         past = await asyncio.to_thread(
-            read_conversation, parts.database, said[1], owner=call.owner, episode_id=call.named)
+            read_conversation, parts.database, said[1], owner=call.owner, episode_id=call.named
+        )
     if past is None:
         raise NotFound(f"no response {response_id!r}", code="response_not_found")
     return past
@@ -114,7 +138,7 @@ async def _stream(head: dict[str, Any], conversation: Conversation, pieces: Piec
                 if block.call is None:
                     yield say("response.content_part.done", **inside, part=_part(block))
                 yield say("response.output_item.done", output_index=block.index, item=_item(turn.id, block))
-        answer, = await conversation.answers()
+        (answer,) = await conversation.answers()
         ended = _ended(turn.id, found, answer.finish_reason, answer.prompt_tokens, len(answer.token_ids))
         whole = {**head, "model": f"{conversation.policy}@{answer.version}", **ended}
         yield say(f"response.{ended['status']}", response=whole)
@@ -134,15 +158,22 @@ def _ended(turn_id: str, found: list[Block], finish_reason: str, prompt: int, co
     status = "completed" if finish_reason == "stop" else "incomplete"
     output = [_item(turn_id, block) for block in found]
     output[-1]["status"] = status
-    return {"status": status, "output": output,
-            "incomplete_details": {"reason": "max_output_tokens"} if finish_reason == "length" else None,
-            "usage": {"input_tokens": prompt, "output_tokens": completion, "total_tokens": prompt + completion,
-                      "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-                      "output_tokens_details": {"reasoning_tokens": 0}}}
+    return {
+        "status": status,
+        "output": output,
+        "incomplete_details": {"reason": "max_output_tokens"} if finish_reason == "length" else None,
+        "usage": {
+            "input_tokens": prompt,
+            "output_tokens": completion,
+            "total_tokens": prompt + completion,
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": 0},
+        },
+    }
 
 
 def _id(turn_id: str, block: Block) -> str:
-    return f"{ {'content': 'msg', 'reasoning': 'rs', 'call': 'fc'}[block.kind]}_{turn_id}_{block.index}"
+    return f"{ {'content': 'msg', 'reasoning': 'rs', 'call': 'fc'}[block.kind] }_{turn_id}_{block.index}"
 
 
 def _part(block: Block) -> dict[str, Any]:
@@ -158,5 +189,4 @@ def _item(turn_id: str, block: Block, status: str = "completed") -> dict[str, An
         return {**item, "type": "reasoning", "summary": [], "content": [_part(block)]}
     if block.call is None:
         return {**item, "type": "message", "role": "assistant", "content": [_part(block)]}
-    return {**item, "type": "function_call", "call_id": block.call.id, "name": block.call.name,
-            "arguments": block.text}
+    return {**item, "type": "function_call", "call_id": block.call.id, "name": block.call.name, "arguments": block.text}

@@ -72,9 +72,13 @@ def _kind(item: Any) -> str:
 
 
 Item = Annotated[
-    Annotated[MessageItem, Tag("message")] | Annotated[FunctionCall, Tag("function_call")]
-    | Annotated[FunctionCallOutput, Tag("function_call_output")] | Annotated[Reasoning, Tag("reasoning")],
-    Discriminator(_kind), only(_ITEMS, "this server does not know an item of type")]
+    Annotated[MessageItem, Tag("message")]
+    | Annotated[FunctionCall, Tag("function_call")]
+    | Annotated[FunctionCallOutput, Tag("function_call_output")]
+    | Annotated[Reasoning, Tag("reasoning")],
+    Discriminator(_kind),
+    only(_ITEMS, "this server does not know an item of type"),
+]
 
 
 class FunctionTool(Said):
@@ -119,8 +123,11 @@ class ResponsesRequest(Said):
     instructions: str | None = None
     previous_response_id: str | None = None
     tools: list[Tool] | None = Field(default=None, max_length=256)
-    tool_choice: Literal["none", "auto", "required"] | Annotated[FunctionChoice, only(
-        ("function",), "this server cannot choose a tool by")] | None = None
+    tool_choice: (
+        Literal["none", "auto", "required"]
+        | Annotated[FunctionChoice, only(("function",), "this server cannot choose a tool by")]
+        | None
+    ) = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
     max_output_tokens: int | None = Field(default=None, ge=1)
@@ -146,15 +153,28 @@ class ResponsesRequest(Said):
         kept = before[1:] if before and before[0].get("id") == INSTRUCTIONS else before
         new = [{"role": "user", "content": self.input}] if isinstance(self.input, str) else _messages(self.input)
         choice = self.tool_choice
-        return checked(ChatRequest, {
-            "model": self.model, "messages": [*head, *kept, *new], "stream": self.stream,
-            "tools": [{"type": "function", "function": tool.model_dump(include={"name", "description", "parameters"})}
-                      for tool in self.tools or []] or None,
-            "tool_choice": {"type": "function", "function": {"name": choice.name}}
-            if isinstance(choice, FunctionChoice) else choice,
-            "parallel_tool_calls": self.parallel_tool_calls, "response_format": self._format(),
-            "max_tokens": self.max_output_tokens, "temperature": self.temperature, "top_p": self.top_p,
-            "metadata": self.metadata})
+        return checked(
+            ChatRequest,
+            {
+                "model": self.model,
+                "messages": [*head, *kept, *new],
+                "stream": self.stream,
+                "tools": [
+                    {"type": "function", "function": tool.model_dump(include={"name", "description", "parameters"})}
+                    for tool in self.tools or []
+                ]
+                or None,
+                "tool_choice": {"type": "function", "function": {"name": choice.name}}
+                if isinstance(choice, FunctionChoice)
+                else choice,
+                "parallel_tool_calls": self.parallel_tool_calls,
+                "response_format": self._format(),
+                "max_tokens": self.max_output_tokens,
+                "temperature": self.temperature,
+                "top_p": self.top_p,
+                "metadata": self.metadata,
+            },
+        )
 
     def _format(self) -> dict[str, Any] | None:
         form = self.text.format if self.text else None
@@ -191,8 +211,13 @@ def _messages(items: list[Item]) -> list[dict[str, Any]]:
             if isinstance(item, MessageItem):
                 answer["content"] += _text(item.content)
             else:
-                answer.setdefault("tool_calls", []).append({"id": item.call_id, "type": "function", "function": {
-                    "name": item.name, "arguments": item.arguments}})
+                answer.setdefault("tool_calls", []).append(
+                    {
+                        "id": item.call_id,
+                        "type": "function",
+                        "function": {"name": item.name, "arguments": item.arguments},
+                    }
+                )
     return messages
 
 

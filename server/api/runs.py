@@ -44,8 +44,12 @@ async def list_runs(parts: Parts) -> RunList:
     return RunList(data=await parts.runs.views())
 
 
-@router.post("/runs/claim", response_model=RunView, responses={204: {"description": "No run is due"}},
-             dependencies=[needs("learner")])
+@router.post(
+    "/runs/claim",
+    response_model=RunView,
+    responses={204: {"description": "No run is due"}},
+    dependencies=[needs("learner")],
+)
 async def claim_run(body: RunClaim, parts: Parts) -> RunView | Response:
     """A learner takes a run; 204 where none is due."""
     return await parts.runs.claim(body) or Response(status_code=204)

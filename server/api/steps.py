@@ -36,6 +36,7 @@ class StepRoute(APIRoute):
             await parts.callers.check_episode(request.state.caller, episode_id)
             result = await step(episode_id, body, parts)
             return Response(result.model_dump_json(), media_type="application/json")
+
         return answer
 
 

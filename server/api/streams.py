@@ -44,8 +44,9 @@ async def _of_one(turn: Turn, first: Delta | None) -> Pieces:
             yield 0, delta
 
 
-async def _pieces(queue: asyncio.Queue[tuple[int, Delta | None]], head: tuple[int, Delta | None],
-                  pumps: list[asyncio.Task[None]]) -> Pieces:
+async def _pieces(
+    queue: asyncio.Queue[tuple[int, Delta | None]], head: tuple[int, Delta | None], pumps: list[asyncio.Task[None]]
+) -> Pieces:
     left, (index, delta) = len(pumps), head
     while True:
         if delta is None:

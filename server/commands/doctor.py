@@ -35,14 +35,17 @@ LEARNER_PACKAGES = ("torch", "transformers", "peft", "safetensors")
 def run(arguments: list[str]) -> int:
     """Run the checks; return the exit code: 1 if any of them failed."""
     parser = argparse.ArgumentParser(
-        prog="python -m server doctor", usage="python -m server doctor [MODEL] [--quick] [--json] [settings]",
-        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m server doctor",
+        usage="python -m server doctor [MODEL] [--quick] [--json] [settings]",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Checks, before anyone trains: the model's files, chat template and tokenizer; that the engine's\n"
-                    "logprobs are the learner's; that weights can be swapped in and out; the database's schema.\n"
-                    "MODEL comes first: a directory or a name, as the setting `model`, which is its default.",
+        "logprobs are the learner's; that weights can be swapped in and out; the database's schema.\n"
+        "MODEL comes first: a directory or a name, as the setting `model`, which is its default.",
         epilog="Settings are those of `serve`, such as --engine.kind local, --engine.dtype float32, --config FILE,\n"
-               "--weights adapter, --data-dir DIRECTORY; `python -m server serve --help` lists them. The model is\n"
-               "loaded in float32 beside the engine; changed copies of it are kept in the data directory meanwhile.")
+        "--weights adapter, --data-dir DIRECTORY; `python -m server serve --help` lists them. The model is\n"
+        "loaded in float32 beside the engine; changed copies of it are kept in the data directory meanwhile.",
+    )
     parser.add_argument("--quick", action="store_true", help="leave out the engine: a matter of seconds")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     named = arguments[:1] if arguments and not arguments[0].startswith("-") else []
@@ -57,8 +60,12 @@ def run(arguments: list[str]) -> int:
         return 130
     failed = sum(check.result == "fail" for check in checks)
     if options.json:
-        print(json.dumps({"model": settings.model, "passed": not failed, "checks": [asdict(c) for c in checks]},
-                         ensure_ascii=False))
+        print(
+            json.dumps(
+                {"model": settings.model, "passed": not failed, "checks": [asdict(c) for c in checks]},
+                ensure_ascii=False,
+            )
+        )
     else:
         print(f"{settings.model}: " + (f"{failed} of {len(checks)} checks failed" if failed else "no check failed"))
     return 1 if failed else 0
@@ -87,10 +94,16 @@ async def _all(settings: Settings, quick: bool) -> AsyncIterator[Check]:
         yield check
     missing = [name for name in LEARNER_PACKAGES if find_spec(name) is None]
     if quick or settings.engine.url or missing:
-        yield Check("engine", "skip", "left out by --quick" if quick else
-                    f"not installed: {', '.join(missing)}" if missing else
-                    f"{settings.engine.url} may be serving, and the checks swap its weights",
-                    "" if quick else "pip install 'upturn[learn]'" if missing else "leave out --engine.url")
+        yield Check(
+            "engine",
+            "skip",
+            "left out by --quick"
+            if quick
+            else f"not installed: {', '.join(missing)}"
+            if missing
+            else f"{settings.engine.url} may be serving, and the checks swap its weights",
+            "" if quick else "pip install 'upturn[learn]'" if missing else "leave out --engine.url",
+        )
         return
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="doctor-", dir=data_dir) as folder:

@@ -34,11 +34,17 @@ STATUSES = ("open", "terminated", "truncated", "closed", "error")
 def run(arguments: list[str]) -> int:
     """Export; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m server export", allow_abbrev=False,
-        description="Write episodes to a file: one line (JSONL) or row (Parquet) each. docs/data.md lists the fields.")
+        prog="python -m server export",
+        allow_abbrev=False,
+        description="Write episodes to a file: one line (JSONL) or row (Parquet) each. docs/data.md lists the fields.",
+    )
     parser.add_argument("file", type=Path, metavar="FILE", help="what to write; replaced where it exists")
-    parser.add_argument("--since", type=moment, metavar="WHEN",
-                        help="opened at or after: a date, a date with time (UTC unless it says), or Unix seconds")
+    parser.add_argument(
+        "--since",
+        type=moment,
+        metavar="WHEN",
+        help="opened at or after: a date, a date with time (UTC unless it says), or Unix seconds",
+    )
     parser.add_argument("--until", type=moment, metavar="WHEN", help="opened before")
     parser.add_argument("--environment", action="append", metavar="NAME", help="of this environment; may be repeated")
     parser.add_argument("--status", action="append", choices=STATUSES, help="with this status; may be repeated")
@@ -65,8 +71,14 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def export(database: Database, file: Path, form: str, query: sa.Select[str], limit: int | None = None,
-           min_reward: float | None = None) -> int:
+def export(
+    database: Database,
+    file: Path,
+    form: str,
+    query: sa.Select[str],
+    limit: int | None = None,
+    min_reward: float | None = None,
+) -> int:
     """Write the episodes whose ids `query` selects and whose reward is enough, oldest first; return how many."""
     last, count = "", 0
     with Progress("exported") as progress, whole_file(file) as part, _writing(part, form) as write:
@@ -102,8 +114,9 @@ def query_of(options: argparse.Namespace) -> sa.Select[str]:
         query = query.where(EpisodeRow.trainable)
     if options.min_reward is not None:
         # How much it is depends on the rules of sources: `export` looks at each.
-        query = query.where(sa.or_(*(sa.exists().where(row.episode_id == EpisodeRow.id)
-                                     for row in (StepRow, RewardRow))))
+        query = query.where(
+            sa.or_(*(sa.exists().where(row.episode_id == EpisodeRow.id) for row in (StepRow, RewardRow)))
+        )
     return query
 
 

@@ -44,12 +44,15 @@ class Counts:
 def run(arguments: list[str]) -> int:
     """Import; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m server import", allow_abbrev=False,
+        prog="python -m server import",
+        allow_abbrev=False,
         description="Take episodes that `export` wrote into the database, with their ids. Episodes that are there "
-                    "already are skipped. The server may be running.")
+        "already are skipped. The server may be running.",
+    )
     parser.add_argument("file", type=Path, metavar="FILE", help="what export wrote")
-    parser.add_argument("--replace", action="store_true",
-                        help="replace episodes that are there already, save those that are still open")
+    parser.add_argument(
+        "--replace", action="store_true", help="replace episodes that are there already, save those that are still open"
+    )
     parser.add_argument("--format", choices=FORMS, help="default: what the file's name ends with")
     add_flags(parser)
     options = parser.parse_args(arguments)
@@ -91,8 +94,7 @@ def _store(database: Database, chunk: list[Numbered], replace: bool) -> Counts:
     """Store some records in one transaction."""
     counts = Counts()
     with Session(database.writer) as session, session.begin():
-        there = sa.select(EpisodeRow.id, EpisodeRow.status).where(
-            EpisodeRow.id.in_([record.id for _, record in chunk]))
+        there = sa.select(EpisodeRow.id, EpisodeRow.status).where(EpisodeRow.id.in_([record.id for _, record in chunk]))
         known = {episode_id: status for episode_id, status in session.execute(there)}  # noqa: C416
         for place, record in chunk:
             status = known.get(record.id)

@@ -20,9 +20,16 @@ def run(arguments: list[str]) -> int:
     """Run the command; return its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        request = KeyCreate(
-            name=options.name, scopes=options.scope, requests_per_minute=options.requests_per_minute,
-            max_concurrent=options.max_concurrent) if options.action == "create" else None
+        request = (
+            KeyCreate(
+                name=options.name,
+                scopes=options.scope,
+                requests_per_minute=options.requests_per_minute,
+                max_concurrent=options.max_concurrent,
+            )
+            if options.action == "create"
+            else None
+        )
     except ValidationError as error:
         first = error.errors()[0]
         print(f"{first['loc'][0]}: {first['msg']}", file=sys.stderr)
@@ -64,13 +71,21 @@ def _date(at: float) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m server keys", allow_abbrev=False,
-                                  description="Creates, lists and revokes API keys. A running server notices.")
+    top = argparse.ArgumentParser(
+        prog="python -m server keys",
+        allow_abbrev=False,
+        description="Creates, lists and revokes API keys. A running server notices.",
+    )
     actions = top.add_subparsers(dest="action", required=True, metavar="create | list | revoke")
     create = actions.add_parser("create", allow_abbrev=False, help="make a key and show it, this once")
     create.add_argument("--name", required=True, help="whose it is; for people only")
-    create.add_argument("--scope", action="append", required=True, choices=get_args(Scope),
-                        help="what it may do; may be given more than once")
+    create.add_argument(
+        "--scope",
+        action="append",
+        required=True,
+        choices=get_args(Scope),
+        help="what it may do; may be given more than once",
+    )
     create.add_argument("--requests-per-minute", type=int, metavar="N", help="without it, no limit")
     create.add_argument("--max-concurrent", type=int, metavar="N", help="requests at once; without it, no limit")
     listing = actions.add_parser("list", allow_abbrev=False, help="show what keys there are, newest first")

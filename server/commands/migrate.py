@@ -9,8 +9,11 @@ from server.commands.database import add_flags, open_database
 
 def run(arguments: list[str]) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m server migrate", allow_abbrev=False,
-                                     description="Brings the database to the newest revision; serving does so too.")
+    parser = argparse.ArgumentParser(
+        prog="python -m server migrate",
+        allow_abbrev=False,
+        description="Brings the database to the newest revision; serving does so too.",
+    )
     add_flags(parser)
     database = open_database(parser.parse_args(arguments))
     database.close()

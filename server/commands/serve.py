@@ -20,18 +20,22 @@ def run(arguments: list[str]) -> int:
     settings = Settings.load(arguments)
     _allow_many_connections()
     # The protocol is named since asyncio turns Nagle's delay off (40 ms an answer) only where it sees TCP.
-    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET, socket.SOCK_STREAM,
-                             socket.IPPROTO_TCP)
+    listener = socket.socket(
+        socket.AF_INET6 if ":" in settings.host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    )
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
     except OSError as error:
-        print(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another --port",
-              file=sys.stderr)
+        print(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another --port",
+            file=sys.stderr,
+        )
         return 1
     url = f"http://{settings.host}:{listener.getsockname()[1]}"
-    server = uvicorn.Server(uvicorn.Config(create_app(settings, lambda: url), log_level="warning",
-                                           timeout_graceful_shutdown=5))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(settings, lambda: url), log_level="warning", timeout_graceful_shutdown=5)
+    )
     print(f"upturn: {url} (data in {settings.data_dir.absolute()})", flush=True)
     if settings.keys_required:
         _show_first_admin_key(settings)

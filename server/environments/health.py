@@ -57,7 +57,10 @@ class Healths:
             if not patient:
                 raise EnvironmentsFull(
                     f"{self.open} environments are open, {health.open} of them {name}; this server allows {capacity}, "
-                    f"and {most} of this one", param="environment", retry_after_s=RETRY_AFTER_S)
+                    f"and {most} of this one",
+                    param="environment",
+                    retry_after_s=RETRY_AFTER_S,
+                )
             self._left.clear()
             await self._left.wait()
         health.open += 1

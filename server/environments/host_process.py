@@ -33,9 +33,13 @@ class HostProcess:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         with self._log_path.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *watched(command), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log,
+                *watched(command),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
                 cwd=self._log_path.parent,  # Some packages write files where they are.
-                env={**os.environ, "PYTHONPATH": _search_path()})
+                env={**os.environ, "PYTHONPATH": _search_path()},
+            )
         assert self._process.stdout is not None
         try:
             async with asyncio.timeout(START_S):

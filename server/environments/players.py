@@ -43,12 +43,16 @@ class Players:
                 return
             messages += [said, *result_messages(said, result.observation)]
 
-    async def _answer(self, request: PlayRequest, episode: Episode, messages: list[Message],
-                      tools: list[dict[str, Any]], seed: str) -> Message:
+    async def _answer(
+        self, request: PlayRequest, episode: Episode, messages: list[Message], tools: list[dict[str, Any]], seed: str
+    ) -> Message:
         """Return the next assistant's message, which is recorded."""
         if request.agent != "policy":
-            text = (await self._sessions.oracle(episode) if request.agent == "oracle"
-                    else await self._sessions.random(episode, f"{seed}/{episode.steps}"))
+            text = (
+                await self._sessions.oracle(episode)
+                if request.agent == "oracle"
+                else await self._sessions.random(episode, f"{seed}/{episode.steps}")
+            )
             await self._turns.demonstrate(episode, messages, text)
             return {"role": "assistant", "content": text}
         await self._wait_for_engine()

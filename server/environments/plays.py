@@ -41,8 +41,18 @@ class Play:
 class Plays:
     """Starts plays and tells where they stand."""
 
-    def __init__(self, *, database: Database, writer: Writer, engine: Engine, pointers: Pointers, episodes: Episodes,
-                 sessions: Sessions, turns: Turns, concurrent: int) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        writer: Writer,
+        engine: Engine,
+        pointers: Pointers,
+        episodes: Episodes,
+        sessions: Sessions,
+        turns: Turns,
+        concurrent: int,
+    ) -> None:
         self._database = database
         self._writer = writer
         self._engine = engine
@@ -63,8 +73,9 @@ class Plays:
             self._pointers.resolve(request.policy, self._engine)
         await asyncio.to_thread(check_tasks, request)
         play = Play(new_id("play"), request)
-        row = PlayRow(id=play.id, state="running", request=request.model_dump(mode="json"), run_id=run_id,
-                      created_at=time.time())
+        row = PlayRow(
+            id=play.id, state="running", request=request.model_dump(mode="json"), run_id=run_id, created_at=time.time()
+        )
         await self._writer.write(lambda session: session.add(row))
         self._running[play.id] = play
         play.task = asyncio.create_task(self._run(play))
@@ -96,15 +107,21 @@ class Plays:
 
     async def fail_interrupted(self) -> None:
         """After a restart: plays of the process before are over."""
-        change = sa.update(PlayRow).where(PlayRow.state == "running").values(
-            state="failed", error=STOPPED, ended_at=time.time())
+        change = (
+            sa.update(PlayRow)
+            .where(PlayRow.state == "running")
+            .values(state="failed", error=STOPPED, ended_at=time.time())
+        )
         await self._writer.write(lambda session: session.execute(change))
 
     async def _run(self, play: Play) -> None:
         state, error = "done", None
-        tasks = [asyncio.create_task(self._play_episode(play, environment, task, copy))
-                 for copy in range(play.request.group_size)
-                 for environment, listed in play.request.all_tasks.items() for task in listed]
+        tasks = [
+            asyncio.create_task(self._play_episode(play, environment, task, copy))
+            for copy in range(play.request.group_size)
+            for environment, listed in play.request.all_tasks.items()
+            for task in listed
+        ]
         try:
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
@@ -155,9 +172,18 @@ class Plays:
         version = self._pointers.resolve(request.policy or f"{self._pointers.name}@head", self._engine)
         among = f"{environment}:" if request.also else ""  # Two environments may have tasks of the same name.
         episode, _ = await self._episodes.open(
-            EpisodeOpen(environment=environment, task=task, seed=request.seed, group=f"{play.id}:{among}{task}",
-                        trainable=request.trainable and request.agent != "random"),
-            policy_version=version, horizon=request.horizon, play_id=play.id, purpose=request.purpose)
+            EpisodeOpen(
+                environment=environment,
+                task=task,
+                seed=request.seed,
+                group=f"{play.id}:{among}{task}",
+                trainable=request.trainable and request.agent != "random",
+            ),
+            policy_version=version,
+            horizon=request.horizon,
+            play_id=play.id,
+            purpose=request.purpose,
+        )
         return episode
 
     async def _failed(self, episode: Episode, error: BaseException) -> None:
@@ -170,19 +196,31 @@ class Plays:
             if row is None:
                 raise NotFound(f"no play {play_id!r}", code="play_not_found")
             played = _played(session, play_id)
-            sampled = session.scalar(sa.select(sa.func.sum(TurnRow.completion_tokens)).join(
-                EpisodeRow, EpisodeRow.id == TurnRow.episode_id).where(EpisodeRow.play_id == play_id))
+            sampled = session.scalar(
+                sa.select(sa.func.sum(TurnRow.completion_tokens))
+                .join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id)
+                .where(EpisodeRow.play_id == play_id)
+            )
         request = PlayRequest.model_validate(row.request)
         finished = [p for p in played if p.status != "open"]
         valid = [p for p in finished if p.success is not None]
         return PlayView(
-            id=row.id, state=row.state, error=row.error, environment="+".join(request.all_tasks),  # type: ignore[arg-type]
-            horizon=request.horizon, purpose=request.purpose, finished=len(finished),
+            id=row.id,
+            state=row.state,
+            error=row.error,
+            environment="+".join(request.all_tasks),  # type: ignore[arg-type]
+            horizon=request.horizon,
+            purpose=request.purpose,
+            finished=len(finished),
             episodes=sum(map(len, request.all_tasks.values())) * request.group_size,
-            succeeded=sum(p.success is True for p in valid), errors=sum(p.status == "error" for p in finished),
-            sampled_tokens=sampled or 0, success_rate=mean([float(bool(p.success)) for p in valid]),
+            succeeded=sum(p.success is True for p in valid),
+            errors=sum(p.status == "error" for p in finished),
+            sampled_tokens=sampled or 0,
+            success_rate=mean([float(bool(p.success)) for p in valid]),
             mean_reward=mean([p.reward for p in valid if p.reward is not None]),
-            wall_s=(row.ended_at or time.time()) - row.created_at, results=finished if results else [])
+            wall_s=(row.ended_at or time.time()) - row.created_at,
+            results=finished if results else [],
+        )
 
 
 def check_tasks(request: PlayRequest) -> None:
@@ -206,34 +244,61 @@ def check_tasks(request: PlayRequest) -> None:
 
 def _played(session: Session, play_id: str) -> list[PlayedEpisode]:
     ours = sa.select(EpisodeRow.id).where(EpisodeRow.play_id == play_id)
-    rewards = (sa.select(StepRow.episode_id, sa.func.sum(StepRow.reward).label("reward"))
-               .where(StepRow.episode_id.in_(ours)).group_by(StepRow.episode_id).subquery())
-    turns = (sa.select(TurnRow.episode_id, sa.func.count().label("turns"),
-                       sa.func.max(TurnRow.policy_version).label("version"))
-             .where(TurnRow.episode_id.in_(ours)).group_by(TurnRow.episode_id).subquery())
+    rewards = (
+        sa.select(StepRow.episode_id, sa.func.sum(StepRow.reward).label("reward"))
+        .where(StepRow.episode_id.in_(ours))
+        .group_by(StepRow.episode_id)
+        .subquery()
+    )
+    turns = (
+        sa.select(
+            TurnRow.episode_id, sa.func.count().label("turns"), sa.func.max(TurnRow.policy_version).label("version")
+        )
+        .where(TurnRow.episode_id.in_(ours))
+        .group_by(TurnRow.episode_id)
+        .subquery()
+    )
     query = (
         sa.select(EpisodeRow, rewards.c.reward, turns.c.turns, turns.c.version)
         .outerjoin(rewards, rewards.c.episode_id == EpisodeRow.id)
         .outerjoin(turns, turns.c.episode_id == EpisodeRow.id)
-        .where(EpisodeRow.play_id == play_id).order_by(EpisodeRow.id)
+        .where(EpisodeRow.play_id == play_id)
+        .order_by(EpisodeRow.id)
     )
     return [
-        PlayedEpisode(episode_id=row.id, task=row.task or "", group=row.group_key, status=row.status, reward=reward,
-                      success=row.success, turns=count or 0, policy_version=version)
+        PlayedEpisode(
+            episode_id=row.id,
+            task=row.task or "",
+            group=row.group_key,
+            status=row.status,
+            reward=reward,
+            success=row.success,
+            turns=count or 0,
+            policy_version=version,
+        )
         for row, reward, count, version in session.execute(query)
     ]
 
 
 def _finish(session: Session, play: Play, state: str, error: str | None) -> None:
-    session.execute(sa.update(PlayRow).where(PlayRow.id == play.id).values(state=state, error=error,
-                                                                           ended_at=time.time()))
+    session.execute(
+        sa.update(PlayRow).where(PlayRow.id == play.id).values(state=state, error=error, ended_at=time.time())
+    )
     if play.request.purpose != "evaluation" or state != "done":
         return
     valid = [p for p in _played(session, play.id) if p.success is not None]
     versions = {p.policy_version for p in valid if p.policy_version is not None}
     if len(versions) == 1 and session.get(PolicyVersionRow, version := versions.pop()) is not None:
-        session.add(EvaluationRow(
-            id=new_id("eval"), play_id=play.id, policy_version=version, environment=play.request.environment,
-            horizon=play.request.horizon, episodes=len(valid), created_at=time.time(),
-            success_rate=mean([float(bool(p.success)) for p in valid]),
-            mean_reward=mean([p.reward for p in valid if p.reward is not None])))
+        session.add(
+            EvaluationRow(
+                id=new_id("eval"),
+                play_id=play.id,
+                policy_version=version,
+                environment=play.request.environment,
+                horizon=play.request.horizon,
+                episodes=len(valid),
+                created_at=time.time(),
+                success_rate=mean([float(bool(p.success)) for p in valid]),
+                mean_reward=mean([p.reward for p in valid if p.reward is not None]),
+            )
+        )

@@ -62,8 +62,14 @@ class Held:
 class Sessions:
     """The environments of all open episodes."""
 
-    def __init__(self, writer: Writer, episodes: Episodes, settings: EnvironmentSettings, log_path: Path,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        episodes: Episodes,
+        settings: EnvironmentSettings,
+        log_path: Path,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._writer = writer
         self._episodes = episodes
         self._settings = settings
@@ -152,8 +158,9 @@ class Sessions:
             text = text_of_call(await self.instances.family(episode.environment), name, arguments)
         except ValueError as error:
             called = arguments if isinstance(arguments, str) else json.dumps(arguments)
-            return await self._act(episode, plain_text(f"{name}({called})"),
-                                   Transition(plain_text(str(error)), 0.0, False, valid=False))
+            return await self._act(
+                episode, plain_text(f"{name}({called})"), Transition(plain_text(str(error)), 0.0, False, valid=False)
+            )
         return await self.step(episode, text)
 
     async def oracle(self, episode: Episode) -> str:
@@ -223,8 +230,9 @@ class Sessions:
             if isinstance(error, UnknownTask):
                 raise NotFound(text_of(error), param="task", code="task_not_found") from error
             if isinstance(error, EnvironmentMissing):
-                raise BadRequest(f"{name} is not installed here: {error}", param="environment",
-                                 code="environment_not_installed") from error
+                raise BadRequest(
+                    f"{name} is not installed here: {error}", param="environment", code="environment_not_installed"
+                ) from error
             self.health.of(name).errors[class_of(error)] += 1
             raise EnvironmentFailed(f"{name} failed to start: {class_of(error)}: {text_of(error)}") from error
         self.health.of(name).started += 1
@@ -266,9 +274,15 @@ class Sessions:
             if transition.terminated or truncated:
                 success = bool(transition.success)
                 await self._end(episode, "terminated" if transition.terminated else "truncated", success=success)
-        return StepResult(observation=transition.observation, reward=transition.reward,
-                          terminated=transition.terminated, truncated=truncated, turns_left=episode.turns_left,
-                          valid=transition.valid, success=success)
+        return StepResult(
+            observation=transition.observation,
+            reward=transition.reward,
+            terminated=transition.terminated,
+            truncated=truncated,
+            turns_left=episode.turns_left,
+            valid=transition.valid,
+            success=success,
+        )
 
     async def _suggested(self, episode: Episode, agent: str, ask: Callable[[Instance], Awaitable[str]]) -> str:
         held = self._of.get(episode.id)
@@ -280,6 +294,7 @@ class Sessions:
                 return await ask(held.instance)
             except NotImplementedError as error:
                 raise BadRequest(f"{held.name} has no {agent}", param="agent", code=f"no_{agent}") from error
+
         return await self._ask(episode, held, suggested())
 
     async def _ask(self, episode: Episode, held: Held, answer: Awaitable[T]) -> T:
@@ -307,4 +322,3 @@ class Sessions:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-

@@ -23,21 +23,36 @@ def step_write(episode: Episode, action: str, transition: Transition, truncated:
     It raises `Conflict` where the episode has ended meanwhile.
     """
     info = transition.info if transition.valid else {**transition.info, "valid": False}
-    return Many(_insert, {
-        "episode_id": episode.id, "index": episode.steps, "action": action, "observation": transition.observation,
-        "reward": transition.reward, "terminated": transition.terminated, "truncated": truncated, "info": info,
-        "created_at": time.time()}, rank=2)
+    return Many(
+        _insert,
+        {
+            "episode_id": episode.id,
+            "index": episode.steps,
+            "action": action,
+            "observation": transition.observation,
+            "reward": transition.reward,
+            "terminated": transition.terminated,
+            "truncated": truncated,
+            "info": info,
+            "created_at": time.time(),
+        },
+        rank=2,
+    )
 
 
 def _insert(session: Session, steps: list[dict[str, Any]]) -> list[Exception | None]:
     """Write steps of episodes; return for each nothing, or that its episode has ended."""
     connection = session.connection()
-    found = connection.execute(sa.select(_EPISODE.c.id, _EPISODE.c.status).where(
-        _EPISODE.c.id.in_([step["episode_id"] for step in steps])))
+    found = connection.execute(
+        sa.select(_EPISODE.c.id, _EPISODE.c.status).where(_EPISODE.c.id.in_([step["episode_id"] for step in steps]))
+    )
     statuses = {row.id: row.status for row in found}
     rows = [step for step in steps if statuses.get(step["episode_id"]) == "open"]
     if rows:
         connection.execute(sa.insert(_STEP), rows)
-    return [None if statuses.get(episode_id := step["episode_id"]) == "open" else Conflict(
-        f"episode {episode_id} has ended ({statuses.get(episode_id) or 'erased'})", code="episode_ended")
-        for step in steps]
+    return [
+        None
+        if statuses.get(episode_id := step["episode_id"]) == "open"
+        else Conflict(f"episode {episode_id} has ended ({statuses.get(episode_id) or 'erased'})", code="episode_ended")
+        for step in steps
+    ]

@@ -83,8 +83,11 @@ class Judge:
         low, high = self._settings.scale
         system = INSTRUCTIONS.format(rubric=self._settings.rubric, low=low, high=high)
         text = transcript_text(episode, self._settings.transcript_tokens * CHARACTERS_PER_TOKEN)
-        return {**self._settings.body, "model": self._settings.model,
-                "messages": [{"role": "system", "content": system}, {"role": "user", "content": text}]}
+        return {
+            **self._settings.body,
+            "model": self._settings.model,
+            "messages": [{"role": "system", "content": system}, {"role": "user", "content": text}],
+        }
 
     def _known(self, asked: str) -> float | None:
         with self._database.read() as session:
@@ -96,7 +99,8 @@ class Judge:
         if self._session is None:
             headers = {"authorization": f"Bearer {self._key}"} if self._key else {}
             self._session = aiohttp.ClientSession(
-                headers=headers, timeout=aiohttp.ClientTimeout(total=self._settings.timeout_s))
+                headers=headers, timeout=aiohttp.ClientTimeout(total=self._settings.timeout_s)
+            )
         url = f"{self._settings.url.rstrip('/')}/chat/completions"
         async with self._session.post(url, json=question, allow_redirects=False) as response:
             text = await response.text(errors="replace")
@@ -134,7 +138,9 @@ def transcript_text(episode: EpisodeView, most: int) -> str:
     """Return all messages, one JSON object a line, without the middle where they are longer than `most` characters."""
     text = "\n".join(
         json.dumps({"turn": turn.index, **{k: v for k, v in message.items() if v is not None}}, ensure_ascii=False)
-        for turn in episode.turns for message in (*turn.messages, turn.answer))
+        for turn in episode.turns
+        for message in (*turn.messages, turn.answer)
+    )
     left_out = len(text) - most
     if left_out <= 0:
         return text

@@ -43,8 +43,16 @@ MOST_DETAIL = 500
 class Scoring:
     """The work of one scorer."""
 
-    def __init__(self, scorer: Scorer, database: Database, writer: Writer, *, on_scored: Callable[[str], None],
-                 count: Callable[[str, str], None], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        database: Database,
+        writer: Writer,
+        *,
+        on_scored: Callable[[str], None],
+        count: Callable[[str, str], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.scorer = scorer
         self._database = database
         self._writer = writer
@@ -106,20 +114,40 @@ class Scoring:
     def _due(self, now: float, limit: int) -> tuple[list[str], list[str], float | None]:
         """Return episodes never tried, newest first; those to try again; and when the next of these will be."""
         mine = sa.exists().where(ScoreRow.episode_id == EpisodeRow.id, ScoreRow.scorer == self.scorer.name)
-        rewarded = sa.exists().where(RewardRow.episode_id == EpisodeRow.id, sa.or_(
-            RewardRow.key == self._key, RewardRow.key.startswith(f"{self._key}:", autoescape=True)))
-        fresh = sa.select(EpisodeRow.id).where(
-            EpisodeRow.status.in_(("closed", "truncated", "terminated")), EpisodeRow.closed_at > self._since,
-            EpisodeRow.environment.is_(None), EpisodeRow.play_id.is_(None), EpisodeRow.trainable,
-            EpisodeRow.purpose != "evaluation", sa.exists().where(TurnRow.episode_id == EpisodeRow.id),
-            ~mine, ~rewarded).order_by(EpisodeRow.closed_at.desc()).limit(limit)
+        rewarded = sa.exists().where(
+            RewardRow.episode_id == EpisodeRow.id,
+            sa.or_(RewardRow.key == self._key, RewardRow.key.startswith(f"{self._key}:", autoescape=True)),
+        )
+        fresh = (
+            sa.select(EpisodeRow.id)
+            .where(
+                EpisodeRow.status.in_(("closed", "truncated", "terminated")),
+                EpisodeRow.closed_at > self._since,
+                EpisodeRow.environment.is_(None),
+                EpisodeRow.play_id.is_(None),
+                EpisodeRow.trainable,
+                EpisodeRow.purpose != "evaluation",
+                sa.exists().where(TurnRow.episode_id == EpisodeRow.id),
+                ~mine,
+                ~rewarded,
+            )
+            .order_by(EpisodeRow.closed_at.desc())
+            .limit(limit)
+        )
         failed = (ScoreRow.scorer == self.scorer.name, ScoreRow.state == "error", ScoreRow.retry_at.is_not(None))
-        again = (sa.select(ScoreRow.episode_id).join(EpisodeRow, EpisodeRow.id == ScoreRow.episode_id)
-                 .where(*failed, ScoreRow.retry_at <= now, EpisodeRow.trainable)
-                 .order_by(ScoreRow.retry_at).limit(limit))
+        again = (
+            sa.select(ScoreRow.episode_id)
+            .join(EpisodeRow, EpisodeRow.id == ScoreRow.episode_id)
+            .where(*failed, ScoreRow.retry_at <= now, EpisodeRow.trainable)
+            .order_by(ScoreRow.retry_at)
+            .limit(limit)
+        )
         with self._database.read() as session:
-            return (list(session.scalars(fresh)), list(session.scalars(again)), session.scalar(
-                sa.select(sa.func.min(ScoreRow.retry_at)).where(*failed, ScoreRow.retry_at > now)))
+            return (
+                list(session.scalars(fresh)),
+                list(session.scalars(again)),
+                session.scalar(sa.select(sa.func.min(ScoreRow.retry_at)).where(*failed, ScoreRow.retry_at > now)),
+            )
 
     async def _score(self, episode_id: str) -> None:
         """Score one episode, and record what came of it."""
@@ -157,15 +185,43 @@ class Scoring:
         attempts = (row.attempts if row is not None else 0) + 1
         if isinstance(outcome, Exception):
             retry_at = now + FIRST_RETRY_S * 4 ** (attempts - 1) if attempts < ATTEMPTS else None
-            session.merge(ScoreRow(episode_id=episode_id, scorer=name, state="error", attempts=attempts,
-                                   retry_at=retry_at, error_class=type(outcome).__name__,
-                                   detail=_storable(str(outcome)), updated_at=now))
+            session.merge(
+                ScoreRow(
+                    episode_id=episode_id,
+                    scorer=name,
+                    state="error",
+                    attempts=attempts,
+                    retry_at=retry_at,
+                    error_class=type(outcome).__name__,
+                    detail=_storable(str(outcome)),
+                    updated_at=now,
+                )
+            )
             return True
-        session.merge(ScoreRow(episode_id=episode_id, scorer=name, state="scored", attempts=attempts, retry_at=None,
-                               error_class=None, detail=_storable(outcome.reason), updated_at=now))
+        session.merge(
+            ScoreRow(
+                episode_id=episode_id,
+                scorer=name,
+                state="scored",
+                attempts=attempts,
+                retry_at=None,
+                error_class=None,
+                detail=_storable(outcome.reason),
+                updated_at=now,
+            )
+        )
         for turn, value in outcome.values.items():
-            session.add(RewardRow(id=new_id("rw"), episode_id=episode_id, turn_index=turn, value=value, source=name,
-                                  key=self._key if turn is None else f"{self._key}:{turn}", created_at=now))
+            session.add(
+                RewardRow(
+                    id=new_id("rw"),
+                    episode_id=episode_id,
+                    turn_index=turn,
+                    value=value,
+                    source=name,
+                    key=self._key if turn is None else f"{self._key}:{turn}",
+                    created_at=now,
+                )
+            )
             if outcome.digest is not None:
                 session.merge(JudgementRow(digest=outcome.digest, value=value, created_at=now))
         return True
@@ -174,8 +230,15 @@ class Scoring:
 class Scorers:
     """All scorers of this server."""
 
-    def __init__(self, scorers: list[Scorer], database: Database, writer: Writer, *,
-                 on_scored: Callable[[str], None], count: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        scorers: list[Scorer],
+        database: Database,
+        writer: Writer,
+        *,
+        on_scored: Callable[[str], None],
+        count: Callable[[str, str], None],
+    ) -> None:
         self._database = database
         self.all = [Scoring(s, database, writer, on_scored=on_scored, count=count) for s in scorers]
 
@@ -201,8 +264,11 @@ class Scorers:
             BadRequest: its source or its key is one of theirs.
         """
         if any(scoring.scorer.name == request.source for scoring in self.all):
-            raise BadRequest(f"{request.source!r} is a scorer of this server, which alone gives its rewards",
-                             param="source", code="source_reserved")
+            raise BadRequest(
+                f"{request.source!r} is a scorer of this server, which alone gives its rewards",
+                param="source",
+                code="source_reserved",
+            )
         if request.key is not None and request.key.startswith(KEY):
             raise BadRequest(f"keys that begin with {KEY!r} are the scorers'", param="key", code="key_reserved")
 
@@ -213,19 +279,34 @@ class Scorers:
     def _views(self) -> list[ScorerView]:
         given_up = sa.func.sum(sa.case((ScoreRow.retry_at.is_(None), 1), else_=0))
         counted = sa.select(ScoreRow.scorer, ScoreRow.state, sa.func.count(), given_up).group_by(
-            ScoreRow.scorer, ScoreRow.state)
+            ScoreRow.scorer, ScoreRow.state
+        )
         views = []
         with self._database.read() as session:
             counts = {(scorer, state): (count, never) for scorer, state, count, never in session.execute(counted)}
             for scorer in sorted((scoring.scorer for scoring in self.all), key=lambda scorer: scorer.name):
                 errors, never = counts.get((scorer.name, "error"), (0, 0))
-                last = session.scalar(sa.select(ScoreRow).where(
-                    ScoreRow.scorer == scorer.name, ScoreRow.state == "error").order_by(
-                    ScoreRow.updated_at.desc()).limit(1)) if errors else None
-                views.append(ScorerView(
-                    name=scorer.name, kind=scorer.kind, scored=counts.get((scorer.name, "scored"), (0, 0))[0],
-                    errors=errors, given_up=int(never), last_error_at=last.updated_at if last else None,
-                    last_error=f"{last.error_class}: {last.detail}" if last else None))
+                last = (
+                    session.scalar(
+                        sa.select(ScoreRow)
+                        .where(ScoreRow.scorer == scorer.name, ScoreRow.state == "error")
+                        .order_by(ScoreRow.updated_at.desc())
+                        .limit(1)
+                    )
+                    if errors
+                    else None
+                )
+                views.append(
+                    ScorerView(
+                        name=scorer.name,
+                        kind=scorer.kind,
+                        scored=counts.get((scorer.name, "scored"), (0, 0))[0],
+                        errors=errors,
+                        given_up=int(never),
+                        last_error_at=last.updated_at if last else None,
+                        last_error=f"{last.error_class}: {last.detail}" if last else None,
+                    )
+                )
         return views
 
 
@@ -235,8 +316,10 @@ def make_scorers(settings: RewardSettings, database: Database) -> list[Scorer]:
     Raises:
         SettingsError: a function cannot be imported, or a judge's key is not there.
     """
-    return [*(RewardFunction(name, its) for name, its in settings.functions.items()),
-            *(Judge(name, its, database) for name, its in settings.judges.items())]
+    return [
+        *(RewardFunction(name, its) for name, its in settings.functions.items()),
+        *(Judge(name, its, database) for name, its in settings.judges.items()),
+    ]
 
 
 def _storable(text: str | None) -> str | None:

@@ -34,10 +34,12 @@ class RewardSources:
 
     async def start(self) -> None:
         """Make the rules those of the settings, save where one was set by API."""
+
         def take(session: Session) -> None:
             session.execute(sa.delete(RewardSourceRow).where(RewardSourceRow.set_by == "settings"))
             for name in self._configured.keys() - set(session.scalars(sa.select(RewardSourceRow.name))):
                 session.add(self._of_settings(name))
+
         try:
             await self._writer.write(take)
         except sa.exc.IntegrityError:  # Another server that starts now has written the same.
@@ -45,13 +47,23 @@ class RewardSources:
 
     async def set(self, name: str, change: RewardRule, by: str) -> RewardSourceView:
         """Change what is given of a source's rule; it holds from the next reading on, also for rewards of before."""
+
         def write(session: Session) -> RewardRule:
             row = session.get(RewardSourceRow, name)
             now = rule_of(row) if row is not None else read_rules(session).of(name)
             rule = now.model_copy(update={field: getattr(change, field) for field in change.model_fields_set})
-            session.merge(RewardSourceRow(name=name, set_by="api", changed_at=time.time(), weight=rule.weight,
-                                          cap=rule.cap, blocked=rule.blocked))
+            session.merge(
+                RewardSourceRow(
+                    name=name,
+                    set_by="api",
+                    changed_at=time.time(),
+                    weight=rule.weight,
+                    cap=rule.cap,
+                    blocked=rule.blocked,
+                )
+            )
             return rule
+
         try:
             rule = await self._writer.write(write)
         except sa.exc.IntegrityError:  # Another server has made the row just now.
@@ -65,6 +77,7 @@ class RewardSources:
         Raises:
             NotFound: none was set by API.
         """
+
         def delete(session: Session) -> None:
             row = session.get(RewardSourceRow, name)
             if row is None or row.set_by != "api":
@@ -73,6 +86,7 @@ class RewardSources:
             session.flush()
             if name in self._configured:
                 session.add(self._of_settings(name))
+
         await self._writer.write(delete)
         log.info("%r takes away its rule of reward source %r", by, name)
 
@@ -85,13 +99,25 @@ class RewardSources:
         with self._database.read() as session:
             rules = read_rules(session)
             own = {row.name: row.set_by for row in session.scalars(sa.select(RewardSourceRow))}
-            found = {source: (count, mean) for source, count, mean in session.execute(
-                given if only is None else given.where(RewardRow.source == only))}
-        return [RewardSourceView(
-            name=name, set_by=own.get(name), count=found.get(name, (0, None))[0], mean=found.get(name, (0, None))[1],  # type: ignore[arg-type]
-            **rules.of(name).model_dump()) for name in ([only] if only is not None else sorted({*own, *found}))]
+            found = {
+                source: (count, mean)
+                for source, count, mean in session.execute(
+                    given if only is None else given.where(RewardRow.source == only)
+                )
+            }
+        return [
+            RewardSourceView(
+                name=name,
+                set_by=own.get(name),
+                count=found.get(name, (0, None))[0],
+                mean=found.get(name, (0, None))[1],  # type: ignore[arg-type]
+                **rules.of(name).model_dump(),
+            )
+            for name in ([only] if only is not None else sorted({*own, *found}))
+        ]
 
     def _of_settings(self, name: str) -> RewardSourceRow:
         rule = self._configured[name]
-        return RewardSourceRow(name=name, weight=rule.weight, cap=rule.cap, blocked=rule.blocked, set_by="settings",
-                               changed_at=time.time())
+        return RewardSourceRow(
+            name=name, weight=rule.weight, cap=rule.cap, blocked=rule.blocked, set_by="settings", changed_at=time.time()
+        )

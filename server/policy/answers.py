@@ -223,8 +223,9 @@ class AnswerReader:
         first = len(self.calls)
         for position, call in enumerate(calls, first):
             if call.name is not None and not (self._form.one_call and position):
-                yield Delta(call=ToolCall(position, call.id or f"call_{secrets.token_hex(12)}", call.name,
-                                          call.arguments))
+                yield Delta(
+                    call=ToolCall(position, call.id or f"call_{secrets.token_hex(12)}", call.name, call.arguments)
+                )
 
     def _calls_at_end(self, grammar: Grammar) -> Iterator[Delta]:
         """Yield what the parser finds in the text that was held. What has been sent stays as it is."""

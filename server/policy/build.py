@@ -56,14 +56,21 @@ def build_policy(settings: Settings) -> Built:
         weights = "adapter" if on_gpu and kind != "scripted" else "full"
     for setting, share in (("canary.share", settings.canary.share), ("shadow.share", settings.shadow.share)):
         if weights == "full" and share > 0:
-            raise SettingsError(f"{setting} needs adapters (weights = adapter): one engine of full weights holds one "
-                                "version, so no other can answer beside it")
+            raise SettingsError(
+                f"{setting} needs adapters (weights = adapter): one engine of full weights holds one "
+                "version, so no other can answer beside it"
+            )
     data_dir = settings.data_dir.absolute()
     if kind == "scripted":
         base = _script_directory(settings.model, data_dir)
         renderer = Renderer(BytesTokenizer(), CHAT_TEMPLATE, END_OF_TURN)
-        return Built(_engine(kind, settings, None, lora=weights == "adapter"), renderer, base, weights,
-                     lambda path, _: _check_script(path))
+        return Built(
+            _engine(kind, settings, None, lora=weights == "adapter"),
+            renderer,
+            base,
+            weights,
+            lambda path, _: _check_script(path),
+        )
     base = resolve_model(settings.model, (settings.models_dir or data_dir / "models").absolute())
     starts_vllm = kind == "vllm" and settings.engine.url is None
     placement = place(gpus() if starts_vllm else [], settings.engine, settings.learner, weights_bytes(base))
@@ -76,15 +83,26 @@ def build_policy(settings: Settings) -> Built:
 def _engine(kind: EngineKind, settings: Settings, gpu: int | None, *, lora: bool) -> Engine:
     chosen = settings.engine
     return make_engine(
-        kind, settings.data_dir.absolute(),
+        kind,
+        settings.data_dir.absolute(),
         vllm=VllmOptions(
-            url=chosen.url, dtype=chosen.dtype, max_model_len=chosen.context_tokens, max_num_seqs=chosen.max_concurrent,
-            kv_cache_gib=chosen.kv_cache_gib, omp_threads_bind=chosen.cpu_cores,
-            gpu_memory_utilization=chosen.gpu_memory, gpu=gpu, lora=lora, max_lora_rank=chosen.max_lora_rank,
-            max_loras=chosen.max_adapters, max_cpu_loras=2 * chosen.max_adapters,
-            extra_args=tuple(chosen.extra_args)),
+            url=chosen.url,
+            dtype=chosen.dtype,
+            max_model_len=chosen.context_tokens,
+            max_num_seqs=chosen.max_concurrent,
+            kv_cache_gib=chosen.kv_cache_gib,
+            omp_threads_bind=chosen.cpu_cores,
+            gpu_memory_utilization=chosen.gpu_memory,
+            gpu=gpu,
+            lora=lora,
+            max_lora_rank=chosen.max_lora_rank,
+            max_loras=chosen.max_adapters,
+            max_cpu_loras=2 * chosen.max_adapters,
+            extra_args=tuple(chosen.extra_args),
+        ),
         local=LocalOptions(dtype=chosen.dtype, context_tokens=chosen.context_tokens),
-        scripted=ScriptedOptions(context_tokens=chosen.context_tokens))
+        scripted=ScriptedOptions(context_tokens=chosen.context_tokens),
+    )
 
 
 def _validate(base: Path, max_rank: int, directory: Path, kind: str) -> None:

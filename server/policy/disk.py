@@ -20,8 +20,10 @@ from server.store.tables import EvaluationRow, PolicyVersionRow, RunRow
 
 def surplus(session: Session, rule: VersionSettings, in_use: Set[int]) -> list[int]:
     """Return the versions whose weights nothing needs any more; `in_use` are those that somebody may ask next."""
-    ready = {row.version: row for row in session.scalars(sa.select(PolicyVersionRow).where(
-        PolicyVersionRow.state == "ready"))}
+    ready = {
+        row.version: row
+        for row in session.scalars(sa.select(PolicyVersionRow).where(PolicyVersionRow.state == "ready"))
+    }
     newest = sorted(ready, reverse=True)[: rule.newest]
     pinned = {version for version, row in ready.items() if row.pinned or row.kind == "base"}
     best = _best(session, ready.keys()) if rule.best else set()
@@ -52,8 +54,11 @@ def _champions(session: Session, depth: int) -> set[int]:
     """Return the champion, what a rollback would go to, and what it was trained from, `depth` versions back."""
     standing = ledger.standing(session)
     champion = ledger.champion(session)
-    before = {standing.from_version, ledger.champion_before(session, champion),
-              ledger.champion_before(session, standing.to_version)}
+    before = {
+        standing.from_version,
+        ledger.champion_before(session, champion),
+        ledger.champion_before(session, standing.to_version),
+    }
     kept = {champion, standing.to_version} | {version for version in before if version is not None}
     version: int | None = standing.to_version
     for _ in range(depth):
@@ -73,7 +78,9 @@ def _needed_by_runs(session: Session) -> set[int]:
 
 def _best(session: Session, ready: Iterable[int]) -> set[int]:
     """Return the version with the highest success in an evaluation, for each environment; of equals the newest."""
-    rows = session.scalars(sa.select(EvaluationRow).where(
-        EvaluationRow.success_rate.is_not(None), EvaluationRow.policy_version.in_(ready)).order_by(
-        EvaluationRow.success_rate, EvaluationRow.policy_version))
+    rows = session.scalars(
+        sa.select(EvaluationRow)
+        .where(EvaluationRow.success_rate.is_not(None), EvaluationRow.policy_version.in_(ready))
+        .order_by(EvaluationRow.success_rate, EvaluationRow.policy_version)
+    )
     return set({row.environment: row.policy_version for row in rows}.values())

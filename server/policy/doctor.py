@@ -31,13 +31,25 @@ TALK = (
     {"role": "assistant", "content": "It is open now."},
     {"role": "user", "content": "Thank you."},
 )
-TOOLS = ({"type": "function", "function": {
-    "name": "look", "description": "Look at a thing.",
-    "parameters": {"type": "object", "properties": {"thing": {"type": "string"}}, "required": ["thing"]}}},)
+TOOLS = (
+    {
+        "type": "function",
+        "function": {
+            "name": "look",
+            "description": "Look at a thing.",
+            "parameters": {"type": "object", "properties": {"thing": {"type": "string"}}, "required": ["thing"]},
+        },
+    },
+)
 TALK_WITH_TOOLS = (
     {"role": "user", "content": "What is in the box?"},
-    {"role": "assistant", "content": "", "tool_calls": [
-        {"id": "call00001", "type": "function", "function": {"name": "look", "arguments": '{"thing": "box"}'}}]},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {"id": "call00001", "type": "function", "function": {"name": "look", "arguments": '{"thing": "box"}'}}
+        ],
+    },
     {"role": "tool", "tool_call_id": "call00001", "content": "a key, two coins"},
     {"role": "assistant", "content": "A key and two coins."},
     {"role": "user", "content": "Thank you."},
@@ -73,8 +85,13 @@ def model_checks(base: Path, renderer: str = "auto", name: str = "") -> Iterator
     except Exception as error:  # Whatever is wrong with the files: it is what the reader wants to know.
         yield Check("chat template", "fail", reason_of(error), "without template and tokenizer nothing can be served")
         return
-    yield Check("renderer", "pass", "the chat template; calls are JSON in <tool_call> tags" if made.family is None else
-                f"the family {made.family.name}, which writes what the chat template writes")
+    yield Check(
+        "renderer",
+        "pass",
+        "the chat template; calls are JSON in <tool_call> tags"
+        if made.family is None
+        else f"the family {made.family.name}, which writes what the chat template writes",
+    )
     yield _guarded("chat template", lambda: _template("chat template", made, TALK))
     yield _guarded("tool template", lambda: _template("tool template", made, TALK_WITH_TOOLS, TOOLS))
     yield _guarded("end of turn", lambda: _end_of_turn(base, made))
@@ -87,8 +104,12 @@ def _files(base: Path) -> Check:
     missing = [name for name in needed if not (base / name).is_file()]
     if not any(base.glob("*.safetensors")):
         missing.append("*.safetensors")
-    return judge("model files", not missing, f"{', '.join(missing)} missing" if missing else str(base),
-                 "get the whole model in Hugging Face's layout, with a fast tokenizer and safetensors")
+    return judge(
+        "model files",
+        not missing,
+        f"{', '.join(missing)} missing" if missing else str(base),
+        "get the whole model in Hugging Face's layout, with a fast tokenizer and safetensors",
+    )
 
 
 def _weights(base: Path) -> Check:
@@ -104,8 +125,12 @@ def _weights(base: Path) -> Check:
     ]
     figure = f"{len(entries)} tensors, {size / 2**30:.2f} GiB, {'/'.join(sorted(dtypes))}"
     found = "; ".join(filter(None, wrong))
-    return judge("weights", not found, f"{figure}; {found}" if found else figure,
-                 "the learner needs plain float32, bfloat16 or float16 weights and full attention in every layer")
+    return judge(
+        "weights",
+        not found,
+        f"{figure}; {found}" if found else figure,
+        "the learner needs plain float32, bfloat16 or float16 weights and full attention in every layer",
+    )
 
 
 def _template(name: str, renderer: Renderer, talk: Messages, tools: Tools = ()) -> Check:
@@ -129,8 +154,12 @@ def _template(name: str, renderer: Renderer, talk: Messages, tools: Tools = ()) 
     figure = f"keeps history as a prefix in {kept} of {of} turns; {exact} go on with exactly the template's own ids"
     if kept < of:
         figure += f", {behind} behind history as it was sampled, {of - kept - behind} would fork"
-    return judge(name, exact + behind == of, figure,
-                 "each fork becomes a sample of its own: use a template that renders history as it was sent")
+    return judge(
+        name,
+        exact + behind == of,
+        figure,
+        "each fork becomes a sample of its own: use a template that renders history as it was sent",
+    )
 
 
 def _end_of_turn(base: Path, renderer: Renderer) -> Check:
@@ -147,9 +176,13 @@ def _end_of_turn(base: Path, renderer: Renderer) -> Check:
         "" if written else "the template does not write it after an answer",
     ]
     found_wrong = "; ".join(filter(None, wrong))
-    return judge("end of turn", not found_wrong, f"{renderer.end_of_turn} = {ids}" + (
-        f"; {found_wrong}" if found_wrong else ", one id, stops the engine, ends the template's answers"),
-        "make eos_token (tokenizer_config.json) and eos_token_id (generation_config.json) the template's end of turn")
+    return judge(
+        "end of turn",
+        not found_wrong,
+        f"{renderer.end_of_turn} = {ids}"
+        + (f"; {found_wrong}" if found_wrong else ", one id, stops the engine, ends the template's answers"),
+        "make eos_token (tokenizer_config.json) and eos_token_id (generation_config.json) the template's end of turn",
+    )
 
 
 def _special_tokens(base: Path) -> Check:
@@ -158,9 +191,13 @@ def _special_tokens(base: Path) -> Check:
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
     special = {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     split = [text for i, text in special.items() if tokenizer.encode(text, add_special_tokens=False).ids != [i]]
-    return judge("special tokens", not split, f"{len(special) - len(split)} of {len(special)} are one id each" + (
-        f", not {', '.join(split[:3])}" if split else ""),
-        "prompts would hold the token's letters instead: mend the added tokens in tokenizer.json")
+    return judge(
+        "special tokens",
+        not split,
+        f"{len(special) - len(split)} of {len(special)} are one id each"
+        + (f", not {', '.join(split[:3])}" if split else ""),
+        "prompts would hold the token's letters instead: mend the added tokens in tokenizer.json",
+    )
 
 
 def _round_trip(base: Path) -> Check:
@@ -174,10 +211,13 @@ def _round_trip(base: Path) -> Check:
     changed = sum(tokenizer.encode(tokenizer.decode(ids), add_special_tokens=False).ids != ids for ids in sampled)
     text = f"{PROBE_TEXT}Größe, 東京, naïve: 3 × 4 = 12\n\tfin."
     whole = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids) == text
-    return judge("token ids", whole,
-                 f"{changed / len(sampled):.0%} of random sequences of 32 change on the way through text (which is why "
-                 f"ids are recorded and never made from text again); text comes back {'whole' if whole else 'changed'}",
-                 "answers will not read as they were sampled: look at the decoder in tokenizer.json")
+    return judge(
+        "token ids",
+        whole,
+        f"{changed / len(sampled):.0%} of random sequences of 32 change on the way through text (which is why "
+        f"ids are recorded and never made from text again); text comes back {'whole' if whole else 'changed'}",
+        "answers will not read as they were sampled: look at the decoder in tokenizer.json",
+    )
 
 
 def _guarded(name: str, check: Callable[[], Check]) -> Check:

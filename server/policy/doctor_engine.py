@@ -38,8 +38,9 @@ async def engine_checks(build: Callable[[], Built], folder: Path, max_rank: int)
         yield Check("engine", "fail", reason_of(error), "mend this first; the rest needs an engine")
         return
     try:
-        yield Check("engine", "pass", f"started in {time.perf_counter() - began:.1f} s, context "
-                                      f"{engine.context_tokens} tokens")
+        yield Check(
+            "engine", "pass", f"started in {time.perf_counter() - began:.1f} s, context {engine.context_tokens} tokens"
+        )
         try:
             learner = await asyncio.to_thread(_Learner, built.base)
             own = await asyncio.to_thread(learner.logprobs)
@@ -71,17 +72,21 @@ class _Bench:
         served = await self._engine.score(0, self._learner.ids)
         mean, largest = _gap(served, self._own)
         allowed = self._engine.check_tolerance
-        return judge("logprobs", mean <= allowed,
-                     f"engine and learner differ by {mean:.5f} nats on average, {largest:.5f} at most, over "
-                     f"{len(served)} tokens; {allowed} on average is numerics",
-                     "every importance weight would be off: try --engine.dtype float32, or another engine")
+        return judge(
+            "logprobs",
+            mean <= allowed,
+            f"engine and learner differ by {mean:.5f} nats on average, {largest:.5f} at most, over "
+            f"{len(served)} tokens; {allowed} on average is numerics",
+            "every importance weight would be off: try --engine.dtype float32, or another engine",
+        )
 
     async def adapter(self, max_rank: int) -> Check:
         """Load a random adapter beside the base, and unload it."""
         engine, ids = self._engine, self._learner.ids
         path = self._folder / "adapter"
         expected = await asyncio.to_thread(
-            self._learner.write_adapter, path, min(8, max_rank), 4 * engine.check_tolerance)
+            self._learner.write_adapter, path, min(8, max_rank), 4 * engine.check_tolerance
+        )
         before = await engine.score(0, ids)
         await engine.load(Weights(1, "adapter", path))
         served = await engine.score(1, ids)
@@ -102,14 +107,18 @@ class _Bench:
         back, _ = _gap(await engine.score(3, ids), before)
         return self._swapped("full weights", served, expected, before, back)
 
-    def _swapped(self, name: str, served: list[float], expected: list[float], before: list[float], back: float
-                 ) -> Check:
+    def _swapped(
+        self, name: str, served: list[float], expected: list[float], before: list[float], back: float
+    ) -> Check:
         changed, (mean, largest) = _gap(served, before)[0], _gap(served, expected)
         allowed = self._engine.check_tolerance
-        return judge(name, changed > allowed and mean <= allowed and back <= allowed,
-                     f"loading moves the output by {changed:.4f} nats, to {mean:.5f} (at most {largest:.5f}) from what "
-                     f"the learner computes with them; the base is back within {back:.5f}",
-                     "what the engine serves is not what was loaded: this engine must not be trained with")
+        return judge(
+            name,
+            changed > allowed and mean <= allowed and back <= allowed,
+            f"loading moves the output by {changed:.4f} nats, to {mean:.5f} (at most {largest:.5f}) from what "
+            f"the learner computes with them; the base is back within {back:.5f}",
+            "what the engine serves is not what was loaded: this engine must not be trained with",
+        )
 
 
 class _Learner:
@@ -177,12 +186,16 @@ class _Learner:
         expected = self._push_until_moved(push, at_least, self.logprobs)
         named = {"lm_head.weight": self._model.get_output_embeddings().weight, **self._model.state_dict()}
         path.mkdir()
-        save_file({name: tensor.detach().to(self._stored, copy=True).contiguous() for name, tensor in named.items()},
-                  path / "model.safetensors", metadata={"format": "pt"})
+        save_file(
+            {name: tensor.detach().to(self._stored, copy=True).contiguous() for name, tensor in named.items()},
+            path / "model.safetensors",
+            metadata={"format": "pt"},
+        )
         return expected
 
-    def _push_until_moved(self, push: Callable[[float], None], at_least: float, now: Callable[[], list[float]]
-                          ) -> list[float]:
+    def _push_until_moved(
+        self, push: Callable[[float], None], at_least: float, now: Callable[[], list[float]]
+    ) -> list[float]:
         """Push ever harder until the output has moved; how much a model minds differs by orders of magnitude."""
         import torch
 

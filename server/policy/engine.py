@@ -110,8 +110,9 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Stop, leaving no process behind."""
 
-    def generate(self, version: int, prompt_ids: list[int], params: SamplingParams, *, whole: bool = False
-                 ) -> AsyncGenerator[Piece, None]:
+    def generate(
+        self, version: int, prompt_ids: list[int], params: SamplingParams, *, whole: bool = False
+    ) -> AsyncGenerator[Piece, None]:
         """Sample one answer; the last piece has a finish reason. `whole`: nobody looks before the end.
 
         With full weights, `version` is where the answer begins: after a swap in the middle the pieces carry the new

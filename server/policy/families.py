@@ -47,14 +47,32 @@ _LAGUNA = Form("<assistant>", CALL_OPEN)
 _DEEPSEEK = Form("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁begin｜>")
 _KIMI = Form("<|tool_calls_section_begin|>", "<|tool_calls_section_begin|>")
 FAMILIES: dict[str, Form] = {
-    "qwen3": _HERMES, "qwen3-vl": _HERMES, "qwen3.5": _TAGGED, "qwen3.6": _TAGGED, "qwen3.8": _TAGGED,
-    "prime-qwen3": _TAGGED, "nemotron-3": _TAGGED, "nemotron-3-ultra": _TAGGED, "nemotron-3.5": _TAGGED,
-    "glm-4.5": _GLM, "glm-5": _GLM, "glm-5.1": _GLM, "glm-5.3": _GLM,
+    "qwen3": _HERMES,
+    "qwen3-vl": _HERMES,
+    "qwen3.5": _TAGGED,
+    "qwen3.6": _TAGGED,
+    "qwen3.8": _TAGGED,
+    "prime-qwen3": _TAGGED,
+    "nemotron-3": _TAGGED,
+    "nemotron-3-ultra": _TAGGED,
+    "nemotron-3.5": _TAGGED,
+    "glm-4.5": _GLM,
+    "glm-5": _GLM,
+    "glm-5.1": _GLM,
+    "glm-5.3": _GLM,
     "minimax-m2": Form("<minimax:tool_call>", "<minimax:tool_call>"),
-    "deepseek-v3": _DEEPSEEK, "deepseek-r1": _DEEPSEEK, "kimi-k2": _KIMI, "kimi-k2.5": _KIMI,
-    "laguna-xs.2": _LAGUNA, "laguna-m.1": _LAGUNA, "laguna-xs-2.1": _LAGUNA, "laguna-s-2.1": _LAGUNA,
+    "deepseek-v3": _DEEPSEEK,
+    "deepseek-r1": _DEEPSEEK,
+    "kimi-k2": _KIMI,
+    "kimi-k2.5": _KIMI,
+    "laguna-xs.2": _LAGUNA,
+    "laguna-m.1": _LAGUNA,
+    "laguna-xs-2.1": _LAGUNA,
+    "laguna-s-2.1": _LAGUNA,
     "llama-3": Form("<|eom_id|>", "{", alone=True, thinks=False),
-    "hy3": Form("<think:opensource>"), "gemma4": Form("<|turn>"), "gpt-oss": Form("<|constrain|>"),
+    "hy3": Form("<think:opensource>"),
+    "gemma4": Form("<|turn>"),
+    "gpt-oss": Form("<|constrain|>"),
     "inkling": Form("<|content_invoke_tool_json|>"),
 }
 """The library's families that have a chat template to be compared with."""
@@ -102,8 +120,9 @@ class Family:
         try:
             ids: list[int] = renderer.render_ids(list(messages), tools=list(tools) or None, add_generation_prompt=True)
         except _REFUSALS as error:
-            raise BadRequest(f"the model's form of a conversation refuses these messages: {error}",
-                             param="messages") from error
+            raise BadRequest(
+                f"the model's form of a conversation refuses these messages: {error}", param="messages"
+            ) from error
         return ids
 
     def follow(self, recorded: list[int], new: Messages, tools: Tools, options: Options) -> list[int] | None:
@@ -117,7 +136,8 @@ class Family:
             return None
         try:
             found = made.renderer.bridge_to_next_turn(
-                recorded[:begin], recorded[begin:], list(new), tools=list(tools) or None)
+                recorded[:begin], recorded[begin:], list(new), tools=list(tools) or None
+            )
         except _REFUSALS:  # Rendering the whole conversation then says what is wrong with it.
             return None
         if found is None or found.token_ids[: len(recorded)] != recorded:
@@ -176,8 +196,9 @@ class _Made:
 class FamilyGrammar:
     """Reads the answer to one prompt; see `answers.Grammar`."""
 
-    def __init__(self, renderer: Any, tokenizer: _LibraryTokenizer, form: Form, prompt_ids: list[int],
-                 tools: list[Any] | None) -> None:
+    def __init__(
+        self, renderer: Any, tokenizer: _LibraryTokenizer, form: Form, prompt_ids: list[int], tools: list[Any] | None
+    ) -> None:
         self._renderer, self._tokenizer, self._prompt_ids, self._tools = renderer, tokenizer, prompt_ids, tools
         self.call_open, self.alone = form.call_open, form.alone
 
@@ -193,8 +214,11 @@ class FamilyGrammar:
         except Exception:  # A parser that stumbles must not lose an answer: it is shown as it was written.
             logger.exception("an answer of %d tokens cannot be parsed", len(token_ids))
             return Reading(self._tokenizer.decode(token_ids), "", [])
-        return Reading(parsed.content or "", parsed.reasoning_content or "",
-                       [self._called(call, token_ids) for call in parsed.tool_calls])
+        return Reading(
+            parsed.content or "",
+            parsed.reasoning_content or "",
+            [self._called(call, token_ids) for call in parsed.tool_calls],
+        )
 
     def _parse(self, token_ids: list[int]) -> Any:
         return self._renderer.parse_response(token_ids, tools=self._tools, prompt_ids=self._prompt_ids)
@@ -204,7 +228,8 @@ class FamilyGrammar:
         begin, end = call.token_span or (0, 0)
         text = self._tokenizer.decode(token_ids[begin:end]) or call.raw
         sound = call.status in ("ok", "unknown_tool") or (
-            call.status == "invalid_json" and isinstance(call.arguments, dict))
+            call.status == "invalid_json" and isinstance(call.arguments, dict)
+        )
         if not sound or not isinstance(call.name, str) or not call.name:
             return Called(text)
         written = call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments, ensure_ascii=False)
@@ -233,4 +258,3 @@ class _LibraryTokenizer:
     def convert_tokens_to_ids(self, tokens: str | list[str]) -> Any:
         """Return the id of each token, None for what is none."""
         return self._tokenizer.id_of(tokens) if isinstance(tokens, str) else [self._tokenizer.id_of(t) for t in tokens]
-

@@ -24,8 +24,11 @@ logger = logging.getLogger(__name__)
 
 
 def _call(number: int, **arguments: Any) -> dict[str, Any]:
-    return {"id": f"functions.look:{number}", "type": "function",
-            "function": {"name": "look", "arguments": json.dumps(arguments)}}
+    return {
+        "id": f"functions.look:{number}",
+        "type": "function",
+        "function": {"name": "look", "arguments": json.dumps(arguments)},
+    }
 
 
 _SYSTEM = {"role": "system", "content": "Be brief."}
@@ -35,11 +38,20 @@ _ON = {"role": "user", "content": "Open the door, please."}
 _LOOK = {"role": "assistant", "content": "", "tool_calls": [_call(0, thing="box", times=2, near=True, at=["a", "b"])]}
 _THINK = {**_LOOK, "content": "I look.", "reasoning_content": "It is closed."}
 _TWICE = {"role": "assistant", "content": "", "tool_calls": [_call(0, thing="box"), _call(1, thing="bag")]}
-_SEEN, _MORE = ({"role": "tool", "tool_call_id": f"functions.look:{number}", "content": seen}
-                for number, seen in enumerate(("a key, two coins", '{"coins": 3}')))
-_TOOLS = ({"type": "function", "function": {
-    "name": "look", "description": "Look at a thing, a \"place\" or <both>.",
-    "parameters": {"type": "object", "properties": {"thing": {"type": "string"}}, "required": ["thing"]}}},)
+_SEEN, _MORE = (
+    {"role": "tool", "tool_call_id": f"functions.look:{number}", "content": seen}
+    for number, seen in enumerate(("a key, two coins", '{"coins": 3}'))
+)
+_TOOLS = (
+    {
+        "type": "function",
+        "function": {
+            "name": "look",
+            "description": 'Look at a thing, a "place" or <both>.',
+            "parameters": {"type": "object", "properties": {"thing": {"type": "string"}}, "required": ["thing"]},
+        },
+    },
+)
 _TALKS: tuple[tuple[Messages, Tools], ...] = (
     ([_ASK], ()),
     ([_SYSTEM, _ASK, _SAY, _ON], ()),
@@ -53,8 +65,9 @@ _DATE = "date_string"
 """An option whose default is today in a template and a constant in the library."""
 
 
-def choose_family(wanted: str, renderer: Renderer, tokenizer: FileTokenizer, directory: Path, name: str
-                  ) -> Family | None:
+def choose_family(
+    wanted: str, renderer: Renderer, tokenizer: FileTokenizer, directory: Path, name: str
+) -> Family | None:
     """Return the family whose grammar a model gets; None is its own template.
 
     Args:
@@ -70,14 +83,18 @@ def choose_family(wanted: str, renderer: Renderer, tokenizer: FileTokenizer, dir
     if wanted == "template":
         return None
     if wanted not in ("auto", *FAMILIES):
-        raise BadRequest(f"renderer {wanted!r} is none of auto, template, {', '.join(FAMILIES)}", param="renderer",
-                         code="unknown_renderer")
+        raise BadRequest(
+            f"renderer {wanted!r} is none of auto, template, {', '.join(FAMILIES)}",
+            param="renderer",
+            code="unknown_renderer",
+        )
     names = _names(directory, name)
     if wanted != "auto":
         family, wrong = _tried(wanted, renderer, tokenizer, names)
         if family is None:
-            raise BadRequest(f"renderer {wanted!r} is not right for this model: {wrong}", param="renderer",
-                             code="wrong_renderer")
+            raise BadRequest(
+                f"renderer {wanted!r} is not right for this model: {wrong}", param="renderer", code="wrong_renderer"
+            )
         return family
     likely = [family for family in FAMILIES if _plain(family) in _plain(" ".join(names))]
     likely.sort(key=len, reverse=True)
@@ -91,13 +108,16 @@ def choose_family(wanted: str, renderer: Renderer, tokenizer: FileTokenizer, dir
             return family
         reasons += [f"{candidate}: {wrong}"] if candidate in likely else []
     if reasons:
-        logger.warning("messages are rendered with the model's own chat template, since it differs from its family's "
-                       "form (%s)", reasons[0])
+        logger.warning(
+            "messages are rendered with the model's own chat template, since it differs from its family's form (%s)",
+            reasons[0],
+        )
     return None
 
 
-def _tried(family_name: str, renderer: Renderer, tokenizer: FileTokenizer, names: list[str]
-           ) -> tuple[Family | None, str]:
+def _tried(
+    family_name: str, renderer: Renderer, tokenizer: FileTokenizer, names: list[str]
+) -> tuple[Family | None, str]:
     """Return the family, or None and what is wrong with it."""
     known = import_module("renderers.base").MODEL_RENDERER_MAP
     model = next((name for name in names if known.get(name) == family_name), names[0])
@@ -144,8 +164,10 @@ def _names(directory: Path, name: str) -> list[str]:
     found = [name, directory.name]
     if hub := re.search(r"models--([^/]+)--([^/]+)", str(directory)):  # A model hub's cache.
         found.append(f"{hub[1]}/{hub[2]}")
-    for file, keys in (("config.json", ("_name_or_path", "model_type", "architectures")),
-                       ("tokenizer_config.json", ("name_or_path",))):
+    for file, keys in (
+        ("config.json", ("_name_or_path", "model_type", "architectures")),
+        ("tokenizer_config.json", ("name_or_path",)),
+    ):
         if (directory / file).is_file():
             config = json.loads((directory / file).read_text())
             found += [str(config[key]) for key in keys if config.get(key)]

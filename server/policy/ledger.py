@@ -18,12 +18,27 @@ Evidence = GateEvidence | LiveEvidence
 EVIDENCE: TypeAdapter[Evidence] = TypeAdapter(Evidence)
 
 
-def entry(before: int | None, to: int, action: str, reason: str, by: str, *, run_id: str | None = None,
-          evidence: Evidence | None = None) -> PromotionRow:
+def entry(
+    before: int | None,
+    to: int,
+    action: str,
+    reason: str,
+    by: str,
+    *,
+    run_id: str | None = None,
+    evidence: Evidence | None = None,
+) -> PromotionRow:
     """Return a new row."""
-    return PromotionRow(from_version=before, to_version=to, action=action, reason=reason, decided_by=by,
-                        run_id=run_id, evidence=None if evidence is None else evidence.model_dump(mode="json"),
-                        created_at=time.time())
+    return PromotionRow(
+        from_version=before,
+        to_version=to,
+        action=action,
+        reason=reason,
+        decided_by=by,
+        run_id=run_id,
+        evidence=None if evidence is None else evidence.model_dump(mode="json"),
+        created_at=time.time(),
+    )
 
 
 def champion(session: Session) -> int:
@@ -33,24 +48,32 @@ def champion(session: Session) -> int:
 
 def head(session: Session) -> int:
     """Return the newest trained version; where that was rejected or taken back by the watch, the champion."""
-    rejected = sa.select(sa.func.max(PromotionRow.from_version)).where(sa.or_(
-        PromotionRow.action == "reject",
-        sa.and_(PromotionRow.action == "rollback", PromotionRow.decided_by == BY_WATCH)))
+    rejected = sa.select(sa.func.max(PromotionRow.from_version)).where(
+        sa.or_(
+            PromotionRow.action == "reject",
+            sa.and_(PromotionRow.action == "rollback", PromotionRow.decided_by == BY_WATCH),
+        )
+    )
     newest = session.scalar(
         sa.select(sa.func.max(PolicyVersionRow.version)).where(
             PolicyVersionRow.state == "ready",
-            PolicyVersionRow.version > sa.func.coalesce(rejected.scalar_subquery(), -1)))
+            PolicyVersionRow.version > sa.func.coalesce(rejected.scalar_subquery(), -1),
+        )
+    )
     return champion(session) if newest is None else newest
 
 
 def standing(session: Session) -> PromotionRow:
     """Return the row that made the champion what it is, not counting what runs with a gate publish on the way."""
     on_the_way = sa.and_(PromotionRow.action == "publish", RunRow.gate.is_not(None))
-    query = (sa.select(PromotionRow)
-             .outerjoin(PolicyVersionRow, PolicyVersionRow.version == PromotionRow.to_version)
-             .outerjoin(RunRow, RunRow.id == PolicyVersionRow.run_id)
-             .where(sa.not_(on_the_way), PromotionRow.action.not_in(("canary", "reject")))
-             .order_by(PromotionRow.id.desc()).limit(1))
+    query = (
+        sa.select(PromotionRow)
+        .outerjoin(PolicyVersionRow, PolicyVersionRow.version == PromotionRow.to_version)
+        .outerjoin(RunRow, RunRow.id == PolicyVersionRow.run_id)
+        .where(sa.not_(on_the_way), PromotionRow.action.not_in(("canary", "reject")))
+        .order_by(PromotionRow.id.desc())
+        .limit(1)
+    )
     return session.scalars(query).one()
 
 
@@ -68,9 +91,15 @@ def canary(session: Session) -> PromotionRow | None:
 def champion_before(session: Session, version: int) -> int | None:
     """Return the champion before a version became it; rejected candidates never were, and rollbacks do not count."""
     return session.scalar(
-        sa.select(PromotionRow.from_version).where(
-            PromotionRow.to_version == version, PromotionRow.from_version != version,
-            PromotionRow.action.in_(("publish", "promote"))).order_by(PromotionRow.id.desc()).limit(1))
+        sa.select(PromotionRow.from_version)
+        .where(
+            PromotionRow.to_version == version,
+            PromotionRow.from_version != version,
+            PromotionRow.action.in_(("publish", "promote")),
+        )
+        .order_by(PromotionRow.id.desc())
+        .limit(1)
+    )
 
 
 def change(session: Session, before: int, to: int, action: str, reason: str, by: str) -> None:
@@ -116,8 +145,9 @@ def settle_canary(session: Session, row_id: int, *, promote: bool, reason: str, 
         return False
     end_canary(session, "promoted" if promote else "rejected")
     before, to = (row.to_version, row.from_version) if promote else (row.from_version, row.to_version)
-    session.add(entry(before, to, "promote" if promote else "reject", reason, BY_CANARY, run_id=row.run_id,
-                      evidence=evidence))
+    session.add(
+        entry(before, to, "promote" if promote else "reject", reason, BY_CANARY, run_id=row.run_id, evidence=evidence)
+    )
     return True
 
 
@@ -127,16 +157,18 @@ def take_back(session: Session, row_id: int, reason: str, evidence: LiveEvidence
     if row.id != row_id or row.from_version is None:
         return False
     end_canary(session, "void")
-    session.add(entry(row.to_version, row.from_version, "rollback", reason, BY_WATCH, run_id=row.run_id,
-                      evidence=evidence))
+    session.add(
+        entry(row.to_version, row.from_version, "rollback", reason, BY_WATCH, run_id=row.run_id, evidence=evidence)
+    )
     return True
 
 
 def entries(database: Database, limit: int) -> list[PromotionView]:
     """Return the newest rows, newest first. Reads the database: not for the event loop."""
     with database.read() as session:
-        return [_view(row) for row in session.scalars(
-            sa.select(PromotionRow).order_by(PromotionRow.id.desc()).limit(limit))]
+        return [
+            _view(row) for row in session.scalars(sa.select(PromotionRow).order_by(PromotionRow.id.desc()).limit(limit))
+        ]
 
 
 def read_entry(database: Database, number: int) -> PromotionView:
@@ -154,6 +186,14 @@ def read_entry(database: Database, number: int) -> PromotionView:
 
 def _view(row: PromotionRow) -> PromotionView:
     evidence = None if row.evidence is None else EVIDENCE.validate_python(row.evidence)
-    return PromotionView(id=row.id, from_version=row.from_version, to_version=row.to_version, action=row.action,  # type: ignore[arg-type]
-                         reason=row.reason, decided_by=row.decided_by, run_id=row.run_id, evidence=evidence,
-                         created_at=row.created_at)
+    return PromotionView(
+        id=row.id,
+        from_version=row.from_version,
+        to_version=row.to_version,
+        action=row.action,  # type: ignore[arg-type]
+        reason=row.reason,
+        decided_by=row.decided_by,
+        run_id=row.run_id,
+        evidence=evidence,
+        created_at=row.created_at,
+    )

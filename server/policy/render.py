@@ -176,8 +176,9 @@ class Renderer:
             return self.family.prompt(normal(messages), tools, options)
         return self.tokenizer.encode(self.text(messages, ask=True, tools=tools, options=options))
 
-    def follow(self, messages: Messages, known: int, recorded: list[int], tools: Tools = (),
-               options: Options = NO_OPTIONS) -> list[int] | None:
+    def follow(
+        self, messages: Messages, known: int, recorded: list[int], tools: Tools = (), options: Options = NO_OPTIONS
+    ) -> list[int] | None:
         """Return the ids that follow the recorded ones of the first `known` messages, ready for the next answer.
 
         None where they cannot simply go on: the conversation has to fork.
@@ -201,12 +202,17 @@ class Renderer:
             BadRequest: the model's family does not write its calls as JSON between tags.
         """
         if self.family is not None and not self.family.form.hermes:
-            raise BadRequest(f"a model of the family {self.family.name} cannot be held to a tool call: it does not "
-                             "write calls as JSON", param="tool_choice", code="unsupported_parameter")
+            raise BadRequest(
+                f"a model of the family {self.family.name} cannot be held to a tool call: it does not "
+                "write calls as JSON",
+                param="tool_choice",
+                code="unsupported_parameter",
+            )
         return self.tokenizer.encode(f"{THINK_CLOSE}\n\n{CALL_OPEN}\n" if after_reasoning else f"{CALL_OPEN}\n")
 
-    def continuation(self, messages: Messages, known: int, last_id: int, tools: Tools = (),
-                     options: Options = NO_OPTIONS) -> list[int] | None:
+    def continuation(
+        self, messages: Messages, known: int, last_id: int, tools: Tools = (), options: Options = NO_OPTIONS
+    ) -> list[int] | None:
         """Return what the template writes after the first `known` messages, ready for the next answer.
 
         `last_id` is the last recorded id: an answer that was cut by its length gets its end-of-turn here, untrained.
@@ -293,8 +299,11 @@ class TextStream:
 def _options(template: nodes.Template) -> set[str]:
     """Return the names that a template does not set itself, or only where they are not given."""
     set_here = {name.name for name in template.find_all(nodes.Name) if name.ctx == "store"}
-    asked_for = {test.node.name for test in template.find_all(nodes.Test)
-                 if test.name in ("defined", "undefined") and isinstance(test.node, nodes.Name)}
+    asked_for = {
+        test.node.name
+        for test in template.find_all(nodes.Test)
+        if test.name in ("defined", "undefined") and isinstance(test.node, nodes.Name)
+    }
     return meta.find_undeclared_variables(template) - (set_here - asked_for)
 
 
@@ -306,8 +315,11 @@ def normal(messages: Messages) -> list[dict[str, Any]]:
 def unknown_options(unknown: list[str], known: frozenset[str]) -> BadRequest:
     """Return the refusal of `chat_template_kwargs` that this model does not know."""
     has = f"it knows {', '.join(sorted(known))}" if known else "it knows none"
-    return BadRequest(f"chat_template_kwargs: this model does not know {', '.join(unknown)[:200]}; {has}",
-                      param="chat_template_kwargs", code="unsupported_parameter")
+    return BadRequest(
+        f"chat_template_kwargs: this model does not know {', '.join(unknown)[:200]}; {has}",
+        param="chat_template_kwargs",
+        code="unsupported_parameter",
+    )
 
 
 def up_to_stop(text: str, stop: Sequence[str]) -> str:

@@ -28,9 +28,18 @@ GRACE_S = 5.0
 class Residency:
     """Loads adapters on demand, a bounded number of them."""
 
-    def __init__(self, settings: VersionSettings, *, database: Database, engine: Engine, pointers: Pointers,
-                 swapping: asyncio.Lock, load: Callable[[int], Awaitable[None]], held: Callable[[], set[int]],
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: VersionSettings,
+        *,
+        database: Database,
+        engine: Engine,
+        pointers: Pointers,
+        swapping: asyncio.Lock,
+        load: Callable[[int], Awaitable[None]],
+        held: Callable[[], set[int]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
         self._database = database
         self._engine = engine
@@ -103,8 +112,10 @@ class Residency:
             return
         free = on_demand - self._needed(GRACE_S)
         if not free:
-            raise Unavailable(f"{len(on_demand)} versions are loaded on demand, as many as may be, and all are in use",
-                              code="versions_busy")
+            raise Unavailable(
+                f"{len(on_demand)} versions are loaded on demand, as many as may be, and all are in use",
+                code="versions_busy",
+            )
         await self._unload(min(free, key=self._asked.__getitem__))
 
     def _roles(self) -> set[int]:

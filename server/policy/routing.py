@@ -46,12 +46,18 @@ class Pointers:
             return self.head
         if (number := named_version(model)) is None or number not in engine.versions:
             if self.shared and number is not None:
-                raise NotFound(f"{model} does not serve: one engine of full weights holds one version, now "
-                               f"{self.name}@{self.head}; promote version {number} to serve it", param="model",
-                               code="model_not_found")
+                raise NotFound(
+                    f"{model} does not serve: one engine of full weights holds one version, now "
+                    f"{self.name}@{self.head}; promote version {number} to serve it",
+                    param="model",
+                    code="model_not_found",
+                )
             loaded = ", ".join(f"{self.name}@{v}" for v in sorted(engine.versions))
-            raise NotFound(f"no version {which!r} of {self.name!r} is loaded; loaded: {loaded}", param="model",
-                           code="model_not_found")
+            raise NotFound(
+                f"no version {which!r} of {self.name!r} is loaded; loaded: {loaded}",
+                param="model",
+                code="model_not_found",
+            )
         return number
 
     def for_new_episode(self, model: str | None, engine: Engine, *, episode_id: str, owner_hash: str) -> int:
@@ -75,8 +81,9 @@ class Pointers:
             return episode.policy_version
         if self.shared:
             return self.head
-        raise Unavailable(f"version {episode.policy_version}, on which episode {episode.id} began, is gone",
-                          code="version_gone")
+        raise Unavailable(
+            f"version {episode.policy_version}, on which episode {episode.id} began, is gone", code="version_gone"
+        )
 
 
 def named_version(model: str | None) -> int | None:
@@ -85,9 +92,13 @@ def named_version(model: str | None) -> int | None:
     return int(which) if which.isdecimal() and which.isascii() and len(which) <= 10 else None
 
 
-async def find_episode(episodes: Episodes, owner: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]]
-                       ) -> str | None:
+async def find_episode(
+    episodes: Episodes, owner: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]]
+) -> str | None:
     """Return the open live episode of a caller that has recorded the longest beginning of a conversation."""
-    ends = [found for found, message in zip(chain_hashes(messages, tools), messages, strict=True)
-            if message["role"] == "assistant"]  # What is recorded ends with an answer.
+    ends = [
+        found
+        for found, message in zip(chain_hashes(messages, tools), messages, strict=True)
+        if message["role"] == "assistant"
+    ]  # What is recorded ends with an answer.
     return await episodes.find_live(owner, ends) if ends else None

@@ -46,8 +46,16 @@ class Served:
 class Shadow:
     """Answers a share of live turns once more, with the head."""
 
-    def __init__(self, settings: ShadowSettings, *, database: Database, writer: Writer, engine: Engine,
-                 pointers: Pointers, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        settings: ShadowSettings,
+        *,
+        database: Database,
+        writer: Writer,
+        engine: Engine,
+        pointers: Pointers,
+        tokenizer: Tokenizer,
+    ) -> None:
         self._settings = settings
         self._database = database
         self._writer = writer
@@ -101,15 +109,24 @@ class Shadow:
             async for piece in answer:
                 ids += piece.token_ids
         said = served.prompt_ids + served.answer_ids
-        scored = (await self._engine.spot_check(version, said, len(served.answer_ids)))[-len(served.answer_ids):]
+        scored = (await self._engine.spot_check(version, said, len(served.answer_ids)))[-len(served.answer_ids) :]
         both = [(mine, its) for mine, its in zip(scored, served.logprobs, strict=True) if mine is not None]
-        same = next((n for n, (ours, theirs) in enumerate(zip(ids, served.answer_ids, strict=False)) if ours != theirs),
-                    min(len(ids), len(served.answer_ids)))
+        same = next(
+            (n for n, (ours, theirs) in enumerate(zip(ids, served.answer_ids, strict=False)) if ours != theirs),
+            min(len(ids), len(served.answer_ids)),
+        )
         row = ShadowRow(
-            id=new_id("sh"), turn_id=turn_id, version=version, token_ids=pack_ids(ids), same_tokens=same,
-            text=self._tokenizer.decode(ids), served_tokens=len(served.answer_ids),
-            served_logprob=mean([its for _, its in both]), logprob=mean([mine for mine, _ in both]),
-            created_at=time.time())
+            id=new_id("sh"),
+            turn_id=turn_id,
+            version=version,
+            token_ids=pack_ids(ids),
+            same_tokens=same,
+            text=self._tokenizer.decode(ids),
+            served_tokens=len(served.answer_ids),
+            served_logprob=mean([its for _, its in both]),
+            logprob=mean([mine for mine, _ in both]),
+            created_at=time.time(),
+        )
         await self._writer.write(lambda session: self._record(session, row))
 
     def _record(self, session: Session, row: ShadowRow) -> None:
@@ -134,16 +151,35 @@ class Shadow:
         return Served(
             prompt_ids=[token for node in path if node not in said for token in unpack_ids(node.token_ids)],
             answer_ids=[token for node in said for token in unpack_ids(node.token_ids)],
-            logprobs=[x for node in said for x in unpack_logprobs(node.logprobs or b"")], temperature=turn.temperature)
+            logprobs=[x for node in said for x in unpack_logprobs(node.logprobs or b"")],
+            temperature=turn.temperature,
+        )
 
 
 def shadows(database: Database, limit: int) -> list[ShadowView]:
     """Return the newest shadow answers, newest first. Reads the database: not for the event loop."""
-    query = (sa.select(ShadowRow, TurnRow).join(TurnRow, TurnRow.id == ShadowRow.turn_id)
-             .order_by(ShadowRow.id.desc()).limit(limit))
+    query = (
+        sa.select(ShadowRow, TurnRow)
+        .join(TurnRow, TurnRow.id == ShadowRow.turn_id)
+        .order_by(ShadowRow.id.desc())
+        .limit(limit)
+    )
     with database.read() as session:
-        return [ShadowView(
-            id=row.id, turn_id=turn.id, episode_id=turn.episode_id, served_version=turn.policy_version,
-            served=turn.answer, served_tokens=row.served_tokens, served_logprob=row.served_logprob,
-            version=row.version, text=row.text, token_ids=unpack_ids(row.token_ids), same_tokens=row.same_tokens,
-            logprob=row.logprob, created_at=row.created_at) for row, turn in session.execute(query)]
+        return [
+            ShadowView(
+                id=row.id,
+                turn_id=turn.id,
+                episode_id=turn.episode_id,
+                served_version=turn.policy_version,
+                served=turn.answer,
+                served_tokens=row.served_tokens,
+                served_logprob=row.served_logprob,
+                version=row.version,
+                text=row.text,
+                token_ids=unpack_ids(row.token_ids),
+                same_tokens=row.same_tokens,
+                logprob=row.logprob,
+                created_at=row.created_at,
+            )
+            for row, turn in session.execute(query)
+        ]

@@ -46,8 +46,11 @@ def convert(gguf: Path, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     names = _write_weights(reader, facts, directory / "model.safetensors")
     _write_json(directory / "config.json", _config(facts, tied="lm_head.weight" not in names))
-    ends = {"bos_token_id": facts["tokenizer.ggml.bos_token_id"], "eos_token_id": facts["tokenizer.ggml.eos_token_id"],
-            "pad_token_id": facts["tokenizer.ggml.padding_token_id"]}
+    ends = {
+        "bos_token_id": facts["tokenizer.ggml.bos_token_id"],
+        "eos_token_id": facts["tokenizer.ggml.eos_token_id"],
+        "pad_token_id": facts["tokenizer.ggml.padding_token_id"],
+    }
     _write_json(directory / "generation_config.json", ends)
     _write_json(directory / "tokenizer.json", _tokenizer(facts))
     _write_json(directory / "tokenizer_config.json", _tokenizer_config(facts))
@@ -67,8 +70,11 @@ def _write_weights(reader: Any, facts: dict[str, Any], path: Path) -> set[str]:
         if ".attn_q." in tensor.name or ".attn_k." in tensor.name:
             values = _unpermute(values, heads if ".attn_q." in tensor.name else kv_heads)
         blob = _bfloat16(values)
-        header[_name(tensor.name)] = {"dtype": "BF16", "shape": list(values.shape),
-                                      "data_offsets": [offset, offset + len(blob)]}
+        header[_name(tensor.name)] = {
+            "dtype": "BF16",
+            "shape": list(values.shape),
+            "data_offsets": [offset, offset + len(blob)],
+        }
         blobs.append(blob)
         offset += len(blob)
     text = json.dumps(header).encode()

@@ -46,9 +46,20 @@ class Check:
 class Swap:
     """Owns the versions: the only writer of `policy_version`, `promotion` and the pointers."""
 
-    def __init__(self, *, database: Database, writer: Writer, engine: Engine, pointers: Pointers, base: Path,
-                 root: Path, validate: Callable[[Path, str], None], open_versions: Callable[[], set[int]],
-                 held_versions: Callable[[], set[int]], settings: VersionSettings) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        writer: Writer,
+        engine: Engine,
+        pointers: Pointers,
+        base: Path,
+        root: Path,
+        validate: Callable[[Path, str], None],
+        open_versions: Callable[[], set[int]],
+        held_versions: Callable[[], set[int]],
+        settings: VersionSettings,
+    ) -> None:
         self._database = database
         self._writer = writer
         self._engine = engine
@@ -59,14 +70,24 @@ class Swap:
         self._open_versions = open_versions
         self._settings = settings
         self._one_at_a_time = asyncio.Lock()
-        self.residency = Residency(settings, database=database, engine=engine, pointers=pointers,
-                                   swapping=self._one_at_a_time, load=self._serve, held=held_versions)
+        self.residency = Residency(
+            settings,
+            database=database,
+            engine=engine,
+            pointers=pointers,
+            swapping=self._one_at_a_time,
+            load=self._serve,
+            held=held_versions,
+        )
 
     async def start(self) -> None:
         """Register the base model at the first start; start the engine on the champion."""
         await self._writer.write(lambda session: versions.register_base(session, self._pointers.name, self._base.path))
-        await self._write(sa.update(PolicyVersionRow).where(PolicyVersionRow.state == "loading").values(
-            state="failed", reason="the server stopped while it was loading"))
+        await self._write(
+            sa.update(PolicyVersionRow)
+            .where(PolicyVersionRow.state == "loading")
+            .values(state="failed", reason="the server stopped while it was loading")
+        )
         champion, head = await asyncio.to_thread(self._read, versions.read_pointers)
         self._pointers.champion, self._pointers.head = champion.version, champion.version
         await self._engine.start(self._base, champion)
@@ -74,8 +95,9 @@ class Swap:
             await self._engine.load(head)
             self._pointers.head = head.version
         await self._go_on_with_canary()
-        await asyncio.to_thread(disk.delete, await asyncio.to_thread(
-            self._read, lambda session: disk.left_behind(session, self._root)))
+        await asyncio.to_thread(
+            disk.delete, await asyncio.to_thread(self._read, lambda session: disk.left_behind(session, self._root))
+        )
 
     async def publish(self, request: PolicyPublish) -> PolicyView:
         """Take a new version into service; the same manifest again gives the same version.
@@ -92,9 +114,17 @@ class Swap:
                 return known
             path = Path(request.path)
             kind = await asyncio.to_thread(self._verify, path, request.manifest_sha256)
-            row = PolicyVersionRow(name=self._pointers.name, state="loading", kind=kind, path=str(path),
-                                   manifest_sha256=request.manifest_sha256, parent=self._pointers.head,
-                                   run_id=request.run_id, step=request.step, created_at=time.time())
+            row = PolicyVersionRow(
+                name=self._pointers.name,
+                state="loading",
+                kind=kind,
+                path=str(path),
+                manifest_sha256=request.manifest_sha256,
+                parent=self._pointers.head,
+                run_id=request.run_id,
+                step=request.step,
+                created_at=time.time(),
+            )
             version = await self._writer.write(lambda session: versions.number(session, row))
             before = self._pointers.head
             try:
@@ -108,8 +138,13 @@ class Swap:
             if self._pointers.shared:
                 self._pointers.champion = version
             await self._writer.write(lambda session: self._accept(session, version, before, check, swap_s, request))
-            log.info("version %d serves after %.2f s (check: mean %.4f, max %.4f nats)", version, swap_s, check.mean,
-                     check.max)
+            log.info(
+                "version %d serves after %.2f s (check: mean %.4f, max %.4f nats)",
+                version,
+                swap_s,
+                check.mean,
+                check.max,
+            )
             await self._tidy()
             return await self._view(version)
 
@@ -153,7 +188,8 @@ class Swap:
             canary = promoted and self._pointers.share > 0
             await self._serve(candidate if promoted else approved)
             recorded = await self._writer.write(
-                lambda session: ledger.settle(session, run_id, evidence, approved, canary=canary))
+                lambda session: ledger.settle(session, run_id, evidence, approved, canary=canary)
+            )
             if recorded:
                 became = "the canary" if canary else "promoted" if promoted else "rejected"
                 log.info("run %s: version %d is %s", run_id, candidate, became)
@@ -163,8 +199,9 @@ class Swap:
                 self._pointers.canary = candidate
             await self._tidy()
 
-    async def end_canary(self, row_id: int, candidate: int, *, promote: bool, reason: str,
-                         evidence: LiveEvidence | None) -> None:
+    async def end_canary(
+        self, row_id: int, candidate: int, *, promote: bool, reason: str, evidence: LiveEvidence | None
+    ) -> None:
         """Make the canary the champion, or undo it; nothing happens where that row of the ledger has been overtaken.
 
         Raises:
@@ -174,8 +211,9 @@ class Swap:
         async with self._one_at_a_time:
             to = candidate if promote else self._pointers.champion
             await self._serve(to)
-            if await self._writer.write(lambda session: ledger.settle_canary(
-                    session, row_id, promote=promote, reason=reason, evidence=evidence)):
+            if await self._writer.write(
+                lambda session: ledger.settle_canary(session, row_id, promote=promote, reason=reason, evidence=evidence)
+            ):
                 log.info("the canary, version %d, is %s: %s", candidate, "promoted" if promote else "rejected", reason)
                 self._point(to, undone=candidate)
             await self._tidy()
@@ -211,6 +249,7 @@ class Swap:
         Raises:
             NotFound: no such version, or its weights are gone.
         """
+
         def change(session: Session) -> None:
             versions.ready_version(session, version).pinned = pinned
 
@@ -257,36 +296,46 @@ class Swap:
         served = await self._engine.spot_check(version, probe.token_ids)
         gaps = [abs(a - b) for a, b in zip(served, probe.logprobs, strict=True) if a is not None]
         if len(gaps) < min(LEAST_CHECKED, len(served)):
-            raise Conflict(f"of the probe's tokens only {len(gaps)} are among those that the engine holds likely: what "
-                           "was loaded is not what was trained", code="check_failed")
+            raise Conflict(
+                f"of the probe's tokens only {len(gaps)} are among those that the engine holds likely: what "
+                "was loaded is not what was trained",
+                code="check_failed",
+            )
         check = Check(sum(gaps) / len(gaps), max(gaps))
         if not check.mean <= self._engine.check_tolerance:
             raise Conflict(
                 f"the engine's logprobs differ from the learner's by {check.mean:.4f} nats on average (at most "
                 f"{self._engine.check_tolerance} is numerics): what was loaded is not what was trained",
-                code="check_failed")
+                code="check_failed",
+            )
         return check
 
     async def _take_back(self, version: int, before: int, reason: str) -> None:
         """Return to the version before a failed one."""
-        change = sa.update(PolicyVersionRow).where(PolicyVersionRow.version == version).values(
-            state="failed", reason=reason)
+        change = (
+            sa.update(PolicyVersionRow).where(PolicyVersionRow.version == version).values(state="failed", reason=reason)
+        )
         await self._write(change)
         log.error("version %d is refused: %s", version, reason)
         if version in self._engine.versions:
             if self._pointers.shared:
-                await self._engine.load(await asyncio.to_thread(
-                    self._read, lambda session: versions.weights_of(session, before)))
+                await self._engine.load(
+                    await asyncio.to_thread(self._read, lambda session: versions.weights_of(session, before))
+                )
             else:
                 await self._engine.unload(version)
 
     async def _write(self, change: sa.Update) -> None:
         await self._writer.write(lambda session: session.execute(change))
 
-    def _accept(self, session: Session, version: int, before: int, check: Check, swap_s: float,
-                request: PolicyPublish) -> None:
-        session.execute(sa.update(PolicyVersionRow).where(PolicyVersionRow.version == version).values(
-            state="ready", check_mean=check.mean, check_max=check.max, swap_s=swap_s))
+    def _accept(
+        self, session: Session, version: int, before: int, check: Check, swap_s: float, request: PolicyPublish
+    ) -> None:
+        session.execute(
+            sa.update(PolicyVersionRow)
+            .where(PolicyVersionRow.version == version)
+            .values(state="ready", check_mean=check.mean, check_max=check.max, swap_s=swap_s)
+        )
         session.execute(sa.update(RunRow).where(RunRow.id == request.run_id).values(last_version=version))
         if self._pointers.shared:
             reason = "one engine of full weights: live traffic gets each new version"

@@ -47,9 +47,13 @@ def with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
     calls = message.get("tool_calls")
     if not calls:
         return message
-    return {**message, "tool_calls": [
-        {**call, "function": {**call["function"], "arguments": _parsed(call["function"].get("arguments"))}}
-        for call in calls]}
+    return {
+        **message,
+        "tool_calls": [
+            {**call, "function": {**call["function"], "arguments": _parsed(call["function"].get("arguments"))}}
+            for call in calls
+        ],
+    }
 
 
 def call_schema(tools: Tools, name: str | None) -> dict[str, Any]:
@@ -61,12 +65,15 @@ def call_schema(tools: Tools, name: str | None) -> dict[str, Any]:
     wanted = [tool["function"] for tool in tools if name in (None, tool["function"]["name"])]
     if not wanted:
         raise BadRequest(f"tool_choice names {name!r}, which is not among the tools", param="tool_choice")
-    choices = [{
-        "type": "object",
-        "properties": {"name": {"enum": [tool["name"]]}, "arguments": tool.get("parameters") or {"type": "object"}},
-        "required": ["name", "arguments"],
-        "additionalProperties": False,
-    } for tool in wanted]
+    choices = [
+        {
+            "type": "object",
+            "properties": {"name": {"enum": [tool["name"]]}, "arguments": tool.get("parameters") or {"type": "object"}},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for tool in wanted
+    ]
     return choices[0] if len(choices) == 1 else {"anyOf": choices}
 
 

@@ -209,10 +209,22 @@ class Turns:
 
     def again(self, recorded: list[Recorded]) -> list[Turn]:
         """Return the turns of a request that was answered before."""
-        return [Turn.recorded(Answer(
-            turn_id=r.turn.id, episode_id=r.turn.episode_id, message=r.turn.answer, finish_reason=r.turn.finish_reason,
-            prompt_tokens=r.turn.prompt_tokens, token_ids=r.token_ids, logprobs=r.logprobs, top_logprobs=None,
-            version=r.turn.policy_version or 0)) for r in recorded]
+        return [
+            Turn.recorded(
+                Answer(
+                    turn_id=r.turn.id,
+                    episode_id=r.turn.episode_id,
+                    message=r.turn.answer,
+                    finish_reason=r.turn.finish_reason,
+                    prompt_tokens=r.turn.prompt_tokens,
+                    token_ids=r.token_ids,
+                    logprobs=r.logprobs,
+                    top_logprobs=None,
+                    version=r.turn.policy_version or 0,
+                )
+            )
+            for r in recorded
+        ]
 
     def check(self, ask: Ask) -> list[int]:
         """Refuse a conversation that could not be answered, before an episode is opened; return its rendered ids.
@@ -232,9 +244,17 @@ class Turns:
         """Record an answer that the policy did not sample (an oracle's, a person's)."""
         prompt, _ = self._prompt(episode, Ask(messages, SamplingParams(1)))
         answer_ids = [*self._renderer.tokenizer.encode(text), *self._renderer.end_ids]
-        await self._recorder.record(episode, NewTurn(
-            id=new_id("turn"), index=self._episodes.begin_turn(episode)[0], digest=digest(messages), prompt=prompt,
-            answer={"role": "assistant", "content": text}, spans=[Span(None, answer_ids, None)]))
+        await self._recorder.record(
+            episode,
+            NewTurn(
+                id=new_id("turn"),
+                index=self._episodes.begin_turn(episode)[0],
+                digest=digest(messages),
+                prompt=prompt,
+                answer={"role": "assistant", "content": text},
+                spans=[Span(None, answer_ids, None)],
+            ),
+        )
 
     def text_of(self, token_id: int) -> str:
         """Return one token's text."""
@@ -255,8 +275,11 @@ class Turns:
         if not self._engine.available:
             raise EngineError("the engine is starting; try again in a moment")
         if (ask.call is not None or ask.sampling.json_schema is not None) and not self._engine.constrains:
-            raise BadRequest("this engine cannot hold an answer to a schema: response_format and a forced tool_choice "
-                             "need the engine vllm", code="unsupported_parameter")
+            raise BadRequest(
+                "this engine cannot hold an answer to a schema: response_format and a forced tool_choice "
+                "need the engine vllm",
+                code="unsupported_parameter",
+            )
 
     def _room(self, prompt_ids: list[int]) -> int:
         """Return how many tokens an answer may have."""
@@ -264,7 +287,9 @@ class Turns:
         if room < 1:
             raise ContextTooLong(
                 f"the prompt has {len(prompt_ids)} tokens; the model's context is {self._engine.context_tokens} tokens "
-                "for prompt and answer", param="messages")
+                "for prompt and answer",
+                param="messages",
+            )
         return room
 
     def _prompt(self, episode: Episode, ask: Ask, whole_ids: list[int] | None = None) -> tuple[Prompt, AnswerFormat]:
@@ -293,11 +318,26 @@ class Turns:
         forked = episode.newest is not None if parent is None else hashes[known - 1] != episode.newest
         prompt = Prompt(recorded + new_ids, parent, new_ids, ask.messages[known:], hashes[-1], forked)
         return prompt, AnswerFormat(
-            ask.sampling.stop, tools=bool(ask.tools) and ask.reads_calls, reasons=self._renderer.reasons, begins=begins,
-            grammar=grammar, one_call=not ask.parallel_calls)
+            ask.sampling.stop,
+            tools=bool(ask.tools) and ask.reads_calls,
+            reasons=self._renderer.reasons,
+            begins=begins,
+            grammar=grammar,
+            one_call=not ask.parallel_calls,
+        )
 
-    async def _take(self, turn: Turn, episode: Episode, ask: Ask, prompt: Prompt, form: AnswerFormat, version: int,
-                    index: int, choice: int, room: int) -> Answer:
+    async def _take(
+        self,
+        turn: Turn,
+        episode: Episode,
+        ask: Ask,
+        prompt: Prompt,
+        form: AnswerFormat,
+        version: int,
+        index: int,
+        choice: int,
+        room: int,
+    ) -> Answer:
         began = time.perf_counter()
         reader = AnswerReader(self._renderer.tokenizer, form)
         params = replace(_params(ask, choice, room), stop_ids=self._renderer.stop_ids)
@@ -315,11 +355,23 @@ class Turns:
             turn.show(reader.finish())
             finish_reason = next((p.finish_reason for p in reversed(pieces) if p.finish_reason), "abort")
             spans = _spans(pieces)
-            await self._recorder.record(episode, NewTurn(
-                id=turn.id, index=index, digest=ask.digest, prompt=prompt, spans=spans, answer=reader.message,
-                finish_reason=finish_reason, temperature=params.temperature, choice=choice,
-                idempotency_key=ask.idempotency_key, duration_ms=1000 * (time.perf_counter() - began),
-                untrainable_reason=_untrainable(params, spans, turn.abandoned, finish_reason)))
+            await self._recorder.record(
+                episode,
+                NewTurn(
+                    id=turn.id,
+                    index=index,
+                    digest=ask.digest,
+                    prompt=prompt,
+                    spans=spans,
+                    answer=reader.message,
+                    finish_reason=finish_reason,
+                    temperature=params.temperature,
+                    choice=choice,
+                    idempotency_key=ask.idempotency_key,
+                    duration_ms=1000 * (time.perf_counter() - began),
+                    untrainable_reason=_untrainable(params, spans, turn.abandoned, finish_reason),
+                ),
+            )
         except EngineError as error:
             episode.turns -= choice == 0
             await self._episodes.end(episode, "error", error_class=type(error).__name__, reason=error.message)
@@ -330,11 +382,16 @@ class Turns:
         finally:
             turn.deltas.put_nowait(None)
         return Answer(
-            turn_id=turn.id, episode_id=episode.id, message=reader.message, finish_reason=finish_reason,
-            prompt_tokens=len(prompt.ids), token_ids=[t for p in pieces for t in p.token_ids],
+            turn_id=turn.id,
+            episode_id=episode.id,
+            message=reader.message,
+            finish_reason=finish_reason,
+            prompt_tokens=len(prompt.ids),
+            token_ids=[t for p in pieces for t in p.token_ids],
             logprobs=[x for p in pieces for x in p.logprobs],
             top_logprobs=[x for p in pieces for x in p.top_logprobs or []] if params.top_logprobs else None,
-            version=pieces[-1].version if pieces else version)
+            version=pieces[-1].version if pieces else version,
+        )
 
     def _finished(self, done: asyncio.Task[Answer], turn: Turn, episode: Episode, turns: list[Turn]) -> None:
         del self._running[done]

@@ -40,8 +40,10 @@ def ready_version(session: Session, version: int) -> PolicyVersionRow:
 
 def read_pointers(session: Session) -> tuple[Weights, Weights]:
     """Return champion and head, as the ledger has them."""
-    return (_weights(session.get_one(PolicyVersionRow, ledger.champion(session))),
-            _weights(session.get_one(PolicyVersionRow, ledger.head(session))))
+    return (
+        _weights(session.get_one(PolicyVersionRow, ledger.champion(session))),
+        _weights(session.get_one(PolicyVersionRow, ledger.head(session))),
+    )
 
 
 def listed(session: Session, only: int | None = None) -> Sequence[PolicyVersionRow]:
@@ -54,8 +56,9 @@ def listed(session: Session, only: int | None = None) -> Sequence[PolicyVersionR
 
 def published(session: Session, sha256: str) -> PolicyVersionRow | None:
     """Return the version that a manifest was published as."""
-    return session.scalar(sa.select(PolicyVersionRow).where(
-        PolicyVersionRow.manifest_sha256 == sha256, PolicyVersionRow.state == "ready"))
+    return session.scalar(
+        sa.select(PolicyVersionRow).where(PolicyVersionRow.manifest_sha256 == sha256, PolicyVersionRow.state == "ready")
+    )
 
 
 def register_base(session: Session, name: str, base: Path) -> None:
@@ -66,20 +69,24 @@ def register_base(session: Session, name: str, base: Path) -> None:
     """
     row = session.get(PolicyVersionRow, 0)
     if row is None:
-        session.add(PolicyVersionRow(version=0, name=name, state="ready", kind="base", path=str(base),
-                                     created_at=time.time()))
+        session.add(
+            PolicyVersionRow(version=0, name=name, state="ready", kind="base", path=str(base), created_at=time.time())
+        )
         session.flush()
         session.add(ledger.entry(None, 0, "first", "the base model", ledger.BY_SWAP))
     elif row.path != str(base):
-        raise Conflict(f"this database began with the model {row.path}, not {base}: use another data directory for "
-                       "another model", code="other_base_model")
+        raise Conflict(
+            f"this database began with the model {row.path}, not {base}: use another data directory for another model",
+            code="other_base_model",
+        )
 
 
 def number(session: Session, row: PolicyVersionRow) -> int:
     """Give a row the next version number and its step's horizon, and store it."""
     row.version = (session.scalar(sa.select(sa.func.max(PolicyVersionRow.version))) or 0) + 1
-    row.horizon = session.scalar(sa.select(BatchRow.horizon).where(
-        BatchRow.run_id == row.run_id, BatchRow.step == row.step))
+    row.horizon = session.scalar(
+        sa.select(BatchRow.horizon).where(BatchRow.run_id == row.run_id, BatchRow.step == row.step)
+    )
     session.add(row)
     return row.version
 
@@ -87,12 +94,27 @@ def number(session: Session, row: PolicyVersionRow) -> int:
 def view(row: PolicyVersionRow, pointers: Pointers, engine: Engine) -> PolicyView:
     """Return a version as a message."""
     return PolicyView(
-        name=row.name, version=row.version, id=f"{row.name}@{row.version}", kind=row.kind,  # type: ignore[arg-type]
-        path=row.path, manifest_sha256=row.manifest_sha256, parent=row.parent, run_id=row.run_id, step=row.step,
-        horizon=row.horizon, champion=row.version == pointers.champion, canary=row.version == pointers.canary,
-        head=row.version == pointers.head, loaded=row.version in engine.versions, kept=row.state == "ready",
-        pinned=row.pinned, swap_s=row.swap_s, check_mean=row.check_mean, check_max=row.check_max,
-        created_at=row.created_at)
+        name=row.name,
+        version=row.version,
+        id=f"{row.name}@{row.version}",
+        kind=row.kind,  # type: ignore[arg-type]
+        path=row.path,
+        manifest_sha256=row.manifest_sha256,
+        parent=row.parent,
+        run_id=row.run_id,
+        step=row.step,
+        horizon=row.horizon,
+        champion=row.version == pointers.champion,
+        canary=row.version == pointers.canary,
+        head=row.version == pointers.head,
+        loaded=row.version in engine.versions,
+        kept=row.state == "ready",
+        pinned=row.pinned,
+        swap_s=row.swap_s,
+        check_mean=row.check_mean,
+        check_max=row.check_max,
+        created_at=row.created_at,
+    )
 
 
 def _weights(row: PolicyVersionRow) -> Weights:

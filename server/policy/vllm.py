@@ -250,8 +250,10 @@ class VllmEngine:
         if version not in self.versions:
             raise NotFound(f"version {version} is not loaded")
         if len(token_ids) >= self.context_tokens:
-            raise ContextTooLong(f"scoring {len(token_ids)} tokens needs a context of one more than that, and it is "
-                                 f"{self.context_tokens}")
+            raise ContextTooLong(
+                f"scoring {len(token_ids)} tokens needs a context of one more than that, and it is "
+                f"{self.context_tokens}"
+            )
         version = await self._ready(version)
         sampling = {"max_tokens": 1, "prompt_logprobs": 0}
         body = {"model": self._model(version), "token_ids": token_ids, "sampling_params": sampling}
@@ -328,8 +330,11 @@ class VllmEngine:
                 await self._replace(weights, directory)
             except (UpturnError, OSError) as error:
                 self._fail()
-                raise EngineError(f"vLLM could not load version {weights.version}: {error}. It is started again with "
-                                  "the weights before", retry_after_s=RESTART_S) from error
+                raise EngineError(
+                    f"vLLM could not load version {weights.version}: {error}. It is started again with "
+                    "the weights before",
+                    retry_after_s=RESTART_S,
+                ) from error
             finally:
                 self._settled.set()
             self._replaced = (self._replaced | self.versions) - {weights.version}

@@ -31,8 +31,9 @@ class Tokens:
         self.ids += ids
         self._entries += entries
 
-    def pieces(self, spans: list[Span], first: int, top: int, finish: FinishReason | None = None, *,
-               replaced: bool = False) -> Iterator[Piece]:
+    def pieces(
+        self, spans: list[Span], first: int, top: int, finish: FinishReason | None = None, *, replaced: bool = False
+    ) -> Iterator[Piece]:
         """Yield the tokens cut where the version changes.
 
         Args:
@@ -47,8 +48,14 @@ class Tokens:
             entries = self._entries[begin:end]
             alternatives = [{t["token_id"]: t["logprob"] for t in entry["top_logprobs"]} for entry in entries]
             last = number == max(len(cuts), 1) - 1
-            yield Piece(self.ids[begin:end], [entry["logprob"] for entry in entries], version, finish if last else None,
-                        alternatives if top else None, spans if last and replaced else None)
+            yield Piece(
+                self.ids[begin:end],
+                [entry["logprob"] for entry in entries],
+                version,
+                finish if last else None,
+                alternatives if top else None,
+                spans if last and replaced else None,
+            )
 
 
 def read_spans(choice: dict[str, Any], tokens: int) -> list[Span]:
@@ -69,6 +76,7 @@ def check_spans(spans: list[Span], version: int, sure: int) -> None:
     """The first `sure` tokens must be of the version they were passed on with: no replacement had begun."""
     if sure and (spans[0][0] != version or spans[0][2] < sure):
         raise EngineError(f"vLLM sampled with versions {spans}, not with {version}: something else changed its weights")
+
 
 def error_of(status: int, message: str) -> UpturnError:
     """Return vLLM's error as ours."""

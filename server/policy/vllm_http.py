@@ -28,10 +28,15 @@ class VllmHttp:
     def __init__(self, on_failure: Callable[[], object]) -> None:
         self.url = ""
         self._on_failure = on_failure
-        self._session, self._once = (aiohttp.ClientSession(
-            connector=connector, timeout=aiohttp.ClientTimeout(total=None, sock_connect=60), read_bufsize=2**20)
-            for connector in (aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
-                              aiohttp.TCPConnector(limit=0, force_close=True)))
+        self._session, self._once = (
+            aiohttp.ClientSession(
+                connector=connector, timeout=aiohttp.ClientTimeout(total=None, sock_connect=60), read_bufsize=2**20
+            )
+            for connector in (
+                aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+                aiohttp.TCPConnector(limit=0, force_close=True),
+            )
+        )
         # The first keeps connections for the next answers; the second makes a new one for each request, since vLLM
         # drops kept ones after an error, or when they were idle.
 
@@ -40,8 +45,9 @@ class VllmHttp:
         for session in (self._session, self._once):
             await session.close()
 
-    async def choices(self, model: str, prompt_ids: list[int], sampling: dict[str, Any], whole: bool
-                       ) -> AsyncGenerator[dict[str, Any], None]:
+    async def choices(
+        self, model: str, prompt_ids: list[int], sampling: dict[str, Any], whole: bool
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the answer, in vLLM's chunks or whole. Closing this closes the connection: vLLM stops sampling."""
         body = {"model": model, "token_ids": prompt_ids, "sampling_params": sampling, "stream": not whole}
         try:

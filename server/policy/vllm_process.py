@@ -57,8 +57,9 @@ class VllmProcess:
             EngineError: vLLM is not installed, ended while starting (with what its log says), or took too long.
         """
         if importlib.util.find_spec("vllm") is None:
-            raise EngineError("vLLM is not installed in this Python: install the extra `cpu` or `gpu`, or choose the "
-                              "engine `local`")
+            raise EngineError(
+                "vLLM is not installed in this Python: install the extra `cpu` or `gpu`, or choose the engine `local`"
+            )
         port = self._options.port or _free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,8 +67,12 @@ class VllmProcess:
             self._log_begin = log.tell()
             self._process = await asyncio.create_subprocess_exec(
                 *watched(command(self._options, self._model, port)),
-                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=asyncio.subprocess.STDOUT,
-                cwd=self.log_path.parent, env={**os.environ, **environment(self._options)}, start_new_session=True,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=asyncio.subprocess.STDOUT,
+                cwd=self.log_path.parent,
+                env={**os.environ, **environment(self._options)},
+                start_new_session=True,
             )
         try:
             await self._wait_until_healthy()
@@ -110,8 +115,10 @@ class VllmProcess:
         self._progress(f"starting vLLM on {self.url} with {self._model}; its log is {self.log_path}")
         while not await answers(self.url):
             if self._process.returncode is not None:
-                raise EngineError(f"vLLM ended while starting (status {self._process.returncode}). Its log "
-                                  f"{self.log_path} says:\n{self.why_ended()}")
+                raise EngineError(
+                    f"vLLM ended while starting (status {self._process.returncode}). Its log "
+                    f"{self.log_path} says:\n{self.why_ended()}"
+                )
             waited = time.monotonic() - started
             if waited > self._options.start_timeout_s:
                 raise EngineError(f"vLLM did not answer within {waited:.0f} s; see {self.log_path}")
@@ -180,8 +187,15 @@ def command(options: VllmOptions, model: Path, port: int) -> list[str]:
         line += ["--gpu-memory-utilization", str(options.gpu_memory_utilization)]
     if options.lora:
         rank = next((rank for rank in _RANKS if rank >= options.max_lora_rank), _RANKS[-1])
-        line += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(options.max_loras),
-                 "--max-cpu-loras", str(max(options.max_cpu_loras, options.max_loras))]
+        line += [
+            "--enable-lora",
+            "--max-lora-rank",
+            str(rank),
+            "--max-loras",
+            str(options.max_loras),
+            "--max-cpu-loras",
+            str(max(options.max_cpu_loras, options.max_loras)),
+        ]
     return [*line, *options.extra_args]
 
 

@@ -75,8 +75,10 @@ def validate_full(directory: Path, base_directory: Path) -> None:
     if tied is not None:
         expected[HEAD] = base[tied].shape
         if HEAD not in given:
-            raise _bad(f"{directory}: {HEAD} is missing; the base ties it to {tied}, but an engine reloads it only "
-                       "from a copy of its own, so write one")
+            raise _bad(
+                f"{directory}: {HEAD} is missing; the base ties it to {tied}, but an engine reloads it only "
+                "from a copy of its own, so write one"
+            )
     for name, shape in expected.items():
         if name not in given:
             raise _bad(f"{directory}: {name} is missing")

@@ -34,14 +34,19 @@ def read_conversation(database: Database, turn_id: str, *, owner: str, episode_i
     """
     mine = sa.or_(EpisodeRow.owner_hash == owner, EpisodeRow.id == episode_id)
     with database.read() as session:
-        turn = session.scalar(sa.select(TurnRow).join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id)
-                              .where(TurnRow.id == turn_id, mine))
+        turn = session.scalar(
+            sa.select(TurnRow).join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id).where(TurnRow.id == turn_id, mine)
+        )
         if turn is None:
             return None
-        turns = {row.id: row for row in session.scalars(
-            sa.select(TurnRow).where(TurnRow.episode_id == turn.episode_id))}
-        nodes = session.execute(sa.select(NodeRow.id, NodeRow.turn_id, NodeRow.parent_id).where(
-            NodeRow.episode_id == turn.episode_id).order_by(NodeRow.id.desc())).all()
+        turns = {
+            row.id: row for row in session.scalars(sa.select(TurnRow).where(TurnRow.episode_id == turn.episode_id))
+        }
+        nodes = session.execute(
+            sa.select(NodeRow.id, NodeRow.turn_id, NodeRow.parent_id)
+            .where(NodeRow.episode_id == turn.episode_id)
+            .order_by(NodeRow.id.desc())
+        ).all()
     owners = {node.id: node.turn_id for node in nodes}
     parents = {node.turn_id: node.parent_id for node in nodes}  # The last one seen is a turn's first: its prompt.
     path = [turn]

@@ -111,8 +111,9 @@ def hash_of(key: str) -> str:
 class Episodes:
     """All episodes: the open ones in memory, every one in the database."""
 
-    def __init__(self, database: Database, writer: Writer,
-                 on_end: Callable[[str, str | None], None] | None = None) -> None:
+    def __init__(
+        self, database: Database, writer: Writer, on_end: Callable[[str, str | None], None] | None = None
+    ) -> None:
         self._database = database
         self._writer = writer
         self._on_end = on_end
@@ -120,23 +121,50 @@ class Episodes:
         self.when_ended: list[Callable[[str], None]] = []
         """Called with the id of each episode that ends or is erased, to release what it held."""
 
-    async def open(self, request: EpisodeOpen, *, policy_version: int, horizon: int, play_id: str | None = None,
-                   purpose: str = "other", owner_hash: str | None = None, episode_id: str | None = None
-                   ) -> tuple[Episode, str]:
+    async def open(
+        self,
+        request: EpisodeOpen,
+        *,
+        policy_version: int,
+        horizon: int,
+        play_id: str | None = None,
+        purpose: str = "other",
+        owner_hash: str | None = None,
+        episode_id: str | None = None,
+    ) -> tuple[Episode, str]:
         """Begin an episode; return it and its own API key, which is stored only as a hash.
 
         Its row goes to the database with its first turn, or when somebody waits for `opened()`: that has to come
         before anybody hears of the episode. `episode_id` is its id, where that was made before.
         """
-        episode = Episode(id=episode_id or new_id("ep"), environment=request.environment, task=request.task,
-                          seed=request.seed, horizon=horizon, policy_version=policy_version, purpose=purpose,
-                          trainable=request.trainable and purpose != "evaluation")
+        episode = Episode(
+            id=episode_id or new_id("ep"),
+            environment=request.environment,
+            task=request.task,
+            seed=request.seed,
+            horizon=horizon,
+            policy_version=policy_version,
+            purpose=purpose,
+            trainable=request.trainable and purpose != "evaluation",
+        )
         key = f"{EPISODE_KEY}{secrets.token_urlsafe(24)}"
         row = {
-            "id": episode.id, "status": "open", "environment": request.environment, "task": request.task,
-            "seed": request.seed, "horizon": horizon, "group_key": request.group, "play_id": play_id,
-            "purpose": purpose, "policy_version": policy_version, "trainable": episode.trainable,
-            "key_hash": hash_of(key), "owner_hash": owner_hash, "details": request.metadata, "opened_at": time.time()}
+            "id": episode.id,
+            "status": "open",
+            "environment": request.environment,
+            "task": request.task,
+            "seed": request.seed,
+            "horizon": horizon,
+            "group_key": request.group,
+            "play_id": play_id,
+            "purpose": purpose,
+            "policy_version": policy_version,
+            "trainable": episode.trainable,
+            "key_hash": hash_of(key),
+            "owner_hash": owner_hash,
+            "details": request.metadata,
+            "opened_at": time.time(),
+        }
         self._remember(episode)
         episode.unwritten, episode.write = row, self._write
         return episode, key
@@ -157,17 +185,23 @@ class Episodes:
 
     async def find_live(self, owner_hash: str, hashes: list[str]) -> str | None:
         """Return the open live episode of this key that has recorded the longest beginning of a conversation."""
+
         def search() -> str | None:
             found = (
                 sa.select(NodeRow.episode_id, NodeRow.chain_hash)
                 .join(EpisodeRow, EpisodeRow.id == NodeRow.episode_id)
-                .where(EpisodeRow.owner_hash == owner_hash, EpisodeRow.status == "open",
-                       EpisodeRow.environment.is_(None), NodeRow.chain_hash.in_(hashes))
+                .where(
+                    EpisodeRow.owner_hash == owner_hash,
+                    EpisodeRow.status == "open",
+                    EpisodeRow.environment.is_(None),
+                    NodeRow.chain_hash.in_(hashes),
+                )
                 .order_by(NodeRow.id.desc())
             )
             with self._database.read() as session:
                 rows = session.execute(found).all()
             return max(rows, key=lambda row: hashes.index(row.chain_hash)).episode_id if rows else None
+
         return await asyncio.to_thread(search)
 
     def begin_turn(self, episode: Episode, count: int = 1) -> range:
@@ -183,17 +217,26 @@ class Episodes:
         episode.next_index += count
         return range(episode.next_index - count, episode.next_index)
 
-    async def end(self, episode: Episode, status: str, *, reason: str | None = None, error_class: str | None = None,
-                  success: bool | None = None) -> None:
+    async def end(
+        self,
+        episode: Episode,
+        status: str,
+        *,
+        reason: str | None = None,
+        error_class: str | None = None,
+        success: bool | None = None,
+    ) -> None:
         """End an episode; the first end counts, later ones change nothing."""
         if episode.ended is not None:
             return
         episode.ended = status
         self._forget(episode.id)
         await episode.opened()
-        change = (sa.update(EpisodeRow).where(EpisodeRow.id == episode.id, EpisodeRow.status == "open")
-                  .values(status=status, reason=reason, error_class=error_class, success=success,
-                          closed_at=time.time()))
+        change = (
+            sa.update(EpisodeRow)
+            .where(EpisodeRow.id == episode.id, EpisodeRow.status == "open")
+            .values(status=status, reason=reason, error_class=error_class, success=success, closed_at=time.time())
+        )
         await self._writer.write(lambda session: session.execute(change))
         if self._on_end is not None:
             self._on_end(status, error_class)
@@ -212,26 +255,44 @@ class Episodes:
             NotFound: no such episode or turn.
             Conflict: the idempotency key was used with other content, or the episode failed.
         """
+
         def record(session: Session) -> RewardView:
             episode = session.get(EpisodeRow, episode_id)
             if episode is None:
                 raise NotFound(f"no episode {episode_id!r}", code="episode_not_found")
             if episode.status == "error":
                 raise Conflict(f"episode {episode_id} failed ({episode.error_class})", code="episode_ended")
-            if request.turn is not None and session.scalar(sa.select(TurnRow.id).where(
-                    TurnRow.episode_id == episode_id, TurnRow.index == request.turn)) is None:
+            if (
+                request.turn is not None
+                and session.scalar(
+                    sa.select(TurnRow.id).where(TurnRow.episode_id == episode_id, TurnRow.index == request.turn)
+                )
+                is None
+            ):
                 raise NotFound(f"episode {episode_id} has no turn {request.turn}", param="turn", code="turn_not_found")
-            known = request.key is not None and session.scalar(sa.select(RewardRow).where(
-                RewardRow.episode_id == episode_id, RewardRow.key == request.key))
+            known = request.key is not None and session.scalar(
+                sa.select(RewardRow).where(RewardRow.episode_id == episode_id, RewardRow.key == request.key)
+            )
             if known:
                 if (known.value, known.source, known.turn_index) != (request.value, request.source, request.turn):
-                    raise Conflict(f"reward key {request.key!r} was used with other content", param="key",
-                                   code="idempotency_conflict")
+                    raise Conflict(
+                        f"reward key {request.key!r} was used with other content",
+                        param="key",
+                        code="idempotency_conflict",
+                    )
                 return reward_view(known)
-            row = RewardRow(id=new_id("rw"), episode_id=episode_id, turn_index=request.turn, value=request.value,
-                            source=request.source, key=request.key, created_at=time.time())
+            row = RewardRow(
+                id=new_id("rw"),
+                episode_id=episode_id,
+                turn_index=request.turn,
+                value=request.value,
+                source=request.source,
+                key=request.key,
+                created_at=time.time(),
+            )
             session.add(row)
             return reward_view(row)
+
         try:
             return await self._writer.write(record)
         except sa.exc.IntegrityError:  # Another server has recorded the same key, or erased the episode, just now.
@@ -239,8 +300,11 @@ class Episodes:
 
     async def fail_interrupted(self) -> int:
         """After a restart: environment episodes of the process before have lost their environment; return how many."""
-        change = (sa.update(EpisodeRow).where(EpisodeRow.status == "open", EpisodeRow.environment.is_not(None))
-                  .values(status="closed", trainable=False, closed_at=time.time(), reason="the server restarted"))
+        change = (
+            sa.update(EpisodeRow)
+            .where(EpisodeRow.status == "open", EpisodeRow.environment.is_not(None))
+            .values(status="closed", trainable=False, closed_at=time.time(), reason="the server restarted")
+        )
         return await self._writer.write(lambda session: int(session.execute(change).rowcount))  # type: ignore[attr-defined]
 
     def open_versions(self) -> set[int]:
@@ -283,17 +347,29 @@ class Episodes:
             row = session.get(EpisodeRow, episode_id)
             if row is None:
                 raise NotFound(f"no episode {episode_id!r}", code="episode_not_found")
-            turns = session.execute(sa.select(TurnRow.index, TurnRow.choice).where(
-                TurnRow.episode_id == episode_id)).all()
-            steps = session.scalar(sa.select(sa.func.count()).select_from(StepRow).where(
-                StepRow.episode_id == episode_id))
-            nodes = session.scalars(sa.select(NodeRow).where(NodeRow.episode_id == episode_id)
-                                    .order_by(NodeRow.id)).all()
-        episode = Episode(id=row.id, environment=row.environment, task=row.task, seed=row.seed, horizon=row.horizon,
-                          policy_version=row.policy_version, purpose=row.purpose, trainable=row.trainable,
-                          turns=sum(choice == 0 for _, choice in turns),
-                          next_index=max((index for index, _ in turns), default=-1) + 1, steps=steps or 0,
-                          ended=None if row.status == "open" else row.status)
+            turns = session.execute(
+                sa.select(TurnRow.index, TurnRow.choice).where(TurnRow.episode_id == episode_id)
+            ).all()
+            steps = session.scalar(
+                sa.select(sa.func.count()).select_from(StepRow).where(StepRow.episode_id == episode_id)
+            )
+            nodes = session.scalars(
+                sa.select(NodeRow).where(NodeRow.episode_id == episode_id).order_by(NodeRow.id)
+            ).all()
+        episode = Episode(
+            id=row.id,
+            environment=row.environment,
+            task=row.task,
+            seed=row.seed,
+            horizon=row.horizon,
+            policy_version=row.policy_version,
+            purpose=row.purpose,
+            trainable=row.trainable,
+            turns=sum(choice == 0 for _, choice in turns),
+            next_index=max((index for index, _ in turns), default=-1) + 1,
+            steps=steps or 0,
+            ended=None if row.status == "open" else row.status,
+        )
         ends: dict[int, Tail] = {}
         for node in nodes:
             parent = ends.get(node.parent_id) if node.parent_id is not None else None

@@ -30,9 +30,15 @@ def new_key() -> str:
 def create_key(session: Session, request: KeyCreate) -> KeyCreated:
     """Record a new key and return it, this once."""
     key = new_key()
-    row = ApiKeyRow(id=new_id("key"), key_hash=hash_of(key), name=request.name, scopes=sorted(set(request.scopes)),
-                    requests_per_minute=request.requests_per_minute, max_concurrent=request.max_concurrent,
-                    created_at=time.time())
+    row = ApiKeyRow(
+        id=new_id("key"),
+        key_hash=hash_of(key),
+        name=request.name,
+        scopes=sorted(set(request.scopes)),
+        requests_per_minute=request.requests_per_minute,
+        max_concurrent=request.max_concurrent,
+        created_at=time.time(),
+    )
     session.add(row)
     return KeyCreated(key=key, **dict(_view(row)))
 
@@ -72,5 +78,12 @@ def first_admin_key(session: Session) -> KeyCreated | None:
 
 
 def _view(row: ApiKeyRow) -> KeyView:
-    return KeyView(id=row.id, name=row.name, scopes=row.scopes, requests_per_minute=row.requests_per_minute,
-                   max_concurrent=row.max_concurrent, created_at=row.created_at, revoked_at=row.revoked_at)
+    return KeyView(
+        id=row.id,
+        name=row.name,
+        scopes=row.scopes,
+        requests_per_minute=row.requests_per_minute,
+        max_concurrent=row.max_concurrent,
+        created_at=row.created_at,
+        revoked_at=row.revoked_at,
+    )

@@ -183,8 +183,10 @@ class EpisodeRecord(Record):
                 raise ValueError(f"turn {turn.index} is there twice, or extends one that does not come before it")
             length = lengths[turn.extends] + len(turn.token_ids)
             if length != turn.prompt_tokens + turn.completion_tokens:
-                raise ValueError(f"turn {turn.index} and what it extends are {length} tokens, not "
-                                 f"{turn.prompt_tokens} + {turn.completion_tokens}")
+                raise ValueError(
+                    f"turn {turn.index} and what it extends are {length} tokens, not "
+                    f"{turn.prompt_tokens} + {turn.completion_tokens}"
+                )
             lengths[turn.index] = length
         return self
 
@@ -212,6 +214,7 @@ def arrow_schema() -> Any:
 
 def read_records(session: Session, episode_ids: Sequence[str]) -> list[EpisodeRecord]:
     """Return the records of some episodes, in the order of their ids."""
+
     def rows(table: type[Any], *order: Any) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = defaultdict(list)
         for row in session.scalars(sa.select(table).where(table.episode_id.in_(episode_ids)).order_by(*order)):
@@ -223,25 +226,64 @@ def read_records(session: Session, episode_ids: Sequence[str]) -> list[EpisodeRe
     rules = read_rules(session)
     runs: dict[str, list[TrainedRecord]] = defaultdict(list)
     for lineage, batch in session.execute(
-            sa.select(RunEpisodeRow, BatchRow).join(BatchRow, BatchRow.id == RunEpisodeRow.batch_id)
-            .where(RunEpisodeRow.episode_id.in_(episode_ids), BatchRow.state == "trained").order_by(BatchRow.id)):
-        runs[lineage.episode_id].append(TrainedRecord(
-            run_id=lineage.run_id, step=batch.step, policy_version=batch.policy_version, advantage=lineage.advantage,
-            trained_tokens=lineage.weight))
+        sa.select(RunEpisodeRow, BatchRow)
+        .join(BatchRow, BatchRow.id == RunEpisodeRow.batch_id)
+        .where(RunEpisodeRow.episode_id.in_(episode_ids), BatchRow.state == "trained")
+        .order_by(BatchRow.id)
+    ):
+        runs[lineage.episode_id].append(
+            TrainedRecord(
+                run_id=lineage.run_id,
+                step=batch.step,
+                policy_version=batch.policy_version,
+                advantage=lineage.advantage,
+                trained_tokens=lineage.weight,
+            )
+        )
     episodes = session.scalars(sa.select(EpisodeRow).where(EpisodeRow.id.in_(episode_ids)).order_by(EpisodeRow.id))
-    return [EpisodeRecord(
-        id=row.id, status=row.status, error_class=row.error_class, reason=row.reason,  # type: ignore[arg-type]
-        environment=row.environment, task=row.task, seed=row.seed, horizon=row.horizon, group=row.group_key,
-        purpose=row.purpose, policy_version=row.policy_version, trainable=row.trainable, success=row.success,
-        metadata=_text(row.details), opened_at=row.opened_at, closed_at=row.closed_at,
-        reward=rules.total((s.reward for s in steps[row.id]), ((r.source, r.value) for r in rewards[row.id])),
-        turns=_turns(turns[row.id], nodes[row.id]),
-        steps=[StepRecord(index=s.index, action=s.action, observation=s.observation, reward=s.reward,
-                          terminated=s.terminated, truncated=s.truncated, info=_text(s.info), created_at=s.created_at)
-               for s in steps[row.id]],
-        rewards=[RewardRecord(id=r.id, value=r.value, source=r.source, turn=r.turn_index, key=r.key,
-                              created_at=r.created_at) for r in rewards[row.id]],
-        runs=runs[row.id]) for row in episodes]
+    return [
+        EpisodeRecord(
+            id=row.id,
+            status=row.status,
+            error_class=row.error_class,
+            reason=row.reason,  # type: ignore[arg-type]
+            environment=row.environment,
+            task=row.task,
+            seed=row.seed,
+            horizon=row.horizon,
+            group=row.group_key,
+            purpose=row.purpose,
+            policy_version=row.policy_version,
+            trainable=row.trainable,
+            success=row.success,
+            metadata=_text(row.details),
+            opened_at=row.opened_at,
+            closed_at=row.closed_at,
+            reward=rules.total((s.reward for s in steps[row.id]), ((r.source, r.value) for r in rewards[row.id])),
+            turns=_turns(turns[row.id], nodes[row.id]),
+            steps=[
+                StepRecord(
+                    index=s.index,
+                    action=s.action,
+                    observation=s.observation,
+                    reward=s.reward,
+                    terminated=s.terminated,
+                    truncated=s.truncated,
+                    info=_text(s.info),
+                    created_at=s.created_at,
+                )
+                for s in steps[row.id]
+            ],
+            rewards=[
+                RewardRecord(
+                    id=r.id, value=r.value, source=r.source, turn=r.turn_index, key=r.key, created_at=r.created_at
+                )
+                for r in rewards[row.id]
+            ],
+            runs=runs[row.id],
+        )
+        for row in episodes
+    ]
 
 
 def erase_content(session: Session, episode_id: str) -> None:
@@ -253,29 +295,77 @@ def erase_content(session: Session, episode_id: str) -> None:
 def write_record(session: Session, record: EpisodeRecord) -> None:
     """Store an episode with all its rows; ids are the record's own, save the nodes', which a database gives itself."""
     row = session.get(EpisodeRow, record.id) or EpisodeRow(id=record.id)
-    for name in ("status", "error_class", "reason", "environment", "task", "seed", "horizon", "purpose",
-                 "policy_version", "trainable", "success", "opened_at", "closed_at"):
+    for name in (
+        "status",
+        "error_class",
+        "reason",
+        "environment",
+        "task",
+        "seed",
+        "horizon",
+        "purpose",
+        "policy_version",
+        "trainable",
+        "success",
+        "opened_at",
+        "closed_at",
+    ):
         setattr(row, name, getattr(record, name))
     row.group_key, row.details = record.group, json.loads(record.metadata)
     session.add(row)
     session.flush()
-    session.add_all(TurnRow(
-        id=turn.id, episode_id=record.id, index=turn.index, choice=turn.choice, digest=turn.digest,
-        messages=json.loads(turn.messages), answer=json.loads(turn.answer), finish_reason=turn.finish_reason,
-        prompt_tokens=turn.prompt_tokens, completion_tokens=turn.completion_tokens, policy_version=turn.policy_version,
-        temperature=turn.temperature, trainable=turn.trainable, untrainable_reason=turn.untrainable_reason,
-        forked=turn.forked, duration_ms=turn.duration_ms, created_at=turn.created_at) for turn in record.turns)
+    session.add_all(
+        TurnRow(
+            id=turn.id,
+            episode_id=record.id,
+            index=turn.index,
+            choice=turn.choice,
+            digest=turn.digest,
+            messages=json.loads(turn.messages),
+            answer=json.loads(turn.answer),
+            finish_reason=turn.finish_reason,
+            prompt_tokens=turn.prompt_tokens,
+            completion_tokens=turn.completion_tokens,
+            policy_version=turn.policy_version,
+            temperature=turn.temperature,
+            trainable=turn.trainable,
+            untrainable_reason=turn.untrainable_reason,
+            forked=turn.forked,
+            duration_ms=turn.duration_ms,
+            created_at=turn.created_at,
+        )
+        for turn in record.turns
+    )
     session.flush()
     ends: dict[int | None, int | None] = {None: None}
     for turn in record.turns:
         ends[turn.index] = _write_nodes(session, record.id, turn, ends[turn.extends])
-    session.add_all(StepRow(
-        episode_id=record.id, index=s.index, action=s.action, observation=s.observation, reward=s.reward,
-        terminated=s.terminated, truncated=s.truncated, info=json.loads(s.info), created_at=s.created_at)
-        for s in record.steps)
-    session.add_all(RewardRow(
-        id=r.id, episode_id=record.id, turn_index=r.turn, value=r.value, source=r.source, key=r.key,
-        created_at=r.created_at) for r in record.rewards)
+    session.add_all(
+        StepRow(
+            episode_id=record.id,
+            index=s.index,
+            action=s.action,
+            observation=s.observation,
+            reward=s.reward,
+            terminated=s.terminated,
+            truncated=s.truncated,
+            info=json.loads(s.info),
+            created_at=s.created_at,
+        )
+        for s in record.steps
+    )
+    session.add_all(
+        RewardRow(
+            id=r.id,
+            episode_id=record.id,
+            turn_index=r.turn,
+            value=r.value,
+            source=r.source,
+            key=r.key,
+            created_at=r.created_at,
+        )
+        for r in record.rewards
+    )
     session.flush()
 
 
@@ -289,18 +379,35 @@ def _turns(turns: Iterable[TurnRow], nodes: Iterable[NodeRow]) -> list[TurnRecor
     made = []
     for turn_id, path in own.items():
         turn, sizes = rows[turn_id], [len(node.token_ids) // 4 for node in path]
-        made.append(TurnRecord(
-            id=turn.id, index=turn.index, choice=turn.choice, extends=ended[path[0].parent_id], forked=turn.forked,
-            messages=_text(turn.messages), answer=_text(turn.answer), finish_reason=turn.finish_reason,
-            temperature=turn.temperature, prompt_tokens=turn.prompt_tokens, completion_tokens=turn.completion_tokens,
-            policy_version=turn.policy_version, trainable=turn.trainable, untrainable_reason=turn.untrainable_reason,
-            token_ids=[token for node in path for token in unpack_ids(node.token_ids)],
-            loss_mask=[int(node.sampled) for node, size in zip(path, sizes, strict=True) for _ in range(size)],
-            logprobs=[x for node, size in zip(path, sizes, strict=True) for x in _known(node, size)],
-            spans=[SpanRecord(tokens=size, sampled=node.sampled, policy_version=node.policy_version)
-                   for node, size in zip(path, sizes, strict=True)],
-            digest=turn.digest, chain_hash=path[-1].chain_hash, duration_ms=turn.duration_ms,
-            created_at=turn.created_at))
+        made.append(
+            TurnRecord(
+                id=turn.id,
+                index=turn.index,
+                choice=turn.choice,
+                extends=ended[path[0].parent_id],
+                forked=turn.forked,
+                messages=_text(turn.messages),
+                answer=_text(turn.answer),
+                finish_reason=turn.finish_reason,
+                temperature=turn.temperature,
+                prompt_tokens=turn.prompt_tokens,
+                completion_tokens=turn.completion_tokens,
+                policy_version=turn.policy_version,
+                trainable=turn.trainable,
+                untrainable_reason=turn.untrainable_reason,
+                token_ids=[token for node in path for token in unpack_ids(node.token_ids)],
+                loss_mask=[int(node.sampled) for node, size in zip(path, sizes, strict=True) for _ in range(size)],
+                logprobs=[x for node, size in zip(path, sizes, strict=True) for x in _known(node, size)],
+                spans=[
+                    SpanRecord(tokens=size, sampled=node.sampled, policy_version=node.policy_version)
+                    for node, size in zip(path, sizes, strict=True)
+                ],
+                digest=turn.digest,
+                chain_hash=path[-1].chain_hash,
+                duration_ms=turn.duration_ms,
+                created_at=turn.created_at,
+            )
+        )
         ended[path[-1].id] = turn.index
     return made
 
@@ -316,12 +423,21 @@ def _write_nodes(session: Session, episode_id: str, turn: TurnRecord, parent_id:
     at = 0
     for position, span in enumerate(turn.spans):
         known = turn.logprobs[at : at + span.tokens]
-        parent_id = session.scalar(sa.insert(NodeRow).returning(NodeRow.id), {
-            "episode_id": episode_id, "turn_id": turn.id, "parent_id": parent_id, "sampled": span.sampled,
-            "token_ids": pack_ids(turn.token_ids[at : at + span.tokens]), "policy_version": span.policy_version,
-            "logprobs": None if all(x is None for x in known) else pack_logprobs(
-                [math.nan if x is None else x for x in known]),
-            "chain_hash": turn.chain_hash if position == len(turn.spans) - 1 else None})
+        parent_id = session.scalar(
+            sa.insert(NodeRow).returning(NodeRow.id),
+            {
+                "episode_id": episode_id,
+                "turn_id": turn.id,
+                "parent_id": parent_id,
+                "sampled": span.sampled,
+                "token_ids": pack_ids(turn.token_ids[at : at + span.tokens]),
+                "policy_version": span.policy_version,
+                "logprobs": None
+                if all(x is None for x in known)
+                else pack_logprobs([math.nan if x is None else x for x in known]),
+                "chain_hash": turn.chain_hash if position == len(turn.spans) - 1 else None,
+            },
+        )
         at += span.tokens
     return parent_id
 

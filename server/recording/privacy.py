@@ -54,31 +54,57 @@ class Privacy:
         Raises:
             NotFound: there is no such episode.
         """
+
         def read() -> EpisodeTrained:
-            query = (sa.select(BatchRow, RunEpisodeRow).join(RunEpisodeRow, RunEpisodeRow.batch_id == BatchRow.id)
-                     .where(RunEpisodeRow.episode_id == episode_id).order_by(BatchRow.id))
+            query = (
+                sa.select(BatchRow, RunEpisodeRow)
+                .join(RunEpisodeRow, RunEpisodeRow.batch_id == BatchRow.id)
+                .where(RunEpisodeRow.episode_id == episode_id)
+                .order_by(BatchRow.id)
+            )
             with self._database.read() as session:
                 if session.get(EpisodeRow, episode_id) is None:
                     raise NotFound(f"no episode {episode_id!r}", code="episode_not_found")
-                return EpisodeTrained(data=[
-                    EpisodeTraining(run_id=batch.run_id, step=batch.step, policy_version=batch.policy_version,
-                                    advantage=lineage.advantage, weight=lineage.weight)
-                    for batch, lineage in session.execute(query)])
+                return EpisodeTrained(
+                    data=[
+                        EpisodeTraining(
+                            run_id=batch.run_id,
+                            step=batch.step,
+                            policy_version=batch.policy_version,
+                            advantage=lineage.advantage,
+                            weight=lineage.weight,
+                        )
+                        for batch, lineage in session.execute(query)
+                    ]
+                )
+
         return await asyncio.to_thread(read)
 
     async def trained_of(self, key_hash: str) -> KeyTrained:
         """Return every learner step whose batch held episodes of a key."""
+
         def read() -> KeyTrained:
             owned = EpisodeRow.owner_hash == key_hash
-            query = (sa.select(BatchRow, sa.func.count())
-                     .join(RunEpisodeRow, RunEpisodeRow.batch_id == BatchRow.id)
-                     .join(EpisodeRow, EpisodeRow.id == RunEpisodeRow.episode_id)
-                     .where(owned).group_by(BatchRow.id).order_by(BatchRow.id))
+            query = (
+                sa.select(BatchRow, sa.func.count())
+                .join(RunEpisodeRow, RunEpisodeRow.batch_id == BatchRow.id)
+                .join(EpisodeRow, EpisodeRow.id == RunEpisodeRow.episode_id)
+                .where(owned)
+                .group_by(BatchRow.id)
+                .order_by(BatchRow.id)
+            )
             with self._database.read() as session:
                 episodes = session.scalar(sa.select(sa.func.count()).select_from(EpisodeRow).where(owned))
-                return KeyTrained(episodes=episodes or 0, data=[
-                    KeyTraining(run_id=batch.run_id, step=batch.step, policy_version=batch.policy_version,
-                                episodes=count) for batch, count in session.execute(query)])
+                return KeyTrained(
+                    episodes=episodes or 0,
+                    data=[
+                        KeyTraining(
+                            run_id=batch.run_id, step=batch.step, policy_version=batch.policy_version, episodes=count
+                        )
+                        for batch, count in session.execute(query)
+                    ],
+                )
+
         return await asyncio.to_thread(read)
 
     async def _erase(self, *which: sa.ColumnElement[bool]) -> int:
@@ -94,14 +120,20 @@ class Privacy:
 
     def _some(self, which: tuple[sa.ColumnElement[bool], ...]) -> list[tuple[str, str]]:
         with self._database.read() as session:
-            return [(row.id, row.status) for row in session.execute(
-                sa.select(EpisodeRow.id, EpisodeRow.status).where(*which).limit(CHUNK))]
+            return [
+                (row.id, row.status)
+                for row in session.execute(sa.select(EpisodeRow.id, EpisodeRow.status).where(*which).limit(CHUNK))
+            ]
 
 
 def _delete(session: Session, ids: list[str]) -> int:
-    lineage = (sa.select(RunEpisodeRow.batch_id, sa.func.count()).where(RunEpisodeRow.episode_id.in_(ids))
-               .group_by(RunEpisodeRow.batch_id))
+    lineage = (
+        sa.select(RunEpisodeRow.batch_id, sa.func.count())
+        .where(RunEpisodeRow.episode_id.in_(ids))
+        .group_by(RunEpisodeRow.batch_id)
+    )
     for batch_id, count in session.execute(lineage).all():
-        session.execute(sa.update(BatchRow).where(BatchRow.id == batch_id)
-                        .values(erased_episodes=BatchRow.erased_episodes + count))
+        session.execute(
+            sa.update(BatchRow).where(BatchRow.id == batch_id).values(erased_episodes=BatchRow.erased_episodes + count)
+        )
     return int(session.execute(sa.delete(EpisodeRow).where(EpisodeRow.id.in_(ids))).rowcount)  # type: ignore[attr-defined]

@@ -130,16 +130,20 @@ def _insert(session: Session, items: list[tuple[str, NewTurn, dict[str, Any] | N
     if turn_rows:
         connection.execute(sa.insert(_TURN), turn_rows)
         connection.execute(sa.insert(_NODE), node_rows)
-    return [ends.get(turn.id) or Conflict(
-        f"episode {episode_id} has ended ({statuses.get(episode_id) or 'erased'})", code="episode_ended")
-        for episode_id, turn in turns]
+    return [
+        ends.get(turn.id)
+        or Conflict(f"episode {episode_id} has ended ({statuses.get(episode_id) or 'erased'})", code="episode_ended")
+        for episode_id, turn in turns
+    ]
 
 
 def _new_node_ids(connection: sa.Connection, count: int) -> Iterator[int]:
     """Return ids for new nodes. SQLite's writer is alone in the database until it commits; PostgreSQL hands out ids."""
     if connection.dialect.name == "postgresql":
-        rows = connection.execute(sa.text(
-            "select nextval(pg_get_serial_sequence('node', 'id')) from generate_series(1, :count)"), {"count": count})
+        rows = connection.execute(
+            sa.text("select nextval(pg_get_serial_sequence('node', 'id')) from generate_series(1, :count)"),
+            {"count": count},
+        )
         return iter([int(row[0]) for row in rows])
     newest = connection.execute(sa.select(sa.func.max(_NODE.c.id))).scalar() or 0
     return iter(range(newest + 1, newest + 1 + count))
@@ -147,13 +151,25 @@ def _new_node_ids(connection: sa.Connection, count: int) -> Iterator[int]:
 
 def _turn_row(episode_id: str, turn: NewTurn) -> dict[str, Any]:
     return {
-        "id": turn.id, "episode_id": episode_id, "index": turn.index, "digest": turn.digest,
-        "messages": turn.prompt.new_messages, "answer": turn.answer, "finish_reason": turn.finish_reason,
-        "prompt_tokens": len(turn.prompt.ids), "completion_tokens": turn.completion_tokens,
-        "policy_version": turn.policy_version, "temperature": turn.temperature,
-        "trainable": turn.untrainable_reason is None, "untrainable_reason": turn.untrainable_reason,
-        "forked": turn.prompt.forked, "duration_ms": turn.duration_ms, "choice": turn.choice,
-        "idempotency_key": turn.idempotency_key, "created_at": time.time()}
+        "id": turn.id,
+        "episode_id": episode_id,
+        "index": turn.index,
+        "digest": turn.digest,
+        "messages": turn.prompt.new_messages,
+        "answer": turn.answer,
+        "finish_reason": turn.finish_reason,
+        "prompt_tokens": len(turn.prompt.ids),
+        "completion_tokens": turn.completion_tokens,
+        "policy_version": turn.policy_version,
+        "temperature": turn.temperature,
+        "trainable": turn.untrainable_reason is None,
+        "untrainable_reason": turn.untrainable_reason,
+        "forked": turn.prompt.forked,
+        "duration_ms": turn.duration_ms,
+        "choice": turn.choice,
+        "idempotency_key": turn.idempotency_key,
+        "created_at": time.time(),
+    }
 
 
 def _node_rows(episode_id: str, turn: NewTurn, ids: Iterator[int]) -> list[dict[str, Any]]:
@@ -161,11 +177,19 @@ def _node_rows(episode_id: str, turn: NewTurn, ids: Iterator[int]) -> list[dict[
     rows: list[dict[str, Any]] = []
     parent_id = turn.prompt.parent.node_id if turn.prompt.parent else None
     for position, span in enumerate([Span(None, turn.prompt.new_ids, None), *turn.spans]):
-        rows.append({
-            "id": next(ids), "episode_id": episode_id, "turn_id": turn.id, "parent_id": parent_id,
-            "token_ids": pack_ids(span.token_ids),
-            "logprobs": None if span.logprobs is None else pack_logprobs(span.logprobs), "sampled": position > 0,
-            "policy_version": span.version, "chain_hash": None})
+        rows.append(
+            {
+                "id": next(ids),
+                "episode_id": episode_id,
+                "turn_id": turn.id,
+                "parent_id": parent_id,
+                "token_ids": pack_ids(span.token_ids),
+                "logprobs": None if span.logprobs is None else pack_logprobs(span.logprobs),
+                "sampled": position > 0,
+                "policy_version": span.version,
+                "chain_hash": None,
+            }
+        )
         parent_id = rows[-1]["id"]
     rows[-1]["chain_hash"] = turn.chain_hash
     return rows

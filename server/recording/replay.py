@@ -32,8 +32,9 @@ class Recorded:
     """[K]"""
 
 
-def find_recorded(database: Database, *, digest: str, key: str | None, owner: str, episode_id: str | None
-                  ) -> list[Recorded]:
+def find_recorded(
+    database: Database, *, digest: str, key: str | None, owner: str, episode_id: str | None
+) -> list[Recorded]:
     """Return the turns that answered a request before, one for each of its answers; none where it is new.
 
     Args:
@@ -47,10 +48,17 @@ def find_recorded(database: Database, *, digest: str, key: str | None, owner: st
         Conflict: the idempotency key came with another request.
     """
     mine = EpisodeRow.owner_hash == owner if episode_id is None else EpisodeRow.id == episode_id
-    same = TurnRow.idempotency_key == key if key is not None else sa.and_(
-        TurnRow.digest == digest, TurnRow.created_at > time.time() - RETRY_S)
-    query = (sa.select(TurnRow).join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id)
-             .where(mine, same, TurnRow.finish_reason != "abort").order_by(TurnRow.id))
+    same = (
+        TurnRow.idempotency_key == key
+        if key is not None
+        else sa.and_(TurnRow.digest == digest, TurnRow.created_at > time.time() - RETRY_S)
+    )
+    query = (
+        sa.select(TurnRow)
+        .join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id)
+        .where(mine, same, TurnRow.finish_reason != "abort")
+        .order_by(TurnRow.id)
+    )
     with database.read() as session:
         turns = session.scalars(query).all()
         if key is not None and any(turn.digest != digest for turn in turns):
@@ -61,7 +69,11 @@ def find_recorded(database: Database, *, digest: str, key: str | None, owner: st
 
 
 def _recorded(session: Session, turn: TurnRow) -> Recorded:
-    nodes = session.scalars(sa.select(NodeRow).where(NodeRow.turn_id == turn.id, NodeRow.sampled)
-                            .order_by(NodeRow.id)).all()
-    return Recorded(turn, [i for node in nodes for i in unpack_ids(node.token_ids)],
-                    [x for node in nodes for x in unpack_logprobs(node.logprobs or b"")])
+    nodes = session.scalars(
+        sa.select(NodeRow).where(NodeRow.turn_id == turn.id, NodeRow.sampled).order_by(NodeRow.id)
+    ).all()
+    return Recorded(
+        turn,
+        [i for node in nodes for i in unpack_ids(node.token_ids)],
+        [x for node in nodes for x in unpack_logprobs(node.logprobs or b"")],
+    )

@@ -27,8 +27,15 @@ class Retention:
     def start(self) -> None:
         """Prune now and then every hour."""
         if self._days is not None:
-            self._scheduler.add_job(self.prune, "interval", hours=1, next_run_time=datetime.now(UTC), coalesce=True,
-                                    max_instances=1, misfire_grace_time=None)
+            self._scheduler.add_job(
+                self.prune,
+                "interval",
+                hours=1,
+                next_run_time=datetime.now(UTC),
+                coalesce=True,
+                max_instances=1,
+                misfire_grace_time=None,
+            )
             self._scheduler.start()
 
     def close(self) -> None:

@@ -20,26 +20,48 @@ def read_episode(database: Database, episode_id: str) -> EpisodeView:
         row = session.get(EpisodeRow, episode_id)
         if row is None:
             raise NotFound(f"no episode {episode_id!r}", code="episode_not_found")
-        turns = session.scalars(sa.select(TurnRow).where(TurnRow.episode_id == episode_id)
-                                .order_by(TurnRow.index)).all()
-        nodes = session.scalars(sa.select(NodeRow).where(NodeRow.episode_id == episode_id)
-                                .order_by(NodeRow.id)).all()
-        steps = session.scalars(sa.select(StepRow).where(StepRow.episode_id == episode_id)
-                                .order_by(StepRow.index)).all()
-        rewards = session.scalars(sa.select(RewardRow).where(RewardRow.episode_id == episode_id)
-                                  .order_by(RewardRow.id)).all()
+        turns = session.scalars(
+            sa.select(TurnRow).where(TurnRow.episode_id == episode_id).order_by(TurnRow.index)
+        ).all()
+        nodes = session.scalars(sa.select(NodeRow).where(NodeRow.episode_id == episode_id).order_by(NodeRow.id)).all()
+        steps = session.scalars(
+            sa.select(StepRow).where(StepRow.episode_id == episode_id).order_by(StepRow.index)
+        ).all()
+        rewards = session.scalars(
+            sa.select(RewardRow).where(RewardRow.episode_id == episode_id).order_by(RewardRow.id)
+        ).all()
         rules = read_rules(session)
     by_id = {node.id: node for node in nodes}
     ends = {node.turn_id: node for node in nodes}  # Ordered by id: the last one of each turn stays.
     return EpisodeView(
-        id=row.id, status=row.status, error_class=row.error_class, reason=row.reason, environment=row.environment,
-        task=row.task, seed=row.seed, horizon=row.horizon, group=row.group_key, play_id=row.play_id,
-        trainable=row.trainable, metadata=row.details,
+        id=row.id,
+        status=row.status,
+        error_class=row.error_class,
+        reason=row.reason,
+        environment=row.environment,
+        task=row.task,
+        seed=row.seed,
+        horizon=row.horizon,
+        group=row.group_key,
+        play_id=row.play_id,
+        trainable=row.trainable,
+        metadata=row.details,
         reward=rules.total((s.reward for s in steps), ((r.source, r.value) for r in rewards)),
-        opened_at=row.opened_at, closed_at=row.closed_at,
+        opened_at=row.opened_at,
+        closed_at=row.closed_at,
         turns=[_turn(turn, path_to(ends[turn.id], by_id)) for turn in turns],
-        steps=[StepView(index=s.index, action=s.action, observation=s.observation, reward=s.reward,
-                        terminated=s.terminated, truncated=s.truncated, info=s.info) for s in steps],
+        steps=[
+            StepView(
+                index=s.index,
+                action=s.action,
+                observation=s.observation,
+                reward=s.reward,
+                terminated=s.terminated,
+                truncated=s.truncated,
+                info=s.info,
+            )
+            for s in steps
+        ],
         rewards=[reward_view(r) for r in rewards],
     )
 
@@ -75,7 +97,18 @@ def _turn(turn: TurnRow, path: list[NodeRow]) -> TurnView:
         mask += [int(node.sampled)] * len(node_ids)
         logprobs += [None] * len(node_ids) if node.logprobs is None else unpack_logprobs(node.logprobs)
     return TurnView(
-        id=turn.id, index=turn.index, messages=turn.messages, answer=turn.answer, prompt_tokens=turn.prompt_tokens,
-        completion_tokens=turn.completion_tokens, finish_reason=turn.finish_reason,
-        policy_version=turn.policy_version, trainable=turn.trainable, untrainable_reason=turn.untrainable_reason,
-        token_ids=ids, loss_mask=mask, logprobs=logprobs, created_at=turn.created_at)
+        id=turn.id,
+        index=turn.index,
+        messages=turn.messages,
+        answer=turn.answer,
+        prompt_tokens=turn.prompt_tokens,
+        completion_tokens=turn.completion_tokens,
+        finish_reason=turn.finish_reason,
+        policy_version=turn.policy_version,
+        trainable=turn.trainable,
+        untrainable_reason=turn.untrainable_reason,
+        token_ids=ids,
+        loss_mask=mask,
+        logprobs=logprobs,
+        created_at=turn.created_at,
+    )

@@ -22,5 +22,11 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map: ClassVar = {str: Text, float: Double, int: Integer, bytes: LargeBinary, dict[str, Any]: JSON,
-                           list[Any]: JSON}
+    type_annotation_map: ClassVar = {
+        str: Text,
+        float: Double,
+        int: Integer,
+        bytes: LargeBinary,
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+    }

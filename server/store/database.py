@@ -29,8 +29,9 @@ def unavailable(error: sa.exc.SQLAlchemyError) -> Unavailable:
     while first.__context__ is not None:  # The rollback that failed too says less.
         first = first.__context__
     log.error("%s: %s", type(first).__name__, first)
-    return Unavailable("the database is locked, full, restarting or gone; the server's log says which",
-                       code="database_unavailable")
+    return Unavailable(
+        "the database is locked, full, restarting or gone; the server's log says which", code="database_unavailable"
+    )
 
 
 def new_id(prefix: str) -> str:
@@ -50,8 +51,9 @@ def _make_engine(url: str, begin: str) -> sa.Engine:
     if not url.startswith("sqlite"):
         return sa.create_engine(url, pool_pre_ping=True)
     where = sa.make_url(url)
-    engine = sa.create_engine(where.update_query_dict({"timeout": LOCK_S, **where.query}),
-                              pool_size=20, max_overflow=40)
+    engine = sa.create_engine(
+        where.update_query_dict({"timeout": LOCK_S, **where.query}), pool_size=20, max_overflow=40
+    )
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:

@@ -64,8 +64,12 @@ class TurnRow(Base):
     """One chat request and its answer."""
 
     __tablename__ = "turn"
-    __table_args__ = (UniqueConstraint("episode_id", "index"), Index(None, "episode_id", "digest"),
-                      Index(None, "digest"), Index(None, "idempotency_key"))
+    __table_args__ = (
+        UniqueConstraint("episode_id", "index"),
+        Index(None, "episode_id", "digest"),
+        Index(None, "digest"),
+        Index(None, "idempotency_key"),
+    )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     episode_id: Mapped[str] = mapped_column(ForeignKey("episode.id", ondelete="CASCADE"))

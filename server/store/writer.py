@@ -167,8 +167,11 @@ def _settle(outcomes: list[Outcome]) -> None:
 
 def _by_rank(group: list[Pair]) -> list[Pair]:
     """Return the works with those of a kind beside each other, as far as no other work stands between them."""
-    return [pair for joint, pairs in groupby(group, key=lambda pair: isinstance(pair[0], Many))
-            for pair in (sorted(pairs, key=lambda pair: pair[0].rank) if joint else pairs)]  # type: ignore[attr-defined]
+    return [
+        pair
+        for joint, pairs in groupby(group, key=lambda pair: isinstance(pair[0], Many))
+        for pair in (sorted(pairs, key=lambda pair: pair[0].rank) if joint else pairs)
+    ]  # type: ignore[attr-defined]
 
 
 def _kinds(group: list[Pair]) -> Iterator[list[Work]]:

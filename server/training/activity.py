@@ -15,15 +15,21 @@ def scored_since(session: Session, since: float | None, most: int) -> int:
     An episode is scored once it has ended and has a reward that counts. Those of the server's own plays do not count.
     """
     stepped = sa.exists().where(StepRow.episode_id == EpisodeRow.id)
-    rewarded = sa.select(sa.func.min(RewardRow.created_at)).where(
-        RewardRow.episode_id == EpisodeRow.id, read_rules(session).counted()).scalar_subquery()
+    rewarded = (
+        sa.select(sa.func.min(RewardRow.created_at))
+        .where(RewardRow.episode_id == EpisodeRow.id, read_rules(session).counted())
+        .scalar_subquery()
+    )
     query = sa.select(EpisodeRow.id).where(
-        EpisodeRow.trainable, EpisodeRow.status.in_(("terminated", "truncated", "closed")),
-        EpisodeRow.play_id.is_(None), EpisodeRow.purpose != "evaluation",
+        EpisodeRow.trainable,
+        EpisodeRow.status.in_(("terminated", "truncated", "closed")),
+        EpisodeRow.play_id.is_(None),
+        EpisodeRow.purpose != "evaluation",
         # An environment that was left before its end has given no verdict.
         sa.or_(EpisodeRow.status != "closed", EpisodeRow.environment.is_(None)),
         sa.not_(sa.exists().where(RunEpisodeRow.episode_id == EpisodeRow.id)),
-        sa.or_(stepped, rewarded.is_not(None)))
+        sa.or_(stepped, rewarded.is_not(None)),
+    )
     if since is not None:
         query = query.where(sa.or_(EpisodeRow.closed_at > since, sa.and_(sa.not_(stepped), rewarded > since)))
     return session.scalar(sa.select(sa.func.count()).select_from(query.limit(most).subquery())) or 0
@@ -31,5 +37,10 @@ def scored_since(session: Session, since: float | None, most: int) -> int:
 
 def last_live_turn(session: Session) -> float | None:
     """Return when an agent last had an answer; the server's own plays do not count."""
-    return session.scalar(sa.select(TurnRow.created_at).join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id).where(
-        EpisodeRow.play_id.is_(None)).order_by(TurnRow.id.desc()).limit(1))
+    return session.scalar(
+        sa.select(TurnRow.created_at)
+        .join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id)
+        .where(EpisodeRow.play_id.is_(None))
+        .order_by(TurnRow.id.desc())
+        .limit(1)
+    )

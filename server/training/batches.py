@@ -31,8 +31,9 @@ WAIT_S = 10.0  # How long one request waits for the play; then the learner asks 
 class Batches:
     """Gathers and leases batches."""
 
-    def __init__(self, database: Database, writer: Writer, plays: Plays, pointers: Pointers,
-                 gate: PromotionGate) -> None:
+    def __init__(
+        self, database: Database, writer: Writer, plays: Plays, pointers: Pointers, gate: PromotionGate
+    ) -> None:
         self._database = database
         self._writer = writer
         self._gate = gate
@@ -67,8 +68,9 @@ class Batches:
                 return _view(batch, None, [])
         play = None
         if batch.play_id is not None:
-            play = await self._plays.view(batch.play_id, results=False,
-                                          wait_s=WAIT_S if batch.state == "gathering" else 0)
+            play = await self._plays.view(
+                batch.play_id, results=False, wait_s=WAIT_S if batch.state == "gathering" else 0
+            )
         if batch.state == "gathering":
             if play is not None and play.state == "running":
                 return _view(batch, play, [])
@@ -82,6 +84,7 @@ class Batches:
 
     async def acknowledge(self, batch_id: str, ack: BatchAck) -> None:
         """Record that a batch was trained (with lineage and metrics), or that it is given back."""
+
         def record(session: Session) -> None:
             batch = session.get(BatchRow, batch_id)
             if batch is None:
@@ -96,23 +99,39 @@ class Batches:
             batch.state, batch.policy_version = "trained", ack.policy_version
             run.step = batch.step + 1
             for trained in ack.episodes:
-                session.execute(sa.update(RunEpisodeRow).where(
-                    RunEpisodeRow.batch_id == batch_id, RunEpisodeRow.episode_id == trained.episode_id,
-                ).values(advantage=trained.advantage, weight=trained.weight))
+                session.execute(
+                    sa.update(RunEpisodeRow)
+                    .where(
+                        RunEpisodeRow.batch_id == batch_id,
+                        RunEpisodeRow.episode_id == trained.episode_id,
+                    )
+                    .values(advantage=trained.advantage, weight=trained.weight)
+                )
             measured = {name: value for name, value in batch.stats.items() if isinstance(value, int | float)}
             measured |= {f"episodes:{name}"[:100]: n for name, n in batch.stats.get("by_environment", {}).items()}
             now = time.time()
             for name, value in {**ack.metrics, **measured}.items():
                 session.merge(MetricRow(run_id=batch.run_id, step=batch.step, name=name, value=value, created_at=now))
             end_if_spent(session, run, now)
+
         await self._writer.write(record)
 
     async def _start_play(self, config: RunConfig, plan: PlayPlan, batch: BatchRow) -> str:
         (environment, tasks), *also = (await asyncio.to_thread(self._tasks, config, plan, batch)).items()
-        play_id = await self._plays.start(PlayRequest(
-            environment=environment, tasks=tasks, also=dict(also), group_size=plan.group_size,
-            horizon=batch.horizon, policy=None, agent=plan.agent, sampling=plan.sampling,
-            seed=(config.seed + batch.step) % 2**31, purpose="training"))
+        play_id = await self._plays.start(
+            PlayRequest(
+                environment=environment,
+                tasks=tasks,
+                also=dict(also),
+                group_size=plan.group_size,
+                horizon=batch.horizon,
+                policy=None,
+                agent=plan.agent,
+                sampling=plan.sampling,
+                seed=(config.seed + batch.step) % 2**31,
+                purpose="training",
+            )
+        )
         await self._change(batch.id, play_id=play_id)
         return play_id
 
@@ -123,8 +142,9 @@ class Batches:
 
     def _select(self, config: RunConfig, batch: BatchRow) -> Selection:
         with self._database.read() as session:
-            return select(session, config, run_id=batch.run_id, play_id=batch.play_id, head=self._pointers.head,
-                          now=time.time())
+            return select(
+                session, config, run_id=batch.run_id, play_id=batch.play_id, head=self._pointers.head, now=time.time()
+            )
 
     async def _change(self, batch_id: str, **values: Any) -> None:
         change = sa.update(BatchRow).where(BatchRow.id == batch_id).values(**values)
@@ -134,14 +154,20 @@ class Batches:
         def read() -> BatchRow:
             with self._database.read() as session:
                 return session.get_one(BatchRow, batch_id)
+
         return await asyncio.to_thread(read)
 
     def _samples(self, batch_id: str, config: RunConfig) -> list[Sample]:
         with self._database.read() as session:
-            chosen = session.scalars(sa.select(RunEpisodeRow).where(RunEpisodeRow.batch_id == batch_id)
-                                     .order_by(RunEpisodeRow.episode_id)).all()
-            return samples(session, [row.episode_id for row in chosen], by_prompt=config.algorithm == "dpo",
-                           rewards={row.episode_id: row.reward for row in chosen if row.reward is not None})
+            chosen = session.scalars(
+                sa.select(RunEpisodeRow).where(RunEpisodeRow.batch_id == batch_id).order_by(RunEpisodeRow.episode_id)
+            ).all()
+            return samples(
+                session,
+                [row.episode_id for row in chosen],
+                by_prompt=config.algorithm == "dpo",
+                rewards={row.episode_id: row.reward for row in chosen if row.reward is not None},
+            )
 
 
 def _find_or_make(session: Session, request: BatchRequest) -> tuple[dict[str, Any], str]:
@@ -149,8 +175,15 @@ def _find_or_make(session: Session, request: BatchRequest) -> tuple[dict[str, An
     run = hold(session, request.run_id, request.learner)
     found = session.scalar(sa.select(BatchRow).where(BatchRow.run_id == request.run_id, BatchRow.step == request.step))
     if found is None:
-        found = BatchRow(id=new_id("batch"), run_id=request.run_id, step=request.step, horizon=request.horizon,
-                         state="gathering", stats={}, created_at=time.time())
+        found = BatchRow(
+            id=new_id("batch"),
+            run_id=request.run_id,
+            step=request.step,
+            horizon=request.horizon,
+            state="gathering",
+            stats={},
+            created_at=time.time(),
+        )
         session.add(found)
     return run.config, found.id
 
@@ -163,12 +196,23 @@ def _record(session: Session, batch_id: str, chosen: Selection) -> None:
     batch.stats, batch.state = chosen.stats, "leased"
     # One that was erased since it was chosen is gone.
     for episode_id in session.scalars(sa.select(EpisodeRow.id).where(EpisodeRow.id.in_(chosen.episode_ids))).all():
-        session.add(RunEpisodeRow(run_id=batch.run_id, episode_id=episode_id, batch_id=batch_id,
-                                  reward=chosen.rewards[episode_id]))
+        session.add(
+            RunEpisodeRow(
+                run_id=batch.run_id, episode_id=episode_id, batch_id=batch_id, reward=chosen.rewards[episode_id]
+            )
+        )
 
 
 def _view(batch: BatchRow, play: PlayView | None, found: list[Sample]) -> BatchView:
     counts = {"episodes": 0, "groups": 0, "groups_without_variance": 0, "groups_incomplete": 0, "errors": 0}
     means = dict.fromkeys(("success_rate", "mean_reward", "truncated_share", "mean_turns"))
-    return BatchView(id=batch.id, run_id=batch.run_id, step=batch.step, horizon=batch.horizon, state=batch.state,  # type: ignore[arg-type]
-                     play=play, samples=found, **{**counts, **means, **batch.stats})
+    return BatchView(
+        id=batch.id,
+        run_id=batch.run_id,
+        step=batch.step,
+        horizon=batch.horizon,
+        state=batch.state,  # type: ignore[arg-type]
+        play=play,
+        samples=found,
+        **{**counts, **means, **batch.stats},
+    )

@@ -13,8 +13,9 @@ from server.recording.transcript import path_to
 from server.store.tables import NodeRow, TurnRow
 
 
-def samples_of(episode_id: str, group: str | None, reward: float, nodes: Sequence[NodeRow],
-               turns: Sequence[TurnRow]) -> list[Sample]:
+def samples_of(
+    episode_id: str, group: str | None, reward: float, nodes: Sequence[NodeRow], turns: Sequence[TurnRow]
+) -> list[Sample]:
     """Return the samples of one episode; branches on which nothing is trainable give none.
 
     A two-turn episode whose second prompt extends the first gives one sample; an episode whose agent rewrote its
@@ -41,6 +42,15 @@ def samples_of(episode_id: str, group: str | None, reward: float, nodes: Sequenc
             logprobs += unpack_logprobs(node.logprobs) if known and node.logprobs else [0.0] * len(node_ids)
             temperatures += [turn.temperature if train else 1.0] * len(node_ids)
         if any(mask):
-            samples.append(Sample(episode_id=episode_id, group=group, token_ids=ids, loss_mask=mask,
-                                  logprobs=logprobs, temperatures=temperatures, reward=reward))
+            samples.append(
+                Sample(
+                    episode_id=episode_id,
+                    group=group,
+                    token_ids=ids,
+                    loss_mask=mask,
+                    logprobs=logprobs,
+                    temperatures=temperatures,
+                    reward=reward,
+                )
+            )
     return samples

@@ -14,8 +14,14 @@ def end_if_spent(session: Session, run: RunRow, now: float) -> None:
     """End a run well, with the reason, where its budget is used; its learner hears of it at its next call."""
     budget = RunConfig.model_validate(run.config).budget
     session.flush()
-    tokens = session.scalar(sa.select(sa.func.sum(MetricRow.value)).where(
-        MetricRow.run_id == run.id, MetricRow.name == "trained_tokens")) or 0.0
+    tokens = (
+        session.scalar(
+            sa.select(sa.func.sum(MetricRow.value)).where(
+                MetricRow.run_id == run.id, MetricRow.name == "trained_tokens"
+            )
+        )
+        or 0.0
+    )
     minutes = active_s(run, now) / 60
     if budget.steps is not None and run.step >= budget.steps:
         close_run(run, "done", f"budget: {run.step} of {budget.steps} learner steps are used", now)

@@ -31,8 +31,11 @@ def tasks_of_split(environment: str, split: str) -> list[str]:
     """
     env = find_family(environment)
     if split not in env.splits():
-        raise NotFound(f"{environment} has no split {split!r}, only {', '.join(env.splits())}", param="split",
-                       code="split_not_found")
+        raise NotFound(
+            f"{environment} has no split {split!r}, only {', '.join(env.splits())}",
+            param="split",
+            code="split_not_found",
+        )
     if not (tasks := env.tasks(split)):
         raise NotFound(f"split {split!r} of {environment} has no tasks", param="split", code="split_not_found")
     return tasks
@@ -53,20 +56,39 @@ def tasks_of(plan: PlayPlan) -> dict[str, list[str]]:
 
 def record_of(session: Session, run_id: str, step: int) -> Record:
     """Return how the tasks that a run played before a step went; an episode without a verdict says nothing."""
-    played = sa.select(
-        EpisodeRow.environment, EpisodeRow.task, EpisodeRow.success,
-        sa.func.row_number().over(partition_by=(EpisodeRow.environment, EpisodeRow.task),
-                                  order_by=EpisodeRow.id.desc()).label("age"),
-    ).join(BatchRow, BatchRow.play_id == EpisodeRow.play_id).where(
-        BatchRow.run_id == run_id, BatchRow.step < step, EpisodeRow.status.not_in(("open", "error")),
-        EpisodeRow.success.is_not(None), EpisodeRow.environment.is_not(None), EpisodeRow.task.is_not(None)).subquery()
-    query = sa.select(played.c.environment, played.c.task, sa.func.sum(sa.case((played.c.success, 1), else_=0)),
-                      sa.func.count()).where(played.c.age <= RECENT).group_by(played.c.environment, played.c.task)
+    played = (
+        sa.select(
+            EpisodeRow.environment,
+            EpisodeRow.task,
+            EpisodeRow.success,
+            sa.func.row_number()
+            .over(partition_by=(EpisodeRow.environment, EpisodeRow.task), order_by=EpisodeRow.id.desc())
+            .label("age"),
+        )
+        .join(BatchRow, BatchRow.play_id == EpisodeRow.play_id)
+        .where(
+            BatchRow.run_id == run_id,
+            BatchRow.step < step,
+            EpisodeRow.status.not_in(("open", "error")),
+            EpisodeRow.success.is_not(None),
+            EpisodeRow.environment.is_not(None),
+            EpisodeRow.task.is_not(None),
+        )
+        .subquery()
+    )
+    query = (
+        sa.select(
+            played.c.environment, played.c.task, sa.func.sum(sa.case((played.c.success, 1), else_=0)), sa.func.count()
+        )
+        .where(played.c.age <= RECENT)
+        .group_by(played.c.environment, played.c.task)
+    )
     return {(environment, task): (won, count) for environment, task, won, count in session.execute(query)}
 
 
-def tasks_of_step(plan: PlayPlan, tasks: dict[str, list[str]], seed: int, step: int,
-                  record: Record | None = None) -> dict[str, list[str]]:
+def tasks_of_step(
+    plan: PlayPlan, tasks: dict[str, list[str]], seed: int, step: int, record: Record | None = None
+) -> dict[str, list[str]]:
     """Return the tasks of a learner step by environment, `plan.groups` together.
 
     There are fewer where an environment has not as many, or where `uniform` comes to the end of its tasks: each comes
@@ -83,8 +105,12 @@ def tasks_of_step(plan: PlayPlan, tasks: dict[str, list[str]], seed: int, step: 
     for environment, places in _places(plan, step).items():
         listed = tasks[environment]
         if plan.curriculum == "learnability":
-            chosen[environment] = _learnable(listed, len(places), f"{seed}:{step}:{environment}",
-                                             {task: (record or {}).get((environment, task), (0, 0)) for task in listed})
+            chosen[environment] = _learnable(
+                listed,
+                len(places),
+                f"{seed}:{step}:{environment}",
+                {task: (record or {}).get((environment, task), (0, 0)) for task in listed},
+            )
         else:
             chosen[environment] = _in_turn(listed, places, seed)
     return chosen
@@ -106,8 +132,10 @@ def _places(plan: PlayPlan, step: int) -> dict[str, list[int]]:
     The environments take turns in a fixed order in which each occurs as often as its weight says, evenly spread.
     """
     weights = {name: choice.weight for name, choice in plan.choices.items()}
-    order = [name for _, name in sorted(((i + 0.5) / weight, name) for name, weight in weights.items()
-                                        for i in range(weight))]
+    order = [
+        name
+        for _, name in sorted(((i + 0.5) / weight, name) for name, weight in weights.items() for i in range(weight))
+    ]
     places: dict[str, list[int]] = {}
     for group in range(step * plan.groups, (step + 1) * plan.groups):
         cycle, turn = divmod(group, len(order))

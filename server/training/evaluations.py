@@ -42,8 +42,9 @@ class Evaluations:
             request = await asyncio.to_thread(self._request, plan, horizon, environment, 0)
             await asyncio.to_thread(check_tasks, request)
 
-    async def measure(self, run_id: str, version: int, environment: str, plan: EvaluationPlan, horizon: int,
-                      wait_s: float) -> Measured | None:
+    async def measure(
+        self, run_id: str, version: int, environment: str, plan: EvaluationPlan, horizon: int, wait_s: float
+    ) -> Measured | None:
         """Return a version's figures in one environment, or None where they are still being played after `wait_s`.
 
         Raises:
@@ -63,37 +64,55 @@ class Evaluations:
 
     async def _find(self, run_id: str, request: PlayRequest) -> str | None:
         """Return the play that answers a request, running or ended; None where one has to be started."""
+
         def read() -> list[PlayRow]:
             with self._database.read() as session:
                 rows = session.scalars(sa.select(PlayRow).where(PlayRow.run_id == run_id).order_by(PlayRow.id))
-                return [row for row in rows if (row.request["policy"], row.request["environment"])
-                        == (request.policy, request.environment)]
+                return [
+                    row
+                    for row in rows
+                    if (row.request["policy"], row.request["environment"]) == (request.policy, request.environment)
+                ]
+
         plays = await asyncio.to_thread(read)
         lost = [row.error == STOPPED or (row.state == "running" and not self._plays.playing(row.id)) for row in plays]
         if plays and not lost[-1]:
             return plays[-1].id
         if sum(lost) >= ATTEMPTS:
-            raise Unmeasurable(f"{request.environment}: the evaluation of {request.policy} was interrupted "
-                               f"{ATTEMPTS} times")
+            raise Unmeasurable(
+                f"{request.environment}: the evaluation of {request.policy} was interrupted {ATTEMPTS} times"
+            )
         return None
 
     def _request(self, plan: EvaluationPlan, horizon: int, environment: str, version: int) -> PlayRequest:
         named = plan.tasks[environment]
         tasks = tasks_of_split(environment, named) if isinstance(named, str) else named
         return PlayRequest(
-            environment=environment, tasks=tasks, group_size=plan.repetitions, horizon=horizon,
-            policy=f"{self._name}@{version}", tools=plan.tools, sampling=plan.sampling, seed=plan.seed,
-            trainable=False, purpose="evaluation")
+            environment=environment,
+            tasks=tasks,
+            group_size=plan.repetitions,
+            horizon=horizon,
+            policy=f"{self._name}@{version}",
+            tools=plan.tools,
+            sampling=plan.sampling,
+            seed=plan.seed,
+            trainable=False,
+            purpose="evaluation",
+        )
 
     def _figures(self, play_id: str, version: int, episodes: int, tools: bool) -> Measured:
         ours = sa.select(EpisodeRow.id).where(EpisodeRow.play_id == play_id)
         invalid = sa.case((StepRow.info["valid"].as_boolean().is_(False), 1), else_=0)
         with self._database.read() as session:
             evaluation = session.scalar(sa.select(EvaluationRow).where(EvaluationRow.play_id == play_id))
-            verdicts = session.execute(sa.select(EpisodeRow.task, EpisodeRow.success).where(
-                EpisodeRow.play_id == play_id, EpisodeRow.success.is_not(None)).order_by(EpisodeRow.id)).all()
-            steps, invalid_steps = session.execute(sa.select(sa.func.count(), sa.func.sum(invalid)).where(
-                StepRow.episode_id.in_(ours))).one()
+            verdicts = session.execute(
+                sa.select(EpisodeRow.task, EpisodeRow.success)
+                .where(EpisodeRow.play_id == play_id, EpisodeRow.success.is_not(None))
+                .order_by(EpisodeRow.id)
+            ).all()
+            steps, invalid_steps = session.execute(
+                sa.select(sa.func.count(), sa.func.sum(invalid)).where(StepRow.episode_id.in_(ours))
+            ).one()
             latency_ms = session.scalar(sa.select(sa.func.avg(TurnRow.duration_ms)).where(TurnRow.episode_id.in_(ours)))
             answers = session.scalars(sa.select(TurnRow.answer).where(TurnRow.episode_id.in_(ours))) if tools else ()
             called = [good for answer in answers if (good := calls_well(answer)) is not None]
@@ -103,8 +122,16 @@ class Evaluations:
         by_task: dict[str, list[bool]] = {}
         for task, success in verdicts:
             by_task.setdefault(task or "", []).append(bool(success))
-        return Measured(evaluation.id, by_task, episodes, steps, invalid_steps or 0, calls=len(called),
-                        bad_calls=called.count(False), latency_ms=latency_ms)
+        return Measured(
+            evaluation.id,
+            by_task,
+            episodes,
+            steps,
+            invalid_steps or 0,
+            calls=len(called),
+            bad_calls=called.count(False),
+            latency_ms=latency_ms,
+        )
 
 
 def calls_well(answer: dict[str, Any]) -> bool | None:

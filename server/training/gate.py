@@ -36,8 +36,17 @@ WAIT_S = 10.0
 class PromotionGate:
     """Decides on candidates, one after the other."""
 
-    def __init__(self, settings: GateSettings, *, database: Database, writer: Writer, evaluations: Evaluations,
-                 swap: Swap, pointers: Pointers, runs: Runs) -> None:
+    def __init__(
+        self,
+        settings: GateSettings,
+        *,
+        database: Database,
+        writer: Writer,
+        evaluations: Evaluations,
+        swap: Swap,
+        pointers: Pointers,
+        runs: Runs,
+    ) -> None:
         self._settings = settings
         self._database = database
         self._writer = writer
@@ -113,8 +122,10 @@ class PromotionGate:
         if run.state != "done":
             objections.append(f"the run has not ended well: {run.state}, {run.reason}")
         elif self._pointers.shared and champion != run.first_version:
-            objections.append(f"version {champion} has become the champion meanwhile, and was not evaluated before the "
-                              "run's first step")
+            objections.append(
+                f"version {champion} has become the champion meanwhile, and was not evaluated before the "
+                "run's first step"
+            )
         else:
             try:
                 pairs = await self._pairs(run.id, config, champion, candidate)
@@ -127,8 +138,11 @@ class PromotionGate:
                 objections.append(f"nothing can be decided: {type(error).__name__}: {error}")
         seed = 0 if config.evaluation is None else config.evaluation.seed
         metrics = await asyncio.to_thread(self._metrics, run.id)
-        return decide(self._settings, Comparison(champion, candidate, last_horizon(config.schedule), seed, pairs,
-                                                 metrics), objections)
+        return decide(
+            self._settings,
+            Comparison(champion, candidate, last_horizon(config.schedule), seed, pairs, metrics),
+            objections,
+        )
 
     async def _pairs(self, run_id: str, config: RunConfig, champion: int, candidate: int) -> dict[str, Pair]:
         plan = config.evaluation
@@ -137,12 +151,16 @@ class PromotionGate:
 
         async def figures(version: int, environment: str) -> Measured:
             while True:
-                found = await self._evaluations.measure(run_id, version, environment, plan,
-                                                        last_horizon(config.schedule), WAIT_S)
+                found = await self._evaluations.measure(
+                    run_id, version, environment, plan, last_horizon(config.schedule), WAIT_S
+                )
                 if found is not None:
                     return found
-        return {environment: Pair(await figures(champion, environment), await figures(candidate, environment))
-                for environment in plan.tasks}
+
+        return {
+            environment: Pair(await figures(champion, environment), await figures(candidate, environment))
+            for environment in plan.tasks
+        }
 
     async def _nothing_to_decide(self, run: RunRow, head: int) -> None:
         """Note that a run published nothing, or that its version is not the newest any more, or is approved by hand."""
@@ -162,7 +180,10 @@ class PromotionGate:
 
     def _metrics(self, run_id: str) -> dict[str, float]:
         """Return means over a run's learner steps."""
-        query = sa.select(MetricRow.name, sa.func.avg(MetricRow.value).label("mean")).where(
-            MetricRow.run_id == run_id, MetricRow.name.in_(LOOKED_AT)).group_by(MetricRow.name)
+        query = (
+            sa.select(MetricRow.name, sa.func.avg(MetricRow.value).label("mean"))
+            .where(MetricRow.run_id == run_id, MetricRow.name.in_(LOOKED_AT))
+            .group_by(MetricRow.name)
+        )
         with self._database.read() as session:
             return {row.name: row.mean for row in session.execute(query)}

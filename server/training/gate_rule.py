@@ -40,9 +40,16 @@ class Measured:
         """The same without its tasks."""
         verdicts = [verdict for found in self.verdicts.values() for verdict in found]
         return Figures(
-            evaluation_id=self.evaluation_id, success_rate=sum(verdicts) / len(verdicts) if verdicts else None,
-            episodes=self.episodes, without_verdict=self.episodes - len(verdicts), steps=self.steps,
-            invalid_steps=self.invalid_steps, calls=self.calls, bad_calls=self.bad_calls, latency_ms=self.latency_ms)
+            evaluation_id=self.evaluation_id,
+            success_rate=sum(verdicts) / len(verdicts) if verdicts else None,
+            episodes=self.episodes,
+            without_verdict=self.episodes - len(verdicts),
+            steps=self.steps,
+            invalid_steps=self.invalid_steps,
+            calls=self.calls,
+            bad_calls=self.bad_calls,
+            latency_ms=self.latency_ms,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +63,11 @@ class Pair:
     def gains(self) -> list[float]:
         """[T] gain of each task on which both have a verdict, by its name."""
         before, after = self.champion.verdicts, self.candidate.verdicts
-        return [_mean(after[task]) - _mean(before[task]) for task in sorted(before.keys() & after.keys())
-                if before[task] and after[task]]
+        return [
+            _mean(after[task]) - _mean(before[task])
+            for task in sorted(before.keys() & after.keys())
+            if before[task] and after[task]
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +97,10 @@ def bootstrap(gains: Sequence[Sequence[float]], confidence: float, seed: int) ->
         drawn = rng.multinomial(len(of_tasks), counts / len(of_tasks), size=RESAMPLES)
         means.append(drawn @ values / len(of_tasks))
     centres = [_mean(of_tasks) for of_tasks in gains]
-    return (_interval(_mean(centres), np.mean(means, axis=0), confidence),
-            [_interval(centre, drawn, confidence) for centre, drawn in zip(centres, means, strict=True)])
+    return (
+        _interval(_mean(centres), np.mean(means, axis=0), confidence),
+        [_interval(centre, drawn, confidence) for centre, drawn in zip(centres, means, strict=True)],
+    )
 
 
 def decide(rule: GateSettings, compared: Comparison, objections: Sequence[str] = ()) -> GateEvidence:
@@ -100,32 +112,49 @@ def decide(rule: GateSettings, compared: Comparison, objections: Sequence[str] =
     environments = {}
     for name, pair in compared.pairs.items():
         environments[name] = EnvironmentEvidence(
-            tasks=len(gains.get(name, ())), gain=intervals.get(name), champion=pair.champion.figures,
-            candidate=pair.candidate.figures)
+            tasks=len(gains.get(name, ())),
+            gain=intervals.get(name),
+            champion=pair.champion.figures,
+            candidate=pair.candidate.figures,
+        )
         found += _objections(rule, name, environments[name], compared)
     if overall is None:
         found = found or ["nothing was measured"]
     elif overall.low <= rule.min_gain:
-        found.append(f"the mean gain is {overall.mean:+.3f} with a {rule.confidence:.0%} interval from "
-                     f"{overall.low:+.3f} to {overall.high:+.3f}: its lower bound is not above {rule.min_gain:g}")
+        found.append(
+            f"the mean gain is {overall.mean:+.3f} with a {rule.confidence:.0%} interval from "
+            f"{overall.low:+.3f} to {overall.high:+.3f}: its lower bound is not above {rule.min_gain:g}"
+        )
     found += _metric_objections(rule, compared.metrics)
     return GateEvidence(
-        champion=compared.champion, candidate=compared.candidate, horizon=compared.horizon, method=METHOD,
-        gain=overall, environments=environments, metrics=compared.metrics, rule=rule.model_dump(), objections=found)
+        champion=compared.champion,
+        candidate=compared.candidate,
+        horizon=compared.horizon,
+        method=METHOD,
+        gain=overall,
+        environments=environments,
+        metrics=compared.metrics,
+        rule=rule.model_dump(),
+        objections=found,
+    )
 
 
 def too_few_verdicts(rule: GateSettings, name: str, version: int, figures: Figures) -> list[str]:
     """Object where too many episodes of a version have no verdict: then nothing can be decided."""
     if figures.without_verdict <= rule.max_errors * figures.episodes:
         return []
-    return [f"{name}: {figures.without_verdict} of {figures.episodes} episodes of version {version} have no verdict, "
-            f"more than {rule.max_errors:.0%}"]
+    return [
+        f"{name}: {figures.without_verdict} of {figures.episodes} episodes of version {version} have no verdict, "
+        f"more than {rule.max_errors:.0%}"
+    ]
 
 
 def _objections(rule: GateSettings, name: str, found: EnvironmentEvidence, compared: Comparison) -> list[str]:
-    objections = [objection for version, figures in ((compared.champion, found.champion),
-                                                     (compared.candidate, found.candidate))
-                  for objection in too_few_verdicts(rule, name, version, figures)]
+    objections = [
+        objection
+        for version, figures in ((compared.champion, found.champion), (compared.candidate, found.candidate))
+        for objection in too_few_verdicts(rule, name, version, figures)
+    ]
     if found.tasks < rule.min_tasks:
         objections.append(f"{name}: {found.tasks} tasks have a verdict on both versions, {rule.min_tasks} are needed")
     if found.gain is not None and found.gain.mean < -rule.margin:
@@ -142,13 +171,16 @@ def _answer_objections(rule: GateSettings, name: str, champion: Figures, candida
     if rule.max_tool_error_rise is not None and champion.calls and candidate.calls:
         before, after = champion.bad_calls / champion.calls, candidate.bad_calls / candidate.calls
         if after > before + rule.max_tool_error_rise:
-            objections.append(f"{name}: {after:.1%} of the tool calls could not be read, {before:.1%} of the "
-                              "champion's")
+            objections.append(
+                f"{name}: {after:.1%} of the tool calls could not be read, {before:.1%} of the champion's"
+            )
     if rule.max_latency_ratio is not None and champion.latency_ms and candidate.latency_ms is not None:
         ratio = candidate.latency_ms / champion.latency_ms
         if ratio > rule.max_latency_ratio:
-            objections.append(f"{name}: an answer takes {candidate.latency_ms:.0f} ms, {ratio:.2f} times the "
-                              f"champion's; at most {rule.max_latency_ratio:g} times is allowed")
+            objections.append(
+                f"{name}: an answer takes {candidate.latency_ms:.0f} ms, {ratio:.2f} times the "
+                f"champion's; at most {rule.max_latency_ratio:g} times is allowed"
+            )
     return objections
 
 

@@ -34,16 +34,21 @@ def program(settings: LearnerSettings) -> list[str]:
 class LearnerProcess:
     """Starts the learner while a run is due, and again when it dies."""
 
-    def __init__(self, settings: LearnerSettings, runs: Runs, *, data_dir: Path, key: str,
-                 placement: Placement) -> None:
+    def __init__(
+        self, settings: LearnerSettings, runs: Runs, *, data_dir: Path, key: str, placement: Placement
+    ) -> None:
         self._settings = settings
         self._runs = runs
         self._data_dir = data_dir
         self._gpu_memory = placement.learner_share
         # Threads that wait for each other sleep: beside others that compute on the same cores, spinning ones took 5.6 s
         # for a step of 1.7 s, sleeping ones 3.2 s (measured). The key is never on the command line, for all to read.
-        self._environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **visible(*placement.learner_gpus),
-                             "UPTURN_KEY": key}
+        self._environment = {
+            "OMP_WAIT_POLICY": "PASSIVE",
+            **os.environ,
+            **visible(*placement.learner_gpus),
+            "UPTURN_KEY": key,
+        }
         self._server_url = ""
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._due = asyncio.Event()
@@ -100,8 +105,18 @@ class LearnerProcess:
         await self._runs.fail(run_id, f"the learner died {deaths} times; see {self._log_path(run_id)}")
 
     async def _learn(self, run_id: str) -> int:
-        command = [*program(self._settings), "--server", self._server_url, "--run", run_id, "--once",
-                   "--learner", self._name, "--work-dir", str(self._data_dir / "learner")]
+        command = [
+            *program(self._settings),
+            "--server",
+            self._server_url,
+            "--run",
+            run_id,
+            "--once",
+            "--learner",
+            self._name,
+            "--work-dir",
+            str(self._data_dir / "learner"),
+        ]
         if self._gpu_memory is not None:
             command += ["--gpu-memory", str(self._gpu_memory)]
         command += self._settings.arguments
@@ -109,8 +124,13 @@ class LearnerProcess:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *watched(command), stdout=output, stderr=output, stdin=asyncio.subprocess.DEVNULL,
-                env=self._environment, cwd=Path(__file__).parents[2])
+                *watched(command),
+                stdout=output,
+                stderr=output,
+                stdin=asyncio.subprocess.DEVNULL,
+                env=self._environment,
+                cwd=Path(__file__).parents[2],
+            )
         log.info("the learner of %s has process %d, log %s", run_id, self._process.pid, path)
         return await self._process.wait()
 

@@ -14,22 +14,30 @@ from server.store.tables import EpisodeRow, RewardRow, TurnRow
 from server.training.rewards import rewards_of
 
 
-def live_rewards(session: Session, version: int, limit: int, *, opened_from: float | None = None,
-                 known_before: float | None = None) -> list[float]:
+def live_rewards(
+    session: Session, version: int, limit: int, *, opened_from: float | None = None, known_before: float | None = None
+) -> list[float]:
     """Return rewards of a version's live episodes: the first ones since a time, else the newest known before one.
 
     The first ones come oldest first, the newest ones newest first.
     """
-    first_reward = (sa.select(sa.func.min(RewardRow.created_at)).where(RewardRow.episode_id == EpisodeRow.id)
-                    .scalar_subquery())
+    first_reward = (
+        sa.select(sa.func.min(RewardRow.created_at)).where(RewardRow.episode_id == EpisodeRow.id).scalar_subquery()
+    )
     known_at = sa.case((EpisodeRow.environment.is_not(None), EpisodeRow.closed_at), else_=first_reward)
     turn = sa.select(TurnRow.id).where(TurnRow.episode_id == EpisodeRow.id)
     query = sa.select(EpisodeRow.id).where(
-        EpisodeRow.policy_version == version, EpisodeRow.owner_hash.is_not(None), EpisodeRow.purpose != "evaluation",
-        sa.or_(sa.and_(EpisodeRow.environment.is_(None), EpisodeRow.status != "error"),
-               EpisodeRow.status.in_(("terminated", "truncated"))),
-        known_at.is_not(None), turn.exists(),
-        sa.not_(turn.where(TurnRow.policy_version.is_distinct_from(version)).exists()))
+        EpisodeRow.policy_version == version,
+        EpisodeRow.owner_hash.is_not(None),
+        EpisodeRow.purpose != "evaluation",
+        sa.or_(
+            sa.and_(EpisodeRow.environment.is_(None), EpisodeRow.status != "error"),
+            EpisodeRow.status.in_(("terminated", "truncated")),
+        ),
+        known_at.is_not(None),
+        turn.exists(),
+        sa.not_(turn.where(TurnRow.policy_version.is_distinct_from(version)).exists()),
+    )
     if known_before is None:
         query = query.where(EpisodeRow.opened_at >= opened_from).order_by(known_at, EpisodeRow.id)
     else:

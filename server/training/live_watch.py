@@ -46,8 +46,16 @@ class Watched:
 class LiveWatch:
     """Compares live rewards, and has the swap act on them."""
 
-    def __init__(self, watch: WatchSettings, canary: CanarySettings, *, database: Database, swap: Swap,
-                 pointers: Pointers, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        watch: WatchSettings,
+        canary: CanarySettings,
+        *,
+        database: Database,
+        swap: Swap,
+        pointers: Pointers,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._rule = watch
         self._canary = canary
         self._database = database
@@ -137,8 +145,9 @@ class LiveWatch:
         if self._canary.share == 0:
             return True, "the settings want no canary any more", None
         least = self._canary.min_episodes
-        rule = self._rule.model_copy(update={"window": max(self._rule.window, least),
-                                             "min_episodes": min(self._rule.min_episodes, least)})
+        rule = self._rule.model_copy(
+            update={"window": max(self._rule.window, least), "min_episodes": min(self._rule.min_episodes, least)}
+        )
         before = live_rewards(session, champion, rule.window, opened_from=row.created_at)
         now = live_rewards(session, candidate, rule.window, opened_from=row.created_at)
         evidence = compare(rule, (champion, before), (candidate, now))
@@ -164,10 +173,14 @@ class LiveWatch:
 def check_settings(watch: WatchSettings, canary: CanarySettings) -> None:
     """Raise SettingsError where one that earns the least there is could not be told from one that earns the most."""
     least = fewest(watch)
-    for name, wanted, episodes in (("watch.window", watch.enabled, watch.window),
-                                   ("canary.min_episodes", canary.share > 0, canary.min_episodes)):
+    for name, wanted, episodes in (
+        ("watch.window", watch.enabled, watch.window),
+        ("canary.min_episodes", canary.share > 0, canary.min_episodes),
+    ):
         if wanted and (least is None or episodes < least):
             needed = "no number of episodes is enough" if least is None else f"it takes {least}"
-            raise SettingsError(f"{name} = {episodes} is too few to find out that a version is worse, even if it "
-                                f"always earns watch.low where the other earns watch.high: {needed} with watch.alpha = "
-                                f"{watch.alpha:g} and watch.min_drop = {watch.min_drop:g}")
+            raise SettingsError(
+                f"{name} = {episodes} is too few to find out that a version is worse, even if it "
+                f"always earns watch.low where the other earns watch.high: {needed} with watch.alpha = "
+                f"{watch.alpha:g} and watch.min_drop = {watch.min_drop:g}"
+            )

@@ -25,8 +25,9 @@ BETS = np.arange(1, 20)[:, None] / 20
 MOST = 2000  # Episodes of a version that settings may ask for.
 
 
-def compare(rule: WatchSettings, before: tuple[int, Sequence[float]], now: tuple[int, Sequence[float]]
-            ) -> LiveEvidence | None:
+def compare(
+    rule: WatchSettings, before: tuple[int, Sequence[float]], now: tuple[int, Sequence[float]]
+) -> LiveEvidence | None:
     """Compare the rewards of two versions, each in the order in which they count; None where there are too few.
 
     What was decided once stays so: further pairs add nothing after the first at which the later one is worse.
@@ -35,8 +36,9 @@ def compare(rule: WatchSettings, before: tuple[int, Sequence[float]], now: tuple
     if pairs < least:
         return None
     width = rule.high - rule.low
-    earned, earns = (np.clip(np.asarray(rewards[:pairs], dtype=np.float64), rule.low, rule.high)
-                     for _, rewards in (before, now))
+    earned, earns = (
+        np.clip(np.asarray(rewards[:pairs], dtype=np.float64), rule.low, rule.high) for _, rewards in (before, now)
+    )
     tolerated = rule.min_drop / width
     gains = (earns - earned) / width + tolerated  # [K] at least 0 on average, where nothing is wrong
     capital = np.logaddexp.reduce(np.cumsum(np.log1p(-BETS / (1 + tolerated) * gains), axis=1), axis=0)
@@ -46,8 +48,11 @@ def compare(rule: WatchSettings, before: tuple[int, Sequence[float]], now: tuple
     return LiveEvidence(
         before=LiveFigures(version=before[0], episodes=at + 1, mean_reward=float(earned[: at + 1].mean())),
         now=LiveFigures(version=now[0], episodes=at + 1, mean_reward=float(earns[: at + 1].mean())),
-        e_value=math.exp(min(capital[at], 700.0)), worse=bool(len(worse)), method=METHOD,
-        rule={name: float(value) for name, value in rule.model_dump(exclude={"enabled"}).items()})
+        e_value=math.exp(min(capital[at], 700.0)),
+        worse=bool(len(worse)),
+        method=METHOD,
+        rule={name: float(value) for name, value in rule.model_dump(exclude={"enabled"}).items()},
+    )
 
 
 def fewest(rule: WatchSettings) -> int | None:
@@ -62,6 +67,8 @@ def fewest(rule: WatchSettings) -> int | None:
 def said(evidence: LiveEvidence) -> str:
     """Return what the figures say, in a sentence."""
     now, before = evidence.now, evidence.before
-    return (f"mean live reward {now.mean_reward:.3f} over {now.episodes} episodes, {before.mean_reward:.3f} over as "
-            f"many of version {before.version}: evidence {evidence.e_value:.3g} of the "
-            f"{1 / evidence.rule['alpha']:.3g} that count as worse")
+    return (
+        f"mean live reward {now.mean_reward:.3f} over {now.episodes} episodes, {before.mean_reward:.3f} over as "
+        f"many of version {before.version}: evidence {evidence.e_value:.3g} of the "
+        f"{1 / evidence.rule['alpha']:.3g} that count as worse"
+    )

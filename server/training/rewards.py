@@ -17,11 +17,12 @@ def rewards_of(session: Session, episode_ids: Sequence[str]) -> dict[str, float 
     steps: dict[str, list[float]] = defaultdict(list)
     late: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for episode_id, reward in session.execute(
-            sa.select(StepRow.episode_id, StepRow.reward).where(StepRow.episode_id.in_(episode_ids))):
+        sa.select(StepRow.episode_id, StepRow.reward).where(StepRow.episode_id.in_(episode_ids))
+    ):
         steps[episode_id].append(reward)
     for episode_id, source, value in session.execute(
-            sa.select(RewardRow.episode_id, RewardRow.source, RewardRow.value)
-            .where(RewardRow.episode_id.in_(episode_ids))):
+        sa.select(RewardRow.episode_id, RewardRow.source, RewardRow.value).where(RewardRow.episode_id.in_(episode_ids))
+    ):
         late[episode_id].append((source, value))
     rules = read_rules(session)
     return {i: rules.total(steps[i], late[i]) for i in episode_ids}

@@ -27,8 +27,14 @@ BY_REQUEST = "paused by request"
 class Runs:
     """All runs. A learner holds a run by a lease that its heartbeats renew."""
 
-    def __init__(self, database: Database, writer: Writer, pointers: Pointers, lease_s: float,
-                 clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        writer: Writer,
+        pointers: Pointers,
+        lease_s: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._database = database
         self._writer = writer
         self._pointers = pointers
@@ -61,11 +67,15 @@ class Runs:
         """
         served = "full" if self._pointers.shared else "adapter"
         if config.kind != served:
-            raise BadRequest(f"this server serves {served} weights, the run trains {config.kind}", param="config.kind",
-                             code="wrong_kind")
+            raise BadRequest(
+                f"this server serves {served} weights, the run trains {config.kind}",
+                param="config.kind",
+                code="wrong_kind",
+            )
 
     async def claim(self, request: RunClaim) -> RunView | None:
         """Give a learner a run: one whose learner was lost, or the oldest queued; None where nothing is due."""
+
         def take(session: Session) -> str | None:
             now = self.clock()
             row = _due(session, request.learner, request.run_id, now)
@@ -80,6 +90,7 @@ class Runs:
             row.resumed_at = now
             session.flush()  # The unique slot: of two servers that claim at once, one fails here.
             return row.id
+
         if request.run_id is not None:
             await self.view(request.run_id)
         try:
@@ -97,23 +108,30 @@ class Runs:
         Raises:
             Conflict: the run has ended or another learner holds it.
         """
+
         def renew(session: Session) -> None:
             hold(session, run_id, learner).lease_until = self.clock() + self._lease_s
+
         await self._writer.write(renew)
         self._heard_at = self.clock()
 
     async def release(self, learner: str) -> None:
         """Let go of what a learner holds: it has been stopped in order, and its run may go on at once elsewhere."""
-        change = sa.update(RunRow).where(RunRow.learner == learner, RunRow.state == "running").values(
-            lease_until=self.clock())
+        change = (
+            sa.update(RunRow)
+            .where(RunRow.learner == learner, RunRow.state == "running")
+            .values(lease_until=self.clock())
+        )
         await self._writer.write(lambda session: session.execute(change))
 
     async def due(self, learner: str) -> str | None:
         """Return the run that a learner would get by claiming one."""
+
         def read() -> str | None:
             with self._database.read() as session:
                 row = _due(session, learner, None, self.clock())
                 return None if row is None else row.id
+
         return await asyncio.to_thread(read)
 
     async def pause(self, run_id: str) -> RunView:
@@ -136,25 +154,31 @@ class Runs:
 
     async def end(self, run_id: str, end: RunEnd) -> RunView:
         """Record how a run ended."""
+
         def finish(session: Session) -> None:
             close_run(hold(session, run_id, end.learner), end.state, end.reason, self.clock())
+
         await self._writer.write(finish)
         self._heard_at = None
         return await self.view(run_id)
 
     async def cancel(self, run_id: str, reason: str = "cancelled by request") -> RunView:
         """Cancel a run; its learner hears of it at its next call."""
+
         def finish(session: Session) -> None:
             close_run(unfinished(session, run_id), "cancelled", reason, self.clock())
+
         await self._writer.write(finish)
         return await self.view(run_id)
 
     async def fail(self, run_id: str, reason: str) -> None:
         """Mark an unfinished run failed: its learner died too often."""
+
         def finish(session: Session) -> None:
             row = _get(session, run_id)
             if row.state in UNFINISHED:
                 close_run(row, "failed", reason, self.clock())
+
         await self._writer.write(finish)
 
     async def view(self, run_id: str) -> RunView:
@@ -163,21 +187,33 @@ class Runs:
 
     async def views(self) -> list[RunView]:
         """Return all runs without their steps, newest first."""
+
         def read() -> list[RunView]:
             with self._database.read() as session:
                 return [_view(row, []) for row in session.scalars(sa.select(RunRow).order_by(RunRow.id.desc()))]
+
         return await asyncio.to_thread(read)
 
     def _read(self, run_id: str) -> RunView:
         with self._database.read() as session:
             row = _get(session, run_id)
-            batches = session.scalars(sa.select(BatchRow).where(BatchRow.run_id == run_id, BatchRow.state == "trained")
-                                      .order_by(BatchRow.step)).all()
+            batches = session.scalars(
+                sa.select(BatchRow)
+                .where(BatchRow.run_id == run_id, BatchRow.state == "trained")
+                .order_by(BatchRow.step)
+            ).all()
             metrics: dict[int, dict[str, float]] = {}
             for metric in session.scalars(sa.select(MetricRow).where(MetricRow.run_id == run_id)):
                 metrics.setdefault(metric.step, {})[metric.name] = metric.value
-        return _view(row, [RunStep(step=b.step, horizon=b.horizon, policy_version=b.policy_version,
-                                   metrics=metrics.get(b.step, {})) for b in batches])
+        return _view(
+            row,
+            [
+                RunStep(
+                    step=b.step, horizon=b.horizon, policy_version=b.policy_version, metrics=metrics.get(b.step, {})
+                )
+                for b in batches
+            ],
+        )
 
 
 def hold(session: Session, run_id: str, learner: str) -> RunRow:
@@ -221,8 +257,16 @@ def unfinished(session: Session, run_id: str) -> RunRow:
 
 def new_run(config: RunConfig, trigger: str, now: float) -> RunRow:
     """Return the row of a run that waits for its learner."""
-    return RunRow(id=new_id("run"), state="queued", trigger=trigger, config=config.model_dump(mode="json"), step=0,
-                  active_s=0.0, gate="due" if config.evaluation else None, created_at=now)
+    return RunRow(
+        id=new_id("run"),
+        state="queued",
+        trigger=trigger,
+        config=config.model_dump(mode="json"),
+        step=0,
+        active_s=0.0,
+        gate="due" if config.evaluation else None,
+        created_at=now,
+    )
 
 
 def pause_run(row: RunRow, reason: str, now: float) -> None:
@@ -275,7 +319,18 @@ def undecided() -> sa.Select[RunRow]:
 
 def _view(row: RunRow, steps: list[RunStep]) -> RunView:
     return RunView(
-        id=row.id, state=row.state, trigger=row.trigger, config=RunConfig.model_validate(row.config), step=row.step,  # type: ignore[arg-type]
-        reason=row.reason, learner=row.learner, first_version=row.first_version, last_version=row.last_version,
+        id=row.id,
+        state=row.state,
+        trigger=row.trigger,
+        config=RunConfig.model_validate(row.config),
+        step=row.step,  # type: ignore[arg-type]
+        reason=row.reason,
+        learner=row.learner,
+        first_version=row.first_version,
+        last_version=row.last_version,
         gate=row.gate,  # type: ignore[arg-type]
-        created_at=row.created_at, started_at=row.started_at, ended_at=row.ended_at, steps=steps)
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        steps=steps,
+    )

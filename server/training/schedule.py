@@ -49,8 +49,15 @@ class Activity:
 class Schedule:
     """All triggers, and the task that looks at them."""
 
-    def __init__(self, settings: ScheduleSettings, database: Database, writer: Writer, runs: Runs,
-                 learner: LearnerProcess | None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: ScheduleSettings,
+        database: Database,
+        writer: Writer,
+        runs: Runs,
+        learner: LearnerProcess | None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._settings = settings
         self._database = database
         self._writer = writer
@@ -119,6 +126,7 @@ class Schedule:
             if (session.scalar(sa.select(sa.func.count()).select_from(TriggerRow)) or 0) >= MAX_TRIGGERS:
                 raise Conflict(f"there are {MAX_TRIGGERS} triggers already", code="too_many_triggers")
             session.add(_new_row(request.name, "api", request.trigger, self.clock()))
+
         await self._writer.write(insert)
         self.wake()
         return next(view for view in (await self.view()).triggers if view.name == request.name)
@@ -130,6 +138,7 @@ class Schedule:
             NotFound: there is none of this name.
             Conflict: it stands in the settings.
         """
+
         def delete(session: Session) -> None:
             row = session.get(TriggerRow, name)
             if row is None:
@@ -137,6 +146,7 @@ class Schedule:
             if row.source == "settings":
                 raise Conflict(f"the trigger {name!r} stands in the settings", code="trigger_of_settings")
             session.delete(row)
+
         await self._writer.write(delete)
 
     async def view(self) -> ScheduleView:
@@ -169,8 +179,9 @@ class Schedule:
     def _run_of(self, trigger: Trigger) -> RunConfig:
         config = trigger.run or self._settings.run
         if config is None:
-            raise BadRequest("this server has no configured run (schedule.run): send one with the trigger",
-                             param="trigger.run")
+            raise BadRequest(
+                "this server has no configured run (schedule.run): send one with the trigger", param="trigger.run"
+            )
         return config
 
     def _take_settings(self, session: Session) -> None:
@@ -189,9 +200,14 @@ class Schedule:
             rows = session.scalars(sa.select(TriggerRow)).all()
             rules = {row.name: (row, read_trigger(row.rule)) for row in rows}
             idle = any(idle_s(trigger) is not None for _, trigger in rules.values())
-            return Activity({name: (row.fired_at, scored_since(session, row.fired_at, trigger.count))
-                             for name, (row, trigger) in rules.items() if isinstance(trigger, EpisodesTrigger)},
-                            last_live_turn(session) if idle else None)
+            return Activity(
+                {
+                    name: (row.fired_at, scored_since(session, row.fired_at, trigger.count))
+                    for name, (row, trigger) in rules.items()
+                    if isinstance(trigger, EpisodesTrigger)
+                },
+                last_live_turn(session) if idle else None,
+            )
 
     def _decide(self, session: Session, now: float, activity: Activity) -> tuple[bool, float | None]:
         """Note what is due and act on it; return whether a learner has something to do, and the next time.
@@ -215,8 +231,11 @@ class Schedule:
             if run.state == "paused" and run.reason == WINDOW_CLOSED and self._windows.open_at(now):
                 resume_run(run, now)
                 resumed = True
-            elif (run.state != "paused" and self._settings.pause_outside_windows
-                  and self._windows.closed_since(run.resumed_at or run.created_at, now)):
+            elif (
+                run.state != "paused"
+                and self._settings.pause_outside_windows
+                and self._windows.closed_since(run.resumed_at or run.created_at, now)
+            ):
                 pause_run(run, WINDOW_CLOSED, now)
                 log.info("run %s is paused: %s", run.id, WINDOW_CLOSED)
         return resumed
@@ -227,7 +246,7 @@ class Schedule:
         same = [row for row in waiting if self._run_of(read_trigger(row.rule)) == config]
         reasons = [f"{row.name}: {why(read_trigger(row.rule))}" for row in same]
         also = f" (+{len(same) - 1})" if len(same) > 1 else ""
-        run = new_run(config, reasons[0][:TRIGGER_CHARS - len(also)] + also, now)
+        run = new_run(config, reasons[0][: TRIGGER_CHARS - len(also)] + also, now)
         session.add(run)
         session.flush()
         log.info("run %s starts, by %s", run.id, "; ".join(reasons))
@@ -246,9 +265,12 @@ class Schedule:
         held = [f"run {run.id} to end ({run.state})"] if run is not None else []
         held += ["the window to open"] if opens_at is not None else []
         return ScheduleView(
-            windows=self._windows.texts, window_open=opens_at is None, window_opens_at=opens_at,
+            windows=self._windows.texts,
+            window_open=opens_at is None,
+            window_opens_at=opens_at,
             unfinished_run=None if run is None else run.id,
-            triggers=[_trigger_view(row, held, activity, now) for row in rows])
+            triggers=[_trigger_view(row, held, activity, now) for row in rows],
+        )
 
     def _wake_learner(self) -> None:
         if self._learner is not None:
@@ -256,9 +278,17 @@ class Schedule:
 
 
 def _new_row(name: str, source: str, trigger: Trigger, now: float) -> TriggerRow:
-    return TriggerRow(name=name, source=source, rule=trigger.model_dump(mode="json"),
-                      next_at=next_time(trigger, now, now), created_at=now,
-                      due_since=None, fired_at=None, fired_run=None, fired_why=None)
+    return TriggerRow(
+        name=name,
+        source=source,
+        rule=trigger.model_dump(mode="json"),
+        next_at=next_time(trigger, now, now),
+        created_at=now,
+        due_since=None,
+        fired_at=None,
+        fired_run=None,
+        fired_why=None,
+    )
 
 
 def _unfinished(session: Session) -> RunRow | None:
@@ -292,10 +322,21 @@ def _trigger_view(row: TriggerRow, held: list[str], activity: Activity, now: flo
         waits_for = f"{activity.scored.get(row.name, (None, 0))[1]} of {trigger.count} newly scored episodes"
     elif (pause_s := idle_s(trigger)) is not None:
         quiet_s = now - _quiet_since(row, activity)
-        waits_for = (f"no live turn for {pause_s:.0f} s; now {quiet_s:.0f} s" if quiet_s < pause_s
-                     else "the next live turn: this pause has had its run")
+        waits_for = (
+            f"no live turn for {pause_s:.0f} s; now {quiet_s:.0f} s"
+            if quiet_s < pause_s
+            else "the next live turn: this pause has had its run"
+        )
     else:
         waits_for = "its time"
-    return TriggerView(name=row.name, source=row.source, trigger=trigger, next_at=row.next_at,  # type: ignore[arg-type]
-                       due_since=row.due_since, waits_for=waits_for, fired_at=row.fired_at, fired_run=row.fired_run,
-                       fired_why=row.fired_why)
+    return TriggerView(
+        name=row.name,
+        source=row.source,
+        trigger=trigger,
+        next_at=row.next_at,  # type: ignore[arg-type]
+        due_since=row.due_since,
+        waits_for=waits_for,
+        fired_at=row.fired_at,
+        fired_run=row.fired_run,
+        fired_why=row.fired_why,
+    )

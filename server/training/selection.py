@@ -24,9 +24,13 @@ LIVE_CANDIDATES = 1024  # Newest live episodes among which groups are looked for
 MIN_GROUP = 2  # A group's advantage needs a comparison.
 OFF_POLICY = ("sft", "agent_evol", "dpo")  # They imitate what is good, whoever sampled it and when.
 UNGROUPED = ("reinforce_pp", "ppo")  # They compare an episode with the batch, or with a value.
-ENDED = (EpisodeRow.trainable, EpisodeRow.status != "open", EpisodeRow.purpose != "evaluation",
-         # An environment that was left before its end has given no verdict.
-         sa.or_(EpisodeRow.status != "closed", EpisodeRow.environment.is_(None)))
+ENDED = (
+    EpisodeRow.trainable,
+    EpisodeRow.status != "open",
+    EpisodeRow.purpose != "evaluation",
+    # An environment that was left before its end has given no verdict.
+    sa.or_(EpisodeRow.status != "closed", EpisodeRow.environment.is_(None)),
+)
 
 
 @dataclass(slots=True)
@@ -50,8 +54,9 @@ class _Taken:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def select(session: Session, config: RunConfig, *, run_id: str, play_id: str | None, head: int,
-           now: float) -> Selection:
+def select(
+    session: Session, config: RunConfig, *, run_id: str, play_id: str | None, head: int, now: float
+) -> Selection:
     """Choose the episodes of one batch: of its play, and recorded live ones that this run has not had.
 
     Args:
@@ -63,9 +68,13 @@ def select(session: Session, config: RunConfig, *, run_id: str, play_id: str | N
         now: the time, which the age of live episodes is counted from.
     """
     usable = _usable(config, head)
-    played = [] if play_id is None else session.execute(
-        sa.select(EpisodeRow, sa.and_(*usable)).where(EpisodeRow.play_id == play_id, *ENDED)
-        .order_by(EpisodeRow.id)).all()
+    played = (
+        []
+        if play_id is None
+        else session.execute(
+            sa.select(EpisodeRow, sa.and_(*usable)).where(EpisodeRow.play_id == play_id, *ENDED).order_by(EpisodeRow.id)
+        ).all()
+    )
     valid = [e for e, _ in played if e.status != "error"]
     live_plan = config.live or (LivePlan() if play_id is None else None)
     live = [] if live_plan is None else session.scalars(_live(live_plan, run_id, now).where(*usable)).all()
@@ -77,19 +86,23 @@ def select(session: Session, config: RunConfig, *, run_id: str, play_id: str | N
     turns = _turn_counts(session, [e.id for e in considered])
     environments = {e.id: e.environment for e in valid}
     ids = sorted(of_play.ids + of_live.ids)
-    return Selection(ids, {i: rewards[i] or 0.0 for i in ids}, {
-        "episodes": len(played) + len(of_live.looked_at),
-        **dict.fromkeys(("groups", "groups_without_variance", "groups_incomplete"), 0),
-        **(of_play.counts + of_live.counts),
-        "success_rate": mean([float(bool(e.success)) for e in considered if e.success is not None]),
-        "mean_reward": mean([r for e in considered if (r := rewards[e.id]) is not None]),
-        "truncated_share": mean([float(e.status == "truncated") for e in considered]),
-        "mean_turns": mean([float(turns.get(e.id, 0)) for e in considered]),
-        "errors": len(played) - len(valid),
-        "played_episodes": len(of_play.ids),
-        "live_episodes": len(of_live.ids),
-        "by_environment": dict(Counter(environments[i] or "" for i in of_play.ids)),
-    })
+    return Selection(
+        ids,
+        {i: rewards[i] or 0.0 for i in ids},
+        {
+            "episodes": len(played) + len(of_live.looked_at),
+            **dict.fromkeys(("groups", "groups_without_variance", "groups_incomplete"), 0),
+            **(of_play.counts + of_live.counts),
+            "success_rate": mean([float(bool(e.success)) for e in considered if e.success is not None]),
+            "mean_reward": mean([r for e in considered if (r := rewards[e.id]) is not None]),
+            "truncated_share": mean([float(e.status == "truncated") for e in considered]),
+            "mean_turns": mean([float(turns.get(e.id, 0)) for e in considered]),
+            "errors": len(played) - len(valid),
+            "played_episodes": len(of_play.ids),
+            "live_episodes": len(of_live.ids),
+            "by_environment": dict(Counter(environments[i] or "" for i in of_play.ids)),
+        },
+    )
 
 
 def _usable(config: RunConfig, head: int) -> list[sa.SQLColumnExpression[bool]]:
@@ -107,8 +120,9 @@ def _live(plan: LivePlan, run_id: str, now: float) -> sa.Select[EpisodeRow]:
     had = sa.select(RunEpisodeRow.episode_id).where(RunEpisodeRow.run_id == run_id)
     given = sa.select(RewardRow.id).where(RewardRow.episode_id == EpisodeRow.id)
     earned = sa.select(StepRow.episode_id).where(StepRow.episode_id == EpisodeRow.id)
-    query = sa.select(EpisodeRow).where(EpisodeRow.play_id.is_(None), EpisodeRow.id.not_in(had),
-                                        sa.or_(given.exists(), earned.exists()))
+    query = sa.select(EpisodeRow).where(
+        EpisodeRow.play_id.is_(None), EpisodeRow.id.not_in(had), sa.or_(given.exists(), earned.exists())
+    )
     if plan.sources:
         given = given.where(RewardRow.source.in_(plan.sources))
         query = query.where(given.exists())
@@ -132,8 +146,13 @@ def _room(plan: LivePlan | None, played: int | None) -> int:
     return min(plan.limit, int(played * plan.share / (1 - plan.share) + 1e-9))
 
 
-def _take(session: Session, config: RunConfig, episodes: Sequence[EpisodeRow], rewards: dict[str, float | None],
-          room: int | None = None) -> _Taken:
+def _take(
+    session: Session,
+    config: RunConfig,
+    episodes: Sequence[EpisodeRow],
+    rewards: dict[str, float | None],
+    room: int | None = None,
+) -> _Taken:
     """Return which of some usable episodes the algorithm learns from, in whole groups that fit into `room`."""
     prompts = first_prompts(session, [e.id for e in episodes]) if config.algorithm == "dpo" else {}
     together = config.algorithm not in ("sft", "agent_evol")
@@ -146,7 +165,7 @@ def _take(session: Session, config: RunConfig, episodes: Sequence[EpisodeRow], r
     for members in groups.values():
         ids, problem = _of_group(config, members, {e.id: rewards[e.id] or 0.0 for e in members})
         if room is not None and len(ids) > room - len(taken.ids):
-            ids = ids[:room - len(taken.ids)] if config.algorithm in UNGROUPED else []
+            ids = ids[: room - len(taken.ids)] if config.algorithm in UNGROUPED else []
             if not ids:
                 continue
         taken.ids += ids
@@ -156,8 +175,7 @@ def _take(session: Session, config: RunConfig, episodes: Sequence[EpisodeRow], r
     return taken
 
 
-def _of_group(config: RunConfig, members: list[EpisodeRow],
-              rewards: dict[str, float]) -> tuple[list[str], str | None]:
+def _of_group(config: RunConfig, members: list[EpisodeRow], rewards: dict[str, float]) -> tuple[list[str], str | None]:
     """Return which episodes of a group the algorithm learns from, and the count that names why there are none."""
     if config.algorithm == "sft":
         return [e.id for e in members if e.success or (e.success is None and rewards[e.id] > 0)], None
@@ -177,8 +195,9 @@ def _of_group(config: RunConfig, members: list[EpisodeRow],
     return ([], "groups_without_variance") if best == worst else (list(rewards), None)
 
 
-def samples(session: Session, episode_ids: list[str], *, by_prompt: bool = False,
-            rewards: Mapping[str, float] | None = None) -> list[Sample]:
+def samples(
+    session: Session, episode_ids: list[str], *, by_prompt: bool = False, rewards: Mapping[str, float] | None = None
+) -> list[Sample]:
     """Return the samples of chosen episodes.
 
     `by_prompt` makes a group of the episodes without one that begin with the same prompt, as DPO's selection did.
@@ -189,14 +208,21 @@ def samples(session: Session, episode_ids: list[str], *, by_prompt: bool = False
     nodes: dict[str, list[NodeRow]] = nodes_of(session, episode_ids)
     turns = _turns_of(session, episode_ids)
     used = rewards_of(session, [i for i in episode_ids if i not in (rewards or {})]) | dict(rewards or {})
-    return [sample for i in episode_ids if i in rows
-            for sample in samples_of(i, rows[i].group_key or prompts.get(i), used[i] or 0.0, nodes[i], turns[i])]
+    return [
+        sample
+        for i in episode_ids
+        if i in rows
+        for sample in samples_of(i, rows[i].group_key or prompts.get(i), used[i] or 0.0, nodes[i], turns[i])
+    ]
 
 
 def first_prompts(session: Session, episode_ids: list[str]) -> dict[str, str]:
     """Return a name for the prompt that each episode began with: equal for the same token ids."""
-    query = sa.select(NodeRow.episode_id, NodeRow.token_ids).where(
-        NodeRow.episode_id.in_(episode_ids), NodeRow.parent_id.is_(None)).order_by(NodeRow.id.desc())
+    query = (
+        sa.select(NodeRow.episode_id, NodeRow.token_ids)
+        .where(NodeRow.episode_id.in_(episode_ids), NodeRow.parent_id.is_(None))
+        .order_by(NodeRow.id.desc())
+    )
     return {episode_id: f"prompt-{sha256(ids).hexdigest()[:32]}" for episode_id, ids in session.execute(query)}
 
 

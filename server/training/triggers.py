@@ -42,8 +42,9 @@ def next_time(trigger: Trigger, set_at: float, after: float) -> float | None:
     """
     if isinstance(trigger, IntervalTrigger):
         start = datetime.fromtimestamp(set_at, UTC)
-        times = IntervalTimes(seconds=trigger.every_s, start_date=start + timedelta(seconds=trigger.every_s),
-                              timezone=UTC)
+        times = IntervalTimes(
+            seconds=trigger.every_s, start_date=start + timedelta(seconds=trigger.every_s), timezone=UTC
+        )
         return _following(times, after, UTC).timestamp()  # type: ignore[union-attr]
     if not isinstance(trigger, CronTrigger):
         return None

@@ -27,8 +27,9 @@ def interpreter(name: str, requirements: Path) -> Path:
         CACHE.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=CACHE))
         subprocess.run([sys.executable, "-m", "venv", made], check=True)
-        subprocess.run([made / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-input",
-                        "-r", requirements], check=True)
+        subprocess.run(
+            [made / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-input", "-r", requirements], check=True
+        )
         try:
             made.rename(home)  # The name says that it is whole; the interpreter does not mind another name.
         except OSError:
@@ -58,5 +59,9 @@ def fastmcp_python() -> Path:
 def environment() -> dict[str, str]:
     """What the agents' libraries see: nothing of this project, and no wish to call home."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("UPTURN_", "PYTHON"))}
-    return {**kept, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "OPENAI_AGENTS_DISABLE_TRACING": "1",
-            "LANGSMITH_TRACING": "false"}
+    return {
+        **kept,
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "OPENAI_AGENTS_DISABLE_TRACING": "1",
+        "LANGSMITH_TRACING": "false",
+    }

@@ -20,8 +20,11 @@ async def guess(number: int, ctx: Context) -> dict[str, object]:
     """Guess once."""
     wanted = await ctx.get_state("number")
     won = number == wanted
-    return {"observation": "Right." if won else f"It is {'below' if wanted < number else 'above'}.",
-            "reward": 1.0 if won else 0.0, "done": won}
+    return {
+        "observation": "Right." if won else f"It is {'below' if wanted < number else 'above'}.",
+        "reward": 1.0 if won else 0.0,
+        "done": won,
+    }
 
 
 @server.tool

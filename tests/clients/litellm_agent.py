@@ -6,14 +6,21 @@ from typing import Any
 
 import litellm
 
-WEATHER = {"type": "function", "function": {"name": "weather", "description": "Tells the weather of a city.",
-           "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Tells the weather of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
 
 
 def ask(url: str, messages: list[Any], **more: Any) -> Any:
     """Ask the policy."""
-    return litellm.completion(model="openai/policy", api_base=url, api_key="sk-litellm", messages=messages,
-                              num_retries=0, **more)
+    return litellm.completion(
+        model="openai/policy", api_base=url, api_key="sk-litellm", messages=messages, num_retries=0, **more
+    )
 
 
 def chat(url: str) -> list[str]:
@@ -32,8 +39,13 @@ def tools(url: str) -> tuple[list[Any], str]:
     chunks = list(ask(url, talk, tools=[WEATHER], stream=True))
     asked = litellm.stream_chunk_builder(chunks, messages=talk).choices[0].message
     arguments = [json.loads(call.function.arguments) for call in asked.tool_calls]
-    talk += [asked, *({"role": "tool", "tool_call_id": call.id, "content": f"rain in {its['city']}"}
-                      for call, its in zip(asked.tool_calls, arguments, strict=True))]
+    talk += [
+        asked,
+        *(
+            {"role": "tool", "tool_call_id": call.id, "content": f"rain in {its['city']}"}
+            for call, its in zip(asked.tool_calls, arguments, strict=True)
+        ),
+    ]
     return arguments, ask(url, talk, tools=[WEATHER]).choices[0].message.content
 
 

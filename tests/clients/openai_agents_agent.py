@@ -21,8 +21,9 @@ def weather(city: str) -> str:
 def agent(url: str, *tools: Any) -> Agent:
     """Return an agent of the policy."""
     client = AsyncOpenAI(base_url=url, api_key="sk-agents", max_retries=0)
-    return Agent(name="tester", model=OpenAIChatCompletionsModel(model="policy", openai_client=client),
-                 tools=list(tools))
+    return Agent(
+        name="tester", model=OpenAIChatCompletionsModel(model="policy", openai_client=client), tools=list(tools)
+    )
 
 
 async def chat(url: str) -> list[str]:

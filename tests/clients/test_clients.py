@@ -20,12 +20,14 @@ pytestmark = [pytest.mark.clients, pytest.mark.timeout(1200)]
 
 @pytest.mark.parametrize("library", ["langchain", "litellm", "openai_agents"])
 def test_agents_of_other_libraries_need_only_a_base_url(
-        live: Live, agents_python: Path, environment: dict[str, str], tmp_path: Path, library: str) -> None:
+    live: Live, agents_python: Path, environment: dict[str, str], tmp_path: Path, library: str
+) -> None:
     settings = settings_for(tmp_path / "tools", model=str(script(tmp_path / "tool-script", f"I look.\n{CALL}", TOLD)))
     with serving(settings) as tools:
         command = [agents_python, Path(__file__).with_name(f"{library}_agent.py"), f"{live.url}/v1", f"{tools.url}/v1"]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240,
-                              check=False)
+        done = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         said = json.loads(done.stdout.splitlines()[-1])
         assert said == {"heard": ["Hello there.", "Second answer."], "called": [{"city": "Paris"}], "told": TOLD}
@@ -38,5 +40,5 @@ def test_agents_of_other_libraries_need_only_a_base_url(
 
 def turns_of_the_one_episode(server: Live) -> list[TurnView]:
     """All turns of a server; they belong to one episode, though the agent named none."""
-    episode_id, = {turn["episode_id"] for turn in recorded(server.parts.settings.data_dir)}
+    (episode_id,) = {turn["episode_id"] for turn in recorded(server.parts.settings.data_dir)}
     return server.client.episode(episode_id).turns

@@ -28,8 +28,9 @@ pytestmark = [pytest.mark.clients, pytest.mark.timeout(1200)]
 
 def run(command: list[Any], environment: dict[str, str], folder: Path) -> dict[str, Any]:
     """Run a client to its end and return what it printed last."""
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False,
-                          timeout=240)
+    done = subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, check=False, timeout=240
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -66,6 +67,7 @@ def the_episode(live: Live, protocol: str) -> Any:
     import sqlalchemy as sa
 
     from server.store.tables import EpisodeRow
+
     with live.parts.database.read() as session:
         episode_id = session.scalars(sa.select(EpisodeRow.id)).one()
     episode = live.client.episode(episode_id)
@@ -76,20 +78,30 @@ def the_episode(live: Live, protocol: str) -> Any:
 
 
 def test_openenvs_own_client_plays_our_environment(
-        live: Live, openenv_python: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    said = run([openenv_python, HERE / "openenv_player.py", f"{live.url}/openenv/textcraft", TASK, *SOLUTION],
-               environment, tmp_path)
+    live: Live, openenv_python: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    said = run(
+        [openenv_python, HERE / "openenv_player.py", f"{live.url}/openenv/textcraft", TASK, *SOLUTION],
+        environment,
+        tmp_path,
+    )
     assert said["seen"][0]["text"].endswith("Goal: craft acacia planks.")
-    assert said["seen"][1:] == [{"text": "Got 1 acacia logs", "reward": 0.0, "done": False},
-                                {"text": "Crafted 4 acacia planks", "reward": 1.0, "done": True}]
+    assert said["seen"][1:] == [
+        {"text": "Got 1 acacia logs", "reward": 0.0, "done": False},
+        {"text": "Crafted 4 acacia planks", "reward": 1.0, "done": True},
+    ]
     assert said["state"] == {"episode_id": the_episode(live, "openenv").id, "step_count": 2, "task": TASK}
     assert "EXECUTION_ERROR" in said["refused"]
 
 
 def test_fastmcps_own_client_plays_our_environment(
-        live: Live, fastmcp_python: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    said = run([fastmcp_python, HERE / "fastmcp_player.py", f"{live.url}/mcp/textcraft", "any", TASK, *SOLUTION],
-               environment, tmp_path)
+    live: Live, fastmcp_python: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    said = run(
+        [fastmcp_python, HERE / "fastmcp_player.py", f"{live.url}/mcp/textcraft", "any", TASK, *SOLUTION],
+        environment,
+        tmp_path,
+    )
     assert said["tools"] == ["reset", "act", "get", "craft", "inventory"]
     assert [one["done"] for one in said["seen"]] == [False, False, True]
     assert (said["seen"][2]["observation"], said["seen"][2]["reward"]) == ("Crafted 4 acacia planks", 1.0)
@@ -98,9 +110,16 @@ def test_fastmcps_own_client_plays_our_environment(
 
 
 def test_ours_plays_the_environment_that_openenv_init_makes(
-        openenv_python: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    subprocess.run([openenv_python, "-m", "openenv.cli", "init", "echo_env"], env=environment, cwd=tmp_path,
-                   check=True, capture_output=True, timeout=240)
+    openenv_python: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    subprocess.run(
+        [openenv_python, "-m", "openenv.cli", "init", "echo_env"],
+        env=environment,
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        timeout=240,
+    )
     port = free_port()
     serve = [openenv_python, "-m", "uvicorn", "server.app:app", "--host", "127.0.0.1", "--port", str(port)]
     with running(serve, port, environment, tmp_path / "echo_env") as url:
@@ -121,7 +140,8 @@ def test_ours_plays_the_environment_that_openenv_init_makes(
 
 
 def test_ours_plays_a_tool_server_made_with_fastmcp(
-        fastmcp_python: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    fastmcp_python: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
     port = free_port()
     with running([fastmcp_python, HERE / "fastmcp_server.py", str(port)], port, environment, tmp_path) as url:
         register("fastmcp-guess", f"mcp@{url}/mcp#end=give_up")

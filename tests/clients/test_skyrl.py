@@ -18,8 +18,15 @@ pytestmark = [pytest.mark.clients, pytest.mark.timeout(1200)]
 
 def test_skyrl_plays_search_over_our_retrieval(live: Live, environment: dict[str, str], tmp_path: Path) -> None:
     python = interpreter("skyrl", HERE / "skyrl-requirements.txt")
-    done = subprocess.run([python, HERE / "skyrl_search.py", f"{live.url}/retrieve"], env=environment, cwd=tmp_path,
-                          capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        [python, HERE / "skyrl_search.py", f"{live.url}/retrieve"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     assert (said["done"], said["reward"]) == ([False, False, True], 1.0)

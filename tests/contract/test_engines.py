@@ -51,8 +51,9 @@ def write_script(directory: Path, *answers: str) -> Path:
 
 
 @pytest.fixture(scope="module", params=["scripted", "local", VLLM])
-async def bench(request: pytest.FixtureRequest, tiny: dict[str, Weights], tmp_path_factory: pytest.TempPathFactory
-                ) -> AsyncIterator[Bench]:
+async def bench(
+    request: pytest.FixtureRequest, tiny: dict[str, Weights], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Bench]:
     kind, root = request.param, tmp_path_factory.mktemp("engine")
     base, full = tiny["base"], tiny["full"]
     tokenizer, prompt = BytesTokenizer(), "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
@@ -246,13 +247,18 @@ async def test_logprobs_are_of_the_distribution_sampled_from(bench: Bench, tempe
 
 
 @pytest.mark.parametrize("kind", ["local", VLLM])
-async def test_an_adapter_is_served_as_trained_beside_the_base(kind: Any, tiny: dict[str, Weights], tmp_path: Path
-                                                               ) -> None:
+async def test_an_adapter_is_served_as_trained_beside_the_base(
+    kind: Any, tiny: dict[str, Weights], tmp_path: Path
+) -> None:
     base, adapter = tiny["base"], tiny["adapter"]
     expected = {w.version: logprobs_of(logits_of(base.path, w, TEXT), TEXT) for w in (base, adapter)}
     assert gap(expected[0], expected[2]) > 0.3
-    engine = make_engine(kind, tmp_path, vllm=OPTIONS.model_copy(update={"lora": True, "max_lora_rank": 8}),
-                         local=LocalOptions(context_tokens=4096))
+    engine = make_engine(
+        kind,
+        tmp_path,
+        vllm=OPTIONS.model_copy(update={"lora": True, "max_lora_rank": 8}),
+        local=LocalOptions(context_tokens=4096),
+    )
     await engine.start(base, base)
     try:
         await engine.load(adapter)

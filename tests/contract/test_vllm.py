@@ -53,8 +53,10 @@ def watched(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], psutil.Pr
     """A stand-in server that runs the watcher over a command with a child of its own."""
     watch = Path(__file__).parents[2] / "server" / "watch.py"
     command = ["sh", "-c", "sleep 1000 & sleep 1000"]
-    program = (f"import os, subprocess, sys\nsubprocess.Popen([sys.executable, '-I', {str(watch)!r}, str(os.getpid()), "
-               f"*{command!r}], start_new_session=True).wait()")
+    program = (
+        f"import os, subprocess, sys\nsubprocess.Popen([sys.executable, '-I', {str(watch)!r}, str(os.getpid()), "
+        f"*{command!r}], start_new_session=True).wait()"
+    )
     with subprocess.Popen([sys.executable, "-c", program]) as server:
         process = psutil.Process(server.pid)
         while sum(p.name() == "sleep" for p in process.children(recursive=True)) < 2:
@@ -65,8 +67,9 @@ def watched(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], psutil.Pr
 
 @pytest.mark.skipif(sys.platform != "linux", reason="process groups of Linux")
 @pytest.mark.parametrize("event", ["server killed", "watcher told to stop", "command killed"])
-def test_no_process_of_vllm_outlives_its_server(event: str, watched: tuple[subprocess.Popen[bytes], psutil.Process]
-                                                ) -> None:
+def test_no_process_of_vllm_outlives_its_server(
+    event: str, watched: tuple[subprocess.Popen[bytes], psutil.Process]
+) -> None:
     server, watcher = watched
     all_of_them = [watcher, *watcher.children(recursive=True)]
     assert len(all_of_them) == 4

@@ -14,9 +14,16 @@ from server.policy.weights import validate_adapter, validate_full, with_explicit
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [("none", None), ("missing", "model.norm.weight is missing"), ("shape", "has shape"), ("nan", "not finite"),
-     ("extra", "not in the base"), ("no head", "lm_head.weight is missing"), ("other head", "differs"),
-     ("cut off", "cut off")],
+    [
+        ("none", None),
+        ("missing", "model.norm.weight is missing"),
+        ("shape", "has shape"),
+        ("nan", "not finite"),
+        ("extra", "not in the base"),
+        ("no head", "lm_head.weight is missing"),
+        ("other head", "differs"),
+        ("cut off", "cut off"),
+    ],
 )
 def test_full_weights_that_would_break_an_engine_are_refused(
     change: str, says: str | None, tiny: dict[str, Weights], tmp_path: Path

@@ -23,8 +23,11 @@ chance = random.Random(9755)
 @schemathesis.hook
 def before_call(_: schemathesis.HookContext, case: schemathesis.Case, __: dict[str, Any]) -> None:
     """Put in what there is."""
-    parts = {ParameterLocation.PATH: case.path_parameters, ParameterLocation.BODY: case.body,
-             ParameterLocation.HEADER: case.headers}
+    parts = {
+        ParameterLocation.PATH: case.path_parameters,
+        ParameterLocation.BODY: case.body,
+        ParameterLocation.HEADER: case.headers,
+    }
     for location, values in parts.items():
         if not values or not hasattr(values, "items") or (case.meta and case.meta.is_negative_at(location)):
             continue

@@ -22,8 +22,10 @@ TOOL = {"type": "function", "function": {"name": "f"}}
 def rows(live: Live) -> dict[str, int]:
     """How many rows there are of what a request could leave behind."""
     with sqlite3.connect(live.parts.settings.data_dir / "upturn.db") as connection:
-        counts = {name: connection.execute(f"select count(*) from {name}").fetchone()[0]
-                  for name in ("episode", "turn", "node", "step", "reward", "play", "run", "batch")}
+        counts = {
+            name: connection.execute(f"select count(*) from {name}").fetchone()[0]
+            for name in ("episode", "turn", "node", "step", "reward", "play", "run", "batch")
+        }
     connection.close()
     return counts
 
@@ -47,8 +49,12 @@ def rows(live: Live) -> dict[str, int]:
         (CHAT, {**GOOD, "tools": [{"type": "function"}]}, 400, "invalid_request"),
         (CHAT, {**GOOD, "tools": [TOOL, TOOL]}, 400, "invalid_request"),
         (CHAT, {**GOOD, "tool_choice": "required"}, 400, "invalid_request"),
-        (CHAT, {**GOOD, "tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, 400,
-         "invalid_request"),
+        (
+            CHAT,
+            {**GOOD, "tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            400,
+            "invalid_request",
+        ),
         (CHAT, {**GOOD, "tools": [TOOL], "tool_choice": "required"}, 400, "unsupported_parameter"),
         (CHAT, {**GOOD, "response_format": {"type": "json_schema"}}, 400, "invalid_request"),
         (CHAT, {**GOOD, "response_format": {"type": "json_object"}}, 400, "unsupported_parameter"),
@@ -81,7 +87,8 @@ def rows(live: Live) -> dict[str, int]:
     ],
 )
 def test_a_wrong_request_gets_its_status_and_leaves_nothing(
-        live: Live, path: str, body: dict[str, Any], status: int, code: str) -> None:
+    live: Live, path: str, body: dict[str, Any], status: int, code: str
+) -> None:
     answer = live.http.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
@@ -95,8 +102,9 @@ def test_malformed_json_and_large_bodies_are_refused(live: Live) -> None:
     assert broken.status_code == 400 and "JSON" in broken.json()["error"]["message"]
     large = live.http.post(CHAT, content=b"x" * (17 * 2**20), headers={"content-type": "application/json"})
     assert large.status_code == 413 and large.json()["error"]["code"] == "request_too_large"
-    unannounced = live.http.post(CHAT, content=(b"x" * 2**20 for _ in range(17)),
-                                 headers={"content-type": "application/json"})
+    unannounced = live.http.post(
+        CHAT, content=(b"x" * 2**20 for _ in range(17)), headers={"content-type": "application/json"}
+    )
     assert unannounced.status_code == 413 and unannounced.json()["error"]["code"] == "request_too_large"
 
 

@@ -118,13 +118,23 @@ def test_a_restart_goes_on_with_the_canary_and_without_the_setting_promotes_it(t
         assert newest(live).action == "promote" and says(live) == ("win", "policy@1")
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({}, r"canary\.share needs adapters"),
-    ({"canary": CANARY.model_copy(update={"min_episodes": 3})}, r"canary\.min_episodes = 3 is too few .* it takes 7"),
-    ({"watch": WATCH.model_copy(update={"min_drop": 0.999})}, r"watch\.window = 40 .* no number of episodes is enough"),
-])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, r"canary\.share needs adapters"),
+        (
+            {"canary": CANARY.model_copy(update={"min_episodes": 3})},
+            r"canary\.min_episodes = 3 is too few .* it takes 7",
+        ),
+        (
+            {"watch": WATCH.model_copy(update={"min_drop": 0.999})},
+            r"watch\.window = 40 .* no number of episodes is enough",
+        ),
+    ],
+)
 async def test_what_could_not_be_tried_or_found_worse_is_refused_at_the_start(
-        tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
     model = str(script(tmp_path / "script", "Hi"))
     app = create_app(settings_for(tmp_path / "data", model=model, **({"watch": WATCH, "canary": CANARY} | settings)))
     with pytest.raises(SettingsError, match=message):

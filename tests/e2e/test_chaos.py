@@ -36,10 +36,16 @@ def publish_for_ever(url: str, run_id: str, data: Path, first: int) -> None:
         for number in range(first, first + 1000):
             directory = script(data / "versions" / str(number), f"number {number}")
             try:
-                client.publish(PolicyPublish(
-                    run_id=run_id, learner=LEARNER, step=number, path=str(directory),
-                    manifest_sha256=write_manifest(directory, {"kind": "full"}),
-                    probe=Probe(token_ids=PROBE, logprobs=scripted_logprobs(directory, PROBE))))
+                client.publish(
+                    PolicyPublish(
+                        run_id=run_id,
+                        learner=LEARNER,
+                        step=number,
+                        path=str(directory),
+                        manifest_sha256=write_manifest(directory, {"kind": "full"}),
+                        probe=Probe(token_ids=PROBE, logprobs=scripted_logprobs(directory, PROBE)),
+                    )
+                )
             except UpturnAPIError:
                 return
 
@@ -80,8 +86,11 @@ def test_a_learner_killed_while_it_writes_leaves_no_half_version_and_the_run_goe
     with serve_tiny(tmp_path, "local") as live:
         for _ in range(3):
             record_group(live)
-        run = live.client.create_run(RunRequest(config=RunConfig(
-            steps=2, optimiser=OptimiserConfig(lr=1e-3), max_staleness=10, checkpoint_every=1)))
+        run = live.client.create_run(
+            RunRequest(
+                config=RunConfig(steps=2, optimiser=OptimiserConfig(lr=1e-3), max_staleness=10, checkpoint_every=1)
+            )
+        )
         versions = tmp_path / "data" / "learner" / "policies" / run.id
         deadline = time.monotonic() + 120
         while not list(versions.glob("step-*")):
@@ -103,10 +112,19 @@ def test_a_learner_whose_disk_is_full_fails_its_run_with_the_reason_and_the_cham
     with serving(settings_for(tmp_path / "data", model=str(model), engine=LOCAL)) as live:
         record_group(live)
         run = live.client.create_run(RunRequest(config=RunConfig(steps=1, optimiser=OptimiserConfig(lr=1e-3))))
-        command = f"ulimit -f 64; exec {sys.executable} -m learner run --server {live.url} --once " \
-                  f"--work-dir {tmp_path / 'data' / 'learner'} --threads 1"
-        done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=240,
-                              check=False, preexec_fn=_no_signal)
+        command = (
+            f"ulimit -f 64; exec {sys.executable} -m learner run --server {live.url} --once "
+            f"--work-dir {tmp_path / 'data' / 'learner'} --threads 1"
+        )
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+            preexec_fn=_no_signal,
+        )
         assert done.returncode == 1, done.stderr[-2000:]
         ended = live.client.run(run.id)
         assert ended.state == "failed" and ended.reason is not None and "arge" in ended.reason, ended.reason

@@ -38,7 +38,8 @@ def test_a_stream_has_chunks_a_usage_chunk_and_is_recorded_before_its_end(tmp_pa
     model = script(tmp_path / "script", "A long enough answer.", delay_s=0.02)
     with serving(settings_for(tmp_path / "data", model=str(model))) as live:
         stream = live.openai().chat.completions.create(
-            model="policy", messages=ASK, stream=True, stream_options={"include_usage": True})
+            model="policy", messages=ASK, stream=True, stream_options={"include_usage": True}
+        )
         times, text, usage, finish = [], "", None, None
         for chunk in stream:
             times.append(time.monotonic())
@@ -68,7 +69,8 @@ def test_the_next_turn_extends_the_recorded_ids_exactly(live: Live) -> None:
     assert two.messages == [talk[2]]
     assert BytesTokenizer().decode(two.token_ids, skip_special=False) == (
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello there.<|im_end|>\n"
-        "<|im_start|>user\nMore<|im_end|>\n<|im_start|>assistant\nSecond answer.<|im_end|>")
+        "<|im_start|>user\nMore<|im_end|>\n<|im_start|>assistant\nSecond answer.<|im_end|>"
+    )
 
 
 def test_an_answer_cut_by_its_length_continues_with_an_untrained_end_of_turn(live: Live) -> None:
@@ -92,8 +94,10 @@ def test_an_unchanged_agent_without_any_header_lands_in_one_episode_per_conversa
         for _ in range(2):
             raw = api.chat.completions.with_raw_response.create(model="policy", messages=talk)
             ids.add((topic, raw.headers["x-episode-id"]))
-            talk += [{"role": "assistant", "content": raw.parse().choices[0].message.content},
-                     {"role": "user", "content": "and?"}]
+            talk += [
+                {"role": "assistant", "content": raw.parse().choices[0].message.content},
+                {"role": "user", "content": "and?"},
+            ]
     assert len(ids) == 2
     assert len({episode for _, episode in ids}) == 2
 
@@ -101,9 +105,11 @@ def test_an_unchanged_agent_without_any_header_lands_in_one_episode_per_conversa
 @pytest.mark.parametrize("way", ["header", "url", "key"])
 def test_an_episode_can_be_named_in_three_ways(live: Live, way: str) -> None:
     opened = live.client.open_episode(EpisodeOpen())
-    api = {"header": live.openai(default_headers={"x-episode-id": opened.id}),
-           "url": live.openai(base_url=opened.base_url),
-           "key": live.openai(key=opened.key)}[way]
+    api = {
+        "header": live.openai(default_headers={"x-episode-id": opened.id}),
+        "url": live.openai(base_url=opened.base_url),
+        "key": live.openai(key=opened.key),
+    }[way]
     raw = api.chat.completions.with_raw_response.create(model="policy", messages=ASK)
     assert raw.headers["x-episode-id"] == opened.id
 
@@ -123,8 +129,7 @@ def test_the_same_request_at_once_is_answered_once(tmp_path: Path) -> None:
         opened = live.client.open_episode(EpisodeOpen())
         api = live.openai(key=opened.key)
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            answers = list(pool.map(
-                lambda _: api.chat.completions.create(model="policy", messages=ASK).id, range(4)))
+            answers = list(pool.map(lambda _: api.chat.completions.create(model="policy", messages=ASK).id, range(4)))
         assert len(set(answers)) == 1
         assert len(live.client.episode(opened.id).turns) == 1
 
@@ -151,16 +156,19 @@ def test_a_retry_of_a_stream_that_broke_off_gets_the_whole_answer(tmp_path: Path
         broken = api.chat.completions.create(model="policy", messages=ASK, stream=True)
         next(iter(broken))
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            retry = pool.submit(lambda: "".join(
-                chunk.choices[0].delta.content or ""
-                for chunk in api.chat.completions.create(model="policy", messages=ASK, stream=True)))
+            retry = pool.submit(
+                lambda: "".join(
+                    chunk.choices[0].delta.content or ""
+                    for chunk in api.chat.completions.create(model="policy", messages=ASK, stream=True)
+                )
+            )
             episode = asyncio.run_coroutine_threadsafe(live.parts.episodes.get(opened.id), live.loop).result()
             while not any(turn.readers == 2 for turns in list(episode.answering.values()) for turn in turns):
                 assert not retry.done()
                 time.sleep(0.01)
             broken.close()
             assert retry.result() == "word " * 40
-        turn, = live.client.episode(opened.id).turns
+        (turn,) = live.client.episode(opened.id).turns
         assert turn.trainable
 
 
@@ -171,8 +179,10 @@ def test_an_agent_that_names_no_episode_talks_on_beyond_the_horizon(tmp_path: Pa
         for number in range(3):
             raw = live.openai().chat.completions.with_raw_response.create(model="policy", messages=talk)
             episodes.append(raw.headers["x-episode-id"])
-            talk += [{"role": "assistant", "content": raw.parse().choices[0].message.content},
-                     {"role": "user", "content": f"Go on {number}"}]
+            talk += [
+                {"role": "assistant", "content": raw.parse().choices[0].message.content},
+                {"role": "user", "content": f"Go on {number}"},
+            ]
         assert episodes[0] == episodes[1] != episodes[2]
         assert live.client.episode(episodes[0]).status == "truncated"
         assert len(live.client.episode(episodes[2]).turns) == 1

@@ -14,8 +14,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False,
-                          timeout=120)
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 def test_migrate_makes_a_database_at_the_newest_revision(tmp_path: Path) -> None:
@@ -28,10 +29,16 @@ def test_migrate_makes_a_database_at_the_newest_revision(tmp_path: Path) -> None
     connection.close()
 
 
-@pytest.mark.parametrize(("command", "option"), [
-    (("-m", "server", "serve"), "--data-dir"), (("-m", "learner", "run"), "--server"),
-    (("-m", "clients.demo"), "--keep"), (("-m", "server", "keys", "create"), "--scope"),
-    *(((f"benchmarks/{name}.py",), "--quick") for name in ("exactness", "learner", "plays", "recorder", "serving"))])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("-m", "server", "serve"), "--data-dir"),
+        (("-m", "learner", "run"), "--server"),
+        (("-m", "clients.demo"), "--keep"),
+        (("-m", "server", "keys", "create"), "--scope"),
+        *(((f"benchmarks/{name}.py",), "--quick") for name in ("exactness", "learner", "plays", "recorder", "serving")),
+    ],
+)
 def test_every_program_has_a_help_that_names_its_options(command: tuple[str, ...], option: str) -> None:
     done = run(*command, "--help")
     assert done.returncode == 0, done.stderr

@@ -92,6 +92,6 @@ def test_a_rewritten_answer_is_not_what_was_recorded(live: Live) -> None:
     episode, answer = say(live, told)
     other, _ = say(live, [*told, {**answer, "content": "I never said that."}, user("And?")])
     assert other != episode
-    turn, = live.client.episode(other).turns
+    (turn,) = live.client.episode(other).turns
     assert "I never said that." in BytesTokenizer().decode(turn.token_ids)
     assert sum(turn.loss_mask) == turn.completion_tokens, "what the policy did not sample is not trained"

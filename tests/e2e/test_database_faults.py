@@ -85,8 +85,10 @@ class Load:
     def everybody_is_answered(self) -> None:
         """Wait until each client has got one more answer."""
         before = [len(answers) for answers in self.answered]
-        wait_until(lambda: bool(self.broken) or all(
-            len(now) > then for now, then in zip(self.answered, before, strict=True)), "an answer for everybody")
+        wait_until(
+            lambda: bool(self.broken) or all(len(now) > then for now, then in zip(self.answered, before, strict=True)),
+            "an answer for everybody",
+        )
 
     def _ask(self, number: int) -> None:
         with openai.OpenAI(base_url=f"{self._url}/v1", api_key=f"sk-{number}", max_retries=0, timeout=60) as api:
@@ -174,8 +176,9 @@ def test_a_row_that_breaks_a_rule_when_its_work_is_done_fails_alone(database: Da
 def small_disk(directory: Path) -> Iterator[Path]:
     """Mount a disk of 16 MB, which takes root."""
     directory.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", directory], check=False,
-                          capture_output=True, text=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", directory], check=False, capture_output=True, text=True
+    )
     if made.returncode != 0:
         pytest.skip(f"this user may not mount a small disk ({made.stderr.strip()}); the other case needs no right")
     try:
@@ -264,7 +267,7 @@ def test_a_lock_that_stays_gives_503_and_leaves_nothing_half_written(tmp_path: P
         load.must_have_been_told()
         assert load.answered == [[]] * 16 and recorded(tmp_path / "data") == []
         assert api.chat.completions.create(model="policy", messages=ASK).choices[0].message.content == "Hello there."
-        turn, = live.client.episode(opened.id).turns
+        (turn,) = live.client.episode(opened.id).turns
         assert len(turn.token_ids) == turn.prompt_tokens + turn.completion_tokens
 
 
@@ -291,8 +294,10 @@ def test_what_could_not_be_written_is_not_taken_for_done(tmp_path: Path) -> None
 @pytest.mark.postgres
 def test_a_postgresql_that_crashes_and_comes_back_loses_no_answered_turn(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
-    with (running_postgres() as postgres,
-          serving(settings_for(tmp_path / "data", model=str(model), database_url=postgres.url)) as live):
+    with (
+        running_postgres() as postgres,
+        serving(settings_for(tmp_path / "data", model=str(model), database_url=postgres.url)) as live,
+    ):
         with Load(live.url) as load:
             for how in (signal.SIGQUIT, signal.SIGINT):
                 load.everybody_is_answered()

@@ -29,8 +29,21 @@ from tests.family_models import FAMILIES, make_family_model
 from tests.tiny_model import CHATML, make_tiny_model
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["database schema", "model files", "weights", "renderer", "chat template", "tool template", "end of turn",
-         "special tokens", "token ids", "engine", "logprobs", "adapter", "full weights"]
+NAMES = [
+    "database schema",
+    "model files",
+    "weights",
+    "renderer",
+    "chat template",
+    "tool template",
+    "end of turn",
+    "special tokens",
+    "token ids",
+    "engine",
+    "logprobs",
+    "adapter",
+    "full weights",
+]
 
 
 @pytest.fixture
@@ -47,7 +60,8 @@ def of(checks: list[Check]) -> dict[str, Check]:
 
 
 def test_a_good_model_passes_every_check_and_the_json_says_the_same(
-        tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data_dir = tmp_path / "data"
     code = doctor.run([str(tiny), "--json", "--engine.kind", "local", "--weights", "full", "--data-dir", str(data_dir)])
     said = json.loads(capsys.readouterr().out)
@@ -59,10 +73,17 @@ def test_a_good_model_passes_every_check_and_the_json_says_the_same(
 
 
 def test_quick_says_a_line_a_check_and_needs_no_torch(tiny: Path, tmp_path: Path) -> None:
-    code = ("import sys; from server.commands.doctor import run; code = run(sys.argv[1:]); "
-            "sys.exit(3 if 'torch' in sys.modules else code)")
-    done = subprocess.run([sys.executable, "-c", code, str(tiny), "--quick", "--data-dir", str(tmp_path)], cwd=ROOT,
-                          check=False, capture_output=True, text=True)
+    code = (
+        "import sys; from server.commands.doctor import run; code = run(sys.argv[1:]); "
+        "sys.exit(3 if 'torch' in sys.modules else code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny), "--quick", "--data-dir", str(tmp_path)],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line[6:21].strip() for line in lines[:-1]] == [*NAMES[:9], "engine"]
@@ -80,6 +101,7 @@ def rewrites(user: str = "message['content']", assistant: str = "message['conten
     def change(model: Path) -> None:
         choice = f"({user} if message['role'] == 'user' else {assistant})"
         (model / "chat_template.jinja").write_text(CHATML.replace("message['content']", choice))
+
     return change
 
 
@@ -102,19 +124,27 @@ def stops_elsewhere(model: Path) -> None:
     edit(model / "generation_config.json", eos_token_id=0)
 
 
-@pytest.mark.parametrize(("harm", "name", "says"), [
-    (rewrites(user="message['content'] ~ ' (' ~ messages|length ~ ')'"), "chat template", "1 would fork"),
-    (quantized, "weights", "quantized (awq)"),
-    (sliding, "weights", "layers of ['sliding_attention']"),
-    (of_integers, "weights", "dtype ['I8']"),
-    (stops_elsewhere, "end of turn", "the engine stops at [0]"),
-    (lambda model: edit(model / "tokenizer_config.json", eos_token="<end>"), "end of turn", "it is 5 ids"),
-    (lambda model: edit(model / "tokenizer.json", decoder={"type": "Fuse"}), "token ids", "text comes back changed"),
-    (lambda model: (model / "chat_template.jinja").unlink(), "chat template", "no chat template"),
-    (lambda model: (model / "tokenizer.json").write_text("{"), "chat template", "EOF"),
-])
+@pytest.mark.parametrize(
+    ("harm", "name", "says"),
+    [
+        (rewrites(user="message['content'] ~ ' (' ~ messages|length ~ ')'"), "chat template", "1 would fork"),
+        (quantized, "weights", "quantized (awq)"),
+        (sliding, "weights", "layers of ['sliding_attention']"),
+        (of_integers, "weights", "dtype ['I8']"),
+        (stops_elsewhere, "end of turn", "the engine stops at [0]"),
+        (lambda model: edit(model / "tokenizer_config.json", eos_token="<end>"), "end of turn", "it is 5 ids"),
+        (
+            lambda model: edit(model / "tokenizer.json", decoder={"type": "Fuse"}),
+            "token ids",
+            "text comes back changed",
+        ),
+        (lambda model: (model / "chat_template.jinja").unlink(), "chat template", "no chat template"),
+        (lambda model: (model / "tokenizer.json").write_text("{"), "chat template", "EOF"),
+    ],
+)
 def test_each_fault_of_a_model_is_found_with_its_figure_and_what_to_do(
-        tiny: Path, harm: Callable[[Path], Any], name: str, says: str) -> None:
+    tiny: Path, harm: Callable[[Path], Any], name: str, says: str
+) -> None:
     before = of(list(model_checks(tiny)))
     assert {check.result for check in before.values()} == {"pass"}
     harm(tiny)
@@ -124,7 +154,8 @@ def test_each_fault_of_a_model_is_found_with_its_figure_and_what_to_do(
 
 
 def test_a_template_that_shows_thoughts_of_the_last_answer_only_passes_for_the_record_goes_on_behind_them(
-        tiny: Path) -> None:
+    tiny: Path,
+) -> None:
     rewrites(assistant="('<think></think>' if loop.last else '') ~ message['content']")(tiny)
     check = of(list(model_checks(tiny)))["chat template"]
     assert check.result == "pass"
@@ -149,14 +180,25 @@ class OtherEngine(LocalEngine):
         await super().start(other, other)
 
 
-@pytest.mark.parametrize(("kind", "failed"), [
-    (LocalEngine, []), (DeafEngine, ["adapter", "full weights"]),
-    (OtherEngine, ["logprobs", "adapter", "full weights"])])
+@pytest.mark.parametrize(
+    ("kind", "failed"),
+    [
+        (LocalEngine, []),
+        (DeafEngine, ["adapter", "full weights"]),
+        (OtherEngine, ["logprobs", "adapter", "full weights"]),
+    ],
+)
 async def test_an_engine_that_serves_something_else_than_what_was_loaded_fails(
-        tiny: Path, tmp_path: Path, kind: type[LocalEngine], failed: list[str]) -> None:
+    tiny: Path, tmp_path: Path, kind: type[LocalEngine], failed: list[str]
+) -> None:
     def build() -> Built:
-        return Built(kind(LocalOptions(context_tokens=512)), Renderer.from_directory(tiny), tiny, "full",
-                     lambda path, _: validate_full(path, tiny))
+        return Built(
+            kind(LocalOptions(context_tokens=512)),
+            Renderer.from_directory(tiny),
+            tiny,
+            "full",
+            lambda path, _: validate_full(path, tiny),
+        )
 
     checks = [check async for check in engine_checks(build, tmp_path, 8)]
     assert [check.name for check in checks] == ["engine", "logprobs", "adapter", "full weights"]
@@ -165,9 +207,14 @@ async def test_an_engine_that_serves_something_else_than_what_was_loaded_fails(
 
 async def test_an_engine_that_does_not_start_is_one_failed_check(tiny: Path, tmp_path: Path) -> None:
     (tiny / "model.safetensors").write_bytes(b"\0" * 100)
-    checks = [check async for check in engine_checks(
-        lambda: Built(LocalEngine(LocalOptions()), Renderer.from_directory(tiny), tiny, "full", lambda *_: None),
-        tmp_path, 8)]
+    checks = [
+        check
+        async for check in engine_checks(
+            lambda: Built(LocalEngine(LocalOptions()), Renderer.from_directory(tiny), tiny, "full", lambda *_: None),
+            tmp_path,
+            8,
+        )
+    ]
     assert [(check.name, check.result) for check in checks] == [("engine", "fail")]
     assert checks[0].advice
 
@@ -189,9 +236,14 @@ def test_the_schema_is_compared_and_never_changed(tmp_path: Path) -> None:
     database.close()
 
 
-@pytest.mark.parametrize(("arguments", "says"), [
-    (["--quick", "--no-such-flag"], "--no-such-flag"), (["--quick", "model"], "model"),
-    (["model", "--engine.kind", "scripted"], "scripted engine has no model")])
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--quick", "--no-such-flag"], "--no-such-flag"),
+        (["--quick", "model"], "model"),
+        (["model", "--engine.kind", "scripted"], "scripted engine has no model"),
+    ],
+)
 def test_wrong_arguments_are_refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         doctor.run(arguments)
@@ -203,8 +255,25 @@ def test_wrong_arguments_are_refused(arguments: list[str], says: str, capsys: py
 @pytest.mark.timeout(600)
 def test_a_good_model_passes_on_vllm(tiny: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "server", "doctor", str(tiny), "--json", "--engine.kind", "vllm", "--weights", "full",
-         "--data-dir", str(tmp_path / "data")], cwd=ROOT, check=False, capture_output=True, text=True)
+        [
+            sys.executable,
+            "-m",
+            "server",
+            "doctor",
+            str(tiny),
+            "--json",
+            "--engine.kind",
+            "vllm",
+            "--weights",
+            "full",
+            "--data-dir",
+            str(tmp_path / "data"),
+        ],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     said = json.loads(done.stdout)
     assert done.returncode == 0, said
     results = {check["name"]: check["result"] for check in said["checks"]}

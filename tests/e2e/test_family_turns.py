@@ -29,10 +29,20 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     tokenizer = FileTokenizer(directory / "tokenizer.json")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        LlamaForCausalLM(LlamaConfig(
-            vocab_size=tokenizer.size, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
-            num_attention_heads=1, num_key_value_heads=1, max_position_embeddings=4096, tie_word_embeddings=True,
-            bos_token_id=None, eos_token_id=tokenizer.id_of("<|im_end|>"))).save_pretrained(directory)
+        LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=tokenizer.size,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=1,
+                num_attention_heads=1,
+                num_key_value_heads=1,
+                max_position_embeddings=4096,
+                tie_word_embeddings=True,
+                bos_token_id=None,
+                eos_token_id=tokenizer.id_of("<|im_end|>"),
+            )
+        ).save_pretrained(directory)
     engine = EngineSettings(kind="local", dtype="float32", context_tokens=4096)
     with serving(settings_for(tmp_path_factory.mktemp("data"), model=str(directory), engine=engine)) as live:
         yield live
@@ -42,7 +52,8 @@ def say(live: Live, key: str, talk: list[dict[str, Any]], **more: Any) -> dict[s
     """Ask for a streamed answer and put it together as an agent keeps it."""
     content = ""
     for chunk in live.openai(key=key).chat.completions.create(
-            model="policy", messages=talk, tools=[WEATHER], stream=True, max_tokens=24, seed=1, **more):
+        model="policy", messages=talk, tools=[WEATHER], stream=True, max_tokens=24, seed=1, **more
+    ):
         content += chunk.choices[0].delta.content or ""
     return {"role": "assistant", "content": content}
 
@@ -71,21 +82,26 @@ def test_other_template_options_fork_and_the_same_ones_do_not(qwen: Live) -> Non
     assert decode(same).count(empty) == 2 and empty not in decode(other)
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    ({"tone": "warm"}, "does not know tone; it knows enable_thinking"),
-    ({"enable_thinking": "never"}, "enable_thinking"),
-    ({"enable_thinking": "x" * 5000}, "4096"),
-])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tone": "warm"}, "does not know tone; it knows enable_thinking"),
+        ({"enable_thinking": "never"}, "enable_thinking"),
+        ({"enable_thinking": "x" * 5000}, "4096"),
+    ],
+)
 def test_template_options_that_mean_nothing_are_refused(qwen: Live, options: dict[str, Any], said: str) -> None:
     with pytest.raises(openai.BadRequestError, match=said):
         qwen.openai().chat.completions.create(
-            model="policy", messages=ASK, extra_body={"chat_template_kwargs": options})
+            model="policy", messages=ASK, extra_body={"chat_template_kwargs": options}
+        )
 
 
 def test_an_agent_that_names_no_episode_goes_on_under_its_template_options(qwen: Live) -> None:
     def ask(talk: list[dict[str, Any]], **more: Any) -> tuple[str, dict[str, Any]]:
         raw = qwen.openai(key="sk-unnamed").chat.completions.with_raw_response.create(
-            model="policy", messages=talk, max_tokens=8, seed=3, **more)
+            model="policy", messages=talk, max_tokens=8, seed=3, **more
+        )
         return raw.headers["x-episode-id"], {"role": "assistant", "content": raw.parse().choices[0].message.content}
 
     episode, answer = ask(ASK, **OFF)

@@ -30,8 +30,20 @@ ASK = [{"role": "user", "content": "Hi"}]
 @contextmanager
 def process(data_dir: Path, model: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`python -m server serve` as users start it."""
-    command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(data_dir), "--model",
-               str(model), "--no-learner.start", *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "server",
+        "serve",
+        "--port",
+        "0",
+        "--data-dir",
+        str(data_dir),
+        "--model",
+        str(model),
+        "--no-learner.start",
+        *flags,
+    ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         assert server.stdout is not None
         url = server.stdout.readline().split()[1]
@@ -126,8 +138,16 @@ def test_ctrl_c_during_a_play_ends_cleanly_with_a_database_that_opens(tmp_path: 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_no_vllm_process_outlives_its_server(tmp_path: Path, stop: signal.Signals) -> None:
     model = make_tiny_model(tmp_path / "model")
-    flags = ("--engine.kind", "vllm", "--engine.dtype", "float32", "--engine.context-tokens", "512",
-             "--engine.kv-cache-gib", "0.3")
+    flags = (
+        "--engine.kind",
+        "vllm",
+        "--engine.dtype",
+        "float32",
+        "--engine.context-tokens",
+        "512",
+        "--engine.kv-cache-gib",
+        "0.3",
+    )
     with process(tmp_path / "data", model, *flags) as (server, url):
         with openai.OpenAI(base_url=f"{url}/v1", api_key="x") as api:
             assert api.chat.completions.create(model="policy", messages=ASK, max_tokens=2).model == "policy@0"

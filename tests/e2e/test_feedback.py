@@ -52,8 +52,10 @@ def test_a_source_counts_by_its_rule_and_the_raw_rewards_stay(live: Live) -> Non
     assert view.reward == 1.0
     assert [(r.source, r.value) for r in view.rewards] == [("user", 1.0), ("user", 2.0), ("team/a b?", -1.0)]
     assert sources(live.client) == {
-        "*": (1.0, None, False, "settings", 0, None), "user": (0.5, 2.0, False, "api", 2, 1.5),
-        "team/a b?": (1.0, None, True, "api", 1, -1.0)}
+        "*": (1.0, None, False, "settings", 0, None),
+        "user": (0.5, 2.0, False, "api", 2, 1.5),
+        "team/a b?": (1.0, None, True, "api", 1, -1.0),
+    }
     live.client.set_reward_source("user", RewardRule(blocked=True))
     assert live.client.episode(episode).reward is None, "nothing counts, which is not 0"
     live.client.set_reward_source("user", RewardRule(blocked=False))
@@ -92,8 +94,11 @@ def test_a_wrong_rule_is_refused_and_changes_nothing(live: Live, body: object) -
 def test_rewards_out_of_bounds_are_refused(live: Live) -> None:
     episode = rewarded(live)
     for value in ("1e7", "-1e7", "1e999", "NaN", "Infinity", "true"):
-        answer = live.http.post(f"/v1/episodes/{episode}/rewards", content=f'{{"value": {value}}}',
-                                headers={"content-type": "application/json"})
+        answer = live.http.post(
+            f"/v1/episodes/{episode}/rewards",
+            content=f'{{"value": {value}}}',
+            headers={"content-type": "application/json"},
+        )
         assert answer.status_code == 400, value
     assert live.client.episode(episode).rewards == []
 

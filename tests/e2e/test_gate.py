@@ -46,14 +46,16 @@ PLAN = EvaluationPlan(tasks={ENVIRONMENT: TASKS}, repetitions=2)
 def served(tmp_path: Path, weights: str = "full", base: str = "add 1", **more: Any) -> Iterator[Live]:
     model = script(tmp_path / "script", base)
     environments = EnvironmentSettings(modules=["tests.environments.odd_inline"], workers=0)
-    with serving(settings_for(tmp_path / "data", model=str(model), weights=weights, environments=environments,
-                              **more)) as live:
+    with serving(
+        settings_for(tmp_path / "data", model=str(model), weights=weights, environments=environments, **more)
+    ) as live:
         yield live
 
 
 def begin(client: Client, kind: str = "full", plan: EvaluationPlan = PLAN) -> RunView:
-    client.create_run(RunRequest(config=RunConfig(
-        steps=1, kind=kind, schedule=FixedHorizon(horizon=2), evaluation=plan)))
+    client.create_run(
+        RunRequest(config=RunConfig(steps=1, kind=kind, schedule=FixedHorizon(horizon=2), evaluation=plan))
+    )
     run = client.claim_run(RunClaim(learner=LEARNER))
     assert run is not None
     return run
@@ -63,12 +65,19 @@ def publish(client: Client, data: Path, run: RunView, answer: str, delay_s: floa
     """Train one step: lease its batch, publish what answers so (answers are separated by `|`), acknowledge."""
     batch = client.lease_batch(BatchRequest(run_id=run.id, learner=LEARNER, step=0, horizon=2))
     directory = script(data / "versions" / run.id, *answer.split("|"), delay_s=delay_s)
-    version = client.publish(PolicyPublish(
-        run_id=run.id, learner=LEARNER, step=0, path=str(directory),
-        manifest_sha256=write_manifest(directory, {"kind": run.config.kind}),
-        probe=Probe(token_ids=PROBE, logprobs=scripted_logprobs(directory, PROBE)))).version
-    client.acknowledge_batch(batch.id, BatchAck(learner=LEARNER, state="trained", policy_version=version,
-                                                metrics={"entropy": 0.5}))
+    version = client.publish(
+        PolicyPublish(
+            run_id=run.id,
+            learner=LEARNER,
+            step=0,
+            path=str(directory),
+            manifest_sha256=write_manifest(directory, {"kind": run.config.kind}),
+            probe=Probe(token_ids=PROBE, logprobs=scripted_logprobs(directory, PROBE)),
+        )
+    ).version
+    client.acknowledge_batch(
+        batch.id, BatchAck(learner=LEARNER, state="trained", policy_version=version, metrics={"entropy": 0.5})
+    )
     return version
 
 
@@ -92,7 +101,8 @@ def trained(live: Live, answer: str, kind: str = "full", state: str = "done", pl
 
 @pytest.mark.parametrize("kind", ["full", "adapter"])
 def test_what_is_better_is_promoted_what_is_not_is_undone_and_the_next_run_begins_from_the_champion(
-        tmp_path: Path, kind: str) -> None:
+    tmp_path: Path, kind: str
+) -> None:
     with served(tmp_path, kind) as live:
         better = trained(live, "win", kind)
         assert better.gate == "promoted" and says(live) == ("win", "policy@1")
@@ -171,11 +181,17 @@ def test_a_run_that_published_nothing_leaves_nothing_to_decide(tmp_path: Path) -
         assert [p.action for p in live.client.promotions().data] == ["first"]
 
 
-@pytest.mark.parametrize(("base", "tasks", "why"), [
-    ("add 1", [*TASKS, "train/none"], "no task 'train/none'"), ("raise", TASKS, "no episode has a verdict"),
-    ("add 1", "exam", "has no split 'exam', only train, test")])
+@pytest.mark.parametrize(
+    ("base", "tasks", "why"),
+    [
+        ("add 1", [*TASKS, "train/none"], "no task 'train/none'"),
+        ("raise", TASKS, "no episode has a verdict"),
+        ("add 1", "exam", "has no split 'exam', only train, test"),
+    ],
+)
 def test_a_run_that_could_never_be_judged_fails_before_its_first_step(
-        tmp_path: Path, base: str, tasks: list[str] | str, why: str) -> None:
+    tmp_path: Path, base: str, tasks: list[str] | str, why: str
+) -> None:
     with served(tmp_path, base=base) as live:
         run = begin(live.client, plan=PLAN.model_copy(update={"tasks": {ENVIRONMENT: tasks}}))
         with pytest.raises(UpturnAPIError) as told:
@@ -229,8 +245,9 @@ def test_an_evaluation_that_is_interrupted_again_and_again_rejects(tmp_path: Pat
         version = publish(live.client, live.parts.settings.data_dir, run, "win")
         request = {"policy": f"policy@{version}", "environment": ENVIRONMENT}
         for number in range(3):
-            row = PlayRow(id=f"play_{number}", state="failed", error=STOPPED, request=request, run_id=run.id,
-                          created_at=0.0)
+            row = PlayRow(
+                id=f"play_{number}", state="failed", error=STOPPED, request=request, run_id=run.id, created_at=0.0
+            )
             live.parts.writer.submit(lambda session, row=row: session.add(row)).result(timeout=60)
         end(live.client, run)
         assert decided(live.client, run).gate == "rejected"
@@ -239,10 +256,19 @@ def test_an_evaluation_that_is_interrupted_again_and_again_rejects(tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["full", "adapter"])
 def test_killed_in_the_middle_of_an_evaluation_the_gate_goes_on_with_what_is_recorded(
-        tmp_path: Path, kind: str) -> None:
+    tmp_path: Path, kind: str
+) -> None:
     model, data = script(tmp_path / "script", "add 1"), tmp_path / "data"
-    flags = ("--engine.kind", "scripted", "--weights", kind, "--environments.modules", "tests.environments.odd_inline",
-             "--environments.workers", "0")
+    flags = (
+        "--engine.kind",
+        "scripted",
+        "--weights",
+        kind,
+        "--environments.modules",
+        "tests.environments.odd_inline",
+        "--environments.workers",
+        "0",
+    )
     with process(data, model, *flags) as (server, url), Client(url) as client:
         run = begin(client, kind)
         publish(client, data, run, "win", delay_s=0.5)
@@ -275,6 +301,7 @@ def test_two_looks_at_once_decide_once(tmp_path: Path) -> None:
 
         async def looks() -> None:
             await asyncio.gather(*(live.parts.gate.check() for _ in range(3)))
+
         asyncio.run_coroutine_threadsafe(looks(), live.loop).result(timeout=60)
         assert decided(live.client, run).gate == "promoted"
         assert len([p for p in live.client.promotions().data if p.decided_by == "gate"]) == 1

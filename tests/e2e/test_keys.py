@@ -25,23 +25,62 @@ from tests.live import Live, script, serving, settings_for, until
 ROOT = Path(__file__).parents[2]
 ASK = [{"role": "user", "content": "Hi"}]
 CHAT = {"/v1/chat/completions", "/episodes/{episode_id}/v1/chat/completions"}
-EPISODE = {"GET /v1/episodes/{episode_id}", "GET /v1/episodes/{episode_id}/trained",
-           *(f"POST /v1/episodes/{{episode_id}}/{what}" for what in ("steps", "rewards", "close"))}
-AGENT = {*EPISODE, *(f"POST {path}" for path in CHAT), "POST /v1/episodes", "GET /v1/models", "GET /v1/models/{model}",
-         "GET /v1/environments", "GET /v1/environments/{name}/tasks"}
-LEARNER = {"GET /v1/schedule", "GET /v1/runs", "GET /v1/runs/{run_id}", "POST /v1/runs/claim",
-           "POST /v1/runs/{run_id}/heartbeat", "POST /v1/runs/{run_id}/end", "POST /v1/batches",
-           "POST /v1/batches/{batch_id}/ack", "POST /v1/policies", "GET /v1/policies", "GET /v1/policies/{version}",
-           "GET /v1/policies/{version}/lineage"}
-ADMIN = {"POST /v1/runs", *(f"POST /v1/runs/{{run_id}}/{what}" for what in ("pause", "resume", "cancel")),
-         "GET /v1/schedule/triggers", "POST /v1/schedule/triggers", "DELETE /v1/schedule/triggers/{name}",
-         "GET /v1/promotions", "GET /v1/shadow", "GET /v1/promotions/{number}", "POST /v1/policies/rollback",
-         "POST /v1/policies/{version}/promote", "POST /v1/policies/{version}/pin",
-         "DELETE /v1/policies/{version}/pin", "DELETE /v1/episodes/{episode_id}", "POST /v1/plays",
-         "GET /v1/plays/{play_id}", "POST /v1/plays/{play_id}/cancel", "GET /v1/plays/{play_id}/events",
-         "POST /v1/keys", "GET /v1/keys", "DELETE /v1/keys/{key_id}", "DELETE /v1/keys/{key_id}/episodes",
-         "GET /v1/keys/{key_id}/trained", "GET /v1/reward-sources", "PUT /v1/reward-sources/{name}",
-         "DELETE /v1/reward-sources/{name}", "GET /v1/scorers"}
+EPISODE = {
+    "GET /v1/episodes/{episode_id}",
+    "GET /v1/episodes/{episode_id}/trained",
+    *(f"POST /v1/episodes/{{episode_id}}/{what}" for what in ("steps", "rewards", "close")),
+}
+AGENT = {
+    *EPISODE,
+    *(f"POST {path}" for path in CHAT),
+    "POST /v1/episodes",
+    "GET /v1/models",
+    "GET /v1/models/{model}",
+    "GET /v1/environments",
+    "GET /v1/environments/{name}/tasks",
+}
+LEARNER = {
+    "GET /v1/schedule",
+    "GET /v1/runs",
+    "GET /v1/runs/{run_id}",
+    "POST /v1/runs/claim",
+    "POST /v1/runs/{run_id}/heartbeat",
+    "POST /v1/runs/{run_id}/end",
+    "POST /v1/batches",
+    "POST /v1/batches/{batch_id}/ack",
+    "POST /v1/policies",
+    "GET /v1/policies",
+    "GET /v1/policies/{version}",
+    "GET /v1/policies/{version}/lineage",
+}
+ADMIN = {
+    "POST /v1/runs",
+    *(f"POST /v1/runs/{{run_id}}/{what}" for what in ("pause", "resume", "cancel")),
+    "GET /v1/schedule/triggers",
+    "POST /v1/schedule/triggers",
+    "DELETE /v1/schedule/triggers/{name}",
+    "GET /v1/promotions",
+    "GET /v1/shadow",
+    "GET /v1/promotions/{number}",
+    "POST /v1/policies/rollback",
+    "POST /v1/policies/{version}/promote",
+    "POST /v1/policies/{version}/pin",
+    "DELETE /v1/policies/{version}/pin",
+    "DELETE /v1/episodes/{episode_id}",
+    "POST /v1/plays",
+    "GET /v1/plays/{play_id}",
+    "POST /v1/plays/{play_id}/cancel",
+    "GET /v1/plays/{play_id}/events",
+    "POST /v1/keys",
+    "GET /v1/keys",
+    "DELETE /v1/keys/{key_id}",
+    "DELETE /v1/keys/{key_id}/episodes",
+    "GET /v1/keys/{key_id}/trained",
+    "GET /v1/reward-sources",
+    "PUT /v1/reward-sources/{name}",
+    "DELETE /v1/reward-sources/{name}",
+    "GET /v1/scorers",
+}
 
 
 @pytest.fixture
@@ -69,8 +108,9 @@ def allowed(live: Live, key: str) -> set[str]:
         for name in ("episode_id", "run_id", "batch_id", "play_id", "key_id", "model", "name"):
             url = url.replace(f"{{{name}}}", "none")
         for method in operations if path not in OPEN else ():
-            answer = live.http.request(method.upper(), url, headers={"authorization": f"Bearer {key}"},
-                                       json={} if method == "post" else None)
+            answer = live.http.request(
+                method.upper(), url, headers={"authorization": f"Bearer {key}"}, json={} if method == "post" else None
+            )
             assert answer.status_code != 401 and answer.status_code < 500, answer.text
             if answer.status_code == 403:
                 assert answer.json()["error"]["code"] == "insufficient_scope"
@@ -80,8 +120,12 @@ def allowed(live: Live, key: str) -> set[str]:
 
 
 def test_each_scope_may_do_what_is_its_own_and_no_scope_does_anothers(guarded: Live) -> None:
-    every = {f"{method.upper()} {path}" for path, operations in guarded.app.openapi()["paths"].items()
-             for method in operations if path not in OPEN}
+    every = {
+        f"{method.upper()} {path}"
+        for path, operations in guarded.app.openapi()["paths"].items()
+        for method in operations
+        if path not in OPEN
+    }
     assert every >= AGENT | LEARNER | ADMIN
     assert allowed(guarded, new_key(guarded, "learner").key) == LEARNER
     agent = allowed(guarded, new_key(guarded, "agent").key)
@@ -92,13 +136,27 @@ def test_each_scope_may_do_what_is_its_own_and_no_scope_does_anothers(guarded: L
     assert own >= EPISODE and not own & ({*AGENT, *LEARNER, *ADMIN} - EPISODE - {f"POST {path}" for path in CHAT})
 
 
-@pytest.mark.parametrize("headers", [
-    {}, {"authorization": "Bearer up-wrong"}, {"authorization": "Bearer ep-wrong"}, {"authorization": "Bearer"},
-    {"authorization": "Basic up-wrong"}, {"x-api-key": "up-wrong"}, {"authorization": "Bearer \xe9"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer up-wrong"},
+        {"authorization": "Bearer ep-wrong"},
+        {"authorization": "Bearer"},
+        {"authorization": "Basic up-wrong"},
+        {"x-api-key": "up-wrong"},
+        {"authorization": "Bearer \xe9"},
+    ],
+)
 def test_no_key_or_a_wrong_one_is_refused_before_anything_is_read(guarded: Live, headers: dict[str, str]) -> None:
     raw = {name: value.encode("latin-1") for name, value in headers.items()}
-    for method, path in (("POST", "/v1/chat/completions"), ("GET", "/v1/runs"), ("GET", "/v1/keys"),
-                         ("POST", "/episodes/ep_none/v1/chat/completions"), ("GET", "/v1/nothing")):
+    for method, path in (
+        ("POST", "/v1/chat/completions"),
+        ("GET", "/v1/runs"),
+        ("GET", "/v1/keys"),
+        ("POST", "/episodes/ep_none/v1/chat/completions"),
+        ("GET", "/v1/nothing"),
+    ):
         answer = guarded.http.request(method, path, headers=raw, content=b"{ no json" if method == "POST" else None)
         assert answer.status_code == 401
         assert answer.json()["error"]["code"] == "invalid_api_key"
@@ -142,7 +200,8 @@ def test_an_agent_has_its_own_episodes_and_others_look_as_if_there_were_none(gua
             guarded.http.post(f"/v1/episodes/{episode_id}/rewards", headers=theirs, json={"value": 1.0}),
             guarded.http.post(f"/v1/episodes/{episode_id}/close", headers=theirs, json={}),
             guarded.http.post(f"/episodes/{episode_id}/v1/chat/completions", headers=theirs, json=chat),
-            guarded.http.post("/v1/chat/completions", headers={**theirs, "x-episode-id": episode_id}, json=chat)]
+            guarded.http.post("/v1/chat/completions", headers={**theirs, "x-episode-id": episode_id}, json=chat),
+        ]
         for refused in refusals:
             assert (refused.status_code, refused.json()["error"]["code"]) == (404, "episode_not_found")
             assert refused.json()["error"]["message"] == f"no episode {episode_id!r}"
@@ -157,8 +216,10 @@ def test_two_agents_with_the_same_words_never_share_a_conversation(guarded: Live
         for _ in range(2):
             raw = guarded.openai(key=key).chat.completions.with_raw_response.create(model="policy", messages=talk)
             ids.add((key, raw.headers["x-episode-id"]))
-            talk += [{"role": "assistant", "content": raw.parse().choices[0].message.content},
-                     {"role": "user", "content": "More"}]
+            talk += [
+                {"role": "assistant", "content": raw.parse().choices[0].message.content},
+                {"role": "user", "content": "More"},
+            ]
     assert len(ids) == 2 and len({episode for _, episode in ids}) == 2
 
 
@@ -179,8 +240,12 @@ def test_an_episodes_own_key_acts_on_that_episode_only(tmp_path: Path, required:
         for refused in (lambda: itself.episode(two.id), lambda: itself.close_episode(two.id)):
             with pytest.raises(UpturnAPIError, match="404 episode_not_found"):
                 refused()
-        for refused in (itself.environments, itself.runs, lambda: itself.erase_episode(one.id),
-                        lambda: itself.open_episode(EpisodeOpen())):
+        for refused in (
+            itself.environments,
+            itself.runs,
+            lambda: itself.erase_episode(one.id),
+            lambda: itself.open_episode(EpisodeOpen()),
+        ):
             with pytest.raises(UpturnAPIError, match="403 insufficient_scope"):
                 refused()
         assert itself.close_episode(one.id).status == "closed"
@@ -209,13 +274,20 @@ def test_keys_are_made_by_api_and_shown_once(guarded: Live) -> None:
     made = admin.create_key(KeyCreate(name="shop", scopes=["learner", "agent", "agent"], requests_per_minute=60))
     assert (made.scopes, made.requests_per_minute, made.max_concurrent) == (["agent", "learner"], 60, None)
     assert client(guarded, made.key).runs().data == []
-    assert made.key not in guarded.http.get(
-        "/v1/keys", headers={"authorization": f"Bearer {new_key(guarded, 'admin').key}"}).text
+    assert (
+        made.key
+        not in guarded.http.get("/v1/keys", headers={"authorization": f"Bearer {new_key(guarded, 'admin').key}"}).text
+    )
     stored = b"".join(path.read_bytes() for path in guarded.parts.settings.data_dir.glob("upturn.db*"))
     assert made.key.encode() not in stored and b"shop" in stored
     headers = {"authorization": f"Bearer {new_key(guarded, 'admin').key}"}
-    for wrong in ({"name": "", "scopes": ["agent"]}, {"name": "x", "scopes": []}, {"name": "x", "scopes": ["root"]},
-                  {"name": "x", "scopes": ["agent"], "max_concurrent": 0}, {"name": "x"}):
+    for wrong in (
+        {"name": "", "scopes": ["agent"]},
+        {"name": "x", "scopes": []},
+        {"name": "x", "scopes": ["root"]},
+        {"name": "x", "scopes": ["agent"], "max_concurrent": 0},
+        {"name": "x"},
+    ):
         assert guarded.http.post("/v1/keys", json=wrong, headers=headers).status_code == 400
 
 
@@ -273,8 +345,9 @@ def test_without_required_keys_any_key_may_do_everything_and_still_owns_its_epis
 
 def test_the_servers_own_learner_has_a_key_that_nobody_sees(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
-    settings = settings_for(tmp_path / "data", model=str(model), keys="required",
-                            learner=LearnerSettings(start=True, threads=1, restarts=0))
+    settings = settings_for(
+        tmp_path / "data", model=str(model), keys="required", learner=LearnerSettings(start=True, threads=1, restarts=0)
+    )
     with serving(settings) as live:
         admin = client(live, new_key(live, "admin").key)
         run = admin.create_run(RunRequest(config=RunConfig(steps=1)))
@@ -283,6 +356,7 @@ def test_the_servers_own_learner_has_a_key_that_nobody_sees(tmp_path: Path) -> N
         def claimed() -> bool:
             lines.update(line for line in command_lines() if run.id.encode() in line)
             return admin.run(run.id).learner is not None
+
         until(claimed, "the learner claims the run, so its key is good", 120)
         assert lines and not any(b"up-" in line for line in lines)
         assert [key.scopes for key in admin.keys().data] == [["admin"]]
@@ -302,8 +376,14 @@ def command_lines() -> Iterator[bytes]:
 
 
 def command(*arguments: str, data_dir: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "server", "keys", *arguments, "--data-dir", str(data_dir)], cwd=ROOT,
-                          capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "server", "keys", *arguments, "--data-dir", str(data_dir)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
 
 
 def test_keys_are_made_listed_and_revoked_by_command_while_the_server_runs(guarded: Live) -> None:
@@ -319,6 +399,7 @@ def test_keys_are_made_listed_and_revoked_by_command_while_the_server_runs(guard
 
     def refused() -> bool:
         return guarded.http.get("/v1/runs", headers={"x-api-key": key}).status_code == 401
+
     until(refused, "the running server notices", 120)
     assert "revoked" in command("list", data_dir=data_dir).stdout
     unknown = command("revoke", "key_none", data_dir=data_dir)
@@ -333,17 +414,36 @@ def printed_at_start(data_dir: Path, model: Path) -> list[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    arguments = ["serve", "--keys", "required", "--port", str(port), "--data-dir", str(data_dir), "--model", str(model),
-                 "--engine.kind", "scripted", "--no-learner.start"]
+    arguments = [
+        "serve",
+        "--keys",
+        "required",
+        "--port",
+        str(port),
+        "--data-dir",
+        str(data_dir),
+        "--model",
+        str(model),
+        "--engine.kind",
+        "scripted",
+        "--no-learner.start",
+    ]
     url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen([sys.executable, "-m", "server", *arguments], cwd=ROOT, stdout=subprocess.PIPE,
-                          stderr=subprocess.DEVNULL, text=True) as server:
+    with subprocess.Popen(
+        [sys.executable, "-m", "server", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+
         def ready() -> bool:
             assert server.poll() is None
             try:
                 return httpx2.get(f"{url}/readyz").status_code == 200
             except httpx2.TransportError:
                 return False
+
         until(ready, "the server starts", 120)
         assert httpx2.get(f"{url}/v1/keys").status_code == 401
         server.terminate()

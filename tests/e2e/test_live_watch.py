@@ -74,6 +74,7 @@ def test_it_takes_back_once_and_does_not_flap(tmp_path: Path) -> None:
 
         async def looks() -> None:
             await asyncio.gather(*(live.parts.watch.check() for _ in range(3)))
+
         asyncio.run_coroutine_threadsafe(looks(), live.loop).result(timeout=60)
         earn(live.client, live.http, 0.0)  # The version before earns as little now: that is nobody's fault.
         look(live)

@@ -49,8 +49,10 @@ def raw_stream(url: str, receive_buffer: int | None = None) -> socket.socket:
     if receive_buffer is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     connection.connect((address.hostname, address.port))
-    connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: upturn\r\nconnection: close\r\n"
-                       b"content-type: application/json\r\n" + f"content-length: {len(body)}\r\n\r\n".encode() + body)
+    connection.sendall(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: upturn\r\nconnection: close\r\n"
+        b"content-type: application/json\r\n" + f"content-length: {len(body)}\r\n\r\n".encode() + body
+    )
     return connection
 
 
@@ -85,7 +87,8 @@ async def test_512_requests_at_once_are_all_answered_and_recorded_once(tmp_path:
         turns = recorded(tmp_path / "data")
         assert sorted(f"chatcmpl-{turn['id']}" for turn in turns) == sorted(identity for identity, _ in answers)
         assert {json.loads(turn["messages"])[0]["content"] for turn in turns} == {
-            f"Request {number}" for number in range(CLIENTS)}
+            f"Request {number}" for number in range(CLIENTS)
+        }
         assert all(turn["trainable"] for turn in turns)
 
 
@@ -96,8 +99,7 @@ def test_readers_that_read_byte_by_byte_or_not_at_all_hold_up_nobody(tmp_path: P
     with serving(settings_for(tmp_path / "data", model=str(model), engine=engine)) as live:
         slow = [raw_stream(live.url, receive_buffer=4096) for _ in range(4)]
         begun = [read_until(reader, b'"content": "A"') for reader in slow]  # Byte by byte, and then not at all.
-        short = [live.openai().chat.completions.create(model="policy", messages=ASK, max_tokens=5)
-                 for _ in range(20)]
+        short = [live.openai().chat.completions.create(model="policy", messages=ASK, max_tokens=5) for _ in range(20)]
         assert {answer.choices[0].message.content for answer in short} == {"A lon"}
         wait_until(lambda: len(recorded(tmp_path / "data")) == 24, "the record of what nobody has read yet")
         for reader, head in zip(slow, begun, strict=True):

@@ -34,8 +34,15 @@ def serve_tiny(directory: Path, engine: str, kind: str = "full", nice: int = 0):
     """A server over a tiny random model in float32."""
     model = make_tiny_model(directory / "model")
     chosen = EngineSettings(kind=engine, dtype="float32", context_tokens=1024, kv_cache_gib=0.3, max_concurrent=8)
-    return serving(settings_for(directory / "data", model=str(model), engine=chosen, weights=kind,
-                                learner=LearnerSettings(start=True, threads=1, nice=nice)))
+    return serving(
+        settings_for(
+            directory / "data",
+            model=str(model),
+            engine=chosen,
+            weights=kind,
+            learner=LearnerSettings(start=True, threads=1, nice=nice),
+        )
+    )
 
 
 def wait_for(live: Live, run_id: str, seconds: float = 600) -> RunView:
@@ -59,11 +66,13 @@ def record_group(live: Live) -> None:
 
 @pytest.mark.parametrize(("engine", "kind"), MARKED)
 def test_from_a_chat_to_a_step_and_a_swap_so_that_the_next_answer_is_version_1(
-        tmp_path: Path, engine: str, kind: str) -> None:
+    tmp_path: Path, engine: str, kind: str
+) -> None:
     with serve_tiny(tmp_path, engine, kind) as live:
         record_group(live)
-        run = live.client.create_run(RunRequest(config=RunConfig(
-            steps=1, kind=kind, optimiser=OptimiserConfig(lr=1e-3), checkpoint_every=1)))
+        run = live.client.create_run(
+            RunRequest(config=RunConfig(steps=1, kind=kind, optimiser=OptimiserConfig(lr=1e-3), checkpoint_every=1))
+        )
         ended = wait_for(live, run.id)
         assert ended.state == "done", ended.reason
         assert ended.last_version == 1
@@ -87,9 +96,16 @@ def test_from_a_chat_to_a_step_and_a_swap_so_that_the_next_answer_is_version_1(
 def test_an_oracle_run_is_recorded_episodes_and_a_version(tmp_path: Path) -> None:
     tasks = [t for t in family("textcraft").tasks("train") if t.startswith("1/")][:4]
     with serve_tiny(tmp_path, "local") as live:
-        run = live.client.create_run(RunRequest(config=RunConfig(
-            algorithm="sft", steps=2, optimiser=OptimiserConfig(lr=1e-3),
-            play=PlayPlan(environment="textcraft", tasks=tasks, groups=2, group_size=1, agent="oracle"))))
+        run = live.client.create_run(
+            RunRequest(
+                config=RunConfig(
+                    algorithm="sft",
+                    steps=2,
+                    optimiser=OptimiserConfig(lr=1e-3),
+                    play=PlayPlan(environment="textcraft", tasks=tasks, groups=2, group_size=1, agent="oracle"),
+                )
+            )
+        )
         ended = wait_for(live, run.id)
         assert ended.state == "done", ended.reason
         assert ended.last_version == 2
@@ -102,15 +118,26 @@ def test_an_oracle_run_is_recorded_episodes_and_a_version(tmp_path: Path) -> Non
 def test_a_learner_that_is_killed_is_started_again_and_its_run_goes_on(tmp_path: Path) -> None:
     tasks = [t for t in family("textcraft").tasks("train") if t.startswith("1/")][:4]
     with serve_tiny(tmp_path, "local", nice=5) as live:
-        run = live.client.create_run(RunRequest(config=RunConfig(
-            algorithm="sft", steps=4, optimiser=OptimiserConfig(lr=1e-3), checkpoint_every=1,
-            play=PlayPlan(environment="textcraft", tasks=tasks, groups=2, group_size=1, agent="oracle"))))
+        run = live.client.create_run(
+            RunRequest(
+                config=RunConfig(
+                    algorithm="sft",
+                    steps=4,
+                    optimiser=OptimiserConfig(lr=1e-3),
+                    checkpoint_every=1,
+                    play=PlayPlan(environment="textcraft", tasks=tasks, groups=2, group_size=1, agent="oracle"),
+                )
+            )
+        )
         killed = None
         while killed is None:
             assert live.client.run(run.id).state in ("queued", "running")
             if live.client.run(run.id).step >= 1:
-                learners = [p for p in psutil.Process().children(recursive=True)
-                            if "learner" in p.cmdline() and "-I" not in p.cmdline()]
+                learners = [
+                    p
+                    for p in psutil.Process().children(recursive=True)
+                    if "learner" in p.cmdline() and "-I" not in p.cmdline()
+                ]
                 killed = learners[0]
                 assert killed.nice() == 5
                 killed.kill()
@@ -124,8 +151,16 @@ def test_a_learner_that_is_killed_is_started_again_and_its_run_goes_on(tmp_path:
 def test_a_play_is_cut_at_its_horizon_and_counts_as_truncated(tmp_path: Path) -> None:
     tasks = [t for t in family("textcraft").tasks("test") if t.startswith("1/")][:2]
     with serve_tiny(tmp_path, "local") as live:
-        play = live.client.start_play(PlayRequest(environment="textcraft", tasks=tasks, group_size=2, horizon=2,
-                                                  sampling=Sampling(max_tokens=4), purpose="evaluation"))
+        play = live.client.start_play(
+            PlayRequest(
+                environment="textcraft",
+                tasks=tasks,
+                group_size=2,
+                horizon=2,
+                sampling=Sampling(max_tokens=4),
+                purpose="evaluation",
+            )
+        )
         done = live.client.wait_for_play(play.id)
         assert (done.state, done.finished, done.errors) == ("done", 4, 0)
         assert {r.status for r in done.results} == {"truncated"}

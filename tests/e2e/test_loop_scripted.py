@@ -57,8 +57,14 @@ def lease(live: Live, run_id: str, step: int = 0) -> BatchView:
 def publication(live: Live, run_id: str, *answers: str, probe_from: Path | None = None, step: int = 0) -> PolicyPublish:
     directory = script(live.parts.settings.data_dir / "versions" / f"{step}-{len(answers[0])}", *answers)
     sha256 = write_manifest(directory, {"kind": "full"})
-    return PolicyPublish(run_id=run_id, learner=LEARNER, step=step, path=str(directory), manifest_sha256=sha256,
-                         probe=Probe(token_ids=PROBE, logprobs=scripted_logprobs(probe_from or directory, PROBE)))
+    return PolicyPublish(
+        run_id=run_id,
+        learner=LEARNER,
+        step=step,
+        path=str(directory),
+        manifest_sha256=sha256,
+        probe=Probe(token_ids=PROBE, logprobs=scripted_logprobs(probe_from or directory, PROBE)),
+    )
 
 
 def says(live: Live, model: str = "policy") -> tuple[str, str]:
@@ -76,9 +82,16 @@ def test_from_chat_to_the_next_version(live: Live) -> None:
     version = live.client.publish(publication(live, run_id, "Better now."))
     assert (version.version, version.champion, version.head, version.loaded) == (1, True, True, True)
     assert version.horizon == 5
-    live.client.acknowledge_batch(batch.id, BatchAck(
-        learner=LEARNER, state="trained", policy_version=1, metrics={"loss": 0.5},
-        episodes=[TrainedEpisode(episode_id=e, advantage=1.0, weight=13) for e in episodes]))
+    live.client.acknowledge_batch(
+        batch.id,
+        BatchAck(
+            learner=LEARNER,
+            state="trained",
+            policy_version=1,
+            metrics={"loss": 0.5},
+            episodes=[TrainedEpisode(episode_id=e, advantage=1.0, weight=13) for e in episodes],
+        ),
+    )
     assert says(live) == ("Better now.", "policy@1")
     run = live.client.end_run(run_id, RunEnd(learner=LEARNER, state="done", reason="tested"))
     assert (run.state, run.step, run.last_version) == ("done", 1, 1)
@@ -160,7 +173,8 @@ def test_weights_outside_the_data_directory_are_refused(live: Live, tmp_path: Pa
     run_id = claim(live)
     directory = script(tmp_path / "elsewhere", "x")
     request = publication(live, run_id, "y").model_copy(
-        update={"path": str(directory), "manifest_sha256": write_manifest(directory, {"kind": "full"})})
+        update={"path": str(directory), "manifest_sha256": write_manifest(directory, {"kind": "full"})}
+    )
     with pytest.raises(UpturnAPIError) as refused:
         live.client.publish(request)
     assert refused.value.code == "bad_path"

@@ -45,29 +45,67 @@ class Scribe:
         self.episodes, self.recorder = Episodes(database, self.writer), Recorder(self.writer)
 
     async def open(self, **about: Any) -> Episode:
-        row = EpisodeRow(**{
-            "id": new_id("ep"), "status": "open", "seed": 0, "horizon": 5, "purpose": "other", "policy_version": 3,
-            "trainable": True, "details": {}, "key_hash": new_id("secret"), "opened_at": time.time(), **about})
+        row = EpisodeRow(
+            **{
+                "id": new_id("ep"),
+                "status": "open",
+                "seed": 0,
+                "horizon": 5,
+                "purpose": "other",
+                "policy_version": 3,
+                "trainable": True,
+                "details": {},
+                "key_hash": new_id("secret"),
+                "opened_at": time.time(),
+                **about,
+            }
+        )
         await self.writer.write(lambda session: session.add(row))
         return await self.episodes.get(row.id)
 
-    async def turn(self, episode: Episode, messages: list[dict[str, Any]], spans: list[Span], known: int = 0,
-                   **about: Any) -> dict[str, Any]:
+    async def turn(
+        self, episode: Episode, messages: list[dict[str, Any]], spans: list[Span], known: int = 0, **about: Any
+    ) -> dict[str, Any]:
         """Record a turn that goes on from the first `known` messages, and return its answer."""
         hashes = chain_hashes(messages)
         parent = episode.tails[hashes[known - 1]] if known else None
         new_ids = [100 + len(hashes), 7]
-        prompt = Prompt([*(parent.path() if parent else []), *new_ids], parent, new_ids, messages[known:], hashes[-1],
-                        forked=episode.newest is not None and not known)
+        prompt = Prompt(
+            [*(parent.path() if parent else []), *new_ids],
+            parent,
+            new_ids,
+            messages[known:],
+            hashes[-1],
+            forked=episode.newest is not None and not known,
+        )
         answer = {"role": "assistant", "content": f"answer {spans[0].token_ids if spans else 'none'}"}
-        await self.recorder.record(episode, NewTurn(
-            id=new_id("turn"), index=self.episodes.begin_turn(episode)[0], digest="d" * 64, prompt=prompt,
-            answer=answer, spans=spans, duration_ms=1.25, **about))
+        await self.recorder.record(
+            episode,
+            NewTurn(
+                id=new_id("turn"),
+                index=self.episodes.begin_turn(episode)[0],
+                digest="d" * 64,
+                prompt=prompt,
+                answer=answer,
+                spans=spans,
+                duration_ms=1.25,
+                **about,
+            ),
+        )
         return answer
 
     async def step(self, episode: Episode, index: int, reward: float) -> None:
-        row = StepRow(episode_id=episode.id, index=index, action="look", observation="a box", reward=reward,
-                      terminated=False, truncated=index == 1, info={"room": [1, {"a": None}]}, created_at=time.time())
+        row = StepRow(
+            episode_id=episode.id,
+            index=index,
+            action="look",
+            observation="a box",
+            reward=reward,
+            terminated=False,
+            truncated=index == 1,
+            info={"room": [1, {"a": None}]},
+            created_at=time.time(),
+        )
         await self.writer.write(lambda session: session.add(row))
 
 
@@ -149,7 +187,8 @@ def samples_in(data_dir: Path, ids: list[str]) -> list[Any]:
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_what_went_through_another_server_is_the_same_bytes_and_trains_the_same_samples(
-        source: tuple[Path, dict[str, str]], tmp_path: Path, form: str) -> None:
+    source: tuple[Path, dict[str, str]], tmp_path: Path, form: str
+) -> None:
     data_dir, made = source
     exported(data_dir, tmp_path / "before.jsonl")
     exported(data_dir, tmp_path / f"moved.{form}")
@@ -162,7 +201,8 @@ def test_what_went_through_another_server_is_the_same_bytes_and_trains_the_same_
 
 
 def test_a_record_says_what_was_sampled_by_which_version_and_what_it_extends(
-        source: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    source: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
     data_dir, made = source
     records = {record["id"]: record for record in exported(data_dir, tmp_path / "all.jsonl")}
     forked, swapped = records[made["forked"]], records[made["swapped"]]
@@ -177,13 +217,18 @@ def test_a_record_says_what_was_sampled_by_which_version_and_what_it_extends(
     assert forked["turns"][2]["choice"] == 1
     (turn,) = swapped["turns"]
     assert [(s["tokens"], s["sampled"], s["policy_version"]) for s in turn["spans"]] == [
-        (2, False, None), (2, True, 3), (1, True, 4), (2, True, 5)]
+        (2, False, None),
+        (2, True, 3),
+        (1, True, 4),
+        (2, True, 5),
+    ]
     assert swapped["steps"][1]["truncated"] and json.loads(swapped["steps"][1]["info"]) == {"room": [1, {"a": None}]}
     assert (records[made["broken"]]["status"], records[made["broken"]]["error_class"]) == ("error", "EnvironmentFailed")
 
 
 def test_an_episode_that_nobody_rewarded_has_no_reward_which_is_not_0(
-        source: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    source: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
     data_dir, made = source
     exported(data_dir, tmp_path / "all.parquet")
     imported(tmp_path / "target", tmp_path / "all.parquet")
@@ -193,38 +238,55 @@ def test_an_episode_that_nobody_rewarded_has_no_reward_which_is_not_0(
     assert rewards[made["forked"]] == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize(("flags", "kinds"), [
-    ([], ["forked", "swapped", "broken", "unrewarded", "shown"]),
-    (["--environment", "textcraft"], ["swapped", "broken", "shown"]),
-    (["--status", "truncated", "--status", "closed"], ["swapped", "unrewarded"]),
-    (["--min-reward", "-1"], ["forked", "swapped", "broken", "shown"]),
-    (["--min-reward", "0.3"], ["forked", "swapped"]),
-    (["--trainable", "--limit", "2"], ["forked", "swapped"]),
-    (["--since", "2020-01-31", "--until", "4000000000"], ["forked", "swapped", "broken", "unrewarded", "shown"]),
-    (["--until", "2020-01-31T12:00:00+01:00"], []),
-])
-def test_filters_choose_what_is_exported(source: tuple[Path, dict[str, str]], tmp_path: Path, flags: list[str],
-                                         kinds: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "kinds"),
+    [
+        ([], ["forked", "swapped", "broken", "unrewarded", "shown"]),
+        (["--environment", "textcraft"], ["swapped", "broken", "shown"]),
+        (["--status", "truncated", "--status", "closed"], ["swapped", "unrewarded"]),
+        (["--min-reward", "-1"], ["forked", "swapped", "broken", "shown"]),
+        (["--min-reward", "0.3"], ["forked", "swapped"]),
+        (["--trainable", "--limit", "2"], ["forked", "swapped"]),
+        (["--since", "2020-01-31", "--until", "4000000000"], ["forked", "swapped", "broken", "unrewarded", "shown"]),
+        (["--until", "2020-01-31T12:00:00+01:00"], []),
+    ],
+)
+def test_filters_choose_what_is_exported(
+    source: tuple[Path, dict[str, str]], tmp_path: Path, flags: list[str], kinds: list[str]
+) -> None:
     data_dir, made = source
     records = exported(data_dir, tmp_path / "some.jsonl", *flags)
     assert [record["id"] for record in records] == [made[kind] for kind in kinds]
 
 
 def test_episodes_that_are_there_are_skipped_or_replaced_with_their_lineage_kept(
-        source: tuple[Path, dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source: tuple[Path, dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data_dir, made = source
     database = Database(f"sqlite:///{data_dir / 'upturn.db'}")
     with sa.orm.Session(database.writer) as session, session.begin():
         session.add(RunRow(id="run_1", state="done", trigger="test", config={}, step=1, created_at=1.0))
         session.flush()
-        session.add(BatchRow(id="batch_1", run_id="run_1", step=4, horizon=5, state="trained", stats={},
-                             policy_version=8, created_at=1.0))
+        session.add(
+            BatchRow(
+                id="batch_1",
+                run_id="run_1",
+                step=4,
+                horizon=5,
+                state="trained",
+                stats={},
+                policy_version=8,
+                created_at=1.0,
+            )
+        )
         session.flush()
-        session.add(RunEpisodeRow(run_id="run_1", episode_id=made["shown"], batch_id="batch_1", advantage=0.5,
-                                  weight=2.0))
+        session.add(
+            RunEpisodeRow(run_id="run_1", episode_id=made["shown"], batch_id="batch_1", advantage=0.5, weight=2.0)
+        )
     before = exported(data_dir, tmp_path / "all.jsonl")
     assert before[4]["runs"] == [
-        {"run_id": "run_1", "step": 4, "policy_version": 8, "advantage": 0.5, "trained_tokens": 2.0}]
+        {"run_id": "run_1", "step": 4, "policy_version": 8, "advantage": 0.5, "trained_tokens": 2.0}
+    ]
     assert imported(data_dir, tmp_path / "all.jsonl") == 0
     assert "0 episodes imported, 0 replaced, 5 skipped" in capsys.readouterr().out
     with sa.orm.Session(database.writer) as session, session.begin():
@@ -248,26 +310,34 @@ def damage(change: Callable[[dict[str, Any]], Any]) -> Callable[[str], str]:
         record = json.loads(line)
         change(record)
         return json.dumps(record)
+
     return done
 
 
-@pytest.mark.parametrize(("spoil", "says"), [
-    (lambda line: line[: len(line) // 2], "Invalid JSON"),
-    (damage(lambda r: r.pop("status")), "status: Field required"),
-    (damage(lambda r: r["turns"][0]["token_ids"].append(2**31)), "turns.0.token_ids.7"),
-    (damage(lambda r: r["turns"][0]["token_ids"].pop()), "differ in length"),
-    (damage(lambda r: r["turns"][0]["spans"].pop()), "do not agree with loss_mask"),
-    (damage(lambda r: r["turns"][0].update(prompt_tokens=3)), "are 7 tokens, not 3 + 5"),
-    (damage(lambda r: r["turns"][0]["spans"][1].update(sampled=False)), "do not agree with loss_mask"),
-    (damage(lambda r: r["turns"][0].update(extends=5)), "does not come before it"),
-    (damage(lambda r: r["steps"][0].update(reward="much")), "steps.0.reward"),
-    (damage(lambda r: r.update(metadata="[]")), "metadata"),
-    (damage(lambda r: r.update(metadata="[" * 200_000)), "metadata"),
-    (damage(lambda r: r.update(id="ep_other")), "cannot be stored: UNIQUE constraint failed: turn.id"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda line: line[: len(line) // 2], "Invalid JSON"),
+        (damage(lambda r: r.pop("status")), "status: Field required"),
+        (damage(lambda r: r["turns"][0]["token_ids"].append(2**31)), "turns.0.token_ids.7"),
+        (damage(lambda r: r["turns"][0]["token_ids"].pop()), "differ in length"),
+        (damage(lambda r: r["turns"][0]["spans"].pop()), "do not agree with loss_mask"),
+        (damage(lambda r: r["turns"][0].update(prompt_tokens=3)), "are 7 tokens, not 3 + 5"),
+        (damage(lambda r: r["turns"][0]["spans"][1].update(sampled=False)), "do not agree with loss_mask"),
+        (damage(lambda r: r["turns"][0].update(extends=5)), "does not come before it"),
+        (damage(lambda r: r["steps"][0].update(reward="much")), "steps.0.reward"),
+        (damage(lambda r: r.update(metadata="[]")), "metadata"),
+        (damage(lambda r: r.update(metadata="[" * 200_000)), "metadata"),
+        (damage(lambda r: r.update(id="ep_other")), "cannot be stored: UNIQUE constraint failed: turn.id"),
+    ],
+)
 def test_a_damaged_line_is_named_and_nothing_around_it_is_half_written(
-        source: tuple[Path, dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str],
-        spoil: Callable[[str], str], says: str) -> None:
+    source: tuple[Path, dict[str, str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[str], str],
+    says: str,
+) -> None:
     data_dir, _ = source
     exported(data_dir, tmp_path / "all.jsonl")
     lines = (tmp_path / "all.jsonl").read_text().splitlines()
@@ -289,7 +359,8 @@ def test_a_file_that_is_no_parquet_is_said_plainly(tmp_path: Path, capsys: pytes
 
 
 def test_a_server_that_runs_on_the_database_shows_what_was_imported_and_answers_meanwhile(
-        live: Live, source: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    live: Live, source: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
     data_dir, made = source
     exported(data_dir, tmp_path / "all.jsonl")
     target = live.parts.settings.data_dir
@@ -300,12 +371,14 @@ def test_a_server_that_runs_on_the_database_shows_what_was_imported_and_answers_
     assert record["id"] == view.id
     for name in ("token_ids", "loss_mask", "logprobs"):
         assert [whole(record["turns"], turn, name) for turn in record["turns"]] == [
-            getattr(turn, name) for turn in view.turns]
+            getattr(turn, name) for turn in view.turns
+        ]
     assert len(exported(target, tmp_path / "there.jsonl")) == 6
 
 
-def test_an_interrupt_leaves_the_file_that_was_there(source: tuple[Path, dict[str, str]], tmp_path: Path,
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_the_file_that_was_there(
+    source: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data_dir, _ = source
     monkeypatch.setattr(export, "CHUNK", 1)
     (tmp_path / "all.jsonl").write_text("what was there")
@@ -329,8 +402,9 @@ def test_an_interrupt_leaves_the_file_that_was_there(source: tuple[Path, dict[st
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
-def test_memory_does_not_grow_with_the_number_of_episodes(source: tuple[Path, dict[str, str]], tmp_path: Path,
-                                                          form: str) -> None:
+def test_memory_does_not_grow_with_the_number_of_episodes(
+    source: tuple[Path, dict[str, str]], tmp_path: Path, form: str
+) -> None:
     data_dir, _ = source
     (line, *_) = exported(data_dir, tmp_path / "one.jsonl", "--limit", "1")
     line["metadata"] = json.dumps({"much": "x" * 20_000})
@@ -364,38 +438,62 @@ print(json.dumps({"rows": list(data), "kinds": kinds}))
 @pytest.mark.skipif(find_spec("datasets") is None, reason="datasets is not installed")
 @pytest.mark.parametrize(("builder", "form"), [("json", "jsonl"), ("parquet", "parquet")])
 def test_datasets_reads_both_forms_with_lists_of_numbers_as_such(
-        source: tuple[Path, dict[str, str]], tmp_path: Path, builder: str, form: str) -> None:
+    source: tuple[Path, dict[str, str]], tmp_path: Path, builder: str, form: str
+) -> None:
     data_dir, _ = source
     expected = exported(data_dir, tmp_path / "all.jsonl")
     file = tmp_path / f"all.{form}"
     exported(data_dir, file)
-    loaded = subprocess.run([sys.executable, "-c", LOAD, builder, str(file), str(tmp_path / "cache")], check=True,
-                            env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
-    found, known = [json.loads(text, parse_float=lambda x: float(f"{float(x):.14g}"))  # its JSON reader rounds so
-                    for text in (loaded.stdout, json.dumps(expected))]
+    loaded = subprocess.run(
+        [sys.executable, "-c", LOAD, builder, str(file), str(tmp_path / "cache")],
+        check=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    found, known = [
+        json.loads(text, parse_float=lambda x: float(f"{float(x):.14g}"))  # its JSON reader rounds so
+        for text in (loaded.stdout, json.dumps(expected))
+    ]
     assert found["rows"] == known
     assert found["kinds"]["token_ids"] in ("int32", "int64") and found["kinds"]["logprobs"] == "float64"
 
 
-@pytest.mark.parametrize(("command", "says"), [
-    (["export", "x.jsonl", "--data-dir", "nowhere"], "there is no database"),
-    (["export", "x.csv", "--data-dir", "nowhere"], "say which it is with --format"),
-    (["import", "nothing.jsonl", "--data-dir", "data"], "nothing.jsonl"),
-])
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["export", "x.jsonl", "--data-dir", "nowhere"], "there is no database"),
+        (["export", "x.csv", "--data-dir", "nowhere"], "say which it is with --format"),
+        (["import", "nothing.jsonl", "--data-dir", "data"], "nothing.jsonl"),
+    ],
+)
 def test_what_cannot_be_done_is_said_in_one_line(tmp_path: Path, command: list[str], says: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "server", *command], cwd=tmp_path, text=True, check=False,
-                          capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-m", "server", *command],
+        cwd=tmp_path,
+        text=True,
+        check=False,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "nowhere").exists()
 
 
 def test_parquet_without_pyarrow_says_what_to_install_and_jsonl_needs_none(
-        source: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
-    code = ("import sys; sys.modules['pyarrow'] = None; from server.commands.export import run; "
-            "sys.exit(run(sys.argv[1:]))")
+    source: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    code = (
+        "import sys; sys.modules['pyarrow'] = None; from server.commands.export import run; sys.exit(run(sys.argv[1:]))"
+    )
     for form, returned in (("parquet", 1), ("jsonl", 0)):
-        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / f"x.{form}"), "--data-dir", str(source[0])],
-                              cwd=ROOT, text=True, check=False, capture_output=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / f"x.{form}"), "--data-dir", str(source[0])],
+            cwd=ROOT,
+            text=True,
+            check=False,
+            capture_output=True,
+        )
         assert done.returncode == returned
         assert ("pip install 'upturn[export]'" in done.stderr) == bool(returned)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "x.jsonl"]
@@ -403,8 +501,13 @@ def test_parquet_without_pyarrow_says_what_to_install_and_jsonl_needs_none(
 
 @pytest.mark.parametrize("command", ["export", "import"])
 def test_a_flag_that_there_is_not_is_an_error(command: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "server", command, "x.jsonl", "--min-rewrd", "1"], cwd=ROOT, text=True,
-                          check=False, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "server", command, "x.jsonl", "--min-rewrd", "1"],
+        cwd=ROOT,
+        text=True,
+        check=False,
+        capture_output=True,
+    )
     assert done.returncode == 2 and "--min-rewrd" in done.stderr
 
 

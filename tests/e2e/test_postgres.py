@@ -59,8 +59,9 @@ def test_the_whole_line_runs_on_postgresql(url: str, tmp_path: Path) -> None:
         assert sorted(s.episode_id for s in lease(live, run.id).samples) == sorted(episodes)
         assert live.client.publish(publication(live, run.id, "Better now.")).version == 1
         assert says(live) == ("Better now.", "policy@1")
-        play = live.client.start_play(PlayRequest(environment="textcraft", tasks=tasks, group_size=3, horizon=2,
-                                                  purpose="evaluation"))
+        play = live.client.start_play(
+            PlayRequest(environment="textcraft", tasks=tasks, group_size=3, horizon=2, purpose="evaluation")
+        )
         done = live.client.wait_for_play(play.id)
         assert (done.finished, done.errors, done.success_rate) == (6, 0, 0.0)
 
@@ -89,8 +90,12 @@ def test_a_reward_sent_to_two_servers_at_once_counts_once_and_both_know_the_rule
         first.openai(key=opened.key).chat.completions.create(model="policy", messages=ASK)
         for round_ in range(8):
             body = {"value": 0.5, "key": f"vote-{round_}"}
-            answers = list(pool.map(lambda live, body=body: live.http.post(
-                f"/v1/episodes/{opened.id}/rewards", json=body), [first, second] * 8))
+            answers = list(
+                pool.map(
+                    lambda live, body=body: live.http.post(f"/v1/episodes/{opened.id}/rewards", json=body),
+                    [first, second] * 8,
+                )
+            )
             assert {answer.status_code for answer in answers} == {201}
             assert len({answer.json()["id"] for answer in answers}) == 1
         first.client.set_reward_source("user", RewardRule(cap=1.0))
@@ -100,7 +105,10 @@ def test_a_reward_sent_to_two_servers_at_once_counts_once_and_both_know_the_rule
         assert second.client.episode(opened.id).reward == 2.0
         assert [view.scored for view in second.client.scorers().data] == [1]
         assert {s.name: (s.count, s.mean) for s in second.client.reward_sources().data} == {
-            "*": (0, None), "user": (8, 0.5), "length": (1, 1.0)}
+            "*": (0, None),
+            "user": (8, 0.5),
+            "length": (1, 1.0),
+        }
 
 
 def test_the_urls_that_hosters_give_mean_psycopg() -> None:
@@ -114,8 +122,11 @@ def test_a_run_takes_what_it_declares_on_postgresql(url: str, tmp_path: Path) ->
         rewarded(live, "elsewhere")
         user = rewarded(live, "user")
         plan = {"environment": "textcraft", "split": "test", "curriculum": "learnability", "groups": 2}
-        run_id = begin(live, play={**plan, "group_size": 2}, live={
-            "sources": ["user"], "min_rewards": 1, "keys": [], "max_age_s": 600.0})
+        run_id = begin(
+            live,
+            play={**plan, "group_size": 2},
+            live={"sources": ["user"], "min_rewards": 1, "keys": [], "max_age_s": 600.0},
+        )
         for step, taken in enumerate((1, 0)):
             batch = batch_of(live, run_id, step)
             assert (batch.played_episodes, batch.live_episodes, batch.by_environment) == (4, taken, {"textcraft": 4})

@@ -46,8 +46,11 @@ def test_a_caller_that_forbids_training_is_never_trained_on(live: Live, said: st
     headers = {"x-no-train": said}
     opened = live.http.post("/v1/episodes", json={"group": "g"}, headers=headers).json()
     live.openai(key=opened["key"]).chat.completions.create(model="policy", messages=ASK)
-    chatted = live.openai(default_headers=headers).chat.completions.with_raw_response.create(
-        model="policy", messages=ASK).headers["x-episode-id"]
+    chatted = (
+        live.openai(default_headers=headers)
+        .chat.completions.with_raw_response.create(model="policy", messages=ASK)
+        .headers["x-episode-id"]
+    )
     first, second = reward_two(live)
     later = live.client.open_episode(EpisodeOpen(group="g"))
     api = live.openai(key=later.key)
@@ -75,10 +78,19 @@ def test_an_episode_says_where_it_was_trained_and_its_batch_counts_it_after_it_i
     (at_the_learner,) = live.client.trained(one).data
     assert (at_the_learner.run_id, at_the_learner.step, at_the_learner.policy_version) == (run_id, 0, None)
     live.client.publish(publication(live, run_id, "Better now."))
-    live.client.acknowledge_batch(batch.id, BatchAck(
-        learner=LEARNER, state="trained", policy_version=1, metrics={},
-        episodes=[TrainedEpisode(episode_id=one, advantage=0.7, weight=13.0),
-                  TrainedEpisode(episode_id=two, advantage=-0.7, weight=13.0)]))
+    live.client.acknowledge_batch(
+        batch.id,
+        BatchAck(
+            learner=LEARNER,
+            state="trained",
+            policy_version=1,
+            metrics={},
+            episodes=[
+                TrainedEpisode(episode_id=one, advantage=0.7, weight=13.0),
+                TrainedEpisode(episode_id=two, advantage=-0.7, weight=13.0),
+            ],
+        ),
+    )
     (trained,) = live.client.trained(one).data
     assert (trained.policy_version, trained.advantage, trained.weight) == (1, 0.7, 13.0)
     mine = live.client.trained_on_key()
@@ -129,6 +141,7 @@ def test_a_turn_in_progress_is_not_recorded_after_its_episode_is_erased(tmp_path
                 outcomes.append(live.openai(key=opened.key).chat.completions.create(model="policy", messages=ASK))
             except openai.APIStatusError as error:
                 outcomes.append((error.status_code, error.code))
+
         talking = threading.Thread(target=talk)
         talking.start()
         deadline = time.monotonic() + 60
@@ -151,6 +164,7 @@ def test_retention_erases_what_ended_too_long_ago_and_never_an_open_episode(live
     def prune(after_days: float) -> int:
         job = Retention(live.parts.privacy, 1.0, clock=lambda: time.time() + after_days * DAY_S)
         return asyncio.run_coroutine_threadsafe(job.prune(), live.loop).result(timeout=120)
+
     assert prune(after_days=0.9) == 0
     assert prune(after_days=1.1) == 45
     assert prune(after_days=1000) == 0

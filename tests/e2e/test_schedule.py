@@ -41,8 +41,9 @@ def trigger(live: Live, name: str = "hourly") -> dict[str, Any]:
 
 def test_two_servers_on_one_database_start_one_run_when_a_trigger_is_due(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello.")
-    settings = settings_for(tmp_path / "data", model=str(model),
-                            schedule=ScheduleSettings(triggers=HOURLY, run=RunConfig(steps=1)))
+    settings = settings_for(
+        tmp_path / "data", model=str(model), schedule=ScheduleSettings(triggers=HOURLY, run=RunConfig(steps=1))
+    )
     with serving(settings) as first, serving(settings) as second:
         assert first.client.runs().data == []
         for live in (first, second):
@@ -78,11 +79,17 @@ def test_episodes_that_end_start_a_run_without_anybody_looking(tmp_path: Path) -
         assert live.client.schedule().triggers == []
 
 
-@pytest.mark.parametrize("wrong", [
-    {"name": "T", "trigger": {"kind": "idle", "minutes": 5}}, {"name": "t", "trigger": {"kind": "idle", "minutes": 0}},
-    {"name": "t", "trigger": {"kind": "cron", "cron": "0 3 * * * *"}}, {"name": "t", "trigger": {"kind": "sometimes"}},
-    {"name": "t", "trigger": {"kind": "cron", "cron": "0 3 * * *", "timezone": "Mars"}},
-    {"name": "t", "trigger": {"kind": "interval", "every_s": 60}}])  # The last: there is no run to start.
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": "T", "trigger": {"kind": "idle", "minutes": 5}},
+        {"name": "t", "trigger": {"kind": "idle", "minutes": 0}},
+        {"name": "t", "trigger": {"kind": "cron", "cron": "0 3 * * * *"}},
+        {"name": "t", "trigger": {"kind": "sometimes"}},
+        {"name": "t", "trigger": {"kind": "cron", "cron": "0 3 * * *", "timezone": "Mars"}},
+        {"name": "t", "trigger": {"kind": "interval", "every_s": 60}},
+    ],
+)  # The last: there is no run to start.
 def test_a_wrong_trigger_is_refused(live: Live, wrong: dict[str, Any]) -> None:
     answer = live.http.post("/v1/schedule/triggers", json=wrong)
     assert answer.status_code == 400 and answer.json()["error"]["message"]
@@ -114,8 +121,9 @@ def test_a_run_whose_budget_is_used_ends_well_and_tells_its_learner(live: Live) 
     run = live.client.create_run(RunRequest(config=RunConfig(steps=9, budget=RunBudget(tokens=20))))
     live.client.claim_run(RunClaim(learner=LEARNER))
     batch = lease(live, run.id)
-    live.client.acknowledge_batch(batch.id, BatchAck(learner=LEARNER, state="trained",
-                                                     metrics={"trained_tokens": 26.0}))
+    live.client.acknowledge_batch(
+        batch.id, BatchAck(learner=LEARNER, state="trained", metrics={"trained_tokens": 26.0})
+    )
     ended = live.client.run(run.id)
     assert (ended.state, ended.step, ended.reason) == ("done", 1, "budget: 26 of 20 trained tokens are used")
     with pytest.raises(UpturnAPIError) as told:
@@ -123,19 +131,22 @@ def test_a_run_whose_budget_is_used_ends_well_and_tells_its_learner(live: Live) 
     assert told.value.code == "run_ended"
 
 
-@pytest.mark.parametrize(("wrong", "why"), [
-    ({"triggers": HOURLY}, r"needs a run of its own, or schedule\.run"),
-    ({"windows": ["01:00-06:00"]}, "is no window"),
-    ({"triggers": {"t": {"kind": "cron", "cron": "0 3 * *"}}, "run": {"steps": 1}}, "needs five fields")])
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"triggers": HOURLY}, r"needs a run of its own, or schedule\.run"),
+        ({"windows": ["01:00-06:00"]}, "is no window"),
+        ({"triggers": {"t": {"kind": "cron", "cron": "0 3 * *"}}, "run": {"steps": 1}}, "needs five fields"),
+    ],
+)
 def test_a_schedule_that_could_never_start_a_run_is_refused(wrong: dict[str, Any], why: str) -> None:
     with pytest.raises(ValidationError, match=why):
         ScheduleSettings.model_validate(wrong)
 
 
-def test_triggers_can_stand_in_the_file_and_in_the_environment(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triggers_can_stand_in_the_file_and_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "upturn.toml"
-    file.write_text('''
+    file.write_text("""
 [schedule]
 windows = ["01:00-06:00 Europe/Berlin"]
 run = {steps = 3}
@@ -143,21 +154,24 @@ run = {steps = 3}
 kind = "cron"
 cron = "0 3 * * *"
 timezone = "Europe/Berlin"
-''')
+""")
     monkeypatch.setenv("UPTURN_SCHEDULE__TRIGGERS", '{"quiet": {"kind": "idle", "minutes": 30, "run": {"steps": 1}}}')
     schedule = Settings.load(["--config", str(file)]).schedule
     assert {name: t.kind for name, t in schedule.triggers.items()} == {"nightly": "cron", "quiet": "idle"}
 
 
-def test_flags_win_over_the_environment_and_that_over_the_file(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "upturn.toml"
     file.write_text('port = 1\nname = "file"\ndefault_horizon = 7\n[engine]\nkind = "local"\n')
     monkeypatch.setenv("UPTURN_PORT", "2")
     monkeypatch.setenv("UPTURN_NAME", "environment")
     settings = Settings.load(["--config", str(file), "--port", "3"])
     assert (settings.port, settings.name, settings.default_horizon, settings.engine.kind) == (
-        3, "environment", 7, "local")
+        3,
+        "environment",
+        7,
+        "local",
+    )
 
 
 @pytest.mark.parametrize("wrong", ["prot = 1", '[engine]\nkid = "local"', "port = 70000"])

@@ -21,16 +21,26 @@ CASES = 2000
 # Schemathesis has more checks; these are the ones whose failure is a fault of this server. Not among them:
 # - positive_data_acceptance: JSON schema cannot say that a task needs an environment, or that 3.0 is no integer here;
 # - unsupported_method: GET /v1/policies/rollback reads `rollback` as a version and says what is wrong with it.
-CHECKS = ("not_a_server_error", "negative_data_rejection", "status_code_conformance", "content_type_conformance",
-          "response_schema_conformance", "response_headers_conformance")
+CHECKS = (
+    "not_a_server_error",
+    "negative_data_rejection",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+    "response_headers_conformance",
+)
 
 
 def test_schemathesis_finds_no_5xx_and_no_accepted_nonsense(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
     with process(tmp_path / "data", model, "--engine.kind", "scripted") as (_, url), Client(url) as client:
         schema = httpx2.get(f"{url}/openapi.json").json()
-        silent = [f"{method} {path}" for path, operations in schema["paths"].items()
-                  for method, operation in operations.items() if "default" not in operation["responses"]]
+        silent = [
+            f"{method} {path}"
+            for path, operations in schema["paths"].items()
+            for method, operation in operations.items()
+            if "default" not in operation["responses"]
+        ]
         assert silent == [], "these do not say what their errors look like"
         (tmp_path / "things.json").write_text(json.dumps(things(client)))
         run = schemathesis(url, tmp_path)
@@ -61,20 +71,59 @@ def things(client: Client) -> dict[str, list[Any]]:
     plays = [client.start_play(PlayRequest(environment="textcraft", tasks=[task], horizon=2)).id]
     keys = [client.create_key(KeyCreate(name="k", scopes=["agent"])).id for _ in range(20)]
     return {
-        "episode_id": live + played, "x-episode-id": live, "run_id": runs, "play_id": plays, "key_id": keys,
-        "version": [0], "name": ["textcraft"], "model": ["policy"], "policy": ["policy"], "learner": ["tester"],
-        "environment": ["textcraft"], "task": [task], "tasks": [[task]], "horizon": [1], "group_size": [1],
-        "messages": [[{"role": "user", "content": "Hi"}]], "prompt": ["Hi"], "input": ["Hi"],
-        "idempotency-key": [f"key {number}" for number in range(5000)]}
+        "episode_id": live + played,
+        "x-episode-id": live,
+        "run_id": runs,
+        "play_id": plays,
+        "key_id": keys,
+        "version": [0],
+        "name": ["textcraft"],
+        "model": ["policy"],
+        "policy": ["policy"],
+        "learner": ["tester"],
+        "environment": ["textcraft"],
+        "task": [task],
+        "tasks": [[task]],
+        "horizon": [1],
+        "group_size": [1],
+        "messages": [[{"role": "user", "content": "Hi"}]],
+        "prompt": ["Hi"],
+        "input": ["Hi"],
+        "idempotency-key": [f"key {number}" for number in range(5000)],
+    }
 
 
 def schemathesis(url: str, home: Path) -> subprocess.CompletedProcess[str]:
     """Run schemathesis against a server."""
-    command = [Path(sys.executable).parent / "schemathesis", "run", f"{url}/openapi.json",
-               "--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing", "--max-examples", "15",
-               "--generation-deterministic", "--workers", "1", "--request-timeout", "60",
-               "--suppress-health-check", "all", "--warnings", "off", "--no-color",
-               "--report", "json", "--report-json-path", "report.json"]
-    environment = {**os.environ, "SCHEMATHESIS_HOOKS": "schema_hooks", "PYTHONPATH": str(Path(__file__).parent),
-                   "HYPOTHESIS_STORAGE_DIRECTORY": "hypothesis"}
+    command = [
+        Path(sys.executable).parent / "schemathesis",
+        "run",
+        f"{url}/openapi.json",
+        "--checks",
+        ",".join(CHECKS),
+        "--phases",
+        "examples,coverage,fuzzing",
+        "--max-examples",
+        "15",
+        "--generation-deterministic",
+        "--workers",
+        "1",
+        "--request-timeout",
+        "60",
+        "--suppress-health-check",
+        "all",
+        "--warnings",
+        "off",
+        "--no-color",
+        "--report",
+        "json",
+        "--report-json-path",
+        "report.json",
+    ]
+    environment = {
+        **os.environ,
+        "SCHEMATHESIS_HOOKS": "schema_hooks",
+        "PYTHONPATH": str(Path(__file__).parent),
+        "HYPOTHESIS_STORAGE_DIRECTORY": "hypothesis",
+    }
     return subprocess.run(command, cwd=home, capture_output=True, text=True, check=False, env=environment)

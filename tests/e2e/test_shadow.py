@@ -68,8 +68,10 @@ def test_only_so_many_are_kept_and_an_erased_episode_takes_its_own_along(tmp_pat
         opened = [live.client.open_episode(EpisodeOpen()) for _ in range(4)]
         for episode in opened:
             talk(live.http, episode.key)
-        until(lambda: [s.episode_id for s in live.client.shadows().data] == [opened[3].id, opened[2].id],
-              "not the newest two are kept")
+        until(
+            lambda: [s.episode_id for s in live.client.shadows().data] == [opened[3].id, opened[2].id],
+            "not the newest two are kept",
+        )
         live.client.erase_episode(opened[3].id)
         assert [s.episode_id for s in live.client.shadows().data] == [opened[2].id]
 

@@ -19,11 +19,22 @@ from tests.live import Live, script, serving, settings_for
 from tests.tiny_model import make_tiny_model
 
 ASK = [{"role": "user", "content": "How is it in Paris and Rome?"}]
-PARIS, ROME = (f'<tool_call>\n{{"name": "weather", "arguments": {{"city": "{city}"}}}}\n</tool_call>'
-               for city in ("Paris", "Rome"))
-WEATHER = {"type": "function", "function": {"name": "weather", "description": "Tells the weather.", "parameters": {
-    "type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"],
-    "additionalProperties": False}}}
+PARIS, ROME = (
+    f'<tool_call>\n{{"name": "weather", "arguments": {{"city": "{city}"}}}}\n</tool_call>' for city in ("Paris", "Rome")
+)
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Tells the weather.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Paris", "Rome"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
 
 
 @pytest.fixture
@@ -65,8 +76,10 @@ def test_tools_are_called_and_answered_and_the_record_goes_on_exactly(talkative:
     called = [(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in message["tool_calls"]]
     assert called == [("weather", {"city": "Paris"}), ("weather", {"city": "Rome"})]
     assert len({c["id"] for c in message["tool_calls"]}) == 2
-    results = [{"role": "tool", "tool_call_id": call["id"], "content": said}
-               for call, said in zip(message["tool_calls"], ["rain", "sun"], strict=True)]
+    results = [
+        {"role": "tool", "tool_call_id": call["id"], "content": said}
+        for call, said in zip(message["tool_calls"], ["rain", "sun"], strict=True)
+    ]
     second = api.chat.completions.create(messages=[*ASK, message, *results], **asked)
     assert (collected(second)[0] if stream else second.choices[0].message.model_dump())["content"] == "Rain, and sun."
     one, two = talkative.client.episode(opened.id).turns
@@ -78,8 +91,11 @@ def test_tools_are_called_and_answered_and_the_record_goes_on_exactly(talkative:
 
 
 def test_a_choice_of_none_shows_calls_as_text(talkative: Live) -> None:
-    answer = talkative.openai().chat.completions.create(
-        model="policy", messages=ASK, tools=[WEATHER], tool_choice="none").choices[0]
+    answer = (
+        talkative.openai()
+        .chat.completions.create(model="policy", messages=ASK, tools=[WEATHER], tool_choice="none")
+        .choices[0]
+    )
     assert answer.finish_reason == "stop" and answer.message.tool_calls is None
     assert PARIS in answer.message.content
 
@@ -122,16 +138,21 @@ def test_a_retry_is_answered_from_the_record(live: Live, named: bool) -> None:
     api = live.openai(key=live.client.open_episode(EpisodeOpen()).key if named else "sk-retry")
     first = api.chat.completions.with_raw_response.create(model="policy", messages=ASK, logprobs=True)
     again = api.chat.completions.with_raw_response.create(
-        model="policy", messages=ASK, logprobs=True, extra_headers={"x-stainless-retry-count": "1"})
+        model="policy", messages=ASK, logprobs=True, extra_headers={"x-stainless-retry-count": "1"}
+    )
     assert again.headers["x-turn-id"] == first.headers["x-turn-id"]
     one, two = first.parse(), again.parse()
     assert (one.id, one.model, one.usage) == (two.id, two.model, two.usage)
     assert one.choices[0].message == two.choices[0].message
     assert [t.logprob for t in one.choices[0].logprobs.content] == pytest.approx(
-        [t.logprob for t in two.choices[0].logprobs.content])
+        [t.logprob for t in two.choices[0].logprobs.content]
+    )
     assert len(live.client.episode(first.headers["x-episode-id"]).turns) == 1
-    streamed, finish = collected(api.chat.completions.create(
-        model="policy", messages=ASK, logprobs=True, stream=True, extra_headers={"x-stainless-retry-count": "2"}))
+    streamed, finish = collected(
+        api.chat.completions.create(
+            model="policy", messages=ASK, logprobs=True, stream=True, extra_headers={"x-stainless-retry-count": "2"}
+        )
+    )
     assert (streamed["content"], finish) == ("Hello there.", "stop"), "another request: it is sampled"
 
 
@@ -170,8 +191,10 @@ def test_an_idempotency_key_stands_for_one_request(live: Live) -> None:
 
 def test_the_same_request_sent_on_purpose_is_another_turn(live: Live) -> None:
     api = live.openai()
-    assert api.chat.completions.create(model="policy", messages=ASK).id != api.chat.completions.create(
-        model="policy", messages=ASK).id
+    assert (
+        api.chat.completions.create(model="policy", messages=ASK).id
+        != api.chat.completions.create(model="policy", messages=ASK).id
+    )
 
 
 def test_a_caller_can_forbid_training(live: Live) -> None:
@@ -181,7 +204,8 @@ def test_a_caller_can_forbid_training(live: Live) -> None:
     opened = live.client.open_episode(EpisodeOpen())
     assert live.client.episode(opened.id).trainable
     live.openai(key=opened.key, default_headers={"x-no-train": "true"}).chat.completions.create(
-        model="policy", messages=ASK)
+        model="policy", messages=ASK
+    )
     assert not live.client.episode(opened.id).trainable
 
 
@@ -199,12 +223,12 @@ def test_vllm_holds_answers_to_a_schema_and_to_a_tool(tmp_path: Path) -> None:
         api = live.openai()
         raw = api.chat.completions.with_raw_response.parse(model="policy", messages=ASK, response_format=Weather)
         assert isinstance(raw.parse().choices[0].message.parsed, Weather)
-        turn, = live.client.episode(raw.headers["x-episode-id"]).turns
+        (turn,) = live.client.episode(raw.headers["x-episode-id"]).turns
         assert turn.untrainable_reason == "constrained_sampling"
         for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
             answer = api.chat.completions.create(model="policy", messages=ASK, tools=[WEATHER], tool_choice=choice)
             assert answer.choices[0].finish_reason == "tool_calls" and answer.choices[0].message.content is None
-            call, = answer.choices[0].message.tool_calls
+            (call,) = answer.choices[0].message.tool_calls
             assert call.function.name == "weather" and json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
         several = api.chat.completions.create(model="policy", messages=ASK, n=3, seed=5, max_tokens=8)
         assert len({choice.message.content for choice in several.choices}) == 3

@@ -16,8 +16,11 @@ from tests.e2e.test_gate import ENVIRONMENT, served
 from tests.e2e.test_loop_scripted import ASK, LEARNER
 from tests.live import Live, until
 
-BOTH = {"environments": {ENVIRONMENT: {"split": "train", "weight": 2}, "textcraft": {"split": "test"}},
-        "groups": 3, "group_size": 2}
+BOTH = {
+    "environments": {ENVIRONMENT: {"split": "train", "weight": 2}, "textcraft": {"split": "test"}},
+    "groups": 3,
+    "group_size": 2,
+}
 
 
 def begin(server: Live, **fields: Any) -> str:

@@ -84,6 +84,7 @@ def test_a_version_that_is_being_checked_is_not_unloaded_although_it_has_no_role
         async def slow(*asked: Any) -> Any:
             await asyncio.sleep(0.5)  # Unused adapters are looked for every hundredth of a second.
             return await check(*asked)
+
         engine.spot_check = slow  # type: ignore[method-assign]
         assert new_version(live, "I am 1") == 1
         assert loaded(live) == {0, 1}
@@ -110,12 +111,14 @@ def test_many_calls_at_once_load_a_version_once_and_all_are_answered(tmp_path: P
 
         async def bring() -> None:
             await asyncio.gather(*(live.parts.swap.residency.bring(f"policy@{1 + n % 2}") for n in range(20)))
+
         asyncio.run_coroutine_threadsafe(bring(), live.loop).result(timeout=60)
         assert loaded(live) == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("model", ["policy@9", f"policy@{2**31 - 1}", f"policy@{2**31}", "policy@x", "policy@",
-                                   "policy@-1"])
+@pytest.mark.parametrize(
+    "model", ["policy@9", f"policy@{2**31 - 1}", f"policy@{2**31}", "policy@x", "policy@", "policy@-1"]
+)
 def test_a_version_that_is_not_there_is_refused(tmp_path: Path, model: str) -> None:
     with keeping(tmp_path, FEW) as live, pytest.raises(openai.NotFoundError) as refused:
         says(live, model)
@@ -185,9 +188,15 @@ def test_lineage_says_which_versions_and_episodes_a_version_comes_from(live: Liv
         version = live.client.publish(publication(live, run.id, "Better" + "!" * step, step=step)).version
         ours = first if step == 0 else second
         assert sorted({s.episode_id for s in batch.samples}) == sorted(ours)
-        live.client.acknowledge_batch(batch.id, BatchAck(
-            learner=LEARNER, state="trained", policy_version=version,
-            episodes=[TrainedEpisode(episode_id=e, advantage=1.0 - step, weight=7) for e in ours]))
+        live.client.acknowledge_batch(
+            batch.id,
+            BatchAck(
+                learner=LEARNER,
+                state="trained",
+                policy_version=version,
+                episodes=[TrainedEpisode(episode_id=e, advantage=1.0 - step, weight=7) for e in ours],
+            ),
+        )
         second = reward_two(live, group="h")
     one, two = live.client.lineage(1), live.client.lineage(2)
     assert [p.version for p in two.parents] == [1, 0] and [p.version for p in one.parents] == [0]
@@ -214,5 +223,3 @@ def test_a_paused_run_keeps_what_it_goes_on_from(tmp_path: Path) -> None:
         for number in range(2, 5):
             new_version(live, f"I am {number}")
         assert kept(live) == {0, 1, 3, 4}
-
-

@@ -21,11 +21,19 @@ Serve = Callable[..., Live]
 def serve(tmp_path: Path) -> Iterator[Serve]:
     """Start a server with some settings of its environments, and what its model says."""
     with ExitStack() as servers:
+
         def start(*answers: str, **environments: Any) -> Live:
             model = script(tmp_path / "script", *(answers or ("win",)))
-            return servers.enter_context(serving(settings_for(
-                tmp_path / "data", model=str(model),
-                environments=EnvironmentSettings(**{"modules": MODULES, "workers": 1, **environments}))))
+            return servers.enter_context(
+                serving(
+                    settings_for(
+                        tmp_path / "data",
+                        model=str(model),
+                        environments=EnvironmentSettings(**{"modules": MODULES, "workers": 1, **environments}),
+                    )
+                )
+            )
+
         yield start
 
 

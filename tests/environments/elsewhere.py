@@ -31,8 +31,11 @@ class Guessing:
 
     def say(self, guess: str) -> str:
         """Write a guess as a player of this kind has to."""
-        return {"webarena": f"```{guess}```", "searchqa": f"<answer>{guess}</answer>",
-                "sqlgym": f"```sql\n{guess}\n```"}.get(self.kind, f"Action: {guess}")
+        return {
+            "webarena": f"```{guess}```",
+            "searchqa": f"<answer>{guess}</answer>",
+            "sqlgym": f"```sql\n{guess}\n```",
+        }.get(self.kind, f"Action: {guess}")
 
     def answer(self, path: str, body: dict[str, Any] | None) -> Any:
         """Return what a request gets."""
@@ -45,11 +48,19 @@ class Guessing:
         return getattr(self, f"_{call}")(body)
 
     def _reset(self, body: dict[str, Any]) -> Any:
-        index = {"alfworld": "game", "maze": "game", "wordle": "seed", "webshop": "session_id", "webarena": "idx",
-                 "sqlgym": "item_id", "searchqa": "id"}.get(self.kind, "id" if self.tool else "data_idx")
+        index = {
+            "alfworld": "game",
+            "maze": "game",
+            "wordle": "seed",
+            "webshop": "session_id",
+            "webarena": "idx",
+            "sqlgym": "item_id",
+            "searchqa": "id",
+        }.get(self.kind, "id" if self.tool else "data_idx")
         text = f"This is task {body.pop(index)}."
-        self.unknown_fields += [name for name in body if (self.kind, name) not in (
-            ("alfworld", "world_type"), ("webarena", "seed"))]
+        self.unknown_fields += [
+            name for name in body if (self.kind, name) not in (("alfworld", "world_type"), ("webarena", "seed"))
+        ]
         if self.kind in ("webshop", "sqlgym"):
             return [text, None]
         if self.kind == "searchqa" or self.tool:

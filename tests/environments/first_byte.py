@@ -31,5 +31,10 @@ class FirstByte:
 
 
 def make_family(**_: Any) -> SimpleFamily:
-    return SimpleFamily("first-byte", "Begin the answer with a letter.", FirstByte, isolation="inline",
-                        lists={split: [f"{split}/{number}" for number in range(24)] for split in ("train", "test")})
+    return SimpleFamily(
+        "first-byte",
+        "Begin the answer with a letter.",
+        FirstByte,
+        isolation="inline",
+        lists={split: [f"{split}/{number}" for number in range(24)] for split in ("train", "test")},
+    )

@@ -10,9 +10,16 @@ from typing import Any
 
 from env_adapters.protocol import EnvironmentFailure, Isolation, Reset, Transition, UnknownTask
 
-TOOLS = [{"type": "function", "function": {
-    "name": "add", "description": "Add to the count.", "parameters": {
-        "type": "object", "required": ["number"], "properties": {"number": {"type": "integer"}}}}}]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "add",
+            "description": "Add to the count.",
+            "parameters": {"type": "object", "required": ["number"], "properties": {"number": {"type": "integer"}}},
+        },
+    }
+]
 
 
 class Odd:

@@ -30,8 +30,15 @@ from env_adapters.protocol import UnknownTask
 
 pytestmark = pytest.mark.filterwarnings("ignore:pkg_resources:UserWarning", "ignore::DeprecationWarning:pygame.*")
 BABYAI = family("babyai")
-FAR = {"SynthS5R2", "SynthSeq", "MiniBossLevel", "BossLevel", "BossLevelNoUnlock", "UnlockPickupDist",
-       "MoveTwoAcrossS8N9"}
+FAR = {
+    "SynthS5R2",
+    "SynthSeq",
+    "MiniBossLevel",
+    "BossLevel",
+    "BossLevelNoUnlock",
+    "UnlockPickupDist",
+    "MoveTwoAcrossS8N9",
+}
 """Levels of which some map takes more than 20 actions."""
 TRANSCRIPT = """
 import hashlib, random
@@ -108,8 +115,11 @@ def test_maps_that_are_left_out_have_their_only_key_locked_in() -> None:
             level.reset(seed=seed)
             locked = [thing for thing in level.grid.grid if thing and thing.type == "door" and thing.is_locked]
             rooms = [room for row in level.room_grid for room in row if any(door in locked for door in room.doors)]
-            keys = [(n % level.width, n // level.width) for n, thing in enumerate(level.grid.grid)
-                    if thing and thing.type == "key" and thing.color == locked[0].color]
+            keys = [
+                (n % level.width, n // level.width)
+                for n, thing in enumerate(level.grid.grid)
+                if thing and thing.type == "key" and thing.color == locked[0].color
+            ]
             assert len(locked) == 1 and len(keys) == 1
             assert any(room.locked and room.pos_inside(*keys[0]) for room in rooms)
 
@@ -123,16 +133,23 @@ def test_what_is_said_of_things_walls_and_hands_is_what_minigrid_says_the_agent_
         rng = random.Random(task)
         for _ in range(10):
             grid, visible = level.gen_obs_grid()  # Turned so that the agent, at (3, 6), faces up.
-            seen = {(6 - y, x - 3): grid.get(x, y) for x in range(7) for y in range(7)
-                    if visible[x, y] and (x, y) != (3, 6)}
-            theirs = {spot: f"{cell.color} {_state(cell)}{cell.type}"
-                      for spot, cell in seen.items() if cell and cell.type != "wall"}
+            seen = {
+                (6 - y, x - 3): grid.get(x, y) for x in range(7) for y in range(7) if visible[x, y] and (x, y) != (3, 6)
+            }
+            theirs = {
+                spot: f"{cell.color} {_state(cell)}{cell.type}"
+                for spot, cell in seen.items()
+                if cell and cell.type != "wall"
+            }
             lines = {"ahead": (1, 0), "left": (0, -1), "right": (0, 1)}
             walls = set()
             for side, (ahead, right) in lines.items():
                 line = [seen.get((n * ahead, n * right)) for n in range(7)]
-                walls |= {(n, side) for n, cell in enumerate(line) if cell and cell.type == "wall"
-                          and not any(nearer and nearer.type == "wall" for nearer in line[:n])}
+                walls |= {
+                    (n, side)
+                    for n, cell in enumerate(line)
+                    if cell and cell.type == "wall" and not any(nearer and nearer.type == "wall" for nearer in line[:n])
+                }
             sight = sight_of(level)
             ours = {(thing.ahead, thing.right): thing.name.rpartition(" ")[0] for thing in sight.things}
             assert ours == theirs, task
@@ -165,7 +182,8 @@ def test_the_text_numbers_things_by_nearness_and_lists_what_is_possible() -> Non
     sight = look(room, Pose(4, 6, 3), "blue key")
     assert describe(sight, "blue key") == (
         "You see: red ball 1 (1 ahead); grey box 1 (2 ahead, 1 left); red ball 2 (4 ahead, 2 right). "
-        "Walls: 6 ahead. You carry: blue key.\nActions: turn left, turn right, go to grey box 1, go to red ball 2")
+        "Walls: 6 ahead. You carry: blue key.\nActions: turn left, turn right, go to grey box 1, go to red ball 2"
+    )
     assert sight.moves["go to grey box 1"].primitives == [LEFT, FORWARD, RIGHT, FORWARD]
     assert look(room, Pose(4, 6, 3), None).moves["pick up red ball 1"].primitives == [PICK_UP]
     assert list(look(room, Pose(4, 6, 1), "blue key").moves) == ["turn left", "turn right"]
@@ -201,16 +219,25 @@ def test_every_action_that_is_offered_changes_something_or_turns() -> None:
 
 
 def test_the_same_task_is_the_same_episode_in_another_process_whatever_its_hash_seed() -> None:
-    said = {subprocess.run([sys.executable, "-W", "ignore", "-c", TRANSCRIPT], capture_output=True, text=True,
-                           check=True, env={**os.environ, "PYTHONHASHSEED": seed}).stdout for seed in ("1", "2")}
+    said = {
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", TRANSCRIPT],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }
     assert len(said) == 1
     assert len(said.pop().strip()) == hashlib.sha256().digest_size * 2
 
 
 def test_pick_up_may_be_written_in_one_word_and_with_trimmings() -> None:
     game = BABYAI.make()
-    task = next(task for task in BABYAI.tasks("train")
-                if "pick up red ball 1" in game.reset(task, 0).messages[1]["content"])
+    task = next(
+        task for task in BABYAI.tasks("train") if "pick up red ball 1" in game.reset(task, 0).messages[1]["content"]
+    )
     for answer in ("pickup the red ball 1", "Thought: near.\nAction: **Pick up red ball 1**.", "pick up red ball"):
         game.reset(task, 0)
         assert game.step(answer).valid, answer

@@ -24,8 +24,9 @@ def test_the_guides_environment_has_thirty_lines_of_code() -> None:
     assert len(code) <= 32
 
 
-def test_the_guides_environment_plays_through_the_server(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-                                                         ) -> None:
+def test_the_guides_environment_plays_through_the_server(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "guess.py").write_text(block())
     monkeypatch.syspath_prepend(tmp_path)
     live = serve(modules=["guess"])
@@ -35,7 +36,8 @@ def test_the_guides_environment_plays_through_the_server(serve: Serve, tmp_path:
     said = [live.client.step(episode.id, str(number)).observation for number in (0, 9)]
     assert said == ["Too low.", "Too high."] or "Right!" in said
     for agent, succeeded in (("oracle", 6), ("random", 6)):
-        play = live.client.start_play(PlayRequest(environment="guess", tasks=["below-10", "below-50"], group_size=3,
-                                                  horizon=500, agent=agent))  # type: ignore[arg-type]
+        play = live.client.start_play(
+            PlayRequest(environment="guess", tasks=["below-10", "below-50"], group_size=3, horizon=500, agent=agent)
+        )  # type: ignore[arg-type]
         assert live.client.wait_for_play(play.id).succeeded == succeeded
     sys.modules.pop("guess")

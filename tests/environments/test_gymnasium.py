@@ -19,8 +19,17 @@ from env_adapters.gymnasium_text import LONGEST, describe, read, show, uncoloure
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Transition, UnknownTask
 
 ROOT = Path(__file__).parents[2]
-PLAYED = ["FrozenLake-v1", "CliffWalking-v1", "Taxi-v4", "Blackjack-v1", "CartPole-v1", "MountainCar-v0",
-          "Acrobot-v1", "Pendulum-v1", "MountainCarContinuous-v0"]
+PLAYED = [
+    "FrozenLake-v1",
+    "CliffWalking-v1",
+    "Taxi-v4",
+    "Blackjack-v1",
+    "CartPole-v1",
+    "MountainCar-v0",
+    "Acrobot-v1",
+    "Pendulum-v1",
+    "MountainCarContinuous-v0",
+]
 
 
 def play(name: str, *answers: str, task: str = "seed-3", seed: int = 0) -> list[Transition]:
@@ -72,8 +81,14 @@ def test_the_same_task_and_seed_give_the_same_text_in_every_process() -> None:
     played = ("FrozenLake-v1", "Taxi-v4", "Blackjack-v1", "Pendulum-v1")
     code = f"from tests.environments.test_gymnasium import transcript; print([transcript(n) for n in {played!r}])"
     here = str([transcript(name) for name in played])
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": "1"},
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stdout.strip() == here, done.stderr
 
 
@@ -144,8 +159,28 @@ def test_the_action_is_found_in_an_answer(answer: str, action: str) -> None:
     assert read_action(answer) == action
 
 
-@pytest.mark.parametrize("answer", ["", "north", "7", "-1", "2.0", "true", "null", "[]", "[1, 2]", "{}", "NaN", "1e999",
-                                    "9" * 1500, "[" * 1900, "x" * 100_000, "\ud800", "Action:"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "north",
+        "7",
+        "-1",
+        "2.0",
+        "true",
+        "null",
+        "[]",
+        "[1, 2]",
+        "{}",
+        "NaN",
+        "1e999",
+        "9" * 1500,
+        "[" * 1900,
+        "x" * 100_000,
+        "\ud800",
+        "Action:",
+    ],
+)
 def test_an_answer_that_is_no_action_says_what_is_possible_and_changes_nothing(answer: str) -> None:
     wrong, right = play("FrozenLake-v1", answer, "left", seed=1)
     assert (wrong.reward, wrong.terminated, wrong.valid) == (0.0, False, False)
@@ -181,11 +216,22 @@ def test_actions_of_every_space_are_read_from_text(space: spaces.Space[Any], tex
 @pytest.mark.parametrize(
     ("space", "text"),
     [
-        (BOX, "0.5"), (BOX, "[0.5, 2.1]"), (BOX, "[1e300, 0]"), (BOX, "[NaN, 0]"), (BOX, "[[0, 1], [0]]"),
-        (BOX, '["a", 0]'), (BOX, "{}"), (spaces.Box(0, 255, (1,), np.uint8), "[1.5]"),
-        (spaces.Box(0, 255, (1,), np.uint8), "[256]"), (spaces.Box(0, 255, (1,), np.uint8), "[-1]"),
-        (spaces.MultiDiscrete([3, 2]), "[2, 2]"), (spaces.MultiBinary(2), "[1, 2]"), (spaces.Text(5), '"too long"'),
-        (spaces.Text(5), "7"), (NESTED, '{"go": 3}'), (NESTED, '{"go": 3, "with": [[0, 1]]}'),
+        (BOX, "0.5"),
+        (BOX, "[0.5, 2.1]"),
+        (BOX, "[1e300, 0]"),
+        (BOX, "[NaN, 0]"),
+        (BOX, "[[0, 1], [0]]"),
+        (BOX, '["a", 0]'),
+        (BOX, "{}"),
+        (spaces.Box(0, 255, (1,), np.uint8), "[1.5]"),
+        (spaces.Box(0, 255, (1,), np.uint8), "[256]"),
+        (spaces.Box(0, 255, (1,), np.uint8), "[-1]"),
+        (spaces.MultiDiscrete([3, 2]), "[2, 2]"),
+        (spaces.MultiBinary(2), "[1, 2]"),
+        (spaces.Text(5), '"too long"'),
+        (spaces.Text(5), "7"),
+        (NESTED, '{"go": 3}'),
+        (NESTED, '{"go": 3, "with": [[0, 1]]}'),
         (spaces.Discrete(3), "1" * (LONGEST + 1)),
     ],
 )

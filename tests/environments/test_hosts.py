@@ -66,12 +66,20 @@ def test_an_episode_goes_the_same_way_wherever_its_environment_runs(serve: Serve
     assert view.steps[4].info == {"set": "{1}", "nan": "NaN"}
 
 
-@pytest.mark.parametrize(("action", "error"), [
-    ("raise", "LookupError"), ("exit", "EnvironmentFailure"), ("nan", "EnvironmentFailure"),
-    ("loop", "EnvironmentTimeout"), ("sleep 1.5", "EnvironmentTimeout")])
+@pytest.mark.parametrize(
+    ("action", "error"),
+    [
+        ("raise", "LookupError"),
+        ("exit", "EnvironmentFailure"),
+        ("nan", "EnvironmentFailure"),
+        ("loop", "EnvironmentTimeout"),
+        ("sleep 1.5", "EnvironmentTimeout"),
+    ],
+)
 @pytest.mark.parametrize("name", ["odd", "odd-thread"])
 def test_what_breaks_or_hangs_is_an_error_with_its_class_and_hurts_nobody_else(
-        serve: Serve, name: str, action: str, error: str) -> None:
+    serve: Serve, name: str, action: str, error: str
+) -> None:
     live = serve()
     bad, good = opened(live, name), opened(live, name)
     assert says(live, good, "add 1") == "1"
@@ -118,8 +126,12 @@ def test_a_host_with_too_many_threads_that_do_not_end_is_replaced_and_ends_when_
 
 def test_no_host_outlives_its_server(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "win")
-    with process(tmp_path / "data", model, "--engine.kind", "scripted", "--environments.modules",
-                 "tests.environments.odd") as (server, url), Client(url) as client:
+    with (
+        process(
+            tmp_path / "data", model, "--engine.kind", "scripted", "--environments.modules", "tests.environments.odd"
+        ) as (server, url),
+        Client(url) as client,
+    ):
         episode = client.open_episode(EpisodeOpen(environment="odd", task="train/0")).id
         pid = int(client.step(episode, "where").observation.split()[0])
         assert alive(pid)
@@ -131,8 +143,18 @@ def test_no_host_outlives_its_server(tmp_path: Path) -> None:
 @contextmanager
 def host(token_file: Path) -> Iterator[str]:
     """`python -m env_adapters serve` as users start it on another machine; yields where it listens."""
-    command = [sys.executable, "-m", "env_adapters", "serve", "--port", "0", "--token-file", str(token_file),
-               "--module", MODULES[0]]
+    command = [
+        sys.executable,
+        "-m",
+        "env_adapters",
+        "serve",
+        "--port",
+        "0",
+        "--token-file",
+        str(token_file),
+        "--module",
+        MODULES[0],
+    ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         try:
@@ -176,12 +198,18 @@ def test_a_caller_that_speaks_something_else_is_sent_away(line: bytes) -> None:
         writer.close()
         await host.close()
         return found
+
     assert asyncio.run(answered()) == b""
 
 
 def test_a_host_that_others_can_reach_wants_a_token() -> None:
-    done = subprocess.run([sys.executable, "-m", "env_adapters", "serve", "--host", "0.0.0.0"], cwd=ROOT, check=False,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "env_adapters", "serve", "--host", "0.0.0.0"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, "--token-file" in done.stderr) == (2, True)
 
 
@@ -203,6 +231,7 @@ def test_a_late_thread_is_ended_or_counted_and_none_is_used_again_after_it() -> 
         await asyncio.sleep(1.2)
         workers.close()
         return [*counts, workers.stuck]
+
     assert asyncio.run(outcome()) == [1, 5, 0]
 
 

@@ -59,7 +59,8 @@ def test_turns_keep_an_episode_open_too(serve: Serve) -> None:
     for _ in range(3):
         passes(live, 600)
         live.openai(key=first.key).chat.completions.create(
-            model="policy", messages=[{"role": "user", "content": first.messages[0].content}])
+            model="policy", messages=[{"role": "user", "content": first.messages[0].content}]
+        )
     assert says(live, first.id, "add 1") == "1"
 
 
@@ -78,8 +79,9 @@ def test_one_more_environment_than_may_be_open_is_refused_with_a_time_to_come_ba
 def test_a_play_waits_for_its_turn_where_all_environments_are_in_use(serve: Serve) -> None:
     live = serve("win", capacity=2)
     left = opened(live, "odd-thread")
-    play = live.client.start_play(PlayRequest(environment="odd-thread", tasks=["train/0", "test/1"], group_size=3,
-                                              horizon=3))
+    play = live.client.start_play(
+        PlayRequest(environment="odd-thread", tasks=["train/0", "test/1"], group_size=3, horizon=3)
+    )
     done = live.client.wait_for_play(play.id)
     assert (done.state, done.finished, done.succeeded) == ("done", 6, 6)
     assert says(live, left, "add 1") == "1"
@@ -91,8 +93,9 @@ def test_many_abandoned_episodes_neither_block_nor_keep_memory(serve: Serve) -> 
     task = family("textcraft").tasks("train")[0]
     for _ in range(6):
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda _: live.client.open_episode(EpisodeOpen(environment="textcraft", task=task)),
-                          range(50)))
+            list(
+                pool.map(lambda _: live.client.open_episode(EpisodeOpen(environment="textcraft", task=task)), range(50))
+            )
         passes(live, 1000)
         sizes.append(me.memory_info().rss)
         assert open_now(live) == 0 and live.parts.sessions._all == set() and live.parts.sessions._of == {}
@@ -118,7 +121,8 @@ def test_a_step_that_could_not_be_recorded_ends_its_episode_as_soon_as_the_datab
     episode = opened(live, "odd-thread")
     with locked(live.parts.settings.data_dir):
         stepping = ThreadPoolExecutor(1).submit(
-            live.http.post, f"/v1/episodes/{episode}/steps", json={"action": "add 1"}, timeout=60)
+            live.http.post, f"/v1/episodes/{episode}/steps", json={"action": "add 1"}, timeout=60
+        )
         time.sleep(0.3)
     assert stepping.result(60).status_code == 200, "a short lock is waited for"
     live.parts.sessions._writer = Broken()  # type: ignore[assignment]
@@ -132,6 +136,7 @@ class Broken:
 
     async def write(self, work: object) -> None:
         from server.errors import Unavailable
+
         raise Unavailable("gone", code="database_unavailable")
 
 
@@ -177,5 +182,4 @@ def test_an_action_comes_as_text_or_as_a_tool_call_and_a_call_that_does_not_fit_
     for body in ({}, both):
         assert live.http.post(f"/v1/episodes/{episode}/steps", json=body).status_code == 400
     steps = live.client.episode(episode).steps
-    assert [(step.action, step.info) for step in steps] == [
-        ("add 3", {}), ('add({"numbers": 3})', {"valid": False})]
+    assert [(step.action, step.info) for step in steps] == [("add 3", {}), ('add({"numbers": 3})', {"valid": False})]

@@ -16,8 +16,21 @@ from env_adapters.miniwob_pages import LEFT_OUT, PAGES
 from env_adapters.protocol import UnknownTask
 
 MINIWOB = family("miniwob")
-SOLVED = ("click-test", "click-button", "click-link", "click-dialog-2", "click-checkboxes", "click-tab-2", "enter-text",
-          "enter-password", "login-user", "choose-list", "email-inbox-delete", "simple-arithmetic", "terminal")
+SOLVED = (
+    "click-test",
+    "click-button",
+    "click-link",
+    "click-dialog-2",
+    "click-checkboxes",
+    "click-tab-2",
+    "enter-text",
+    "enter-password",
+    "login-user",
+    "choose-list",
+    "email-inbox-delete",
+    "simple-arithmetic",
+    "terminal",
+)
 TRANSCRIPT = """
 import hashlib, random
 from env_adapters import family
@@ -78,9 +91,17 @@ def test_a_wrong_click_fails_and_is_never_less_than_0() -> None:
 
 
 def test_the_same_task_is_the_same_page_again_and_in_another_process_whatever_its_hash_seed() -> None:
-    said = [line for seed in ("1", "2") for line in subprocess.run(
-        [sys.executable, "-c", TRANSCRIPT], capture_output=True, text=True, check=True,
-        env={**os.environ, "PYTHONHASHSEED": seed}).stdout.split()]
+    said = [
+        line
+        for seed in ("1", "2")
+        for line in subprocess.run(
+            [sys.executable, "-c", TRANSCRIPT],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout.split()
+    ]
     assert (len(said), len(set(said))) == (4, 1)
     assert len(said[0]) == hashlib.sha256().digest_size * 2
 
@@ -125,8 +146,11 @@ def test_tools_are_the_same_actions() -> None:
         MINIWOB.text_of("goto", {"url": "http://example.com"})
     game = play("enter-text")
     field = next(int(line.split("]")[0].strip("[")) for line in game._tab.view.text.splitlines() if "textbox" in line)
-    arguments = {name: field if part.get("type") == "integer" else "hello" for name, part in
-                 named["type"]["properties"].items() if name in named["type"]["required"]}
+    arguments = {
+        name: field if part.get("type") == "integer" else "hello"
+        for name, part in named["type"]["properties"].items()
+        if name in named["type"]["required"]
+    }
     assert game.step(MINIWOB.text_of("type", arguments)).valid
     assert "hello" in game._tab.view.text
     game.close()

@@ -32,7 +32,11 @@ def test_a_policy_plays_with_tools_and_gets_their_results(serve: Serve) -> None:
     assert (result.status, result.success, result.turns) == ("terminated", True, 4)
     episode = live.client.episode(result.episode_id)
     assert [(step.action, step.observation) for step in episode.steps] == [
-        ("add 2", "2"), ("add 1", "3"), ("take({})", "there is only add, with a number"), ("win", "won")]
+        ("add 2", "2"),
+        ("add 1", "3"),
+        ("take({})", "there is only add, with a number"),
+        ("win", "won"),
+    ]
     assert [step.info for step in episode.steps] == [{}, {}, {"valid": False}, {}]
     call = episode.turns[0].answer["tool_calls"][0]
     assert episode.turns[1].messages == [{"role": "tool", "tool_call_id": call["id"], "content": "2"}]
@@ -47,8 +51,10 @@ def test_without_tools_a_call_is_only_text(serve: Serve) -> None:
     assert live.client.episode(result.episode_id).steps[0].observation.startswith("cannot")
 
 
-@pytest.mark.parametrize("request_", [
-    {"tools": True, "agent": "oracle"}, {"tools": True, "environment": "gymnasium:none"}, {"agent": "nobody"}])
+@pytest.mark.parametrize(
+    "request_",
+    [{"tools": True, "agent": "oracle"}, {"tools": True, "environment": "gymnasium:none"}, {"agent": "nobody"}],
+)
 def test_a_play_that_makes_no_sense_is_refused(serve: Serve, request_: dict[str, object]) -> None:
     body = {"environment": "odd-thread", "tasks": ["train/0"], "horizon": 5, **request_}
     assert serve().http.post("/v1/plays", json=body).status_code in (400, 404)
@@ -57,8 +63,10 @@ def test_a_play_that_makes_no_sense_is_refused(serve: Serve, request_: dict[str,
 def test_a_random_player_plays_the_same_again_differs_within_a_group_and_is_never_trained_on(serve: Serve) -> None:
     live = serve()
     plays = [played(live, agent="random", group_size=6, seed=5, horizon=8) for _ in range(2)]
-    one, two = (sorted([step.action for step in live.client.episode(result.episode_id).steps]
-                       for result in play.results) for play in plays)
+    one, two = (
+        sorted([step.action for step in live.client.episode(result.episode_id).steps] for result in play.results)
+        for play in plays
+    )
     assert one == two and len({tuple(actions) for actions in one}) > 1
     episode = live.client.episode(plays[0].results[0].episode_id)
     assert not episode.trainable and episode.turns[0].policy_version is None
@@ -115,11 +123,22 @@ def test_the_command_plays_a_model_by_its_url_with_tools(serve: Serve, capsys: p
         assert one["messages"][2]["role"] == ("tool" if more else "user")
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["play", "nothing"], "no environment 'nothing'"), (["tasks", "textcraft", "--split", "x"], "no split 'x'"),
-    (["play", "textcraft", "--task", "x"], "no TextCraft task 'x'"),
-    (["list", "--module", "not.there"], "No module named 'not'")])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["play", "nothing"], "no environment 'nothing'"),
+        (["tasks", "textcraft", "--split", "x"], "no split 'x'"),
+        (["play", "textcraft", "--task", "x"], "no TextCraft task 'x'"),
+        (["list", "--module", "not.there"], "No module named 'not'"),
+    ],
+)
 def test_the_command_says_in_one_line_what_is_wrong(arguments: list[str], said: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "env_adapters", *arguments], cwd=ROOT, capture_output=True, text=True,
-                          check=False, env={**os.environ, "PYTHONHASHSEED": "7"})
+    done = subprocess.run(
+        [sys.executable, "-m", "env_adapters", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+    )
     assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1

@@ -52,12 +52,21 @@ def begun(spec: str, task: str, seed: int = 0) -> tuple[Environment, str]:
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("", "agentgym:KIND@URL, openenv@URL"), ("ftp@http://host", "not 'ftp'"), ("http://host:8000", "not 'http'"),
-        ("openenv@", "not a URL"), ("openenv@host:8000", "not a URL"), ("openenv@file:///etc/passwd", "not a URL"),
-        ("mcp@http://", "not a URL"), ("mcp@http://host/mcp?x=1", "not a URL"), ("mcp@http://host:99999/", "Port"),
-        ("mcp@http://host/mcp#finish", "#end=TOOL"), ("mcp@http://host/mcp#end=", "#end=TOOL"),
-        ("agentgym@http://host", "no kind"), ("agentgym:chess@http://host", "no kind 'chess'"),
-        ("agentgym:textcraft@host", "not a URL"), ("openenv:x@http://host", "not a URL"),
+        ("", "agentgym:KIND@URL, openenv@URL"),
+        ("ftp@http://host", "not 'ftp'"),
+        ("http://host:8000", "not 'http'"),
+        ("openenv@", "not a URL"),
+        ("openenv@host:8000", "not a URL"),
+        ("openenv@file:///etc/passwd", "not a URL"),
+        ("mcp@http://", "not a URL"),
+        ("mcp@http://host/mcp?x=1", "not a URL"),
+        ("mcp@http://host:99999/", "Port"),
+        ("mcp@http://host/mcp#finish", "#end=TOOL"),
+        ("mcp@http://host/mcp#end=", "#end=TOOL"),
+        ("agentgym@http://host", "no kind"),
+        ("agentgym:chess@http://host", "no kind 'chess'"),
+        ("agentgym:textcraft@host", "not a URL"),
+        ("openenv:x@http://host", "not a URL"),
     ],
 )
 def test_a_wrong_spec_is_refused_with_what_is_allowed(spec: str, said: str) -> None:
@@ -70,8 +79,11 @@ def test_a_name_is_given_once_and_never_that_of_another_environment() -> None:
     name = named("openenv@http://127.0.0.1:1")
     register(name, "openenv@http://127.0.0.1:1")
     assert name in names()
-    for taken, spec in ((name, "openenv@http://127.0.0.1:2"), (name, "mcp@http://127.0.0.1:1"),
-                        ("textcraft", "openenv@http://127.0.0.1:1")):
+    for taken, spec in (
+        (name, "openenv@http://127.0.0.1:2"),
+        (name, "mcp@http://127.0.0.1:1"),
+        ("textcraft", "openenv@http://127.0.0.1:1"),
+    ):
         with pytest.raises(ValueError, match="already"):
             register(taken, spec)
     for bad in ("", "A", "a b", "gymnasium:x", "../x", "x" * 65):
@@ -93,10 +105,12 @@ def test_a_key_in_a_url_is_sent_as_a_bearer_token_and_shown_nowhere() -> None:
 
 
 def test_listing_asks_nobody_and_imports_nothing_heavy() -> None:
-    code = ("import sys; from env_adapters import family, register\n"
-            "for name, spec in (('a', 'agentgym:babyai@http://h'), ('b', 'openenv@http://h'), ('c', 'mcp@http://h')):\n"
-            "    register(name, spec); family(name).tasks('train'); family(name).tools\n"
-            "print(sorted({'httpx2', 'websockets', 'numpy', 'gymnasium'} & set(sys.modules)))")
+    code = (
+        "import sys; from env_adapters import family, register\n"
+        "for name, spec in (('a', 'agentgym:babyai@http://h'), ('b', 'openenv@http://h'), ('c', 'mcp@http://h')):\n"
+        "    register(name, spec); family(name).tasks('train'); family(name).tools\n"
+        "print(sorted({'httpx2', 'websockets', 'numpy', 'gymnasium'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stderr
 
@@ -113,8 +127,10 @@ def test_splits_are_disjoint_bounded_and_the_same_everywhere(spec: str) -> None:
         found.tasks("validation")
 
 
-@pytest.mark.parametrize(("spec", "task"), [
-    ("agentgym:textcraft@http://127.0.0.1:9", "textcraft/0"), ("openenv@http://127.0.0.1:9", "seed-0")])
+@pytest.mark.parametrize(
+    ("spec", "task"),
+    [("agentgym:textcraft@http://127.0.0.1:9", "textcraft/0"), ("openenv@http://127.0.0.1:9", "seed-0")],
+)
 def test_a_server_that_is_not_there_is_a_failure_of_the_environment(spec: str, task: str) -> None:
     env = family(named(spec)).make()
     with pytest.raises(EnvironmentFailure, match="ConnectError"):
@@ -139,7 +155,8 @@ def test_agentgyms_textcraft_is_played_through_its_protocol(live: Live) -> None:
     assert first.endswith("Goal: craft acacia planks.")
     assert env.step("Action: get 1 coal\nAction: get 1 stick").observation.startswith("Error: Only one 'Action'")
     assert env.step("Thought: wood!\nAction: get 1 acacia logs.") == Transition(
-        "Got 1 acacia logs", 0.0, False, info={"score": 0.0})
+        "Got 1 acacia logs", 0.0, False, info={"score": 0.0}
+    )
     assert env.step(SOLUTION[1]) == Transition("Crafted 4 acacia planks", 1.0, True, success=True, info={"score": 1.0})
     with pytest.raises(ValueError, match="over"):
         env.step("inventory")
@@ -158,8 +175,9 @@ def test_an_error_that_comes_with_status_200_is_a_failure_and_no_reward(live: Li
     env.close()
 
 
-@pytest.mark.parametrize("task", ["", "textcraft", "textcraft/544", "textcraft/-1", "textcraft/01", "babyai/1",
-                                  "textcraft/1/2"])
+@pytest.mark.parametrize(
+    "task", ["", "textcraft", "textcraft/544", "textcraft/-1", "textcraft/01", "babyai/1", "textcraft/1/2"]
+)
 def test_an_unknown_agentgym_task_is_refused_before_anybody_is_asked(task: str) -> None:
     with pytest.raises(UnknownTask, match="textcraft/0 to textcraft/543"):
         family(named("agentgym:textcraft@http://127.0.0.1:9")).make().reset(task, 0)
@@ -218,9 +236,20 @@ def test_a_negative_score_of_sciworld_is_worth_nothing_and_is_kept() -> None:
     assert (lost.reward, lost.terminated, lost.success, lost.info) == (-0.5, True, False, {"score": -100})
 
 
-@pytest.mark.parametrize("answer", ["not json", "[]", "3", '{"done": true}', '{"observation": "x", "done": true}',
-                                    '{"observation": "x", "reward": NaN, "done": true}', '{"error": "broken"}',
-                                    '{"observation": "x", "reward": "1", "done": true}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "not json",
+        "[]",
+        "3",
+        '{"done": true}',
+        '{"observation": "x", "done": true}',
+        '{"observation": "x", "reward": NaN, "done": true}',
+        '{"error": "broken"}',
+        '{"observation": "x", "reward": "1", "done": true}',
+        "[" * 100_000,
+    ],
+)
 def test_an_answer_that_makes_no_sense_is_a_failure_and_no_reward(answer: str) -> None:
     with guessing("textcraft") as server:
         env, _ = begun(f"agentgym:textcraft@{server.url}", "textcraft/7")
@@ -245,6 +274,7 @@ def test_an_answer_that_is_too_large_or_a_redirect_is_a_failure(monkeypatch: pyt
 
 def test_a_random_player_takes_what_alfworld_and_babyai_list_and_others_have_none() -> None:
     import random
+
     for kind in ("alfworld", "babyai", "maze"):
         with guessing(kind) as server:
             env, _ = begun(f"agentgym:{kind}@{server.url}", f"{kind}/7")
@@ -300,8 +330,9 @@ def test_what_an_openenv_server_refuses_as_no_action_is_shown_and_its_other_erro
         ({"x": "number", "y": "number"}, ["x", "y"], 'I move. Action: {"x": 1, "y": 2}!', {"x": 1, "y": 2}),
     ],
 )
-def test_text_becomes_the_fields_of_an_openenv_action(properties: dict[str, str], required: list[str], text: str,
-                                                      action: dict[str, Any]) -> None:
+def test_text_becomes_the_fields_of_an_openenv_action(
+    properties: dict[str, str], required: list[str], text: str, action: dict[str, Any]
+) -> None:
     form = Form({"properties": {name: {"type": kind} for name, kind in properties.items()}, "required": required})
     assert form.action(text) == action
 
@@ -324,7 +355,7 @@ def test_a_tool_server_is_an_environment(live: Live) -> None:
     number = TRAIN.index("1/acacia_planks") if "1/acacia_planks" in TRAIN else TRAIN.index("1/birch_planks")
     goal = TRAIN[number].partition("/")[2].replace("_", " ")
     reset = env.reset(f"seed-{number}", 0)
-    assert "tool_name {\"argument\": value}" in reset.messages[0]["content"]
+    assert 'tool_name {"argument": value}' in reset.messages[0]["content"]
     assert reset.messages[1]["content"].endswith(f"Goal: craft {goal}.")
     log = goal.replace("planks", "logs")
     text = family(name).text_of("get", {"item": log, "count": 1})
@@ -357,14 +388,21 @@ def test_a_server_plays_an_environment_of_another_one_and_records_it(live: Live,
     from server.environments.sessions import EnvironmentSettings
     from tests.live import script
 
-    remote = {f"far-{kind}": f"{spec}@{live.url}/{path}/textcraft" for kind, spec, path in (
-        ("agentgym", "agentgym:textcraft", "agentgym"), ("openenv", "openenv", "openenv"), ("mcp", "mcp", "mcp"))}
-    settings = settings_for(tmp_path / "near", model=str(script(tmp_path / "s", "Hi.")),
-                            environments=EnvironmentSettings(remote=remote))
+    remote = {
+        f"far-{kind}": f"{spec}@{live.url}/{path}/textcraft"
+        for kind, spec, path in (
+            ("agentgym", "agentgym:textcraft", "agentgym"),
+            ("openenv", "openenv", "openenv"),
+            ("mcp", "mcp", "mcp"),
+        )
+    }
+    settings = settings_for(
+        tmp_path / "near", model=str(script(tmp_path / "s", "Hi.")), environments=EnvironmentSettings(remote=remote)
+    )
     with serving(settings) as near:
         for name in remote:
             opened = near.client.open_episode(EpisodeOpen(environment=name, task=family(name).tasks("train")[0]))
-            answer = 'inventory {}' if name == "far-mcp" else "Action: inventory"
+            answer = "inventory {}" if name == "far-mcp" else "Action: inventory"
             step = near.client.step(opened.id, answer)
             assert step.observation == "Inventory: You are not carrying anything."
             assert near.client.close_episode(opened.id).status == "closed"

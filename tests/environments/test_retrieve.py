@@ -45,11 +45,23 @@ def test_one_query_and_several_are_answered_in_order(live: Live) -> None:
     assert ask(live, queries=[]) == []
 
 
-@pytest.mark.parametrize("body", [{}, {"query": "a", "queries": ["a"]}, {"query": 3}, {"queries": "a"},
-                                  {"queries": [1]}, {"query": "a", "topk": 0}, {"query": "a", "topk": 101},
-                                  {"query": "a", "topk": "3"},
-                                  {"query": "a", "k": 3}, {"query": "a" * 10_001}, {"queries": ["a"] * 513},
-                                  {"query": "a", "return_scores": 1}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"query": "a", "queries": ["a"]},
+        {"query": 3},
+        {"queries": "a"},
+        {"queries": [1]},
+        {"query": "a", "topk": 0},
+        {"query": "a", "topk": 101},
+        {"query": "a", "topk": "3"},
+        {"query": "a", "k": 3},
+        {"query": "a" * 10_001},
+        {"queries": ["a"] * 513},
+        {"query": "a", "return_scores": 1},
+    ],
+)
 def test_a_request_of_another_form_is_refused(live: Live, body: dict[str, Any]) -> None:
     answer = live.http.post("/retrieve", json=body)
     assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
@@ -77,6 +89,7 @@ def test_search_is_played_over_a_retrieval_server(live: Live) -> None:
 @contextmanager
 def answering(status: int, body: bytes) -> Iterator[str]:
     """A retrieval server that always answers the same."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
@@ -99,14 +112,25 @@ def answering(status: int, body: bytes) -> Iterator[str]:
         server.server_close()
 
 
-@pytest.mark.parametrize(("status", "answer"), [
-    (500, {}), (200, {}), (200, []), (200, {"result": []}), (200, {"result": [[], []]}), (200, {"result": [[1]]}),
-    (200, {"result": [[{"document": {"contents": 1}, "score": 1}]]}), (200, {"result": [[{"document": "a"}]]}),
-    (200, {"result": [{}]}), (200, {"result": None}),
-    (200, {"result": [[{"document": {"contents": "a"}, "score": "b"}]]}),
-])
+@pytest.mark.parametrize(
+    ("status", "answer"),
+    [
+        (500, {}),
+        (200, {}),
+        (200, []),
+        (200, {"result": []}),
+        (200, {"result": [[], []]}),
+        (200, {"result": [[1]]}),
+        (200, {"result": [[{"document": {"contents": 1}, "score": 1}]]}),
+        (200, {"result": [[{"document": "a"}]]}),
+        (200, {"result": [{}]}),
+        (200, {"result": None}),
+        (200, {"result": [[{"document": {"contents": "a"}, "score": "b"}]]}),
+    ],
+)
 def test_a_retrieval_server_that_breaks_is_a_failure_and_no_observation(
-        tmp_path: Path, status: int, answer: Any) -> None:
+    tmp_path: Path, status: int, answer: Any
+) -> None:
     (tmp_path / "own.jsonl").write_text('{"question": "Who?", "golden_answers": ["nobody"]}')
     with answering(status, json.dumps(answer).encode()) as url:
         env = make_family(f"{url},{tmp_path / 'own.jsonl'}").make()

@@ -20,8 +20,14 @@ from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Unknow
 from env_adapters.sciworld import INVALID, MORE, MOVES, NO_CHOICE, PAPER, SciWorld, read_action
 
 SCIWORLD = family("sciworld")
-SOLVED = ("use-thermometer", "power-component", "find-living-thing", "chemistry-mix-paint-tertiary-color",
-          "lifespan-longest-lived-then-shortest-lived", "inclined-plane-determine-angle")
+SOLVED = (
+    "use-thermometer",
+    "power-component",
+    "find-living-thing",
+    "chemistry-mix-paint-tertiary-color",
+    "lifespan-longest-lived-then-shortest-lived",
+    "inclined-plane-determine-angle",
+)
 PLAYED = ("find-animal/7", "chemistry-mix-paint-secondary-color/3", "power-component/2")
 
 
@@ -62,8 +68,13 @@ def digest(_: int = 0) -> str:
 def elsewhere(code: str, directory: Path) -> subprocess.Popen[str]:
     """Run code in a Python of its own, in a directory of its own."""
     paths = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.Popen([sys.executable, "-c", code], cwd=directory, text=True, stdout=subprocess.PIPE,
-                            env=os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": paths})
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=directory,
+        text=True,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": paths},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +97,11 @@ def test_the_types_and_their_variations_are_those_of_the_package() -> None:
 def test_the_splits_are_disjoint_and_every_type_has_a_fifth_for_testing() -> None:
     tasks = {split: SCIWORLD.tasks(split) for split in SCIWORLD.splits()}
     assert {split: len(its) for split, its in tasks.items()} == {
-        "train": 3712, "test": 927, "more_train": 2055, "more_test": 513}
+        "train": 3712,
+        "test": 927,
+        "more_train": 2055,
+        "more_test": 513,
+    }
     assert len({task for its in tasks.values() for task in its}) == 7207
     types = {split: {task.split("/")[0] for task in its} for split, its in tasks.items()}
     assert types["train"] == types["test"] == set(PAPER) and types["more_train"] == types["more_test"] == set(MORE)
@@ -169,9 +184,17 @@ def test_too_many_moves_cut_the_episode() -> None:
     game.close()
 
 
-@pytest.mark.parametrize(("answer", "action"), [
-    ("open door", "open door"), ("Open Door.", "open door"), ("I think.\nAction: `open  door`\nmore", "open door"),
-    ("**Action:** open door", "open door"), ("\n> 'open door'\nAnd then", "open door"), ("Action:\n", "")])
+@pytest.mark.parametrize(
+    ("answer", "action"),
+    [
+        ("open door", "open door"),
+        ("Open Door.", "open door"),
+        ("I think.\nAction: `open  door`\nmore", "open door"),
+        ("**Action:** open door", "open door"),
+        ("\n> 'open door'\nAnd then", "open door"),
+        ("Action:\n", ""),
+    ],
+)
 def test_the_action_is_found_in_an_answer(answer: str, action: str) -> None:
     assert read_action(answer) == action
 
@@ -227,8 +250,10 @@ def test_a_process_that_dies_or_hangs_fails_its_own_episodes_and_is_replaced(mon
 
 
 def test_where_the_parent_is_killed_java_ends_too(tmp_path: Path) -> None:
-    code = ("import time; from tests.environments.test_sciworld import begun; "
-            "print(begun('boil/0')._java.process.pid, flush=True); time.sleep(600)")
+    code = (
+        "import time; from tests.environments.test_sciworld import begun; "
+        "print(begun('boil/0')._java.process.pid, flush=True); time.sleep(600)"
+    )
     with elsewhere(code, tmp_path) as parent:
         assert parent.stdout is not None
         java = psutil.Process(int(parent.stdout.readline()))

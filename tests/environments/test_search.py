@@ -61,8 +61,11 @@ def countries_asked(question: Question) -> set[str]:
     owners = [support.title.partition(":")[0] for support in question.supports]
     if "/neighbours-of-" in question.task:
         return {owners[0]}
-    return set(owners[-2:]) if question.task.split("/")[1].startswith(tuple(f"{kind}-of-" for kind in MORE)) else {
-        owners[-1]}
+    return (
+        set(owners[-2:])
+        if question.task.split("/")[1].startswith(tuple(f"{kind}-of-" for kind in MORE))
+        else {owners[-1]}
+    )
 
 
 def digest(family: Search) -> str:
@@ -86,8 +89,10 @@ def test_there_are_enough_questions_of_two_to_four_passages() -> None:
 
 
 def test_no_country_is_asked_for_in_both_splits(family: Search) -> None:
-    asked = {split: set().union(*(countries_asked(QUESTIONS[task]) for task in family.tasks(split)))
-             for split in family.splits()}
+    asked = {
+        split: set().union(*(countries_asked(QUESTIONS[task]) for task in family.tasks(split)))
+        for split in family.splits()
+    }
     assert not asked["train"] & asked["test"]
     assert len(asked["train"] | asked["test"]) > 180
     assert 0.15 < len(family.tasks("test")) / len(QUESTIONS) < 0.25
@@ -98,8 +103,9 @@ def test_no_country_is_asked_for_in_both_splits(family: Search) -> None:
 def test_a_question_does_not_name_the_country_that_it_asks_for() -> None:
     for question in QUESTIONS.values():
         if "neighbours-of" not in question.task:
-            assert not any(
-                re.search(rf"\b{re.escape(name)}\b", question.text) for name in countries_asked(question)), question
+            assert not any(re.search(rf"\b{re.escape(name)}\b", question.text) for name in countries_asked(question)), (
+                question
+            )
 
 
 def test_what_an_answer_needs_stands_in_the_corpus_and_the_answer_itself_too() -> None:
@@ -148,7 +154,8 @@ def test_the_first_messages_say_the_form_and_the_question(family: Search) -> Non
     assert [message["role"] for message in reset.messages] == ["system", "user"]
     assert "<search>" in reset.messages[0]["content"] and "<answer>" in reset.messages[0]["content"]
     assert reset.messages[1]["content"] == (
-        'Question: What is the capital of the country formerly named "Northern Rhodesia"?')
+        'Question: What is the capital of the country formerly named "Northern Rhodesia"?'
+    )
     assert sum(len(message["content"]) for message in reset.messages) < 700
 
 
@@ -173,23 +180,36 @@ def test_an_answer_is_right_however_it_is_spelled(family: Search, answer: str) -
     assert begun(family, EXAMPLE).step(f"<answer>{answer}</answer>").reward == 1.0
 
 
-@pytest.mark.parametrize("text", ["", "Lusaka", "<search></search>", "<answer> </answer>", "search: Upper Volta",
-                                  "<think><answer>Lusaka</answer></think>", "<think><search>a</search>"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Lusaka",
+        "<search></search>",
+        "<answer> </answer>",
+        "search: Upper Volta",
+        "<think><answer>Lusaka</answer></think>",
+        "<think><search>a</search>",
+    ],
+)
 def test_what_is_no_action_changes_nothing_and_says_what_is_possible(family: Search, text: str) -> None:
     step = begun(family, EXAMPLE).step(text)
     assert not step.valid and not step.terminated and step.reward == 0.0
     assert "<search>words</search>" in step.observation
 
 
-@pytest.mark.parametrize(("text", "action"), [
-    ("<search>Upper Volta</search>", ("search", "Upper Volta")),
-    ("Let me look.\n<search>\nUpper  Volta\n</search> Then <answer>x</answer>", ("search", "Upper Volta")),
-    ("<search>Upper Volta", ("search", "Upper Volta")),
-    ("<SEARCH>Upper Volta</Search>", ("search", "Upper Volta")),
-    ("<think>I <answer>no</answer></think><answer>`Paris`</answer>", ("answer", "Paris")),
-    ("thoughts without a beginning <answer>no</answer></think> <answer>Paris</answer>", ("answer", "Paris")),
-    ("Action: <answer>Paris</answer>", ("answer", "Paris")),
-])
+@pytest.mark.parametrize(
+    ("text", "action"),
+    [
+        ("<search>Upper Volta</search>", ("search", "Upper Volta")),
+        ("Let me look.\n<search>\nUpper  Volta\n</search> Then <answer>x</answer>", ("search", "Upper Volta")),
+        ("<search>Upper Volta", ("search", "Upper Volta")),
+        ("<SEARCH>Upper Volta</Search>", ("search", "Upper Volta")),
+        ("<think>I <answer>no</answer></think><answer>`Paris`</answer>", ("answer", "Paris")),
+        ("thoughts without a beginning <answer>no</answer></think> <answer>Paris</answer>", ("answer", "Paris")),
+        ("Action: <answer>Paris</answer>", ("answer", "Paris")),
+    ],
+)
 def test_the_action_is_found_in_an_answer(text: str, action: tuple[str, str]) -> None:
     assert read_action(text) == action
 
@@ -233,16 +253,19 @@ def test_the_same_task_gives_the_same_episode_in_every_process(family: Search, c
     digests = {digest(family)}
     for hash_seed in ("1", "2"):
         environ = os.environ | {"PYTHONHASHSEED": hash_seed, "XDG_CACHE_HOME": str(cache / hash_seed)}
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True,
-                              check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         digests.add(done.stdout.strip())
     assert len(digests) == 1
 
 
 def test_listing_tasks_imports_nothing_heavy() -> None:
-    code = ("import sys; from env_adapters import family; family('search').tasks('train'); "
-            "print([m for m in ('httpx2', 'numpy', 'sqlalchemy', 'torch') if m in sys.modules])")
+    code = (
+        "import sys; from env_adapters import family; family('search').tasks('train'); "
+        "print([m for m in ('httpx2', 'numpy', 'sqlalchemy', 'torch') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -274,8 +297,26 @@ def test_an_index_is_built_again_when_its_corpus_changed_and_half_of_one_is_neve
     assert {path.name for path in folder.iterdir()} == {old.name, new.name}
 
 
-@pytest.mark.parametrize("query", ['"', "' OR 1=1 --", "title:capital", "NEAR(a b)", "* ^ + - ( ) { }", "AND OR NOT",
-                                   "", "the of", "\x00", "\ud800", "a" * 10_000, "é " * 5000, "²½", "東京 مصر", "🏔"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        '"',
+        "' OR 1=1 --",
+        "title:capital",
+        "NEAR(a b)",
+        "* ^ + - ( ) { }",
+        "AND OR NOT",
+        "",
+        "the of",
+        "\x00",
+        "\ud800",
+        "a" * 10_000,
+        "é " * 5000,
+        "²½",
+        "東京 مصر",
+        "🏔",
+    ],
+)
 def test_no_query_breaks_the_index(family: Search, query: str) -> None:
     step = begun(family, EXAMPLE).step(f"<search>{query}</search>")
     assert not step.terminated and step.reward == 0.0
@@ -299,11 +340,18 @@ def write_own(folder: Path) -> str:
     """Write somebody's corpus and questions; return the argument that names both."""
     texts = [("Ada", "Ada keeps bees in Lund."), ("Lund", "Lund is a town in Skane."), ("Bo", "Bo paints." * 200)]
     (folder / "corpus.jsonl").write_text(
-        "".join(json.dumps({"id": str(n), "contents": f'"{t}"\n{x}'}) + "\n" for n, (t, x) in enumerate(texts)))
-    (folder / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in (
-        {"id": "nq_1", "question": "What does Ada keep?", "golden_answers": ["bees", "honeybees"]},
-        {"id": "nq_2", "question": "xyzzy?", "golden_answers": ["nothing"]},
-        *({"question": f"Where is Lund, take {n}?", "golden_answers": ["Skane"]} for n in range(40)))))
+        "".join(json.dumps({"id": str(n), "contents": f'"{t}"\n{x}'}) + "\n" for n, (t, x) in enumerate(texts))
+    )
+    (folder / "questions.jsonl").write_text(
+        "".join(
+            json.dumps(question) + "\n"
+            for question in (
+                {"id": "nq_1", "question": "What does Ada keep?", "golden_answers": ["bees", "honeybees"]},
+                {"id": "nq_2", "question": "xyzzy?", "golden_answers": ["nothing"]},
+                *({"question": f"Where is Lund, take {n}?", "golden_answers": ["Skane"]} for n in range(40)),
+            )
+        )
+    )
     return f"{folder / 'corpus.jsonl'},{folder / 'questions.jsonl'}"
 
 
@@ -319,9 +367,18 @@ def test_somebody_s_own_corpus_and_questions_are_played(tmp_path: Path) -> None:
     assert env.step("<answer>Honeybees!</answer>").success is True
 
 
-@pytest.mark.parametrize("line", ["[]", '{"question": "a"}', '{"question": "a", "golden_answers": []}',
-                                  '{"question": 1, "golden_answers": ["a"]}', '{"id": 3, "question": "a", '
-                                  '"golden_answers": ["a"]}', "{", '{"question": " ", "golden_answers": ["a"]}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]",
+        '{"question": "a"}',
+        '{"question": "a", "golden_answers": []}',
+        '{"question": 1, "golden_answers": ["a"]}',
+        '{"id": 3, "question": "a", "golden_answers": ["a"]}',
+        "{",
+        '{"question": " ", "golden_answers": ["a"]}',
+    ],
+)
 def test_questions_of_another_form_are_a_failure_that_names_the_line(tmp_path: Path, line: str) -> None:
     argument = write_own(tmp_path)
     (tmp_path / "questions.jsonl").write_text('{"question": "a", "golden_answers": ["b"]}\n' + line)

@@ -52,8 +52,11 @@ class Mcp:
         self.headers = {"authorization": f"Bearer {key}"} if key else {}
 
     def send(self, method: str, params: Any = None, ident: Any = 1) -> httpx2.Response:
-        answer = self.http.post(self.path, headers=self.headers, json={
-            "jsonrpc": "2.0", "id": ident, "method": method, **({} if params is None else {"params": params})})
+        answer = self.http.post(
+            self.path,
+            headers=self.headers,
+            json={"jsonrpc": "2.0", "id": ident, "method": method, **({} if params is None else {"params": params})},
+        )
         if "mcp-session-id" in answer.headers:
             self.headers["mcp-session-id"] = answer.headers["mcp-session-id"]
         return answer
@@ -68,6 +71,7 @@ def recorded(live: Live) -> list[EpisodeView]:
     import sqlalchemy as sa
 
     from server.store.tables import EpisodeRow
+
     with live.parts.database.read() as session:
         ids = session.scalars(sa.select(EpisodeRow.id).order_by(EpisodeRow.opened_at)).all()
     return [live.client.episode(episode_id) for episode_id in ids]
@@ -95,11 +99,13 @@ def test_an_agentgym_client_plays_a_task_and_it_is_recorded(live: Live) -> None:
     assert begun["observation"].endswith("Goal: craft acacia planks.")
     assert "get N item" in begun["instructions"] and begun["task_name"] == "1/acacia_planks"
     steps = [agentgym(live, "step", {"id": 0, "action": action}) for action in SOLUTION]
-    assert steps == [{"observation": "Got 1 acacia logs", "reward": 0.0, "score": 0.0, "done": False},
-                     {"observation": "Crafted 4 acacia planks", "reward": 1.0, "score": 1.0, "done": True}]
+    assert steps == [
+        {"observation": "Got 1 acacia logs", "reward": 0.0, "score": 0.0, "done": False},
+        {"observation": "Crafted 4 acacia planks", "reward": 1.0, "score": 1.0, "done": True},
+    ]
     assert live.http.get("/agentgym/textcraft/observation?id=0").json() == "Crafted 4 acacia planks"
     assert [agentgym(live, "close", {"id": 0}) for _ in range(2)] == [True, False]
-    episode, = recorded(live)
+    (episode,) = recorded(live)
     assert (episode.environment, episode.task, episode.seed) == ("textcraft", "1/acacia_planks", 0)
     assert (episode.status, episode.reward, episode.trainable) == ("terminated", 1.0, False)
     assert [step.action for step in episode.steps] == [*SOLUTION]
@@ -126,7 +132,8 @@ def test_agentgym_errors_come_with_status_200_as_its_own_servers_do(live: Live) 
     assert refused == {"error": f"The task with environment {ident} has finished."}
     assert agentgym(live, "step", {"id": ident, "action": "x"}, "gymnasium:Taxi-v4")["error"].endswith("not valid.")
     assert live.http.get(f"/agentgym/textcraft/available_actions?id={ident}").json() == {
-        "available_actions": ["get", "craft", "inventory"]}
+        "available_actions": ["get", "craft", "inventory"]
+    }
     assert live.http.post("/agentgym/nothing/create").status_code == 404
     for wrong in ({"id": "0"}, {"id": 0, "data_idx": -1}, {}):
         assert live.http.post("/agentgym/textcraft/reset", json=wrong).status_code == 400
@@ -147,12 +154,15 @@ def test_the_next_task_closes_the_last_ones_episode_and_so_does_leaving(live: Li
     agentgym(live, "reset", {"id": ident, "data_idx": 1})
     agentgym(live, "close", {"id": ident})
     assert [(e.status, e.reason) for e in recorded(live)] == [
-        ("closed", "the next task began"), ("closed", "its client closed it")]
+        ("closed", "the next task began"),
+        ("closed", "its client closed it"),
+    ]
     until(lambda: live.parts.sessions.health.open == 0, "an environment is still open")
 
 
 def test_too_many_guests_make_the_one_leave_that_was_not_used_for_longest(
-        live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(guests, "KEPT", 2)
     one, two = (agentgym(live, "create")["id"] for _ in range(2))
     for ident in (two, one):
@@ -180,7 +190,7 @@ def test_an_openenv_client_plays_a_task_and_it_is_recorded(live: Live) -> None:
         state = ask(socket, "state")["data"]
         assert (state["step_count"], state["task"]) == (2, "1/acacia_planks")
         assert ask(socket, "step", message="inventory")["data"]["code"] == "EXECUTION_ERROR"
-    episode, = recorded(live)
+    (episode,) = recorded(live)
     assert (episode.id, episode.status, episode.reward, episode.seed) == (state["episode_id"], "terminated", 1.0, 7)
     assert episode.metadata == {"protocol": "openenv", "label": "theirs-1"}
 
@@ -197,9 +207,14 @@ def test_a_seed_alone_names_a_training_task(live: Live) -> None:
 @pytest.mark.parametrize(
     ("message", "code"),
     [
-        ("{", "INVALID_JSON"), ("[" * 100_000, "INVALID_JSON"), (b"\0\1", "INVALID_JSON"), ("7", "UNKNOWN_TYPE"),
-        ('{"type": "dance"}', "UNKNOWN_TYPE"), ('{"type": "\\ud800"}', "UNKNOWN_TYPE"),
-        ('{"type": "step"}', "VALIDATION_ERROR"), ('{"type": "step", "data": 3}', "VALIDATION_ERROR"),
+        ("{", "INVALID_JSON"),
+        ("[" * 100_000, "INVALID_JSON"),
+        (b"\0\1", "INVALID_JSON"),
+        ("7", "UNKNOWN_TYPE"),
+        ('{"type": "dance"}', "UNKNOWN_TYPE"),
+        ('{"type": "\\ud800"}', "UNKNOWN_TYPE"),
+        ('{"type": "step"}', "VALIDATION_ERROR"),
+        ('{"type": "step", "data": 3}', "VALIDATION_ERROR"),
         ('{"type": "step", "data": {"message": 3}}', "VALIDATION_ERROR"),
         ('{"type": "step", "data": {"text": "x"}}', "VALIDATION_ERROR"),
         ('{"type": "reset", "data": {"seed": -1}}', "VALIDATION_ERROR"),
@@ -209,7 +224,8 @@ def test_a_seed_alone_names_a_training_task(live: Live) -> None:
     ],
 )
 def test_a_wrong_openenv_message_gets_an_error_and_the_session_goes_on(
-        live: Live, message: str | bytes, code: str) -> None:
+    live: Live, message: str | bytes, code: str
+) -> None:
     with openenv(live) as socket:
         socket.send(message)
         error = json.loads(socket.recv())
@@ -270,7 +286,7 @@ def test_an_mcp_client_plays_a_task_by_text_and_by_tools_and_it_is_recorded(live
     assert again["isError"] is True and "ended" in again["content"][0]["text"]
     assert live.http.delete("/mcp/textcraft", headers=mcp.headers).status_code == 204
     assert mcp.send("tools/list").status_code == 404
-    episode, = recorded(live)
+    (episode,) = recorded(live)
     assert (episode.status, episode.reward, episode.metadata) == ("terminated", 1.0, {"protocol": "mcp"})
 
 
@@ -284,9 +300,16 @@ def test_a_newer_or_unknown_mcp_revision_gets_one_with_sessions(live: Live) -> N
 def test_what_is_no_mcp_request_is_refused_as_json_rpc_does(live: Live) -> None:
     def post(content: str, kind: str = "application/json") -> httpx2.Response:
         return live.http.post("/mcp/textcraft", content=content, headers={"content-type": kind})
+
     assert post("{").json()["error"]["code"] == -32700
-    for wrong in ("[]", "7", '{"id": 1}', '{"id": 1, "method": 2}', '{"id": [], "method": "ping"}',
-                  '{"id": 1, "method": "ping", "params": []}'.replace("[]", "[1]")):
+    for wrong in (
+        "[]",
+        "7",
+        '{"id": 1}',
+        '{"id": 1, "method": 2}',
+        '{"id": [], "method": "ping"}',
+        '{"id": 1, "method": "ping", "params": []}'.replace("[]", "[1]"),
+    ):
         assert (post(wrong).status_code, post(wrong).json()["error"]["code"]) == (400, -32600), wrong
     assert post('{"method": "notifications/initialized"}').status_code == 202
     assert post('{"id": 1, "method": "ping"}', "text/plain").status_code == 400
@@ -349,8 +372,9 @@ def test_a_message_of_a_websocket_counts_as_a_request_of_its_key(guarded: Live) 
 
 
 def test_an_environment_too_many_is_refused_as_each_protocol_does(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path / "data", model=str(script(tmp_path / "s", "Hi.")),
-                            environments=EnvironmentSettings(capacity=1))
+    settings = settings_for(
+        tmp_path / "data", model=str(script(tmp_path / "s", "Hi.")), environments=EnvironmentSettings(capacity=1)
+    )
     with serving(settings) as live, openenv(live, "gymnasium:Taxi-v4") as first, openenv(live) as second:
         ask(first, "reset", seed=0)
         assert ask(second, "reset", seed=0)["data"]["code"] == "CAPACITY_REACHED"

@@ -99,8 +99,14 @@ def test_there_are_ten_templates_with_fifty_tasks_each_ten_of_them_for_testing()
 
 
 def test_every_task_is_the_same_in_another_process_and_never_done_from_the_start() -> None:
-    other = subprocess.run([sys.executable, "-c", MADE_ELSEWHERE], cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "7"},
-                           capture_output=True, text=True, check=True)
+    other = subprocess.run(
+        [sys.executable, "-c", MADE_ELSEWHERE],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert other.stdout.split() == [digest(), transcript()]
     for task in SHOP.tasks("test"):
         db, wanted = made(task)
@@ -140,11 +146,19 @@ def test_whoever_does_more_than_the_task_says_fails(more: str) -> None:
     assert (last.terminated, last.success, last.reward) == (True, False, 0.0)
 
 
-@pytest.mark.parametrize(("quantity", "shipping", "success"), [
-    ("1", "Express (next day)", True), ("2", "Express (next day)", False), ("1", "Pickup point", False)])
+@pytest.mark.parametrize(
+    ("quantity", "shipping", "success"),
+    [("1", "Express (next day)", True), ("2", "Express (next day)", False), ("1", "Pickup point", False)],
+)
 def test_an_order_must_be_the_one_that_is_wanted(quantity: str, shipping: str, success: bool) -> None:
-    game = begun(next(task for task in all_tasks() if task.startswith("swap-order/")
-                      and {"label": "Work", "shipping": "express"}.items() <= made(task)[1].facts.items()))
+    game = begun(
+        next(
+            task
+            for task in all_tasks()
+            if task.startswith("swap-order/")
+            and {"label": "Work", "shipping": "express"}.items() <= made(task)[1].facts.items()
+        )
+    )
     while "Search:" not in game._tab.view.text:
         game.step(game.oracle())
     game.step(game.oracle())
@@ -169,8 +183,17 @@ def test_who_stops_at_once_or_answers_wrongly_fails() -> None:
 def test_what_is_no_action_costs_a_turn_and_changes_nothing() -> None:
     game = begun("order-two/1")
     shown = game._tab.view.text
-    for answer in ("", "buy it", "click [999]", "select [1] [x]", "type [1] [x]", "press [Enter]", "go_back",
-                   "scroll [down]", "goto [http://example.com]"):
+    for answer in (
+        "",
+        "buy it",
+        "click [999]",
+        "select [1] [x]",
+        "type [1] [x]",
+        "press [Enter]",
+        "go_back",
+        "scroll [down]",
+        "goto [http://example.com]",
+    ):
         turn = game.step(answer)
         assert (turn.valid, turn.reward, turn.terminated) == (False, 0.0, False), answer
         assert turn.observation.endswith(shown)
@@ -225,8 +248,10 @@ def test_markup_and_sql_that_are_typed_in_the_browser_are_shown_as_text_and_stay
         pressed(game, "Your reply", text)
         assert text in pressed(game, "Post reply").observation
         assert ("post", text) in {(change[0], change[-1]) for change in database.state(game._site.db)}
-    turn = game.step(f"type [{next(one.id for one in game._tab.view.targets if one.name == 'Search products')}] "
-                     "['; DROP TABLE product; -- <b>] [1]")
+    turn = game.step(
+        f"type [{next(one.id for one in game._tab.view.targets if one.name == 'Search products')}] "
+        "['; DROP TABLE product; -- <b>] [1]"
+    )
     assert "Search: '; DROP TABLE product; -- <b>" in turn.observation and "0 products." in turn.observation
     game.close()
 

@@ -70,7 +70,8 @@ def test_there_are_50_games_of_each_level_and_none_is_in_both_splits() -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_solver_wins_every_level_without_compiling_and_rewards_sum_up_to_one(
-        level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delattr("textworld.GameMaker.compile")
     game, reset = begun(f"{level}/7")
     turns = solve(game)
@@ -83,8 +84,11 @@ def test_the_solver_goes_on_from_wherever_a_random_player_has_got_to() -> None:
     for task in ("coin-2/7", "cooking-3/7"):
         game, _ = begun(task)
         for number in range(6):
-            moves = [command for command in map(game.random, map(random.Random, range(number, number + 40)))
-                     if command.partition(" ")[0] in ("go", "look", "open", "examine")]
+            moves = [
+                command
+                for command in map(game.random, map(random.Random, range(number, number + 40)))
+                if command.partition(" ")[0] in ("go", "look", "open", "examine")
+            ]
             game.step(moves[0])
         assert solve(game)[-1].success
 
@@ -101,9 +105,16 @@ def test_where_the_solver_has_lost_its_way_it_says_so_at_once_and_the_game_goes_
 
 
 def test_a_game_of_every_challenge_is_the_same_in_every_process_whatever_was_made_before() -> None:
-    started = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", TRANSCRIPT, order], cwd=ROOT, text=True,
-                                env=os.environ | {"PYTHONHASHSEED": hash_seed}, stdout=subprocess.PIPE)
-               for hash_seed, order in (("0", "1"), ("7", "-1"))]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", TRANSCRIPT, order],
+            cwd=ROOT,
+            text=True,
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
+            stdout=subprocess.PIPE,
+        )
+        for hash_seed, order in (("0", "1"), ("7", "-1"))
+    ]
     said = {process.communicate()[0] for process in started}
     assert [process.returncode for process in started] == [0, 0]
     assert len(said) == 1
@@ -192,15 +203,38 @@ def test_an_answer_that_is_no_command_is_told_what_commands_there_are(answer: st
     assert turn.info["moves"] == 0
 
 
-@pytest.mark.parametrize(("said", "meant"), [
-    ("Open the trunk", "open trunk"), ("north", "go north"), ("walk north", "go north"), ("get coin", "take coin"),
-    ("pick up the old key", "take old key from trunk"), ("read BBQ", "examine BBQ"), ("x bbq", "examine BBQ"),
-    ("cook egg", None), ("unlock gate", "unlock gate with American key"), ("prepare the meal", "prepare meal"),
-    ("take", None), ("o", None), ("l", "look"), ("cook egg with stove", "cook egg with stove"),
-])
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("Open the trunk", "open trunk"),
+        ("north", "go north"),
+        ("walk north", "go north"),
+        ("get coin", "take coin"),
+        ("pick up the old key", "take old key from trunk"),
+        ("read BBQ", "examine BBQ"),
+        ("x bbq", "examine BBQ"),
+        ("cook egg", None),
+        ("unlock gate", "unlock gate with American key"),
+        ("prepare the meal", "prepare meal"),
+        ("take", None),
+        ("o", None),
+        ("l", "look"),
+        ("cook egg with stove", "cook egg with stove"),
+    ],
+)
 def test_a_command_may_be_said_in_other_words_if_it_can_only_be_one(said: str, meant: str | None) -> None:
-    commands = ["open trunk", "go north", "take coin", "take old key from trunk", "examine BBQ", "look", "prepare meal",
-                "cook egg with stove", "cook egg with oven", "unlock gate with American key"]
+    commands = [
+        "open trunk",
+        "go north",
+        "take coin",
+        "take old key from trunk",
+        "examine BBQ",
+        "look",
+        "prepare meal",
+        "cook egg with stove",
+        "cook egg with oven",
+        "unlock gate with American key",
+    ]
     assert find_command(said, commands) == meant
 
 
@@ -215,8 +249,13 @@ def test_an_unknown_task_is_refused_with_an_example_of_a_name(task: str) -> None
 def test_a_tool_call_is_a_command_and_others_are_refused() -> None:
     assert [tool["function"]["name"] for tool in TOOLS] == ["act"]
     assert TEXTWORLD.text_of("act", {"command": "open\ntrunk "}) == "open trunk"
-    for name, arguments in (("go", {"command": "x"}), ("act", {}), ("act", {"command": 3}), ("act", {"command": " "}),
-                            ("act", {"command": "x", "y": 1})):
+    for name, arguments in (
+        ("go", {"command": "x"}),
+        ("act", {}),
+        ("act", {"command": 3}),
+        ("act", {"command": " "}),
+        ("act", {"command": "x", "y": 1}),
+    ):
         with pytest.raises(ValueError):
             TEXTWORLD.text_of(name, arguments)
 

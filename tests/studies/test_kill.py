@@ -92,14 +92,16 @@ class Agent(threading.Thread):
         conversation.talk += [ask, {"role": "assistant", "content": text_of(answer, self._streams)}]
         conversation.servers.add(self._stage.url)
 
-    def _answered(self, http: httpx2.Client, path: str, body: dict[str, object], headers: dict[str, str]
-                  ) -> tuple[httpx2.Headers, str]:
+    def _answered(
+        self, http: httpx2.Client, path: str, body: dict[str, object], headers: dict[str, str]
+    ) -> tuple[httpx2.Headers, str]:
         """Send a request until it is answered to its end."""
         for tries in range(1000):
             self._stage.up.wait()
             try:
-                answer = http.post(f"{self._stage.url}{path}", json=body, headers={
-                    **headers, "x-stainless-retry-count": str(tries)})
+                answer = http.post(
+                    f"{self._stage.url}{path}", json=body, headers={**headers, "x-stainless-retry-count": str(tries)}
+                )
             except httpx2.TransportError:
                 self.broken_off += 1
                 time.sleep(0.05)
@@ -139,8 +141,12 @@ def test_25_kills_under_load_lose_no_answered_turn_and_double_none(tmp_path: Pat
         stage.up.set()
         assert answered <= {turn["id"] for turn in recorded(data_dir)}
         before = [len(agent.turn_ids) for agent in agents]
-        wait_until(lambda: all(len(agent.turn_ids) > then + 1 or agent.failure
-                               for agent, then in zip(agents, before, strict=True)), "an answer for everybody")
+        wait_until(
+            lambda: all(
+                len(agent.turn_ids) > then + 1 or agent.failure for agent, then in zip(agents, before, strict=True)
+            ),
+            "an answer for everybody",
+        )
         stage.over = True
         for agent in agents:
             agent.join(120)

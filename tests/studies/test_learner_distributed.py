@@ -40,15 +40,38 @@ CONFIGS = {
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `tests/learner_process.py` as two processes and wait for them."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
-               "tests.learner_process", *arguments]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=200, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "tests.learner_process",
+        *arguments,
+    ]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=200,
+        check=False,
+    )
 
 
 def order_of(tmp_path, model, name, config, steps=(0, 3), **more):
-    return {"model": str(model), "config": json.loads(config.model_dump_json()), "steps": steps,
-            "max_row_tokens": 4096, "out": str(tmp_path / name), **more}
+    return {
+        "model": str(model),
+        "config": json.loads(config.model_dump_json()),
+        "steps": steps,
+        "max_row_tokens": 4096,
+        "out": str(tmp_path / name),
+        **more,
+    }
 
 
 def in_two(tmp_path, orders) -> None:
@@ -78,13 +101,19 @@ def test_one_process_two_and_any_row_length_agree_on_weights_and_metrics(tmp_pat
     torch.set_num_threads(1)
     model = make_tiny_model(tmp_path / "base")
     alone = {name: order_of(tmp_path, model, f"{name}-1", config) for name, config in CONFIGS.items()}
-    short = {name: order_of(tmp_path, model, f"{name}-1-short", config, max_row_tokens=24)
-             for name, config in CONFIGS.items()}
+    short = {
+        name: order_of(tmp_path, model, f"{name}-1-short", config, max_row_tokens=24)
+        for name, config in CONFIGS.items()
+    }
     two = {name: order_of(tmp_path, model, f"{name}-2", config) for name, config in CONFIGS.items()}
-    two_short = {name: order_of(tmp_path, model, f"{name}-2-short", config, max_row_tokens=24)
-                 for name, config in CONFIGS.items()}
-    broken = [order_of(tmp_path, model, f"broken-{processes}", CONFIGS["grpo"], max_row_tokens=1, broken=True)
-              for processes in (1, 2)]
+    two_short = {
+        name: order_of(tmp_path, model, f"{name}-2-short", config, max_row_tokens=24)
+        for name, config in CONFIGS.items()
+    }
+    broken = [
+        order_of(tmp_path, model, f"broken-{processes}", CONFIGS["grpo"], max_row_tokens=1, broken=True)
+        for processes in (1, 2)
+    ]
     in_two(tmp_path, [*two.values(), *two_short.values(), broken[1]])
     for name in CONFIGS:
         for order in (alone[name], short[name]):
@@ -100,8 +129,10 @@ def test_a_checkpoint_of_one_process_goes_on_in_two_and_one_of_two_in_one(tmp_pa
     torch.set_num_threads(1)
     model = make_tiny_model(tmp_path / "base")
     names = ("grpo", "ppo", "adapter")
-    whole = {name: order_of(tmp_path, model, f"{name}-whole", CONFIGS[name], (2, 4), load=str(tmp_path / name / "1"))
-             for name in names}
+    whole = {
+        name: order_of(tmp_path, model, f"{name}-whole", CONFIGS[name], (2, 4), load=str(tmp_path / name / "1"))
+        for name in names
+    }
     begun, resumed, two_begun = {}, {}, {}
     for name in names:
         one, two = str(tmp_path / name / "1"), str(tmp_path / name / "2")
@@ -124,8 +155,19 @@ def test_a_checkpoint_of_one_process_goes_on_in_two_and_one_of_two_in_one(tmp_pa
 
 
 def options(url, tmp_path):
-    return ["--server", url, "--once", "--device", "cpu", "--threads", "1", "--learner", "me", "--work-dir",
-            str(tmp_path / "work")]
+    return [
+        "--server",
+        url,
+        "--once",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--learner",
+        "me",
+        "--work-dir",
+        str(tmp_path / "work"),
+    ]
 
 
 def launched(url, tmp_path):

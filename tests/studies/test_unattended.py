@@ -33,9 +33,16 @@ PLAN = EvaluationPlan(tasks={"first-byte": make_family().tasks("test")}, repetit
 
 def run_of(steps: int, lr: float) -> RunConfig:
     return RunConfig(
-        steps=steps, kind="adapter", evaluation=PLAN, schedule=FixedHorizon(horizon=1), checkpoint_every=4,
-        optimiser=OptimiserConfig(lr=lr), play=PlayPlan(
-            environment="first-byte", tasks=make_family().tasks("train"), groups=8, group_size=8, sampling=SHORT))
+        steps=steps,
+        kind="adapter",
+        evaluation=PLAN,
+        schedule=FixedHorizon(horizon=1),
+        checkpoint_every=4,
+        optimiser=OptimiserConfig(lr=lr),
+        play=PlayPlan(
+            environment="first-byte", tasks=make_family().tasks("train"), groups=8, group_size=8, sampling=SHORT
+        ),
+    )
 
 
 RUNS = {"one": run_of(2, lr=4e-3), "two": run_of(1, lr=30.0), "three": run_of(8, lr=1e-2)}
@@ -60,7 +67,8 @@ def live_episodes(live: Live, reward: float, count: int) -> set[str]:
     for _ in range(count):
         opened = live.client.open_episode(EpisodeOpen())
         answer = live.openai(key=opened.key).chat.completions.create(
-            model="policy", max_tokens=2, messages=[{"role": "user", "content": "Say a letter."}])
+            model="policy", max_tokens=2, messages=[{"role": "user", "content": "Say a letter."}]
+        )
         live.client.reward(opened.id, RewardRequest(value=reward))
         live.client.close_episode(opened.id)
         answered.add(answer.model)
@@ -71,12 +79,19 @@ def live_episodes(live: Live, reward: float, count: int) -> set[str]:
 def test_better_is_promoted_worse_is_not_and_what_users_reward_less_is_taken_back(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path / "model")
     chosen = EngineSettings(kind="vllm", dtype="float32", context_tokens=1024, kv_cache_gib=0.3, max_concurrent=32)
-    triggers = {name: CronTrigger(kind="cron", cron=f"0 {hour} * * *", run=run)
-                for hour, (name, run) in enumerate(RUNS.items(), 1)}
+    triggers = {
+        name: CronTrigger(kind="cron", cron=f"0 {hour} * * *", run=run)
+        for hour, (name, run) in enumerate(RUNS.items(), 1)
+    }
     settings = settings_for(
-        tmp_path / "data", model=str(model), engine=chosen, weights="adapter",
-        learner=LearnerSettings(start=True, threads=1), schedule=ScheduleSettings(triggers=triggers),
-        environments=EnvironmentSettings(modules=["tests.environments.first_byte"], workers=0))
+        tmp_path / "data",
+        model=str(model),
+        engine=chosen,
+        weights="adapter",
+        learner=LearnerSettings(start=True, threads=1),
+        schedule=ScheduleSettings(triggers=triggers),
+        environments=EnvironmentSettings(modules=["tests.environments.first_byte"], workers=0),
+    )
     with serving(settings) as live:
         first = run_of_hour(live, 1)
         assert live_episodes(live, 1.0, 40) == {f"policy@{first.last_version}"}
@@ -87,11 +102,18 @@ def test_better_is_promoted_worse_is_not_and_what_users_reward_less_is_taken_bac
     with sqlite3.connect(tmp_path / "data" / "upturn.db") as record:
         read = lambda query: record.execute(query).fetchall()  # noqa: E731
         assert read("select state, gate, substr(trigger, 1, instr(trigger, ':') - 1) from run order by id") == [
-            ("done", "promoted", "one"), ("done", "rejected", "two"), ("done", "promoted", "three")]
+            ("done", "promoted", "one"),
+            ("done", "rejected", "two"),
+            ("done", "promoted", "three"),
+        ]
         one, two, three = (version for (version,) in read("select last_version from run order by id"))
         assert read("select action, decided_by, from_version, to_version from promotion order by id") == [
-            ("first", "swap", None, 0), ("promote", "gate", 0, one), ("reject", "gate", two, one),
-            ("promote", "gate", one, three), ("rollback", "watch", three, one)]
+            ("first", "swap", None, 0),
+            ("promote", "gate", 0, one),
+            ("reject", "gate", two, one),
+            ("promote", "gate", one, three),
+            ("rollback", "watch", three, one),
+        ]
         assert read("select first_version from run order by id") == [(0,), (one,), (one,)], "what is worse teaches none"
         (reason,) = read("select reason from promotion where action = 'rollback'")[0]
         assert "reward" in reason

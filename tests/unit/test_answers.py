@@ -26,21 +26,25 @@ def read(text: str, size: int, **form: object) -> tuple[dict, str, str]:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
-@pytest.mark.parametrize(("text", "content", "reasoning", "calls"), [
-    ("Hello there. ", "Hello there. ", "", 0),
-    ("  spaced  ", "  spaced  ", "", 0),
-    ("1 < 2 <tool", "1 < 2 <tool", "", 0),
-    (CALL, None, "", 1),
-    (f"I look.\n\n{CALL}\n{CALL}\n", "I look.", "", 2),
-    (f"<think>\nWhy not?\n</think>\n\nYes. {CALL}", "Yes.", "Why not?", 1),
-    ("\n<think>\n\n</think>\n\nYes <think>", "Yes <think>", "", 0),
-    ("<think>never closed", "", "never closed", 0),
-    ("<tool_call>\nnot json\n</tool_call>", "<tool_call>\nnot json\n</tool_call>", "", 0),
-    ('<tool_call>{"name": "cut", "argu', '<tool_call>{"name": "cut", "argu', "", 0),
-    ("", "", "", 0),
-])
+@pytest.mark.parametrize(
+    ("text", "content", "reasoning", "calls"),
+    [
+        ("Hello there. ", "Hello there. ", "", 0),
+        ("  spaced  ", "  spaced  ", "", 0),
+        ("1 < 2 <tool", "1 < 2 <tool", "", 0),
+        (CALL, None, "", 1),
+        (f"I look.\n\n{CALL}\n{CALL}\n", "I look.", "", 2),
+        (f"<think>\nWhy not?\n</think>\n\nYes. {CALL}", "Yes.", "Why not?", 1),
+        ("\n<think>\n\n</think>\n\nYes <think>", "Yes <think>", "", 0),
+        ("<think>never closed", "", "never closed", 0),
+        ("<tool_call>\nnot json\n</tool_call>", "<tool_call>\nnot json\n</tool_call>", "", 0),
+        ('<tool_call>{"name": "cut", "argu', '<tool_call>{"name": "cut", "argu', "", 0),
+        ("", "", "", 0),
+    ],
+)
 def test_an_answer_is_read_alike_in_pieces_of_any_size(
-        size: int, text: str, content: str | None, reasoning: str, calls: int) -> None:
+    size: int, text: str, content: str | None, reasoning: str, calls: int
+) -> None:
     message, streamed, thought = read(text, size, tools=True, reasons=True)
     assert message["content"] == content and streamed == (content or "")
     assert message.get("reasoning_content", "") == thought == reasoning

@@ -31,9 +31,16 @@ def recorded(seed: int, count: int) -> tuple[list[NodeRow], list[TurnRow]]:
         shown = rng.random() < 0.2
         for sampled in (False, *[True] * (1 if shown else rng.randint(1, 3))):
             ids = [next(fresh) for _ in range(rng.randint(1, 5))]
-            nodes.append(NodeRow(id=len(nodes) + 1, turn_id=turn.id, parent_id=parent, token_ids=pack_ids(ids),
-                                 logprobs=pack_logprobs([-0.5 - i for i in ids]) if sampled and not shown else None,
-                                 sampled=sampled))
+            nodes.append(
+                NodeRow(
+                    id=len(nodes) + 1,
+                    turn_id=turn.id,
+                    parent_id=parent,
+                    token_ids=pack_ids(ids),
+                    logprobs=pack_logprobs([-0.5 - i for i in ids]) if sampled and not shown else None,
+                    sampled=sampled,
+                )
+            )
             parent = nodes[-1].id
         ends.append(parent)
     return nodes, turns
@@ -47,7 +54,7 @@ def test_samples_are_what_the_model_saw_and_train_every_sampled_token_exactly_on
     by_id, by_turn = {n.id: n for n in nodes}, {t.id: t for t in turns}
 
     def ids_of(node: NodeRow) -> list[int]:
-        return [int.from_bytes(node.token_ids[i:i + 4], "little") for i in range(0, len(node.token_ids), 4)]
+        return [int.from_bytes(node.token_ids[i : i + 4], "little") for i in range(0, len(node.token_ids), 4)]
 
     def seen_by(node: NodeRow) -> list[int]:
         return (seen_by(by_id[node.parent_id]) if node.parent_id else []) + ids_of(node)
@@ -64,4 +71,4 @@ def test_samples_are_what_the_model_saw_and_train_every_sampled_token_exactly_on
             assert logprob == (-0.5 - i if mask and i in measured else 0.0)
             assert temperature == (trainable[i].temperature if mask else 1.0)
     for context in (seen_by(n) for n in nodes if n.sampled and by_turn[n.turn_id].trainable):
-        assert any(s.token_ids[:len(context)] == context for s in samples)
+        assert any(s.token_ids[: len(context)] == context for s in samples)

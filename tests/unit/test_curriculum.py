@@ -31,10 +31,12 @@ def alone(curriculum: str = "uniform", groups: int = 4) -> PlayPlan:
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
-@given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 5), min_size=1), st.integers(0, 10_000),
-       st.integers(0, 100))
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.integers(1, 5), min_size=1), st.integers(0, 10_000), st.integers(0, 100)
+)
 def test_environments_get_groups_by_their_weight_and_none_of_their_tasks_twice_in_a_row(
-        weights: dict[str, int], start: int, seed: int) -> None:
+    weights: dict[str, int], start: int, seed: int
+) -> None:
     mixed, tasks = plan(**weights), dict.fromkeys(weights, NAMES)
     total = sum(weights.values())
     steps = [tasks_of_step(mixed, tasks, seed, start * total + i) for i in range(total)]
@@ -57,18 +59,24 @@ def test_each_task_comes_once_before_any_comes_again_in_each_of_several_environm
 
 def test_a_plan_of_one_environment_plays_what_it_always_played() -> None:
     assert [tasks_of_step(alone(), {"a": NAMES}, 7, step)["a"] for step in (0, 8)] == [
-        ["t22", "t23", "t01", "t13"], ["t01", "t04", "t09", "t12"]]
+        ["t22", "t23", "t01", "t13"],
+        ["t01", "t04", "t09", "t12"],
+    ]
 
 
 def test_solved_and_hopeless_tasks_come_rarely_but_do_come_and_unseen_ones_first() -> None:
     record = {("a", name): (RECENT if i % 2 else 0, RECENT) for i, name in enumerate(NAMES[:20])}
     record |= {("a", name): (RECENT // 2, RECENT) for name in NAMES[20:25]}
-    drawn = Counter(task for step in range(1000)
-                    for task in tasks_of_step(alone("learnability"), {"a": NAMES}, 0, step, record)["a"])
+    drawn = Counter(
+        task
+        for step in range(1000)
+        for task in tasks_of_step(alone("learnability"), {"a": NAMES}, 0, step, record)["a"]
+    )
     known = [drawn[name] for name in NAMES[:20]]
     assert min(known) > 0 and max(known) < min(drawn[name] for name in NAMES[20:]) / 4
-    first = tasks_of_step(alone("learnability", groups=5), {"a": NAMES}, 0, 0,
-                          {("a", name): (0, 10**9) for name in NAMES[:25]})["a"]
+    first = tasks_of_step(
+        alone("learnability", groups=5), {"a": NAMES}, 0, 0, {("a", name): (0, 10**9) for name in NAMES[:25]}
+    )["a"]
     assert sorted(first) == NAMES[25:]
     assert learnability(0, 0) == max(learnability(won, count) for count in range(RECENT) for won in range(count + 1))
 
@@ -104,14 +112,38 @@ def test_the_record_is_the_newest_episodes_of_the_runs_own_steps_before(session:
         play = PlayRow(id=f"play-{run}-{step}", state="done", request={}, created_at=0.0)
         session.add(play)
         session.flush()
-        session.add(BatchRow(id=f"batch-{run}-{step}", run_id=run, step=step, horizon=1, state="leased",
-                             play_id=play.id, stats={}, created_at=0.0))
+        session.add(
+            BatchRow(
+                id=f"batch-{run}-{step}",
+                run_id=run,
+                step=step,
+                horizon=1,
+                state="leased",
+                play_id=play.id,
+                stats={},
+                created_at=0.0,
+            )
+        )
         for task, successes in outcomes.items():
             for i, success in enumerate(successes):
-                session.add(EpisodeRow(
-                    id=f"{step:03}-{run}-{task}-{i:03}", status=status, seed=0, horizon=1, environment="a", task=task,
-                    play_id=play.id, purpose="training", policy_version=0, trainable=True, success=success,
-                    error_class="Broken" if status == "error" else None, details={}, opened_at=0.0))
+                session.add(
+                    EpisodeRow(
+                        id=f"{step:03}-{run}-{task}-{i:03}",
+                        status=status,
+                        seed=0,
+                        horizon=1,
+                        environment="a",
+                        task=task,
+                        play_id=play.id,
+                        purpose="training",
+                        policy_version=0,
+                        trainable=True,
+                        success=success,
+                        error_class="Broken" if status == "error" else None,
+                        details={},
+                        opened_at=0.0,
+                    )
+                )
         session.flush()
 
     played("one", 0, {"x": [True] * 30, "y": [False]})

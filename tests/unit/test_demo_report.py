@@ -12,13 +12,36 @@ from clients.wire import PlayedEpisode, PlayView
 
 def view(results: dict[str, list[bool | None]]) -> PlayView:
     played = [
-        PlayedEpisode(episode_id=f"{task}-{i}", task=task, group=None, status="terminated", reward=None,
-                      success=success, turns=1, policy_version=0)
-        for task, values in results.items() for i, success in enumerate(values)
+        PlayedEpisode(
+            episode_id=f"{task}-{i}",
+            task=task,
+            group=None,
+            status="terminated",
+            reward=None,
+            success=success,
+            turns=1,
+            policy_version=0,
+        )
+        for task, values in results.items()
+        for i, success in enumerate(values)
     ]
-    return PlayView(id="p", state="done", error=None, environment="e", horizon=1, purpose="evaluation",
-                    episodes=len(played), finished=len(played), succeeded=0, errors=0, sampled_tokens=0,
-                    success_rate=None, mean_reward=None, wall_s=0.0, results=played)
+    return PlayView(
+        id="p",
+        state="done",
+        error=None,
+        environment="e",
+        horizon=1,
+        purpose="evaluation",
+        episodes=len(played),
+        finished=len(played),
+        succeeded=0,
+        errors=0,
+        sampled_tokens=0,
+        success_rate=None,
+        mean_reward=None,
+        wall_s=0.0,
+        results=played,
+    )
 
 
 def test_gains_are_paired_by_goal_and_leave_out_episodes_without_a_verdict() -> None:

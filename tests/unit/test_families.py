@@ -19,8 +19,14 @@ from server.policy.turns import Ask
 from server.recording.tokens import chain_hashes
 from tests.family_models import FAMILIES, make_family_model
 
-TOOL = {"type": "function", "function": {"name": "weather", "description": "Tells it.", "parameters": {
-    "type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}}}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Tells it.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}},
+    },
+}
 ASK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How is it in Zürich and Rome?"}]
 CITIES = [{"city": "Zürich", "days": 2}, {"city": "Rome", "days": 1}]
 RESULTS = [{"role": "tool", "content": "rain"}, {"role": "tool", "content": "sun"}]
@@ -29,15 +35,23 @@ RESULTS = [{"role": "tool", "content": "rain"}, {"role": "tool", "content": "sun
 def calls(name: str, *cities: dict[str, Any]) -> str:
     """Return calls as a family writes them."""
     if name == "qwen3":
-        return "\n".join("<tool_call>\n" + json.dumps({"name": "weather", "arguments": c}, ensure_ascii=False)
-                         + "\n</tool_call>" for c in cities)
+        return "\n".join(
+            "<tool_call>\n" + json.dumps({"name": "weather", "arguments": c}, ensure_ascii=False) + "\n</tool_call>"
+            for c in cities
+        )
     if name == "llama-3":
         return json.dumps({"name": "weather", "parameters": cities[0]}, ensure_ascii=False)
     if name == "glm-4.5":
-        return "".join(f"<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>{c['city']}</arg_value>\n"
-                       f"<arg_key>days</arg_key>\n<arg_value>{c['days']}</arg_value>\n</tool_call>" for c in cities)
-    inside = "".join(f'<invoke name="weather">\n<parameter name="city">{c["city"]}</parameter>\n'
-                     f'<parameter name="days">{c["days"]}</parameter>\n</invoke>\n' for c in cities)
+        return "".join(
+            f"<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>{c['city']}</arg_value>\n"
+            f"<arg_key>days</arg_key>\n<arg_value>{c['days']}</arg_value>\n</tool_call>"
+            for c in cities
+        )
+    inside = "".join(
+        f'<invoke name="weather">\n<parameter name="city">{c["city"]}</parameter>\n'
+        f'<parameter name="days">{c["days"]}</parameter>\n</invoke>\n'
+        for c in cities
+    )
     return f"<minimax:tool_call>\n{inside}</minimax:tool_call>"
 
 
@@ -47,16 +61,22 @@ END = {"qwen3": "<|im_end|>", "minimax-m2": "[e~[", "glm-4.5": "<|observation|>"
 @pytest.fixture(scope="module")
 def renderers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Renderer]:
     folder = tmp_path_factory.mktemp("families")
-    return {name: Renderer.from_directory(make_family_model(folder / name, family))
-            for name, family in FAMILIES.items()}
+    return {
+        name: Renderer.from_directory(make_family_model(folder / name, family)) for name, family in FAMILIES.items()
+    }
 
 
 def reader(renderer: Renderer, prompt: list[int], **more: Any) -> AnswerReader:
     """Return a reader of the answer to a prompt, as a turn makes it."""
     grammar = renderer.grammar(prompt, [TOOL])
     assert grammar is not None
-    form = {"tools": True, "reasons": renderer.reasons, "begins": "reasoning" if grammar.in_thoughts else "content",
-            "grammar": grammar, **more}
+    form = {
+        "tools": True,
+        "reasons": renderer.reasons,
+        "begins": "reasoning" if grammar.in_thoughts else "content",
+        "grammar": grammar,
+        **more,
+    }
     return AnswerReader(renderer.tokenizer, AnswerFormat(**form))
 
 
@@ -85,13 +105,30 @@ def test_a_family_is_found_by_what_its_template_writes(renderers: dict[str, Rend
 def test_a_prompt_has_the_ids_of_the_models_own_template(tmp_path: Path, name: str) -> None:
     directory = make_family_model(tmp_path, FAMILIES[name])
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"), eos_token=FAMILIES[name].eos)
-    talk = [*ASK, {"role": "assistant", "content": "I look.", "reasoning_content": "Hm.", "tool_calls": [
-        {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": CITIES[0]}}]}, RESULTS[0]]
+    talk = [
+        *ASK,
+        {
+            "role": "assistant",
+            "content": "I look.",
+            "reasoning_content": "Hm.",
+            "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "weather", "arguments": CITIES[0]}}],
+        },
+        RESULTS[0],
+    ]
     wanted = theirs.apply_chat_template(
-        talk, tools=[TOOL], chat_template=(directory / "chat_template.jinja").read_text(), add_generation_prompt=True,
-        return_dict=False, **({"date_string": "26 Jul 2024"} if name == "llama-3" else {}))
-    talk[2] = {**talk[2], "tool_calls": [{"id": "c1", "type": "function", "function": {
-        "name": "weather", "arguments": json.dumps(CITIES[0])}}]}
+        talk,
+        tools=[TOOL],
+        chat_template=(directory / "chat_template.jinja").read_text(),
+        add_generation_prompt=True,
+        return_dict=False,
+        **({"date_string": "26 Jul 2024"} if name == "llama-3" else {}),
+    )
+    talk[2] = {
+        **talk[2],
+        "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": json.dumps(CITIES[0])}}
+        ],
+    }
     assert Renderer.from_directory(directory).prompt(talk, [TOOL]) == wanted
 
 
@@ -106,7 +143,8 @@ def test_recorded_ids_go_on_exactly_with_tools_and_thoughts(renderers: dict[str,
     recorded = prompt + encode(thoughts + calls(name, *cities) + END[name])
     message = read(renderer, prompt, thoughts + calls(name, *cities) + END[name], 3)
     assert called(message) == cities and message.get("reasoning_content") == (
-        None if name == "llama-3" else "Both matter.")
+        None if name == "llama-3" else "Both matter."
+    )
     del message["reasoning_content" if thoughts else "role"]  # Most agents send no thoughts back.
     talk = [*ASK, {**message, "role": "assistant"}, *RESULTS[: len(cities)]]
     rest = renderer.follow(talk, 3, recorded, [TOOL])
@@ -142,25 +180,28 @@ def test_history_that_was_not_recorded_so_is_no_continuation(renderers: dict[str
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
-@pytest.mark.parametrize(("name", "text", "content", "reasoning", "count"), [
-    ("qwen3", "  Plain text. ", "  Plain text. ", "", 0),
-    ("qwen3", "<think>\nWhy?\n</think>\n\nI look.\nCALLS", "I look.", "Why?", 2),
-    ("qwen3", "Wait. <tool_call>\nnot json\n</tool_call>", "Wait. <tool_call>\nnot json\n</tool_call>", "", 0),
-    ("qwen3", "Wait. CALLS\n<tool_call>\n{\"name\"", "Wait.\n<tool_call>\n{\"name\"", "", 2),
-    ("qwen3", "<think>A CALLS in thoughts</think>No.", "No.", "A CALLS in thoughts", 0),
-    ("qwen3", "<think>No end CALLS", None, "No end", 2),
-    ("qwen3", "<think>never closed", "", "never closed", 0),
-    ("minimax-m2", "So.\n</think>\n\nI look.\nCALLS", "I look.", "So.", 2),
-    ("minimax-m2", "So.</think><minimax:tool_call>\n<invoke", "<minimax:tool_call>\n<invoke", "So.", 0),
-    ("glm-4.5", "\n<think>Hm</think>\nI look.\nCALLSAnd so.", "I look.\nAnd so.", "Hm", 2),
-    ("glm-4.5", "\n<think></think>\nJust text", "Just text", "", 0),
-    ("llama-3", " CALLS", None, "", 1),
-    ("llama-3", "A set is {1, 2}.", "A set is {1, 2}.", "", 0),
-    ("llama-3", '{"no": "call"}', '{"no": "call"}', "", 0),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "content", "reasoning", "count"),
+    [
+        ("qwen3", "  Plain text. ", "  Plain text. ", "", 0),
+        ("qwen3", "<think>\nWhy?\n</think>\n\nI look.\nCALLS", "I look.", "Why?", 2),
+        ("qwen3", "Wait. <tool_call>\nnot json\n</tool_call>", "Wait. <tool_call>\nnot json\n</tool_call>", "", 0),
+        ("qwen3", 'Wait. CALLS\n<tool_call>\n{"name"', 'Wait.\n<tool_call>\n{"name"', "", 2),
+        ("qwen3", "<think>A CALLS in thoughts</think>No.", "No.", "A CALLS in thoughts", 0),
+        ("qwen3", "<think>No end CALLS", None, "No end", 2),
+        ("qwen3", "<think>never closed", "", "never closed", 0),
+        ("minimax-m2", "So.\n</think>\n\nI look.\nCALLS", "I look.", "So.", 2),
+        ("minimax-m2", "So.</think><minimax:tool_call>\n<invoke", "<minimax:tool_call>\n<invoke", "So.", 0),
+        ("glm-4.5", "\n<think>Hm</think>\nI look.\nCALLSAnd so.", "I look.\nAnd so.", "Hm", 2),
+        ("glm-4.5", "\n<think></think>\nJust text", "Just text", "", 0),
+        ("llama-3", " CALLS", None, "", 1),
+        ("llama-3", "A set is {1, 2}.", "A set is {1, 2}.", "", 0),
+        ("llama-3", '{"no": "call"}', '{"no": "call"}', "", 0),
+    ],
+)
 def test_an_answer_in_a_familys_form_is_read_alike_in_pieces_of_any_size(
-        renderers: dict[str, Renderer], name: str, text: str, content: str | None, reasoning: str, count: int,
-        size: int) -> None:
+    renderers: dict[str, Renderer], name: str, text: str, content: str | None, reasoning: str, count: int, size: int
+) -> None:
     renderer, written = renderers[name], calls(name, *CITIES)
     message = read(renderer, renderer.prompt(ASK, [TOOL]), text.replace("CALLS", written) + END[name], size)
     assert message["content"] == content
@@ -178,7 +219,8 @@ def test_text_is_streamed_as_it_is_sampled(renderers: dict[str, Renderer]) -> No
 
 
 def test_calls_are_text_where_nobody_asked_for_tools_and_one_where_one_is_allowed(
-        renderers: dict[str, Renderer]) -> None:
+    renderers: dict[str, Renderer],
+) -> None:
     renderer = renderers["minimax-m2"]
     prompt, written = renderer.prompt(ASK), calls("minimax-m2", *CITIES)
     assert read(renderer, prompt, f"</think>{written}[e~[", 5, tools=False)["content"] == written
@@ -188,7 +230,8 @@ def test_calls_are_text_where_nobody_asked_for_tools_and_one_where_one_is_allowe
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_template_that_writes_otherwise_is_used_itself_and_the_log_says_so(
-        tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     change = ("ipython\\n", "Python\\n") if name == "llama-3" else ("tool_calls", "no_calls")
     directory = make_family_model(tmp_path / name, FAMILIES[name], change)
     with caplog.at_level(logging.WARNING):

@@ -24,8 +24,9 @@ def measured(share: float | list[float], tasks: int = 20, repetitions: int = 4, 
     return Measured("eval", verdicts, **counts)
 
 
-def judged(rule: GateSettings = RULE, metrics: dict[str, float] | None = None, **pairs: tuple[Measured, Measured]
-           ) -> tuple[bool, list[str]]:
+def judged(
+    rule: GateSettings = RULE, metrics: dict[str, float] | None = None, **pairs: tuple[Measured, Measured]
+) -> tuple[bool, list[str]]:
     compared = Comparison(1, 2, 10, 0, {name: Pair(*pair) for name, pair in pairs.items()}, metrics or {})
     evidence = decide(rule, compared)
     assert evidence == decide(rule, compared), "the same figures give the same decision"
@@ -56,8 +57,9 @@ def test_noise_alone_is_promoted_about_as_rarely_as_the_confidence_says(seed: in
     won = 0
     for _ in range(20):
         first, second = ([list(map(bool, row)) for row in rng.random((40, 4)) < 0.5] for _ in range(2))
-        pair = tuple(Measured("eval", {f"task {n}": row for n, row in enumerate(rows)}, 160, 1, 0)
-                     for rows in (first, second))
+        pair = tuple(
+            Measured("eval", {f"task {n}": row for n, row in enumerate(rows)}, 160, 1, 0) for rows in (first, second)
+        )
         won += judged(a=pair)[0]
     assert won <= 4
 
@@ -116,7 +118,8 @@ def test_tool_calls_that_cannot_be_read_and_slow_answers_have_bounds_where_they_
     assert judged(a=(before, after))[1] == ["a: 10.0% of the tool calls could not be read, 1.0% of the champion's"]
     rule = GateSettings(max_tool_error_rise=None, max_latency_ratio=2.0)
     assert judged(rule, a=(before, after))[1] == [
-        "a: an answer takes 500 ms, 2.50 times the champion's; at most 2 times is allowed"]
+        "a: an answer takes 500 ms, 2.50 times the champion's; at most 2 times is allowed"
+    ]
     assert judged(GateSettings(max_tool_error_rise=0.1, max_latency_ratio=3.0), a=(before, after))[0]
     rule = GateSettings(max_tool_error_rise=0.0, max_latency_ratio=1.0)
     assert judged(rule, a=(measured(0.0), after))[0] and judged(rule, a=(before, measured(1.0)))[0]
@@ -126,6 +129,7 @@ def test_a_tool_call_counts_as_good_where_its_arguments_have_names() -> None:
     def answer(content: str | None = None, *arguments: str) -> dict[str, Any]:
         calls = [{"function": {"name": "go", "arguments": written}} for written in arguments]
         return {"content": content, **({"tool_calls": calls} if calls else {})}
+
     assert calls_well(answer("I go north")) is None and calls_well(answer()) is None
     assert calls_well(answer(None, "{}", '{"to": 1}')) is True
     for bad in (answer("<tool_call>{</tool_call>"), answer(None, "north"), answer(None, "{}", "[1]")):

@@ -8,10 +8,21 @@ from pydantic import ValidationError
 from server.settings import Settings
 
 
-@pytest.mark.parametrize(("host", "keys", "required"), [
-    ("127.0.0.1", "auto", False), ("::1", "auto", False), ("localhost", "auto", False), ("127.0.0.1", "off", False),
-    ("127.0.0.1", "required", True), ("0.0.0.0", "auto", True), ("::", "auto", True), ("10.0.0.7", "auto", True),
-    ("server.example", "auto", True), ("0.0.0.0", "required", True)])
+@pytest.mark.parametrize(
+    ("host", "keys", "required"),
+    [
+        ("127.0.0.1", "auto", False),
+        ("::1", "auto", False),
+        ("localhost", "auto", False),
+        ("127.0.0.1", "off", False),
+        ("127.0.0.1", "required", True),
+        ("0.0.0.0", "auto", True),
+        ("::", "auto", True),
+        ("10.0.0.7", "auto", True),
+        ("server.example", "auto", True),
+        ("0.0.0.0", "required", True),
+    ],
+)
 def test_keys_are_required_unless_only_this_machine_can_call(host: str, keys: str, required: bool) -> None:
     assert Settings.load(["--host", host, "--keys", keys]).keys_required is required
 

@@ -37,9 +37,14 @@ def rewarded(rewards: dict[str, float], group: str | None = "g"):
 
 def looked_at(samples, values=None, reference=-1.0):
     """Return what a pass without gradient would see: old logprobs of -1, and given values."""
-    return [Seen(torch.full((len(trained_positions(s)),), -1.0), torch.full((len(trained_positions(s)),), reference),
-                 torch.zeros(len(trained_positions(s))) if values is None else values[i])
-            for i, s in enumerate(samples)]
+    return [
+        Seen(
+            torch.full((len(trained_positions(s)),), -1.0),
+            torch.full((len(trained_positions(s)),), reference),
+            torch.zeros(len(trained_positions(s))) if values is None else values[i],
+        )
+        for i, s in enumerate(samples)
+    ]
 
 
 def test_grpo_divides_by_the_unbiased_std_and_dr_grpo_does_not():
@@ -74,8 +79,9 @@ def test_no_variance_a_single_episode_and_no_group_give_no_advantage():
 @repeatable
 @given(st.lists(REWARDS, min_size=1, max_size=4))
 def test_the_advantages_of_every_group_sum_to_zero(groups):
-    samples = [s for g, rewards in enumerate(groups)
-               for s in rewarded({f"{g}-{i}": r for i, r in enumerate(rewards)}, f"g{g}")]
+    samples = [
+        s for g, rewards in enumerate(groups) for s in rewarded({f"{g}-{i}": r for i, r in enumerate(rewards)}, f"g{g}")
+    ]
     for name, advantages in GROUPED.items():
         found = advantages(samples)
         for g, rewards in enumerate(groups):
@@ -129,8 +135,12 @@ def test_gae_is_the_sum_of_the_discounted_errors(seed, length, decay, discount):
     rng = random.Random(seed)
     rewards, values = ([rng.uniform(-1, 1) for _ in range(length)] for _ in range(2))
     factors = [discount if rng.random() < 0.3 else 1.0 for _ in range(length - 1)] + [1.0]
-    found = gae(torch.tensor(rewards, dtype=torch.float64), torch.tensor(values, dtype=torch.float64),
-                torch.tensor(factors, dtype=torch.float64), decay).tolist()
+    found = gae(
+        torch.tensor(rewards, dtype=torch.float64),
+        torch.tensor(values, dtype=torch.float64),
+        torch.tensor(factors, dtype=torch.float64),
+        decay,
+    ).tolist()
     after = [*values[1:], 0.0]
     errors = [r + f * v1 - v0 for r, f, v1, v0 in zip(rewards, factors, after, values, strict=True)]
     for t in range(length):

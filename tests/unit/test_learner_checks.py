@@ -24,8 +24,11 @@ BAD_BATCHES = {
     "lengths": (lambda s: {"loss_mask": s.loss_mask[:-1]}, BadBatch, "differ in length: .*erase the episode"),
     "nan reward": (lambda s: {"reward": math.nan}, BadBatch, "reward of episode .* is nan: correct it"),
     "infinite reward": (lambda s: {"reward": math.inf}, BadBatch, "reward of episode .* is inf: correct it"),
-    "foreign token": (lambda s: {"token_ids": [*s.token_ids[:-1], 70_000]}, BadBatch,
-                      "token ids .* to 70000, .* give both the same model"),
+    "foreign token": (
+        lambda s: {"token_ids": [*s.token_ids[:-1], 70_000]},
+        BadBatch,
+        "token ids .* to 70000, .* give both the same model",
+    ),
     "temperature": (lambda s: {"temperatures": [0.0] * len(s.token_ids)}, BadBatch, "temperature above 0"),
     "first token": (lambda s: {"loss_mask": [1] * len(s.token_ids)}, BadBatch, "nothing predicts it"),
     "no group": (lambda s: {"group": None}, BadInput, "name a group .* or take reinforce_pp"),

@@ -13,8 +13,12 @@ from learner.loop import do_next_run
 from tests.unit.test_learner_loop import CONFIG, set_up
 
 PAGES = Path(__file__).parents[2] / "docs" / "algorithms"
-PLAIN = {"adapter": {"kind": "adapter", "kl_coef": 0.1, "reference_reset_every": 1}, "ppo": {"algorithm": "ppo"},
-         "dpo": {"algorithm": "dpo"}, "adaptive": {"schedule": AdaptiveHorizon(rounds=[1, 2])}}
+PLAIN = {
+    "adapter": {"kind": "adapter", "kl_coef": 0.1, "reference_reset_every": 1},
+    "ppo": {"algorithm": "ppo"},
+    "dpo": {"algorithm": "dpo"},
+    "adaptive": {"schedule": AdaptiveHorizon(rounds=[1, 2])},
+}
 
 
 def named() -> set[str]:
@@ -22,8 +26,9 @@ def named() -> set[str]:
     return {name for page in PAGES.glob("*.md") for name in re.findall(r"`([\w.]+)(?:: \w+)?`", page.read_text())}
 
 
-@pytest.mark.parametrize(("model", "prefix"), [
-    (RunConfig, ""), (PpoConfig, "ppo."), (Guards, "guards."), (AdaptiveHorizon, "")])
+@pytest.mark.parametrize(
+    ("model", "prefix"), [(RunConfig, ""), (PpoConfig, "ppo."), (Guards, "guards."), (AdaptiveHorizon, "")]
+)
 def test_every_setting_has_its_place(model: type[BaseModel], prefix: str) -> None:
     assert [name for name in model.model_fields if prefix + name not in named() and name not in named()] == []
 

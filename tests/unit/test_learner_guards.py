@@ -38,13 +38,16 @@ def test_a_batch_of_another_model_stops_the_run_before_any_weight_changes(tmp_pa
     assert all(torch.equal(p, policy.trainable()[name]) for name, p in fresh.trainable().items())
 
 
-@pytest.mark.parametrize(("guards", "name", "values", "says"), [
-    (Guards(min_entropy=0.1), "entropy", [0.05] * 5, "stopped exploring"),
-    (Guards(), "repetition", [0.9] * 5, "repeats itself"),
-    (Guards(max_truncated=0.5), "truncated_share", [0.6] * 5, "within the horizon"),
-    (Guards(max_reference_kl=1.0), "reference_kl", [2.0] * 5, "left its reference"),
-    (Guards(max_grad_norm=10.0), "grad_norm", [11.0] * 5, "explode"),
-])
+@pytest.mark.parametrize(
+    ("guards", "name", "values", "says"),
+    [
+        (Guards(min_entropy=0.1), "entropy", [0.05] * 5, "stopped exploring"),
+        (Guards(), "repetition", [0.9] * 5, "repeats itself"),
+        (Guards(max_truncated=0.5), "truncated_share", [0.6] * 5, "within the horizon"),
+        (Guards(max_reference_kl=1.0), "reference_kl", [2.0] * 5, "left its reference"),
+        (Guards(max_grad_norm=10.0), "grad_norm", [11.0] * 5, "explode"),
+    ],
+)
 def test_each_guard_stops_after_its_patience_and_names_its_figure(guards, name, values, says):
     check_collapse(steps_of(name, values[1:]), guards)
     check_collapse(steps_of(name, [*values[1:], 0.5 if name == "entropy" else 0.0]), guards)
@@ -81,12 +84,14 @@ def test_a_stopped_run_ends_with_its_reason_and_serves_its_best_version_again(tm
     assert server.run.state == "failed"
     assert server.run.step == 4
     assert "stopped exploring" in server.run.reason
-    assert "The best version, 2, had a mean success of 0.900 at step 2 and serves again as version 5" \
-        in server.run.reason
+    assert (
+        "The best version, 2, had a mean success of 0.900 at step 2 and serves again as version 5" in server.run.reason
+    )
     best, again = (load_file(Path(server.versions[n].path, "model.safetensors")) for n in (2, 5))
     assert all(torch.equal(best[name], again[name]) for name in best)
-    assert not torch.equal(best["lm_head.weight"],
-                           load_file(Path(server.versions[4].path, "model.safetensors"))["lm_head.weight"])
+    assert not torch.equal(
+        best["lm_head.weight"], load_file(Path(server.versions[4].path, "model.safetensors"))["lm_head.weight"]
+    )
 
 
 def test_the_best_version_is_kept_although_the_server_deletes_its_directory(tmp_path):

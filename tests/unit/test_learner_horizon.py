@@ -36,8 +36,10 @@ def test_the_presets_are_the_papers():
 
 def recorded(*figures):
     """Return finished steps with (success, truncated share) each."""
-    return [RunStep(step=i, horizon=1, policy_version=None, metrics={"success_rate": s, "truncated_share": t})
-            for i, (s, t) in enumerate(figures)]
+    return [
+        RunStep(step=i, horizon=1, policy_version=None, metrics={"success_rate": s, "truncated_share": t})
+        for i, (s, t) in enumerate(figures)
+    ]
 
 
 def horizons(schedule, steps):

@@ -30,8 +30,13 @@ ALGORITHMS = {
     "grpo with dapo's clip, two minibatches": {"algorithm": "grpo", "clip_high": 0.28, "minibatches": 2},
     "grpo with cispo's": {"algorithm": "grpo", "policy_loss": "cispo", "clip_high": 4.0, "minibatches": 2},
     "grpo with gspo's": {"algorithm": "grpo", "policy_loss": "gspo", "minibatches": 2, "loss_normalisation": "sample"},
-    "reinforce_pp with a kl in the reward": {"algorithm": "reinforce_pp", "kl_coef": 0.01, "kl_in": "reward",
-                                            "kl_estimator": "k1", "reference_reset_every": 10},
+    "reinforce_pp with a kl in the reward": {
+        "algorithm": "reinforce_pp",
+        "kl_coef": 0.01,
+        "kl_in": "reward",
+        "kl_estimator": "k1",
+        "reference_reset_every": 10,
+    },
     "rloo with discounted turns": {"algorithm": "rloo", "turn_discount": 0.9},
 }
 
@@ -40,9 +45,19 @@ def random_policy() -> Policy:
     """Return a Llama of one layer with random weights."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
-                         num_attention_heads=2, num_key_value_heads=2, head_dim=16, tie_word_embeddings=False,
-                         bos_token_id=None, eos_token_id=None, pad_token_id=None)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
     return Policy(LlamaForCausalLM(config).train(), Path(), torch.float32)
 
 

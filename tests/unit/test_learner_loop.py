@@ -84,10 +84,13 @@ class Server:
                 if body["state"] == "trained":
                     view = self.leased[self.run.step]
                     measured = {name: getattr(view, name) for name in ("success_rate", "truncated_share")}
-                    step = RunStep(step=view.step, horizon=view.horizon, policy_version=body["policy_version"],
-                                   metrics={**body["metrics"], **measured})
-                    self.run = self.run.model_copy(
-                        update={"step": self.run.step + 1, "steps": [*self.run.steps, step]})
+                    step = RunStep(
+                        step=view.step,
+                        horizon=view.horizon,
+                        policy_version=body["policy_version"],
+                        metrics={**body["metrics"], **measured},
+                    )
+                    self.run = self.run.model_copy(update={"step": self.run.step + 1, "steps": [*self.run.steps, step]})
                 return httpx2.Response(204)
             case ["policies"] if request.method == "POST":
                 verify_manifest(Path(body["path"]), body["manifest_sha256"])
@@ -110,25 +113,23 @@ class Server:
         self.horizons.append(body["horizon"])
         samples = [] if body["step"] in self.teach_nothing_at else random_samples(seed=body["step"])
         success = self.success[min(body["step"], len(self.success) - 1)] if self.success else 0.5
-        self.leased[body["step"]] = (
-            BatchView(
-                id=f"b{body['step']}",
-                run_id="r1",
-                step=body["step"],
-                horizon=body["horizon"],
-                state="leased",
-                play=None,
-                samples=samples,
-                episodes=12,
-                groups=3,
-                groups_without_variance=0,
-                groups_incomplete=0,
-                success_rate=success,
-                mean_reward=0.5,
-                truncated_share=0.0,
-                mean_turns=2.0,
-                errors=0,
-            )
+        self.leased[body["step"]] = BatchView(
+            id=f"b{body['step']}",
+            run_id="r1",
+            step=body["step"],
+            horizon=body["horizon"],
+            state="leased",
+            play=None,
+            samples=samples,
+            episodes=12,
+            groups=3,
+            groups_without_variance=0,
+            groups_incomplete=0,
+            success_rate=success,
+            mean_reward=0.5,
+            truncated_share=0.0,
+            mean_turns=2.0,
+            errors=0,
         )
         return self.answer(self.leased[body["step"]])
 

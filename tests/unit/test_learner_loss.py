@@ -146,9 +146,14 @@ def test_gspo_clips_whole_samples_by_their_mean_ratio():
     assert float(out.clipped_sum) == 2
 
 
-@pytest.mark.parametrize(("estimator", "value", "slope"), [
-    ("k1", 0.5, 1.0), ("k2", 0.125, 0.5), ("k3", math.exp(-0.5) + 0.5 - 1, 1 - math.exp(-0.5)),
-])
+@pytest.mark.parametrize(
+    ("estimator", "value", "slope"),
+    [
+        ("k1", 0.5, 1.0),
+        ("k2", 0.125, 0.5),
+        ("k3", math.exp(-0.5) + 0.5 - 1, 1 - math.exp(-0.5)),
+    ],
+)
 def test_each_kl_estimate_has_its_value_and_gradient(estimator, value, slope):
     current = torch.tensor([-1.0], requires_grad=True)
     estimate = kl_estimate(current, torch.tensor([-1.5]), estimator, clamp=10.0)

@@ -20,11 +20,15 @@ from tests.unit.test_learner_samples import plain_logprobs, random_samples, tiny
 FORMS = {
     "grpo": ({"loss_normalisation": "sample"}, {"loss_type": "grpo"}),
     "dapo": ({"clip_high": 0.28}, {"loss_type": "dapo", "epsilon_high": 0.28}),
-    "dr_grpo": ({"loss_normalisation": "constant", "constant_tokens": 50},
-                {"loss_type": "dr_grpo", "max_completion_length": 50}),
+    "dr_grpo": (
+        {"loss_normalisation": "constant", "constant_tokens": 50},
+        {"loss_type": "dr_grpo", "max_completion_length": 50},
+    ),
     "cispo": ({"policy_loss": "cispo", "clip_high": 0.3}, {"loss_type": "cispo", "epsilon_high": 1.3}),
-    "gspo": ({"policy_loss": "gspo", "loss_normalisation": "sample"},
-             {"loss_type": "grpo", "importance_sampling_level": "sequence"}),
+    "gspo": (
+        {"policy_loss": "gspo", "loss_normalisation": "sample"},
+        {"loss_type": "grpo", "importance_sampling_level": "sequence"},
+    ),
     "kl": ({"kl_coef": 0.3}, {"loss_type": "dapo", "beta": 0.3}),
 }
 
@@ -94,20 +98,37 @@ def test_packed_losses_and_gradients_are_ligers_on_a_padded_batch(tmp_path, form
     engine = padded(samples, [torch.tensor(s.logprobs)[trained_positions(s)] for s in samples])
     policy.model.zero_grad(set_to_none=True)
     hidden, targets = padded_hidden(policy, samples)
-    oracle = LigerFusedLinearGRPOLoss(compiled=False, use_ref_model=True, chunk_size=len(samples),
-                                      **{"beta": 0.0, **arguments})
-    expected, _ = oracle(hidden, policy.model.get_output_embeddings().weight, targets, mask, advantages,
-                         ref_per_token_logps=reference, old_per_token_logps=old,
-                         vllm_is_ratio=(old - engine).exp().clamp(max=2.0))
+    oracle = LigerFusedLinearGRPOLoss(
+        compiled=False, use_ref_model=True, chunk_size=len(samples), **{"beta": 0.0, **arguments}
+    )
+    expected, _ = oracle(
+        hidden,
+        policy.model.get_output_embeddings().weight,
+        targets,
+        mask,
+        advantages,
+        ref_per_token_logps=reference,
+        old_per_token_logps=old,
+        vllm_is_ratio=(old - engine).exp().clamp(max=2.0),
+    )
     expected.backward()
     assert_same(policy, expected.detach(), loss, gradients)
 
 
-@pytest.mark.parametrize("config", [
-    unguarded(), unguarded(loss_normalisation="sample"), unguarded(policy_loss="gspo"), unguarded(kl_coef=0.1),
-    unguarded(algorithm="sft"), unguarded(algorithm="agent_evol"), unguarded(algorithm="dpo"),
-    unguarded(algorithm="reinforce_pp", kl_coef=0.1, kl_in="reward"),
-], ids=lambda c: f"{c.algorithm}-{c.policy_loss}-{c.loss_normalisation}-{c.kl_coef}")
+@pytest.mark.parametrize(
+    "config",
+    [
+        unguarded(),
+        unguarded(loss_normalisation="sample"),
+        unguarded(policy_loss="gspo"),
+        unguarded(kl_coef=0.1),
+        unguarded(algorithm="sft"),
+        unguarded(algorithm="agent_evol"),
+        unguarded(algorithm="dpo"),
+        unguarded(algorithm="reinforce_pp", kl_coef=0.1, kl_in="reward"),
+    ],
+    ids=lambda c: f"{c.algorithm}-{c.policy_loss}-{c.loss_normalisation}-{c.kl_coef}",
+)
 def test_rows_of_any_size_agree(tmp_path, config):
     policy, samples, seen = made(tmp_path)
     if config.algorithm == "dpo":
@@ -140,7 +161,8 @@ def test_dpo_is_ligers_loss_and_its_gradient_that_of_the_closed_form(tmp_path):
     chosen, rejected = (torch.stack([sums[f"{g}e{e}"] for g in groups]) for e in (1, 0))
     first, second = (torch.tensor([references[f"{g}e{e}"] for g in groups]) for e in (1, 0))
     expected, *_ = LigerFusedLinearDPOFunction.preference_loss_fn(
-        chosen, rejected, torch.zeros(2 * len(groups), 1), first, second, beta=0.3)
+        chosen, rejected, torch.zeros(2 * len(groups), 1), first, second, beta=0.3
+    )
     expected.backward()
     assert_same(policy, expected.detach(), credit.metrics["dpo_loss"] / len(groups), gradients)
 
@@ -176,8 +198,9 @@ def test_ppo_adds_the_values_loss_over_the_same_tokens(tmp_path):
     torch.testing.assert_close(head, policy.value_head.weight.grad, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("algorithm", [
-    "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "ppo", "dpo", "agent_evol"])
+@pytest.mark.parametrize(
+    "algorithm", ["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "ppo", "dpo", "agent_evol"]
+)
 def test_the_reward_reaches_the_weights_in_every_algorithm(tmp_path, algorithm):
     """With the rewards exchanged the weights move the other way; with the reference's mask they would not move."""
     moved = []
@@ -185,11 +208,22 @@ def test_the_reward_reaches_the_weights_in_every_algorithm(tmp_path, algorithm):
         config = RunConfig(steps=1, algorithm=algorithm, guards={"mismatch_kl": None}, dpo_min_gap=0.1)
         policy = tiny_policy(tmp_path, config)
         rng = random.Random(0)
-        samples = [s.model_copy(update={"reward": (1 - s.reward) if flip else s.reward})
-                   for s in random_samples() if s.temperatures[-1] == 1.0]
-        samples = [s.model_copy(update={  # the episode ends with an observation: no reward may be lost to its mask
-            "token_ids": [*s.token_ids, rng.randrange(250)], "loss_mask": [*s.loss_mask, 0],
-            "logprobs": [*s.logprobs, 0.0], "temperatures": [*s.temperatures, 1.0]}) for s in samples]
+        samples = [
+            s.model_copy(update={"reward": (1 - s.reward) if flip else s.reward})
+            for s in random_samples()
+            if s.temperatures[-1] == 1.0
+        ]
+        samples = [
+            s.model_copy(
+                update={  # the episode ends with an observation: no reward may be lost to its mask
+                    "token_ids": [*s.token_ids, rng.randrange(250)],
+                    "loss_mask": [*s.loss_mask, 0],
+                    "logprobs": [*s.logprobs, 0.0],
+                    "temperatures": [*s.temperatures, 1.0],
+                }
+            )
+            for s in samples
+        ]
         before = {s.episode_id: float(plain_logprobs(policy, s).detach().sum()) for s in samples}
         assert Trainer(policy, config).step(samples, 0).trained
         good = [s for s in samples if s.episode_id[-1] in "13"]

@@ -45,9 +45,7 @@ def test_the_trie_of_two_branches_is_the_one_in_the_docstring():
     assert row.unpacked_tokens == 8
 
 
-@pytest.mark.parametrize(
-    "limits", [RowLimits(), RowLimits(max_tokens=60), RowLimits(max_tokens=1)]
-)
+@pytest.mark.parametrize("limits", [RowLimits(), RowLimits(max_tokens=60), RowLimits(max_tokens=1)])
 def test_packed_logprobs_equal_those_of_each_sample_alone(tmp_path, limits):
     policy, samples = tiny_policy(tmp_path), random_samples()
     with torch.no_grad():

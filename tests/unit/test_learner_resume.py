@@ -27,7 +27,8 @@ CONFIGS = {
     "ppo, two minibatches": unguarded(**BASE, algorithm="ppo", minibatches=2),
     "adapter, reference reset": unguarded(**BASE, kind="adapter", lora_rank=4, kl_coef=0.1, reference_reset_every=2),
     "reference reset, no checkpoint": unguarded(
-        **{**BASE, "checkpoint_every": 100}, kl_coef=0.1, reference_reset_every=3),
+        **{**BASE, "checkpoint_every": 100}, kl_coef=0.1, reference_reset_every=3
+    ),
 }
 
 
@@ -45,8 +46,11 @@ class Deadly:
         if self.dead:
             raise Killed
         path = request.url.path
-        hit = request.method == "POST" and self.server.run.step == self.step and (
-            path.endswith(self.path) and b'"replay":true' not in (request.content or b"").replace(b" ", b""))
+        hit = (
+            request.method == "POST"
+            and self.server.run.step == self.step
+            and (path.endswith(self.path) and b'"replay":true' not in (request.content or b"").replace(b" ", b""))
+        )
         if hit and not self.after:
             self.dead = True
             raise Killed
@@ -75,8 +79,13 @@ def test_a_run_killed_again_and_again_equals_an_uninterrupted_one(tmp_path, name
 
     server, settings = set_up(tmp_path / "cut", config)
     server.success = whole.success
-    kills = [("/batches", 0, True), ("/policies", 1, False), ("/ack", 1, True), ("/policies", 2, True),
-             ("/ack", 3, False)]
+    kills = [
+        ("/batches", 0, True),
+        ("/policies", 1, False),
+        ("/ack", 1, True),
+        ("/policies", 2, True),
+        ("/ack", 3, False),
+    ]
     for path, step, after in kills:
         deadly = Deadly(server, path, step, after)
         with pytest.raises(Killed):

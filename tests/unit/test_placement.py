@@ -26,7 +26,8 @@ def test_one_gpu_is_shared_by_a_fixed_split_and_said_in_numbers() -> None:
     assert (placed.engine_gpu, placed.learner_gpus, placed.learner_share) == (0, (0,), 0.45)
     assert placed.message == (
         "GPU 0 (H100, 80.0 GiB): vLLM has 36.0 GiB (engine.gpu_memory 0.45), of which 14.0 GiB are weights; the "
-        "learner may take 36.0 GiB (learner.gpu_memory 0.45), 8.0 GiB stay free")
+        "learner may take 36.0 GiB (learner.gpu_memory 0.45), 8.0 GiB stay free"
+    )
 
 
 def test_a_second_gpu_is_the_learners_unless_it_is_told_to_share() -> None:
@@ -51,21 +52,36 @@ def test_a_learner_elsewhere_needs_nothing_here() -> None:
     assert placed.message.endswith("the learner runs elsewhere")
 
 
-@pytest.mark.parametrize(("engine", "learner", "model_gib", "said"), [
-    (EngineSettings(gpu_memory=0.6), LEARNER, 1,
-     r"would take 48\.0 GiB .*0\.6.* and 36\.0 GiB .*0\.45.*more than 95%: lower one"),
-    (ENGINE, LEARNER, 40, r"weights are 40\.0 GiB, and vLLM's share of GPU 0 \(80\.0 GiB\) is 36\.0 GiB"),
-    (ENGINE, LearnerSettings(processes=2), 1, "processes is 2, each with a GPU of its own, and beside GPU 0.* has 0"),
-    (EngineSettings(gpu=2), LEARNER, 1, "engine.gpu is 2, and this machine has GPU 0"),
-    (ENGINE, LearnerSettings(gpu=1), 1, "learner.gpu is 1, and this machine has GPU 0")])
+@pytest.mark.parametrize(
+    ("engine", "learner", "model_gib", "said"),
+    [
+        (
+            EngineSettings(gpu_memory=0.6),
+            LEARNER,
+            1,
+            r"would take 48\.0 GiB .*0\.6.* and 36\.0 GiB .*0\.45.*more than 95%: lower one",
+        ),
+        (ENGINE, LEARNER, 40, r"weights are 40\.0 GiB, and vLLM's share of GPU 0 \(80\.0 GiB\) is 36\.0 GiB"),
+        (
+            ENGINE,
+            LearnerSettings(processes=2),
+            1,
+            "processes is 2, each with a GPU of its own, and beside GPU 0.* has 0",
+        ),
+        (EngineSettings(gpu=2), LEARNER, 1, "engine.gpu is 2, and this machine has GPU 0"),
+        (ENGINE, LearnerSettings(gpu=1), 1, "learner.gpu is 1, and this machine has GPU 0"),
+    ],
+)
 def test_what_cannot_be_is_refused_with_the_numbers(
-        engine: EngineSettings, learner: LearnerSettings, model_gib: int, said: str) -> None:
+    engine: EngineSettings, learner: LearnerSettings, model_gib: int, said: str
+) -> None:
     with pytest.raises(SettingsError, match=said):
         place(ONE, engine, learner, model_gib * GIB)
 
 
 def test_what_the_driver_lists_is_read_and_what_the_environment_hides_is_not_there(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     listed = "0, NVIDIA H100 80GB HBM3, 81559\n1, NVIDIA H100 80GB HBM3, 81559\n"
     assert [(gpu.index, gpu.total_bytes) for gpu in read_gpus(listed)] == [(0, 81559 * 2**20), (1, 81559 * 2**20)]
     program = tmp_path / "nvidia-smi"

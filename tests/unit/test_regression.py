@@ -14,8 +14,10 @@ RULE = WatchSettings()
 
 def looked_at(rng: np.random.Generator, before: float, now: float, rule: WatchSettings = RULE) -> LiveEvidence:
     """Compare successes of two versions after every pair: the verdict of the last look holds every one before."""
+
     def drawn(share: float) -> list[float]:
         return list((rng.random(rule.window) < share).astype(float))
+
     evidence = compare(rule, (1, drawn(before)), (2, drawn(now)))
     assert evidence is not None
     return evidence

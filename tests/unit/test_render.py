@@ -13,8 +13,12 @@ from server.policy.render import Renderer, TextStream
 from server.recording.tokens import chain_hash, chain_hashes
 from tests.tiny_model import make_tiny_model
 
-TALK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Héllo 1234 ✓"},
-        {"role": "assistant", "content": "Yes.\n\nNo."}, {"role": "user", "content": "  why  "}]
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Héllo 1234 ✓"},
+    {"role": "assistant", "content": "Yes.\n\nNo."},
+    {"role": "user", "content": "  why  "},
+]
 BYTES = BytesTokenizer()
 END = IM_END
 
@@ -26,7 +30,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_prompt_has_the_ids_that_transformers_gives(directory: Path) -> None:
     theirs = AutoTokenizer.from_pretrained(directory).apply_chat_template(
-        TALK, add_generation_prompt=True, tokenize=True, return_dict=False)
+        TALK, add_generation_prompt=True, tokenize=True, return_dict=False
+    )
     assert Renderer.from_directory(directory).prompt(TALK) == theirs
 
 
@@ -89,18 +94,24 @@ def test_special_tokens_are_no_text() -> None:
 
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
-CALLED = {"role": "assistant", "content": None, "tool_calls": [
-    {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "sky"}'}}]}
+CALLED = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "sky"}'}}],
+}
 RESULT = {"role": "tool", "tool_call_id": "c1", "content": "blue"}
 REASONING = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if loop.last and m.role == 'assistant' %}<think>\n</think>\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}")
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
 
 
 def test_a_template_that_knows_tools_gets_them_with_arguments_as_objects() -> None:
-    template = ("{% if tools %}{{ tools[0].function.name }}:{% endif %}{% for m in messages %}{{ m.role }}"
-                "{% for c in m.tool_calls or [] %}({{ c.function.arguments.at }}){% endfor %}{% endfor %}")
+    template = (
+        "{% if tools %}{{ tools[0].function.name }}:{% endif %}{% for m in messages %}{{ m.role }}"
+        "{% for c in m.tool_calls or [] %}({{ c.function.arguments.at }}){% endfor %}{% endfor %}"
+    )
     renderer = Renderer(BYTES, template, END_OF_TURN)
     assert renderer.text([*TALK[:2], CALLED, RESULT], ask=False, tools=[TOOL]) == "look:systemuserassistant(sky)tool"
     assert renderer.text(TALK[:2], ask=False) == "systemuser"
@@ -123,19 +134,25 @@ def test_a_template_that_knows_no_tools_gets_them_as_plain_messages() -> None:
 
 def test_a_template_that_drops_earlier_thoughts_does_not_fork() -> None:
     renderer = Renderer(BYTES, REASONING, END_OF_TURN)
-    talk = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."},
-            {"role": "user", "content": "And?"}]
+    talk = [
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": "So."},
+        {"role": "user", "content": "And?"},
+    ]
     assert not renderer.text(talk, ask=True).startswith(renderer.text(talk[:2], ask=False)), "history is rewritten"
     rest = renderer.continuation(talk, 2, END)
     assert rest is not None
     assert BYTES.decode(rest, skip_special=False) == (
-        "\n<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n<think>\n")
+        "\n<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    )
     assert renderer.opens_reasoning(rest)
 
 
 def test_a_template_is_told_what_it_asks_for_and_nothing_else() -> None:
-    template = ("{% set name = 'Ada' %}{% if tone is not defined %}{% set tone = 'plain' %}{% endif %}"
-                "{{ name }} {{ tone }} {{ mood or '' }}{% for m in messages %}{{ m.role }}{% endfor %}")
+    template = (
+        "{% set name = 'Ada' %}{% if tone is not defined %}{% set tone = 'plain' %}{% endif %}"
+        "{{ name }} {{ tone }} {{ mood or '' }}{% for m in messages %}{{ m.role }}{% endfor %}"
+    )
     renderer = Renderer(BYTES, template, END_OF_TURN, {"bos_token": "<s>"})
     assert renderer.text(TALK[:1], ask=True) == "Ada plain system"
     assert renderer.text(TALK[:1], ask=True, options={"tone": "warm", "mood": "well"}) == "Ada warm wellsystem"
@@ -145,11 +162,27 @@ def test_a_template_is_told_what_it_asks_for_and_nothing_else() -> None:
 
 
 def test_what_sdks_change_in_a_message_does_not_change_its_hash() -> None:
-    sent = {"role": "assistant", "content": "Yes. ", "tool_calls": [
-        {"id": "a", "type": "function", "function": {"name": "look", "arguments": '{"at":"sky","n":1}'}}]}
-    back = {"role": "assistant", "content": [{"type": "text", "text": "Yes."}], "refusal": None, "audio": None,
-            "tool_calls": [{"id": "b", "type": "function", "index": 0,
-                            "function": {"arguments": '{"n": 1, "at": "sky"}', "name": "look"}}]}
+    sent = {
+        "role": "assistant",
+        "content": "Yes. ",
+        "tool_calls": [
+            {"id": "a", "type": "function", "function": {"name": "look", "arguments": '{"at":"sky","n":1}'}}
+        ],
+    }
+    back = {
+        "role": "assistant",
+        "content": [{"type": "text", "text": "Yes."}],
+        "refusal": None,
+        "audio": None,
+        "tool_calls": [
+            {
+                "id": "b",
+                "type": "function",
+                "index": 0,
+                "function": {"arguments": '{"n": 1, "at": "sky"}', "name": "look"},
+            }
+        ],
+    }
     assert chain_hash("", sent) == chain_hash("", back)
     assert chain_hash("", sent) != chain_hash("", {**sent, "content": "No."})
     assert chain_hash("", sent) != chain_hash("x", sent)

@@ -44,15 +44,24 @@ def test_a_reward_is_a_number_within_bounds(value: Any) -> None:
         RewardRequest(value=value)
 
 
-@pytest.mark.parametrize(("given", "found"), [
-    (None, {}), (1, {None: 1.0}), (-0.5, {None: -0.5}), (True, {None: 1.0}), ({0: 1, 2: -1.0}, {0: 1.0, 2: -1.0}),
-    ({}, {})])
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (None, {}),
+        (1, {None: 1.0}),
+        (-0.5, {None: -0.5}),
+        (True, {None: 1.0}),
+        ({0: 1, 2: -1.0}, {0: 1.0, 2: -1.0}),
+        ({}, {}),
+    ],
+)
 def test_a_function_returns_a_number_numbers_by_turn_or_nothing(given: object, found: dict[int | None, float]) -> None:
     assert read_values(given, {0, 2}) == found
 
 
-@pytest.mark.parametrize("given", ["1", [1.0], float("nan"), float("inf"), 1e7, {1: 1.0}, {"0": 1.0}, {True: 1.0},
-                                   {0: None}, 1j])
+@pytest.mark.parametrize(
+    "given", ["1", [1.0], float("nan"), float("inf"), 1e7, {1: 1.0}, {"0": 1.0}, {True: 1.0}, {0: None}, 1j]
+)
 def test_anything_else_is_no_score(given: object) -> None:
     with pytest.raises(BadScore):
         read_values(given, {0, 2})
@@ -61,9 +70,22 @@ def test_anything_else_is_no_score(given: object) -> None:
 def test_a_verdict_is_one_json_object_and_nothing_else() -> None:
     assert read_answer('{"score": 0.5, "reason": "fine"}', (0, 1)).score == 0.5
     assert read_answer(' ```json\n{"score": 1}\n``` ', (0, 1)).score == 1
-    for text in ("", "0.5", "Score: 0.5", '{"score": "0.5"}', '{"score": true}', '{"score": NaN}', '{"score": 2}',
-                 '{"score": -0.1}', '{"score": 1, "grade": 1}', '{"reason": "none"}', 'Sure! {"score": 1}',
-                 '{"score": 1} {"score": 0}', "[]", "null"):
+    for text in (
+        "",
+        "0.5",
+        "Score: 0.5",
+        '{"score": "0.5"}',
+        '{"score": true}',
+        '{"score": NaN}',
+        '{"score": 2}',
+        '{"score": -0.1}',
+        '{"score": 1, "grade": 1}',
+        '{"reason": "none"}',
+        'Sure! {"score": 1}',
+        '{"score": 1} {"score": 0}',
+        "[]",
+        "null",
+    ):
         with pytest.raises(BadScore):
             read_answer(text, (0, 1))
 
@@ -73,7 +95,12 @@ def test_settings_that_cannot_work_are_refused() -> None:
     for scale in ((1.0, 0.0), (0.0, float("nan")), (0.0, 1e9)):
         with pytest.raises(ValidationError):
             JudgeSettings.model_validate({**judge, "scale": scale})
-    for wrong in ({"sources": {"*": {}}}, {"sources": {"a": {"weight": -1.0}}}, {"functions": {"a": {"function": "x"}}},
-                  {"functions": {"a": {"function": "x:y"}}, "judges": {"a": judge}}, {"default_weight": -1}):
+    for wrong in (
+        {"sources": {"*": {}}},
+        {"sources": {"a": {"weight": -1.0}}},
+        {"functions": {"a": {"function": "x"}}},
+        {"functions": {"a": {"function": "x:y"}}, "judges": {"a": judge}},
+        {"default_weight": -1},
+    ):
         with pytest.raises(ValidationError):
             RewardSettings.model_validate(wrong)

@@ -31,15 +31,26 @@ def test_one_environment_is_short_for_environments_of_one() -> None:
     short = PlayPlan.model_validate_json('{"environment": "textcraft", "tasks": ["1/x"], "group_size": 1}')
     assert short == ALONE and short.choices == {"textcraft": TaskChoice(tasks=["1/x"])}
     mixed = PlayPlan.model_validate_json(
-        '{"environments": {"textcraft": {"split": "train", "weight": 2}, "babyai": {"tasks": ["a", "b"]}}}')
+        '{"environments": {"textcraft": {"split": "train", "weight": 2}, "babyai": {"tasks": ["a", "b"]}}}'
+    )
     assert mixed.choices == {"textcraft": TaskChoice(split="train", weight=2), "babyai": TaskChoice(tasks=["a", "b"])}
     assert PlayPlan.model_validate_json(mixed.model_dump_json()) == mixed
 
 
-@pytest.mark.parametrize("plan", [
-    {}, {"environment": "a"}, {"environment": "a", "tasks": []}, {"environment": "a", "tasks": ["x"], "split": "train"},
-    {"environments": {}}, {"environments": {"a": {}}}, {"environments": {"a": {"split": "s", "weight": 0}}},
-    {"environment": "a", "environments": {"b": {"split": "s"}}}, {"environments": {"b": {"split": "s"}}, "split": "s"}])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {},
+        {"environment": "a"},
+        {"environment": "a", "tasks": []},
+        {"environment": "a", "tasks": ["x"], "split": "train"},
+        {"environments": {}},
+        {"environments": {"a": {}}},
+        {"environments": {"a": {"split": "s", "weight": 0}}},
+        {"environment": "a", "environments": {"b": {"split": "s"}}},
+        {"environments": {"b": {"split": "s"}}, "split": "s"},
+    ],
+)
 def test_a_play_names_its_environments_and_their_tasks_in_one_way(plan: dict) -> None:
     with pytest.raises(ValidationError):
         PlayPlan.model_validate(plan)
@@ -63,8 +74,9 @@ def test_the_page_on_training_data_has_every_field_and_an_example_that_is_a_conf
     assert config.model_dump(mode="json", exclude_unset=True) == json.loads(example)
 
 
-@pytest.mark.parametrize("fields", [
-    {"play": None}, {"max_staleness": 0}, {"schedule": {"kind": "adaptive", "rounds": [2, 4]}}])
+@pytest.mark.parametrize(
+    "fields", [{"play": None}, {"max_staleness": 0}, {"schedule": {"kind": "adaptive", "rounds": [2, 4]}}]
+)
 def test_overlap_needs_something_to_play_that_does_not_wait_for_the_step_before(fields: dict[str, object]) -> None:
     good = {"steps": 2, "overlap": True, "play": {"environment": "textcraft", "tasks": ["1/x"]}}
     assert RunConfig.model_validate(good).overlap

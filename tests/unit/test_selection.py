@@ -25,36 +25,109 @@ class Record:
     def __init__(self, session: Session) -> None:
         self.session = session
 
-    def episode(self, name: str, reward: float | None, group: str | None = None, *, prompt: tuple[int, ...] = (1, 2),
-                version: int | None = HEAD, status: str = "closed", success: bool | None = None,
-                play: str | None = None, sources: tuple[str, ...] = ("t",), key: str | None = None,
-                ended: float = 1.0) -> None:
+    def episode(
+        self,
+        name: str,
+        reward: float | None,
+        group: str | None = None,
+        *,
+        prompt: tuple[int, ...] = (1, 2),
+        version: int | None = HEAD,
+        status: str = "closed",
+        success: bool | None = None,
+        play: str | None = None,
+        sources: tuple[str, ...] = ("t",),
+        key: str | None = None,
+        ended: float = 1.0,
+    ) -> None:
         """Write an episode whose agent answered one prompt."""
-        self.session.add(EpisodeRow(
-            id=name, status=status, error_class="Broken" if status == "error" else None, seed=0, horizon=3,
-            group_key=group, purpose="other", policy_version=0, trainable=True, success=success, details={},
-            play_id=play, environment="e" if play else None, owner_hash=key, opened_at=0.0, closed_at=ended))
+        self.session.add(
+            EpisodeRow(
+                id=name,
+                status=status,
+                error_class="Broken" if status == "error" else None,
+                seed=0,
+                horizon=3,
+                group_key=group,
+                purpose="other",
+                policy_version=0,
+                trainable=True,
+                success=success,
+                details={},
+                play_id=play,
+                environment="e" if play else None,
+                owner_hash=key,
+                opened_at=0.0,
+                closed_at=ended,
+            )
+        )
         self.session.flush()
-        turn = TurnRow(id=f"turn-{name}", episode_id=name, index=0, digest="d", messages=[], answer={},
-                       finish_reason="stop", prompt_tokens=2, completion_tokens=1, policy_version=version,
-                       temperature=1.0, trainable=True, forked=False, duration_ms=1.0, created_at=0.0)
+        turn = TurnRow(
+            id=f"turn-{name}",
+            episode_id=name,
+            index=0,
+            digest="d",
+            messages=[],
+            answer={},
+            finish_reason="stop",
+            prompt_tokens=2,
+            completion_tokens=1,
+            policy_version=version,
+            temperature=1.0,
+            trainable=True,
+            forked=False,
+            duration_ms=1.0,
+            created_at=0.0,
+        )
         self.session.add(turn)
         self.session.flush()
         asked = NodeRow(episode_id=name, turn_id=turn.id, token_ids=pack_ids(prompt), sampled=False)
         self.session.add(asked)
         self.session.flush()
-        self.session.add(NodeRow(episode_id=name, turn_id=turn.id, parent_id=asked.id, token_ids=pack_ids([9]),
-                                 logprobs=pack_logprobs([-0.5]), sampled=True, policy_version=version))
+        self.session.add(
+            NodeRow(
+                episode_id=name,
+                turn_id=turn.id,
+                parent_id=asked.id,
+                token_ids=pack_ids([9]),
+                logprobs=pack_logprobs([-0.5]),
+                sampled=True,
+                policy_version=version,
+            )
+        )
         for number, source in enumerate(sources if reward is not None else ()):
-            self.session.add(RewardRow(id=f"reward-{name}-{number}", episode_id=name, source=source, created_at=0.0,
-                                       value=reward if number == 0 else 0.0))
+            self.session.add(
+                RewardRow(
+                    id=f"reward-{name}-{number}",
+                    episode_id=name,
+                    source=source,
+                    created_at=0.0,
+                    value=reward if number == 0 else 0.0,
+                )
+            )
         self.session.flush()
 
     def turn(self, name: str, version: int | None) -> None:
         """Write a later turn of an episode, which another version sampled."""
-        self.session.add(TurnRow(id=f"later-{name}", episode_id=name, index=1, digest="d", messages=[], answer={},
-                                 finish_reason="stop", prompt_tokens=2, completion_tokens=1, policy_version=version,
-                                 temperature=1.0, trainable=True, forked=False, duration_ms=1.0, created_at=0.0))
+        self.session.add(
+            TurnRow(
+                id=f"later-{name}",
+                episode_id=name,
+                index=1,
+                digest="d",
+                messages=[],
+                answer={},
+                finish_reason="stop",
+                prompt_tokens=2,
+                completion_tokens=1,
+                policy_version=version,
+                temperature=1.0,
+                trainable=True,
+                forked=False,
+                duration_ms=1.0,
+                created_at=0.0,
+            )
+        )
         self.session.flush()
 
     def chosen(self, algorithm: str, play_id: str | None = None, **fields: object) -> tuple[list[str], dict[str, Any]]:
@@ -75,8 +148,14 @@ def record(tmp_path: Path) -> Iterator[Record]:
 
 @pytest.mark.parametrize("algorithm", ["grpo", "dr_grpo", "rloo"])
 def test_a_group_needs_two_episodes_and_different_rewards(record: Record, algorithm: str) -> None:
-    for name, reward, group in (("a", 1.0, "g"), ("b", 0.0, "g"), ("c", 1.0, "flat"), ("d", 1.0, "flat"),
-                                ("e", 1.0, "one"), ("f", 1.0, None)):
+    for name, reward, group in (
+        ("a", 1.0, "g"),
+        ("b", 0.0, "g"),
+        ("c", 1.0, "flat"),
+        ("d", 1.0, "flat"),
+        ("e", 1.0, "one"),
+        ("f", 1.0, None),
+    ):
         record.episode(name, reward, group)
     ids, stats = record.chosen(algorithm)
     assert ids == ["a", "b"]
@@ -97,8 +176,14 @@ def test_an_algorithm_without_groups_takes_every_fresh_rewarded_episode(record: 
 
 
 def test_the_baseline_form_takes_groups_that_differ_and_live_episodes_beside_them(record: Record) -> None:
-    for name, reward, group in (("a", 1.0, "g"), ("b", 0.0, "g"), ("c", 1.0, "flat"), ("d", 1.0, "flat"),
-                                ("e", 1.0, "one"), ("live", 0.0, None)):
+    for name, reward, group in (
+        ("a", 1.0, "g"),
+        ("b", 0.0, "g"),
+        ("c", 1.0, "flat"),
+        ("d", 1.0, "flat"),
+        ("e", 1.0, "one"),
+        ("live", 0.0, None),
+    ):
         record.episode(name, reward, group)
     assert record.chosen("reinforce_pp_baseline")[0] == ["a", "b", "live"]
 
@@ -173,7 +258,8 @@ def test_live_episodes_are_taken_by_source_count_of_rewards_key_and_age(record: 
 
 
 def test_beside_a_play_live_episodes_are_taken_where_they_are_asked_for_and_fill_their_share_at_most(
-        record: Record) -> None:
+    record: Record,
+) -> None:
     record.session.add(PlayRow(id="play", state="done", request={}, created_at=0.0))
     record.session.flush()
     for number in range(6):
@@ -192,8 +278,14 @@ def test_beside_a_play_live_episodes_are_taken_where_they_are_asked_for_and_fill
 
 
 def test_live_groups_are_taken_whole_and_those_that_teach_nothing_hold_up_no_others(record: Record) -> None:
-    for name, reward, group in (("a", 1.0, "fits"), ("b", 0.0, "fits"), ("c", 0.0, "large"), ("d", 1.0, "large"),
-                                ("e", 1.0, "large"), *((f"f{n:02}", 1.0, f"flat{n % 40}") for n in range(80))):
+    for name, reward, group in (
+        ("a", 1.0, "fits"),
+        ("b", 0.0, "fits"),
+        ("c", 0.0, "large"),
+        ("d", 1.0, "large"),
+        ("e", 1.0, "large"),
+        *((f"f{n:02}", 1.0, f"flat{n % 40}") for n in range(80)),
+    ):
         record.episode(name, reward, group)
     ids, stats = record.chosen("grpo", live={"limit": 2})
     assert ids == ["a", "b"]
@@ -203,11 +295,31 @@ def test_live_groups_are_taken_whole_and_those_that_teach_nothing_hold_up_no_oth
 
 def test_old_rows_of_a_run_still_read() -> None:
     """The config that the first versions stored."""
-    stored = {"algorithm": "grpo", "steps": 3, "play": None, "schedule": {"kind": "fixed", "horizon": 10},
-              "optimiser": {"lr": 1e-6, "warmup_steps": 0, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.99,
-                            "grad_clip": 1.0}, "kind": "full", "lora_rank": 16, "lora_alpha": 32.0,
-              "max_staleness": 1, "tis_cap": 2.0, "clip": 0.2, "kl_coef": 0.001, "normalise_std": False,
-              "minibatches": 1, "checkpoint_every": 10, "seed": 0}
+    stored = {
+        "algorithm": "grpo",
+        "steps": 3,
+        "play": None,
+        "schedule": {"kind": "fixed", "horizon": 10},
+        "optimiser": {
+            "lr": 1e-6,
+            "warmup_steps": 0,
+            "weight_decay": 0.0,
+            "beta1": 0.9,
+            "beta2": 0.99,
+            "grad_clip": 1.0,
+        },
+        "kind": "full",
+        "lora_rank": 16,
+        "lora_alpha": 32.0,
+        "max_staleness": 1,
+        "tis_cap": 2.0,
+        "clip": 0.2,
+        "kl_coef": 0.001,
+        "normalise_std": False,
+        "minibatches": 1,
+        "checkpoint_every": 10,
+        "seed": 0,
+    }
     config = RunConfig.model_validate(stored)
     assert (config.kl_in, config.kl_estimator, config.policy_loss) == ("loss", "k3", "ppo")
     assert not config.normalise_std

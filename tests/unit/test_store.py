@@ -55,10 +55,10 @@ def test_revisions_lose_no_row_and_no_row_that_points_to_one(tmp_path: Path) -> 
     migrations.upgrade(database.writer, "0001")
     rows = {
         "episode": "(id, status, seed, horizon, purpose, policy_version, trainable, details, opened_at) "
-                   "values ('e', 'open', 0, 1, 'other', 0, 1, '{}', 0)",
+        "values ('e', 'open', 0, 1, 'other', 0, 1, '{}', 0)",
         "turn": '(id, episode_id, "index", digest, messages, answer, finish_reason, prompt_tokens, completion_tokens, '
-                "temperature, trainable, forked, duration_ms, created_at) "
-                "values ('t', 'e', 0, 'd', '[]', '{}', 'stop', 1, 1, 1, 1, 0, 0, 0)",
+        "temperature, trainable, forked, duration_ms, created_at) "
+        "values ('t', 'e', 0, 'd', '[]', '{}', 'stop', 1, 1, 1, 1, 0, 0, 0)",
         "node": "(id, episode_id, turn_id, token_ids, sampled) values (1, 'e', 't', x'00', 1)",
         "run": "(id, state, \"trigger\", config, step, created_at) values ('r', 'done', 't', '{}', 0, 0)",
         "batch": "(id, run_id, step, horizon, state, stats, created_at) values ('b', 'r', 0, 1, 'trained', '{}', 0)",
@@ -86,8 +86,10 @@ def test_revisions_lose_no_row_and_no_row_that_points_to_one(tmp_path: Path) -> 
 
 def test_sqlite_writes_ahead_enforces_foreign_keys_and_syncs_each_commit(database: Database) -> None:
     with database.writer.connect() as connection:
-        read = {name: connection.exec_driver_sql(f"pragma {name}").scalar()
-                for name in ("journal_mode", "foreign_keys", "synchronous")}
+        read = {
+            name: connection.exec_driver_sql(f"pragma {name}").scalar()
+            for name in ("journal_mode", "foreign_keys", "synchronous")
+        }
     assert read == {"journal_mode": "wal", "foreign_keys": 1, "synchronous": 2}
 
 
@@ -96,6 +98,7 @@ def test_work_that_fails_is_undone_alone(database: Database, writer: Writer) -> 
         session.add(play("bad"))
         session.flush()
         raise ValueError("no")
+
     gate = threading.Event()
     first = writer.submit(lambda _: gate.wait())  # While it waits, the next three gather into one group.
     futures = [writer.submit(work) for work in (lambda s: s.add(play("a")), fails, lambda s: s.add(play("b")))]
@@ -125,6 +128,7 @@ def test_a_cancelled_waiter_does_not_cancel_the_write(database: Database, writer
         gate.set()
         with pytest.raises(asyncio.CancelledError):
             await waiting
+
     asyncio.run(scenario())
     writer.close()
     assert count(database) == 1
@@ -147,7 +151,8 @@ def test_ids_sort_by_time_and_do_not_repeat() -> None:
 
 
 def test_work_of_one_kind_is_done_together_in_order_and_each_item_has_its_own_outcome(
-        database: Database, writer: Writer) -> None:
+    database: Database, writer: Writer
+) -> None:
     sizes: list[int] = []
 
     def add(session: Session, names: list[str]) -> list[str | ValueError]:

@@ -33,8 +33,12 @@ def test_the_server_and_clients_import_no_torch(module: str) -> None:
 
 
 def test_no_module_is_longer_than_400_lines() -> None:
-    long = {str(path.relative_to(ROOT)): lines for folder in ("server", "learner", "clients", "env_adapters")
-            for path in (ROOT / folder).rglob("*.py") if (lines := len(path.read_text().splitlines())) > 400}
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for folder in ("server", "learner", "clients", "env_adapters")
+        for path in (ROOT / folder).rglob("*.py")
+        if (lines := len(path.read_text().splitlines())) > 400
+    }
     assert long == {}
 
 
@@ -59,6 +63,9 @@ def test_every_setting_is_documented_in_the_code_and_in_the_docs() -> None:
 
 
 def test_every_error_class_is_in_the_drawn_tree() -> None:
-    classes = [name for name, value in vars(errors).items() if isinstance(value, type)
-               and issubclass(value, errors.UpturnError)]
+    classes = [
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.UpturnError)
+    ]
     assert [name for name in classes if name not in (errors.__doc__ or "")] == []

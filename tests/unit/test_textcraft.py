@@ -169,7 +169,8 @@ def test_only_crafting_the_goal_is_a_success() -> None:
 )
 def test_every_answer_is_a_transition_with_its_reason(answer: str, observation: str) -> None:
     assert play("1/acacia_planks", "get 9 oak logs", "get 9 coal", answer)[-1] == Transition(
-        observation, 0.0, False, valid=not observation.startswith("Not an action"))
+        observation, 0.0, False, valid=not observation.startswith("Not an action")
+    )
 
 
 def test_any_kind_of_planks_will_do_where_a_command_says_planks_but_not_two_kinds() -> None:

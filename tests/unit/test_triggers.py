@@ -57,8 +57,9 @@ class Server:
         migrations.upgrade(self.database.writer)
         self.writer = Writer(self.database.writer)
         self.runs = Runs(self.database, self.writer, Pointers("policy", shared=True), 60.0, clock)
-        self.schedule = Schedule(ScheduleSettings(**{"run": RUN, **settings}), self.database, self.writer, self.runs,
-                                 None, clock)
+        self.schedule = Schedule(
+            ScheduleSettings(**{"run": RUN, **settings}), self.database, self.writer, self.runs, None, clock
+        )
 
     async def begin(self) -> None:
         """Take over the settings, as at the start, without the task that looks by itself."""
@@ -99,6 +100,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     def make(**settings: Any) -> Server:
         servers.append(Server(f"sqlite:///{tmp_path / 'upturn.db'}", clock, **settings))
         return servers[-1]
+
     yield make
     for server in servers:
         server.writer.close()
@@ -107,8 +109,17 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 def episode(clock: Clock, status: str = "closed", **more: Any) -> EpisodeRow:
     values: dict[str, Any] = {"environment": None, "play_id": None, "purpose": "other", "trainable": True, **more}
-    return EpisodeRow(id=new_id("ep"), status=status, seed=0, horizon=9, policy_version=0, details={},
-                      opened_at=clock() - 1, closed_at=None if status == "open" else clock(), **values)
+    return EpisodeRow(
+        id=new_id("ep"),
+        status=status,
+        seed=0,
+        horizon=9,
+        policy_version=0,
+        details={},
+        opened_at=clock() - 1,
+        closed_at=None if status == "open" else clock(),
+        **values,
+    )
 
 
 def reward(of: EpisodeRow, clock: Clock) -> RewardRow:
@@ -116,9 +127,23 @@ def reward(of: EpisodeRow, clock: Clock) -> RewardRow:
 
 
 def turn(of: EpisodeRow, clock: Clock, index: int = 0) -> TurnRow:
-    return TurnRow(id=new_id("turn"), episode_id=of.id, index=index, digest="", messages=[], answer={}, prompt_tokens=1,
-                   finish_reason="stop", completion_tokens=1, policy_version=0, temperature=1.0, trainable=True,
-                   forked=False, duration_ms=1.0, created_at=clock())
+    return TurnRow(
+        id=new_id("turn"),
+        episode_id=of.id,
+        index=index,
+        digest="",
+        messages=[],
+        answer={},
+        prompt_tokens=1,
+        finish_reason="stop",
+        completion_tokens=1,
+        policy_version=0,
+        temperature=1.0,
+        trainable=True,
+        forked=False,
+        duration_ms=1.0,
+        created_at=clock(),
+    )
 
 
 def utc(moment: float | None) -> str:
@@ -135,9 +160,14 @@ def test_cron_counts_weekdays_from_sunday_and_follows_its_time_zone() -> None:
         for _ in range(3):
             found.append(next_time(trigger, 0.0, found[-1]) or 0.0)
         return [utc(moment) for moment in found[1:]]
+
     assert nexts("0 3 * * *", "Europe/Berlin") == ["Mon 01 01:00", "Tue 02 01:00", "Wed 03 01:00"]
-    assert nexts("0 3 * * 0") == nexts("0 3 * * 7") == nexts("0 3 * * sun") == ["Sun 07 03:00", "Sun 14 03:00",
-                                                                              "Sun 21 03:00"]
+    assert (
+        nexts("0 3 * * 0")
+        == nexts("0 3 * * 7")
+        == nexts("0 3 * * sun")
+        == ["Sun 07 03:00", "Sun 14 03:00", "Sun 21 03:00"]
+    )
     assert nexts("0 3 * * 1-5/2") == ["Mon 01 03:00", "Wed 03 03:00", "Fri 05 03:00"]
     assert nexts("0 3 * * */3") == ["Wed 03 03:00", "Sat 06 03:00", "Sun 07 03:00"]
 
@@ -150,14 +180,24 @@ def test_a_time_that_comes_twice_is_due_once_and_one_that_is_left_out_an_hour_la
         while found is not None and found < end:
             times, found = times + 1, next_time(trigger, 0.0, found)
         return times
+
     forward, back = datetime(2026, 3, 28, 20, tzinfo=UTC), datetime(2026, 10, 24, 20, tzinfo=UTC)
     assert count("30 2 * * *", forward) == count("30 2 * * *", back) == 1
     assert count("30 * * * *", forward) == count("30 * * * *", back) == 24
 
 
-@pytest.mark.parametrize(("cron", "zone"), [
-    ("0 3 * *", "UTC"), ("0 25 * * *", "UTC"), ("x", "UTC"), ("0 0 30 2 *", "UTC"), ("0 3 * * 5-1", "UTC"),
-    ("0 3 * * *", "Europe"), ("0 3 * * *", "Nowhere/Land")])
+@pytest.mark.parametrize(
+    ("cron", "zone"),
+    [
+        ("0 3 * *", "UTC"),
+        ("0 25 * * *", "UTC"),
+        ("x", "UTC"),
+        ("0 0 30 2 *", "UTC"),
+        ("0 3 * * 5-1", "UTC"),
+        ("0 3 * * *", "Europe"),
+        ("0 3 * * *", "Nowhere/Land"),
+    ],
+)
 def test_a_trigger_that_can_never_be_due_is_refused(cron: str, zone: str) -> None:
     with pytest.raises(ValueError, match=r"cron|zone"):
         check_trigger(CronTrigger(kind="cron", cron=cron, timezone=zone))
@@ -202,8 +242,9 @@ async def test_what_was_missed_while_no_server_ran_is_started_once(serve: Serve)
 
 
 async def test_a_changed_setting_starts_anew_and_a_removed_one_is_gone(serve: Serve) -> None:
-    await serve(triggers={"t": IntervalTrigger(kind="interval", every_s=60), "u": IdleTrigger(
-        kind="idle", minutes=1)}).begin()
+    await serve(
+        triggers={"t": IntervalTrigger(kind="interval", every_s=60), "u": IdleTrigger(kind="idle", minutes=1)}
+    ).begin()
     server = serve(triggers={"t": IntervalTrigger(kind="interval", every_s=HOUR)})
     server.clock.now += 90
     await server.begin()
@@ -212,8 +253,12 @@ async def test_a_changed_setting_starts_anew_and_a_removed_one_is_gone(serve: Se
 
 
 async def test_two_servers_on_one_database_start_one_run_and_do_one_at_a_time(serve: Serve) -> None:
-    settings = {"triggers": {"t": IntervalTrigger(kind="interval", every_s=HOUR),
-                             "u": CronTrigger(kind="cron", cron="0 * * * *")}}
+    settings = {
+        "triggers": {
+            "t": IntervalTrigger(kind="interval", every_s=HOUR),
+            "u": CronTrigger(kind="cron", cron="0 * * * *"),
+        }
+    }
     servers = serve(**settings), serve(**settings)
     for server in servers:
         await server.begin()
@@ -233,9 +278,13 @@ async def test_two_servers_on_one_database_start_one_run_and_do_one_at_a_time(se
 
 
 async def test_triggers_that_would_start_other_runs_start_them_one_after_the_other(serve: Serve) -> None:
-    server = serve(triggers={"a": IntervalTrigger(kind="interval", every_s=60),
-                             "b": IntervalTrigger(kind="interval", every_s=60, run=RunConfig(steps=7)),
-                             "c": IntervalTrigger(kind="interval", every_s=60)})
+    server = serve(
+        triggers={
+            "a": IntervalTrigger(kind="interval", every_s=60),
+            "b": IntervalTrigger(kind="interval", every_s=60, run=RunConfig(steps=7)),
+            "c": IntervalTrigger(kind="interval", every_s=60),
+        }
+    )
     await server.begin()
     assert await server.look(60) == [("queued", "a: every 60 s (+1)")]
     await server.finish()
@@ -249,10 +298,24 @@ async def test_newly_scored_episodes_are_counted_once(serve: Serve) -> None:
     clock = server.clock
     live = [episode(clock) for _ in range(3)]
     played = episode(clock, "terminated", environment="textcraft")
-    step = StepRow(episode_id=played.id, index=0, action="", observation="", reward=1.0, terminated=True,
-                   truncated=False, info={}, created_at=clock())
-    others = [episode(clock, "open"), episode(clock, "error"), episode(clock, trainable=False),
-              episode(clock, environment="textcraft"), episode(clock, purpose="evaluation")]
+    step = StepRow(
+        episode_id=played.id,
+        index=0,
+        action="",
+        observation="",
+        reward=1.0,
+        terminated=True,
+        truncated=False,
+        info={},
+        created_at=clock(),
+    )
+    others = [
+        episode(clock, "open"),
+        episode(clock, "error"),
+        episode(clock, trainable=False),
+        episode(clock, environment="textcraft"),
+        episode(clock, purpose="evaluation"),
+    ]
     await server.write(*live, played, *others)
     await server.write(step, reward(live[0], clock), *(reward(other, clock) for other in others))
     assert await server.look(5) == [] and await server.waits_for() == "2 of 3 newly scored episodes"
@@ -303,7 +366,10 @@ async def test_outside_of_its_window_a_trigger_waits_and_starts_one_run_when_it_
     assert await server.waits_for() == "the window to open"
     view = await server.schedule.view()
     assert (view.window_open, utc(view.window_opens_at), view.triggers[0].due_since) == (
-        False, "Mon 01 06:00", MIDNIGHT + HOUR)
+        False,
+        "Mon 01 06:00",
+        MIDNIGHT + HOUR,
+    )
     assert await server.schedule.check() == 60.0
     assert await server.look(HOUR) == [("queued", "t: every 3600 s")]
     await server.finish()
@@ -321,8 +387,11 @@ async def test_a_pause_of_agents_that_ends_before_the_window_opens_starts_nothin
 
 
 async def test_a_run_is_paused_when_its_window_closes_and_goes_on_in_the_next(serve: Serve) -> None:
-    server = serve(triggers={"t": CronTrigger(kind="cron", cron="0 1 * * *")}, windows=["01:00-02:00 UTC"],
-                   pause_outside_windows=True)
+    server = serve(
+        triggers={"t": CronTrigger(kind="cron", cron="0 1 * * *")},
+        windows=["01:00-02:00 UTC"],
+        pause_outside_windows=True,
+    )
     await server.begin()
     await server.look(HOUR)
     run = await server.claim()
@@ -368,13 +437,18 @@ async def test_a_paused_run_gives_its_place_away_and_goes_on_at_its_step(serve: 
             await change("run_none")
 
 
-@pytest.mark.parametrize(("budget", "reason"), [
-    ({"steps": 2}, "budget: 2 of 2 learner steps are used"),
-    ({"minutes": 20}, "budget: 20.0 of 20 minutes are used"),
-    ({"tokens": 150}, "budget: 200 of 150 trained tokens are used"),
-    ({"steps": 3, "minutes": 21, "tokens": 201}, None)])
-async def test_a_run_ends_well_when_any_of_its_budget_is_used(serve: Serve, budget: dict[str, Any],
-                                                              reason: str | None) -> None:
+@pytest.mark.parametrize(
+    ("budget", "reason"),
+    [
+        ({"steps": 2}, "budget: 2 of 2 learner steps are used"),
+        ({"minutes": 20}, "budget: 20.0 of 20 minutes are used"),
+        ({"tokens": 150}, "budget: 200 of 150 trained tokens are used"),
+        ({"steps": 3, "minutes": 21, "tokens": 201}, None),
+    ],
+)
+async def test_a_run_ends_well_when_any_of_its_budget_is_used(
+    serve: Serve, budget: dict[str, Any], reason: str | None
+) -> None:
     server = serve()
     run = await server.schedule.request(RunConfig.model_validate({"steps": 9, "budget": budget}), "request")
     await server.claim()
@@ -392,9 +466,11 @@ async def test_a_run_ends_well_when_any_of_its_budget_is_used(serve: Serve, budg
         row = session.get_one(RunRow, run.id)
         for number in range(2):
             row.step = number + 1
-            session.add(MetricRow(run_id=run.id, step=number, name="trained_tokens", value=100.0,
-                                  created_at=server.clock()))
+            session.add(
+                MetricRow(run_id=run.id, step=number, name="trained_tokens", value=100.0, created_at=server.clock())
+            )
         end_if_spent(session, row, server.clock())
+
     await server.writer.write(step)
     ended = await server.runs.view(run.id)
     assert (ended.state, ended.reason) == (("running", None) if reason is None else ("done", reason))
@@ -414,8 +490,11 @@ async def test_triggers_set_by_request_are_kept_and_those_of_the_settings_are_no
     with pytest.raises(BadRequest):
         await server.schedule.add(TriggerCreate(name="never", trigger=CronTrigger(kind="cron", cron="0 0 30 2 *")))
     with pytest.raises(BadRequest, match="full weights"):
-        await server.schedule.add(TriggerCreate(name="other", trigger=IdleTrigger(
-            kind="idle", minutes=5, run=RunConfig(steps=1, kind="adapter"))))
+        await server.schedule.add(
+            TriggerCreate(
+                name="other", trigger=IdleTrigger(kind="idle", minutes=5, run=RunConfig(steps=1, kind="adapter"))
+            )
+        )
     again = serve(**settings)
     await again.begin()
     assert [t.name for t in (await again.schedule.view()).triggers] == ["mine", "theirs"]

@@ -26,16 +26,30 @@ def test_without_windows_it_is_always_open() -> None:
     assert not always.closed_since(0.0, 1e9)
 
 
-@pytest.mark.parametrize(("moment", "is_open"), [
-    ("2026-01-15T00:59", True), ("2026-01-14T23:59", False), ("2026-01-15T00:00", True), ("2026-01-15T04:59", True),
-    ("2026-01-15T05:00", False)])
+@pytest.mark.parametrize(
+    ("moment", "is_open"),
+    [
+        ("2026-01-15T00:59", True),
+        ("2026-01-14T23:59", False),
+        ("2026-01-15T00:00", True),
+        ("2026-01-15T04:59", True),
+        ("2026-01-15T05:00", False),
+    ],
+)
 def test_a_window_follows_its_own_time_zone(moment: str, is_open: bool) -> None:
     assert Windows(["01:00-06:00 Europe/Berlin"]).open_at(at(moment)) is is_open
 
 
-@pytest.mark.parametrize(("moment", "is_open"), [
-    ("2026-06-01T21:59", False), ("2026-06-01T22:00", True), ("2026-06-02T00:30", True), ("2026-06-02T05:59", True),
-    ("2026-06-02T06:00", False)])
+@pytest.mark.parametrize(
+    ("moment", "is_open"),
+    [
+        ("2026-06-01T21:59", False),
+        ("2026-06-01T22:00", True),
+        ("2026-06-02T00:30", True),
+        ("2026-06-02T05:59", True),
+        ("2026-06-02T06:00", False),
+    ],
+)
 def test_a_window_may_go_over_midnight(moment: str, is_open: bool) -> None:
     assert Windows(["22:00-06:00 UTC"]).open_at(at(moment)) is is_open
 
@@ -65,8 +79,19 @@ def test_it_says_when_it_opens_and_whether_it_has_closed() -> None:
     assert not windows.closed_since(at("2026-06-01T05:00"), noon), "another is open"
 
 
-@pytest.mark.parametrize("wrong", ["", "01:00-06:00", "1:00-6:00 UTC", "25:00-06:00 UTC", "01:00-01:00 UTC",
-                                   "01:00-06:00 Europe", "01:00-06:00 Mars/Olympus", "01:00-06:00 ../UTC"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "",
+        "01:00-06:00",
+        "1:00-6:00 UTC",
+        "25:00-06:00 UTC",
+        "01:00-01:00 UTC",
+        "01:00-06:00 Europe",
+        "01:00-06:00 Mars/Olympus",
+        "01:00-06:00 ../UTC",
+    ],
+)
 def test_what_is_no_window_is_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"window|time zone"):
         Windows([wrong])

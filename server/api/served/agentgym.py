@@ -67,9 +67,18 @@ async def reset(environment: str, body: ResetBody, request: Request, caller: Cal
         round_, index = divmod(body.data_idx, len(tasks))
         async with guest.lock:
             await guest.begin(tasks[index], round_ % 2**31)
-            return {"id": body.id, "data_idx": body.data_idx, "task_name": tasks[index], "task_description": "",
-                    "instructions": guest.instructions, "observation": guest.observation, "reward": 0.0, "score": 0.0,
-                    "deleted": False, "done": False}
+            return {
+                "id": body.id,
+                "data_idx": body.data_idx,
+                "task_name": tasks[index],
+                "task_description": "",
+                "instructions": guest.instructions,
+                "observation": guest.observation,
+                "reward": 0.0,
+                "score": 0.0,
+                "deleted": False,
+                "done": False,
+            }
     except SAID as error:
         return {"error": error.message}
 
@@ -85,8 +94,12 @@ async def step(environment: str, body: StepBody, request: Request, caller: Calle
             if guest.done:
                 return {"error": f"The task with environment {body.id} has finished."}
             result = await guest.act(body.action)
-            return {"observation": result.observation, "reward": result.reward, "score": guest.score,
-                    "done": guest.done}
+            return {
+                "observation": result.observation,
+                "reward": result.reward,
+                "score": guest.score,
+                "done": guest.done,
+            }
     except SAID as error:
         return {"error": error.message}
 

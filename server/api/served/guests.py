@@ -56,11 +56,19 @@ class Guest:
         await self.leave("the next task began")
         held, reset = await self._prepare(task, seed, tries=CLOSING_S if had else 1)
         try:
-            request = EpisodeOpen(environment=self.environment, task=task, seed=seed, trainable=False,
-                                  metadata={"protocol": self._protocol, **({"label": label} if label else {})})
+            request = EpisodeOpen(
+                environment=self.environment,
+                task=task,
+                seed=seed,
+                trainable=False,
+                metadata={"protocol": self._protocol, **({"label": label} if label else {})},
+            )
             episode, _ = await self._parts.episodes.open(
-                request, policy_version=self._parts.pointers.resolve(None, self._parts.engine), horizon=HORIZON,
-                owner_hash=self.owner_hash)
+                request,
+                policy_version=self._parts.pointers.resolve(None, self._parts.engine),
+                horizon=HORIZON,
+                owner_hash=self.owner_hash,
+            )
             self._parts.sessions.attach(episode, held)
         except BaseException:
             self._parts.sessions.discard(held)
@@ -159,9 +167,11 @@ async def tasks_of(environment: str, *splits: str) -> list[str]:
     Raises:
         NotFound: there is no such environment.
     """
+
     def read() -> list[str]:
         found = find_family(environment)
         return [task for split in splits for task in found.tasks(split)]
+
     return await asyncio.to_thread(read)
 
 
@@ -169,4 +179,3 @@ async def by_seed(environment: str, seed: int) -> tuple[str, int]:
     """Return the task and its seed for somebody who only knows seeds: 0, 1, 2, ... are the training tasks in turn."""
     tasks = await tasks_of(environment, "train")
     return tasks[seed % len(tasks)], seed // len(tasks) % 2**31
-

@@ -82,8 +82,9 @@ async def message(environment: str, request: Request, parts: Parts, caller: Call
     guest = guests.find(f"mcp/{request.headers.get(SESSION, '')}", environment, caller.key_hash)
     if guest is None:
         named = SESSION in request.headers
-        return _failed(ident, INVALID_REQUEST, "there is no such session" if named else "initialize first",
-                       404 if named else 400)
+        return _failed(
+            ident, INVALID_REQUEST, "there is no such session" if named else "initialize first", 404 if named else 400
+        )
     try:
         if method == "tools/list":
             return _answer(ident, {"tools": _tools(found)})
@@ -108,17 +109,31 @@ async def leave(environment: str, request: Request, caller: CallerOf) -> None:
 
 def _about(found: Family, params: dict[str, Any]) -> dict[str, Any]:
     asked = params.get("protocolVersion")
-    return {"protocolVersion": asked if asked in VERSIONS else VERSIONS[0], "capabilities": {"tools": {}},
-            "serverInfo": {"name": f"upturn/{found.name}", "version": "1"},
-            "instructions": f"{found.description} Begin with the tool reset."}
+    return {
+        "protocolVersion": asked if asked in VERSIONS else VERSIONS[0],
+        "capabilities": {"tools": {}},
+        "serverInfo": {"name": f"upturn/{found.name}", "version": "1"},
+        "instructions": f"{found.description} Begin with the tool reset.",
+    }
 
 
 def _tools(found: Family) -> list[dict[str, Any]]:
-    own = [{"name": tool["function"]["name"], "description": tool["function"].get("description", ""),
-            "inputSchema": tool["function"].get("parameters", {"type": "object"})} for tool in found.tools]
-    ours = [{"name": "reset", "description": "Begin a task; the last one ends.",
-             "inputSchema": ResetArguments.model_json_schema()},
-            {"name": "act", "description": "Do an action.", "inputSchema": ActArguments.model_json_schema()}]
+    own = [
+        {
+            "name": tool["function"]["name"],
+            "description": tool["function"].get("description", ""),
+            "inputSchema": tool["function"].get("parameters", {"type": "object"}),
+        }
+        for tool in found.tools
+    ]
+    ours = [
+        {
+            "name": "reset",
+            "description": "Begin a task; the last one ends.",
+            "inputSchema": ResetArguments.model_json_schema(),
+        },
+        {"name": "act", "description": "Do an action.", "inputSchema": ActArguments.model_json_schema()},
+    ]
     return ours + [tool for tool in own if tool["name"] not in ("reset", "act")]
 
 
@@ -139,8 +154,15 @@ async def _call(guest: Guest, found: Family, params: dict[str, Any]) -> dict[str
                 result = await guest.act(ActArguments.model_validate(given).action)
             else:
                 result = await guest.call(str(tool), given)
-            return _result(result.observation, {"reward": result.reward, "done": result.terminated,
-                                                "truncated": result.truncated, "turns_left": result.turns_left})
+            return _result(
+                result.observation,
+                {
+                    "reward": result.reward,
+                    "done": result.terminated,
+                    "truncated": result.truncated,
+                    "turns_left": result.turns_left,
+                },
+            )
     except ValidationError as error:
         first = error.errors()[0]
         raise Refused(INVALID_PARAMS, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
@@ -158,8 +180,11 @@ async def _begin(guest: Guest, asked: ResetArguments) -> dict[str, Any]:
 
 
 def _result(text: str, fields: dict[str, Any]) -> dict[str, Any]:
-    return {"content": [{"type": "text", "text": text}], "isError": False,
-            "structuredContent": {"observation": text, **fields}}
+    return {
+        "content": [{"type": "text", "text": text}],
+        "isError": False,
+        "structuredContent": {"observation": text, **fields},
+    }
 
 
 def _answer(ident: str | int, result: dict[str, Any], headers: dict[str, str] | None = None) -> Response:

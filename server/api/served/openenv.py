@@ -77,8 +77,11 @@ async def metadata(environment: str, parts: Parts) -> dict[str, str]:
 @router.get("/schema", dependencies=[KEY_NEEDED])
 async def schema() -> dict[str, Any]:
     """Tell the JSON schemas of actions, observations and the state."""
-    return {"action": Action.model_json_schema(), "observation": Observation.model_json_schema(),
-            "state": SessionState.model_json_schema()}
+    return {
+        "action": Action.model_json_schema(),
+        "observation": Observation.model_json_schema(),
+        "state": SessionState.model_json_schema(),
+    }
 
 
 @router.get("/state", dependencies=[KEY_NEEDED])
@@ -161,16 +164,21 @@ async def _reply(guest: Guest, said: str, most_bytes: int) -> dict[str, Any] | N
             case "reset":
                 asked = Asked.model_validate(data)
                 task, seed = await by_seed(guest.environment, asked.seed or 0)
-                await guest.begin(asked.task or task, (asked.seed or 0) % 2**31 if asked.task else seed,
-                                  asked.episode_id)
+                await guest.begin(
+                    asked.task or task, (asked.seed or 0) % 2**31 if asked.task else seed, asked.episode_id
+                )
                 first = "\n\n".join(part for part in (guest.instructions, guest.observation) if part)
                 return _observed(first, 0.0, False, {"task": guest.task})
             case "step":
                 result = await guest.act(Action.model_validate(data).message)
                 return _observed(result.observation, result.reward, guest.done, {"truncated": result.truncated})
             case "state":
-                return {"type": "state", "data": SessionState(episode_id=guest.episode_id, step_count=guest.steps,
-                                                              task=guest.task).model_dump()}
+                return {
+                    "type": "state",
+                    "data": SessionState(
+                        episode_id=guest.episode_id, step_count=guest.steps, task=guest.task
+                    ).model_dump(),
+                }
             case "close":
                 return None
         return _error(f"Unknown message type: {str(kind)[:100]}", "UNKNOWN_TYPE")
@@ -184,8 +192,10 @@ async def _reply(guest: Guest, said: str, most_bytes: int) -> dict[str, Any] | N
 
 
 def _observed(text: str, reward: float, done: bool, more: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "observation", "data": {"observation": {"message": text}, "reward": reward, "done": done,
-                                            "metadata": more}}
+    return {
+        "type": "observation",
+        "data": {"observation": {"message": text}, "reward": reward, "done": done, "metadata": more},
+    }
 
 
 def _error(message: str, code: str, **more: Any) -> dict[str, Any]:
