@@ -26,6 +26,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
+CLIENT = ROOT / "clients" / "python"
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "upturn-installed"
@@ -92,9 +93,8 @@ def write_absent(folder: Path, absent: dict[str, str]) -> list[str]:
 
 def install(command: str) -> None:
     """Bring .venv up to date; does nothing where it is."""
-    made_of = hashlib.sha256(
-        "\n".join([sys.version, (ROOT / "pyproject.toml").read_text(), Path(__file__).read_text()]).encode()
-    ).hexdigest()
+    made_from = (ROOT / "pyproject.toml", CLIENT / "pyproject.toml", Path(__file__))
+    made_of = hashlib.sha256("\n".join([sys.version, *(file.read_text() for file in made_from)]).encode()).hexdigest()
     stamp, *there = STAMP.read_text().split() if STAMP.is_file() and PYTHON.exists() else [""]
     wanted = extras(command)
     if stamp == made_of and set(wanted) <= set(there):
@@ -119,7 +119,7 @@ def install(command: str) -> None:
             "\nvllm-cpu needs torch 2.13.0+cpu, which PyPI does not have: let pip see PyTorch's CPU index, for "
             "example by PIP_EXTRA_INDEX_URL"
         )
-    run([*pip, "--editable", f"{ROOT}[{','.join(wanted)}]"], hint)
+    run([*pip, "--editable", str(CLIENT), "--editable", f"{ROOT}[{','.join(wanted)}]"], hint)
     STAMP.write_text("\n".join([made_of, *sorted({*wanted, *(there if stamp == made_of else [])})]))
 
 

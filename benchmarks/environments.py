@@ -27,9 +27,9 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import agentgym_peer
-from benchmarks.agentgym_peer import PEERS, Theirs
-from benchmarks.episodes_load import Connection, Measured, Ours, Script, measure
+from benchmarks.support import agentgym_peer
+from benchmarks.support.agentgym_peer import PEERS, Theirs
+from benchmarks.support.episodes_load import Connection, Measured, Ours, Script, measure
 from clients.demo.machine import machine
 from clients.demo.server_process import ServerProcess, free_port
 from env_adapters import family, names

@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import aiohttp
 
-from benchmarks.agents import Agent, Given, Server
-from clients.client import Client
+from benchmarks.support.agents import Agent, Given, Server
 from clients.demo.machine import machine
 from clients.demo.server_process import ServerProcess, free_port
-from clients.wire import EpisodeView, TurnView
+from upturn.client import Client
+from upturn.wire import EpisodeView, TurnView
 
 AT_ONCE = 32
 LOOK = '<tool_call>\n{"name": "look", "arguments": {"where": "%s"}}\n</tool_call>'
@@ -210,7 +210,7 @@ def main() -> None:
 
 def _scripted(folder: Path) -> tuple[Path, list[str], dict[int, str]]:
     """Return a script as a model, its server's flags, and the text of each token."""
-    from server.policy.bytes_tokenizer import VOCABULARY_SIZE, BytesTokenizer
+    from server.rendering.bytes_tokenizer import VOCABULARY_SIZE, BytesTokenizer
 
     (folder / "script").mkdir()
     (folder / "script" / "script.json").write_text(json.dumps(SCRIPT))
@@ -219,8 +219,8 @@ def _scripted(folder: Path) -> tuple[Path, list[str], dict[int, str]]:
 
 def _vllm(folder: Path) -> tuple[Path, list[str], dict[int, str]]:
     """Return a tiny model, its server's flags, and the text of each token."""
-    from server.policy.render import FileTokenizer
-    from tests.tiny_model import make_tiny_model
+    from server.rendering.render import FileTokenizer
+    from tests.support.tiny_model import make_tiny_model
 
     model = make_tiny_model(folder / "model")
     tokenizer = FileTokenizer(model / "tokenizer.json")

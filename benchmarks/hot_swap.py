@@ -26,15 +26,15 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.environments import memory_mib
-from benchmarks.swap_load import Seen, quantile, streams
-from benchmarks.swap_versions import Versions
-from clients.client import Client
+from benchmarks.support.swap_load import Seen, quantile, streams
+from benchmarks.support.swap_versions import Versions
 from clients.demo.machine import machine
 from clients.demo.server_process import ServerProcess, free_port
-from server.policy.engines import VllmOptions
-from server.policy.model_source import resolve_model
-from server.policy.vllm_process import BASE_MODEL, VllmProcess
-from tests.tiny_model import make_tiny_model
+from server.engines.factory import VllmOptions
+from server.engines.vllm_process import BASE_MODEL, VllmProcess
+from server.models.source import resolve_model
+from tests.support.tiny_model import make_tiny_model
+from upturn.client import Client
 
 SMALL = "smollm2-135m-instruct"
 SETS = 3

@@ -23,7 +23,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.environments import SERVER, memory_mib
-from benchmarks.episodes_load import Connection
+from benchmarks.support.episodes_load import Connection
 from clients.demo.machine import machine
 from clients.demo.server_process import ServerProcess, free_port
 from env_adapters import family

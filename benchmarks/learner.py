@@ -32,7 +32,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import learner_gpu, trl_peer
+from benchmarks import learner_gpu
+from benchmarks.support import trl_peer
 from clients.demo.machine import machine
 
 VENV = Path.home() / ".cache" / "upturn-bench" / "trl"
@@ -141,7 +142,11 @@ def step(python: Path | str, program: str, given: dict[str, Any]) -> dict[str, A
         "TOKENIZERS_PARALLELISM": "false",
     }
     done = subprocess.run(
-        [python, HERE / program, json.dumps(given)], capture_output=True, text=True, check=False, env=environment
+        [python, HERE / "support" / program, json.dumps(given)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
     )
     if done.returncode:
         raise RuntimeError(f"{program} failed:\n{done.stderr[-3000:]}")

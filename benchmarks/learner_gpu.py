@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from clients.wire import Guards, RunConfig, Sample
 from learner.acceleration import accelerate
 from learner.model import Policy, with_new_adapter
 from learner.packing import RowLimits, pack
 from learner.settings import LearnerSettings
 from learner.step import Trainer
+from upturn.wire import Guards, RunConfig, Sample
 
 QWEN = {  # Shapes of Qwen2.5.
     "0.5 B": {

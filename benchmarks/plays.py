@@ -14,11 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from clients.client import Client
 from clients.demo import plan
 from clients.demo.machine import machine
 from clients.demo.server_process import ServerProcess, free_port
-from clients.wire import PlayRequest, Sampling
+from upturn.client import Client
+from upturn.wire import PlayRequest, Sampling
 
 
 def main() -> None:

@@ -27,13 +27,13 @@ import sqlalchemy as sa
 
 import migrations
 from clients.demo.machine import machine
-from clients.wire import EpisodeOpen
 from server.recording.episode import Episode, Episodes
 from server.recording.recorder import NewTurn, Prompt, Recorder, Span
 from server.recording.tokens import chain_hash
 from server.store.database import Database, new_id
 from server.store.writer import Writer
-from tests.postgres import running_postgres
+from tests.support.postgres import running_postgres
+from upturn.wire import EpisodeOpen
 
 WRITERS, TURNS = 32, 10  # Writers at once; turns that each records in an episode.
 GROWN = 50  # Turns of an episode whose size is measured.

@@ -22,14 +22,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import litellm_proxy
-from benchmarks.load import Measured, Shape, Target, compare
+from benchmarks.support import litellm_proxy
+from benchmarks.support.load import Measured, Shape, Target, compare
 from clients.demo.machine import machine
 from clients.demo.server_process import ServerProcess, free_port
-from server.policy.engines import VllmOptions
-from server.policy.model_source import resolve_model
-from server.policy.vllm_process import BASE_MODEL, VllmProcess
-from tests.postgres import running_postgres
+from server.engines.factory import VllmOptions
+from server.engines.vllm_process import BASE_MODEL, VllmProcess
+from server.models.source import resolve_model
+from tests.support.postgres import running_postgres
 
 SMALL = "smollm2-135m-instruct"
 DIRECT, OURS, PEER, PEER_LOGGING = "direct", "upturn", "litellm", "litellm, logging"
@@ -94,7 +94,7 @@ async def measured(plan: dict[str, Plan], venv: Path | None, logging: bool) -> l
 def _path(model: str, folder: Path) -> Path:
     if model == SMALL:
         return resolve_model(model, Path("data/models").absolute())
-    from tests.tiny_model import make_tiny_model
+    from tests.support.tiny_model import make_tiny_model
 
     return make_tiny_model(folder / "tiny-model")
 

@@ -21,14 +21,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.hot_swap import SMALL
-from benchmarks.swap_load import Seen, quantile, streams
-from clients.client import Client
+from benchmarks.support.swap_load import Seen, quantile, streams
 from clients.demo import plan
 from clients.demo.machine import machine
 from clients.demo.server_process import ServerProcess, free_port
-from clients.wire import RunConfig, RunRequest, RunView
-from server.policy.model_source import resolve_model
-from tests.tiny_model import make_tiny_model
+from server.models.source import resolve_model
+from tests.support.tiny_model import make_tiny_model
+from upturn.client import Client
+from upturn.wire import RunConfig, RunRequest, RunView
 
 TOKENS = 64
 QUIET_S = 40.0

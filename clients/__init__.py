@@ -1,1 +1,1 @@
-"""What a client of an Upturn server needs: the messages, the manifest of published weights, and a Python client."""
+"""Clients of an Upturn server: the Python distribution (`python/`), and the demo, which runs a server too."""

@@ -14,16 +14,16 @@ from functools import cache
 from env_adapters.protocol import Family, UnknownTask
 
 _FAMILIES = {
-    "babyai": "env_adapters.babyai",
-    "miniwob": "env_adapters.miniwob",
-    "sciworld": "env_adapters.sciworld",
-    "search": "env_adapters.search",
-    "shop": "env_adapters.shop",
-    "textcraft": "env_adapters.textcraft",
-    "textworld": "env_adapters.textworld",
+    "babyai": "env_adapters.babyai.family",
+    "miniwob": "env_adapters.miniwob.family",
+    "sciworld": "env_adapters.sciworld.family",
+    "search": "env_adapters.search.family",
+    "shop": "env_adapters.shop.family",
+    "textcraft": "env_adapters.textcraft.family",
+    "textworld": "env_adapters.textworld.family",
 }
 _KINDS: dict[str, str] = {
-    "gymnasium": "env_adapters.gymnasium_",
+    "gymnasium": "env_adapters.gymnasium.family",
 }
 """Modules whose `make_family` takes an argument: what follows the colon."""
 _REMOTE: dict[str, tuple[str, str]] = {}
@@ -69,7 +69,7 @@ def register(name: str, spec: str) -> None:
     Raises:
         ValueError: the spec is none of these, or the name cannot be given.
     """
-    from env_adapters.remote import KINDS
+    from env_adapters.remote.connection import KINDS
 
     kind, argument = re.fullmatch(r"(\w*)[:@]?(.*)", spec, re.DOTALL).groups()  # type: ignore[union-attr]
     if kind not in KINDS:

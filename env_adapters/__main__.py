@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from env_adapters import family, kinds, names, register_modules
-from env_adapters.host import Host
+from env_adapters.hosting.host import Host
 from env_adapters.play import ChatModel, Oracle, Played, Player, RandomPlayer, play
 from env_adapters.protocol import EnvironmentFailure, Family, UnknownTask
 

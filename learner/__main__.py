@@ -1,4 +1,4 @@
-"""`python -m learner run --server URL`: the learner as a program, or one of its processes (`learner/launch.py`)."""
+"""`python -m learner run --server URL`: the learner, or one of its processes (`parallel/launch.py`)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from types import FrameType
 import torch
 from pydantic import ValidationError
 
-from clients.client import Client, UpturnAPIError
-from learner import distributed
 from learner.checks import BadInput
-from learner.distributed import ProcessFailed, ProcessGone
 from learner.guards import RunStopped
 from learner.loop import do_next_run
+from learner.parallel import distributed
+from learner.parallel.distributed import ProcessFailed, ProcessGone
 from learner.settings import LearnerSettings
+from upturn.client import Client, UpturnAPIError
 
 log = logging.getLogger("learner")
 

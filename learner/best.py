@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from clients.wire import RunStep
+from upturn.wire import RunStep
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from clients.wire import RunConfig
-from learner import distributed
+from learner.parallel import distributed
 from learner.step import Trainer
+from upturn.wire import RunConfig
 
 KEPT = 2
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from clients.wire import COMPARING, BatchView, RunConfig, Sample
-from learner import distributed
+from learner.parallel import distributed
+from upturn.wire import COMPARING, BatchView, RunConfig, Sample
 
 _GIB = 2**30
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from clients.wire import Sample, TrainedEpisode
 from learner.packing import trained_positions
+from upturn.wire import Sample, TrainedEpisode
 
 _REPEATED_TOKENS = 4
 """Length of the runs of tokens that are compared."""

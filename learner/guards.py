@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clients.wire import Guards, RunStep
+from upturn.wire import Guards, RunStep
 
 
 class RunStopped(RuntimeError):

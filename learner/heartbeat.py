@@ -7,8 +7,8 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from clients.client import Client, UpturnAPIError
-from learner import distributed
+from learner.parallel import distributed
+from upturn.client import Client, UpturnAPIError
 
 log = logging.getLogger(__name__)
 

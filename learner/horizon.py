@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from clients.wire import AdaptiveHorizon, FixedHorizon, HorizonSchedule, RunStep, StepwiseHorizon
+from upturn.wire import AdaptiveHorizon, FixedHorizon, HorizonSchedule, RunStep, StepwiseHorizon
 
 PRESETS: dict[str, StepwiseHorizon] = {
     "babyai": StepwiseHorizon(rounds=[6, 13, 20], every=100),

@@ -15,21 +15,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from clients.client import Client, UpturnAPIError
-from clients.wire import BatchAck, BatchRequest, BatchView, PolicyPublish, RunClaim, RunEnd, RunStep, RunView
-from learner import distributed
 from learner.acceleration import accelerate
 from learner.best import best_of, keep
 from learner.checkpoint import save_checkpoint
 from learner.checks import BadInput, check_groups
-from learner.distributed import ProcessFailed, from_first
 from learner.guards import RunStopped, check_collapse
 from learner.heartbeat import LOST_CODES, Heartbeat, RunLost
 from learner.horizon import horizon_at, horizon_metrics
+from learner.parallel import distributed
+from learner.parallel.distributed import ProcessFailed, from_first
 from learner.publish import write_version
 from learner.resume import load_start, resume, version_in_service
 from learner.settings import LearnerSettings
 from learner.step import Trainer
+from upturn.client import Client, UpturnAPIError
+from upturn.wire import BatchAck, BatchRequest, BatchView, PolicyPublish, RunClaim, RunEnd, RunStep, RunView
 
 log = logging.getLogger(__name__)
 

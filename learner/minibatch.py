@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from clients.wire import RunConfig, Sample
-from learner import distributed
 from learner.algorithms.credit import IMITATING, Credit, Seen
 from learner.algorithms.gae import value_loss
 from learner.algorithms.loss import LossConfig, mismatch_kl, policy_loss
-from learner.algorithms.normalisation import token_weights, units
+from learner.algorithms.normalization import token_weights, units
 from learner.algorithms.sft import imitation_loss
 from learner.model import Logprobs, Policy
 from learner.packing import Row, RowLimits, pack
+from learner.parallel import distributed
 from learner.reference import Reference
+from upturn.wire import RunConfig, Sample
 
 
 @dataclass

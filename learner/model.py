@@ -18,12 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from clients.wire import RunConfig
-from learner import attention, distributed
+from learner import attention
 from learner.checks import check_model
-from learner.head import chosen_logprobs
+from learner.chosen_logprobs import chosen_logprobs
 from learner.packing import Row, RowLimits
-from learner.sharding import part, spread_like
+from learner.parallel import distributed
+from learner.parallel.sharding import part, spread_like
+from upturn.wire import RunConfig
 
 
 class Logprobs(NamedTuple):

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clients.wire import Sample
 from learner.checks import BadBatch
+from upturn.wire import Sample
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from clients.manifest import write_manifest
-from clients.wire import Probe, Sample
-from learner import distributed
 from learner.model import Policy
 from learner.packing import pack
-from learner.sharding import whole
+from learner.parallel import distributed
+from learner.parallel.sharding import whole
+from upturn.manifest import write_manifest
+from upturn.wire import Probe, Sample
 
 PROBE_TOKENS = 160
 """Longer than one KV block of 128: stale blocks only show beyond it."""

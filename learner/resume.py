@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
-from clients.client import UpturnAPIError
-from clients.wire import BatchView, PolicyList, PolicyView, RunView
-from learner import distributed
 from learner.checkpoint import load_checkpoint, newest_checkpoint
 from learner.model import Policy, load_policy
+from learner.parallel import distributed
 from learner.step import Trainer
+from upturn.client import UpturnAPIError
+from upturn.wire import BatchView, PolicyList, PolicyView, RunView
 
 log = logging.getLogger(__name__)
 

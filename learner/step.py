@@ -17,8 +17,6 @@ from statistics import fmean
 
 import torch
 
-from clients.wire import RunConfig, Sample, TrainedEpisode
-from learner import distributed
 from learner.algorithms.credit import IMITATING, Credit, Seen, credit_of, needs_a_look, needs_reference, teaching
 from learner.checks import check_batch, memory_advice
 from learner.figures import lineage, repetition
@@ -26,8 +24,10 @@ from learner.guards import check_mismatch
 from learner.minibatch import Minibatch, Sums
 from learner.model import Policy
 from learner.packing import trained_positions
+from learner.parallel import distributed
+from learner.parallel.sharding import part, shard, whole
 from learner.reference import Reference
-from learner.sharding import part, shard, whole
+from upturn.wire import RunConfig, Sample, TrainedEpisode
 
 
 @dataclass(frozen=True)

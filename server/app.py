@@ -9,43 +9,26 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 import migrations
-from server.api import (
-    chat,
-    completions,
-    episodes,
-    feedback,
-    keys,
-    messages,
-    middleware,
-    operations,
-    plays,
-    policies,
-    responses,
-    retrieve,
-    runs,
-    schedule,
-    served,
-    shadow,
-)
-from server.api.access import Gate, needs, own_episode
-from server.api.callers import Callers
-from server.api.limits import Limits
+from server.api import episodes, feedback, keys, operations, plays, policies, runs, schedule, served, shadow
+from server.api.access import middleware
+from server.api.access.authentication import Gate, needs, own_episode
+from server.api.access.callers import Callers
+from server.api.access.limits import Limits
+from server.api.dialects import chat, completions, messages, responses
+from server.api.served import retrieve
 from server.api.state import State
+from server.assembly import build_policy
 from server.environments.instances import register_environments
 from server.environments.plays import Plays
 from server.environments.sessions import Sessions
 from server.feedback.scorers import Scorers, make_scorers
 from server.feedback.sources import RewardSources
 from server.metrics import Metrics
-from server.policy.build import build_policy
-from server.policy.routing import Pointers
-from server.policy.shadow import Shadow
-from server.policy.swap import Swap
-from server.policy.turns import Turns
 from server.recording.episode import Episodes
 from server.recording.privacy import Privacy
 from server.recording.recorder import Recorder
 from server.recording.retention import Retention
+from server.recording.turns import Turns
 from server.settings import Settings
 from server.store.database import Database
 from server.store.writer import Writer
@@ -56,6 +39,9 @@ from server.training.learner_process import LearnerProcess
 from server.training.live_watch import LiveWatch, check_settings
 from server.training.runs import Runs
 from server.training.schedule import Schedule
+from server.versions.routing import Pointers
+from server.versions.shadow import Shadow
+from server.versions.swap import Swap
 
 
 def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> FastAPI:

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from clients.wire import LARGEST_REWARD, RewardRule, RunConfig, ScorerName, Trigger, TriggerName
 from server.training.triggers import check_trigger
 from server.training.windows import Windows
+from upturn.wire import LARGEST_REWARD, RewardRule, RunConfig, ScorerName, Trigger, TriggerName
 
 
 class Section(BaseModel):

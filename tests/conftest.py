@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from server.policy.engine import Weights
-from tests.live import Live, script, serving, settings_for
+from server.engines.protocol import Weights
+from tests.support.live import Live, script, serving, settings_for
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Weights]:
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
-    from tests.tiny_model import make_tiny_model
+    from tests.support.tiny_model import make_tiny_model
 
     root = tmp_path_factory.mktemp("tiny")
     base = make_tiny_model(root / "base", seed=0)

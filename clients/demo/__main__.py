@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from clients.client import Client
 from clients.demo import plan
 from clients.demo.machine import machine
 from clients.demo.progress import Progress, follow
 from clients.demo.report import Stage, gains, interval, plot, rows, table
 from clients.demo.server_process import ServerProcess, free_port
-from clients.wire import PlayView, RunConfig, RunRequest, RunView
+from upturn.client import Client
+from upturn.wire import PlayView, RunConfig, RunRequest, RunView
 
 
 def parser() -> argparse.ArgumentParser:

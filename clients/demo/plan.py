@@ -5,7 +5,7 @@ Measured on 2 CPU cores with SmolLM2-135M-Instruct; `docs/demo.md` says what was
 
 from __future__ import annotations
 
-from clients.wire import (
+from upturn.wire import (
     OptimiserConfig,
     PlayPlan,
     PlayRequest,
@@ -52,8 +52,8 @@ def supervised(tasks: list[str], steps: int, kind: str, seed: int) -> RunConfig:
     return RunConfig(
         algorithm="sft",
         steps=steps,
-        kind=kind,
-        seed=seed,  # type: ignore[arg-type]
+        kind=kind,  # type: ignore[arg-type]
+        seed=seed,
         play=PlayPlan(environment=ENVIRONMENT, tasks=tasks, groups=16, group_size=1, agent="oracle"),
         optimiser=OptimiserConfig(lr=5e-5, beta2=0.95, warmup_steps=3),
         checkpoint_every=steps,
@@ -65,8 +65,8 @@ def reinforcement(tasks: list[str], steps: int, kind: str, seed: int) -> RunConf
     return RunConfig(
         algorithm="grpo",
         steps=steps,
-        kind=kind,
-        seed=seed,  # type: ignore[arg-type]
+        kind=kind,  # type: ignore[arg-type]
+        seed=seed,
         play=PlayPlan(
             environment=ENVIRONMENT, tasks=tasks, groups=10, group_size=8, sampling=Sampling(max_tokens=MAX_TOKENS)
         ),

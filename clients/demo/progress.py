@@ -6,8 +6,8 @@ import math
 import sys
 import time
 
-from clients.client import Client
-from clients.wire import PlayView, RunView
+from upturn.client import Client
+from upturn.wire import PlayView, RunView
 
 
 class Progress:

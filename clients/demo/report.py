@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.wire import PlayView, PolicyView, RunView
+from upturn.wire import PlayView, PolicyView, RunView
 
 RESAMPLES = 10_000
 

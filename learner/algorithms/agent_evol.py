@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from clients.wire import Sample
+from upturn.wire import Sample
 
 
 def evol_weights(samples: Sequence[Sample], threshold: float) -> dict[str, float]:

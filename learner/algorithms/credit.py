@@ -16,7 +16,6 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from clients.wire import RunConfig, Sample
 from learner.algorithms.agent_evol import evol_weights
 from learner.algorithms.dpo import pairs_of, preferences
 from learner.algorithms.gae import gae
@@ -25,6 +24,7 @@ from learner.algorithms.kl import kl_estimate
 from learner.algorithms.reinforce_pp import centred_rewards, normalised_over_batch
 from learner.algorithms.returns import discounted_returns, discounts, turns_after
 from learner.algorithms.rloo import rloo_advantages
+from upturn.wire import RunConfig, Sample
 
 IMITATING = frozenset({"sft", "agent_evol", "dpo"})
 """Algorithms whose loss is a weighted cross-entropy: no engine's logprobs, no clip."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import logsigmoid
 
-from clients.wire import Sample
 from learner.algorithms.groups import rewards_by_group
+from upturn.wire import Sample
 
 
 @dataclass(frozen=True)

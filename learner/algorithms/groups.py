@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clients.wire import Sample
+from upturn.wire import Sample
 
 
 def rewards_by_group(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:

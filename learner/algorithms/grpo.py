@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from clients.wire import Sample
 from learner.algorithms.groups import comparable_groups
+from upturn.wire import Sample
 
 _STD_FLOOR = 1e-6  # the reference's
 

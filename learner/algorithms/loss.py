@@ -31,8 +31,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clients.wire import RunConfig
 from learner.algorithms.kl import Estimator, kl_estimate
+from upturn.wire import RunConfig
 
 _LARGEST_LOG_RATIO = 20.0
 """Beyond e^20 a ratio is noise, and float32 is not far from its end."""

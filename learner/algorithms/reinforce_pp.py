@@ -15,8 +15,8 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from clients.wire import Sample
 from learner.algorithms.groups import rewards_by_group
+from upturn.wire import Sample
 
 _STD_FLOOR = 1e-8  # the authors'
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clients.wire import Sample
 from learner.packing import trained_positions
+from upturn.wire import Sample
 
 
 def turns_after(sample: Sample) -> Tensor:

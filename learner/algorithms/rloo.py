@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clients.wire import Sample
 from learner.algorithms.groups import comparable_groups
+from upturn.wire import Sample
 
 
 def rloo_advantages(samples: Sequence[Sample]) -> dict[str, float]:

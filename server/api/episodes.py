@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from clients.wire import (
+from env_adapters import family, kinds, names
+from env_adapters.hosting.messages import text_of
+from env_adapters.protocol import EnvironmentFailure, Reset, UnknownTask
+from server.api import steps
+from server.api.access.authentication import CallerOf, NoTrain, needs, own_episode
+from server.api.state import Parts
+from server.environments.instances import find_family
+from server.errors import BadRequest, Conflict, NotFound
+from server.recording.episode import Episode
+from server.recording.transcript import read_episode
+from server.store.database import new_id
+from upturn.wire import (
     ChatMessage,
     EnvironmentList,
     EnvironmentView,
@@ -20,17 +31,6 @@ from clients.wire import (
     RewardView,
     TaskList,
 )
-from env_adapters import family, kinds, names
-from env_adapters.host_messages import text_of
-from env_adapters.protocol import EnvironmentFailure, Reset, UnknownTask
-from server.api import steps
-from server.api.access import CallerOf, NoTrain, needs, own_episode
-from server.api.state import Parts
-from server.environments.instances import find_family
-from server.errors import BadRequest, Conflict, NotFound
-from server.recording.episode import Episode
-from server.recording.transcript import read_episode
-from server.store.database import new_id
 
 router = APIRouter(prefix="/v1", tags=["episodes"])
 router.include_router(steps.router)

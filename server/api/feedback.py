@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from clients.wire import RewardRule, RewardSourceList, RewardSourceView, ScorerList
-from server.api.access import CallerOf
+from server.api.access.authentication import CallerOf
 from server.api.state import Parts
+from upturn.wire import RewardRule, RewardSourceList, RewardSourceView, ScorerList
 
 Source = Annotated[str, Path(min_length=1, max_length=100)]
 

@@ -9,11 +9,11 @@ import asyncio
 
 from fastapi import APIRouter
 
-from clients.wire import Erased, KeyCreate, KeyCreated, KeyList, KeyTrained
-from server.api.access import CallerOf
-from server.api.callers import Caller
+from server.api.access.authentication import CallerOf
+from server.api.access.callers import Caller
 from server.api.state import Parts, State
 from server.recording.keys import create_key, get_key, list_keys, revoke_key
+from upturn.wire import Erased, KeyCreate, KeyCreated, KeyList, KeyTrained
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
 

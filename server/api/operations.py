@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse, Response
 
-from clients.wire import ServerView
-from server.api.access import needs
+from server.api.access.authentication import needs
 from server.api.state import Parts
 from server.errors import Unavailable
+from upturn.wire import ServerView
 
 router = APIRouter(tags=["operations"])
 

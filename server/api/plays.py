@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
-from clients.wire import PlayRequest, PlayView
+from server.api.dialects.streams import MAY_STREAM
 from server.api.state import Parts
-from server.api.streams import MAY_STREAM
+from upturn.wire import PlayRequest, PlayView
 
 router = APIRouter(prefix="/v1/plays", tags=["plays"])
 

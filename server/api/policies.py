@@ -7,7 +7,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 
-from clients.wire import (
+from server.api.access.authentication import CallerOf, needs
+from server.api.state import Parts
+from server.errors import NotFound
+from server.versions import ledger
+from server.versions.lineage import read_lineage
+from upturn.wire import (
     PolicyLineage,
     PolicyList,
     PolicyPublish,
@@ -16,11 +21,6 @@ from clients.wire import (
     PromotionRequest,
     PromotionView,
 )
-from server.api.access import CallerOf, needs
-from server.api.state import Parts
-from server.errors import NotFound
-from server.policy import ledger
-from server.policy.lineage import read_lineage
 
 Version = Annotated[int, Path(ge=0, lt=2**31)]
 

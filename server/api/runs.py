@@ -5,7 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from pydantic import Field
 
-from clients.wire import (
+from server.api.access.authentication import needs
+from server.api.state import Parts
+from server.errors import BadRequest
+from upturn.wire import (
     BatchAck,
     BatchRequest,
     BatchView,
@@ -16,9 +19,6 @@ from clients.wire import (
     RunRequest,
     RunView,
 )
-from server.api.access import needs
-from server.api.state import Parts
-from server.errors import BadRequest
 
 router = APIRouter(prefix="/v1", tags=["runs"])
 

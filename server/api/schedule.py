@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from clients.wire import ScheduleView, TriggerCreate, TriggerList, TriggerView
-from server.api.access import needs
+from server.api.access.authentication import needs
 from server.api.state import Parts
+from upturn.wire import ScheduleView, TriggerCreate, TriggerList, TriggerView
 
 router = APIRouter(prefix="/v1/schedule", tags=["runs"])
 

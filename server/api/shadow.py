@@ -7,10 +7,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from clients.wire import ShadowList
-from server.api.access import needs
+from server.api.access.authentication import needs
 from server.api.state import Parts
-from server.policy.shadow import shadows
+from server.versions.shadow import shadows
+from upturn.wire import ShadowList
 
 router = APIRouter(prefix="/v1", tags=["policies"])
 

@@ -7,21 +7,18 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from server.api.callers import Callers
-from server.api.limits import Limits
+from server.api.access.callers import Callers
+from server.api.access.limits import Limits
+from server.engines.protocol import Engine
 from server.environments.plays import Plays
 from server.environments.sessions import Sessions
 from server.feedback.scorers import Scorers
 from server.feedback.sources import RewardSources
 from server.metrics import Metrics
-from server.policy.engine import Engine
-from server.policy.render import Renderer
-from server.policy.routing import Pointers
-from server.policy.shadow import Shadow
-from server.policy.swap import Swap
-from server.policy.turns import Turns
 from server.recording.episode import Episodes
 from server.recording.privacy import Privacy
+from server.recording.turns import Turns
+from server.rendering.render import Renderer
 from server.settings import Settings
 from server.store.database import Database
 from server.store.writer import Writer
@@ -30,6 +27,9 @@ from server.training.gate import PromotionGate
 from server.training.live_watch import LiveWatch
 from server.training.runs import Runs
 from server.training.schedule import Schedule
+from server.versions.routing import Pointers
+from server.versions.shadow import Shadow
+from server.versions.swap import Swap
 
 
 @dataclass(slots=True)

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
-from clients.wire import StepRequest, StepResult
-from server.api.access import own_episode
+from server.api.access.authentication import own_episode
 from server.api.state import Parts, State
+from upturn.wire import StepRequest, StepResult
 
 
 class StepRoute(APIRoute):

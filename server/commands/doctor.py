@@ -1,6 +1,6 @@
 """`python -m server doctor MODEL`: checks a model, the engine and the database before anyone trains, one line a check.
 
-`server/policy/doctor.py` and `doctor_engine.py` make the checks of the model; this file finds the model, asks the
+`server/doctor/checks.py` and `doctor_engine.py` make the checks of the model; this file finds the model, asks the
 database, and prints.
 """
 
@@ -21,11 +21,11 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import migrations
+from server.assembly import build_policy
+from server.doctor.checks import Check, judge, model_checks
+from server.doctor.engine_checks import engine_checks
 from server.errors import UpturnError
-from server.policy.build import build_policy
-from server.policy.doctor import Check, judge, model_checks
-from server.policy.doctor_engine import engine_checks
-from server.policy.model_source import resolve_model
+from server.models.source import resolve_model
 from server.settings import Settings
 from server.store.database import Database
 

@@ -10,10 +10,10 @@ from typing import get_args
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from clients.wire import KeyCreate, KeyView, Scope
 from server.commands.database import add_flags, open_database
 from server.errors import NotFound
 from server.recording.keys import create_key, list_keys, revoke_key
+from upturn.wire import KeyCreate, KeyView, Scope
 
 
 def run(arguments: list[str]) -> int:

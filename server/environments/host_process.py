@@ -1,4 +1,4 @@
-"""Starts a host of environments as a child process that cannot outlive the server; see `server/watch.py`."""
+"""Starts a host of environments as a child process that cannot outlive the server; see `server/child_process.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from env_adapters.protocol import EnvironmentFailure
-from server.watch import watched
+from server.child_process import watched
 
 START_S = 60.0  # Python starts in a second; a machine that does much else takes longer.
 STOP_S = 15.0

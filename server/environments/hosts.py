@@ -2,7 +2,7 @@
 
 Responsible for starting local hosts when they are needed, for connecting to those on other machines, for giving each
 new instance to the host with the fewest, and for noticing that a host has died: its episodes fail, nothing waits for
-it. The host's own side is `env_adapters/host.py`.
+it. The host's own side is `env_adapters/hosting/host.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from env_adapters.host_messages import LINE_BYTES, failure, line, read
+from env_adapters.hosting.messages import LINE_BYTES, failure, line, read
 from env_adapters.protocol import EnvironmentFailure, Reset, Transition
 from server.environments.host_process import HostProcess
 from server.settings import EnvironmentSettings

@@ -6,9 +6,9 @@ import asyncio
 from pathlib import Path
 
 from env_adapters import family, register, register_modules
-from env_adapters.instances import Instance, open_instance
+from env_adapters.hosting.instances import Instance, open_instance
+from env_adapters.hosting.workers import Workers
 from env_adapters.protocol import Family, UnknownTask
-from env_adapters.workers import Workers
 from server.environments.hosts import Hosts
 from server.errors import NotFound
 from server.settings import EnvironmentSettings, SettingsError

@@ -9,15 +9,15 @@ import asyncio
 import time
 from typing import Any
 
-from clients.wire import PlayRequest, StepResult
 from env_adapters.play import Message, result_messages
 from env_adapters.protocol import Reset
+from server.engines.protocol import Engine, SamplingParams
 from server.environments.sessions import Sessions
 from server.errors import EngineError
-from server.policy.engine import Engine, SamplingParams
-from server.policy.routing import Pointers
-from server.policy.turns import Ask, Turns
 from server.recording.episode import Episode
+from server.recording.turns import Ask, Turns
+from server.versions.routing import Pointers
+from upturn.wire import PlayRequest, StepResult
 
 ENGINE_PATIENCE_S = 120.0  # How long a play waits for an engine that restarts.
 

@@ -10,20 +10,20 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from clients.wire import EpisodeOpen, PlayedEpisode, PlayRequest, PlayView
-from env_adapters.host_messages import class_of, text_of
+from env_adapters.hosting.messages import class_of, text_of
+from server.engines.protocol import Engine
 from server.environments.instances import find_family
 from server.environments.players import Players
 from server.environments.sessions import Sessions
 from server.errors import BadRequest, Conflict, ContextTooLong, EnvironmentFailed, NotFound, UpturnError
-from server.policy.engine import Engine
-from server.policy.routing import Pointers
-from server.policy.turns import Turns
 from server.recording.episode import Episode, Episodes
 from server.recording.transcript import mean
+from server.recording.turns import Turns
 from server.store.database import Database, new_id
 from server.store.tables import EpisodeRow, EvaluationRow, PlayRow, PolicyVersionRow, StepRow, TurnRow
 from server.store.writer import Writer
+from server.versions.routing import Pointers
+from upturn.wire import EpisodeOpen, PlayedEpisode, PlayRequest, PlayView
 
 log = logging.getLogger("upturn.plays")
 STOPPED = "the server stopped"  # What the row of a play says that did not come to its end with its server.
@@ -206,9 +206,9 @@ class Plays:
         valid = [p for p in finished if p.success is not None]
         return PlayView(
             id=row.id,
-            state=row.state,
+            state=row.state,  # type: ignore[arg-type]
             error=row.error,
-            environment="+".join(request.all_tasks),  # type: ignore[arg-type]
+            environment="+".join(request.all_tasks),
             horizon=request.horizon,
             purpose=request.purpose,
             finished=len(finished),

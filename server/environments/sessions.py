@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clients.wire import StepResult
-from env_adapters.host_messages import class_of, text_of
-from env_adapters.instances import Instance, plain_text
+from env_adapters.hosting.instances import Instance, plain_text
+from env_adapters.hosting.messages import class_of, text_of
 from env_adapters.play import text_of_call
 from env_adapters.protocol import EnvironmentMissing, Reset, Transition, UnknownTask
 from server.environments.health import Healths
@@ -36,6 +35,7 @@ from server.errors import (
 from server.recording.episode import Episode, Episodes
 from server.settings import EnvironmentSettings
 from server.store.writer import Writer
+from upturn.wire import StepResult
 
 __all__ = ["Held", "Sessions", "find_family"]
 

@@ -10,10 +10,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
-from clients.wire import EpisodeView
-from env_adapters.workers import EnvironmentTimeout, Workers
+from env_adapters.hosting.workers import EnvironmentTimeout, Workers
 from server.feedback.verdict import Verdict, read_values
 from server.settings import FunctionSettings, SettingsError
+from upturn.wire import EpisodeView
 
 
 class RewardFunction:

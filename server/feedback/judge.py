@@ -14,12 +14,12 @@ from typing import Any, Literal
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clients.wire import EpisodeView
 from server.feedback.verdict import BadScore, Verdict
 from server.recording.tokens import digest
 from server.settings import JudgeSettings, SettingsError
 from server.store.database import Database
 from server.store.tables import JudgementRow
+from upturn.wire import EpisodeView
 
 CHARACTERS_PER_TOKEN = 4
 SHOWN = 200  # Characters of an answer in an error.

@@ -17,7 +17,6 @@ from functools import partial
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from clients.wire import RewardRequest, ScorerView
 from server import background
 from server.errors import BadRequest, NotFound, Unavailable
 from server.feedback.functions import RewardFunction
@@ -28,6 +27,7 @@ from server.settings import RewardSettings
 from server.store.database import BROKEN, Database, new_id
 from server.store.tables import EpisodeRow, JudgementRow, RewardRow, ScoreRow, TurnRow
 from server.store.writer import Writer
+from upturn.wire import RewardRequest, ScorerView
 
 log = logging.getLogger("upturn.scorers")
 LOOK_S = 60.0  # Longest pause between two looks.

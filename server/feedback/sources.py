@@ -12,13 +12,13 @@ import time
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from clients.wire import RewardRule, RewardSourceView
 from server.errors import NotFound
 from server.recording.rewards import OTHERS, read_rules, rule_of
 from server.settings import RewardSettings
 from server.store.database import Database
 from server.store.tables import RewardRow, RewardSourceRow
 from server.store.writer import Writer
+from upturn.wire import RewardRule, RewardSourceView
 
 log = logging.getLogger("upturn.rewards")
 
@@ -108,9 +108,9 @@ class RewardSources:
         return [
             RewardSourceView(
                 name=name,
-                set_by=own.get(name),
+                set_by=own.get(name),  # type: ignore[arg-type]
                 count=found.get(name, (0, None))[0],
-                mean=found.get(name, (0, None))[1],  # type: ignore[arg-type]
+                mean=found.get(name, (0, None))[1],
                 **rules.of(name).model_dump(),
             )
             for name in ([only] if only is not None else sorted({*own, *found}))

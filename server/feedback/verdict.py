@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Literal, Protocol
 
-from clients.wire import LARGEST_REWARD, EpisodeView
+from upturn.wire import LARGEST_REWARD, EpisodeView
 
 
 class BadScore(ValueError):

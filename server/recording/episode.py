@@ -18,12 +18,12 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from clients.wire import EpisodeOpen, RewardRequest, RewardView
 from server.errors import Conflict, HorizonReached, NotFound
 from server.recording.tokens import unpack_ids
 from server.store.database import Database, new_id
 from server.store.tables import EpisodeRow, NodeRow, RewardRow, StepRow, TurnRow
 from server.store.writer import Many, Writer
+from upturn.wire import EpisodeOpen, RewardRequest, RewardView
 
 EPISODE_KEY = "ep-"
 """How an episode's own API key begins."""

@@ -12,11 +12,11 @@ import time
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from clients.wire import KeyCreate, KeyCreated, KeyView
 from server.errors import NotFound
 from server.recording.episode import hash_of
 from server.store.database import new_id
 from server.store.tables import ApiKeyRow
+from upturn.wire import KeyCreate, KeyCreated, KeyView
 
 API_KEY = "up-"
 """How an API key begins."""

@@ -244,9 +244,9 @@ def read_records(session: Session, episode_ids: Sequence[str]) -> list[EpisodeRe
     return [
         EpisodeRecord(
             id=row.id,
-            status=row.status,
+            status=row.status,  # type: ignore[arg-type]
             error_class=row.error_class,
-            reason=row.reason,  # type: ignore[arg-type]
+            reason=row.reason,
             environment=row.environment,
             task=row.task,
             seed=row.seed,

@@ -13,12 +13,12 @@ from contextlib import suppress
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from clients.wire import EpisodeTrained, EpisodeTraining, KeyTrained, KeyTraining
 from server.errors import Conflict, NotFound
 from server.recording.episode import Episodes
 from server.store.database import Database
 from server.store.tables import BatchRow, EpisodeRow, RunEpisodeRow
 from server.store.writer import Writer
+from upturn.wire import EpisodeTrained, EpisodeTraining, KeyTrained, KeyTraining
 
 CHUNK = 20  # Episodes erased in one transaction: answers that wait for the writer meanwhile wait milliseconds.
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from clients.wire import RewardRule
 from server.store.tables import RewardRow, RewardSourceRow
+from upturn.wire import RewardRule
 
 OTHERS = "*"
 """Name of the rule for every source that has none of its own."""

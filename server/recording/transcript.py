@@ -5,13 +5,13 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from clients.wire import EpisodeView, StepView, TurnView
 from server.errors import NotFound
 from server.recording.episode import reward_view
 from server.recording.rewards import read_rules
 from server.recording.tokens import unpack_ids, unpack_logprobs
 from server.store.database import Database
 from server.store.tables import EpisodeRow, NodeRow, RewardRow, StepRow, TurnRow
+from upturn.wire import EpisodeView, StepView, TurnView
 
 
 def read_episode(database: Database, episode_id: str) -> EpisodeView:

@@ -170,8 +170,8 @@ def _by_rank(group: list[Pair]) -> list[Pair]:
     return [
         pair
         for joint, pairs in groupby(group, key=lambda pair: isinstance(pair[0], Many))
-        for pair in (sorted(pairs, key=lambda pair: pair[0].rank) if joint else pairs)
-    ]  # type: ignore[attr-defined]
+        for pair in (sorted(pairs, key=lambda pair: pair[0].rank) if joint else pairs)  # type: ignore[attr-defined]
+    ]
 
 
 def _kinds(group: list[Pair]) -> Iterator[list[Work]]:

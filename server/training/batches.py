@@ -12,10 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from clients.wire import BatchAck, BatchRequest, BatchView, PlayPlan, PlayRequest, PlayView, RunConfig, Sample
 from server.environments.plays import Plays
 from server.errors import Conflict, NotFound, Unavailable
-from server.policy.routing import Pointers
 from server.store.database import Database, new_id
 from server.store.tables import BatchRow, EpisodeRow, MetricRow, RunEpisodeRow
 from server.store.writer import Writer
@@ -24,6 +22,8 @@ from server.training.curriculum import record_of, tasks_of, tasks_of_step
 from server.training.gate import PromotionGate
 from server.training.runs import hold
 from server.training.selection import Selection, samples, select
+from server.versions.routing import Pointers
+from upturn.wire import BatchAck, BatchRequest, BatchView, PlayPlan, PlayRequest, PlayView, RunConfig, Sample
 
 WAIT_S = 10.0  # How long one request waits for the play; then the learner asks again.
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clients.wire import Sample
 from server.recording.tokens import unpack_ids, unpack_logprobs
 from server.recording.transcript import path_to
 from server.store.tables import NodeRow, TurnRow
+from upturn.wire import Sample
 
 
 def samples_of(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from clients.wire import RunConfig
 from server.store.tables import MetricRow, RunRow
 from server.training.runs import active_s, close_run
+from upturn.wire import RunConfig
 
 
 def end_if_spent(session: Session, run: RunRow, now: float) -> None:

@@ -12,10 +12,10 @@ import random
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from clients.wire import PlayPlan
 from server.environments.instances import find_family
 from server.errors import NotFound
 from server.store.tables import BatchRow, EpisodeRow
+from upturn.wire import PlayPlan
 
 RECENT = 32  # Newest episodes of a task that say how well the policy does it: four groups of eight.
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from clients.wire import EvaluationPlan, HorizonSchedule, PlayRequest
 from server.environments.plays import STOPPED, Plays, check_tasks
-from server.policy.tools import CALL_OPEN
+from server.rendering.tool_calls import CALL_OPEN
 from server.store.database import Database
 from server.store.tables import EpisodeRow, EvaluationRow, PlayRow, StepRow, TurnRow
 from server.training.curriculum import tasks_of_split
 from server.training.gate_rule import Measured
+from upturn.wire import EvaluationPlan, HorizonSchedule, PlayRequest
 
 ATTEMPTS = 3  # Plays of one evaluation that may be interrupted by the server's end.
 

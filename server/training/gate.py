@@ -3,7 +3,7 @@
 With adapters both are in the engine, and are evaluated when the run has ended. One engine of full weights holds one
 version: there the champion is evaluated before the run's first step. Everything the gate knows stands in rows (the
 run's `gate`, its evaluation plays), so after a restart it goes on with the figures it has and plays what is missing.
-No new run begins while a decision is due. What to decide is `gate_rule.py`, who acts on it `server/policy/swap.py`.
+No new run begins while a decision is due. What to decide is `gate_rule.py`, who acts on it `server/versions/swap.py`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,8 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from clients.wire import GateEvidence, RunConfig
 from server import background
 from server.errors import Conflict, Unavailable, UpturnError
-from server.policy import ledger
-from server.policy.routing import Pointers
-from server.policy.swap import Swap
 from server.settings import GateSettings
 from server.store.database import BROKEN, Database
 from server.store.tables import MetricRow, RunRow
@@ -27,6 +23,10 @@ from server.store.writer import Writer
 from server.training.evaluations import Evaluations, Unmeasurable, last_horizon
 from server.training.gate_rule import LOOKED_AT, Comparison, Measured, Pair, decide, too_few_verdicts
 from server.training.runs import Runs, undecided
+from server.versions import ledger
+from server.versions.routing import Pointers
+from server.versions.swap import Swap
+from upturn.wire import GateEvidence, RunConfig
 
 log = logging.getLogger("upturn.gate")
 LOOK_S = 1.0  # Pause between two looks for runs that have ended.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from clients.wire import EnvironmentEvidence, Figures, GateEvidence, Interval
 from server.settings import GateSettings
+from upturn.wire import EnvironmentEvidence, Figures, GateEvidence, Interval
 
 RESAMPLES = 10_000
 METHOD = f"percentile bootstrap of the mean gain over tasks, paired, each environment by itself, {RESAMPLES} resamples"

@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 from server import background
+from server.child_process import watched
 from server.errors import Unavailable
 from server.placement import Placement, visible
 from server.settings import LearnerSettings
 from server.store.database import BROKEN
 from server.training.runs import UNFINISHED, Runs
-from server.watch import watched
 
 log = logging.getLogger("upturn.learner")
 STOP_S = 10.0  # How long a learner may take to give its batch back.
@@ -25,7 +25,7 @@ LOOK_S = 2.0  # Pause before looking again for a run: one that another server qu
 
 def program(settings: LearnerSettings) -> list[str]:
     """Return the command line of the learner, as far as settings decide it."""
-    several = ["learner.launch", "--processes", str(settings.processes)]
+    several = ["learner.parallel.launch", "--processes", str(settings.processes)]
     threads = [] if settings.threads is None else ["--threads", str(settings.threads)]
     nice = ["nice", "-n", str(settings.nice)] if settings.nice else []
     return [*nice, sys.executable, "-m", *(several if settings.processes > 1 else ["learner", "run"]), *threads]

@@ -2,7 +2,7 @@
 
 What is watched stands in the ledger: the row that made the champion what it is, while that is a promotion, and the
 newest row, while that is a canary. Every few seconds the rewards are read again and compared again from the first one,
-so a restart loses nothing. What counts as worse is `regression.py`, who acts on it `server/policy/swap.py`.
+so a restart loses nothing. What counts as worse is `regression.py`, who acts on it `server/versions/swap.py`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
-from clients.wire import LiveEvidence
 from server import background
 from server.errors import NotFound, UpturnError
-from server.policy import ledger
-from server.policy.routing import Pointers
-from server.policy.swap import Swap
 from server.settings import CanarySettings, SettingsError, WatchSettings
 from server.store.database import BROKEN, Database
 from server.store.tables import PolicyVersionRow, PromotionRow
 from server.training.live_rewards import live_rewards
 from server.training.regression import compare, fewest, said
+from server.versions import ledger
+from server.versions.routing import Pointers
+from server.versions.swap import Swap
+from upturn.wire import LiveEvidence
 
 log = logging.getLogger("upturn.watch")
 T = TypeVar("T")

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clients.wire import LiveEvidence, LiveFigures
 from server.settings import WatchSettings
+from upturn.wire import LiveEvidence, LiveFigures
 
 METHOD = "betting on pairs of episodes, arXiv:2010.09686"
 BETS = np.arange(1, 20)[:, None] / 20

@@ -12,12 +12,12 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from clients.wire import RunClaim, RunConfig, RunEnd, RunStep, RunView
 from server.errors import BadRequest, Conflict, NotFound
-from server.policy.routing import Pointers
 from server.store.database import Database, new_id
 from server.store.tables import BatchRow, MetricRow, RunRow
 from server.store.writer import Writer
+from server.versions.routing import Pointers
+from upturn.wire import RunClaim, RunConfig, RunEnd, RunStep, RunView
 
 SLOT = "learner"
 UNFINISHED = ("queued", "running", "paused")
@@ -320,10 +320,10 @@ def undecided() -> sa.Select[RunRow]:
 def _view(row: RunRow, steps: list[RunStep]) -> RunView:
     return RunView(
         id=row.id,
-        state=row.state,
+        state=row.state,  # type: ignore[arg-type]
         trigger=row.trigger,
         config=RunConfig.model_validate(row.config),
-        step=row.step,  # type: ignore[arg-type]
+        step=row.step,
         reason=row.reason,
         learner=row.learner,
         first_version=row.first_version,

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from clients.wire import EpisodesTrigger, RunConfig, RunView, ScheduleView, Trigger, TriggerCreate, TriggerView
 from server import background
 from server.errors import BadRequest, Conflict, NotFound, Unavailable
 from server.settings import ScheduleSettings
@@ -28,6 +27,7 @@ from server.training.learner_process import LearnerProcess
 from server.training.runs import UNFINISHED, Runs, new_run, pause_run, resume_run
 from server.training.triggers import check_trigger, idle_s, next_time, read_trigger, why
 from server.training.windows import Windows
+from upturn.wire import EpisodesTrigger, RunConfig, RunView, ScheduleView, Trigger, TriggerCreate, TriggerView
 
 log = logging.getLogger("upturn.schedule")
 LOOK_S = 60.0  # Longest pause between two looks: other servers and late rewards change what is due.
@@ -331,9 +331,9 @@ def _trigger_view(row: TriggerRow, held: list[str], activity: Activity, now: flo
         waits_for = "its time"
     return TriggerView(
         name=row.name,
-        source=row.source,
+        source=row.source,  # type: ignore[arg-type]
         trigger=trigger,
-        next_at=row.next_at,  # type: ignore[arg-type]
+        next_at=row.next_at,
         due_since=row.due_since,
         waits_for=waits_for,
         fired_at=row.fired_at,

@@ -14,11 +14,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from clients.wire import LivePlan, RunConfig, Sample
 from server.recording.transcript import mean, nodes_of
 from server.store.tables import ApiKeyRow, EpisodeRow, NodeRow, RewardRow, RunEpisodeRow, StepRow, TurnRow
 from server.training.branches import samples_of
 from server.training.rewards import rewards_of
+from upturn.wire import LivePlan, RunConfig, Sample
 
 LIVE_CANDIDATES = 1024  # Newest live episodes among which groups are looked for.
 MIN_GROUP = 2  # A group's advantage needs a comparison.

@@ -12,8 +12,8 @@ from apscheduler.triggers.cron import CronTrigger as CronTimes
 from apscheduler.triggers.interval import IntervalTrigger as IntervalTimes
 from pydantic import TypeAdapter
 
-from clients.wire.schedule import CronTrigger, EpisodesTrigger, IdleTrigger, IntervalTrigger, Trigger
 from server.training.windows import zone
+from upturn.wire.schedule import CronTrigger, EpisodesTrigger, IdleTrigger, IntervalTrigger, Trigger
 
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _NUMBERS = re.compile(r"(?:(\*)|([0-7])(?:-([0-7]))?)(?:/([1-7]))?")

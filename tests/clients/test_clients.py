@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from clients.wire import TurnView
-from tests.e2e.test_load import recorded
-from tests.live import Live, script, serving, settings_for
+from tests.e2e.reliability.test_load import recorded
+from tests.support.live import Live, script, serving, settings_for
+from upturn.wire import TurnView
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 TOLD = "It rains in Paris."

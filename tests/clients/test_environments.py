@@ -16,7 +16,7 @@ import pytest
 
 from env_adapters import family, register
 from env_adapters.protocol import Transition
-from tests.live import Live
+from tests.support.live import Live
 
 TASK = "1/acacia_planks"
 SOLUTION = ("get 1 acacia logs", "craft 4 acacia planks using 1 acacia logs")

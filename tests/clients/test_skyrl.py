@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.conftest import interpreter
-from tests.live import Live
+from tests.support.live import Live
 
 HERE = Path(__file__).parent
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from server.engines.factory import LocalOptions, make_engine
+from server.engines.protocol import Engine, Piece, SamplingParams, Weights
+from server.engines.scripted import scripted_logprobs
 from server.errors import Conflict, ContextTooLong, NotFound
-from server.policy.bytes_tokenizer import BytesTokenizer
-from server.policy.engine import Engine, Piece, SamplingParams, Weights
-from server.policy.engines import LocalOptions, make_engine
-from server.policy.scripted import scripted_logprobs
-from tests.engine_bench import LONG, OPTIONS, TEXT, children, gap, joined, logits_of, logprobs_of
+from server.rendering.bytes_tokenizer import BytesTokenizer
+from tests.support.engine_bench import LONG, OPTIONS, TEXT, children, gap, joined, logits_of, logprobs_of
 
 VLLM = pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.timeout(900)])
 

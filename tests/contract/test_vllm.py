@@ -11,11 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from server.engines.factory import make_engine
+from server.engines.protocol import Weights
+from server.engines.vllm_process import VllmProcess, answers
 from server.errors import EngineError
-from server.policy.engine import Weights
-from server.policy.engines import make_engine
-from server.policy.vllm_process import VllmProcess, answers
-from tests.engine_bench import OPTIONS, TEXT, children, gap, logits_of, logprobs_of
+from tests.support.engine_bench import OPTIONS, TEXT, children, gap, logits_of, logprobs_of
 
 
 @pytest.mark.vllm
@@ -51,7 +51,7 @@ async def test_a_vllm_that_cannot_start_says_why(tiny: dict[str, Weights], tmp_p
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], psutil.Process]]:
     """A stand-in server that runs the watcher over a command with a child of its own."""
-    watch = Path(__file__).parents[2] / "server" / "watch.py"
+    watch = Path(__file__).parents[2] / "server" / "child_process.py"
     command = ["sh", "-c", "sleep 1000 & sleep 1000"]
     program = (
         f"import os, subprocess, sys\nsubprocess.Popen([sys.executable, '-I', {str(watch)!r}, str(os.getpid()), "
@@ -61,7 +61,7 @@ def watched(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], psutil.Pr
         process = psutil.Process(server.pid)
         while sum(p.name() == "sleep" for p in process.children(recursive=True)) < 2:
             time.sleep(0.05)
-        yield server, next(p for p in process.children() if "watch.py" in " ".join(p.cmdline()))
+        yield server, next(p for p in process.children() if "child_process.py" in " ".join(p.cmdline()))
         server.kill()
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from server.engines.protocol import Weights
 from server.errors import BadRequest
-from server.policy.engine import Weights
-from server.policy.weights import validate_adapter, validate_full, with_explicit_head
+from server.models.weights import validate_adapter, validate_full, with_explicit_head
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 
-from clients.wire import EpisodeOpen
 from server.settings import EnvironmentSettings
-from tests.live import Live, script, serving, settings_for
+from tests.support.live import Live, script, serving, settings_for
+from upturn.wire import EpisodeOpen
 
-MODULES = ["tests.environments.odd", "tests.environments.odd_thread", "tests.environments.odd_inline"]
+MODULES = [
+    "tests.support.environments.odd",
+    "tests.support.environments.odd_thread",
+    "tests.support.environments.odd_inline",
+]
 Serve = Callable[..., Live]
 
 

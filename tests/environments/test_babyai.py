@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from env_adapters import family
-from env_adapters.babyai import (
+from env_adapters.babyai.family import (
     LEVELS,
     TOOLS,
     UNWINNABLE,
@@ -24,8 +24,8 @@ from env_adapters.babyai import (
     sight_of,
     world_of,
 )
-from env_adapters.babyai_oracle import solve
-from env_adapters.babyai_text import FORWARD, LEFT, PICK_UP, RIGHT, Pose, World, describe, look
+from env_adapters.babyai.oracle import solve
+from env_adapters.babyai.text import FORWARD, LEFT, PICK_UP, RIGHT, Pose, World, describe, look
 from env_adapters.protocol import UnknownTask
 
 pytestmark = pytest.mark.filterwarnings("ignore:pkg_resources:UserWarning", "ignore::DeprecationWarning:pygame.*")

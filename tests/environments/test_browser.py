@@ -12,15 +12,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from env_adapters import browser, shop
-from env_adapters.browser_actions import USAGE, Action, read_action, text_of
-from env_adapters.miniwob import KINDS, make_family
+from env_adapters.browser import browser
+from env_adapters.browser.actions import USAGE, Action, read_action, text_of
+from env_adapters.miniwob.family import KINDS, make_family
+from env_adapters.shop import family as shop
 
 ROOT = Path(__file__).parents[2]
 ALL_KINDS = tuple(USAGE)
 OPENED = """
 import os, psutil
-from env_adapters.miniwob import make_family
+from env_adapters.miniwob.family import make_family
 game = make_family().make()
 game.reset("click-test/0", 0)
 print(*(process.pid for process in psutil.Process().children(recursive=True)), flush=True)

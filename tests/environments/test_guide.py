@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from clients.wire import EpisodeOpen, PlayRequest
 from tests.environments.conftest import Serve
+from upturn.wire import EpisodeOpen, PlayRequest
 
 GUIDE = Path(__file__).parents[2] / "docs" / "environments.md"
 

@@ -14,8 +14,8 @@ import pytest
 from gymnasium import spaces
 
 from env_adapters import family, kinds, names
-from env_adapters.gymnasium_ import TASKS, read_action
-from env_adapters.gymnasium_text import LONGEST, describe, read, show, uncoloured
+from env_adapters.gymnasium.family import TASKS, read_action
+from env_adapters.gymnasium.text import LONGEST, describe, read, show, uncoloured
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Transition, UnknownTask
 
 ROOT = Path(__file__).parents[2]

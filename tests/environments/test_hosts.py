@@ -16,13 +16,13 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from clients.client import Client
-from clients.wire import EpisodeOpen
-from env_adapters.host import Host
-from env_adapters.workers import EnvironmentTimeout, Workers
-from tests.e2e.test_faults import process
+from env_adapters.hosting.host import Host
+from env_adapters.hosting.workers import EnvironmentTimeout, Workers
+from tests.e2e.reliability.test_faults import process
 from tests.environments.conftest import MODULES, Serve, opened, says
-from tests.live import Live, script
+from tests.support.live import Live, script
+from upturn.client import Client
+from upturn.wire import EpisodeOpen
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,7 +128,12 @@ def test_no_host_outlives_its_server(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "win")
     with (
         process(
-            tmp_path / "data", model, "--engine.kind", "scripted", "--environments.modules", "tests.environments.odd"
+            tmp_path / "data",
+            model,
+            "--engine.kind",
+            "scripted",
+            "--environments.modules",
+            "tests.support.environments.odd",
         ) as (server, url),
         Client(url) as client,
     ):

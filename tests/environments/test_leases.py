@@ -12,13 +12,13 @@ import httpx2
 import psutil
 import pytest
 
-from clients.client import UpturnAPIError
-from clients.wire import EpisodeOpen, EpisodeView, PlayRequest
 from env_adapters import family
-from tests.e2e.test_database_faults import locked
+from tests.e2e.recording.test_database_faults import locked
 from tests.environments.conftest import Serve, opened, says
 from tests.environments.test_hosts import wait_until
-from tests.live import Live
+from tests.support.live import Live
+from upturn.client import UpturnAPIError
+from upturn.wire import EpisodeOpen, EpisodeView, PlayRequest
 
 
 def passes(live: Live, seconds: float) -> None:

@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from env_adapters import family
-from env_adapters.miniwob import MiniWob
-from env_adapters.miniwob_pages import LEFT_OUT, PAGES
+from env_adapters.miniwob.family import MiniWob
+from env_adapters.miniwob.pages import LEFT_OUT, PAGES
 from env_adapters.protocol import UnknownTask
 
 MINIWOB = family("miniwob")

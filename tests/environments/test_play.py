@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from clients.wire import BatchRequest, PlayRequest, PlayView, RunClaim, RunConfig, RunRequest
 from env_adapters.__main__ import main
 from tests.environments.conftest import MODULES, Serve
-from tests.live import Live
+from tests.support.live import Live
+from upturn.wire import BatchRequest, PlayRequest, PlayView, RunClaim, RunConfig, RunRequest
 
 ROOT = Path(__file__).parents[2]
 ODD = ("--module", MODULES[1])

@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from clients.wire import EpisodeOpen
 from env_adapters import UnknownTask, family, names, register
-from env_adapters.agentgym import KINDS, NoAction
-from env_adapters.mcp import read_call
-from env_adapters.openenv import Form
 from env_adapters.protocol import Environment, EnvironmentFailure, Transition
-from env_adapters.remote import place
-from tests.environments.elsewhere import guessing
-from tests.live import Live, serving, settings_for
+from env_adapters.remote.agentgym import KINDS, NoAction
+from env_adapters.remote.connection import place
+from env_adapters.remote.mcp import read_call
+from env_adapters.remote.openenv import Form
+from tests.support.environments.elsewhere import guessing
+from tests.support.live import Live, serving, settings_for
+from upturn.wire import EpisodeOpen
 
 ROOT = Path(__file__).parents[2]
 SOLUTION = ("get 1 acacia logs", "craft 4 acacia planks using 1 acacia logs")
@@ -260,7 +260,7 @@ def test_an_answer_that_makes_no_sense_is_a_failure_and_no_reward(answer: str) -
 
 
 def test_an_answer_that_is_too_large_or_a_redirect_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("env_adapters.remote.ANSWER_BYTES", 1000)
+    monkeypatch.setattr("env_adapters.remote.connection.ANSWER_BYTES", 1000)
     with guessing("textcraft") as server:
         env, _ = begun(f"agentgym:textcraft@{server.url}", "textcraft/7")
         server.step_answer = '{"observation": "' + "x" * 2000 + '"}'
@@ -386,7 +386,7 @@ def test_a_call_is_read_from_an_answer(text: str, call: tuple[str, dict[str, Any
 
 def test_a_server_plays_an_environment_of_another_one_and_records_it(live: Live, tmp_path: Path) -> None:
     from server.environments.sessions import EnvironmentSettings
-    from tests.live import script
+    from tests.support.live import script
 
     remote = {
         f"far-{kind}": f"{spec}@{live.url}/{path}/textcraft"

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from env_adapters.protocol import EnvironmentFailure
-from env_adapters.search import make_family
-from tests.live import Live
+from env_adapters.search.family import make_family
+from tests.support.live import Live
 
 TASK = "2/former-northern-rhodesia/capital"
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from env_adapters import family, sciworld_java
+from env_adapters import family
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, UnknownTask
-from env_adapters.sciworld import INVALID, MORE, MOVES, NO_CHOICE, PAPER, SciWorld, read_action
+from env_adapters.sciworld import java as sciworld_java
+from env_adapters.sciworld.family import INVALID, MORE, MOVES, NO_CHOICE, PAPER, SciWorld, read_action
 
 SCIWORLD = family("sciworld")
 SOLVED = (

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from env_adapters.protocol import EnvironmentFailure, Transition, UnknownTask
-from env_adapters.search import Inquiry, Search, f1, make_family, normalised, read_action
-from env_adapters.search_corpus import Factbook, JsonLines
-from env_adapters.search_facts import entries
-from env_adapters.search_index import Index, build
-from env_adapters.search_questions import MORE, Question, factbook_questions
+from env_adapters.search.corpus import Factbook, JsonLines
+from env_adapters.search.facts import entries
+from env_adapters.search.family import Inquiry, Search, f1, make_family, normalised, read_action
+from env_adapters.search.index import Index, build
+from env_adapters.search.questions import MORE, Question, factbook_questions
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = {question.task: question for question in factbook_questions()}

@@ -14,12 +14,12 @@ import pytest
 import websockets
 from websockets.sync.client import ClientConnection, connect
 
-from clients.wire import EpisodeView, KeyCreate
 from env_adapters import family
 from server.api.served import guests
 from server.environments.sessions import EnvironmentSettings
 from server.recording.keys import create_key
-from tests.live import Live, script, serving, settings_for, until
+from tests.support.live import Live, script, serving, settings_for, until
+from upturn.wire import EpisodeView, KeyCreate
 
 TEXTCRAFT = family("textcraft")
 TASKS = [*TEXTCRAFT.tasks("train"), *TEXTCRAFT.tasks("test")]

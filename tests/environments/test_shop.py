@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from env_adapters import browser, family
-from env_adapters.browser_web import Request
+from env_adapters import family
+from env_adapters.browser import browser
+from env_adapters.browser.web import Request
 from env_adapters.protocol import EnvironmentFailure, Transition, UnknownTask
-from env_adapters.shop import KINDS, Shop, all_tasks, make_family
-from env_adapters.shop_site import database
-from env_adapters.shop_site.site import Site
-from env_adapters.shop_site.tasks import TEMPLATES, Task, is_done
+from env_adapters.shop import database
+from env_adapters.shop.family import KINDS, Shop, all_tasks, make_family
+from env_adapters.shop.site import Site
+from env_adapters.shop.tasks import TEMPLATES, Task, is_done
 
 SHOP = make_family()
 ROOT = Path(__file__).parents[2]

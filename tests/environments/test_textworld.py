@@ -13,9 +13,9 @@ import pytest
 
 from env_adapters import family
 from env_adapters.protocol import Reset, Transition, UnknownTask
-from env_adapters.textworld import TOOLS, Game
-from env_adapters.textworld_games import LEVELS, load
-from env_adapters.textworld_text import find_command
+from env_adapters.textworld.family import TOOLS, Game
+from env_adapters.textworld.games import LEVELS, load
+from env_adapters.textworld.text import find_command
 
 pytestmark = pytest.mark.filterwarnings("ignore:Not enough variation")
 ROOT = Path(__file__).parents[2]

@@ -13,12 +13,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from clients.client import Client
-from clients.wire import EpisodeView
-from server.policy.bytes_tokenizer import BytesTokenizer
-from tests.e2e.test_faults import process
-from tests.e2e.test_load import recorded, wait_until
-from tests.live import script
+from server.rendering.bytes_tokenizer import BytesTokenizer
+from tests.e2e.reliability.test_faults import process
+from tests.e2e.reliability.test_load import recorded, wait_until
+from tests.support.live import script
+from upturn.client import Client
+from upturn.wire import EpisodeView
 
 KILLS = 25
 SEED = 9755

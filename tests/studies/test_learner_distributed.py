@@ -14,18 +14,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clients.wire import OptimiserConfig
-from learner import launch
 from learner.__main__ import parser as learner_options
 from learner.loop import do_next_run
 from learner.minibatch import deal
+from learner.parallel import launch
 from server.settings import LearnerSettings
 from server.training.learner_process import program
-from tests.learner_process import work
-from tests.tiny_model import make_tiny_model
-from tests.unit.test_learner_loop import CONFIG, set_up
-from tests.unit.test_learner_program import held_at_publishing, over_http
-from tests.unit.test_learner_samples import random_samples, unguarded
+from tests.support.learner_process import work
+from tests.support.tiny_model import make_tiny_model
+from tests.unit.learner.test_learner_loop import CONFIG, set_up
+from tests.unit.learner.test_learner_program import held_at_publishing, over_http
+from tests.unit.learner.test_learner_samples import random_samples, unguarded
+from upturn.wire import OptimiserConfig
 
 ROOT = Path(__file__).parents[2]
 PLAIN = unguarded(steps=4, optimiser=OptimiserConfig(lr=1e-4))  # Adam makes up to twice lr of a gradient near 0
@@ -39,7 +39,7 @@ CONFIGS = {
 
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `tests/learner_process.py` as two processes and wait for them."""
+    """Run `tests/support/learner_process.py` as two processes and wait for them."""
     command = [
         sys.executable,
         "-m",
@@ -48,7 +48,7 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
         "--nproc-per-node",
         "2",
         "-m",
-        "tests.learner_process",
+        "tests.support.learner_process",
         *arguments,
     ]
     return subprocess.run(
@@ -171,7 +171,7 @@ def options(url, tmp_path):
 
 
 def launched(url, tmp_path):
-    command = [sys.executable, "-m", "learner.launch", "--processes", "2", *options(url, tmp_path)]
+    command = [sys.executable, "-m", "learner.parallel.launch", "--processes", "2", *options(url, tmp_path)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -252,7 +252,7 @@ def second_of(launcher):
 def test_the_server_starts_as_many_processes_as_its_settings_say(processes):
     settings = LearnerSettings(processes=processes, threads=3)
     _, dash_m, module, *arguments = program(settings)
-    assert (dash_m, module) == ("-m", "learner" if processes == 1 else "learner.launch")
+    assert (dash_m, module) == ("-m", "learner" if processes == 1 else "learner.parallel.launch")
     if processes > 1:
         own, arguments = launch.parser().parse_known_args(arguments)
         assert own.processes == processes

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from clients.wire import (
+from server.settings import EngineSettings, EnvironmentSettings, LearnerSettings, ScheduleSettings
+from tests.support.environments.first_byte import make_family
+from tests.support.live import Live, serving, settings_for, until
+from tests.support.tiny_model import make_tiny_model
+from upturn.wire import (
     CronTrigger,
     EpisodeOpen,
     EvaluationPlan,
@@ -21,10 +25,6 @@ from clients.wire import (
     RunView,
     Sampling,
 )
-from server.settings import EngineSettings, EnvironmentSettings, LearnerSettings, ScheduleSettings
-from tests.environments.first_byte import make_family
-from tests.live import Live, serving, settings_for, until
-from tests.tiny_model import make_tiny_model
 
 SHORT = Sampling(max_tokens=2)
 NIGHT = datetime(2031, 5, 6, tzinfo=UTC).timestamp()
@@ -90,7 +90,7 @@ def test_better_is_promoted_worse_is_not_and_what_users_reward_less_is_taken_bac
         weights="adapter",
         learner=LearnerSettings(start=True, threads=1),
         schedule=ScheduleSettings(triggers=triggers),
-        environments=EnvironmentSettings(modules=["tests.environments.first_byte"], workers=0),
+        environments=EnvironmentSettings(modules=["tests.support.environments.first_byte"], workers=0),
     )
     with serving(settings) as live:
         first = run_of_hour(live, 1)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from server.engines.protocol import SamplingParams, Weights
 from server.errors import EngineError
-from server.policy.engine import SamplingParams, Weights
-from tests.engine_bench import LONG, TEXT, children, own_vllm
+from tests.support.engine_bench import LONG, TEXT, children, own_vllm
 
 
 @pytest.mark.vllm

@@ -14,7 +14,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.api.access import CallerOf, needs
+from server.api.access.authentication import CallerOf, needs
 from server.api.served.guests import Guest, guests_of, tasks_of
 from server.api.state import Parts
 from server.environments.sessions import find_family

@@ -14,12 +14,12 @@ from collections import OrderedDict
 
 from starlette.applications import Starlette
 
-from clients.wire import EpisodeOpen, StepResult
 from env_adapters.protocol import Reset
 from server.api.state import State
 from server.environments.sessions import Held, find_family
 from server.errors import Conflict, EnvironmentsFull, NotFound
 from server.recording.episode import Episode
+from upturn.wire import EpisodeOpen, StepResult
 
 KEPT = 10_000
 """Guests that are kept by name; ours."""

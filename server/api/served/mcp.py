@@ -18,7 +18,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from env_adapters.protocol import Family
-from server.api.access import CallerOf, needs
+from server.api.access.authentication import CallerOf, needs
 from server.api.served.guests import Guest, by_seed, guests_of
 from server.api.state import Parts
 from server.errors import BadRequest, Conflict, NotFound, UpturnError

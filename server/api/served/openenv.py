@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.api.access import key_of, needs
-from server.api.callers import Caller
+from server.api.access.authentication import key_of, needs
+from server.api.access.callers import Caller
 from server.api.served.guests import Guest, by_seed
 from server.api.state import Parts, State
 from server.errors import Forbidden, RateLimited, UpturnError

@@ -1,0 +1,1 @@
+"""BabyAI: grid worlds described in words."""

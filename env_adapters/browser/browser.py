@@ -1,0 +1,326 @@
+"""One Chromium per process, shared by all web environments, in a thread with an event loop of its own.
+
+Responsible for starting it when it is needed, for replacing one that has died or hangs (only the episodes in it fail),
+and for letting none outlive this process, not even a killed one: Chromium is driven over a pipe and ends with it.
+Every request of the browser goes to `browser_web.py`, so pages reach our own hosts only. What happens inside a page is
+`browser_tab.py`. Playwright (Apache-2.0) drives Debian's `chromium-headless-shell`, else its `chromium`, which takes
+twice the time for each page that is loaded (measured), or the program that `CHROMIUM` names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import importlib.util
+import logging
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from env_adapters.browser.web import Web
+from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser as PlaywrightBrowser
+    from playwright.async_api import BrowserContext, CDPSession, Page, Playwright
+
+T = TypeVar("T")
+log = logging.getLogger("env_adapters.browser.browser")
+OFF = (
+    "SpareRendererForSitePerProcess",
+    "ProactivelySwapBrowsingInstance",
+    "BackForwardCache",
+    "HttpsUpgrades",
+    "HttpsFirstBalancedModeAutoEnable",
+    "MediaRouter",
+    "PaintHolding",
+    "OptimizationHints",
+    "PreconnectToSearch",
+    "NetworkTimeServiceQuerying",
+    "AimEnabled",
+    "LensOverlay",
+    "DestroyProfileOnBrowserClose",
+)
+"""The first three start a process for each page that is loaded: a fifth of its cost (measured). The others ask the
+network for something, or are off in Playwright's own list, which this one replaces."""
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-features=" + ",".join(OFF),
+    "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
+]
+"""Beside Playwright's own, which switch background networking, sync and updates off. No sandbox: Chromium has none
+where it runs as root, and the pages are our own."""
+START_S = 30.0
+CALL_S = 45.0
+"""Longest call of a page; ours. A click takes hundredths of a second, but many share the machine."""
+PULSE_S = 5.0
+"""How long the browser may take to say that it lives, after a call was late."""
+MOST_SPARE = 8
+"""Windows that are kept for the next episodes: to make one takes four times as long as to load a page (measured)."""
+LOADING = 4
+"""Pages that are opened at the same time: more only hinder each other (measured)."""
+PAGES = 40
+"""Pages that a window loads before their memory is collected; else Chromium keeps 1 MB of each, without end (measured).
+"""
+REST_S = 60.0
+"""A browser that no episode uses for so long is closed; ours."""
+NEEDS = "pip install playwright, and Chromium (apt-get install chromium-headless-shell, or chromium)"
+PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser")
+
+
+class BrowserDied(EnvironmentFailure):
+    """The browser, or the page in it, has died or hangs."""
+
+
+def program() -> str | None:
+    """Return the path of Chromium, or None."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, PROGRAMS)), None)
+
+
+def missing() -> str | None:
+    """Return what has to be installed, or None."""
+    return None if importlib.util.find_spec("playwright") and program() else NEEDS
+
+
+@cache
+def page_script() -> str:
+    """Return what runs in every page before its own scripts."""
+    return Path(__file__).with_name("page.js").read_text(encoding="utf-8")
+
+
+@dataclass(eq=False, slots=True)
+class Window:
+    """A context with one page, which one episode has at a time."""
+
+    context: BrowserContext
+    page: Page
+    session: CDPSession
+    size: tuple[int, int]
+    loaded: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the page has a new document, or is gone: whoever waits for it asks the page next."""
+    crashed: bool = False
+    pages: int = 0
+    """How many it has loaded since their memory was collected."""
+
+    def has_loaded(self) -> None:
+        """Note that there is a new document."""
+        self.pages += 1
+        self.loaded.set()
+
+    async def tidy(self) -> None:
+        """Collect the memory of pages that were left, once they are many."""
+        if self.pages >= PAGES:
+            self.pages = 0
+            await self.session.send("HeapProfiler.collectGarbage")
+
+
+class Browser:
+    """The browser of this process. `call` and `close` may be used in any thread, the rest in the browser's loop."""
+
+    def __init__(self) -> None:
+        self.web = Web()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="browser", daemon=True)
+        self._thread.start()
+        self.loading = asyncio.Semaphore(LOADING)
+        """Held while a page is opened."""
+        self._starting = asyncio.Lock()
+        self._playwright: Playwright | None = None
+        self._browser: PlaywrightBrowser | None = None
+        self._pid = 0
+        self._port = 0
+        self._used: set[Window] = set()
+        self._spare: list[Window] = []
+        self._rest: asyncio.TimerHandle | None = None
+
+    def call(self, work: Coroutine[Any, Any, T], limit_s: float = CALL_S) -> T:
+        """Do something in the browser's loop and wait for it.
+
+        Raises:
+            BrowserDied: it did not end in time, or its page or the browser is gone.
+        """
+        from playwright.async_api import Error
+
+        waiting: Future[T] = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, limit_s), self._loop)
+        try:
+            return waiting.result()
+        except TimeoutError:
+            asyncio.run_coroutine_threadsafe(self._check(), self._loop).result()
+            raise BrowserDied(f"the page did not answer within {limit_s:g} s") from None
+        except Error as error:
+            raise BrowserDied(f"the page or its browser is gone: {str(error).splitlines()[0]}") from error
+
+    async def window(self, size: tuple[int, int]) -> Window:
+        """Return a window of this size: a spare one without anything of its last episode, or a new one."""
+        if self._rest is not None:
+            self._rest.cancel()
+        browser = await self._started()
+        found = next((window for window in self._spare if window.size == size), None)
+        if found is None:
+            found = await self._new_window(browser, size)
+        else:
+            self._spare.remove(found)
+            await found.context.clear_cookies()
+        self._used.add(found)
+        return found
+
+    async def put_back(self, window: Window, *, sound: bool) -> None:
+        """Give a window back; one that is not sound is closed."""
+        self._used.discard(window)
+        alive = window.context.browser is self._browser and not window.crashed
+        if sound and alive and len(self._spare) < MOST_SPARE:
+            self._spare.append(window)
+        else:
+            await self._close_context(window.context)
+        if not self._used:
+            self._rest = self._loop.call_later(REST_S, lambda: asyncio.ensure_future(self._end_unused()))
+
+    async def _new_window(self, browser: PlaywrightBrowser, size: tuple[int, int]) -> Window:
+        """Make a context: no service workers, no downloads, the same language and time zone everywhere."""
+        context = await browser.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            service_workers="block",
+            accept_downloads=False,
+            locale="en-US",
+            timezone_id="UTC",
+            reduced_motion="reduce",
+        )
+        try:
+            await context.add_init_script(page_script())
+            page = await context.new_page()
+            window = Window(context, page, await context.new_cdp_session(page), size)
+        except BaseException:
+            await self._close_context(context)
+            raise
+        page.on("domcontentloaded", lambda _: window.has_loaded())
+        page.on("close", lambda _: window.loaded.set())
+        page.on("crash", lambda _: self._lose(window))
+        return window
+
+    async def _lose(self, window: Window) -> None:
+        """Close a window whose page's process has died: nothing else ends the calls that wait for it."""
+        window.crashed = True
+        if window in self._spare:
+            self._spare.remove(window)
+        await self._close_context(window.context)
+
+    async def _close_context(self, context: BrowserContext) -> None:
+        """Close a context; of a browser that has died there is nothing to close."""
+        from playwright.async_api import Error
+
+        with suppress(Error, TimeoutError):
+            await asyncio.wait_for(context.close(), PULSE_S)
+
+    def close(self) -> None:
+        """End the browser and its thread."""
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self.web.stop(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    async def _started(self) -> PlaywrightBrowser:
+        async with self._starting:
+            if self._browser is not None and self._browser.is_connected():
+                return self._browser
+            await self._kill()
+            return await self._start()
+
+    async def _start(self) -> PlaywrightBrowser:
+        from playwright.async_api import async_playwright
+
+        path = program()
+        if path is None:
+            raise EnvironmentMissing(NEEDS)
+        self._port = self._port or await self.web.start()
+        self._playwright = await async_playwright().start()
+        self._browser = await self._playwright.chromium.launch(
+            executable_path=path,
+            args=FLAGS,
+            timeout=START_S * 1000,
+            handle_sigint=False,
+            handle_sigterm=False,
+            handle_sighup=False,
+            proxy={"server": f"http://127.0.0.1:{self._port}", "bypass": "<-loopback>"},
+        )
+        session = await self._browser.new_browser_cdp_session()
+        processes = (await session.send("SystemInfo.getProcessInfo"))["processInfo"]
+        self._pid = next(process["id"] for process in processes if process["type"] == "browser")
+        return self._browser
+
+    async def _check(self) -> None:
+        """Find out whether the browser lives; kill it if it does not say so."""
+        from playwright.async_api import Error
+
+        browser = self._browser
+        if browser is None:
+            return
+        try:
+            async with asyncio.timeout(PULSE_S):
+                session = await browser.new_browser_cdp_session()
+                await session.detach()
+        except (TimeoutError, Error) as error:
+            log.warning("the browser hangs and is killed: %s", type(error).__name__)
+            if self._browser is browser:
+                await self._kill()
+
+    async def _kill(self) -> None:
+        """End the browser without waiting for its agreement."""
+        from playwright.async_api import Error
+
+        browser, playwright, pid = self._browser, self._playwright, self._pid
+        self._browser, self._playwright, self._pid = None, None, 0
+        self._spare.clear()
+        if pid:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(Error, TimeoutError):
+            if browser is not None:
+                await asyncio.wait_for(browser.close(), PULSE_S)
+        with suppress(Error, TimeoutError):
+            if playwright is not None:
+                await asyncio.wait_for(playwright.stop(), PULSE_S)
+
+    async def _end_unused(self) -> None:
+        async with self._starting:
+            if not self._used:
+                await self._end()
+
+    async def _end(self) -> None:
+        browser = self._browser
+        if browser is not None and browser.is_connected():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(browser.close(), PULSE_S)
+                self._pid = 0
+        await self._kill()
+
+
+_shared: Browser | None = None
+_lock = threading.Lock()
+
+
+def shared() -> Browser:
+    """Return this process's browser, which starts with its first context and ends with the process.
+
+    Raises:
+        EnvironmentMissing: Playwright or Chromium is not installed.
+    """
+    global _shared
+    if (needs := missing()) is not None:
+        raise EnvironmentMissing(needs)
+    with _lock:
+        if _shared is None:
+            _shared = Browser()
+            atexit.register(_shared.close)
+        return _shared

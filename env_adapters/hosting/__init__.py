@@ -1,0 +1,1 @@
+"""Where environments run: instances, threads with a time limit, and host processes."""

@@ -1,0 +1,1 @@
+"""Remote environments by URL: AgentGym, OpenEnv, and MCP."""

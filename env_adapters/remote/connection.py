@@ -1,0 +1,222 @@
+"""What environments elsewhere have in common: where they are, JSON over HTTP with bounds, and splits of their tasks.
+
+Each protocol has its own file. A URL may carry a key as its user name (`https://KEY@host/...`): it is sent as a bearer
+token and shown to nobody. What comes back is data: its size is bounded, and redirects are not followed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from env_adapters.protocol import Environment, EnvironmentFailure, Isolation, UnknownTask
+
+if TYPE_CHECKING:
+    import httpx2
+
+KINDS = {
+    "agentgym": "env_adapters.remote.agentgym",
+    "openenv": "env_adapters.remote.openenv",
+    "mcp": "env_adapters.remote.mcp",
+    "search": "env_adapters.search.family",
+}
+"""The protocols, and the module that speaks each. `make_family(argument, name)` of it checks the argument."""
+TIMEOUT_S = 100.0
+"""For one answer of the other server; ours. AgentGym's own clients wait 300 s."""
+ANSWER_BYTES = 8 * 2**20
+TEST_SHARE = 0.2
+SEEDS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a server is."""
+
+    url: str
+    """Without its key, and without a slash at the end."""
+    headers: dict[str, str]
+    fragment: str = ""
+
+    def __str__(self) -> str:
+        return self.url
+
+
+def place(url: str) -> Place:
+    """Read a URL.
+
+    Raises:
+        ValueError: it is not an http or https URL with a host.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.port == 0:
+        raise ValueError(f"{parts.scheme}://{parts.hostname or ''} is not a URL like http://host:8000/path")
+    headers = {"authorization": f"Bearer {unquote(parts.username)}"} if parts.username else {}
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl().rstrip("/")
+    return Place(bare, headers, parts.fragment)
+
+
+class Http:
+    """A blocking client of one server, for one episode."""
+
+    def __init__(self, where: Place) -> None:
+        import httpx2
+
+        self._client = httpx2.Client(headers=where.headers, timeout=TIMEOUT_S)
+        self._where = where
+
+    def call(self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None) -> Any:
+        """Send a request and return the JSON of its answer.
+
+        Raises:
+            EnvironmentFailure: no answer, another status than 200, too much, or no JSON.
+        """
+        answer, content = self.send(method, path, body, headers=headers)
+        if answer.status_code != 200:
+            raise EnvironmentFailure(f"{self._where}{path} answered {answer.status_code}: {content[:300]!r}")
+        return parse(content)
+
+    def send(
+        self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None
+    ) -> tuple[httpx2.Response, str]:
+        """Send a request; return the answer of any status, and its text."""
+        import httpx2
+
+        try:
+            with self._client.stream(method, self._where.url + path, json=body, headers=headers) as answer:
+                content = bytearray()
+                for part in answer.iter_bytes():
+                    content += part
+                    if len(content) > ANSWER_BYTES:
+                        raise EnvironmentFailure(f"{self._where}{path} answered more than {ANSWER_BYTES} bytes")
+        except httpx2.HTTPError as error:
+            raise EnvironmentFailure(f"{self._where}{path}: {type(error).__name__}: {error}") from error
+        return answer, content.decode(errors="replace")
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._client.close()
+
+
+def parse(text: str) -> Any:
+    """Return JSON that another server sent.
+
+    Raises:
+        EnvironmentFailure: it is none.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise EnvironmentFailure(f"the server answered what is not JSON: {text[:300]!r}") from error
+
+
+def number(value: Any) -> float:
+    """Return a reward that another server sent: a finite number or a truth value, or nothing (0).
+
+    Raises:
+        EnvironmentFailure: it is none of these.
+    """
+    if value is None:
+        return 0.0
+    if not isinstance(value, (bool, int, float)) or not math.isfinite(value):
+        raise EnvironmentFailure(f"the server sent {str(value)[:100]!r} as a reward")
+    return float(value)
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """Return the JSON object in an answer: from its first brace to its last.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        found = json.loads(text[text.find("{") : text.rfind("}") + 1])
+    except (ValueError, RecursionError) as error:
+        raise ValueError("it holds no JSON object") from error
+    return dict(found)
+
+
+def read_action(text: str) -> str:
+    """Return the action of an answer: what follows its first `Action:`, else the whole answer."""
+    found = re.search(r"^\W*action\s*:\s*(.*)", text, re.IGNORECASE | re.MULTILINE | re.DOTALL)
+    return (found[1] if found else text).strip(" \t\r\n`'\"*>")
+
+
+def seed_tasks() -> Iterable[str]:
+    """Tasks of a server that only knows seeds."""
+    return (f"seed-{index}" for index in range(SEEDS))
+
+
+def seed_of(task: str, seed: int) -> int:
+    """Return the server's seed for a task like `seed-17` and the episode's seed: 17, 1017, 2017, ...
+
+    Tasks never share one, and it fits 31 bits, which is all that some random generators take.
+
+    Raises:
+        UnknownTask: there is no such task.
+    """
+    found = re.fullmatch(r"seed-(0|[1-9][0-9]{0,5})", task)
+    if found is None or int(found[1]) >= SEEDS:
+        raise UnknownTask(f"no task {task!r}; they are named seed-0 to seed-{SEEDS - 1}")
+    return (int(found[1]) + SEEDS * seed) % 2**31
+
+
+class Play:
+    """What every instance elsewhere is: it has no solver, and by itself no list of what is possible."""
+
+    def oracle(self) -> str:
+        """There is no solver."""
+        raise NotImplementedError("an environment elsewhere has no solver")
+
+    def random(self, rng: random.Random) -> str:
+        """What is possible is not known."""
+        raise NotImplementedError("this environment does not list its actions")
+
+
+class RemoteFamily:
+    """The tasks of one server. Listing them asks nobody."""
+
+    isolation: Isolation = "thread"
+    step_timeout_s = TIMEOUT_S + 20.0
+
+    def __init__(self, name: str, description: str, tasks: Iterable[str], make: Callable[[], Environment]) -> None:
+        self.name, self.description = name, description
+        self._tasks, self._make = tuple(tasks), make
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        """None, unless the protocol has them."""
+        return []
+
+    def missing(self) -> str | None:
+        """Return None: a client needs what the base install has."""
+        return None
+
+    def text_of(self, name: str, arguments: dict[str, Any]) -> str:
+        """There are no tools."""
+        raise ValueError(f"{self.name} has no tool {name!r}: it is played by text")
+
+    def splits(self) -> list[str]:
+        """Two disjoint splits, ours: a fifth of the tasks, by a hash of the name, is `test`."""
+        return ["train", "test"]
+
+    def tasks(self, split: str) -> list[str]:
+        """Tasks of a split."""
+        if split not in self.splits():
+            raise UnknownTask(f"{self.name} has no split {split!r}; it has train and test")
+        return [task for task in self._tasks if _is_test(task) == (split == "test")]
+
+    def make(self) -> Environment:
+        """Make an instance. It connects now or at its first reset, as its protocol wants."""
+        return self._make()
+
+
+def _is_test(task: str) -> bool:
+    digest = hashlib.sha256(f"remote/{task}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") < TEST_SHARE * 2**32

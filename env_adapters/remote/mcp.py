@@ -1,0 +1,199 @@
+"""A tool server as an environment: `mcp@URL`, or `mcp@URL#end=TOOL`.
+
+Every tool of the server is an action. An answer is one call, `tool_name {"argument": value}`; agents that call tools
+play by the tools themselves. MCP knows no episodes, so these are the conventions:
+
+- A tool named `reset` begins an episode: it is called with the `seed` if it takes one, its result is the first
+  observation, and players do not see it. Without one, every task begins the same.
+- A result that is an object (`structuredContent`, or text that is JSON) may have the fields `observation`, `reward`,
+  `done`, `truncated` and `success`. Any other result is an observation with reward 0.
+- With `#end=TOOL` a call of that tool ends the episode; a result that is only a number is its reward.
+- An episode that is done without a `success` is one if its last reward is above 0.
+
+A call that the server refuses, or a tool that reports an error, is shown to the player. Tasks are seeds; splits ours.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from typing import Any
+
+from env_adapters.protocol import EnvironmentFailure, Reset, Transition
+from env_adapters.remote.connection import (
+    Place,
+    Play,
+    RemoteFamily,
+    number,
+    place,
+    read_action,
+    read_object,
+    seed_of,
+    seed_tasks,
+)
+from env_adapters.remote.mcp_client import McpSession, WrongCall
+
+log = logging.getLogger("upturn.environments")
+
+BEGIN = "reset"
+"""The tool that begins an episode."""
+
+
+class Remote(Play):
+    """One session."""
+
+    def __init__(self, where: Place, session: McpSession, end: str | None) -> None:
+        self._where, self._session, self._end = where, session, end
+        self._over, self._closed = True, False
+
+    def reset(self, task: str, seed: int) -> Reset:
+        """Begin a task."""
+        wanted = seed_of(task, seed)
+        session, first = self._session, "Begin."
+        if begin := session.tools.get(BEGIN):
+            takes = (begin.get("inputSchema") or {}).get("properties") or {}
+            try:
+                result = session.call(BEGIN, {"seed": wanted} if "seed" in takes else {})
+            except WrongCall as error:
+                raise EnvironmentFailure(f"{self._where} does not begin with a seed only: {error}") from error
+            if result.get("isError"):
+                raise EnvironmentFailure(f"{self._where} could not begin: {_said(result)[:300]}")
+            first = _read(result)[0]
+        self._over = False
+        return Reset([{"role": "system", "content": self._rules(session)}, {"role": "user", "content": first}])
+
+    def _rules(self, session: McpSession) -> str:
+        lines = [
+            str(session.about.get("instructions") or "").strip(),
+            'Answer with one call only, like: tool_name {"argument": value}',
+            "Tools:",
+        ]
+        for name, tool in _playable(session).items():
+            takes = json.dumps((tool.get("inputSchema") or {}).get("properties") or {}, ensure_ascii=False)
+            lines.append(f"{name} {takes}: {' '.join(str(tool.get('description') or '').split())}")
+        return "\n".join(line for line in lines if line)
+
+    def step(self, text: str) -> Transition:
+        """Call the tool of an answer.
+
+        Raises:
+            ValueError: the episode is over, or has not begun.
+        """
+        if self._over:
+            raise ValueError("this episode is over or has not begun: reset it before a step")
+        tools = _playable(self._session)
+        try:
+            name, arguments = read_call(text)
+            if name not in tools:
+                raise ValueError(f"there is no tool {name[:100]!r}")
+            result = self._session.call(name, arguments)
+        except ValueError as error:
+            return Transition(f"Not a call: {error}. Tools: {', '.join(tools)}", 0.0, False, valid=False)
+        if result.get("isError"):
+            return Transition(_said(result), 0.0, False, valid=False)
+        observation, fields = _read(result)
+        done = bool(fields.get("done")) or name == self._end
+        truncated = bool(fields.get("truncated")) and not done
+        reward = number(fields.get("reward"))
+        self._over = done or truncated
+        success = bool(fields.get("success", reward > 0)) if self._over else None
+        return Transition(observation, reward, done, truncated, success)
+
+    def close(self) -> None:
+        """End the session."""
+        self._over = True
+        if not self._closed:
+            self._closed = True
+            try:
+                self._session.close()
+            except EnvironmentFailure as error:
+                log.warning("%s did not end a session: %s", self._where, error)
+
+
+def read_call(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the tool and the arguments of an answer.
+
+    Raises:
+        ValueError: it is no call.
+    """
+    found = re.match(r"([\w.-]+)\s*(.*)", read_action(text), re.DOTALL)
+    if found is None:
+        raise ValueError("it names no tool")
+    return found[1], read_object(found[2]) if "{" in found[2] else {}
+
+
+def _playable(session: McpSession) -> dict[str, dict[str, Any]]:
+    return {name: tool for name, tool in session.tools.items() if name != BEGIN}
+
+
+def _said(result: dict[str, Any]) -> str:
+    """Return the texts of a result."""
+    parts = result.get("content")
+    texts = [part.get("text") for part in (parts if isinstance(parts, list) else []) if isinstance(part, dict)]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _read(result: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the observation of a result, and its fields; a result that is only a number is a reward."""
+    said, fields = _said(result), result.get("structuredContent")
+    if not isinstance(fields, dict):
+        try:
+            fields = json.loads(said)
+        except (ValueError, RecursionError):
+            fields = {}
+    if isinstance(fields, dict) and set(fields) == {"result"}:  # As FastMCP wraps what is no object.
+        fields = fields["result"]
+    if isinstance(fields, (bool, int, float)):
+        fields = {"reward": fields}
+    fields = fields if isinstance(fields, dict) else {}
+    observation = fields.get("observation")
+    return (observation if isinstance(observation, str) else said), fields
+
+
+class Mcp(RemoteFamily):
+    """The family of one tool server."""
+
+    def __init__(self, name: str, where: Place, end: str | None) -> None:
+        super().__init__(name, f"The MCP server at {where}.", seed_tasks(), self._connect)
+        self._where, self._end = where, end
+        self._known: list[dict[str, Any]] = []
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        """The server's tools; they are known once an instance was made, since listing asks nobody."""
+        return self._known
+
+    def _connect(self) -> Remote:
+        session = McpSession(self._where)
+        self._known = [
+            {
+                "type": "function",
+                "function": {
+                    "name": name,
+                    "description": str(tool.get("description") or ""),
+                    "parameters": tool.get("inputSchema") or {"type": "object"},
+                },
+            }
+            for name, tool in _playable(session).items()
+        ]
+        return Remote(self._where, session, self._end)
+
+    def text_of(self, name: str, arguments: dict[str, Any]) -> str:
+        """Return a call as text; whether there is such a tool, the server says."""
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise ValueError(f"{name!r} is not the name of a tool")
+        return f"{name} {json.dumps(arguments, ensure_ascii=False)}"
+
+
+def make_family(argument: str, name: str) -> Mcp:
+    """Return the family of a server's URL.
+
+    Raises:
+        ValueError: it is no URL.
+    """
+    where = place(argument)
+    key, _, end = where.fragment.partition("=")
+    if where.fragment and (key != "end" or not end):
+        raise ValueError(f"#{where.fragment} is not #end=TOOL")
+    return Mcp(name, where, end or None)

@@ -1,0 +1,200 @@
+"""An OpenEnv server (BSD-3, Meta) as an environment: `openenv@URL`. A WebSocket is one session.
+
+How an answer becomes an action is read from the server's `/schema`: where an action has one field, or needs only one,
+the text is that field (a text as it is, anything else as JSON); otherwise the answer holds a JSON object of the fields.
+What the server refuses as no action is shown to the player; its other errors are failures of the environment.
+
+Rewards are the server's own, a step's each, so their sum is the return. An episode that is done is a success if its
+last reward is above 0 (the protocol has no verdict). Tasks are seeds, and the splits are ours.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from env_adapters.protocol import EnvironmentFailure, Reset, Transition
+from env_adapters.remote.connection import (
+    ANSWER_BYTES,
+    TIMEOUT_S,
+    Http,
+    Place,
+    Play,
+    RemoteFamily,
+    number,
+    parse,
+    place,
+    read_action,
+    read_object,
+    seed_of,
+    seed_tasks,
+)
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
+NOT_ACTION = "VALIDATION_ERROR"
+"""Code of the error by which a server says that it did not understand an action."""
+CONNECT_S = 20.0
+CLOSE_S = 2.0
+
+
+class Form:
+    """How the text of an answer becomes an action."""
+
+    def __init__(self, schema: Any) -> None:
+        schema = schema if isinstance(schema, dict) else {}
+        fields = schema.get("properties")
+        fields = {
+            name: part for name, part in (fields if isinstance(fields, dict) else {}).items() if name != "metadata"
+        }
+        required = [name for name in schema.get("required", []) if name in fields]
+        only = list(fields) if len(fields) == 1 else required
+        self.field = only[0] if len(only) == 1 else None
+        """The one field, if the text is that."""
+        self._is_text = self.field is not None and fields[self.field].get("type") == "string"
+        shown = {name: _about(part) for name, part in fields.items()}
+        if self.field is None:
+            self.rule = f"a JSON object with these fields: {json.dumps(shown, ensure_ascii=False)}"
+        else:
+            about = shown[self.field]
+            self.rule = f"only this: {self.field}{f' ({about})' if about else ''}{'' if self._is_text else ', as JSON'}"
+
+    def action(self, text: str) -> dict[str, Any]:
+        """Return the fields of the action in an answer.
+
+        Raises:
+            ValueError: there is none.
+        """
+        said = read_action(text)
+        if self.field is None:
+            return read_object(said)
+        if self._is_text:
+            return {self.field: said}
+        try:
+            value = json.loads(said)
+        except (ValueError, RecursionError) as error:
+            raise ValueError("it is not JSON") from error
+        return value if isinstance(value, dict) and set(value) == {self.field} else {self.field: value}
+
+
+def _about(part: Any) -> str:
+    part = part if isinstance(part, dict) else {}
+    words = [part.get("type"), part.get("description")]
+    choices = part.get("enum")
+    return ", ".join([*(str(word) for word in words if word), *([f"one of {choices}"] if choices else [])])
+
+
+class Remote(Play):
+    """One session, begun at the first reset."""
+
+    def __init__(self, where: Place) -> None:
+        self._where = where
+        self._socket: ClientConnection | None = None
+        self._open = ExitStack()
+        self._form = Form(None)
+        self._about = ""
+        self._over = True
+
+    def reset(self, task: str, seed: int) -> Reset:
+        """Begin a task."""
+        wanted = seed_of(task, seed)
+        if self._socket is None:
+            self._connect()
+        reply = self._ask({"type": "reset", "data": {"seed": wanted}})
+        self._over = False
+        rules = f"{self._about}\nAnswer with one action, {self._form.rule}".strip()
+        return Reset(
+            [{"role": "system", "content": rules}, {"role": "user", "content": _text(reply.get("observation"))}]
+        )
+
+    def step(self, text: str) -> Transition:
+        """Send the action of an answer.
+
+        Raises:
+            ValueError: the episode is over, or has not begun.
+        """
+        if self._over:
+            raise ValueError("this episode is over or has not begun: reset it before a step")
+        try:
+            reply = self._ask({"type": "step", "data": self._form.action(text)})
+        except ValueError as error:
+            return Transition(f"Not an action: {error}. Answer with {self._form.rule}", 0.0, False, valid=False)
+        done, reward = bool(reply.get("done")), number(reply.get("reward"))
+        self._over = done
+        return Transition(_text(reply.get("observation")), reward, done, success=reward > 0 if done else None)
+
+    def close(self) -> None:
+        """End the session."""
+        self._over, self._socket = True, None
+        self._open.close()  # The server ends the session of a socket that closes.
+
+    def _connect(self) -> None:
+        import websockets
+        from websockets.sync.client import connect
+
+        http = Http(self._where)
+        try:
+            schema, about = http.call("GET", "/schema"), http.call("GET", "/metadata")
+        finally:
+            http.close()
+        self._form = Form(schema.get("action") if isinstance(schema, dict) else None)
+        self._about = str(about.get("description") or "") if isinstance(about, dict) else ""
+        try:
+            self._socket = self._open.enter_context(
+                connect(
+                    f"ws{self._where.url.removeprefix('http')}/ws",
+                    additional_headers=self._where.headers,
+                    open_timeout=CONNECT_S,
+                    close_timeout=CLOSE_S,
+                    max_size=ANSWER_BYTES,
+                )
+            )
+        except (OSError, websockets.WebSocketException) as error:
+            raise EnvironmentFailure(f"{self._where}/ws: {type(error).__name__}: {error}") from error
+
+    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Send a message and return the data of its reply.
+
+        Raises:
+            ValueError: the server understood no action.
+            EnvironmentFailure: it failed otherwise.
+        """
+        import websockets
+
+        assert self._socket is not None
+        try:
+            self._socket.send(json.dumps(message))
+            reply = parse(str(self._socket.recv(timeout=TIMEOUT_S, decode=True)))
+        except (OSError, websockets.WebSocketException) as error:
+            raise EnvironmentFailure(f"{self._where}/ws: {type(error).__name__}: {error}") from error
+        data = reply.get("data") if isinstance(reply, dict) else None
+        if not isinstance(data, dict):
+            raise EnvironmentFailure(f"{self._where}/ws answered {str(reply)[:300]}")
+        if reply.get("type") == "error":
+            if data.get("code") == NOT_ACTION and message["type"] == "step":
+                first = next(iter(data.get("errors") or ()), None)
+                raise ValueError(str(first.get("msg") if isinstance(first, dict) else data.get("message")))
+            raise EnvironmentFailure(f"{self._where}/ws: {data.get('code')}: {data.get('message')}")
+        return data
+
+
+def _text(observation: Any) -> str:
+    """Return an observation as text: its only text, or all of it as JSON."""
+    if not isinstance(observation, dict):
+        return observation if isinstance(observation, str) else json.dumps(observation, ensure_ascii=False)
+    parts = {name: part for name, part in observation.items() if name not in ("metadata", "done", "reward")}
+    only = next(iter(parts.values())) if len(parts) == 1 else None
+    return only if isinstance(only, str) else json.dumps(parts, ensure_ascii=False)
+
+
+def make_family(argument: str, name: str) -> RemoteFamily:
+    """Return the family of a server's URL.
+
+    Raises:
+        ValueError: it is no URL.
+    """
+    where = place(argument)
+    return RemoteFamily(name, f"The OpenEnv server at {where}.", seed_tasks(), partial(Remote, where))

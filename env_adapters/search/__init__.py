@@ -1,0 +1,1 @@
+"""Deep search: questions answered by searching a corpus."""

@@ -1,0 +1,287 @@
+"""Deep search: find passages with a search engine, over several turns, and answer a question (Search-R1, 2503.09516).
+
+Responsible for the prompt, reading an answer's tags, judging, and a solver. Which passages there are is
+`search_corpus.py`, how they are found `search_index.py`, what is asked `search_questions.py`. The tags, three passages
+a search and the exact match are Search-R1's and AgentGym's. Ours: the questions about the CIA World Factbook and their
+splits, and that a wrong answer ends the episode too (AgentGym's server lets one guess again and again).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import string
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from env_adapters.protocol import Isolation, Reset, Transition, UnknownTask
+from env_adapters.remote.connection import TIMEOUT_S, place
+from env_adapters.search.corpus import INSTALL, Corpus, Factbook, JsonLines, has_factbook
+from env_adapters.search.facts import folded
+from env_adapters.search.index import Hit, Index, RemoteIndex, Retriever, build, cache_folder
+from env_adapters.search.questions import Question, Support, factbook_questions, file_questions
+
+COLLECTION = "a text collection"
+PASSAGES = 3
+SHOWN_CHARS = 800
+"""Of one passage; those of the Factbook are shorter."""
+ANSWER_CHARS = 500
+SEEN_WORDS = 1000
+"""Of what was read, for the random player."""
+INSTRUCTIONS = (
+    "Answer the question. Each of your messages is one of these:\n"
+    "<search>words</search> shows the {count} passages of {corpus} that fit best. Search for one thing at a time.\n"
+    "<answer>a few words</answer> ends the episode. Give only the name, number or code, as the passages write it.\n"
+    "You may think before it in <think>...</think>."
+)
+INVALID = "Nothing was done. Write <search>words</search> to search, or <answer>a few words</answer> to answer."
+
+
+def _tool(name: str, argument: str, description: str) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": description,
+            "parameters": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": [argument],
+                "properties": {argument: {"type": "string"}},
+            },
+        },
+    }
+
+
+TOOLS = [
+    _tool("search", "query", "Show the passages that fit some words best."),
+    _tool("answer", "text", "Answer the question in a few words, which ends the episode."),
+]
+_ARGUMENT = {"search": "query", "answer": "text"}
+
+
+def read_action(text: str) -> tuple[str, str]:
+    """Return what an answer does (`search`, `answer` or nothing) and with which words.
+
+    Thoughts are left out, the first tag counts, and its end may be missing, since a stop sequence cuts it off.
+    """
+    spoken = re.sub(r"<think>.*?(</think>|$)", " ", text, flags=re.DOTALL | re.IGNORECASE)
+    spoken = re.split(r"</think>", spoken, flags=re.IGNORECASE)[-1]
+    found = re.search(r"<\s*(search|answer)\s*>(.*?)(<\s*/|$)", spoken, re.DOTALL | re.IGNORECASE)
+    words = " ".join(found[2].split()).strip('`*"') if found else ""
+    return (found[1].lower(), words) if found and words else ("", "")
+
+
+def normalised(text: str) -> str:
+    """Return SQuAD's normal form (no capitals, punctuation or articles), and without accents."""
+    bare = "".join(c for c in folded(text.lower()) if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
+
+
+def f1(given: str, right: str) -> float:
+    """Return SQuAD's F1: how far the words of two answers are the same."""
+    one, two = normalised(given).split(), normalised(right).split()
+    same = sum((Counter(one) & Counter(two)).values())
+    return 2 * same / (len(one) + len(two)) if same else 0.0
+
+
+def show(hits: Iterable[Hit]) -> str:
+    """Return passages as an agent reads them."""
+    lines = []
+    for number, hit in enumerate(hits, 1):
+        text = hit.passage.text
+        cut = text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "..."
+        lines.append(f"Doc {number} (Title: {hit.passage.title}) {cut}")
+    return "<information>\n" + ("\n".join(lines) or "No passage has these words.") + "\n</information>"
+
+
+class Inquiry:
+    """One instance: a question, and what has been found for it."""
+
+    def __init__(self, family: Search) -> None:
+        self._family = family
+        self._question: Question | None = None
+        self._missing: list[Support] = []
+        """What no passage has shown yet, and was not searched for in its own words."""
+        self._seen: list[str] = []
+
+    def reset(self, task: str, seed: int) -> Reset:
+        """Begin with a question. The seed changes nothing."""
+        question = self._family.question(task)
+        self._question, self._seen = question, question.text.split()
+        self._missing = list(question.supports)
+        system = INSTRUCTIONS.format(count=PASSAGES, corpus=self._family.corpus)
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": f"Question: {question.text}"}]
+        return Reset(messages, {"question": question.text, "passages": len(question.supports)})
+
+    def _asked(self) -> Question:
+        if self._question is None:
+            raise ValueError("this search episode is over or has not begun: reset it first")
+        return self._question
+
+    def step(self, text: str) -> Transition:
+        """Search or answer, as an answer's first tag says.
+
+        Raises:
+            ValueError: the episode is over, or has not begun.
+        """
+        question = self._asked()
+        action, words = read_action(text)
+        if action == "search":
+            hits = self._family.retriever.search(words, PASSAGES)
+            self._note(question, words, hits)
+            return Transition(show(hits), 0.0, False)
+        if action == "answer":
+            self._question = None
+            given = words[:ANSWER_CHARS]
+            right = normalised(given) in {normalised(answer) for answer in question.answers}
+            best = max(f1(given, answer) for answer in question.answers)
+            return Transition("Correct." if right else "Wrong.", float(right), True, success=right, info={"f1": best})
+        return Transition(INVALID, 0.0, False, valid=False)
+
+    def _note(self, question: Question, words: str, hits: list[Hit]) -> None:
+        for hit in hits:
+            self._seen = (self._seen + f"{hit.passage.title} {hit.passage.text}".split())[-SEEN_WORDS:]
+        self._missing = [
+            support
+            for support in self._missing
+            if normalised(support.query) != normalised(words) and not any(support.is_in(hit.passage) for hit in hits)
+        ]
+
+    def oracle(self) -> str:
+        """Search for the passages that the answer needs and that have not been seen, then answer."""
+        question = self._asked()
+        if self._missing:
+            return f"<search>{self._missing[0].query}</search>"
+        return f"<answer>{question.answers[0]}</answer>"
+
+    def random(self, rng: random.Random) -> str:
+        """Search for two words of what was read, or answer what is right for some question."""
+        if rng.random() < 0.2:
+            return f"<answer>{rng.choice(self._family.guesses)}</answer>"
+        return f"<search>{rng.choice(self._seen)} {rng.choice(self._seen)}</search>"
+
+    def close(self) -> None:
+        """End the episode."""
+        self._question = None
+
+
+class Search:
+    """The family of all questions about one corpus."""
+
+    isolation: Isolation = "thread"
+    tools = TOOLS
+
+    def __init__(
+        self,
+        name: str,
+        corpus: str,
+        retriever: Callable[[], Retriever],
+        questions: Callable[[], list[Question]],
+        *,
+        needs_factbook: bool,
+        step_timeout_s: float = 30.0,
+    ) -> None:
+        self.name, self.corpus, self.step_timeout_s = name, corpus, step_timeout_s
+        self.description = f"Answer questions by searching {corpus}: several searches, then one answer."
+        self._make_retriever, self._make_questions = retriever, questions
+        self._needs_factbook = needs_factbook
+        self._lock = threading.Lock()
+        self._retriever: Retriever | None = None
+
+    @cached_property
+    def _questions(self) -> dict[str, Question]:
+        return {} if self.missing() else {question.task: question for question in self._make_questions()}
+
+    @cached_property
+    def guesses(self) -> list[str]:
+        """All answers that are right for some question."""
+        return sorted({answer for question in self._questions.values() for answer in question.answers})
+
+    @property
+    def retriever(self) -> Retriever:
+        """What finds the passages; an index is built at its first use, by one thread."""
+        with self._lock:
+            if self._retriever is None:
+                self._retriever = self._make_retriever()
+            return self._retriever
+
+    def question(self, task: str) -> Question:
+        """Return a task.
+
+        Raises:
+            UnknownTask: there is no such task.
+        """
+        if task not in self._questions:
+            example = next(iter(self._questions), "")
+            raise UnknownTask(f"{self.name} has no task {task!r}; they are named like {example!r}")
+        return self._questions[task]
+
+    def missing(self) -> str | None:
+        """Return how to install the Factbook, where it is needed and is not there."""
+        return INSTALL if self._needs_factbook and not has_factbook() else None
+
+    def text_of(self, name: str, arguments: dict[str, Any]) -> str:
+        """Return a tool call as a tag."""
+        if name not in _ARGUMENT:
+            raise ValueError(f"{self.name} has no tool {name!r}; it has search and answer")
+        words = arguments.get(_ARGUMENT[name])
+        if not isinstance(words, str):
+            raise ValueError(f"{name} takes a text {_ARGUMENT[name]!r}, not {arguments!r}")
+        return f"<{name}>{words}</{name}>"
+
+    def splits(self) -> list[str]:
+        """Two disjoint splits, ours: a fifth of the countries (of a file: of the questions), by a hash, is `test`."""
+        return ["train", "test"]
+
+    def tasks(self, split: str) -> list[str]:
+        """Names like `2/former-zaire/capital`: how many passages are needed, the clue, what is asked."""
+        if split not in self.splits():
+            raise UnknownTask(f"{self.name} has no split {split!r}; it has train and test")
+        return [task for task, question in self._questions.items() if question.split == split]
+
+    def make(self) -> Inquiry:
+        """Make an instance; all share the index, which is built now if there is none.
+
+        Raises:
+            EnvironmentMissing: the Factbook is not installed.
+        """
+        _ = self.retriever
+        return Inquiry(self)
+
+
+def make_family(argument: str = "", name: str = "search") -> Search:
+    """Return the family of a corpus; without an argument of the Factbook.
+
+    The argument is `CORPUS` or `CORPUS,QUESTIONS`: a file of JSON lines or the URL of a `/retrieve`, and a file of
+    questions. Without questions they are those about the Factbook, so its passages have to be in that corpus.
+
+    Raises:
+        ValueError: the argument is of another form.
+    """
+    source, _, asked = argument.partition(",")
+    if argument and not source:
+        raise ValueError("a search environment is search@CORPUS or search@CORPUS,QUESTIONS")
+    questions = (lambda: file_questions(Path(asked))) if asked else factbook_questions
+    if source.startswith(("http://", "https://")):
+        where = place(source)
+        return Search(
+            name,
+            COLLECTION,
+            lambda: RemoteIndex(where),
+            questions,
+            needs_factbook=not asked,
+            step_timeout_s=TIMEOUT_S + 20,
+        )
+    read: Corpus = JsonLines(Path(source)) if source else Factbook()
+    return Search(
+        name,
+        COLLECTION if source else "the CIA World Factbook",
+        lambda: Index(build(read, cache_folder())),
+        questions,
+        needs_factbook=not (source and asked),
+    )

@@ -1,0 +1,1 @@
+"""TextCraft: crafting Minecraft items from text commands."""

@@ -1,0 +1,203 @@
+"""TextWorld: text adventures that are generated (arXiv 1806.11532): find a coin or a treasure, cook after a recipe.
+
+Responsible for an episode's rules, the prompt and the solver. Which games there are is in `textworld_games.py`, what
+one reads in `textworld_text.py`. A task is one game, `cooking-2/17`: the seed of a reset changes nothing. A reward is
+the share of the game's points that a step gained; who does what a game forbids has lost. There is no limit of steps
+but the horizon.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from typing import Any
+
+from env_adapters.answer import read_action
+from env_adapters.protocol import EnvironmentMissing, Isolation, Reset, Transition, UnknownTask
+from env_adapters.textworld.games import load, tasks
+from env_adapters.textworld.progress import Progress
+from env_adapters.textworld.text import Scene, find_command
+
+ACTION_CHARACTERS = 200
+FORMS = (
+    "look | inventory | go DIRECTION | examine X | open X | close X | unlock X with Y | lock X with Y | take X | "
+    "take X from Y | drop X | put X on Y | insert X into Y | eat X | drink X | cook X with Y | slice X with Y | "
+    "dice X with Y | chop X with Y | prepare meal"
+)
+INSTRUCTIONS = f"You play a text adventure. Answer with one command only:\n{FORMS}\nExample:\nopen wooden door"
+INVALID = f"That is not possible now. Commands: {FORMS}"
+TOOLS: list[dict[str, Any]] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "act",
+            "description": f"Give one command: {FORMS}",
+            "parameters": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["command"],
+                "properties": {"command": {"type": "string", "description": "such as: open wooden door"}},
+            },
+        },
+    },
+]
+
+
+class Game:
+    """One instance: a game and how far it is."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        """None before the reset and after the end."""
+        self._commands: dict[str, Any] = {}
+        """The actions that are possible now, by their commands in alphabetical order."""
+        self._names: dict[str, str] = {}
+        self._descriptions: dict[str, str] = {}
+        self._score, self._moves, self._has_read = 0, 0, False
+
+    def reset(self, task: str, seed: int) -> Reset:
+        """Begin a task. It is one game: the seed changes nothing.
+
+        Raises:
+            UnknownTask: there is no such task.
+        """
+        game = load(task)
+        self._progress = Progress(game)
+        self._names = {name: info.name or name for name, info in game.infos.items()}
+        self._descriptions = {name: info.desc or "" for name, info in game.infos.items()}
+        self._score, self._moves, self._has_read = 0, 0, False
+        self._find_commands()
+        goal = " ".join(game.objective.split()) or "Find out what there is to do here, and do it."
+        messages = [
+            {"role": "system", "content": INSTRUCTIONS},
+            {"role": "user", "content": f"{goal}\n\n{self._scene().look()}"},
+        ]
+        return Reset(messages, {"level": task.partition("/")[0], "max_score": game.max_score, **self._now()})
+
+    def _now(self) -> dict[str, Any]:
+        return {"score": self._score, "moves": self._moves, "commands": list(self._commands)}
+
+    def _playing(self) -> Progress:
+        if self._progress is None:
+            raise ValueError("this TextWorld episode is over or has not begun: reset it first")
+        return self._progress
+
+    def _scene(self) -> Scene:
+        return Scene(self._playing().state.facts, self._names, self._descriptions)
+
+    def _command(self, action: Any) -> str:
+        return str(action.format_command({variable.name: self._names[variable.name] for variable in action.variables}))
+
+    def _find_commands(self) -> None:
+        actions = ((self._command(action), action) for action in self._playing().valid_actions)
+        self._commands = dict(sorted(actions, key=lambda pair: (pair[0], str(pair[1]))))
+
+    def step(self, text: str) -> Transition:
+        """Do what the command in an answer says.
+
+        Raises:
+            ValueError: the episode is over, or has not begun.
+        """
+        progress, said = self._playing(), read_action(text)
+        command = find_command(said, self._commands) if len(said) <= ACTION_CHARACTERS else None
+        if command is None:
+            return Transition(INVALID, 0.0, False, valid=False, info=self._now())
+        action, before = self._commands[command], self._score
+        progress.update(action)
+        self._has_read |= command == "examine cookbook"
+        self._score, self._moves = progress.score, self._moves + 1
+        self._find_commands()
+        seen, won, lost = self._seen(command, action), progress.completed, progress.failed
+        if self._score > before:
+            seen += f"\nYour score is now {self._score} of {progress.game.max_score}."
+        if over := won or lost:
+            seen += "\nYou have won." if won else "\nYou have lost."
+            self._progress, self._commands = None, {}
+        return Transition(
+            seen,
+            (self._score - before) / progress.game.max_score,
+            over,
+            success=won if over else None,
+            info=self._now(),
+        )
+
+    def _seen(self, command: str, action: Any) -> str:
+        """Return what one sees after a command."""
+        scene, verb = self._scene(), command.partition(" ")[0]
+        if verb in ("go", "look"):
+            return scene.look()
+        if verb == "inventory":
+            return scene.inventory()
+        if verb in ("examine", "open"):
+            things = (variable.name for variable in action.variables)
+            return scene.examine(next(thing for thing in things if command == f"{verb} {self._names[thing]}"))
+        return f"You {command}."
+
+    def oracle(self) -> str:
+        """Return the next command of the package's solver, which looks for a way from wherever one is.
+
+        It reads the cookbook when it first sees it: it knows the recipe, but nobody who learns from it does.
+
+        Raises:
+            NotImplementedError: it knows no way.
+        """
+        progress = self._playing()
+        if "examine cookbook" in self._commands and not self._has_read:
+            return "examine cookbook"
+        return self._command(progress.way()[0])
+
+    def random(self, rng: random.Random) -> str:
+        """Return one of the possible commands."""
+        self._playing()
+        return rng.choice(list(self._commands))
+
+    def close(self) -> None:
+        """End the episode."""
+        self._progress, self._commands = None, {}
+
+
+class TextWorld:
+    """The family of all levels, 50 games each."""
+
+    name = "textworld"
+    description = "Play a generated text adventure: find a coin or a treasure in a maze of rooms, or cook a meal."
+    isolation: Isolation = "host"
+    step_timeout_s = 120.0
+    tools = TOOLS
+
+    def __init__(self) -> None:
+        self._splits = tasks()
+
+    def missing(self) -> str | None:
+        """Say how to install the package, if it is missing."""
+        return None if importlib.util.find_spec("textworld") else "pip install 'textworld==1.7.0'"
+
+    def text_of(self, name: str, arguments: dict[str, Any]) -> str:
+        """Return a tool call as the command it stands for."""
+        command = arguments.get("command")
+        if name != "act":
+            raise ValueError(f"TextWorld has no tool {name!r}; it has act")
+        if set(arguments) != {"command"} or not isinstance(command, str) or not command.strip():
+            raise ValueError(f"the arguments of act are {arguments!r}")
+        return " ".join(command.split())
+
+    def splits(self) -> list[str]:
+        """Two disjoint splits, ours: of each level's 50 games, 10 chosen by a hash are `test`."""
+        return list(self._splits)
+
+    def tasks(self, split: str) -> list[str]:
+        """Names like `cooking-2/17` (level, game), by level and then by number."""
+        if split not in self._splits:
+            raise UnknownTask(f"TextWorld has no split {split!r}; it has train and test")
+        return list(self._splits[split])
+
+    def make(self) -> Game:
+        """Make an instance."""
+        if command := self.missing():
+            raise EnvironmentMissing(f"TextWorld needs its package: {command}")
+        return Game()
+
+
+def make_family() -> TextWorld:
+    """Return the family."""
+    return TextWorld()

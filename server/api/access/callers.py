@@ -1,0 +1,133 @@
+"""Who calls: from an API key, or an episode's own key, to what its bearer may do.
+
+What is found is kept for a second, so that a busy key costs no query per request and a revoked one stops soon. Which
+route needs what stands in `access.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from server.api.access.limits import Limit
+from server.errors import Forbidden, InvalidKey, NotFound
+from server.recording.episode import EPISODE_KEY, hash_of
+from server.recording.keys import new_key
+from server.store.database import Database
+from server.store.tables import ApiKeyRow, EpisodeRow
+from upturn.wire import Scope
+
+KEPT_S = 1.0
+KEPT_KEYS = 10_000  # Wrong keys are kept too: this bounds what somebody who tries many of them can fill.
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The bearer of a key."""
+
+    name: str
+    key_hash: str
+    """SHA-256 of the key, which owns the episodes it opens; of the empty text where there is no key."""
+    scopes: frozenset[Scope] = frozenset()
+    episode_id: str | None = None
+    """The only episode it may act on: the key is that episode's own."""
+    limit: Limit | None = None
+
+    def may(self, *scopes: Scope) -> bool:
+        """Whether it has one of these scopes; an admin has them all."""
+        return not self.scopes.isdisjoint((*scopes, "admin"))
+
+
+class Callers:
+    """Finds callers. Where keys are not required everybody is an admin, except with an episode's own key."""
+
+    def __init__(self, database: Database, *, required: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._required = required
+        self._clock = clock
+        self._own: dict[str, Caller] = {}
+        self._kept: dict[str, tuple[float, Caller | None]] = {}
+
+    def own_key(self, name: str, scope: Scope) -> str:
+        """Return a new key for a part of this server; it is held in memory only and ends with the process."""
+        key = new_key()
+        self._own[hash_of(key)] = Caller(name, hash_of(key), frozenset((scope,)))
+        return key
+
+    async def find(self, key: str) -> Caller:
+        """Return who bears a key.
+
+        Raises:
+            InvalidKey: nobody does, or the key was revoked.
+        """
+        key_hash = hash_of(key)
+        if key_hash in self._own:
+            return self._own[key_hash]
+        if not self._required and not key.startswith(EPISODE_KEY):
+            return Caller("anonymous", key_hash, frozenset(("admin",)))
+        if not key:
+            raise InvalidKey("this server needs an API key: send `Authorization: Bearer KEY`, or `x-api-key: KEY`")
+        until, caller = self._kept.get(key_hash, (0.0, None))
+        if until <= self._clock():
+            caller = await asyncio.to_thread(self._read, key, key_hash)
+            if len(self._kept) >= KEPT_KEYS:
+                self._kept.clear()
+            self._kept[key_hash] = (self._clock() + KEPT_S, caller)
+        if caller is None:
+            raise InvalidKey("the API key is wrong, or was revoked")
+        return caller
+
+    def forget(self) -> None:
+        """Look every key up again: one was revoked."""
+        self._kept.clear()
+
+    async def check_episode(self, caller: Caller, named: str | None) -> None:
+        """Let a caller act on its own episodes only; `named` is None where it names none.
+
+        Raises:
+            Forbidden: the caller acts on no episodes.
+            NotFound: the episode is another's, which looks as if there were none.
+        """
+        if caller.episode_id is not None:
+            mine = named in (None, caller.episode_id)
+        elif caller.may("agent"):
+            mine = caller.may() or named is None or await asyncio.to_thread(self._owner, named) == caller.key_hash
+        else:
+            raise Forbidden(f"{caller.name!r} may not act on episodes: this needs a key with the scope agent")
+        if not mine:
+            raise NotFound(f"no episode {named!r}", code="episode_not_found")
+
+    def _read(self, key: str, key_hash: str) -> Caller | None:
+        with self._database.read() as session:
+            if not key.startswith(EPISODE_KEY):
+                row = _key(session, key_hash)
+                if row is None or row.revoked_at is not None:
+                    return None
+                return Caller(row.name, key_hash, frozenset(row.scopes), limit=_limit(row))
+            episode = session.execute(
+                sa.select(EpisodeRow.id, EpisodeRow.owner_hash).where(EpisodeRow.key_hash == key_hash)
+            ).first()
+            if episode is None:
+                return None
+            opener = _key(session, episode.owner_hash) if self._required else None
+            if opener is not None and opener.revoked_at is not None:
+                return None
+            # What an episode's key does counts against the key that opened it, else it would be a way around limits.
+            return Caller(episode.id, key_hash, episode_id=episode.id, limit=_limit(opener) if opener else None)
+
+    def _owner(self, episode_id: str) -> str | None:
+        with self._database.read() as session:
+            return session.scalar(sa.select(EpisodeRow.owner_hash).where(EpisodeRow.id == episode_id))
+
+
+def _key(session: Session, key_hash: str | None) -> ApiKeyRow | None:
+    return session.scalar(sa.select(ApiKeyRow).where(ApiKeyRow.key_hash == key_hash))
+
+
+def _limit(row: ApiKeyRow) -> Limit:
+    return Limit(row.id, row.requests_per_minute, row.max_concurrent)

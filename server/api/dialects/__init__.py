@@ -1,0 +1,1 @@
+"""The APIs that agents speak: chat completions, completions, responses, and messages."""

@@ -1,0 +1,227 @@
+"""OpenAI's chat request: what it may say, and what it asks of the policy. Other dialects are translated into it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.engines.protocol import SamplingParams
+from server.errors import BadRequest
+from server.recording.turns import Ask
+
+NOT_SAMPLING = frozenset(
+    {
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "verbosity",
+        "modalities",
+        "reasoning_effort",
+        "prompt_cache_retention",
+    }
+)
+UNSUPPORTED = ("functions", "function_call", "audio", "prediction", "web_search_options")
+NEUTRAL: dict[str, Any] = {
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "repetition_penalty": 1,
+    "min_p": 0,
+    "min_tokens": 0,
+    "logit_bias": {},
+    "best_of": 1,
+}
+"""Values with which a sampling field changes nothing: SDKs send them, and such a turn is trainable."""
+LARGEST_OPTIONS = 4096
+"""Characters of JSON in `chat_template_kwargs`."""
+
+
+class Options(BaseModel):
+    """A part of the request in which unknown fields mean nothing to this server."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class StreamOptions(Options):
+    """How to stream."""
+
+    include_usage: bool = False
+
+
+class Function(Options):
+    """A tool's signature."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    """JSON schema of the arguments."""
+
+
+class Tool(Options):
+    """A tool that the model may call."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Options):
+    """The name in a forced choice."""
+
+    name: str
+
+
+class NamedTool(Options):
+    """A tool that has to be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class JsonSchema(Options):
+    """The schema of an answer."""
+
+    name: str
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+
+
+class ResponseFormat(Options):
+    """The form of an answer."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        """Return the schema that an answer is held to; an empty one is any JSON object."""
+        if self.type == "json_schema" and self.json_schema is None:
+            raise BadRequest("response_format json_schema needs json_schema", param="response_format")
+        if self.type == "text":
+            return None
+        return self.json_schema.schema_ if self.json_schema is not None else {}
+
+
+class ChatRequest(BaseModel):
+    """OpenAI's request; sampling fields that it does not name are passed on to the engine."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    model: str
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=10)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1)
+    stop: str | list[str] | None = None
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63 - 128)
+    n: int | None = Field(default=None, ge=1, le=128)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    tools: list[Tool] | None = Field(default=None, max_length=256)
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(default=None, max_length=32)
+    """What the model's chat template is told beside, such as `{"enable_thinking": false}`."""
+
+    def ask(self, context_tokens: int, *, owner: str, digest: str, idempotency_key: str | None = None) -> Ask:
+        """Return what the request asks of the policy.
+
+        Raises:
+            BadRequest: a feature that this server does not have, or parts that do not fit together.
+        """
+        call: str | None = None
+        if self.tool_choice == "required":
+            call = ""
+        elif isinstance(self.tool_choice, NamedTool):
+            call = self.tool_choice.function.name
+        if call is not None and not self.tools:
+            raise BadRequest("tool_choice needs tools", param="tool_choice")
+        names = {tool.function.name for tool in self.tools or []}
+        if call and call not in names:
+            raise BadRequest(f"tool_choice names {call!r}, which is not among the tools", param="tool_choice")
+        if len(names) != len(self.tools or []):
+            raise BadRequest("two tools have the same name", param="tools")
+        return Ask(
+            messages=self._checked_messages(),
+            sampling=self._sampling(context_tokens),
+            tools=[tool.model_dump(mode="json", exclude_none=True) for tool in self.tools or []],
+            call=call,
+            template_options=self._template_options(),
+            reads_calls=self.tool_choice != "none",
+            parallel_calls=self.parallel_tool_calls is not False,
+            count=self.n or 1,
+            digest=digest,
+            owner=owner,
+            idempotency_key=idempotency_key,
+            whole=not self.stream,
+        )
+
+    def _template_options(self) -> dict[str, Any]:
+        options = self.chat_template_kwargs or {}
+        if len(json.dumps(options)) > LARGEST_OPTIONS:
+            raise BadRequest(
+                f"chat_template_kwargs: more than {LARGEST_OPTIONS} characters", param="chat_template_kwargs"
+            )
+        return options
+
+    def _checked_messages(self) -> list[dict[str, Any]]:
+        """Return the messages after checking what templates rely on."""
+        for position, message in enumerate(self.messages):
+            where = f"messages[{position}]"
+            if not isinstance(message.get("role"), str):
+                raise BadRequest(f"{where} has no role", param=where)
+            content = message.get("content")
+            parts = content if isinstance(content, list) else []
+            if not all(
+                isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in parts
+            ):
+                raise BadRequest(f"{where}: this model reads text only", param=where)
+            if not isinstance(content, str | list | None):
+                raise BadRequest(f"{where}: content must be a string or a list of text parts", param=where)
+            if not _are_calls(message.get("tool_calls")):
+                raise BadRequest(f"{where}: tool_calls must be a list of function calls", param=where)
+        return [
+            {**message, "role": "system"} if message["role"] == "developer" else message for message in self.messages
+        ]
+
+    def _sampling(self, context_tokens: int) -> SamplingParams:
+        extra = {
+            name: value
+            for name, value in (self.model_extra or {}).items()
+            if value is not None and name not in NOT_SAMPLING and not (name in NEUTRAL and value == NEUTRAL[name])
+        }
+        for name in UNSUPPORTED:
+            if extra.pop(name, None):
+                raise BadRequest(f"this server does not support {name!r}", param=name, code="unsupported_parameter")
+        if self.top_logprobs and not self.logprobs:
+            raise BadRequest("top_logprobs needs logprobs: true", param="top_logprobs")
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return SamplingParams(
+            max_tokens=self.max_completion_tokens or self.max_tokens or context_tokens,
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=max(0, self.top_k or 0),
+            stop=stop,
+            seed=self.seed,
+            top_logprobs=self.top_logprobs or 0,
+            json_schema=self.response_format.schema_of_answer() if self.response_format else None,
+            extra=extra,
+        )
+
+
+def _are_calls(calls: Any) -> bool:
+    if calls is None:
+        return True
+    return isinstance(calls, list) and all(
+        isinstance(call, dict)
+        and isinstance(call.get("function"), dict)
+        and isinstance(call["function"].get("name"), str)
+        and isinstance(call["function"].get("arguments"), str | None)
+        for call in calls
+    )

@@ -1,0 +1,192 @@
+"""OpenAI's `POST /v1/responses`, as JSON and as server-sent events, and `GET` of a response that was given.
+
+The request is `responses_request.py`'s; the turns are taken like a chat's. A response is a turn: its id says which, and
+the conversation before it is read out of the record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncGenerator
+from itertools import count
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+
+from server.api.dialects.common import Block, Kind, blocks, blocks_of, sse
+from server.api.dialects.conversation import Call, CallOf, Conversation, converse
+from server.api.dialects.responses_request import INSTRUCTIONS, ResponsesRequest
+from server.api.dialects.streams import MAY_STREAM, Pieces, event, merged
+from server.api.state import Parts, State
+from server.errors import NotFound, UpturnError
+from server.recording.conversation import Past, read_conversation
+
+router = APIRouter(tags=["responses"])
+
+_PREFIX = "resp_"
+_ID = re.compile(rf"{_PREFIX}(\w{{1,64}})", re.ASCII)
+_GROWTH: dict[Kind, str] = {
+    "content": "response.output_text",
+    "reasoning": "response.reasoning_text",
+    "call": "response.function_call_arguments",
+}
+_AS_CREATED: dict[str, Any] = {
+    "object": "response",
+    "status": "in_progress",
+    "error": None,
+    "incomplete_details": None,
+    "instructions": None,
+    "max_output_tokens": None,
+    "metadata": {},
+    "output": [],
+    "parallel_tool_calls": True,
+    "previous_response_id": None,
+    "reasoning": {"effort": None, "summary": None},
+    "store": True,
+    "temperature": 1.0,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_p": 1.0,
+    "truncation": "disabled",
+    "usage": None,
+    "user": None,
+}
+
+
+@router.post("/v1/responses", response_model=None, responses=MAY_STREAM)
+@router.post("/episodes/{episode_id}/v1/responses", response_model=None, responses=MAY_STREAM)
+async def respond(body: ResponsesRequest, parts: Parts, call: CallOf) -> Response:
+    """Answer a conversation in the form of the Responses API; its episode is found as a chat's is."""
+    before = await _before(parts, call, body.previous_response_id)
+    conversation = await converse(parts, call, body.chat(before))
+    turn = conversation.turns[0]
+    head = _head(turn.id, f"{conversation.policy}@{turn.version}", time.time(), body)
+    if body.stream:
+        return sse(conversation, _stream(head, conversation, await merged(conversation)))
+    (answer,) = await conversation.answers()
+    whole = {
+        **head,
+        "model": f"{conversation.policy}@{answer.version}",
+        **_ended(turn.id, blocks_of(answer.message), answer.finish_reason, answer.prompt_tokens, len(answer.token_ids)),
+    }
+    return JSONResponse(whole, headers={**conversation.headers, "x-policy-version": str(answer.version)})
+
+
+@router.get("/v1/responses/{response_id}")
+@router.get("/episodes/{episode_id}/v1/responses/{response_id}")
+async def get_response(response_id: str, parts: Parts, call: CallOf) -> dict[str, Any]:
+    """Read a response again: what was said is kept, how it was asked for is not."""
+    past = await _past(parts, call, response_id)
+    turn, first = past.turn, past.messages[0]
+    return {
+        **_head(turn.id, f"{parts.pointers.name}@{turn.policy_version}", turn.created_at),
+        "instructions": first["content"] if first.get("id") == INSTRUCTIONS else None,
+        "temperature": turn.temperature,
+        **_ended(turn.id, blocks_of(turn.answer), turn.finish_reason, turn.prompt_tokens, turn.completion_tokens),
+    }
+
+
+async def _before(parts: State, call: Call, response_id: str | None) -> list[dict[str, Any]]:
+    """Return the conversation up to and with a response."""
+    if response_id is None:
+        return []
+    past = await _past(parts, call, response_id)
+    return [*past.messages, past.turn.answer]
+
+
+async def _past(parts: State, call: Call, response_id: str) -> Past:
+    past: Past | None = None
+    if said := _ID.fullmatch(response_id):
+        past = await asyncio.to_thread(
+            read_conversation, parts.database, said[1], owner=call.owner, episode_id=call.named
+        )
+    if past is None:
+        raise NotFound(f"no response {response_id!r}", code="response_not_found")
+    return past
+
+
+async def _stream(head: dict[str, Any], conversation: Conversation, pieces: Pieces) -> AsyncGenerator[str, None]:
+    """Yield the events of one response."""
+    numbers, turn = count(), conversation.turns[0]
+
+    def say(kind: str, **fields: Any) -> str:
+        return event({"type": kind, "sequence_number": next(numbers), **fields}, kind)
+
+    yield say("response.created", response=head)
+    yield say("response.in_progress", response=head)
+    found: list[Block] = []
+    try:
+        async for stage, block, text in blocks(pieces):
+            where: dict[str, Any] = {"output_index": block.index, "item_id": _id(turn.id, block)}
+            inside = where if block.kind == "call" else {**where, "content_index": 0}
+            more: dict[str, Any] = {"logprobs": []} if block.kind == "content" else {}
+            if stage == "opens":
+                found.append(block)
+                item = {**_item(turn.id, block, "in_progress"), **({} if block.call else {"content": []})}
+                yield say("response.output_item.added", output_index=block.index, item=item)
+                if block.call is None:
+                    yield say("response.content_part.added", **inside, part=_part(block))
+            elif stage == "grows":
+                yield say(f"{_GROWTH[block.kind]}.delta", **inside, **more, delta=text)
+            else:
+                named = "arguments" if block.call else "text"
+                yield say(f"{_GROWTH[block.kind]}.done", **inside, **more, **{named: block.text})
+                if block.call is None:
+                    yield say("response.content_part.done", **inside, part=_part(block))
+                yield say("response.output_item.done", output_index=block.index, item=_item(turn.id, block))
+        (answer,) = await conversation.answers()
+        ended = _ended(turn.id, found, answer.finish_reason, answer.prompt_tokens, len(answer.token_ids))
+        whole = {**head, "model": f"{conversation.policy}@{answer.version}", **ended}
+        yield say(f"response.{ended['status']}", response=whole)
+    except UpturnError as error:
+        failure = {"code": "server_error", "message": error.message}
+        yield say("response.failed", response={**head, "status": "failed", "error": failure})
+
+
+def _head(turn_id: str, model: str, created_at: float, body: ResponsesRequest | None = None) -> dict[str, Any]:
+    """Return a response as it begins; what the request said stands in it again."""
+    said = body.model_dump(mode="json", by_alias=True, exclude_none=True, include=set(_AS_CREATED)) if body else {}
+    return {**_AS_CREATED, **said, "id": f"{_PREFIX}{turn_id}", "created_at": created_at, "model": model}
+
+
+def _ended(turn_id: str, found: list[Block], finish_reason: str, prompt: int, completion: int) -> dict[str, Any]:
+    """Return what is known of a response at its end."""
+    status = "completed" if finish_reason == "stop" else "incomplete"
+    output = [_item(turn_id, block) for block in found]
+    output[-1]["status"] = status
+    return {
+        "status": status,
+        "output": output,
+        "incomplete_details": {"reason": "max_output_tokens"} if finish_reason == "length" else None,
+        "usage": {
+            "input_tokens": prompt,
+            "output_tokens": completion,
+            "total_tokens": prompt + completion,
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": 0},
+        },
+    }
+
+
+def _id(turn_id: str, block: Block) -> str:
+    return f"{ {'content': 'msg', 'reasoning': 'rs', 'call': 'fc'}[block.kind] }_{turn_id}_{block.index}"
+
+
+def _part(block: Block) -> dict[str, Any]:
+    if block.kind == "reasoning":
+        return {"type": "reasoning_text", "text": block.text}
+    return {"type": "output_text", "text": block.text, "annotations": [], "logprobs": []}
+
+
+def _item(turn_id: str, block: Block, status: str = "completed") -> dict[str, Any]:
+    """Return a block as an item of the output, as far as it has come."""
+    item: dict[str, Any] = {"id": _id(turn_id, block), "status": status}
+    if block.kind == "reasoning":
+        return {**item, "type": "reasoning", "summary": [], "content": [_part(block)]}
+    if block.call is None:
+        return {**item, "type": "message", "role": "assistant", "content": [_part(block)]}
+    return {**item, "type": "function_call", "call_id": block.call.id, "name": block.call.name, "arguments": block.text}

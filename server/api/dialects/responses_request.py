@@ -1,0 +1,225 @@
+"""OpenAI's request for a response: what it may say, and the chat request that it means."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from server.api.dialects.chat_request import ChatRequest
+from server.api.dialects.common import Said, TextOr, checked, only
+from server.errors import BadRequest
+
+INSTRUCTIONS = "instructions"
+"""Id of the recorded message that came from `instructions`: it is not carried over to the next response."""
+UNSUPPORTED = ("background", "conversation", "prompt")
+_ITEMS = ("message", "function_call", "function_call_output", "reasoning")
+_TEXTS = ("input_text", "output_text", "text")
+
+
+class TextPart(Said):
+    """A part of a message."""
+
+    type: Literal["input_text", "output_text", "text"]
+    text: str
+
+
+_Texts = TextOr[Annotated[TextPart, only(_TEXTS, "this model reads text only, not a part of type")]]
+
+
+class MessageItem(Said):
+    """A message of the conversation."""
+
+    type: Literal["message"] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: _Texts
+
+
+class FunctionCall(Said):
+    """A call that the model made."""
+
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+
+
+class FunctionCallOutput(Said):
+    """What a call gave."""
+
+    type: Literal["function_call_output"]
+    call_id: str
+    output: _Texts
+
+
+class ReasoningText(Said):
+    """A part of the reasoning."""
+
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class Reasoning(Said):
+    """The model's own reasoning, sent back."""
+
+    type: Literal["reasoning"]
+    content: list[ReasoningText] | None = None
+
+
+def _kind(item: Any) -> str:
+    kind = item.get("type") if isinstance(item, dict) else getattr(item, "type", None)
+    return kind if isinstance(kind, str) else "message"
+
+
+Item = Annotated[
+    Annotated[MessageItem, Tag("message")]
+    | Annotated[FunctionCall, Tag("function_call")]
+    | Annotated[FunctionCallOutput, Tag("function_call_output")]
+    | Annotated[Reasoning, Tag("reasoning")],
+    Discriminator(_kind),
+    only(_ITEMS, "this server does not know an item of type"),
+]
+
+
+class FunctionTool(Said):
+    """A tool that the caller runs."""
+
+    type: Literal["function"]
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+Tool = Annotated[FunctionTool, only(("function",), "this server runs no tools of its own, such as")]
+
+
+class FunctionChoice(Said):
+    """A tool that has to be called."""
+
+    type: Literal["function"]
+    name: str
+
+
+class TextFormat(Said):
+    """The form of an answer."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str = "answer"
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+
+
+class TextConfig(Said):
+    """How to answer."""
+
+    format: TextFormat | None = None
+
+
+class ResponsesRequest(Said):
+    """The whole request. Fields that are not named here change nothing."""
+
+    model: str
+    input: TextOr[Item]
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    tools: list[Tool] | None = Field(default=None, max_length=256)
+    tool_choice: (
+        Literal["none", "auto", "required"]
+        | Annotated[FunctionChoice, only(("function",), "this server cannot choose a tool by")]
+        | None
+    ) = None
+    parallel_tool_calls: bool | None = None
+    text: TextConfig | None = None
+    max_output_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    stream: bool | None = None
+    store: bool | None = None
+    metadata: dict[str, str] | None = None
+    background: bool | None = None
+    conversation: Any = None
+    prompt: Any = None
+
+    def chat(self, before: list[dict[str, Any]]) -> ChatRequest:
+        """Return the chat request that this one means, after the messages of the response before.
+
+        Raises:
+            BadRequest: it asks for what this server does not have.
+        """
+        for name in UNSUPPORTED:
+            if getattr(self, name):
+                raise BadRequest(f"this server does not support {name!r}", param=name, code="unsupported_parameter")
+        head = [{"role": "system", "content": self.instructions, "id": INSTRUCTIONS}] if self.instructions else []
+        kept = before[1:] if before and before[0].get("id") == INSTRUCTIONS else before
+        new = [{"role": "user", "content": self.input}] if isinstance(self.input, str) else _messages(self.input)
+        choice = self.tool_choice
+        return checked(
+            ChatRequest,
+            {
+                "model": self.model,
+                "messages": [*head, *kept, *new],
+                "stream": self.stream,
+                "tools": [
+                    {"type": "function", "function": tool.model_dump(include={"name", "description", "parameters"})}
+                    for tool in self.tools or []
+                ]
+                or None,
+                "tool_choice": {"type": "function", "function": {"name": choice.name}}
+                if isinstance(choice, FunctionChoice)
+                else choice,
+                "parallel_tool_calls": self.parallel_tool_calls,
+                "response_format": self._format(),
+                "max_tokens": self.max_output_tokens,
+                "temperature": self.temperature,
+                "top_p": self.top_p,
+                "metadata": self.metadata,
+            },
+        )
+
+    def _format(self) -> dict[str, Any] | None:
+        form = self.text.format if self.text else None
+        if form is None:
+            return None
+        if form.type != "json_schema":
+            return {"type": form.type}
+        if form.schema_ is None:
+            raise BadRequest("text.format json_schema needs a schema", param="text.format.schema")
+        return {"type": form.type, "json_schema": {"name": form.name, "schema": form.schema_}}
+
+
+def _messages(items: list[Item]) -> list[dict[str, Any]]:
+    """Return chat's messages: what the model said in one answer comes as several items."""
+    messages: list[dict[str, Any]] = []
+    answer: dict[str, Any] | None = None
+    """The answer to which the next item may belong."""
+    thoughts = ""
+    for item in items:
+        if isinstance(item, Reasoning):
+            answer, thoughts = None, "".join(part.text for part in item.content or [])
+        elif isinstance(item, FunctionCallOutput):
+            answer = None
+            messages.append({"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)})
+        elif isinstance(item, MessageItem) and item.role != "assistant":
+            answer = None
+            messages.append({"role": item.role, "content": _text(item.content)})
+        else:
+            if answer is None or (isinstance(item, MessageItem) and "tool_calls" not in answer):
+                answer = {"role": "assistant", "content": ""}
+                if thoughts:
+                    answer["reasoning_content"], thoughts = thoughts, ""
+                messages.append(answer)
+            if isinstance(item, MessageItem):
+                answer["content"] += _text(item.content)
+            else:
+                answer.setdefault("tool_calls", []).append(
+                    {
+                        "id": item.call_id,
+                        "type": "function",
+                        "function": {"name": item.name, "arguments": item.arguments},
+                    }
+                )
+    return messages
+
+
+def _text(content: str | list[TextPart]) -> str:
+    return content if isinstance(content, str) else "".join(part.text for part in content)

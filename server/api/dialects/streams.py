@@ -1,0 +1,70 @@
+"""Server-sent events, and the deltas of several answers in the order in which they come. Used by every dialect."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from server.api.dialects.conversation import Conversation
+from server.recording.turns import Turn
+from server.rendering.answers import Delta
+
+MAY_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+"""What a route that can stream says of its answers in the schema."""
+Pieces = AsyncIterator[tuple[int, Delta]]
+"""Deltas of all answers as they come, each with the number of its answer."""
+
+
+async def merged(conversation: Conversation) -> Pieces:
+    """Wait for the first delta, so that a failure before it is still a proper HTTP error; return them all.
+
+    Raises:
+        UpturnError: an answer failed before any had begun.
+    """
+    if len(conversation.turns) == 1:
+        turn = conversation.turns[0]
+        first = await turn.deltas.get()
+        if first is None:
+            await turn.answer()
+        return _of_one(turn, first)
+    queue: asyncio.Queue[tuple[int, Delta | None]] = asyncio.Queue()
+    pumps = [asyncio.create_task(_pump(turn, index, queue)) for index, turn in enumerate(conversation.turns)]
+    head = await queue.get()
+    if head[1] is None:
+        await conversation.turns[head[0]].answer()
+    return _pieces(queue, head, pumps)
+
+
+async def _of_one(turn: Turn, first: Delta | None) -> Pieces:
+    if first is not None:
+        yield 0, first
+        async for delta in turn.pieces():
+            yield 0, delta
+
+
+async def _pieces(
+    queue: asyncio.Queue[tuple[int, Delta | None]], head: tuple[int, Delta | None], pumps: list[asyncio.Task[None]]
+) -> Pieces:
+    left, (index, delta) = len(pumps), head
+    while True:
+        if delta is None:
+            left -= 1
+        else:
+            yield index, delta
+        if not left:
+            return
+        index, delta = await queue.get()
+
+
+async def _pump(turn: Turn, index: int, queue: asyncio.Queue[tuple[int, Delta | None]]) -> None:
+    async for delta in turn.pieces():
+        queue.put_nowait((index, delta))
+    queue.put_nowait((index, None))
+
+
+def event(body: dict[str, Any], name: str | None = None) -> str:
+    """Return a server-sent event."""
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {json.dumps(body, ensure_ascii=False)}\n\n"

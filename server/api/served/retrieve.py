@@ -1,0 +1,69 @@
+"""Search-R1's retrieval protocol over a `search` environment's corpus, for trainers that play search by themselves.
+
+`POST /retrieve` takes `query` or `queries`, answers the best passages for each, and records nothing. Which corpus it
+is says `?environment=`; the Factbook's, if nothing does.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
+
+from env_adapters import family
+from env_adapters.protocol import EnvironmentFailure, UnknownTask
+from env_adapters.search.family import Search
+from env_adapters.search.index import Hit
+from server.api.access.authentication import needs
+from server.errors import BadRequest, EnvironmentFailed, NotFound
+
+MOST_QUERIES, MOST_PASSAGES = 512, 100
+
+router = APIRouter(tags=["served"])
+
+Query = Annotated[StrictStr, Field(max_length=10_000)]
+Queries = Annotated[list[Query], Field(max_length=MOST_QUERIES)]
+
+
+class RetrieveRequest(BaseModel):
+    """What Search-R1's and SkyRL's clients send."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    query: Query | Queries | None = None
+    queries: Queries | None = None
+    topk: Annotated[int, Field(strict=True, ge=1, le=MOST_PASSAGES)] | None = None
+    """Search-R1's default: 3."""
+    return_scores: StrictBool = False
+
+
+class RetrieveResult(BaseModel):
+    """For each query its passages: `{"document": ..., "score": ...}`, without scores the documents alone."""
+
+    result: list[list[dict[str, Any]]]
+
+
+@router.post("/retrieve", dependencies=[needs("agent")])
+def retrieve(body: RetrieveRequest, environment: str = "search") -> RetrieveResult:
+    """Find passages."""
+    asked = body.queries if body.queries is not None else body.query
+    if asked is None or (body.queries is not None and body.query is not None):
+        raise BadRequest("one of query and queries is needed", param="queries")
+    try:
+        found = family(environment)
+    except UnknownTask as error:
+        raise NotFound(str(error.args[0]), param="environment", code="environment_not_found") from error
+    if not isinstance(found, Search):
+        raise BadRequest(f"{environment} has no passages to find", param="environment")
+    queries = [asked] if isinstance(asked, str) else asked
+    try:
+        hits = [found.retriever.search(query, body.topk or 3) for query in queries]
+    except EnvironmentFailure as error:
+        raise EnvironmentFailed(f"{environment}: {error}") from error
+    return RetrieveResult(result=[[_shown(hit, scored=body.return_scores) for hit in each] for each in hits])
+
+
+def _shown(hit: Hit, *, scored: bool) -> dict[str, Any]:
+    document = {"contents": f'"{hit.passage.title}"\n{hit.passage.text}'}
+    return {"document": document, "score": hit.score} if scored else document

@@ -1,0 +1,126 @@
+"""From settings to a policy: which engine, which base model, how its messages are rendered, what it can swap."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from server.engines.factory import (
+    EngineKind,
+    LocalOptions,
+    ScriptedOptions,
+    VllmOptions,
+    make_engine,
+    vllm_installed,
+)
+from server.engines.protocol import Engine
+from server.engines.scripted import SCRIPT, read_script
+from server.models.source import resolve_model
+from server.models.weights import validate_adapter, validate_full
+from server.placement import Placement, gpus, place, weights_bytes
+from server.rendering.bytes_tokenizer import CHAT_TEMPLATE, END_OF_TURN, BytesTokenizer
+from server.rendering.render import Renderer
+from server.settings import Settings, SettingsError
+
+DEFAULT_SCRIPT = {"answers": ["I am the scripted engine: I always say this."]}
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A policy that is ready to start."""
+
+    engine: Engine
+    renderer: Renderer
+    base: Path
+    weights: Literal["full", "adapter"]
+    """What is published and swapped."""
+    validate: Callable[[Path, str], None]
+    """Checks a directory of such weights before the engine sees it."""
+    placement: Placement = field(default_factory=Placement)
+    """Which GPU engine and learner have."""
+
+
+def build_policy(settings: Settings) -> Built:
+    """Return the policy that the settings ask for. It may convert or download the model: not for the event loop."""
+    kind = settings.engine.kind
+    if kind == "auto":
+        kind = "vllm" if vllm_installed() or settings.engine.url else "local"
+    on_gpu = shutil.which("nvidia-smi") is not None
+    weights = settings.weights
+    if weights == "auto":
+        weights = "adapter" if on_gpu and kind != "scripted" else "full"
+    for setting, share in (("canary.share", settings.canary.share), ("shadow.share", settings.shadow.share)):
+        if weights == "full" and share > 0:
+            raise SettingsError(
+                f"{setting} needs adapters (weights = adapter): one engine of full weights holds one "
+                "version, so no other can answer beside it"
+            )
+    data_dir = settings.data_dir.absolute()
+    if kind == "scripted":
+        base = _script_directory(settings.model, data_dir)
+        renderer = Renderer(BytesTokenizer(), CHAT_TEMPLATE, END_OF_TURN)
+        return Built(
+            _engine(kind, settings, None, lora=weights == "adapter"),
+            renderer,
+            base,
+            weights,
+            lambda path, _: _check_script(path),
+        )
+    base = resolve_model(settings.model, (settings.models_dir or data_dir / "models").absolute())
+    starts_vllm = kind == "vllm" and settings.engine.url is None
+    placement = place(gpus() if starts_vllm else [], settings.engine, settings.learner, weights_bytes(base))
+    engine = _engine(kind, settings, placement.engine_gpu, lora=weights == "adapter")
+    validate = partial(_validate, base, settings.engine.max_lora_rank)
+    renderer = Renderer.from_directory(base, settings.renderer, settings.model)
+    return Built(engine, renderer, base, weights, validate, placement)
+
+
+def _engine(kind: EngineKind, settings: Settings, gpu: int | None, *, lora: bool) -> Engine:
+    chosen = settings.engine
+    return make_engine(
+        kind,
+        settings.data_dir.absolute(),
+        vllm=VllmOptions(
+            url=chosen.url,
+            dtype=chosen.dtype,
+            max_model_len=chosen.context_tokens,
+            max_num_seqs=chosen.max_concurrent,
+            kv_cache_gib=chosen.kv_cache_gib,
+            omp_threads_bind=chosen.cpu_cores,
+            gpu_memory_utilization=chosen.gpu_memory,
+            gpu=gpu,
+            lora=lora,
+            max_lora_rank=chosen.max_lora_rank,
+            max_loras=chosen.max_adapters,
+            max_cpu_loras=2 * chosen.max_adapters,
+            extra_args=tuple(chosen.extra_args),
+        ),
+        local=LocalOptions(dtype=chosen.dtype, context_tokens=chosen.context_tokens),
+        scripted=ScriptedOptions(context_tokens=chosen.context_tokens),
+    )
+
+
+def _validate(base: Path, max_rank: int, directory: Path, kind: str) -> None:
+    if kind == "adapter":
+        validate_adapter(directory, base, max_rank)
+    else:
+        validate_full(directory, base)
+
+
+def _script_directory(model: str, data_dir: Path) -> Path:
+    """Return the directory of a script: the one named, or a shipped one that is written on first use."""
+    if (Path(model) / SCRIPT).is_file():
+        return Path(model).absolute()
+    shipped = data_dir / "models" / "scripted"
+    shipped.mkdir(parents=True, exist_ok=True)
+    (shipped / SCRIPT).write_text(json.dumps(DEFAULT_SCRIPT))
+    return shipped
+
+
+def _check_script(directory: Path) -> None:
+    read_script(directory)

@@ -1,0 +1,1 @@
+"""Checks a model before anyone trains it."""

@@ -1,0 +1,95 @@
+"""The connections to vLLM: its answers as they come, and its control routes. Used by `vllm.py`.
+
+What failed is told to the engine, which finds out whether vLLM still lives; nothing here knows versions or weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import aiohttp
+
+from server.engines.vllm_answer import RESTART_S, error_of
+from server.errors import EngineError
+
+CONTROL_TIMEOUT_S = 600.0
+KEEP_ALIVE_S = 4.0  # vLLM closes idle connections after 5 s.
+
+
+class VllmHttp:
+    """Sends requests to one vLLM at a time; made inside the event loop that uses it.
+
+    Args:
+        on_failure: called when a request failed in a way that may mean that vLLM is gone.
+    """
+
+    def __init__(self, on_failure: Callable[[], object]) -> None:
+        self.url = ""
+        self._on_failure = on_failure
+        self._session, self._once = (
+            aiohttp.ClientSession(
+                connector=connector, timeout=aiohttp.ClientTimeout(total=None, sock_connect=60), read_bufsize=2**20
+            )
+            for connector in (
+                aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+                aiohttp.TCPConnector(limit=0, force_close=True),
+            )
+        )
+        # The first keeps connections for the next answers; the second makes a new one for each request, since vLLM
+        # drops kept ones after an error, or when they were idle.
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for session in (self._session, self._once):
+            await session.close()
+
+    async def choices(
+        self, model: str, prompt_ids: list[int], sampling: dict[str, Any], whole: bool
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the answer, in vLLM's chunks or whole. Closing this closes the connection: vLLM stops sampling."""
+        body = {"model": model, "token_ids": prompt_ids, "sampling_params": sampling, "stream": not whole}
+        try:
+            async with await self._ask(body) as response:
+                if response.status != 200:
+                    raise error_of(response.status, await response.text())
+                if whole:
+                    for choice in json.loads(await response.read())["choices"]:
+                        yield choice
+                    return
+                rest = b""
+                async for data in response.content.iter_any():
+                    *events, rest = (rest + data).split(b"\n\n")
+                    for event in events:
+                        if not event.startswith(b"data: {"):
+                            continue
+                        chunk = json.loads(event[6:])
+                        if "error" in chunk:
+                            raise error_of(int(chunk["error"]["code"]), chunk["error"]["message"])
+                        for choice in chunk["choices"]:
+                            yield choice
+        except (aiohttp.ClientError, OSError, EngineError) as error:
+            self._on_failure()
+            raise EngineError(f"vLLM failed while answering: {error!r}", retry_after_s=RESTART_S) from error
+
+    async def _ask(self, body: dict[str, Any]) -> aiohttp.ClientResponse:
+        """Send a request for an answer, again where vLLM closed the kept connection at that moment."""
+        url = f"{self.url}/inference/v1/generate"
+        try:
+            return await self._session.post(url, json=body)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            return await self._once.post(url, json=body)
+
+    async def control(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Send one request and return its JSON."""
+        timeout = aiohttp.ClientTimeout(total=CONTROL_TIMEOUT_S)
+        try:
+            async with self._once.request(method, self.url + path, json=body, timeout=timeout) as response:
+                text = await response.text()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._on_failure()
+            raise EngineError(f"vLLM does not answer {path}: {error!r}", retry_after_s=RESTART_S) from error
+        if response.status != 200:
+            raise error_of(response.status, f"{path}: {text[:1000]}")
+        return json.loads(text) if text.startswith(("{", "[")) else text

@@ -1,0 +1,1 @@
+"""Where base models come from, and what is in their weight files."""

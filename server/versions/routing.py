@@ -1,0 +1,104 @@
+"""Which policy version a request gets, and which episode it belongs to (step 1 of the straight line)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from server.engines.protocol import Engine
+from server.errors import NotFound, Unavailable
+from server.recording.episode import Episode, Episodes
+from server.recording.tokens import chain_hashes
+
+
+@dataclass(slots=True)
+class Pointers:
+    """The two versions that have a role; moved by the swap only."""
+
+    name: str
+    """The policy's name."""
+    champion: int = 0
+    """The version that live traffic gets."""
+    head: int = 0
+    """The newest trained version, which training episodes use."""
+    shared: bool = False
+    """One engine of full weights: champion and head are the version it holds."""
+    canary: int | None = None
+    """The candidate that a share of new live episodes gets."""
+    share: float = 0.0
+    """Which share."""
+    by_key: bool = False
+    """An API key gets it with all its new episodes, or with none."""
+
+    def resolve(self, model: str | None, engine: Engine) -> int:
+        """Return the version that `name`, `name@N`, `name@champion` or `name@head` means now.
+
+        Raises:
+            NotFound: another name, or a version that the engine does not hold.
+        """
+        name, at, which = (model or self.name).partition("@")
+        if name != self.name or (at and not which):
+            raise NotFound(f"no model {model!r}; this server has {self.name!r}", param="model", code="model_not_found")
+        if which in ("", "champion"):
+            return self.champion
+        if which == "head":
+            return self.head
+        if (number := named_version(model)) is None or number not in engine.versions:
+            if self.shared and number is not None:
+                raise NotFound(
+                    f"{model} does not serve: one engine of full weights holds one version, now "
+                    f"{self.name}@{self.head}; promote version {number} to serve it",
+                    param="model",
+                    code="model_not_found",
+                )
+            loaded = ", ".join(f"{self.name}@{v}" for v in sorted(engine.versions))
+            raise NotFound(
+                f"no version {which!r} of {self.name!r} is loaded; loaded: {loaded}",
+                param="model",
+                code="model_not_found",
+            )
+        return number
+
+    def for_new_episode(self, model: str | None, engine: Engine, *, episode_id: str, owner_hash: str) -> int:
+        """Return the version that a new live episode begins on: perhaps the canary, where the agent names none.
+
+        Raises:
+            NotFound: as `resolve` does.
+        """
+        version = self.resolve(model, engine)
+        if self.canary is None or "@" in (model or "") or self.canary not in engine.versions:
+            return version
+        drawn = hashlib.sha256(f"{self.canary}/{owner_hash if self.by_key else episode_id}".encode()).digest()
+        return self.canary if int.from_bytes(drawn[:8]) < self.share * 2**64 else version
+
+    def for_episode(self, episode: Episode, model: str | None, engine: Engine) -> int:
+        """Return the version for a call of an episode: the one it began with while the engine still holds it."""
+        if model is not None and "@" in model:
+            return self.resolve(model, engine)
+        self.resolve(model, engine)
+        if episode.policy_version in engine.versions:
+            return episode.policy_version
+        if self.shared:
+            return self.head
+        raise Unavailable(
+            f"version {episode.policy_version}, on which episode {episode.id} began, is gone", code="version_gone"
+        )
+
+
+def named_version(model: str | None) -> int | None:
+    """Return N of `name@N`."""
+    which = (model or "").partition("@")[2]
+    return int(which) if which.isdecimal() and which.isascii() and len(which) <= 10 else None
+
+
+async def find_episode(
+    episodes: Episodes, owner: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]]
+) -> str | None:
+    """Return the open live episode of a caller that has recorded the longest beginning of a conversation."""
+    ends = [
+        found
+        for found, message in zip(chain_hashes(messages, tools), messages, strict=True)
+        if message["role"] == "assistant"
+    ]  # What is recorded ends with an answer.
+    return await episodes.find_live(owner, ends) if ends else None

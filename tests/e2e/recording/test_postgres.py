@@ -1,0 +1,134 @@
+"""The same code on PostgreSQL: a real server, started by the test from Debian's package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+import migrations
+from env_adapters import family
+from server.settings import FunctionSettings, RewardSettings
+from server.store.database import Database, normalise_url
+from tests.e2e.training.test_loop_scripted import ASK, LEARNER, lease, publication, reward_two, says
+from tests.e2e.training.test_training_data import begin, rewarded
+from tests.e2e.training.test_training_data import lease as batch_of
+from tests.support.live import script, serving, settings_for, until
+from tests.support.postgres import running_postgres
+from upturn.wire import BatchAck, EpisodeOpen, PlayRequest, RewardRule, RunClaim, RunConfig, RunRequest
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """URL of a fresh PostgreSQL."""
+    with running_postgres() as server:
+        yield server.url
+
+
+@pytest.fixture
+def url(postgres: str) -> Iterator[str]:
+    """URL of an empty database."""
+    yield postgres
+    database = Database(postgres)
+    with database.writer.begin() as connection:
+        connection.execute(sa.text("drop schema public cascade"))
+        connection.execute(sa.text("create schema public"))
+    database.close()
+
+
+def test_the_tables_in_the_code_are_those_of_the_revisions(url: str) -> None:
+    database = Database(url)
+    migrations.upgrade(database.writer)
+    migrations.upgrade(database.writer)
+    migrations.check(database.writer)
+    database.close()
+
+
+def test_the_whole_line_runs_on_postgresql(url: str, tmp_path: Path) -> None:
+    model = script(tmp_path / "script", "Hello there.")
+    tasks = family("textcraft").tasks("test")[:2]
+    with serving(settings_for(tmp_path / "data", model=str(model), database_url=url)) as live:
+        episodes = reward_two(live)
+        run = live.client.create_run(RunRequest(config=RunConfig(steps=1)))
+        assert live.client.claim_run(RunClaim(learner="tester")) is not None
+        assert sorted(s.episode_id for s in lease(live, run.id).samples) == sorted(episodes)
+        assert live.client.publish(publication(live, run.id, "Better now.")).version == 1
+        assert says(live) == ("Better now.", "policy@1")
+        play = live.client.start_play(
+            PlayRequest(environment="textcraft", tasks=tasks, group_size=3, horizon=2, purpose="evaluation")
+        )
+        done = live.client.wait_for_play(play.id)
+        assert (done.finished, done.errors, done.success_rate) == (6, 0, 0.0)
+
+
+def test_two_servers_on_one_database_share_the_record_and_admit_one_run(url: str, tmp_path: Path) -> None:
+    model = script(tmp_path / "script", "Hello there.")
+    one = settings_for(tmp_path / "one", model=str(model), database_url=url)
+    two = settings_for(tmp_path / "two", model=str(model), database_url=url)
+    with serving(one) as first, serving(two) as second:
+        opened = first.client.open_episode(EpisodeOpen())
+        first.openai(key=opened.key).chat.completions.create(model="policy", messages=ASK)
+        assert len(second.client.episode(opened.id).turns) == 1
+        for live in (first, second):
+            live.client.create_run(RunRequest(config=RunConfig(steps=1)))
+        assert first.client.claim_run(RunClaim(learner="a")) is not None
+        assert second.client.claim_run(RunClaim(learner="b")) is None
+
+
+def test_a_reward_sent_to_two_servers_at_once_counts_once_and_both_know_the_rules(url: str, tmp_path: Path) -> None:
+    model = script(tmp_path / "script", "Hello there.")
+    scorers = RewardSettings(functions={"length": FunctionSettings(function="tests.support.reward_functions:length")})
+    one = settings_for(tmp_path / "one", model=str(model), database_url=url, rewards=scorers)
+    two = settings_for(tmp_path / "two", model=str(model), database_url=url, rewards=scorers)
+    with serving(one) as first, serving(two) as second, ThreadPoolExecutor(16) as pool:
+        opened = first.client.open_episode(EpisodeOpen())
+        first.openai(key=opened.key).chat.completions.create(model="policy", messages=ASK)
+        for round_ in range(8):
+            body = {"value": 0.5, "key": f"vote-{round_}"}
+            answers = list(
+                pool.map(
+                    lambda live, body=body: live.http.post(f"/v1/episodes/{opened.id}/rewards", json=body),
+                    [first, second] * 8,
+                )
+            )
+            assert {answer.status_code for answer in answers} == {201}
+            assert len({answer.json()["id"] for answer in answers}) == 1
+        first.client.set_reward_source("user", RewardRule(cap=1.0))
+        assert second.client.episode(opened.id).reward == 1.0
+        first.client.close_episode(opened.id)
+        until(lambda: len(second.client.episode(opened.id).rewards) == 9)
+        assert second.client.episode(opened.id).reward == 2.0
+        assert [view.scored for view in second.client.scorers().data] == [1]
+        assert {s.name: (s.count, s.mean) for s in second.client.reward_sources().data} == {
+            "*": (0, None),
+            "user": (8, 0.5),
+            "length": (1, 1.0),
+        }
+
+
+def test_the_urls_that_hosters_give_mean_psycopg() -> None:
+    for scheme in ("postgres", "postgresql"):
+        assert normalise_url(f"{scheme}://u:p@h/d") == "postgresql+psycopg://u:p@h/d"
+
+
+def test_a_run_takes_what_it_declares_on_postgresql(url: str, tmp_path: Path) -> None:
+    model = script(tmp_path / "script", "Hello there.")
+    with serving(settings_for(tmp_path / "data", model=str(model), database_url=url)) as live:
+        rewarded(live, "elsewhere")
+        user = rewarded(live, "user")
+        plan = {"environment": "textcraft", "split": "test", "curriculum": "learnability", "groups": 2}
+        run_id = begin(
+            live,
+            play={**plan, "group_size": 2},
+            live={"sources": ["user"], "min_rewards": 1, "keys": [], "max_age_s": 600.0},
+        )
+        for step, taken in enumerate((1, 0)):
+            batch = batch_of(live, run_id, step)
+            assert (batch.played_episodes, batch.live_episodes, batch.by_environment) == (4, taken, {"textcraft": 4})
+            assert (user in {s.episode_id for s in batch.samples}) == bool(taken)
+            live.client.acknowledge_batch(batch.id, BatchAck(learner=LEARNER, state="trained"))

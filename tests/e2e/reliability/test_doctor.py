@@ -1,0 +1,287 @@
+"""What the doctor says of a good model, and that it finds each fault that it looks for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from safetensors.torch import load_file, save_file
+
+import migrations
+from server.assembly import Built
+from server.commands import doctor
+from server.doctor.checks import Check, model_checks
+from server.doctor.engine_checks import engine_checks
+from server.engines.factory import LocalOptions
+from server.engines.local import LocalEngine
+from server.engines.protocol import Weights
+from server.models.weights import validate_full
+from server.rendering.render import Renderer
+from server.store.database import Database
+from tests.support.family_models import FAMILIES, make_family_model
+from tests.support.tiny_model import CHATML, make_tiny_model
+
+ROOT = Path(__file__).parents[3]
+NAMES = [
+    "database schema",
+    "model files",
+    "weights",
+    "renderer",
+    "chat template",
+    "tool template",
+    "end of turn",
+    "special tokens",
+    "token ids",
+    "engine",
+    "logprobs",
+    "adapter",
+    "full weights",
+]
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return make_tiny_model(tmp_path / "tiny")
+
+
+def edit(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def of(checks: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+def test_a_good_model_passes_every_check_and_the_json_says_the_same(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data_dir = tmp_path / "data"
+    code = doctor.run([str(tiny), "--json", "--engine.kind", "local", "--weights", "full", "--data-dir", str(data_dir)])
+    said = json.loads(capsys.readouterr().out)
+    assert (code, said["passed"]) == (0, True)
+    assert [check["name"] for check in said["checks"]] == NAMES
+    assert {check["result"] for check in said["checks"][1:]} == {"pass"}
+    assert said["checks"][0]["result"] == "skip" and not (data_dir / "upturn.db").exists()
+    assert list(data_dir.iterdir()) == [], "the changed weights are still there"
+
+
+def test_quick_says_a_line_a_check_and_needs_no_torch(tiny: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from server.commands.doctor import run; code = run(sys.argv[1:]); "
+        "sys.exit(3 if 'torch' in sys.modules else code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny), "--quick", "--data-dir", str(tmp_path)],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line[6:21].strip() for line in lines[:-1]] == [*NAMES[:9], "engine"]
+    assert lines[-2].startswith("skip  engine") and lines[-1].endswith("no check failed")
+
+
+def test_a_model_that_is_not_there_fails_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert doctor.run([str(tmp_path / "empty"), "--quick", "--data-dir", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "fail  model files      config.json" in said and "Hugging Face's layout" in said
+
+
+def rewrites(user: str = "message['content']", assistant: str = "message['content']") -> Callable[[Path], None]:
+    def change(model: Path) -> None:
+        choice = f"({user} if message['role'] == 'user' else {assistant})"
+        (model / "chat_template.jinja").write_text(CHATML.replace("message['content']", choice))
+
+    return change
+
+
+def quantized(model: Path) -> None:
+    edit(model / "config.json", quantization_config={"quant_method": "awq"})
+
+
+def sliding(model: Path) -> None:
+    edit(model / "config.json", layer_types=["full_attention", "sliding_attention"])
+
+
+def of_integers(model: Path) -> None:
+    file = model / "model.safetensors"
+    tensors = load_file(file)
+    save_file({**tensors, "model.norm.weight": tensors["model.norm.weight"].char()}, file)
+
+
+def stops_elsewhere(model: Path) -> None:
+    edit(model / "config.json", eos_token_id=0)
+    edit(model / "generation_config.json", eos_token_id=0)
+
+
+@pytest.mark.parametrize(
+    ("harm", "name", "says"),
+    [
+        (rewrites(user="message['content'] ~ ' (' ~ messages|length ~ ')'"), "chat template", "1 would fork"),
+        (quantized, "weights", "quantized (awq)"),
+        (sliding, "weights", "layers of ['sliding_attention']"),
+        (of_integers, "weights", "dtype ['I8']"),
+        (stops_elsewhere, "end of turn", "the engine stops at [0]"),
+        (lambda model: edit(model / "tokenizer_config.json", eos_token="<end>"), "end of turn", "it is 5 ids"),
+        (
+            lambda model: edit(model / "tokenizer.json", decoder={"type": "Fuse"}),
+            "token ids",
+            "text comes back changed",
+        ),
+        (lambda model: (model / "chat_template.jinja").unlink(), "chat template", "no chat template"),
+        (lambda model: (model / "tokenizer.json").write_text("{"), "chat template", "EOF"),
+    ],
+)
+def test_each_fault_of_a_model_is_found_with_its_figure_and_what_to_do(
+    tiny: Path, harm: Callable[[Path], Any], name: str, says: str
+) -> None:
+    before = of(list(model_checks(tiny)))
+    assert {check.result for check in before.values()} == {"pass"}
+    harm(tiny)
+    check = of(list(model_checks(tiny)))[name]
+    assert (check.result, says in check.figure) == ("fail", True), check
+    assert check.advice
+
+
+def test_a_template_that_shows_thoughts_of_the_last_answer_only_passes_for_the_record_goes_on_behind_them(
+    tiny: Path,
+) -> None:
+    rewrites(assistant="('<think></think>' if loop.last else '') ~ message['content']")(tiny)
+    check = of(list(model_checks(tiny)))["chat template"]
+    assert check.result == "pass"
+    assert "prefix in 0 of 2 turns" in check.figure and "2 behind history as it was sampled" in check.figure
+
+
+class DeafEngine(LocalEngine):
+    """Says that it has loaded weights, and goes on with what it had."""
+
+    async def load(self, weights: Weights) -> None:
+        self.versions |= {weights.version}
+
+    async def score(self, version: int, token_ids: list[int]) -> list[float]:
+        return await super().score(0, token_ids)
+
+
+class OtherEngine(LocalEngine):
+    """Serves another model than it was told to."""
+
+    async def start(self, base: Weights, current: Weights) -> None:
+        other = Weights(0, "base", make_tiny_model(base.path.parent / "other", seed=1))
+        await super().start(other, other)
+
+
+@pytest.mark.parametrize(
+    ("kind", "failed"),
+    [
+        (LocalEngine, []),
+        (DeafEngine, ["adapter", "full weights"]),
+        (OtherEngine, ["logprobs", "adapter", "full weights"]),
+    ],
+)
+async def test_an_engine_that_serves_something_else_than_what_was_loaded_fails(
+    tiny: Path, tmp_path: Path, kind: type[LocalEngine], failed: list[str]
+) -> None:
+    def build() -> Built:
+        return Built(
+            kind(LocalOptions(context_tokens=512)),
+            Renderer.from_directory(tiny),
+            tiny,
+            "full",
+            lambda path, _: validate_full(path, tiny),
+        )
+
+    checks = [check async for check in engine_checks(build, tmp_path, 8)]
+    assert [check.name for check in checks] == ["engine", "logprobs", "adapter", "full weights"]
+    assert [check.name for check in checks if check.result == "fail"] == failed, checks
+
+
+async def test_an_engine_that_does_not_start_is_one_failed_check(tiny: Path, tmp_path: Path) -> None:
+    (tiny / "model.safetensors").write_bytes(b"\0" * 100)
+    checks = [
+        check
+        async for check in engine_checks(
+            lambda: Built(LocalEngine(LocalOptions()), Renderer.from_directory(tiny), tiny, "full", lambda *_: None),
+            tmp_path,
+            8,
+        )
+    ]
+    assert [(check.name, check.result) for check in checks] == [("engine", "fail")]
+    assert checks[0].advice
+
+
+def test_the_schema_is_compared_and_never_changed(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'upturn.db'}"
+    assert doctor.schema_check(url).result == "skip"
+    database = Database(url)
+    with database.writer.begin() as connection:
+        command.upgrade(migrations.config(connection), "0001")
+    for _ in range(2):
+        old = doctor.schema_check(url)
+        assert (old.result, old.advice) == ("fail", "python -m server migrate") and "revision 0001" in old.figure
+    migrations.upgrade(database.writer)
+    assert doctor.schema_check(url).result == "pass"
+    with database.writer.begin() as connection:
+        connection.execute(sa.text("update alembic_version set version_num = '9999'"))
+    assert doctor.schema_check(url).result == "fail"
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--quick", "--no-such-flag"], "--no-such-flag"),
+        (["--quick", "model"], "model"),
+        (["model", "--engine.kind", "scripted"], "scripted engine has no model"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        doctor.run(arguments)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(600)
+def test_a_good_model_passes_on_vllm(tiny: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "server",
+            "doctor",
+            str(tiny),
+            "--json",
+            "--engine.kind",
+            "vllm",
+            "--weights",
+            "full",
+            "--data-dir",
+            str(tmp_path / "data"),
+        ],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    said = json.loads(done.stdout)
+    assert done.returncode == 0, said
+    results = {check["name"]: check["result"] for check in said["checks"]}
+    assert {name for name, result in results.items() if result != "pass"} == {"database schema", "adapter"}
+
+
+@pytest.mark.parametrize(("name", "says"), [("qwen3", "the family qwen3"), ("llama-3", "the family llama-3")])
+def test_it_says_what_writes_the_prompts(tmp_path: Path, name: str, says: str) -> None:
+    directory = make_family_model(tmp_path, FAMILIES[name])
+    assert says in of(list(model_checks(directory)))["renderer"].figure
+    assert "the chat template" in of(list(model_checks(directory, "template")))["renderer"].figure

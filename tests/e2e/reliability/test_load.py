@@ -1,0 +1,135 @@
+"""Many clients at once, slow ones, and ones that go away: everybody is answered, and everything is recorded once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sqlite3
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+
+from server.settings import EngineSettings
+from tests.e2e.reliability.test_faults import process
+from tests.support.live import Live, script, serving, settings_for
+
+CLIENTS = 512
+ASK = [{"role": "user", "content": "Hi"}]
+
+
+def recorded(data_dir: Path) -> list[sqlite3.Row]:
+    """All turns of a server's database, oldest first."""
+    connection = sqlite3.connect(data_dir / "upturn.db", timeout=60)
+    connection.row_factory = sqlite3.Row
+    rows = connection.execute("select * from turn order by id").fetchall()
+    connection.close()
+    return rows
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    """Wait for something that has to come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come"
+        time.sleep(0.05)
+
+
+def raw_stream(url: str, receive_buffer: int | None = None) -> socket.socket:
+    """Ask for a stream over a plain socket."""
+    address = urlsplit(url)
+    body = json.dumps({"model": "policy", "messages": ASK, "stream": True}).encode()
+    connection = socket.socket()
+    connection.settimeout(120)
+    if receive_buffer is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.connect((address.hostname, address.port))
+    connection.sendall(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: upturn\r\nconnection: close\r\n"
+        b"content-type: application/json\r\n" + f"content-length: {len(body)}\r\n\r\n".encode() + body
+    )
+    return connection
+
+
+def read_until(connection: socket.socket, mark: bytes, at_once: int = 1) -> bytes:
+    """Read until a mark has come, or the end."""
+    seen = bytearray()
+    while mark not in seen[-len(mark) - at_once :] and (part := connection.recv(at_once)):
+        seen += part
+    return bytes(seen)
+
+
+async def test_512_requests_at_once_are_all_answered_and_recorded_once(tmp_path: Path) -> None:
+    model = script(tmp_path / "script", "Twenty or so tokens.", delay_s=0.02)
+
+    async def ask(api: openai.AsyncOpenAI, number: int) -> tuple[str, str]:
+        """Return the turn's id and its text; every other answer is streamed."""
+        asked: dict[str, Any] = {"model": "policy", "messages": [{"role": "user", "content": f"Request {number}"}]}
+        if number % 2:
+            answer = await api.chat.completions.create(**asked)
+            return answer.id, answer.choices[0].message.content or ""
+        text, finish, identity = "", None, ""
+        async for chunk in await api.chat.completions.create(**asked, stream=True):
+            text += chunk.choices[0].delta.content or ""
+            finish, identity = chunk.choices[0].finish_reason, chunk.id
+        assert finish == "stop"
+        return identity, text
+
+    with process(tmp_path / "data", model, "--engine.kind", "scripted") as (_, url):
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0, timeout=240) as api:
+            answers = await asyncio.gather(*(ask(api, number) for number in range(CLIENTS)))
+        assert {text for _, text in answers} == {"Twenty or so tokens."}
+        turns = recorded(tmp_path / "data")
+        assert sorted(f"chatcmpl-{turn['id']}" for turn in turns) == sorted(identity for identity, _ in answers)
+        assert {json.loads(turn["messages"])[0]["content"] for turn in turns} == {
+            f"Request {number}" for number in range(CLIENTS)
+        }
+        assert all(turn["trainable"] for turn in turns)
+
+
+def test_readers_that_read_byte_by_byte_or_not_at_all_hold_up_nobody(tmp_path: Path) -> None:
+    long = "A long answer. " * 1000
+    model = script(tmp_path / "script", long)
+    engine = EngineSettings(kind="scripted", context_tokens=len(long) + 1000)
+    with serving(settings_for(tmp_path / "data", model=str(model), engine=engine)) as live:
+        slow = [raw_stream(live.url, receive_buffer=4096) for _ in range(4)]
+        begun = [read_until(reader, b'"content": "A"') for reader in slow]  # Byte by byte, and then not at all.
+        short = [live.openai().chat.completions.create(model="policy", messages=ASK, max_tokens=5) for _ in range(20)]
+        assert {answer.choices[0].message.content for answer in short} == {"A lon"}
+        wait_until(lambda: len(recorded(tmp_path / "data")) == 24, "the record of what nobody has read yet")
+        for reader, head in zip(slow, begun, strict=True):
+            stream = head + read_until(reader, b"data: [DONE]", at_once=65536)
+            reader.close()
+            events = [json.loads(line[6:]) for line in stream.decode().splitlines() if line.startswith("data: {")]
+            assert "".join(e["choices"][0]["delta"].get("content", "") for e in events) == long
+            assert len(stream) > 3_000_000, "not more than the kernel's own buffers take: nobody was slow"
+        assert all(turn["trainable"] for turn in recorded(tmp_path / "data"))
+
+
+def test_clients_that_disconnect_in_bulk_leave_marked_turns_and_a_free_engine(tmp_path: Path) -> None:
+    model = script(tmp_path / "script", "word " * 2000, delay_s=0.02)
+    engine = EngineSettings(kind="scripted", context_tokens=20_000)
+    with serving(settings_for(tmp_path / "data", model=str(model), engine=engine)) as live:
+        leaving = [raw_stream(live.url) for _ in range(128)]
+        for client in leaving:
+            read_until(client, b'"content": "w"')
+        for number, client in enumerate(leaving):
+            if number % 2:  # Half of them are reset, half say goodbye.
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        wait_until(lambda: len(recorded(tmp_path / "data")) == len(leaving), "the record of those that left")
+        turns = recorded(tmp_path / "data")
+        assert {turn["untrainable_reason"] for turn in turns} == {"disconnected"}
+        assert all(0 < turn["completion_tokens"] < 10_000 for turn in turns), "the engine went on for nobody"
+        assert says(live) == "word "
+
+
+def says(live: Live) -> str | None:
+    """What the server answers now."""
+    answer = live.openai().chat.completions.create(model="policy", messages=ASK, max_tokens=5)
+    return answer.choices[0].message.content

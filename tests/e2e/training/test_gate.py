@@ -1,0 +1,334 @@
+"""The promotion gate: what is better stays, what is not is undone, and the ledger says why."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.engines.scripted import scripted_logprobs
+from server.environments.plays import STOPPED
+from server.settings import EnvironmentSettings, GateSettings
+from server.store.tables import PlayRow
+from tests.e2e.reliability.test_faults import process
+from tests.e2e.training.test_loop_scripted import LEARNER, PROBE, says
+from tests.support.live import Live, script, serving, settings_for, until
+from tests.support.postgres import running_postgres
+from upturn.client import Client, UpturnAPIError
+from upturn.manifest import write_manifest
+from upturn.wire import (
+    BatchAck,
+    BatchRequest,
+    EvaluationPlan,
+    FixedHorizon,
+    GateEvidence,
+    PolicyPublish,
+    Probe,
+    RunClaim,
+    RunConfig,
+    RunEnd,
+    RunRequest,
+    RunView,
+    Sampling,
+)
+
+ENVIRONMENT = "odd/inline:x"  # `win` wins; `add 1` is understood and wins nothing; `raise` breaks it.
+TASKS = [f"train/{number}" for number in range(12)]
+PLAN = EvaluationPlan(tasks={ENVIRONMENT: TASKS}, repetitions=2)
+
+
+@contextmanager
+def served(tmp_path: Path, weights: str = "full", base: str = "add 1", **more: Any) -> Iterator[Live]:
+    model = script(tmp_path / "script", base)
+    environments = EnvironmentSettings(modules=["tests.support.environments.odd_inline"], workers=0)
+    with serving(
+        settings_for(tmp_path / "data", model=str(model), weights=weights, environments=environments, **more)
+    ) as live:
+        yield live
+
+
+def begin(client: Client, kind: str = "full", plan: EvaluationPlan = PLAN) -> RunView:
+    client.create_run(
+        RunRequest(config=RunConfig(steps=1, kind=kind, schedule=FixedHorizon(horizon=2), evaluation=plan))
+    )
+    run = client.claim_run(RunClaim(learner=LEARNER))
+    assert run is not None
+    return run
+
+
+def publish(client: Client, data: Path, run: RunView, answer: str, delay_s: float = 0.0) -> int:
+    """Train one step: lease its batch, publish what answers so (answers are separated by `|`), acknowledge."""
+    batch = client.lease_batch(BatchRequest(run_id=run.id, learner=LEARNER, step=0, horizon=2))
+    directory = script(data / "versions" / run.id, *answer.split("|"), delay_s=delay_s)
+    version = client.publish(
+        PolicyPublish(
+            run_id=run.id,
+            learner=LEARNER,
+            step=0,
+            path=str(directory),
+            manifest_sha256=write_manifest(directory, {"kind": run.config.kind}),
+            probe=Probe(token_ids=PROBE, logprobs=scripted_logprobs(directory, PROBE)),
+        )
+    ).version
+    client.acknowledge_batch(
+        batch.id, BatchAck(learner=LEARNER, state="trained", policy_version=version, metrics={"entropy": 0.5})
+    )
+    return version
+
+
+def end(client: Client, run: RunView, state: str = "done") -> None:
+    client.end_run(run.id, RunEnd(learner=LEARNER, state=state, reason="tested"))
+
+
+def decided(client: Client, run: RunView) -> RunView:
+    until(lambda: client.run(run.id).gate != "due", "nothing was decided")
+    return client.run(run.id)
+
+
+def trained(live: Live, answer: str, kind: str = "full", state: str = "done", plan: EvaluationPlan = PLAN) -> RunView:
+    """Do a whole run, and wait for the gate."""
+    run = begin(live.client, kind, plan)
+    publish(live.client, live.parts.settings.data_dir, run, answer)
+    end(live.client, run, state)
+    asyncio.run_coroutine_threadsafe(live.parts.gate.check(), live.loop).result(timeout=60)  # It looks each second.
+    return decided(live.client, run)
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+def test_what_is_better_is_promoted_what_is_not_is_undone_and_the_next_run_begins_from_the_champion(
+    tmp_path: Path, kind: str
+) -> None:
+    with served(tmp_path, kind) as live:
+        better = trained(live, "win", kind)
+        assert better.gate == "promoted" and says(live) == ("win", "policy@1")
+        worse = trained(live, "add 1", kind)
+        assert (worse.gate, worse.first_version, worse.last_version) == ("rejected", 1, 2)
+        assert says(live) == says(live, "policy@head") == ("win", "policy@1")
+        third = begin(live.client, kind)
+        assert third.first_version == 1
+        promoted, rejected = [p for p in live.client.promotions().data if p.decided_by == "gate"][::-1]
+        assert (promoted.action, promoted.from_version, promoted.to_version) == ("promote", 0, 1)
+        assert (promoted.run_id, promoted.reason) == (better.id, "mean gain +1.000, from +1.000 to +1.000")
+        assert (rejected.action, rejected.from_version, rejected.to_version) == ("reject", 2, 1)
+        assert "success changed by -1.000" in rejected.reason
+        shown = live.http.get(f"/v1/promotions/{promoted.id}").json()
+        assert shown == promoted.model_dump(mode="json")
+        evidence = shown["evidence"]
+        assert (evidence["champion"], evidence["candidate"], evidence["horizon"]) == (0, 1, 2)
+        assert evidence["metrics"] == {"entropy": 0.5} and evidence["rule"]["margin"] == 0.05
+        figures = evidence["environments"][ENVIRONMENT]
+        assert (figures["tasks"], figures["gain"]["low"]) == (12, 1.0)
+        assert figures["champion"]["success_rate"] == 0.0 and figures["candidate"]["success_rate"] == 1.0
+        assert figures["champion"]["steps"] == 48 and figures["candidate"]["steps"] == 24
+        ids = {figures[side]["evaluation_id"] for side in ("champion", "candidate")}
+        assert ids == set(rows(live.parts.settings.data_dir, "select id from evaluation order by id limit 2"))
+        live.client.rollback("too slow")
+        assert says(live) == ("add 1", "policy@0"), "the champion before is the one that the gate had"
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+def test_a_restart_serves_the_champion_and_goes_on_from_it_after_a_rejection(tmp_path: Path, kind: str) -> None:
+    with served(tmp_path, kind, base="win") as live:
+        assert trained(live, "add 1", kind).gate == "rejected"
+    with served(tmp_path, kind, base="win") as live:
+        assert says(live) == says(live, "policy@head") == ("win", "policy@0")
+        assert trained(live, "win", kind).first_version == 0
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+def test_a_candidate_that_breaks_its_environment_decides_nothing_and_is_undone(tmp_path: Path, kind: str) -> None:
+    with served(tmp_path, kind) as live:
+        assert trained(live, "raise", kind).gate == "rejected"
+        assert "nothing can be decided" in live.client.promotions().data[0].reason
+        assert says(live) == ("add 1", "policy@0")
+
+
+def test_a_candidate_that_wins_but_calls_tools_wrongly_or_slowly_is_rejected(tmp_path: Path) -> None:
+    call = '<tool_call>{"name": "add", "arguments": {"number": 1}}</tool_call>'
+    rule = GateSettings(max_invalid_rise=1, max_latency_ratio=0.001)  # As if it were very slow.
+    with served(tmp_path, "adapter", base=call, gate=rule) as live:
+        plan = PLAN.model_copy(update={"tools": True, "sampling": Sampling(max_tokens=200)})
+        assert trained(live, "<tool_call>add</tool_call>|win", "adapter", plan=plan).gate == "rejected"
+        newest = live.client.promotions().data[0]
+        assert isinstance(newest.evidence, GateEvidence) and len(newest.evidence.objections) == 2
+        assert f"{ENVIRONMENT}: 100.0% of the tool calls could not be read, 0.0% of the champion's" in newest.reason
+        assert "at most 0.001 times is allowed" in newest.reason
+        figures = newest.evidence.environments[ENVIRONMENT]
+        assert (figures.champion.calls, figures.champion.bad_calls) == (48, 0)
+        assert (figures.candidate.calls, figures.candidate.bad_calls) == (24, 24)
+        assert figures.champion.latency_ms and figures.candidate.latency_ms
+
+
+def test_a_run_that_did_not_end_well_is_undone_without_an_evaluation(tmp_path: Path) -> None:
+    with served(tmp_path) as live:
+        assert trained(live, "win", state="failed").gate == "rejected"
+        newest = live.client.promotions().data[0]
+        assert "the run has not ended well: failed, tested" in newest.reason
+        assert newest.evidence is not None and newest.evidence.environments == {}
+        assert says(live) == ("add 1", "policy@0")
+
+
+def test_a_run_that_published_nothing_leaves_nothing_to_decide(tmp_path: Path) -> None:
+    with served(tmp_path) as live:
+        run = begin(live.client)
+        live.client.cancel_run(run.id)
+        assert decided(live.client, run).gate == "void"
+        assert [p.action for p in live.client.promotions().data] == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("base", "tasks", "why"),
+    [
+        ("add 1", [*TASKS, "train/none"], "no task 'train/none'"),
+        ("raise", TASKS, "no episode has a verdict"),
+        ("add 1", "exam", "has no split 'exam', only train, test"),
+    ],
+)
+def test_a_run_that_could_never_be_judged_fails_before_its_first_step(
+    tmp_path: Path, base: str, tasks: list[str] | str, why: str
+) -> None:
+    with served(tmp_path, base=base) as live:
+        run = begin(live.client, plan=PLAN.model_copy(update={"tasks": {ENVIRONMENT: tasks}}))
+        with pytest.raises(UpturnAPIError) as told:
+            live.client.lease_batch(BatchRequest(run_id=run.id, learner=LEARNER, step=0, horizon=2))
+        assert told.value.code == "run_ended"
+        failed = live.client.run(run.id)
+        assert failed.state == "failed" and failed.reason is not None and why in failed.reason
+
+
+def test_a_split_stands_for_all_its_tasks(tmp_path: Path) -> None:
+    with served(tmp_path) as live:
+        trained(live, "win", plan=EvaluationPlan(tasks={ENVIRONMENT: "test"}))
+        evidence = live.client.promotions().data[0].evidence
+        assert evidence is not None and evidence.environments[ENVIRONMENT].tasks == 3
+
+
+def test_no_run_begins_while_a_decision_is_due_and_what_is_done_by_hand_meanwhile_stays(tmp_path: Path) -> None:
+    with served(tmp_path) as live:
+        run = begin(live.client)
+        publish(live.client, live.parts.settings.data_dir, run, "win", delay_s=0.3)
+        end(live.client, run)
+        live.client.create_run(RunRequest(config=RunConfig(steps=1)))
+        assert live.client.claim_run(RunClaim(learner=LEARNER)) is None
+        until(lambda: len(plays(live.parts.settings.data_dir)) == 2, "the candidate is not evaluated")
+        live.client.promote(0, "I know better")
+        assert decided(live.client, run).gate in ("void", "rejected")
+        by_hand = next(p for p in live.client.promotions().data if p.action == "promote")
+        assert (by_hand.decided_by, by_hand.reason, by_hand.evidence) == ("anonymous", "I know better", None)
+        assert says(live) == ("add 1", "policy@0")
+        following = live.client.claim_run(RunClaim(learner=LEARNER))
+        assert following is not None and following.first_version == 0
+
+
+def test_a_champion_by_hand_that_was_not_evaluated_is_what_a_rejected_candidate_gives_way_to(tmp_path: Path) -> None:
+    with served(tmp_path) as live:
+        assert trained(live, "win").gate == "promoted"
+        run = begin(live.client)
+        live.client.lease_batch(BatchRequest(run_id=run.id, learner=LEARNER, step=0, horizon=2))
+        live.client.promote(0)
+        publish(live.client, live.parts.settings.data_dir, run, "win win")
+        end(live.client, run)
+        assert decided(live.client, run).gate == "rejected"
+        newest = live.client.promotions().data[0]
+        assert newest.to_version == 0 and "version 0 has become the champion meanwhile" in newest.reason
+        assert says(live) == ("add 1", "policy@0")
+
+
+def test_an_evaluation_that_is_interrupted_again_and_again_rejects(tmp_path: Path) -> None:
+    with served(tmp_path) as live:
+        run = begin(live.client)
+        version = publish(live.client, live.parts.settings.data_dir, run, "win")
+        request = {"policy": f"policy@{version}", "environment": ENVIRONMENT}
+        for number in range(3):
+            row = PlayRow(
+                id=f"play_{number}", state="failed", error=STOPPED, request=request, run_id=run.id, created_at=0.0
+            )
+            live.parts.writer.submit(lambda session, row=row: session.add(row)).result(timeout=60)
+        end(live.client, run)
+        assert decided(live.client, run).gate == "rejected"
+        assert "was interrupted 3 times" in live.client.promotions().data[0].reason
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+def test_killed_in_the_middle_of_an_evaluation_the_gate_goes_on_with_what_is_recorded(
+    tmp_path: Path, kind: str
+) -> None:
+    model, data = script(tmp_path / "script", "add 1"), tmp_path / "data"
+    flags = (
+        "--engine.kind",
+        "scripted",
+        "--weights",
+        kind,
+        "--environments.modules",
+        "tests.support.environments.odd_inline",
+        "--environments.workers",
+        "0",
+    )
+    with process(data, model, *flags) as (server, url), Client(url) as client:
+        run = begin(client, kind)
+        publish(client, data, run, "win", delay_s=0.5)
+        end(client, run)
+        until(lambda: len(plays(data)) == 2, "the candidate is not evaluated")
+        server.kill()
+    with process(data, model, *flags) as (_, url), Client(url) as client:
+        assert decided(client, run).gate == "promoted"
+        newest = client.promotions().data[0]
+        assert (newest.action, newest.to_version, newest.run_id) == ("promote", 1, run.id)
+        assert [p["state"] for p in plays(data)] == ["done", "failed", "done"], "the champion is evaluated once"
+        assert next(p for p in client.policies().data if p.champion).version == 1
+
+
+@pytest.mark.postgres
+def test_the_gate_decides_on_postgresql(tmp_path: Path) -> None:
+    with running_postgres() as server, served(tmp_path, "adapter", database_url=server.url) as live:
+        assert [trained(live, answer, "adapter").gate for answer in ("win", "nonsense")] == ["promoted", "rejected"]
+        newest = live.client.promotions().data[0]
+        assert newest.evidence is not None
+        assert newest.evidence.environments[ENVIRONMENT].candidate.invalid_steps == 48
+        assert "100.0% of the steps could not be understood, 0.0% of the champion's" in newest.reason
+
+
+def test_two_looks_at_once_decide_once(tmp_path: Path) -> None:
+    with served(tmp_path) as live:
+        run = begin(live.client)
+        publish(live.client, live.parts.settings.data_dir, run, "win")
+        end(live.client, run)
+
+        async def looks() -> None:
+            await asyncio.gather(*(live.parts.gate.check() for _ in range(3)))
+
+        asyncio.run_coroutine_threadsafe(looks(), live.loop).result(timeout=60)
+        assert decided(live.client, run).gate == "promoted"
+        assert len([p for p in live.client.promotions().data if p.decided_by == "gate"]) == 1
+
+
+def test_of_two_servers_on_one_database_the_one_that_serves_the_candidate_decides(tmp_path: Path) -> None:
+    with served(tmp_path) as first, served(tmp_path) as second:
+        assert trained(first, "win").gate == "promoted" and says(first) == ("win", "policy@1")
+        assert says(second) == ("add 1", "policy@0")
+        assert [p.action for p in second.client.promotions().data] == ["promote", "publish", "first"]
+
+
+def test_the_ledger_says_what_it_does_not_have(live: Live) -> None:
+    assert live.http.get("/v1/promotions/7").json()["error"]["code"] == "promotion_not_found"
+    assert live.http.get("/v1/promotions?limit=0").status_code == 400
+    assert [(p.action, p.decided_by) for p in live.client.promotions().data] == [("first", "swap")]
+
+
+def rows(data: Path, query: str) -> list[Any]:
+    """The first column of what a database holds."""
+    connection = sqlite3.connect(data / "upturn.db", timeout=30)
+    try:
+        return [row[0] for row in connection.execute(query)]
+    finally:
+        connection.close()
+
+
+def plays(data: Path) -> list[dict[str, Any]]:
+    """State of every evaluation that the gate asked for, oldest first."""
+    return [{"state": state} for state in rows(data, "select state from play where run_id is not null order by id")]

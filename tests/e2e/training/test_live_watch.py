@@ -1,0 +1,158 @@
+"""Live rewards decide: what earns less is taken back, and the ledger says why; once, and only where that is right."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import sqlalchemy as sa
+
+from server.settings import WatchSettings
+from tests.e2e.reliability.test_faults import process
+from tests.e2e.training.test_gate import begin, publish, served, trained
+from tests.e2e.training.test_loop_scripted import LEARNER, says
+from tests.support.live import Live, script, until
+from tests.support.live_rewards import earn, look, newest, promoted, talk
+from tests.support.postgres import running_postgres
+from upturn.client import Client
+from upturn.wire import EpisodeOpen, FixedHorizon, LiveEvidence, RewardRequest, RunClaim, RunConfig, RunRequest
+
+WATCH = WatchSettings(min_episodes=8, window=12)
+
+
+@contextmanager
+def watched(tmp_path: Path, weights: str = "adapter", watch: WatchSettings = WATCH, **more: Any) -> Iterator[Live]:
+    with served(tmp_path, weights, watch=watch, **more) as live:
+        yield live
+
+
+def fallen(live: Live) -> None:
+    """Promote version 1 after rewards of 1, and reward it with 0."""
+    earn(live.client, live.http, 1.0)
+    promoted(live)
+    earn(live.client, live.http, 0.0)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "full"])
+def test_a_promoted_version_that_earns_less_is_taken_back_by_itself(tmp_path: Path, kind: str) -> None:
+    with watched(tmp_path, kind) as live:
+        earn(live.client, live.http, 1.0)
+        assert trained(live, "win", kind).gate == "promoted" and says(live) == ("win", "policy@1")
+        earn(live.client, live.http, 0.0)
+        until(lambda: newest(live).action == "rollback", "nothing was taken back")
+        row = newest(live)
+        assert (row.from_version, row.to_version, row.decided_by) == (1, 0, "watch")
+        assert "mean live reward 0.000 over" in row.reason and "1.000 over as many of version 0" in row.reason
+        assert isinstance(row.evidence, LiveEvidence) and row.evidence.worse
+        assert row.evidence.e_value >= 1 / WATCH.alpha and row.evidence.rule["alpha"] == WATCH.alpha
+        assert says(live) == says(live, "policy@head") == ("add 1", "policy@0")
+        assert begin(live.client, kind).first_version == 0, "the next run does not build on it"
+
+
+def test_one_that_earns_as_much_stays_and_so_does_one_with_few_rewards(tmp_path: Path) -> None:
+    with watched(tmp_path) as live:
+        earn(live.client, live.http, 1.0)
+        promoted(live)
+        earn(live.client, live.http, 0.0, count=WATCH.min_episodes - 1)
+        look(live)
+        assert newest(live).action == "promote"
+        live.client.promote(0)
+        live.client.promote(1)  # Anew: what came before does not count.
+        earn(live.client, live.http, 1.0)
+        look(live)
+        assert newest(live).action == "promote" and says(live) == ("win", "policy@1")
+
+
+def test_it_takes_back_once_and_does_not_flap(tmp_path: Path) -> None:
+    with watched(tmp_path) as live:
+        fallen(live)
+
+        async def looks() -> None:
+            await asyncio.gather(*(live.parts.watch.check() for _ in range(3)))
+
+        asyncio.run_coroutine_threadsafe(looks(), live.loop).result(timeout=60)
+        earn(live.client, live.http, 0.0)  # The version before earns as little now: that is nobody's fault.
+        look(live)
+        assert [p.action for p in live.client.promotions().data] == ["rollback", "promote", "first"]
+
+
+def test_only_live_episodes_of_the_version_itself_count(tmp_path: Path) -> None:
+    with watched(tmp_path) as live:
+        earn(live.client, live.http, 1.0)
+        promoted(live)
+        earn(live.client, live.http, 0.0, count=WATCH.min_episodes - 1)
+        mixed, silent = live.client.open_episode(EpisodeOpen()), live.client.open_episode(EpisodeOpen())
+        old = live.client.open_episode(EpisodeOpen(policy="policy@0"))
+        assert [talk(live.http, mixed.key), talk(live.http, mixed.key, "policy@0")] == [1, 0]
+        assert talk(live.http, old.key) == 0
+        imported = live.client.open_episode(EpisodeOpen())
+        assert talk(live.http, imported.key) == 1
+        for episode in (mixed, silent, old, imported):
+            live.client.reward(episode.id, RewardRequest(value=0.0))
+        nobodys = sa.text(f"update episode set owner_hash = null where id = '{imported.id}'")
+        live.parts.writer.submit(lambda session: session.execute(nobodys)).result(timeout=60)
+        look(live)
+        assert newest(live).action == "promote"
+
+
+def test_a_pinned_champion_stays_until_it_is_unpinned(tmp_path: Path) -> None:
+    with watched(tmp_path) as live:
+        earn(live.client, live.http, 1.0)
+        promoted(live)
+        assert live.client.pin(1).pinned
+        earn(live.client, live.http, 0.0)
+        look(live)
+        assert newest(live).action == "promote" and says(live) == ("win", "policy@1")
+        assert not live.client.unpin(1).pinned
+        look(live)
+        assert newest(live).action == "rollback"
+
+
+def test_it_never_goes_back_to_weights_that_are_gone(tmp_path: Path) -> None:
+    with watched(tmp_path) as live:
+        promoted(live, "add 1")
+        earn(live.client, live.http, 1.0)
+        promoted(live)
+        gone = sa.text("update policy_version set state = 'retired' where version = 1")
+        live.parts.writer.submit(lambda session: session.execute(gone)).result(timeout=60)
+        earn(live.client, live.http, 0.0)
+        look(live)
+        assert newest(live).action == "promote" and says(live) == ("win", "policy@2")
+
+
+def test_switched_off_it_changes_nothing(tmp_path: Path) -> None:
+    with watched(tmp_path, watch=WATCH.model_copy(update={"enabled": False})) as live:
+        fallen(live)
+        look(live)
+        assert newest(live).action == "promote"
+
+
+def test_killed_in_the_middle_it_goes_on_with_what_is_recorded(tmp_path: Path) -> None:
+    flags = ("--engine.kind", "scripted", "--weights", "adapter", "--watch.min-episodes", "8", "--watch.window", "12")
+    model, data = script(tmp_path / "script", "add 1"), tmp_path / "data"
+    with process(data, model, *flags) as (server, url), Client(url) as client, httpx2.Client(base_url=url) as http:
+        earn(client, http, 1.0)
+        client.create_run(RunRequest(config=RunConfig(steps=1, kind="adapter", schedule=FixedHorizon(horizon=2))))
+        run = client.claim_run(RunClaim(learner=LEARNER))
+        assert run is not None
+        client.promote(publish(client, data, run, "win"))
+        earn(client, http, 0.0, count=7)
+        server.kill()
+    with process(data, model, *flags) as (_, url), Client(url) as client, httpx2.Client(base_url=url) as http:
+        assert client.promotions().data[0].action == "promote"
+        earn(client, http, 0.0, count=5)
+        until(lambda: client.promotions().data[0].action == "rollback", "nothing was taken back")
+        assert next(p for p in client.policies().data if p.champion).version == 0
+
+
+@pytest.mark.postgres
+def test_live_rewards_decide_on_postgresql(tmp_path: Path) -> None:
+    with running_postgres() as server, watched(tmp_path, database_url=server.url) as live:
+        fallen(live)
+        look(live)
+        assert newest(live).action == "rollback" and says(live) == ("add 1", "policy@0")

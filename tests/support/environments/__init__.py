@@ -1,0 +1,1 @@
+"""Environments and services that tests play with."""

@@ -1,0 +1,110 @@
+"""A live server in a thread: streaming and disconnects can only be tested over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import uvicorn
+from fastapi import FastAPI
+from openai import OpenAI
+
+from server.api.state import State
+from server.app import create_app
+from server.settings import EngineSettings, LearnerSettings, Settings
+from upturn.client import Client
+
+
+@dataclass
+class Live:
+    """A running server and ways to talk to it."""
+
+    url: str
+    app: FastAPI
+    loop: asyncio.AbstractEventLoop
+    closing: ExitStack
+
+    @property
+    def parts(self) -> State:
+        return self.app.state.parts
+
+    @cached_property
+    def client(self) -> Client:
+        return self.closing.enter_context(Client(self.url))
+
+    @cached_property
+    def http(self) -> httpx2.Client:
+        return self.closing.enter_context(httpx2.Client(base_url=self.url, timeout=60))
+
+    def openai(self, key: str = "sk-test", base_url: str | None = None, **more: Any) -> OpenAI:
+        return self.closing.enter_context(
+            OpenAI(base_url=base_url or f"{self.url}/v1", api_key=key, max_retries=0, **more)
+        )
+
+
+def until(true: Callable[[], object], what: str = "it did not happen", seconds: float = 60) -> None:
+    """Wait for a condition; say what did not happen where it is not met in time."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def settings_for(directory: Path, **changes: Any) -> Settings:
+    """Settings of a small test server; nothing is taken from files or the environment."""
+    engine = changes.pop("engine", EngineSettings(kind="scripted", context_tokens=4096))
+    learner = changes.pop("learner", LearnerSettings(start=False))
+    return Settings.model_construct(
+        **{
+            **{name: field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()},
+            "data_dir": directory,
+            "port": 0,
+            "engine": engine,
+            "learner": learner,
+            **changes,
+        }
+    )
+
+
+def script(directory: Path, *answers: str, delay_s: float = 0.0) -> Path:
+    """Write a scripted engine's weights."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "script.json").write_text(json.dumps({"answers": list(answers), "delay_s": delay_s}))
+    return directory
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[Live]:
+    """Serve on a free loopback port until the block ends."""
+    # The protocol is named since asyncio turns Nagle's delay off (40 ms an answer) only where it sees TCP.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    app = create_app(settings, lambda: url)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(server.serve(sockets=[listener])), daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 600
+    while not server.started:
+        if not thread.is_alive() or time.monotonic() > deadline:
+            raise RuntimeError("the server did not start")
+        time.sleep(0.02)
+    try:
+        with ExitStack() as closing:
+            yield Live(url, app, loop, closing)
+    finally:
+        server.should_exit = True
+        thread.join(timeout=60)
+        loop.close()
+        assert not thread.is_alive(), "the server did not stop"

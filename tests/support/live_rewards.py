@@ -1,0 +1,60 @@
+"""Live agents that are rewarded, and versions that are promoted by hand: what tests of promotion begin with."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx2
+
+from tests.e2e.training.test_gate import end, publish
+from tests.e2e.training.test_loop_scripted import ASK, LEARNER
+from tests.support.live import Live
+from upturn.client import Client
+from upturn.wire import EpisodeOpen, FixedHorizon, PromotionView, RewardRequest, RunClaim, RunConfig, RunRequest
+
+
+def talk(http: httpx2.Client, key: str, model: str = "policy") -> int:
+    """Take one turn; return the version that answered."""
+    answer = http.post(
+        "/v1/chat/completions", headers={"authorization": f"Bearer {key}"}, json={"model": model, "messages": ASK}
+    )
+    assert answer.status_code == 200, answer.text
+    return int(answer.headers["x-policy-version"])
+
+
+def earn(client: Client, http: httpx2.Client, reward: float | dict[int, float], count: int = 12) -> list[int]:
+    """Let live agents take a turn each, and be rewarded, perhaps by the version that answered; return the versions."""
+    answered = []
+    for _ in range(count):
+        opened = client.open_episode(EpisodeOpen())
+        answered.append(talk(http, opened.key))
+        value = reward if isinstance(reward, float) else reward[answered[-1]]
+        client.reward(opened.id, RewardRequest(value=value))
+    return answered
+
+
+def new_version(live: Live, answer: str = "win", kind: str = "adapter", client: Client | None = None) -> int:
+    """Train a version in a run without an evaluation plan."""
+    client = client or live.client
+    client.create_run(RunRequest(config=RunConfig(steps=1, kind=kind, schedule=FixedHorizon(horizon=2))))
+    run = client.claim_run(RunClaim(learner=LEARNER))
+    assert run is not None
+    version = publish(client, live.parts.settings.data_dir, run, answer)
+    end(client, run)
+    return version
+
+
+def promoted(live: Live, answer: str = "win") -> int:
+    """Train a version, and promote it by hand."""
+    version = new_version(live, answer)
+    live.client.promote(version)
+    return version
+
+
+def look(live: Live) -> None:
+    """Have the watch look now; it looks by itself every few seconds."""
+    asyncio.run_coroutine_threadsafe(live.parts.watch.check(), live.loop).result(timeout=60)
+
+
+def newest(live: Live) -> PromotionView:
+    return live.client.promotions().data[0]

@@ -1,0 +1,56 @@
+"""Settings about speed and memory change neither."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from learner.acceleration import accelerate
+from learner.checks import BadInput
+from learner.packing import pack
+from learner.settings import LearnerSettings
+from tests.unit.learner.test_learner_samples import random_samples, tiny_policy, unguarded
+
+
+def step(policy, **settings):
+    """Return logprobs and gradients of a row, and the bytes that were kept for the way back."""
+    accelerate(policy, LearnerSettings(server="", learner="-", **settings))
+    (row,) = pack(random_samples())
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        values = policy.logprobs(row).values
+    values.sum().backward()
+    return values, [p.grad for p in policy.trainable().values()], sum(kept.values())
+
+
+@pytest.mark.parametrize("config", [unguarded(), unguarded(kind="adapter", lora_rank=4)], ids=["full", "adapter"])
+def test_activation_checkpointing_keeps_less_and_changes_no_number(tmp_path, config):
+    values, gradients, kept = step(tiny_policy(tmp_path, config))
+    again, recomputed, less = step(tiny_policy(tmp_path, config), activation_checkpointing=True)
+    assert less < 0.7 * kept
+    torch.testing.assert_close(again, values)
+    for mine, right in zip(recomputed, gradients, strict=True):
+        torch.testing.assert_close(mine, right)
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_keep_less_and_change_no_number(tmp_path):
+    values, gradients, kept = step(tiny_policy(tmp_path))
+    again, compiled, less = step(tiny_policy(tmp_path), compile=True)
+    assert less < kept
+    torch.testing.assert_close(again, values, atol=2e-5, rtol=0)
+    for mine, right in zip(compiled, gradients, strict=True):
+        torch.testing.assert_close(mine / right.abs().max(), right / right.abs().max(), atol=2e-5, rtol=0)
+
+
+def test_liger_without_cuda_is_refused_with_what_to_do(tmp_path):
+    with pytest.raises(BadInput, match="without --liger"):
+        step(tiny_policy(tmp_path), liger=True)

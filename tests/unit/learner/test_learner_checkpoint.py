@@ -1,0 +1,58 @@
+"""A learner that is killed and started again does what an uninterrupted one does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from learner.checkpoint import CheckpointError, load_checkpoint, newest_checkpoint, save_checkpoint
+from learner.step import Trainer
+from tests.unit.learner.test_learner_samples import random_samples, tiny_policy, unguarded
+from upturn.wire import OptimiserConfig
+
+FULL = unguarded(steps=4, optimiser=OptimiserConfig(lr=1e-3, warmup_steps=3), kl_coef=0.01, minibatches=2)
+ADAPTER = FULL.model_copy(update={"kind": "adapter", "lora_rank": 4})
+
+
+def trained(tmp_path, config, steps, trainer=None):
+    trainer = trainer or Trainer(tiny_policy(tmp_path, config), config)
+    for step in steps:
+        assert trainer.step(random_samples(seed=step), step).trained
+    return trainer
+
+
+@pytest.mark.parametrize("config", [FULL, ADAPTER], ids=["full", "adapter"])
+def test_four_steps_equal_two_a_kill_and_two_more_bit_for_bit(tmp_path, config):
+    whole = trained(tmp_path, config, range(4))
+    save_checkpoint(trained(tmp_path, config, range(2)), tmp_path / "checkpoints", 2)
+
+    resumed = Trainer(tiny_policy(tmp_path, config), config)
+    step, directory = newest_checkpoint(tmp_path / "checkpoints", up_to=4)
+    load_checkpoint(resumed, directory)
+    trained(tmp_path, config, range(step, 4), resumed)
+
+    assert step == 2
+    assert all(torch.equal(p, resumed.policy.trainable()[name]) for name, p in whole.policy.trainable().items())
+
+
+def test_the_newest_two_are_kept_and_an_unfinished_one_does_not_count(tmp_path):
+    trainer, root = Trainer(tiny_policy(tmp_path), unguarded()), tmp_path / "checkpoints"
+    assert newest_checkpoint(root, up_to=10) is None
+    for step in (1, 2, 3):
+        save_checkpoint(trainer, root, step)
+    (root / "step-000004.part").mkdir()
+    assert newest_checkpoint(root, up_to=10) == (3, root / "step-000003")
+    assert newest_checkpoint(root, up_to=2) == (2, root / "step-000002")
+    assert sorted(d.name for d in root.iterdir()) == ["step-000002", "step-000003", "step-000004.part"]
+
+
+def test_a_step_may_be_saved_again(tmp_path):
+    trainer = Trainer(tiny_policy(tmp_path), unguarded())
+    assert save_checkpoint(trainer, tmp_path / "c", 1) == save_checkpoint(trainer, tmp_path / "c", 1)
+
+
+def test_a_checkpoint_of_another_config_is_refused(tmp_path):
+    trainer = Trainer(tiny_policy(tmp_path), unguarded())
+    directory = save_checkpoint(trainer, tmp_path / "c", 1)
+    with pytest.raises(CheckpointError, match="another config"):
+        load_checkpoint(Trainer(tiny_policy(tmp_path), unguarded(steps=2)), directory)

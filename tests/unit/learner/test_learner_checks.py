@@ -1,0 +1,116 @@
+"""Bad input: one clear line that says what to do, before any weight changes."""
+
+from __future__ import annotations
+
+import math
+import shutil
+
+import pytest
+import torch
+
+from learner import checks
+from learner.checks import BadBatch, BadInput, BadModel, TooLittleMemory, memory_advice
+from learner.loop import do_next_run
+from learner.model import load_policy
+from learner.publish import write_version
+from learner.step import Trainer
+from tests.support.tiny_model import make_tiny_model
+from tests.unit.learner.test_learner_loop import set_up
+from tests.unit.learner.test_learner_samples import random_samples, tiny_policy, unguarded
+from upturn.wire import RunConfig
+
+CPU = torch.device("cpu")
+BAD_BATCHES = {
+    "lengths": (lambda s: {"loss_mask": s.loss_mask[:-1]}, BadBatch, "differ in length: .*erase the episode"),
+    "nan reward": (lambda s: {"reward": math.nan}, BadBatch, "reward of episode .* is nan: correct it"),
+    "infinite reward": (lambda s: {"reward": math.inf}, BadBatch, "reward of episode .* is inf: correct it"),
+    "foreign token": (
+        lambda s: {"token_ids": [*s.token_ids[:-1], 70_000]},
+        BadBatch,
+        "token ids .* to 70000, .* give both the same model",
+    ),
+    "temperature": (lambda s: {"temperatures": [0.0] * len(s.token_ids)}, BadBatch, "temperature above 0"),
+    "first token": (lambda s: {"loss_mask": [1] * len(s.token_ids)}, BadBatch, "nothing predicts it"),
+    "no group": (lambda s: {"group": None}, BadInput, "name a group .* or take reinforce_pp"),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD_BATCHES))
+def test_a_batch_that_is_not_one_is_refused_and_no_weight_changes(tmp_path, name):
+    change, kind, says = BAD_BATCHES[name]
+    policy = tiny_policy(tmp_path)
+    trainer, before = Trainer(policy, unguarded()), policy.snapshot()
+    samples = [s.model_copy(update=change(s)) for s in random_samples()]
+    with pytest.raises(kind, match=says) as refused:
+        trainer.step(samples, 0)
+    assert "\n" not in str(refused.value)
+    assert all(torch.equal(before[n], p) for n, p in policy.trainable().items())
+    assert all(p.grad is None for p in policy.trainable().values())
+
+
+def test_a_directory_that_is_no_model_is_refused(tmp_path):
+    config = RunConfig(steps=1)
+    with pytest.raises(BadModel, match=r"no config\.json"):
+        load_policy(tmp_path, None, config, CPU)
+    model = make_tiny_model(tmp_path / "model")
+    (model / "config.json").rename(model / "away")
+    (model / "config.json").write_text("{")
+    with pytest.raises(BadModel, match=r"not JSON .* copy the model again"):
+        load_policy(model, None, config, CPU)
+    shutil.move(model / "away", model / "config.json")
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(BadModel, match=r"is broken .* copy the model again"):
+        load_policy(model, None, config, CPU)
+    weights.unlink()
+    with pytest.raises(BadModel, match="has no weights"):
+        load_policy(model, None, config, CPU)
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(tmp_path, monkeypatch):
+    model = make_tiny_model(tmp_path / "model")
+    monkeypatch.setattr(checks, "free_bytes", lambda device: 1_000_000)
+    with pytest.raises(TooLittleMemory, match=r"needs .* GiB .* are free: train an adapter"):
+        load_policy(model, None, RunConfig(steps=1), CPU)
+    assert load_policy(model, None, RunConfig(steps=1, kind="adapter"), CPU).is_adapter
+
+
+def test_this_machine_says_how_much_memory_is_free():
+    free = checks.free_bytes(CPU)
+    assert free is not None
+    assert free > 100 * 2**20
+
+
+def test_a_step_that_runs_out_of_memory_says_which_option_to_lower():
+    with pytest.raises(TooLittleMemory, match="--max-row-tokens below 4096"), memory_advice(4096):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(TooLittleMemory, match="--max-row-tokens"), memory_advice(4096):
+        torch.empty(2**50)
+    with pytest.raises(RuntimeError, match="another"), memory_advice(4096):
+        raise RuntimeError("another")
+
+
+def test_a_live_run_whose_episodes_all_stand_alone_says_so_at_its_first_step(tmp_path):
+    server, settings = set_up(tmp_path)
+    server.teach_nothing_at, real = {0}, server.lease
+
+    def alone(body):
+        real(body)
+        view = server.leased[body["step"]].model_copy(update={"groups": 0, "groups_incomplete": 12})
+        server.leased[body["step"]] = view
+        return server.answer(view)
+
+    server.lease = alone
+    with pytest.raises(BadInput, match="none of the 12 recorded ones has another beside it: name a group"):
+        do_next_run(server.client(), settings)
+    assert server.run.state == "failed"
+    assert server.run.reason.startswith("grpo compares the episodes of a group")
+    assert len(server.versions) == 1
+
+
+def test_a_version_whose_writing_fails_has_no_manifest(tmp_path, monkeypatch):
+    policy = tiny_policy(tmp_path)
+    monkeypatch.setattr("learner.publish.probe_of", lambda policy: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_version(policy, tmp_path / "versions", 0, {})
+    assert list((tmp_path / "versions").rglob("manifest.json")) == []

@@ -1,0 +1,152 @@
+"""A run is stopped rather than its model ruined, and the best version serves again."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from learner.best import best_of
+from learner.figures import repetition
+from learner.guards import RunStopped, check_collapse
+from learner.loop import do_next_run
+from learner.step import Trainer
+from tests.unit.learner.test_learner_loop import CONFIG, set_up
+from tests.unit.learner.test_learner_samples import random_samples, sample, tiny_policy, unguarded
+from tests.unit.learner.test_learner_step import on_policy
+from upturn.wire import Guards, RunConfig, RunStep
+
+
+def steps_of(name, values):
+    return [RunStep(step=i, horizon=1, policy_version=i + 1, metrics={name: v}) for i, v in enumerate(values)]
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_a_batch_of_another_model_stops_the_run_before_any_weight_changes(tmp_path, minibatches):
+    config = RunConfig(steps=1, minibatches=minibatches)
+    policy = tiny_policy(tmp_path, config)
+    trainer, before = Trainer(policy, config), policy.snapshot()
+    with pytest.raises(RunStopped, match=r"differ by .* nats a token .* no weight of this step was changed"):
+        trainer.step(random_samples(), 0)
+    assert all(torch.equal(before[name], p) for name, p in policy.trainable().items())
+    assert trainer.step(on_policy(policy, random_samples()), 0).trained  # and nothing of that gradient is left
+    fresh = tiny_policy(tmp_path, config)
+    Trainer(fresh, config).step(on_policy(fresh, random_samples()), 0)
+    assert all(torch.equal(p, policy.trainable()[name]) for name, p in fresh.trainable().items())
+
+
+@pytest.mark.parametrize(
+    ("guards", "name", "values", "says"),
+    [
+        (Guards(min_entropy=0.1), "entropy", [0.05] * 5, "stopped exploring"),
+        (Guards(), "repetition", [0.9] * 5, "repeats itself"),
+        (Guards(max_truncated=0.5), "truncated_share", [0.6] * 5, "within the horizon"),
+        (Guards(max_reference_kl=1.0), "reference_kl", [2.0] * 5, "left its reference"),
+        (Guards(max_grad_norm=10.0), "grad_norm", [11.0] * 5, "explode"),
+    ],
+)
+def test_each_guard_stops_after_its_patience_and_names_its_figure(guards, name, values, says):
+    check_collapse(steps_of(name, values[1:]), guards)
+    check_collapse(steps_of(name, [*values[1:], 0.5 if name == "entropy" else 0.0]), guards)
+    check_collapse(steps_of("other", values), guards)
+    with pytest.raises(RunStopped, match=says) as stopped:
+        check_collapse(steps_of(name, values), guards)
+    assert name in str(stopped.value)
+    assert "5 learner steps in a row" in str(stopped.value)
+
+
+def test_repetition_counts_what_a_turn_says_twice_and_not_what_two_turns_say():
+    loop = [7, 8] * 10
+    assert repetition([sample([1, *loop], [0] + [1] * 20)]) == pytest.approx(1 - 2 / 17)
+    twice = [2, 3, 4, 5, 6]
+    assert repetition([sample([1, *twice, 9, *twice], [0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1])]) == 0.0
+    assert repetition([sample([1, 2], [0, 1])]) == 0.0
+
+
+def test_the_best_version_is_the_one_that_played_the_best_window():
+    steps = steps_of("success_rate", [0.1, 0.2, 0.9, 0.8, 0.3])
+    assert best_of(steps, 2) == best_of(steps[:4], 2)
+    best = best_of(steps, 2)
+    assert (best.step, best.version, best.success) == (3, 3, pytest.approx(0.85))  # version 3 was published by step 2
+    assert best_of(steps[:1], 2) is None
+    assert best_of(steps_of("success_rate", [0.5]), 1).version is None
+
+
+def test_a_stopped_run_ends_with_its_reason_and_serves_its_best_version_again(tmp_path):
+    guards = Guards(mismatch_kl=None, min_entropy=100.0, patience=4, best_window=1)
+    server, settings = set_up(tmp_path, CONFIG.model_copy(update={"steps": 10, "guards": guards}))
+    server.success = [0.1, 0.2, 0.9, 0.3]
+    with pytest.raises(RunStopped):
+        do_next_run(server.client(), settings)
+    assert server.run.state == "failed"
+    assert server.run.step == 4
+    assert "stopped exploring" in server.run.reason
+    assert (
+        "The best version, 2, had a mean success of 0.900 at step 2 and serves again as version 5" in server.run.reason
+    )
+    best, again = (load_file(Path(server.versions[n].path, "model.safetensors")) for n in (2, 5))
+    assert all(torch.equal(best[name], again[name]) for name in best)
+    assert not torch.equal(
+        best["lm_head.weight"], load_file(Path(server.versions[4].path, "model.safetensors"))["lm_head.weight"]
+    )
+
+
+def test_the_best_version_is_kept_although_the_server_deletes_its_directory(tmp_path):
+    guards = Guards(mismatch_kl=None, min_entropy=100.0, patience=4, best_window=1)
+    server, settings = set_up(tmp_path, CONFIG.model_copy(update={"steps": 10, "guards": guards}))
+    server.success = [0.1, 0.9, 0.1]
+
+    def forget(path, body):
+        if path == "/v1/batches" and body["step"] == 3:
+            for file in Path(server.versions[1].path).iterdir():
+                file.unlink()
+            Path(server.versions[1].path).rmdir()
+
+    server.before = forget
+    with pytest.raises(RunStopped, match=r"version, 1, .* serves again as version 5"):
+        do_next_run(server.client(), settings)
+
+
+@pytest.mark.parametrize("config", [unguarded(), unguarded(minibatches=2), unguarded(algorithm="sft")])
+def test_tokens_without_a_finite_logprob_are_counted_and_the_rest_trains_as_if_they_were_masked(tmp_path, config):
+    samples = random_samples()
+    broken, masked, lost = [], [], 0
+    for one in samples:
+        first = one.loss_mask.index(1)
+        logprobs, mask = list(one.logprobs), list(one.loss_mask)
+        logprobs[first], mask[first] = math.nan, 0
+        lost += 1
+        broken.append(one.model_copy(update={"logprobs": logprobs}))
+        masked.append(one.model_copy(update={"loss_mask": mask}))
+    policies = []
+    for batch in (broken, masked):
+        policy = tiny_policy(tmp_path, config)
+        metrics = Trainer(policy, config).step(batch, 0).metrics
+        assert metrics["nonfinite_tokens"] == (lost if batch is broken else 0)
+        assert metrics["trained_tokens"] == sum(sum(s.loss_mask) for s in masked if any(s.loss_mask))
+        policies.append(policy)
+    one, other = policies
+    assert all(torch.equal(p, other.trainable()[name]) for name, p in one.trainable().items())
+
+
+def test_a_token_that_the_learner_finds_impossible_is_left_out_and_one_that_is_no_number_takes_its_row_along(tmp_path):
+    config, samples = unguarded(), random_samples()
+    policy = tiny_policy(tmp_path, config)
+    trainer, real = Trainer(policy, config, max_row_tokens=1), policy.logprobs
+
+    def broken(row):
+        found = real(row)
+        if row.target.tolist() == [t for t, m in zip(samples[0].token_ids, samples[0].loss_mask, strict=True) if m]:
+            found.values.data[0] = math.nan
+        elif len(row.target) > 1 and int(row.sample[0]) == 1:
+            found.values.data[0] = -math.inf
+        return found
+
+    policy.logprobs = broken
+    metrics = trainer.step(samples, 0).metrics
+    assert metrics["nonfinite_tokens"] == sum(samples[0].loss_mask) + 1
+    assert all(math.isfinite(v) for v in metrics.values())
+    assert all(p.isfinite().all() for p in policy.trainable().values())

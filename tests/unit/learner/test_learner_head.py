@@ -1,0 +1,59 @@
+"""The head: right numbers, and never the logits of a row."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from learner.chosen_logprobs import chosen_logprobs
+
+HIDDEN, VOCABULARY, TOKENS = 8, 50, 21
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that any operation returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        out = function(*arguments, **(named or {}))
+        self.numel = max([self.numel, *(t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor))])
+        return out
+
+
+def made(dtype=torch.float32):
+    torch.manual_seed(0)
+    head = torch.nn.Linear(HIDDEN, VOCABULARY, dtype=dtype)
+    hidden = torch.randn(TOKENS, HIDDEN, dtype=dtype, requires_grad=True)
+    return head, hidden, torch.randint(VOCABULARY, (TOKENS,)), torch.rand(TOKENS) + 0.5
+
+
+@pytest.mark.parametrize("at_once", [VOCABULARY * 4, 1, 2**20])
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_logprobs_entropies_and_gradients_are_those_of_a_plain_log_softmax(monkeypatch, at_once, dtype, apart):
+    monkeypatch.setattr("learner.chosen_logprobs.LOGITS_AT_ONCE", at_once)
+    head, hidden, target, temperature = made(dtype)
+    inputs, weights = [hidden, *head.parameters()], torch.randn(TOKENS)
+    values, entropy = chosen_logprobs(head, hidden, target, temperature, VOCABULARY)
+    plain = (head(hidden).float() / temperature[:, None]).log_softmax(-1)
+    expected = plain.gather(-1, target[:, None])[:, 0]
+    assert values.dtype == entropy.dtype == torch.float32
+    torch.testing.assert_close(values, expected)
+    torch.testing.assert_close(entropy, -(plain.exp() * plain).sum(-1))
+    assert not entropy.requires_grad
+    ours = torch.autograd.grad((values * weights).sum(), inputs)
+    for mine, right in zip(ours, torch.autograd.grad((expected * weights).sum(), inputs), strict=True):
+        torch.testing.assert_close(mine, right, atol=apart, rtol=apart)
+
+
+def test_no_tensor_is_ever_larger_than_a_piece_of_logits(monkeypatch):
+    piece = VOCABULARY * 10  # more than the head's own weights
+    monkeypatch.setattr("learner.chosen_logprobs.LOGITS_AT_ONCE", piece)
+    head, hidden, target, temperature = made()
+    with Largest() as largest:
+        chosen_logprobs(head, hidden, target, temperature, VOCABULARY)[0].sum().backward()
+    assert largest.numel == piece < TOKENS * VOCABULARY

@@ -1,0 +1,109 @@
+"""`python -m learner` as a process: how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from learner.__main__ import main
+from tests.unit.learner.test_learner_loop import set_up
+
+
+@contextlib.contextmanager
+def over_http(server):
+    """Serve a loop test's server on a port; yield its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            answer = server.handle(httpx2.Request(self.command, f"http://upturn{self.path}", content=body))
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                self.send_response(answer.status_code)
+                self.send_header("content-length", str(len(answer.content)))
+                self.end_headers()
+                self.wfile.write(answer.content)
+
+        do_GET = do_POST
+
+        def log_message(self, *_):
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{http.server_port}"
+    finally:
+        http.shutdown()
+        thread.join()
+        http.server_close()
+
+
+def held_at_publishing(server):
+    """Let a version's publication wait; return the event that one has come, and the one that lets it go on."""
+    publishing, leave = threading.Event(), threading.Event()
+
+    def before(path, body):
+        if path == "/v1/policies" and body:
+            publishing.set()
+            leave.wait(60)
+
+    server.before = before
+    return publishing, leave
+
+
+def test_sigterm_in_the_middle_of_a_step_gives_the_batch_back_and_ends_with_code_0(tmp_path):
+    server, _ = set_up(tmp_path)
+    publishing, leave = held_at_publishing(server)
+    with over_http(server) as url:
+        command = [sys.executable, "-m", "learner", "run", "--server", url, "--work-dir", str(tmp_path / "work")]
+        command += ["--device", "cpu", "--threads", "1", "--learner", "me"]
+        root = Path(__file__).parents[3]
+        process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            assert publishing.wait(120)
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=60)
+        finally:
+            leave.set()
+            process.kill()  # nothing, where it has ended
+            process.wait()
+            process.stdout.close()
+    assert process.returncode == 0, output
+    assert [(ack["state"], ack["learner"]) for _, ack in server.acks] == [("returned", "me")]
+    assert server.run.state == "running"  # for whoever claims it next
+    assert "stopped by SIGTERM" in output
+    assert "Traceback" not in output
+
+
+def test_an_interrupt_ends_with_code_130(monkeypatch):
+    monkeypatch.setattr("learner.__main__.do_next_run", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        assert main(["run", "--server", "http://upturn"]) == 130
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def test_the_help_names_every_option_and_where_the_key_comes_from(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--server", "--run", "--once", "--device", "--threads", "--work-dir", "--learner", "UPTURN_KEY"):
+        assert option in text
+
+
+def test_a_wrong_setting_ends_with_code_2(capsys):
+    assert main(["run", "--server", "http://upturn", "--threads", "0"]) == 2
+    assert "threads" in capsys.readouterr().err

@@ -1,0 +1,150 @@
+"""What is published is what was trained, and it says so itself."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from learner.model import load_policy
+from learner.publish import write_version
+from learner.step import Trainer
+from tests.support.tiny_model import make_tiny_model
+from tests.unit.learner.test_learner_samples import random_samples, tiny_policy, unguarded
+from upturn.manifest import verify_manifest
+from upturn.wire import OptimiserConfig
+
+CPU = torch.device("cpu")
+
+
+def trained(directory, config, dtype=torch.float32):
+    base = make_tiny_model(directory / "base", dtype=dtype)
+    policy = load_policy(base, None, config, CPU)
+    Trainer(policy, config).step(random_samples(), 0)
+    return policy
+
+
+def served_logprobs(model, probe):
+    ids = torch.tensor([probe.token_ids])
+    with torch.no_grad():
+        return model(input_ids=ids).logits[0, :-1].float().log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+
+
+FULL = unguarded(steps=1, optimiser=OptimiserConfig(lr=1e-3))
+ADAPTER = unguarded(steps=1, kind="adapter", lora_rank=4, optimiser=OptimiserConfig(lr=1e-2))
+
+
+def test_full_weights_carry_an_explicit_head_and_load_with_tokenizer_as_the_same_tied_model(tmp_path):
+    policy = trained(tmp_path, FULL)
+    version = write_version(policy, tmp_path / "versions", 3, {"run_id": "r"})
+    stored = load_file(version.directory / "model.safetensors")
+    assert torch.equal(stored["lm_head.weight"], stored["model.embed_tokens.weight"])
+    model = AutoModelForCausalLM.from_pretrained(version.directory)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    torch.testing.assert_close(
+        served_logprobs(model, version.probe), torch.tensor(version.probe.logprobs), atol=1e-5, rtol=0
+    )
+    tokenizer = AutoTokenizer.from_pretrained(version.directory)
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(policy.directory).chat_template
+    again = load_policy(version.directory, None, FULL, CPU)
+    assert set(again.trainable()) == set(policy.trainable())
+
+
+def test_the_manifest_is_right_and_says_where_the_version_comes_from(tmp_path):
+    policy = trained(tmp_path, FULL)
+    version = write_version(policy, tmp_path / "versions", 3, {"run_id": "r", "horizon": 10})
+    manifest = verify_manifest(version.directory, version.manifest_sha256)
+    facts = {name: manifest[name] for name in ("kind", "base", "run_id", "horizon", "step", "dtype")}
+    assert facts == {
+        "kind": "full", "base": str(policy.directory), "run_id": "r", "horizon": 10, "step": 3, "dtype": "float32",
+    }  # fmt: skip
+    assert version.directory.name == "step-000003"
+
+
+def test_the_probe_is_of_the_rounded_weights_and_training_goes_on_with_the_exact_ones(tmp_path):
+    policy = trained(tmp_path, FULL, torch.bfloat16)
+    assert policy.dtype == torch.bfloat16
+    assert all(p.dtype == torch.float32 for p in policy.trainable().values())
+    before = policy.snapshot()
+    version = write_version(policy, tmp_path / "versions", 0, {})
+    assert all(torch.equal(before[name], p) for name, p in policy.trainable().items())
+    assert {t.dtype for t in load_file(version.directory / "model.safetensors").values()} == {torch.bfloat16}
+    served = AutoModelForCausalLM.from_pretrained(version.directory, dtype=torch.bfloat16)
+    gap = (served_logprobs(served, version.probe) - torch.tensor(version.probe.logprobs)).abs()
+    assert gap.mean() < 0.05  # bfloat16's own noise
+    exact = load_policy(version.directory, None, FULL, CPU)
+    own = torch.tensor(write_version(exact, tmp_path / "again", 0, {}).probe.logprobs)
+    assert torch.equal(own, torch.tensor(version.probe.logprobs))
+
+
+def test_the_probe_is_the_same_text_for_every_version_and_longer_than_a_block(tmp_path):
+    one, two = tiny_policy(tmp_path, seed=0), tiny_policy(tmp_path, seed=1)
+    first, second = (write_version(p, tmp_path / "versions", i, {}).probe for i, p in enumerate((one, two)))
+    assert first.token_ids == second.token_ids
+    assert len(first.token_ids) == 160 == len(first.logprobs) + 1
+    gap = torch.tensor(first.logprobs) - torch.tensor(second.logprobs)
+    assert gap.abs().mean() > 0.5  # a probe tells two models apart
+
+
+def test_without_a_tokenizer_the_probe_is_a_fixed_sequence_within_the_vocabulary(tmp_path):
+    policy = tiny_policy(tmp_path)
+    (policy.directory / "tokenizer.json").unlink()
+    ids = write_version(policy, tmp_path / "versions", 0, {}).probe.token_ids
+    assert len(ids) == 160
+    assert max(ids) < 259
+
+
+def test_an_adapter_is_published_in_pefts_format_and_serves_what_the_probe_says(tmp_path):
+    policy = trained(tmp_path, ADAPTER)
+    version = write_version(policy, tmp_path / "versions", 0, {})
+    assert {p.name for p in version.directory.iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "manifest.json",
+    }  # fmt: skip
+    config = json.loads((version.directory / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["inference_mode"]) == (4, 32, True)
+    base = AutoModelForCausalLM.from_pretrained(policy.directory)
+    plain = served_logprobs(base, version.probe)
+    served = served_logprobs(PeftModel.from_pretrained(base, version.directory), version.probe)
+    torch.testing.assert_close(served, torch.tensor(version.probe.logprobs), atol=1e-5, rtol=0)
+    assert (plain - served).abs().max() > 1e-3
+    assert verify_manifest(version.directory, version.manifest_sha256)["kind"] == "adapter"
+
+
+def test_a_run_goes_on_from_a_published_adapter_or_merges_it_into_full_weights(tmp_path):
+    policy = trained(tmp_path, ADAPTER)
+    version = write_version(policy, tmp_path / "versions", 0, {})
+    for config in (ADAPTER, FULL):
+        again = load_policy(policy.directory, version.directory, config, CPU)
+        assert again.is_adapter == (config.kind == "adapter")
+        probe = write_version(again, tmp_path / config.kind, 0, {}).probe
+        torch.testing.assert_close(
+            torch.tensor(probe.logprobs), torch.tensor(version.probe.logprobs), atol=1e-4, rtol=0
+        )
+
+
+@pytest.mark.parametrize("config", [FULL, ADAPTER], ids=["full", "adapter"])
+def test_published_weights_can_be_put_back_into_a_policy(tmp_path, config):
+    policy = trained(tmp_path, config)
+    version = write_version(policy, tmp_path / "versions", 0, {})
+    fresh = load_policy(policy.directory, None, config, CPU)
+    fresh.load_published(version.directory)
+    assert all(torch.equal(p, policy.trainable()[name]) for name, p in fresh.trainable().items())
+
+
+def test_weights_that_are_not_finite_are_refused_and_nothing_is_written(tmp_path):
+    policy = tiny_policy(tmp_path)
+    with torch.no_grad():
+        next(iter(policy.trainable().values()))[0, 0] = float("inf")
+    with pytest.raises(FloatingPointError, match=r"model\.embed_tokens\.weight"):
+        write_version(policy, tmp_path / "versions", 0, {})
+    assert not (tmp_path / "versions").exists()
+
+
+def test_a_step_done_again_never_overwrites_a_version(tmp_path):
+    policy = tiny_policy(tmp_path)
+    names = [write_version(policy, tmp_path / "versions", 7, {}).directory.name for _ in range(3)]
+    assert names == ["step-000007", "step-000007-2", "step-000007-3"]

@@ -1,0 +1,65 @@
+"""The demo's numbers: paired by goal, with an interval that means what it says."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from clients.demo.report import gains, interval
+from upturn.wire import PlayedEpisode, PlayView
+
+
+def view(results: dict[str, list[bool | None]]) -> PlayView:
+    played = [
+        PlayedEpisode(
+            episode_id=f"{task}-{i}",
+            task=task,
+            group=None,
+            status="terminated",
+            reward=None,
+            success=success,
+            turns=1,
+            policy_version=0,
+        )
+        for task, values in results.items()
+        for i, success in enumerate(values)
+    ]
+    return PlayView(
+        id="p",
+        state="done",
+        error=None,
+        environment="e",
+        horizon=1,
+        purpose="evaluation",
+        episodes=len(played),
+        finished=len(played),
+        succeeded=0,
+        errors=0,
+        sampled_tokens=0,
+        success_rate=None,
+        mean_reward=None,
+        wall_s=0.0,
+        results=played,
+    )
+
+
+def test_gains_are_paired_by_goal_and_leave_out_episodes_without_a_verdict() -> None:
+    before = view({"a": [False, False], "b": [True, False], "only before": [True]})
+    after = view({"b": [True, True], "a": [True, False], "c": [None]})
+    assert gains(before, after) == [0.5, 0.5]
+
+
+def test_the_interval_of_equal_gains_is_a_point_and_it_repeats() -> None:
+    assert interval([0.25] * 10) == pytest.approx((0.25, 0.25))
+    noisy = [random.Random(1).random() for _ in range(25)]
+    assert interval(noisy) == interval(noisy)
+
+
+def test_the_interval_covers_the_mean_about_as_often_as_it_says() -> None:
+    rng = random.Random(0)
+    covered = 0
+    for trial in range(60):
+        low, high = interval([rng.gauss(0.3, 0.2) for _ in range(25)], seed=trial)
+        covered += low <= 0.3 <= high
+    assert 52 <= covered <= 60

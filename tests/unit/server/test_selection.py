@@ -1,0 +1,325 @@
+"""Which recorded episodes each algorithm is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
+
+import migrations
+from server.recording.tokens import pack_ids, pack_logprobs
+from server.store.database import Database
+from server.store.tables import ApiKeyRow, EpisodeRow, NodeRow, PlayRow, RewardRow, TurnRow
+from server.training.selection import samples, select
+from upturn.wire import RunConfig
+
+HEAD = 5
+
+
+class Record:
+    """A database that episodes of one turn can be written into."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def episode(
+        self,
+        name: str,
+        reward: float | None,
+        group: str | None = None,
+        *,
+        prompt: tuple[int, ...] = (1, 2),
+        version: int | None = HEAD,
+        status: str = "closed",
+        success: bool | None = None,
+        play: str | None = None,
+        sources: tuple[str, ...] = ("t",),
+        key: str | None = None,
+        ended: float = 1.0,
+    ) -> None:
+        """Write an episode whose agent answered one prompt."""
+        self.session.add(
+            EpisodeRow(
+                id=name,
+                status=status,
+                error_class="Broken" if status == "error" else None,
+                seed=0,
+                horizon=3,
+                group_key=group,
+                purpose="other",
+                policy_version=0,
+                trainable=True,
+                success=success,
+                details={},
+                play_id=play,
+                environment="e" if play else None,
+                owner_hash=key,
+                opened_at=0.0,
+                closed_at=ended,
+            )
+        )
+        self.session.flush()
+        turn = TurnRow(
+            id=f"turn-{name}",
+            episode_id=name,
+            index=0,
+            digest="d",
+            messages=[],
+            answer={},
+            finish_reason="stop",
+            prompt_tokens=2,
+            completion_tokens=1,
+            policy_version=version,
+            temperature=1.0,
+            trainable=True,
+            forked=False,
+            duration_ms=1.0,
+            created_at=0.0,
+        )
+        self.session.add(turn)
+        self.session.flush()
+        asked = NodeRow(episode_id=name, turn_id=turn.id, token_ids=pack_ids(prompt), sampled=False)
+        self.session.add(asked)
+        self.session.flush()
+        self.session.add(
+            NodeRow(
+                episode_id=name,
+                turn_id=turn.id,
+                parent_id=asked.id,
+                token_ids=pack_ids([9]),
+                logprobs=pack_logprobs([-0.5]),
+                sampled=True,
+                policy_version=version,
+            )
+        )
+        for number, source in enumerate(sources if reward is not None else ()):
+            self.session.add(
+                RewardRow(
+                    id=f"reward-{name}-{number}",
+                    episode_id=name,
+                    source=source,
+                    created_at=0.0,
+                    value=reward if number == 0 else 0.0,
+                )
+            )
+        self.session.flush()
+
+    def turn(self, name: str, version: int | None) -> None:
+        """Write a later turn of an episode, which another version sampled."""
+        self.session.add(
+            TurnRow(
+                id=f"later-{name}",
+                episode_id=name,
+                index=1,
+                digest="d",
+                messages=[],
+                answer={},
+                finish_reason="stop",
+                prompt_tokens=2,
+                completion_tokens=1,
+                policy_version=version,
+                temperature=1.0,
+                trainable=True,
+                forked=False,
+                duration_ms=1.0,
+                created_at=0.0,
+            )
+        )
+        self.session.flush()
+
+    def chosen(self, algorithm: str, play_id: str | None = None, **fields: object) -> tuple[list[str], dict[str, Any]]:
+        """Return what a batch takes of a play and of live episodes, and its counts."""
+        config = RunConfig.model_validate({"steps": 1, "algorithm": algorithm, **fields})
+        found = select(self.session, config, run_id="run", play_id=play_id, head=HEAD, now=100.0)
+        return found.episode_ids, found.stats
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Iterator[Record]:
+    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    migrations.upgrade(database.writer)
+    with Session(database.writer) as session:
+        yield Record(session)
+    database.close()
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "dr_grpo", "rloo"])
+def test_a_group_needs_two_episodes_and_different_rewards(record: Record, algorithm: str) -> None:
+    for name, reward, group in (
+        ("a", 1.0, "g"),
+        ("b", 0.0, "g"),
+        ("c", 1.0, "flat"),
+        ("d", 1.0, "flat"),
+        ("e", 1.0, "one"),
+        ("f", 1.0, None),
+    ):
+        record.episode(name, reward, group)
+    ids, stats = record.chosen(algorithm)
+    assert ids == ["a", "b"]
+    assert (stats["groups"], stats["groups_without_variance"], stats["groups_incomplete"]) == (1, 1, 2)
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce_pp", "ppo"])
+def test_an_algorithm_without_groups_takes_every_fresh_rewarded_episode(record: Record, algorithm: str) -> None:
+    record.episode("a", 1.0, "flat")
+    record.episode("b", 1.0, "flat")
+    record.episode("c", 0.0)
+    record.episode("unrewarded", None)
+    record.episode("failed", 1.0, status="error")
+    record.episode("stale", 1.0, version=HEAD - 2)
+    record.episode("shown", 1.0, version=None)
+    assert record.chosen(algorithm)[0] == ["a", "b", "c"]
+    assert record.chosen(algorithm, max_staleness=2)[0] == ["a", "b", "c", "stale"]
+
+
+def test_the_baseline_form_takes_groups_that_differ_and_live_episodes_beside_them(record: Record) -> None:
+    for name, reward, group in (
+        ("a", 1.0, "g"),
+        ("b", 0.0, "g"),
+        ("c", 1.0, "flat"),
+        ("d", 1.0, "flat"),
+        ("e", 1.0, "one"),
+        ("live", 0.0, None),
+    ):
+        record.episode(name, reward, group)
+    assert record.chosen("reinforce_pp_baseline")[0] == ["a", "b", "live"]
+
+
+def test_agent_evol_takes_what_was_rewarded_above_the_threshold_whoever_sampled_it(record: Record) -> None:
+    record.episode("half", 0.5, version=0)
+    record.episode("none", 0.0)
+    record.episode("shown", 1.0, version=None)
+    record.episode("whole", 1.0)
+    assert record.chosen("agent_evol")[0] == ["half", "shown", "whole"]
+    assert record.chosen("agent_evol", evol_threshold=0.99)[0] == ["shown", "whole"]
+
+
+def test_sft_takes_successes(record: Record) -> None:
+    record.episode("won", 0.5, success=True)
+    record.episode("lost", 0.5, success=False)
+    record.episode("liked", 0.5)
+    assert record.chosen("sft")[0] == ["liked", "won"]
+
+
+def test_dpo_takes_the_best_and_the_worst_of_a_group(record: Record) -> None:
+    for name, reward in (("a", 0.5), ("b", 1.0), ("c", 0.0), ("d", 1.0)):
+        record.episode(name, reward, "g")
+    record.episode("e", 0.5, "near")
+    record.episode("f", 0.55, "near")
+    record.episode("g", 0.5, "one")
+    ids, stats = record.chosen("dpo")
+    assert ids == ["b", "c"]
+    assert (stats["groups"], stats["groups_without_variance"], stats["groups_incomplete"]) == (1, 1, 1)
+
+
+def test_dpo_pairs_live_answers_to_the_same_prompt_and_names_their_group(record: Record) -> None:
+    record.episode("a", 1.0)
+    record.episode("b", 0.0, version=0)
+    record.episode("other", 1.0, prompt=(1, 3))
+    ids, _ = record.chosen("dpo")
+    assert ids == ["a", "b"]
+    pair = samples(record.session, ids, by_prompt=True)
+    assert len({s.group for s in pair}) == 1
+    assert pair[0].group is not None and pair[0].group.startswith("prompt-")
+    assert [s.group for s in samples(record.session, ids)] == [None, None]
+
+
+def test_one_turn_that_is_too_old_or_nobodys_makes_an_episode_stale(record: Record) -> None:
+    for name, version in (("a", HEAD), ("b", HEAD - 1), ("c", HEAD - 2), ("d", None)):
+        record.episode(name, 1.0)
+        record.turn(name, version)
+    assert record.chosen("reinforce_pp")[0] == ["a", "b"]
+    assert record.chosen("reinforce_pp", max_staleness=0)[0] == ["a"]
+    assert record.chosen("agent_evol")[0] == ["a", "b", "c", "d"]
+
+
+def test_live_episodes_are_taken_by_source_count_of_rewards_key_and_age(record: Record) -> None:
+    for name in ("one", "two"):
+        record.session.add(ApiKeyRow(id=f"key_{name}", key_hash=name, name=f"agent {name}", scopes=[], created_at=0.0))
+    record.episode("a", 1.0, sources=("user",), key="one", ended=10.0)
+    record.episode("b", 1.0, sources=("user", "judge"), key="two", ended=50.0)
+    record.episode("c", 1.0, sources=("judge", "judge"), key="one", ended=90.0)
+    record.episode("d", None, key="one", ended=90.0)
+
+    def live(**fields: object) -> list[str]:
+        return record.chosen("reinforce_pp", live=fields)[0]
+
+    assert live() == ["a", "b", "c"]
+    assert live(sources=["user"]) == ["a", "b"]
+    assert live(sources=["user", "judge"], min_rewards=2) == ["b", "c"]
+    assert live(sources=["judge"], min_rewards=2) == ["c"]
+    assert live(min_rewards=3) == live(sources=["nobody"]) == live(keys=["nobody"]) == []
+    assert live(keys=["key_one"]) == live(keys=["agent one"]) == ["a", "c"]
+    assert live(keys=["agent one", "key_two"], max_age_s=60.0) == ["b", "c"]
+    assert live(limit=2) == ["b", "c"], "not the newest"
+
+
+def test_beside_a_play_live_episodes_are_taken_where_they_are_asked_for_and_fill_their_share_at_most(
+    record: Record,
+) -> None:
+    record.session.add(PlayRow(id="play", state="done", request={}, created_at=0.0))
+    record.session.flush()
+    for number in range(6):
+        record.episode(f"p{number}", float(number % 2), "task", play="play", status="terminated", success=True)
+        record.episode(f"v{number}", 0.5)
+    record.episode("failed", None, "task", play="play", status="error")
+    ids, stats = record.chosen("reinforce_pp", "play")
+    assert ids == [f"p{n}" for n in range(6)] and stats["live_episodes"] == 0
+    ids, stats = record.chosen("reinforce_pp", "play", live={"share": 0.25})
+    assert ids == [*(f"p{n}" for n in range(6)), "v4", "v5"]
+    assert (stats["played_episodes"], stats["live_episodes"], stats["by_environment"]) == (6, 2, {"e": 6})
+    assert (stats["episodes"], stats["errors"], stats["success_rate"]) == (9, 1, 1.0)
+    assert len(record.chosen("reinforce_pp", "play", live={"share": 0.25, "limit": 1})[0]) == 7
+    assert len(record.chosen("reinforce_pp", "play", live={"share": 0.9})[0]) == 12
+    assert record.chosen("reinforce_pp", "other", live={"share": 0.9})[0] == [], "a share of nothing"
+
+
+def test_live_groups_are_taken_whole_and_those_that_teach_nothing_hold_up_no_others(record: Record) -> None:
+    for name, reward, group in (
+        ("a", 1.0, "fits"),
+        ("b", 0.0, "fits"),
+        ("c", 0.0, "large"),
+        ("d", 1.0, "large"),
+        ("e", 1.0, "large"),
+        *((f"f{n:02}", 1.0, f"flat{n % 40}") for n in range(80)),
+    ):
+        record.episode(name, reward, group)
+    ids, stats = record.chosen("grpo", live={"limit": 2})
+    assert ids == ["a", "b"]
+    assert (stats["groups"], stats["groups_without_variance"], stats["episodes"]) == (1, 40, 82)
+    assert record.chosen("grpo")[0] == ["a", "b", "c", "d", "e"]
+
+
+def test_old_rows_of_a_run_still_read() -> None:
+    """The config that the first versions stored."""
+    stored = {
+        "algorithm": "grpo",
+        "steps": 3,
+        "play": None,
+        "schedule": {"kind": "fixed", "horizon": 10},
+        "optimiser": {
+            "lr": 1e-6,
+            "warmup_steps": 0,
+            "weight_decay": 0.0,
+            "beta1": 0.9,
+            "beta2": 0.99,
+            "grad_clip": 1.0,
+        },
+        "kind": "full",
+        "lora_rank": 16,
+        "lora_alpha": 32.0,
+        "max_staleness": 1,
+        "tis_cap": 2.0,
+        "clip": 0.2,
+        "kl_coef": 0.001,
+        "normalise_std": False,
+        "minibatches": 1,
+        "checkpoint_every": 10,
+        "seed": 0,
+    }
+    config = RunConfig.model_validate(stored)
+    assert (config.kl_in, config.kl_estimator, config.policy_loss) == ("loss", "k3", "ppo")
+    assert not config.normalise_std
