@@ -8,7 +8,7 @@ from importlib import import_module
 
 from pydantic import ValidationError
 
-from server.settings import SettingsError
+from server.section import SettingsError
 
 COMMANDS = {
     "serve": ("serve", "start the server (it migrates the database first)"),

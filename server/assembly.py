@@ -25,7 +25,8 @@ from server.models.weights import validate_adapter, validate_full
 from server.placement import Placement, gpus, place, weights_bytes
 from server.rendering.bytes_tokenizer import CHAT_TEMPLATE, END_OF_TURN, BytesTokenizer
 from server.rendering.render import Renderer
-from server.settings import Settings, SettingsError
+from server.section import SettingsError
+from server.settings import Settings
 
 DEFAULT_SCRIPT = {"answers": ["I am the scripted engine: I always say this."]}
 

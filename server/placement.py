@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.settings import EngineSettings, LearnerSettings, SettingsError
+from server.engines.settings import EngineSettings
+from server.section import SettingsError
+from server.training.settings import LearnerSettings
 
 _GIB = 2**30
 MOST_SHARED = 0.95

@@ -16,46 +16,16 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from server.sections import (
-    CanarySettings,
-    EngineSettings,
-    EnvironmentSettings,
-    FunctionSettings,
-    GateSettings,
-    JudgeSettings,
-    LearnerSettings,
-    RewardSettings,
-    ScheduleSettings,
-    Section,
-    ShadowSettings,
-    VersionSettings,
-    WatchSettings,
-)
-
-__all__ = [
-    "CanarySettings",
-    "EngineSettings",
-    "EnvironmentSettings",
-    "FunctionSettings",
-    "GateSettings",
-    "JudgeSettings",
-    "LearnerSettings",
-    "RewardSettings",
-    "ScheduleSettings",
-    "Settings",
-    "SettingsError",
-    "ShadowSettings",
-    "VersionSettings",
-    "WatchSettings",
-]
+from server.engines.settings import EngineSettings
+from server.environments.settings import EnvironmentSettings
+from server.feedback.settings import RewardSettings
+from server.section import Section, SettingsError
+from server.training.settings import CanarySettings, GateSettings, LearnerSettings, ScheduleSettings, WatchSettings
+from server.versions.settings import ShadowSettings, VersionSettings
 
 EnvSource = PydanticBaseSettingsSource
 PREFIX = "UPTURN_"
 NESTED = "__"
-
-
-class SettingsError(ValueError):
-    """The settings cannot be read at all; a wrong value is pydantic's `ValidationError`."""
 
 
 class Settings(BaseSettings):

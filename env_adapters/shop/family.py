@@ -3,8 +3,8 @@
 The site (`site.py`, `pages.py`) is our own: made-up products, reviews, orders, threads and people, new for each task.
 An episode has a site, a database in memory and a host name to itself, served inside this process. A task is a template
 and a number, which seeds everything; the seed of an episode changes nothing. `stop` ends it, and it is a success when
-the database is exactly as the task wants it, nothing else ordered, posted or changed (and the answer is right, where the
-task asks for one). The splits are ours.
+the database is exactly as the task wants it, nothing else ordered, posted or changed (and the answer is right, where
+the task asks for one). The splits are ours.
 """
 
 from __future__ import annotations

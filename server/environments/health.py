@@ -6,8 +6,8 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 
+from server.environments.settings import EnvironmentSettings
 from server.errors import EnvironmentsFull
-from server.settings import EnvironmentSettings
 
 RETRY_AFTER_S = 5
 """When to ask again for an environment while all are in use; ours."""

@@ -19,7 +19,7 @@ from typing import Any
 from env_adapters.hosting.messages import LINE_BYTES, failure, line, read
 from env_adapters.protocol import EnvironmentFailure, Reset, Transition
 from server.environments.host_process import HostProcess
-from server.settings import EnvironmentSettings
+from server.environments.settings import EnvironmentSettings
 
 log = logging.getLogger("upturn.hosts")
 PING_S = 5.0

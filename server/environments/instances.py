@@ -10,8 +10,9 @@ from env_adapters.hosting.instances import Instance, open_instance
 from env_adapters.hosting.workers import Workers
 from env_adapters.protocol import Family, UnknownTask
 from server.environments.hosts import Hosts
+from server.environments.settings import EnvironmentSettings
 from server.errors import NotFound
-from server.settings import EnvironmentSettings, SettingsError
+from server.section import SettingsError
 
 
 def find_family(name: str) -> Family:

@@ -22,6 +22,7 @@ from env_adapters.play import text_of_call
 from env_adapters.protocol import EnvironmentMissing, Reset, Transition, UnknownTask
 from server.environments.health import Healths
 from server.environments.instances import Instances, find_family
+from server.environments.settings import EnvironmentSettings
 from server.environments.steps import step_write
 from server.errors import (
     BadRequest,
@@ -33,7 +34,6 @@ from server.errors import (
     UpturnError,
 )
 from server.recording.episode import Episode, Episodes
-from server.settings import EnvironmentSettings
 from server.store.writer import Writer
 from upturn.wire import StepResult
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from env_adapters.hosting.workers import EnvironmentTimeout, Workers
+from server.feedback.settings import FunctionSettings
 from server.feedback.verdict import Verdict, read_values
-from server.settings import FunctionSettings, SettingsError
+from server.section import SettingsError
 from upturn.wire import EpisodeView
 
 

@@ -14,9 +14,10 @@ from typing import Any, Literal
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from server.feedback.settings import JudgeSettings
 from server.feedback.verdict import BadScore, Verdict
 from server.recording.tokens import digest
-from server.settings import JudgeSettings, SettingsError
+from server.section import SettingsError
 from server.store.database import Database
 from server.store.tables import JudgementRow
 from upturn.wire import EpisodeView

@@ -21,9 +21,9 @@ from server import background
 from server.errors import BadRequest, NotFound, Unavailable
 from server.feedback.functions import RewardFunction
 from server.feedback.judge import Judge
+from server.feedback.settings import RewardSettings
 from server.feedback.verdict import Scorer, Verdict
 from server.recording.transcript import read_episode
-from server.settings import RewardSettings
 from server.store.database import BROKEN, Database, new_id
 from server.store.tables import EpisodeRow, JudgementRow, RewardRow, ScoreRow, TurnRow
 from server.store.writer import Writer

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.errors import NotFound
+from server.feedback.settings import RewardSettings
 from server.recording.rewards import OTHERS, read_rules, rule_of
-from server.settings import RewardSettings
 from server.store.database import Database
 from server.store.tables import RewardRow, RewardSourceRow
 from server.store.writer import Writer

@@ -16,13 +16,13 @@ import sqlalchemy as sa
 
 from server import background
 from server.errors import Conflict, Unavailable, UpturnError
-from server.settings import GateSettings
 from server.store.database import BROKEN, Database
 from server.store.tables import MetricRow, RunRow
 from server.store.writer import Writer
 from server.training.evaluations import Evaluations, Unmeasurable, last_horizon
 from server.training.gate_rule import LOOKED_AT, Comparison, Measured, Pair, decide, too_few_verdicts
 from server.training.runs import Runs, undecided
+from server.training.settings import GateSettings
 from server.versions import ledger
 from server.versions.routing import Pointers
 from server.versions.swap import Swap

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from server.settings import GateSettings
+from server.training.settings import GateSettings
 from upturn.wire import EnvironmentEvidence, Figures, GateEvidence, Interval
 
 RESAMPLES = 10_000

@@ -14,9 +14,9 @@ from server import background
 from server.child_process import watched
 from server.errors import Unavailable
 from server.placement import Placement, visible
-from server.settings import LearnerSettings
 from server.store.database import BROKEN
 from server.training.runs import UNFINISHED, Runs
+from server.training.settings import LearnerSettings
 
 log = logging.getLogger("upturn.learner")
 STOP_S = 10.0  # How long a learner may take to give its batch back.

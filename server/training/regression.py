@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from server.settings import WatchSettings
+from server.training.settings import WatchSettings
 from upturn.wire import LiveEvidence, LiveFigures
 
 METHOD = "betting on pairs of episodes, arXiv:2010.09686"

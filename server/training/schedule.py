@@ -18,13 +18,13 @@ from sqlalchemy.orm import Session
 
 from server import background
 from server.errors import BadRequest, Conflict, NotFound, Unavailable
-from server.settings import ScheduleSettings
 from server.store.database import BROKEN, Database
 from server.store.tables import RunRow, TriggerRow
 from server.store.writer import Writer
 from server.training.activity import last_live_turn, scored_since
 from server.training.learner_process import LearnerProcess
 from server.training.runs import UNFINISHED, Runs, new_run, pause_run, resume_run
+from server.training.settings import ScheduleSettings
 from server.training.triggers import check_trigger, idle_s, next_time, read_trigger, why
 from server.training.windows import Windows
 from upturn.wire import EpisodesTrigger, RunConfig, RunView, ScheduleView, Trigger, TriggerCreate, TriggerView

@@ -13,9 +13,9 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from server.settings import VersionSettings
 from server.store.tables import EvaluationRow, PolicyVersionRow, RunRow
 from server.versions import ledger
+from server.versions.settings import VersionSettings
 
 
 def surplus(session: Session, rule: VersionSettings, in_use: Set[int]) -> list[int]:

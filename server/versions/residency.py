@@ -15,10 +15,10 @@ from collections.abc import Awaitable, Callable
 from server import background
 from server.engines.protocol import Engine
 from server.errors import NotFound, Unavailable, UpturnError
-from server.settings import VersionSettings
 from server.store.database import BROKEN, Database
 from server.versions.routing import Pointers, named_version
 from server.versions.rows import ready_version
+from server.versions.settings import VersionSettings
 
 log = logging.getLogger("upturn.residency")
 GRACE_S = 5.0

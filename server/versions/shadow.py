@@ -23,11 +23,11 @@ from server.recording.tokens import pack_ids, unpack_ids, unpack_logprobs
 from server.recording.transcript import mean, nodes_of, path_to
 from server.recording.turns import Turn
 from server.rendering.render import Tokenizer
-from server.settings import ShadowSettings
 from server.store.database import BROKEN, Database, new_id
 from server.store.tables import ShadowRow, TurnRow
 from server.store.writer import Writer
 from server.versions.routing import Pointers
+from server.versions.settings import ShadowSettings
 from upturn.wire import ShadowView
 
 log = logging.getLogger("upturn.shadow")

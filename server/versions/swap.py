@@ -19,7 +19,6 @@ from sqlalchemy.orm import Session
 
 from server.engines.protocol import Engine, Weights
 from server.errors import BadRequest, Conflict, UpturnError
-from server.settings import VersionSettings
 from server.store.database import Database
 from server.store.tables import PolicyVersionRow, RunRow
 from server.store.writer import Writer
@@ -27,6 +26,7 @@ from server.versions import disk, ledger
 from server.versions import rows as versions
 from server.versions.residency import Residency
 from server.versions.routing import Pointers
+from server.versions.settings import VersionSettings
 from upturn.manifest import ManifestError, verify_manifest
 from upturn.wire import GateEvidence, LiveEvidence, PolicyPublish, PolicyView, Probe
 

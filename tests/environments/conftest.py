@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from server.settings import EnvironmentSettings
+from server.environments.settings import EnvironmentSettings
 from tests.support.live import Live, script, serving, settings_for
 from upturn.wire import EpisodeOpen
 

@@ -18,8 +18,8 @@ from learner.__main__ import parser as learner_options
 from learner.loop import do_next_run
 from learner.minibatch import deal
 from learner.parallel import launch
-from server.settings import LearnerSettings
 from server.training.learner_process import program
+from server.training.settings import LearnerSettings
 from tests.support.learner_process import work
 from tests.support.tiny_model import make_tiny_model
 from tests.unit.learner.test_learner_loop import CONFIG, set_up

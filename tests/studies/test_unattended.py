@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from server.settings import EngineSettings, EnvironmentSettings, LearnerSettings, ScheduleSettings
+from server.engines.settings import EngineSettings
+from server.environments.settings import EnvironmentSettings
+from server.training.settings import LearnerSettings, ScheduleSettings
 from tests.support.environments.first_byte import make_family
 from tests.support.live import Live, serving, settings_for, until
 from tests.support.tiny_model import make_tiny_model

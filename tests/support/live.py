@@ -21,7 +21,9 @@ from openai import OpenAI
 
 from server.api.state import State
 from server.app import create_app
-from server.settings import EngineSettings, LearnerSettings, Settings
+from server.engines.settings import EngineSettings
+from server.settings import Settings
+from server.training.settings import LearnerSettings
 from upturn.client import Client
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from server.engines.settings import EngineSettings
 from server.rendering.render import FileTokenizer
-from server.settings import EngineSettings
 from tests.support.family_models import QWEN3, make_family_model
 from tests.support.live import Live, serving, settings_for
 from upturn.wire import EpisodeOpen

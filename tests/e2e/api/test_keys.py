@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from server.api.access.authentication import OPEN
 from server.api.access.limits import Limits
 from server.recording.keys import create_key
-from server.settings import LearnerSettings
+from server.training.settings import LearnerSettings
 from tests.support.live import Live, script, serving, settings_for, until
 from upturn.client import Client, UpturnAPIError
 from upturn.wire import EpisodeOpen, KeyCreate, KeyCreated, RewardRequest, RunClaim, RunConfig, RunRequest

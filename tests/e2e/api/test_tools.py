@@ -12,8 +12,8 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from server.engines.settings import EngineSettings
 from server.rendering.bytes_tokenizer import BytesTokenizer
-from server.settings import EngineSettings
 from tests.support.live import Live, script, serving, settings_for
 from tests.support.tiny_model import make_tiny_model
 from upturn.wire import EpisodeOpen

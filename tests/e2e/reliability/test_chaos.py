@@ -16,7 +16,7 @@ import pytest
 from openai import OpenAI
 
 from server.engines.scripted import scripted_logprobs
-from server.settings import EngineSettings
+from server.engines.settings import EngineSettings
 from tests.e2e.reliability.test_faults import ASK, ROOT, process
 from tests.e2e.training.test_loop_learned import record_group, serve_tiny, wait_for
 from tests.e2e.training.test_loop_scripted import LEARNER, PROBE

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import openai
 
-from server.settings import EngineSettings
+from server.engines.settings import EngineSettings
 from tests.e2e.reliability.test_faults import process
 from tests.support.live import Live, script, serving, settings_for
 

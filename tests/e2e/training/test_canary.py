@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from server.app import create_app
-from server.settings import CanarySettings, SettingsError, WatchSettings
+from server.section import SettingsError
+from server.training.settings import CanarySettings, WatchSettings
 from tests.e2e.training.test_gate import served, trained
 from tests.e2e.training.test_loop_scripted import LEARNER, says
 from tests.support.live import Live, script, settings_for

@@ -13,8 +13,9 @@ import pytest
 
 from server.engines.scripted import scripted_logprobs
 from server.environments.plays import STOPPED
-from server.settings import EnvironmentSettings, GateSettings
+from server.environments.settings import EnvironmentSettings
 from server.store.tables import PlayRow
+from server.training.settings import GateSettings
 from tests.e2e.reliability.test_faults import process
 from tests.e2e.training.test_loop_scripted import LEARNER, PROBE, says
 from tests.support.live import Live, script, serving, settings_for, until

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 
-from server.settings import WatchSettings
+from server.training.settings import WatchSettings
 from tests.e2e.reliability.test_faults import process
 from tests.e2e.training.test_gate import begin, publish, served, trained
 from tests.e2e.training.test_loop_scripted import LEARNER, says

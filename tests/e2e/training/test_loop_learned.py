@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from env_adapters import family
-from server.settings import EngineSettings, LearnerSettings
+from server.engines.settings import EngineSettings
+from server.training.settings import LearnerSettings
 from tests.support.live import Live, serving, settings_for
 from tests.support.tiny_model import make_tiny_model
 from upturn.wire import (

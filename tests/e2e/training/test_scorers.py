@@ -14,7 +14,8 @@ from env_adapters import family
 from server.feedback import scorers
 from server.feedback.judge import transcript_text
 from server.feedback.scorers import ATTEMPTS, FIRST_RETRY_S, make_scorers
-from server.settings import FunctionSettings, JudgeSettings, RewardSettings, SettingsError
+from server.feedback.settings import FunctionSettings, JudgeSettings, RewardSettings
+from server.section import SettingsError
 from server.store.database import Database
 from server.store.tables import JudgementRow, RewardRow, ScoreRow
 from tests.e2e.api.test_metrics import read

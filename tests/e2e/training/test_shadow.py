@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from server.app import create_app
-from server.settings import SettingsError, ShadowSettings
+from server.section import SettingsError
+from server.versions.settings import ShadowSettings
 from tests.e2e.training.test_gate import served
 from tests.support.live import Live, script, settings_for, until
 from tests.support.live_rewards import new_version, talk

@@ -11,7 +11,7 @@ from typing import Any
 import openai
 import pytest
 
-from server.settings import VersionSettings
+from server.versions.settings import VersionSettings
 from tests.e2e.training.test_gate import publish, served, trained
 from tests.e2e.training.test_loop_scripted import LEARNER, publication, reward_two, says
 from tests.support.live import Live

@@ -11,7 +11,8 @@ import pytest
 
 import server
 from server import errors
-from server.settings import Section, Settings
+from server.section import Section
+from server.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.settings import GateSettings
 from server.training.evaluations import calls_well
 from server.training.gate_rule import Comparison, Measured, Pair, bootstrap, decide
+from server.training.settings import GateSettings
 
 RULE = GateSettings()
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from server.engines.settings import EngineSettings
 from server.placement import Gpu, gpus, place, read_gpus, visible, weights_bytes
-from server.settings import EngineSettings, LearnerSettings, SettingsError
+from server.section import SettingsError
+from server.training.settings import LearnerSettings
 
 GIB = 2**30
 ONE = [Gpu(0, "H100", 80 * GIB)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server.settings import WatchSettings
 from server.training.regression import compare, fewest
+from server.training.settings import WatchSettings
 from upturn.wire import LiveEvidence
 
 RULE = WatchSettings()

@@ -11,13 +11,13 @@ import pytest
 
 import migrations
 from server.errors import BadRequest, Conflict, NotFound
-from server.settings import ScheduleSettings
 from server.store.database import Database, new_id
 from server.store.tables import BatchRow, EpisodeRow, MetricRow, RewardRow, RunEpisodeRow, RunRow, StepRow, TurnRow
 from server.store.writer import Writer
 from server.training.budget import end_if_spent
 from server.training.runs import Runs
 from server.training.schedule import WINDOW_CLOSED, Schedule
+from server.training.settings import ScheduleSettings
 from server.training.triggers import check_trigger, next_time, why
 from server.versions.routing import Pointers
 from upturn.wire import (
