@@ -1,9 +1,10 @@
-"""Finds constructions in prose that a native reader stumbles over. `python -m tests.support.prose [PATH ...]` lists them.
+"""Finds unidiomatic constructions in prose; `python -m tests.support.prose [PATH ...]` lists them.
 
-Prose is: docstrings, comments, texts of errors, logs and help in Python files, and Markdown outside code. Each rule is a
-pattern and what to write instead. A line that needs a construction anyway says `prose: ok` in a comment.
+Prose means docstrings, comments, error, log and help texts in Python files, and Markdown outside code. Each rule is a
+pattern and a suggestion. A line that needs a construction anyway says `prose: ok` in a comment.
 """
 
+# ruff: noqa: E501
 from __future__ import annotations
 
 import ast
@@ -19,8 +20,25 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 ALLOWED = "prose: ok"
 SPEAKING = frozenset(
-    "debug info warning error exception critical print echo fail Option Argument Field add_argument add_parser "
-    "ArgumentParser exit secho".split()
+    [
+        "debug",
+        "info",
+        "warning",
+        "error",
+        "exception",
+        "critical",
+        "print",
+        "echo",
+        "fail",
+        "Option",
+        "Argument",
+        "Field",
+        "add_argument",
+        "add_parser",
+        "ArgumentParser",
+        "exit",
+        "secho",
+    ]
 )
 """Functions whose texts a person reads."""
 RULES: dict[str, str] = {
@@ -147,9 +165,9 @@ def _python(text: str) -> Iterator[tuple[int, str]]:
         body = getattr(node, "body", None)
         if isinstance(body, list):
             for statement in body:
-                if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                    if isinstance(statement.value.value, str):
-                        yield statement.lineno, statement.value.value
+                said = statement.value if isinstance(statement, ast.Expr) else None
+                if isinstance(said, ast.Constant) and isinstance(said.value, str):
+                    yield statement.lineno, said.value
         spoken: list[ast.AST] = []
         if isinstance(node, ast.Raise) and node.exc is not None:
             spoken = [node.exc]
