@@ -13,11 +13,15 @@ from alembic.config import Config
 _LOCK = 0x7570_7475_726E  # PostgreSQL advisory lock: servers that start together migrate one after the other.
 
 
-def config(connection: sa.Connection) -> Config:
-    """Return an Alembic configuration that works on an open connection, without an ini file."""
+def config(connection: sa.Connection, tables: sa.MetaData | None = None) -> Config:
+    """Return an Alembic configuration that works on an open connection, without an ini file.
+
+    `tables` is what the code declares; only `check` needs it.
+    """
     made = Config()
     made.set_main_option("script_location", str(Path(__file__).parent))
     made.attributes["connection"] = connection
+    made.attributes["tables"] = tables
     return made
 
 
@@ -49,7 +53,7 @@ def upgrade(engine: sa.Engine, revision: str = "head") -> None:
         command.upgrade(config(connection), revision)
 
 
-def check(engine: sa.Engine) -> None:
+def check(engine: sa.Engine, tables: sa.MetaData) -> None:
     """Raise an error where the tables in the code differ from the database."""
     with engine.begin() as connection:
-        command.check(config(connection))
+        command.check(config(connection, tables))

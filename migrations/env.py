@@ -2,12 +2,10 @@
 
 from alembic import context
 
-from server.store import tables
-
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
-    target_metadata=tables.EpisodeRow.metadata,
+    target_metadata=context.config.attributes["tables"],
     render_as_batch=connection.dialect.name == "sqlite",
     compare_type=True,
 )

@@ -106,8 +106,8 @@ RULES: dict[str, str] = {
     r"(catalogue|dialogue(?= box)|programme|grey|defence|licence(?!-)|whilst|amongst|towards)": "American spelling",
 }
 _PATTERNS = [
-    (re.compile(rf"\b(?:{pattern})\b" if not pattern.endswith(")") else rf"\b(?:{pattern})", re.IGNORECASE), say)
-    for pattern, say in RULES.items()
+    (re.compile(rf"\b(?:{pattern})\b".replace(" ", r"\s+"), re.IGNORECASE), instead)
+    for pattern, instead in RULES.items()
 ]
 _CODE = re.compile(r"``.*?``|`[^`\n]*`|\"[^\"\n]*\"")
 
