@@ -1,7 +1,7 @@
 """`python -m server export FILE`: episodes as JSONL or Parquet, for `datasets`, for analysis, or for another server.
 
 Reads a few episodes at a time, so memory does not grow with the database and a running server is not held up. The file
-appears whole or not at all. `server/recording/portable.py` says what a record is.
+appears whole or not at all. `server/recording/portable/` defines the records.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import sqlalchemy as sa
 
 from server.commands.database import add_flags, settings_of
 from server.errors import BadRequest, NotFound, UpturnError
-from server.recording.portable import EpisodeRecord, arrow_schema, read_records
+from server.recording.portable.arrow import arrow_schema
+from server.recording.portable.from_rows import read_records
+from server.recording.portable.records import EpisodeRecord
 from server.store.database import Database
 from server.store.tables import EpisodeRow, RewardRow, StepRow
 from server.training.rewards import rewards_of

@@ -21,7 +21,8 @@ from sqlalchemy.orm import Session
 from server.commands.database import add_flags, open_database
 from server.commands.export import CHUNK, FORMS, Progress, explain, form_of
 from server.errors import BadRequest, UpturnError
-from server.recording.portable import EpisodeRecord, erase_content, write_record
+from server.recording.portable.records import EpisodeRecord
+from server.recording.portable.to_rows import erase_content, write_record
 from server.store.database import Database
 from server.store.tables import EpisodeRow
 

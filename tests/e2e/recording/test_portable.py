@@ -21,7 +21,8 @@ import sqlalchemy as sa
 
 import migrations
 from server.commands import export, import_
-from server.recording.episode import Episode, Episodes
+from server.recording.episode import Episode
+from server.recording.episodes import Episodes
 from server.recording.recorder import NewTurn, Prompt, Recorder, Span
 from server.recording.tokens import chain_hashes
 from server.store.database import Database, new_id
@@ -83,7 +84,7 @@ class Scribe:
             episode,
             NewTurn(
                 id=new_id("turn"),
-                index=self.episodes.begin_turn(episode)[0],
+                index=episode.begin_turn()[0],
                 digest="d" * 64,
                 prompt=prompt,
                 answer=answer,
