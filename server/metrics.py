@@ -55,7 +55,7 @@ class Metrics:
         self._answered = Counter("upturn_answer_tokens", "Tokens of recorded answers", registry=self.registry)
         self._seconds = Histogram(
             "upturn_turn_seconds",
-            "From the start of sampling to the recorded turn, split by whether a learner is training",
+            "From the start of sampling to the end of the answer, split by whether a learner is training",
             ["training"],
             registry=self.registry,
             buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),

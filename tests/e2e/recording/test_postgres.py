@@ -13,11 +13,11 @@ import migrations
 from env_adapters import family
 from server.feedback.settings import FunctionSettings, RewardSettings
 from server.store.database import Database, normalise_url
-from tests.e2e.training.test_loop_scripted import ASK, LEARNER, lease, publication, reward_two, says
-from tests.e2e.training.test_training_data import begin, rewarded
-from tests.e2e.training.test_training_data import lease as batch_of
 from tests.support.live import script, serving, settings_for, until
 from tests.support.postgres import running_postgres
+from tests.support.runs.planned import begin, rewarded
+from tests.support.runs.planned import lease as batch_of
+from tests.support.runs.scripted import ASK, LEARNER, lease, publication, reward_two, says
 from upturn.wire import BatchAck, EpisodeOpen, PlayRequest, RewardRule, RunClaim, RunConfig, RunRequest
 
 pytestmark = pytest.mark.postgres
