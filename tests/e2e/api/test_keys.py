@@ -428,4 +428,4 @@ def test_the_first_start_prints_an_admin_key_once_and_it_works(tmp_path: Path) -
         admin = client(live, key)
         assert [made.scopes for made in admin.keys().data] == [["admin"]]
         admin.revoke_key(admin.keys().data[0].id)
-    assert "shown only this once" in printed_at_start(tmp_path / "data", model)[1]
+    assert "shown only this once" in printed_at_start(tmp_path / "data", model)[0]
