@@ -27,7 +27,8 @@ import sqlalchemy as sa
 
 import migrations
 from clients.demo.machine import machine
-from server.recording.episode import Episode, Episodes
+from server.recording.episode import Episode
+from server.recording.episodes import Episodes
 from server.recording.recorder import NewTurn, Prompt, Recorder, Span
 from server.recording.tokens import chain_hash
 from server.store.database import Database, new_id
@@ -92,7 +93,7 @@ class Store:
             episode,
             NewTurn(
                 id=new_id("turn"),
-                index=self._episodes.begin_turn(episode)[0],
+                index=episode.begin_turn()[0],
                 prompt=prompt,
                 digest=f"{self._random.getrandbits(256):064x}",
                 spans=[Span(0, answer_ids, self._logprobs)],

@@ -24,7 +24,7 @@ from server.environments.sessions import Sessions
 from server.feedback.scorers import Scorers, make_scorers
 from server.feedback.sources import RewardSources
 from server.metrics import Metrics
-from server.recording.episode import Episodes
+from server.recording.episodes import Episodes
 from server.recording.privacy import Privacy
 from server.recording.recorder import Recorder
 from server.recording.retention import Retention

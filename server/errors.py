@@ -1,23 +1,23 @@
-"""Every error the server answers with, in one tree; the only file that knows status codes.
+"""Every error that the server returns, in one tree. Only this file knows status codes.
 
     UpturnError
-    ├── BadRequest 400            the request is wrong; sending it again will not help
+    ├── BadRequest 400            the request is invalid; repeating it will not help
     │   ├── ContextTooLong 400
     │   └── HorizonReached 400
-    ├── InvalidKey 401            no API key, a wrong one, or a revoked one
-    ├── Forbidden 403             the key may not do this
+    ├── InvalidKey 401            the API key is missing, wrong or revoked
+    ├── Forbidden 403             the key's scopes do not allow this
     ├── NotFound 404
     ├── Conflict 409
     ├── TooLarge 413
-    ├── RateLimited 429           the key's own limit; come back after `retry_after_s`
-    │   └── EnvironmentsFull 429  as many environments are open as may be
-    └── Unavailable 503           come back after `retry_after_s`
-        ├── EngineError 503       the engine died, or cannot answer now
-        └── EnvironmentFailed 503 an episode's environment broke; the episode is marked failed
+    ├── RateLimited 429           a limit of the key is reached; retry after `retry_after_s`
+    │   └── EnvironmentsFull 429  the maximum number of environments is open
+    └── Unavailable 503           retry after `retry_after_s`
+        ├── EngineError 503       the engine has died, or cannot answer now
+        └── EnvironmentFailed 503 an episode's environment failed; so has the episode
 
-To add one: subclass the nearest, give it a `code`, draw it here. Bodies are OpenAI's: `{"error": {message, type, param,
-code}}`, so every OpenAI SDK shows them; 400, 401, 403, 404 and 413 are not retried by SDKs, 429 and 503 carry
-`Retry-After`.
+To add an error, subclass the nearest one, give it a `code`, and draw it here. Bodies have OpenAI's form, `{"error":
+{message, type, param, code}}`, so that every OpenAI SDK can show them. SDKs do not retry 400, 401, 403, 404 and 413;
+429 and 503 carry `Retry-After`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 
 
 class UpturnError(Exception):
-    """Base of all errors that become an HTTP answer."""
+    """Base of all errors that become an HTTP response."""
 
     status_code: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
@@ -52,7 +52,7 @@ class UpturnError(Exception):
 
 
 class BadRequest(UpturnError):
-    """The request is wrong."""
+    """The request is invalid."""
 
     status_code = 400
     type = "invalid_request_error"
@@ -72,19 +72,19 @@ class HorizonReached(BadRequest):
 
 
 class InvalidKey(UpturnError):
-    """The request has no API key, a wrong one, or a revoked one."""
+    """The API key is missing, wrong or revoked."""
 
     status_code = 401
     type = "invalid_request_error"
     code = "invalid_api_key"
 
     def headers(self) -> dict[str, str]:
-        """Return the extra response headers: how to say who calls."""
+        """Return the extra response headers, including how to authenticate."""
         return {**super().headers(), "www-authenticate": "Bearer"}
 
 
 class Forbidden(UpturnError):
-    """The key's scopes do not cover this."""
+    """The key's scopes do not allow this."""
 
     status_code = 403
     type = "invalid_request_error"
@@ -92,7 +92,7 @@ class Forbidden(UpturnError):
 
 
 class NotFound(UpturnError):
-    """No such model, episode, environment, task, run."""
+    """There is no such model, episode, environment, task, run or other object."""
 
     status_code = 404
     type = "invalid_request_error"
@@ -100,7 +100,7 @@ class NotFound(UpturnError):
 
 
 class Conflict(UpturnError):
-    """The state of the thing forbids it: a closed episode, another's lease, a different repeat."""
+    """The object's state forbids it: a closed episode, another learner's lease, a reused idempotency key."""
 
     status_code = 409
     type = "invalid_request_error"
@@ -108,7 +108,7 @@ class Conflict(UpturnError):
 
 
 class TooLarge(UpturnError):
-    """The request body is larger than the server takes."""
+    """The request body exceeds the server's limit."""
 
     status_code = 413
     type = "invalid_request_error"
@@ -116,7 +116,7 @@ class TooLarge(UpturnError):
 
 
 class RateLimited(UpturnError):
-    """The key has used what it may use now."""
+    """A limit of the key is reached."""
 
     status_code = 429
     type = "rate_limit_error"
@@ -124,13 +124,13 @@ class RateLimited(UpturnError):
 
 
 class EnvironmentsFull(RateLimited):
-    """As many environments are open as may be."""
+    """The maximum number of environments is open."""
 
     code = "environments_full"
 
 
 class Unavailable(UpturnError):
-    """The server cannot do it now."""
+    """The server cannot serve this request now."""
 
     status_code = 503
     type = "server_error"
@@ -141,12 +141,12 @@ class Unavailable(UpturnError):
 
 
 class EngineError(Unavailable):
-    """The engine died, or cannot answer now."""
+    """The engine has died, or cannot answer now."""
 
     code = "engine_unavailable"
 
 
 class EnvironmentFailed(Unavailable):
-    """The environment of an episode broke."""
+    """The environment of an episode failed."""
 
     code = "environment_failed"

@@ -1,17 +1,40 @@
-"""What operations watch, as Prometheus reads it (`GET /metrics`): counted in this process since it started.
+"""Prometheus metrics (`GET /metrics`), counted in this process since it started.
 
-The record in the database is the truth; these are its rates. `docs/metrics.md` lists them, and a test compares.
+The database is the complete record; these counters are its rates. `docs/metrics.md` lists them, and a test compares.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from server.recording.recorder import NewTurn
-
 TRAINABLE = "trainable"
+
+
+class RecordedTurn(Protocol):
+    """What is counted of a recorded turn."""
+
+    @property
+    def untrainable_reason(self) -> str | None:
+        """Why the learner must not train on it, or None."""
+
+    @property
+    def forked(self) -> bool:
+        """Whether it does not extend its episode's newest turn."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Number of tokens of the whole prompt."""
+
+    @property
+    def completion_tokens(self) -> int:
+        """Number of tokens of the answer."""
+
+    @property
+    def duration_ms(self) -> float:
+        """Time from the start of sampling to the end of the answer."""
 
 
 class Metrics:
@@ -21,7 +44,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._turns = Counter(
             "upturn_turns",
-            "Recorded turns; why one is not trainable, else `trainable`",
+            "Recorded turns by outcome: `trainable`, or why not",
             ["outcome"],
             registry=self.registry,
         )
@@ -32,35 +55,35 @@ class Metrics:
         self._answered = Counter("upturn_answer_tokens", "Tokens of recorded answers", registry=self.registry)
         self._seconds = Histogram(
             "upturn_turn_seconds",
-            "From the start of sampling to the durable turn, apart while a learner is at work",
+            "From the start of sampling to the end of the answer, split by whether a learner is training",
             ["training"],
             registry=self.registry,
             buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
         )
         self.training: Callable[[], bool] = lambda: False
-        """Says whether a learner is at work."""
+        """Returns whether a learner is training."""
         self._ended = Counter(
             "upturn_episodes_ended",
-            "Ended episodes by status and class of failure",
+            "Ended episodes by status and error class",
             ["status", "error_class"],
             registry=self.registry,
         )
         self._scores = Counter(
             "upturn_scores",
-            "Episodes dealt with by a scorer: `scored`, `cached` or `error`",
+            "Episodes handled by a scorer: `scored`, `cached` or `error`",
             ["scorer", "outcome"],
             registry=self.registry,
         )
-        self.champion = Gauge("upturn_champion_version", "Version that live traffic gets", registry=self.registry)
+        self.champion = Gauge("upturn_champion_version", "Version that serves live traffic", registry=self.registry)
         self.head = Gauge("upturn_head_version", "Newest trained version", registry=self.registry)
         self.busy = Gauge("upturn_turns_in_progress", "Answers being sampled or recorded", registry=self.registry)
         self.engine_up = Gauge("upturn_engine_up", "1 while the engine can answer", registry=self.registry)
 
-    def turn(self, turn: NewTurn) -> None:
+    def turn(self, turn: RecordedTurn) -> None:
         """Count a recorded turn."""
         self._turns.labels(turn.untrainable_reason or TRAINABLE).inc()
-        self._forks.inc(turn.prompt.forked)
-        self._prompt.inc(len(turn.prompt.ids))
+        self._forks.inc(turn.forked)
+        self._prompt.inc(turn.prompt_tokens)
         self._answered.inc(turn.completion_tokens)
         self._seconds.labels("yes" if self.training() else "no").observe(turn.duration_ms / 1000)
 
@@ -69,9 +92,9 @@ class Metrics:
         self._ended.labels(status, error_class or "").inc()
 
     def scored(self, scorer: str, outcome: str) -> None:
-        """Count what came of a scorer's work on an episode."""
+        """Count the outcome of a scorer's work on an episode."""
         self._scores.labels(scorer, outcome).inc()
 
     def text(self) -> bytes:
-        """Return everything in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""Limits of API keys, requests that are sent again, several answers to a request, and a count of what was erased."""
+"""Limits of API keys, idempotency keys, several answers per request, and the number of erased episodes per batch."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -25,7 +25,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # Not as a batch: SQLite would copy the table and drop the old one, and with it every row that points to its rows.
+    # Not in batch mode: SQLite would recreate the table, and dropping the old one deletes every row that refers to it.
     op.drop_index(op.f("ix_turn_idempotency_key"), table_name="turn")
     op.drop_index(op.f("ix_turn_digest"), table_name="turn")
     op.drop_column("turn", "choice")

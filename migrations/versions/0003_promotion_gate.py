@@ -1,4 +1,4 @@
-"""What the promotion gate decides, and what it rests on."""
+"""The promotion gate's decisions and their evidence."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -20,7 +20,7 @@ def upgrade() -> None:
 
     with op.batch_alter_table("promotion", schema=None) as batch_op:
         batch_op.drop_constraint(batch_op.f("fk_promotion_evaluation_id_evaluation"), type_="foreignkey")
-        batch_op.drop_column("evaluation_id")  # Nothing ever wrote it: a decision rests on several.
+        batch_op.drop_column("evaluation_id")  # Never written: a decision has several evaluations.
         batch_op.add_column(sa.Column("decided_by", sa.String(length=200), nullable=True))
         batch_op.add_column(sa.Column("run_id", sa.String(length=64), nullable=True))
         batch_op.add_column(sa.Column("evidence", sa.JSON(), nullable=True))

@@ -1,4 +1,4 @@
-"""Triggers that start runs, and how long a run has been running."""
+"""Triggers that start runs, and the running time of a run."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""How rewards count, who scored which episode, and the reward that a batch used."""
+"""Rules for reward sources, outcomes of scorers, and the reward that a batch used."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Live traffic decides too: episodes by the version that answered, versions that are pinned, shadow answers."""
+"""Live traffic as evidence: episodes by policy version, pinned versions, and shadow answers."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -15,7 +15,7 @@ from server.environments.sessions import Sessions
 from server.feedback.scorers import Scorers
 from server.feedback.sources import RewardSources
 from server.metrics import Metrics
-from server.recording.episode import Episodes
+from server.recording.episodes import Episodes
 from server.recording.privacy import Privacy
 from server.recording.turns import Turns
 from server.rendering.render import Renderer

@@ -1,7 +1,7 @@
-"""`python -m server export FILE`: episodes as JSONL or Parquet, for `datasets`, for analysis, or for another server.
+"""`python -m server export FILE`: writes episodes as JSONL or Parquet, for `datasets`, analysis or another server.
 
-Reads a few episodes at a time, so memory does not grow with the database and a running server is not held up. The file
-appears whole or not at all. `server/recording/portable.py` says what a record is.
+Reads a few episodes at a time, so that memory does not grow with the database and a running server is not delayed. The
+file appears complete or not at all. `server/recording/portable/` defines the records.
 """
 
 from __future__ import annotations
@@ -19,39 +19,41 @@ import sqlalchemy as sa
 
 from server.commands.database import add_flags, settings_of
 from server.errors import BadRequest, NotFound, UpturnError
-from server.recording.portable import EpisodeRecord, arrow_schema, read_records
+from server.recording.portable.arrow import arrow_schema
+from server.recording.portable.from_rows import read_records
+from server.recording.portable.records import EpisodeRecord
 from server.store.database import Database
 from server.store.tables import EpisodeRow, RewardRow, StepRow
 from server.training.rewards import rewards_of
 
 CHUNK = 32
-"""Episodes in memory at once; also a row group of Parquet, and a transaction of the import."""
+"""Episodes in memory at a time, per row group of Parquet, and per transaction of the import."""
 ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 FORMS = ("jsonl", "parquet")
 STATUSES = ("open", "terminated", "truncated", "closed", "error")
 
 
 def run(arguments: list[str]) -> int:
-    """Export; return the exit code."""
+    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m server export",
         allow_abbrev=False,
         description="Write episodes to a file: one line (JSONL) or row (Parquet) each. docs/data.md lists the fields.",
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="what to write; replaced where it exists")
+    parser.add_argument("file", type=Path, metavar="FILE", help="file to write; replaced if it exists")
     parser.add_argument(
         "--since",
         type=moment,
         metavar="WHEN",
-        help="opened at or after: a date, a date with time (UTC unless it says), or Unix seconds",
+        help="opened at or after: a date, a date with time (UTC by default), or Unix seconds",
     )
     parser.add_argument("--until", type=moment, metavar="WHEN", help="opened before")
-    parser.add_argument("--environment", action="append", metavar="NAME", help="of this environment; may be repeated")
-    parser.add_argument("--status", action="append", choices=STATUSES, help="with this status; may be repeated")
-    parser.add_argument("--min-reward", type=float, metavar="R", help="rewarded with at least this in total")
-    parser.add_argument("--trainable", action="store_true", help="only those that may be trained on")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N of them, oldest first")
-    parser.add_argument("--format", choices=FORMS, help="default: what the file's name ends with")
+    parser.add_argument("--environment", action="append", metavar="NAME", help="of this environment; can be repeated")
+    parser.add_argument("--status", action="append", choices=STATUSES, help="with this status; can be repeated")
+    parser.add_argument("--min-reward", type=float, metavar="R", help="with a total reward of at least R")
+    parser.add_argument("--trainable", action="store_true", help="only episodes that may be trained on")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N episodes, oldest first")
+    parser.add_argument("--format", choices=FORMS, help="default: by the file's ending")
     add_flags(parser)
     options = parser.parse_args(arguments)
     try:
@@ -79,7 +81,7 @@ def export(
     limit: int | None = None,
     min_reward: float | None = None,
 ) -> int:
-    """Write the episodes whose ids `query` selects and whose reward is enough, oldest first; return how many."""
+    """Write the episodes that `query` selects by id and whose total reward suffices, oldest first; return how many."""
     last, count = "", 0
     with Progress("exported") as progress, whole_file(file) as part, _writing(part, form) as write:
         while limit is None or count < limit:
@@ -100,7 +102,7 @@ def export(
 
 
 def query_of(options: argparse.Namespace) -> sa.Select[str]:
-    """Return the ids of the episodes that the filters let through."""
+    """Return the query for the ids of the episodes that pass the filters."""
     query = sa.select(EpisodeRow.id)
     if options.since is not None:
         query = query.where(EpisodeRow.opened_at >= options.since)
@@ -113,7 +115,7 @@ def query_of(options: argparse.Namespace) -> sa.Select[str]:
     if options.trainable:
         query = query.where(EpisodeRow.trainable)
     if options.min_reward is not None:
-        # How much it is depends on the rules of sources: `export` looks at each.
+        # Only narrows: the total depends on the rules of the sources, so `export` computes it for each episode.
         query = query.where(
             sa.or_(*(sa.exists().where(row.episode_id == EpisodeRow.id) for row in (StepRow, RewardRow)))
         )
@@ -124,14 +126,14 @@ def form_of(file: Path, asked: str | None) -> str:
     """Return `jsonl` or `parquet`."""
     form = asked or ENDINGS.get(file.suffix.lower())
     if form is None:
-        raise BadRequest(f"{file} ends neither with .jsonl nor with .parquet: say which it is with --format")
+        raise BadRequest(f"{file} ends neither in .jsonl nor in .parquet: choose with --format")
     if form == "parquet" and find_spec("pyarrow") is None:
         raise BadRequest("Parquet needs pyarrow: pip install 'upturn[export]', or use .jsonl")
     return form
 
 
 def explain(error: Exception) -> str:
-    """Return what went wrong in one line, and where the database is not at the newest revision, what to do."""
+    """Return the error in one line, with advice if the database is not at the newest revision."""
     if not isinstance(error, sa.exc.DBAPIError):
         return str(error)
     reason = str(error.orig).strip().split("\n")[0]
@@ -141,7 +143,7 @@ def explain(error: Exception) -> str:
 
 
 class Progress:
-    """A line on stderr that counts, where stderr is a terminal."""
+    """A counter on stderr, if stderr is a terminal."""
 
     def __init__(self, done: str) -> None:
         self._done = done
@@ -155,14 +157,14 @@ class Progress:
             print(file=sys.stderr)
 
     def show(self, count: int) -> None:
-        """Say how many episodes are done."""
+        """Show the number of episodes."""
         if self._shown:
             print(f"\r{self._done} {count} episodes", end="", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
-    """Give a path beside `file` to write to; it becomes `file` if the block ends well, else it goes."""
+    """Yield a path next to `file` to write to. It replaces `file` if the block succeeds, otherwise it is deleted."""
     part = file.with_name(f"{file.name}.part")
     try:
         yield part
@@ -172,7 +174,7 @@ def whole_file(file: Path) -> Iterator[Path]:
 
 
 def moment(text: str) -> float:
-    """Read a date, a date with time, or Unix seconds; return Unix seconds."""
+    """Parse a date, a date with time, or Unix seconds; return Unix seconds."""
     try:
         return float(text)
     except ValueError:
@@ -181,17 +183,17 @@ def moment(text: str) -> float:
 
 
 def _existing_database(options: argparse.Namespace) -> Database:
-    """Open the database as it is: none is made where none is, and reading migrates nothing."""
+    """Open an existing database without migrating it."""
     url = settings_of(options).resolved_database_url
     file = sa.make_url(url).database if url.startswith("sqlite") else None
     if file and not Path(file).is_file():
-        raise NotFound(f"there is no database {file}: name the server's --data-dir or --database-url")
+        raise NotFound(f"there is no database {file}: pass the server's --data-dir or --database-url")
     return Database(url)
 
 
 @contextmanager
 def _writing(path: Path, form: str) -> Iterator[Callable[[list[EpisodeRecord]], Any]]:
-    """Give a function that writes records in one of the two forms."""
+    """Yield a function that writes records in the given format."""
     if form == "jsonl":
         with path.open("wb") as file:
             yield lambda records: file.writelines(record.model_dump_json().encode() + b"\n" for record in records)

@@ -1,7 +1,7 @@
-"""`python -m server import FILE`: takes what `export` wrote into this server's database.
+"""`python -m server import FILE`: reads episodes that `export` wrote into this server's database.
 
-A record is checked before anything of it is written, and a few records are one transaction: a running server goes on
-meanwhile, and a damaged file leaves nothing half written. Policy versions stay the numbers that they were.
+Records are validated before they are written, a few per transaction, so that a running server is not blocked and a
+damaged file leaves nothing half written. Policy versions keep their numbers.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from sqlalchemy.orm import Session
 from server.commands.database import add_flags, open_database
 from server.commands.export import CHUNK, FORMS, Progress, explain, form_of
 from server.errors import BadRequest, UpturnError
-from server.recording.portable import EpisodeRecord, erase_content, write_record
+from server.recording.portable.records import EpisodeRecord
+from server.recording.portable.to_rows import erase_content, write_record
 from server.store.database import Database
 from server.store.tables import EpisodeRow
 
 Numbered = tuple[str, EpisodeRecord]
-"""A record and its place in the file, such as `line 7`."""
+"""A record's place in the file, such as `line 7`, and the record."""
 
 
 @dataclass(slots=True)
 class Counts:
-    """What became of the records that are committed."""
+    """Outcomes of the committed records."""
 
     new: int = 0
     replaced: int = 0
@@ -42,18 +43,16 @@ class Counts:
 
 
 def run(arguments: list[str]) -> int:
-    """Import; return the exit code."""
+    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m server import",
         allow_abbrev=False,
-        description="Take episodes that `export` wrote into the database, with their ids. Episodes that are there "
-        "already are skipped. The server may be running.",
+        description="Read episodes that `export` wrote into the database, with their ids. Existing episodes are "
+        "skipped. The server may be running.",
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="what export wrote")
-    parser.add_argument(
-        "--replace", action="store_true", help="replace episodes that are there already, save those that are still open"
-    )
-    parser.add_argument("--format", choices=FORMS, help="default: what the file's name ends with")
+    parser.add_argument("file", type=Path, metavar="FILE", help="file that `export` wrote")
+    parser.add_argument("--replace", action="store_true", help="replace existing episodes unless they are open")
+    parser.add_argument("--format", choices=FORMS, help="default: by the file's ending")
     add_flags(parser)
     options = parser.parse_args(arguments)
     counts, code = Counts(), 0
@@ -65,7 +64,7 @@ def run(arguments: list[str]) -> int:
         finally:
             database.close()
     except KeyboardInterrupt:
-        print("import: interrupted; run it again to go on", file=sys.stderr)
+        print("import: interrupted; run it again to continue", file=sys.stderr)
         code = 130
     except (UpturnError, OSError, sa.exc.DBAPIError) as error:
         print(f"import: {explain(error)}", file=sys.stderr)
@@ -75,10 +74,10 @@ def run(arguments: list[str]) -> int:
 
 
 def import_file(database: Database, file: Path, form: str, counts: Counts, *, replace: bool = False) -> None:
-    """Store the records of a file; `counts` grows with each transaction.
+    """Store the records of a file; `counts` is updated after each transaction.
 
     Raises:
-        BadRequest: a record is not one, and where it stands. Nothing of its transaction is stored.
+        BadRequest: a record is invalid; the message names its place. Its whole transaction is rolled back.
     """
     records = _lines(file) if form == "jsonl" else _rows(file)
     with Progress("read") as progress:
@@ -94,8 +93,9 @@ def _store(database: Database, chunk: list[Numbered], replace: bool) -> Counts:
     """Store some records in one transaction."""
     counts = Counts()
     with Session(database.writer) as session, session.begin():
-        there = sa.select(EpisodeRow.id, EpisodeRow.status).where(EpisodeRow.id.in_([record.id for _, record in chunk]))
-        known = {episode_id: status for episode_id, status in session.execute(there)}  # noqa: C416
+        ids = [record.id for _, record in chunk]
+        existing = sa.select(EpisodeRow.id, EpisodeRow.status).where(EpisodeRow.id.in_(ids))
+        known = {episode_id: status for episode_id, status in session.execute(existing)}  # noqa: C416
         for place, record in chunk:
             status = known.get(record.id)
             if status is not None and (status == "open" or not replace):
@@ -114,7 +114,7 @@ def _store(database: Database, chunk: list[Numbered], replace: bool) -> Counts:
 
 
 def _lines(file: Path) -> Iterator[Numbered]:
-    """Read JSONL."""
+    """Read the records of a JSONL file."""
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
@@ -122,7 +122,7 @@ def _lines(file: Path) -> Iterator[Numbered]:
 
 
 def _rows(file: Path) -> Iterator[Numbered]:
-    """Read Parquet."""
+    """Read the records of a Parquet file."""
     from pyarrow.parquet import ParquetFile
 
     number = 0
@@ -132,8 +132,8 @@ def _rows(file: Path) -> Iterator[Numbered]:
                 for row in batch.to_pylist():
                     number += 1
                     yield _checked(f"row {number}", row)
-    except ValueError as error:  # pyarrow's own errors are such
-        raise BadRequest(f"{file} is no readable Parquet file: {error}") from error
+    except ValueError as error:  # Base class of pyarrow's errors.
+        raise BadRequest(f"{file} is not a readable Parquet file: {error}") from error
 
 
 def _checked(place: str, data: bytes | dict[str, Any]) -> Numbered:

@@ -1,4 +1,4 @@
-"""`python -m server keys create | list | revoke`: API keys, on the database, whether or not a server runs on it."""
+"""`python -m server keys create | list | revoke`: API keys in the database, with or without a running server."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def run(arguments: list[str]) -> int:
 
 
 def _do(session: Session, request: KeyCreate | None, options: argparse.Namespace) -> list[str]:
-    """Do what was asked; return what to say once it is committed."""
+    """Carry out the action; return the lines to print after the commit."""
     if request is not None:
         made = create_key(session, request)
-        return [made.key, f"{made.id}: {made.name} ({', '.join(made.scopes)}); the key is shown only this once"]
+        return [made.key, f"{made.id}: {made.name} ({', '.join(made.scopes)}); the key is shown only once"]
     if options.action == "revoke":
         revoke_key(session, options.id)
         return [f"{options.id} is revoked; a running server refuses it within a second or so"]
@@ -74,23 +74,23 @@ def _parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m server keys",
         allow_abbrev=False,
-        description="Creates, lists and revokes API keys. A running server notices.",
+        description="Create, list and revoke API keys. A running server notices within a second or so.",
     )
     actions = top.add_subparsers(dest="action", required=True, metavar="create | list | revoke")
-    create = actions.add_parser("create", allow_abbrev=False, help="make a key and show it, this once")
-    create.add_argument("--name", required=True, help="whose it is; for people only")
+    create = actions.add_parser("create", allow_abbrev=False, help="create a key and show it once")
+    create.add_argument("--name", required=True, help="owner of the key, for display only")
     create.add_argument(
         "--scope",
         action="append",
         required=True,
         choices=get_args(Scope),
-        help="what it may do; may be given more than once",
+        help="what the key may do; can be repeated",
     )
-    create.add_argument("--requests-per-minute", type=int, metavar="N", help="without it, no limit")
-    create.add_argument("--max-concurrent", type=int, metavar="N", help="requests at once; without it, no limit")
-    listing = actions.add_parser("list", allow_abbrev=False, help="show what keys there are, newest first")
-    revoke = actions.add_parser("revoke", allow_abbrev=False, help="let a key do nothing from now on")
-    revoke.add_argument("id", help="as `list` shows it")
+    create.add_argument("--requests-per-minute", type=int, metavar="N", help="default: no limit")
+    create.add_argument("--max-concurrent", type=int, metavar="N", help="concurrent requests; default: no limit")
+    listing = actions.add_parser("list", allow_abbrev=False, help="list all keys, newest first")
+    revoke = actions.add_parser("revoke", allow_abbrev=False, help="revoke a key")
+    revoke.add_argument("id", help="id of the key, as shown by `list`")
     for action in (create, listing, revoke):
         add_flags(action)
     return top

@@ -1,4 +1,4 @@
-"""`python -m server migrate`: bring the database to the newest revision and stop."""
+"""`python -m server migrate`: bring the database to the newest revision."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m server migrate",
         allow_abbrev=False,
-        description="Brings the database to the newest revision; serving does so too.",
+        description="Bring the database to the newest revision. `serve` does so at its start.",
     )
     add_flags(parser)
     database = open_database(parser.parse_args(arguments))

@@ -15,7 +15,8 @@ from server.engines.protocol import Engine, SamplingParams
 from server.environments.sessions import Sessions
 from server.errors import EngineError
 from server.recording.episode import Episode
-from server.recording.turns import Ask, Turns
+from server.recording.turn_request import TurnRequest
+from server.recording.turns import Turns
 from server.versions.routing import Pointers
 from upturn.wire import PlayRequest, StepResult
 
@@ -58,7 +59,7 @@ class Players:
         await self._wait_for_engine()
         params = SamplingParams(max_tokens=request.sampling.max_tokens, temperature=request.sampling.temperature)
         version = self._pointers.for_episode(episode, None, self._engine)
-        ask = Ask(list(messages), params, tools=tools, parallel_calls=False, whole=True)
+        ask = TurnRequest(list(messages), params, tools=tools, parallel_calls=False, whole=True)
         (turn,) = self._turns.begin(episode, ask, version)
         message = (await turn.answer()).message
         said = {"role": "assistant", "content": message["content"] or ""}

@@ -16,7 +16,8 @@ from server.environments.instances import find_family
 from server.environments.players import Players
 from server.environments.sessions import Sessions
 from server.errors import BadRequest, Conflict, ContextTooLong, EnvironmentFailed, NotFound, UpturnError
-from server.recording.episode import Episode, Episodes
+from server.recording.episode import Episode
+from server.recording.episodes import Episodes
 from server.recording.transcript import mean
 from server.recording.turns import Turns
 from server.store.database import Database, new_id

@@ -33,7 +33,8 @@ from server.errors import (
     Unavailable,
     UpturnError,
 )
-from server.recording.episode import Episode, Episodes
+from server.recording.episode import Episode
+from server.recording.episodes import Episodes
 from server.store.writer import Writer
 from upturn.wire import StepResult
 

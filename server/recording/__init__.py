@@ -1,1 +1,1 @@
-"""The record: turns written once, durable before the answer leaves; and the life of an episode."""
+"""The record: episodes, their turns and tokens. A turn is written once, and durable before its answer leaves."""

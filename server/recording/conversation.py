@@ -1,6 +1,6 @@
-"""The conversation that led to a recorded turn, put together again: a turn's row holds only what was new in it.
+"""Reconstructs the conversation that led to a recorded turn: a turn's row holds only its new messages.
 
-Reads the database: not for the event loop.
+Blocks on the database, so do not call it from the event loop.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from server.store.tables import EpisodeRow, NodeRow, TurnRow
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """A turn and what was said before it."""
+    """A recorded turn and the conversation before it."""
 
     turn: TurnRow
     messages: list[dict[str, Any]]
-    """All messages of its request; its answer comes after them."""
+    """All messages of its request; the turn's answer follows them."""
 
 
 def read_conversation(database: Database, turn_id: str, *, owner: str, episode_id: str | None) -> Past | None:
-    """Return a turn with its conversation; None where there is no such turn, or it is none of the caller's.
+    """Return a turn with its conversation, or None if it does not exist or belongs to another caller.
 
     Args:
-        database: where it is.
+        database: where to look.
         turn_id: the turn.
-        owner: SHA-256 of the caller's key, which may have opened the episode.
-        episode_id: the episode that the caller names.
+        owner: SHA-256 of the caller's key; the episodes that it opened are the caller's.
+        episode_id: the episode that the caller names; it counts as the caller's too.
     """
     mine = sa.or_(EpisodeRow.owner_hash == owner, EpisodeRow.id == episode_id)
     with database.read() as session:
@@ -48,7 +48,9 @@ def read_conversation(database: Database, turn_id: str, *, owner: str, episode_i
             .order_by(NodeRow.id.desc())
         ).all()
     owners = {node.id: node.turn_id for node in nodes}
-    parents = {node.turn_id: node.parent_id for node in nodes}  # The last one seen is a turn's first: its prompt.
+    parents = {
+        node.turn_id: node.parent_id for node in nodes
+    }  # In descending order, so a turn's first node (its prompt) wins.
     path = [turn]
     while (before := parents[path[-1].id]) is not None:
         path.append(turns[owners[before]])

@@ -1,11 +1,12 @@
-"""API keys as rows: create, list, revoke, and the first one. A key is stored as its hash and shown once.
+"""API keys: generated, hashed, stored as rows, revoked. A key is stored as its hash and shown once.
 
-Functions of a session, so that the running server (through its writer) and `python -m server keys` do the same. Who may
-do what with a key is decided in `server/api/`.
+Functions of a session, so that the running server (through its writer) and `python -m server keys` share them.
+`server/api/` decides who may do what with a key.
 """
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 
@@ -13,22 +14,33 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.errors import NotFound
-from server.recording.episode import hash_of
 from server.store.database import new_id
 from server.store.tables import ApiKeyRow
 from upturn.wire import KeyCreate, KeyCreated, KeyView
 
 API_KEY = "up-"
-"""How an API key begins."""
+"""Prefix of API keys."""
+EPISODE_KEY = "ep-"
+"""Prefix of the API keys that belong to one episode."""
 
 
 def new_key() -> str:
-    """Return a key that nobody can guess."""
+    """Return an API key that cannot be guessed."""
     return f"{API_KEY}{secrets.token_urlsafe(32)}"
 
 
+def new_episode_key() -> str:
+    """Return an episode's own API key, which cannot be guessed."""
+    return f"{EPISODE_KEY}{secrets.token_urlsafe(24)}"
+
+
+def hash_of(key: str) -> str:
+    """Return the SHA-256 of an API key; the key itself is never stored."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
 def create_key(session: Session, request: KeyCreate) -> KeyCreated:
-    """Record a new key and return it, this once."""
+    """Store a new key and return it; it cannot be read again."""
     key = new_key()
     row = ApiKeyRow(
         id=new_id("key"),
@@ -49,7 +61,7 @@ def list_keys(session: Session) -> list[KeyView]:
 
 
 def revoke_key(session: Session, key_id: str) -> None:
-    """Let a key do nothing from now on; its row stays, since its episodes name it.
+    """Revoke a key. Its row stays, because its episodes refer to it.
 
     Raises:
         NotFound: there is no such key.
@@ -71,7 +83,7 @@ def get_key(session: Session, key_id: str) -> ApiKeyRow:
 
 
 def first_admin_key(session: Session) -> KeyCreated | None:
-    """Create an admin key where there is none that works, so that nobody is locked out; None where there is one."""
+    """Create an admin key unless an unrevoked one exists, so that nobody is locked out."""
     if any("admin" in key.scopes and key.revoked_at is None for key in list_keys(session)):
         return None
     return create_key(session, KeyCreate(name="first admin", scopes=["admin"]))

@@ -1,7 +1,7 @@
-"""What the server gives up and what it says about it: erase episodes, and tell where they were trained.
+"""Erases episodes, and reports which learner steps trained on them.
 
-Erasing deletes the episode with all turns, tokens, steps, rewards and lineage rows. Weights cannot unlearn, so each
-batch keeps a count of the episodes it had that are gone: how much a version was trained on stays true.
+Erasing an episode deletes its turns, tokens, steps, rewards and lineage rows. Weights cannot unlearn, so each batch
+keeps a count of its erased episodes: the number of episodes that a version was trained on stays correct.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.errors import Conflict, NotFound
-from server.recording.episode import Episodes
+from server.recording.episodes import Episodes
 from server.store.database import Database
 from server.store.tables import BatchRow, EpisodeRow, RunEpisodeRow
 from server.store.writer import Writer
 from upturn.wire import EpisodeTrained, EpisodeTraining, KeyTrained, KeyTraining
 
-CHUNK = 20  # Episodes erased in one transaction: answers that wait for the writer meanwhile wait milliseconds.
+CHUNK = 20
+"""Episodes erased in one transaction, so that answers wait only milliseconds for the writer."""
 
 
 class Privacy:
-    """Erases episodes and traces them."""
+    """Erases episodes and traces their training."""
 
     def __init__(self, database: Database, writer: Writer, episodes: Episodes) -> None:
         self._database = database
@@ -41,15 +42,15 @@ class Privacy:
             raise NotFound(f"no episode {episode_id!r}", code="episode_not_found")
 
     async def erase_owned(self, key_hash: str) -> int:
-        """Erase every episode that a key has opened until now, the open ones too; return how many."""
+        """Erase every episode that a key has opened until now, including open ones; return how many."""
         return await self._erase(EpisodeRow.owner_hash == key_hash, EpisodeRow.opened_at <= time.time())
 
     async def erase_ended(self, before: float) -> int:
-        """Erase the episodes that ended before a time, never an open one; return how many."""
+        """Erase the episodes that ended before a time (Unix seconds); return how many. Open episodes stay."""
         return await self._erase(EpisodeRow.status != "open", EpisodeRow.closed_at < before)
 
     async def trained(self, episode_id: str) -> EpisodeTrained:
-        """Return every learner step whose batch held an episode.
+        """Return every learner step whose batch contained an episode.
 
         Raises:
             NotFound: there is no such episode.
@@ -81,7 +82,7 @@ class Privacy:
         return await asyncio.to_thread(read)
 
     async def trained_of(self, key_hash: str) -> KeyTrained:
-        """Return every learner step whose batch held episodes of a key."""
+        """Return every learner step whose batch contained episodes of a key."""
 
         def read() -> KeyTrained:
             owned = EpisodeRow.owner_hash == key_hash
@@ -109,16 +110,16 @@ class Privacy:
 
     async def _erase(self, *which: sa.ColumnElement[bool]) -> int:
         erased = 0
-        while found := await asyncio.to_thread(self._some, which):
-            for episode_id, status in found:
+        while chunk := await asyncio.to_thread(self._chunk, which):
+            for episode_id, status in chunk:
                 if status == "open":  # Ended first, so that no turn in progress is written after the row is gone.
-                    with suppress(Conflict, NotFound):  # It ended by itself meanwhile.
+                    with suppress(Conflict, NotFound):  # It has ended meanwhile.
                         await self._episodes.end(await self._episodes.get(episode_id), "closed", reason="erased")
-            ids = [episode_id for episode_id, _ in found]
+            ids = [episode_id for episode_id, _ in chunk]
             erased += await self._writer.write(lambda session, ids=ids: _delete(session, ids))  # type: ignore[misc]
         return erased
 
-    def _some(self, which: tuple[sa.ColumnElement[bool], ...]) -> list[tuple[str, str]]:
+    def _chunk(self, which: tuple[sa.ColumnElement[bool], ...]) -> list[tuple[str, str]]:
         with self._database.read() as session:
             return [
                 (row.id, row.status)

@@ -1,4 +1,4 @@
-"""Writes a turn: the turn's row and its nodes, in one transaction, before the answer leaves (step 4)."""
+"""Writes a turn, its row and its nodes, in one transaction before the answer leaves (step 4 of the straight line)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.errors import Conflict
-from server.recording.episode import Episode, Tail, insert_episodes
+from server.recording.episode import Episode, Tail
+from server.recording.episodes import insert_episodes
 from server.recording.tokens import chain_hash, pack_ids, pack_logprobs
 from server.store.tables import EpisodeRow, NodeRow, TurnRow
 from server.store.writer import Many, Writer
@@ -31,28 +32,30 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A rendered request: the recorded ids it goes on from, and what is new."""
+    """A rendered request: the recorded ids that it extends, and the new ones."""
 
     ids: list[int]
     """[T] the whole prompt."""
     parent: Tail | None
-    """The recorded end that it extends; None where it begins anew."""
+    """The recorded end that it extends, or None for a new beginning."""
     new_ids: list[int]
     """[P] ids after the parent."""
     new_messages: list[dict[str, Any]]
+    """Messages after the parent."""
     chain_hash: str
-    """Hash of all its messages."""
+    """Hash of all messages."""
     forked: bool
-    """It does not extend the episode's newest turn."""
+    """The episode has turns, and the prompt does not extend the newest one."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewTurn:
-    """A turn that has been sampled and is to be recorded."""
+    """A sampled turn, ready to be recorded."""
 
     id: str
     index: int
     digest: str
+    """SHA-256 of the request."""
     prompt: Prompt
     answer: dict[str, Any]
     """The assistant's message."""
@@ -62,7 +65,7 @@ class NewTurn:
     untrainable_reason: str | None = None
     duration_ms: float = 0.0
     choice: int = 0
-    """Which of the answers of its request."""
+    """Index of the answer among the answers to its request."""
     idempotency_key: str | None = None
 
     @property
@@ -71,27 +74,39 @@ class NewTurn:
         return sum(len(span.token_ids) for span in self.spans)
 
     @property
+    def prompt_tokens(self) -> int:
+        """Number of tokens of the whole prompt."""
+        return len(self.prompt.ids)
+
+    @property
+    def forked(self) -> bool:
+        """Whether the prompt does not extend the episode's newest turn."""
+        return self.prompt.forked
+
+    @property
     def chain_hash(self) -> str:
-        """Hash of all messages with the answer."""
+        """Hash of all messages, including the answer."""
         return chain_hash(self.prompt.chain_hash, self.answer)
 
     @property
     def policy_version(self) -> int | None:
-        """Version that sampled the last token."""
+        """Version that sampled the last token; None for a demonstration or an empty answer."""
         return self.spans[-1].version if self.spans else None
 
 
 class Recorder:
-    """Records turns through the one writer."""
+    """Records turns through the database's one writer."""
 
     def __init__(self, writer: Writer, on_turn: Callable[[NewTurn], None] | None = None) -> None:
         self._writer = writer
         self._on_turn = on_turn
 
     async def record(self, episode: Episode, turn: NewTurn) -> None:
-        """Make a turn durable, with its episode's row where it is the first, and let the episode go on from it.
+        """Make a turn durable, with the episode's row if it is not written yet, and let the next prompt extend it.
 
-        A turn that ends after its episode has ended (closed or erased meanwhile) is refused: nothing is written late.
+        Raises:
+            Conflict: the episode was closed or erased meanwhile; nothing is written late.
+            Unavailable: the database failed; nothing was written.
         """
         row, episode.unwritten = episode.unwritten, None
         try:
@@ -110,16 +125,16 @@ _EPISODE, _TURN, _NODE = (cast(sa.Table, row.__table__) for row in (EpisodeRow, 
 
 
 def _insert(session: Session, items: list[tuple[str, NewTurn, dict[str, Any] | None]]) -> list[int | Exception]:
-    """Write turns, and the rows of new episodes; return each turn's last node, or that its episode has ended.
+    """Insert turns, and the rows of new episodes; return the id of each turn's last node, or why it was refused.
 
-    Statements for all of them, not objects: this is the busiest work of the writer by far.
+    Uses bulk statements instead of ORM objects: this is by far the writer's most frequent work.
     """
     connection, turns = session.connection(), [(episode_id, turn) for episode_id, turn, _ in items]
     insert_episodes(session, [row for _, _, row in items])
     statuses = {row["id"]: row["status"] for _, _, row in items if row is not None}
     if known := {episode_id for episode_id, _ in turns}.difference(statuses):
-        found = connection.execute(sa.select(_EPISODE.c.id, _EPISODE.c.status).where(_EPISODE.c.id.in_(known)))
-        statuses |= {row.id: row.status for row in found}
+        rows = connection.execute(sa.select(_EPISODE.c.id, _EPISODE.c.status).where(_EPISODE.c.id.in_(known)))
+        statuses |= {row.id: row.status for row in rows}
     open_turns = [(episode_id, turn) for episode_id, turn in turns if statuses.get(episode_id) == "open"]
     node_ids = _new_node_ids(connection, sum(1 + len(turn.spans) for _, turn in open_turns))
     turn_rows, node_rows, ends = [], [], dict[str, int]()
@@ -138,7 +153,7 @@ def _insert(session: Session, items: list[tuple[str, NewTurn, dict[str, Any] | N
 
 
 def _new_node_ids(connection: sa.Connection, count: int) -> Iterator[int]:
-    """Return ids for new nodes. SQLite's writer is alone in the database until it commits; PostgreSQL hands out ids."""
+    """Return ids for new nodes: from PostgreSQL's sequence; on SQLite, which has one writer, after the largest id."""
     if connection.dialect.name == "postgresql":
         rows = connection.execute(
             sa.text("select nextval(pg_get_serial_sequence('node', 'id')) from generate_series(1, :count)"),
@@ -158,13 +173,13 @@ def _turn_row(episode_id: str, turn: NewTurn) -> dict[str, Any]:
         "messages": turn.prompt.new_messages,
         "answer": turn.answer,
         "finish_reason": turn.finish_reason,
-        "prompt_tokens": len(turn.prompt.ids),
+        "prompt_tokens": turn.prompt_tokens,
         "completion_tokens": turn.completion_tokens,
         "policy_version": turn.policy_version,
         "temperature": turn.temperature,
         "trainable": turn.untrainable_reason is None,
         "untrainable_reason": turn.untrainable_reason,
-        "forked": turn.prompt.forked,
+        "forked": turn.forked,
         "duration_ms": turn.duration_ms,
         "choice": turn.choice,
         "idempotency_key": turn.idempotency_key,
@@ -173,7 +188,7 @@ def _turn_row(episode_id: str, turn: NewTurn) -> dict[str, Any]:
 
 
 def _node_rows(episode_id: str, turn: NewTurn, ids: Iterator[int]) -> list[dict[str, Any]]:
-    """Return the prompt's new tokens, and each span after it, as nodes that extend each other."""
+    """Return the rows of the prompt's new tokens and of each span, each node extending the one before."""
     rows: list[dict[str, Any]] = []
     parent_id = turn.prompt.parent.node_id if turn.prompt.parent else None
     for position, span in enumerate([Span(None, turn.prompt.new_ids, None), *turn.spans]):

@@ -1,4 +1,4 @@
-"""Erases episodes that ended too long ago: at the start and every hour, in small steps, never an open one."""
+"""Erases episodes some days after their end: at the start and every hour, a few at a time, never an open episode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DAY_S = 86_400
 
 
 class Retention:
-    """The job that prunes, where settings say how long episodes are kept."""
+    """The hourly job; idle without a retention period."""
 
     def __init__(self, privacy: Privacy, days: float | None, clock: Callable[[], float] = time.time) -> None:
         self._privacy = privacy
@@ -25,7 +25,7 @@ class Retention:
         self._scheduler = AsyncIOScheduler(timezone="UTC")
 
     def start(self) -> None:
-        """Prune now and then every hour."""
+        """Prune now, and then every hour."""
         if self._days is not None:
             self._scheduler.add_job(
                 self.prune,
@@ -39,12 +39,12 @@ class Retention:
             self._scheduler.start()
 
     def close(self) -> None:
-        """Stop; what is left is erased after the next start."""
+        """Stop. The rest is erased after the next start."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
 
     async def prune(self) -> int:
-        """Erase what is too old; return how many episodes."""
+        """Erase expired episodes; return how many."""
         if self._days is None:
             return 0
         erased = await self._privacy.erase_ended(self._clock() - self._days * DAY_S)

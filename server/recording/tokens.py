@@ -1,4 +1,4 @@
-"""Blobs of token ids and logprobs, and the hash that finds a conversation's recorded part."""
+"""Token ids and logprobs as blobs, and the hash that finds the recorded part of a conversation."""
 
 from __future__ import annotations
 
@@ -14,35 +14,39 @@ _VOLATILE = frozenset({"id", "refusal", "annotations", "audio", "reasoning", "re
 
 
 def pack_ids(token_ids: Sequence[int]) -> bytes:
-    """Return little-endian int32."""
+    """Encode token ids as little-endian int32."""
     return _little(array("i", token_ids)).tobytes()
 
 
 def unpack_ids(blob: bytes) -> list[int]:
-    """Read little-endian int32."""
-    made = array("i")
-    made.frombytes(blob)
-    return _little(made).tolist()
+    """Decode little-endian int32."""
+    values = array("i")
+    values.frombytes(blob)
+    return _little(values).tolist()
 
 
 def pack_logprobs(logprobs: Sequence[float]) -> bytes:
-    """Return little-endian float32."""
+    """Encode logprobs as little-endian float32."""
     return _little(array("f", logprobs)).tobytes()
 
 
 def unpack_logprobs(blob: bytes) -> list[float]:
-    """Read little-endian float32."""
-    made = array("f")
-    made.frombytes(blob)
-    return _little(made).tolist()
+    """Decode little-endian float32."""
+    values = array("f")
+    values.frombytes(blob)
+    return _little(values).tolist()
 
 
 def chain_hash(before: str, message: dict[str, Any]) -> str:
-    """Return the hash of a conversation that ends with `message`; `before` is the hash up to there, or empty.
+    """Return the hash of a conversation that ends with `message`.
 
-    It only finds the recorded part of a conversation: what is sampled next follows the recorded token ids. So it takes
-    no notice of what SDKs change in a message on its way: null and empty fields, ids of tool calls, the spelling of
-    their JSON, reasoning that is not sent back, white space around an answer, content as a list of text parts.
+    The hash only finds the recorded part of a conversation; the next prompt extends the recorded token ids. It
+    therefore ignores what SDKs change in a message: null and empty fields, ids of tool calls, the formatting of their
+    JSON, reasoning that is not sent back, white space around an answer, content as a list of text parts.
+
+    Args:
+        before: hash of the conversation before `message`, or an empty string.
+        message: the last message.
     """
     kept = {key: value for key, value in message.items() if key not in _VOLATILE and value not in (None, [], "")}
     content = kept.pop("content", "")
@@ -56,7 +60,7 @@ def chain_hash(before: str, message: dict[str, Any]) -> str:
 
 
 def chain_hashes(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[str]:
-    """Return one hash per message, each of the tools and of all messages up to it."""
+    """Return one hash per message, covering the tools and all messages up to and including it."""
     return list(accumulate(messages, chain_hash, initial=digest(list(tools)) if tools else ""))[1:]
 
 
@@ -67,13 +71,13 @@ def digest(body: Any) -> str:
 
 
 def _call(call: dict[str, Any]) -> list[Any]:
-    """Return what a tool call says, whatever its id and the spelling of its arguments."""
+    """Return the name and parsed arguments of a tool call, without its id."""
     function = call.get("function") or {}
     arguments = function.get("arguments")
     try:
         arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
     except ValueError:
-        pass  # Not JSON: then the text itself is compared.
+        pass  # Not JSON: compare the text itself.
     return [function.get("name"), arguments]
 
 

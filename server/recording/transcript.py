@@ -1,4 +1,4 @@
-"""Reads an episode back: the whole transcript as a message. Reads the database: not for the event loop."""
+"""Reads a whole episode as a message. Blocks on the database, so do not call it from the event loop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.errors import NotFound
-from server.recording.episode import reward_view
+from server.recording.given_rewards import reward_view
 from server.recording.rewards import read_rules
 from server.recording.tokens import unpack_ids, unpack_logprobs
 from server.store.database import Database
@@ -15,7 +15,11 @@ from upturn.wire import EpisodeView, StepView, TurnView
 
 
 def read_episode(database: Database, episode_id: str) -> EpisodeView:
-    """Return everything recorded of an episode."""
+    """Return everything recorded of an episode.
+
+    Raises:
+        NotFound: there is no such episode.
+    """
     with database.read() as session:
         row = session.get(EpisodeRow, episode_id)
         if row is None:
@@ -32,7 +36,7 @@ def read_episode(database: Database, episode_id: str) -> EpisodeView:
         ).all()
         rules = read_rules(session)
     by_id = {node.id: node for node in nodes}
-    ends = {node.turn_id: node for node in nodes}  # Ordered by id: the last one of each turn stays.
+    ends = {node.turn_id: node for node in nodes}  # Ordered by id, so each turn's last node wins.
     return EpisodeView(
         id=row.id,
         status=row.status,
@@ -67,7 +71,7 @@ def read_episode(database: Database, episode_id: str) -> EpisodeView:
 
 
 def mean(values: list[float]) -> float | None:
-    """Return the mean; None of nothing, which is not 0."""
+    """Return the mean, or None (which is not 0) for an empty list."""
     return sum(values) / len(values) if values else None
 
 
@@ -80,11 +84,11 @@ def path_to(end: NodeRow, by_id: dict[int, NodeRow]) -> list[NodeRow]:
 
 
 def nodes_of(session: Session, episode_ids: list[str]) -> dict[str, list[NodeRow]]:
-    """Return all nodes of some episodes, by episode, in the order they were written."""
-    found: dict[str, list[NodeRow]] = {episode_id: [] for episode_id in episode_ids}
+    """Return the nodes of some episodes by episode, in the order they were written."""
+    nodes: dict[str, list[NodeRow]] = {episode_id: [] for episode_id in episode_ids}
     for node in session.scalars(sa.select(NodeRow).where(NodeRow.episode_id.in_(episode_ids)).order_by(NodeRow.id)):
-        found[node.episode_id].append(node)
-    return found
+        nodes[node.episode_id].append(node)
+    return nodes
 
 
 def _turn(turn: TurnRow, path: list[NodeRow]) -> TurnView:

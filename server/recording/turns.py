@@ -1,288 +1,166 @@
-"""One turn from messages to recorded answer: render, sample, read, record. Requests and plays both come through here.
+"""Takes turns (steps 2 to 4 of the straight line), for API requests and plays alike.
 
-A turn runs in a task of its own: a client that goes away stops the sampling but never the recording.
+A request is checked, rendered and counted here; each of its answers is then sampled and recorded in a task of its own
+(`sampler.py`). A client that disconnects stops the sampling but never the recording.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from server.engines.protocol import Engine, Piece, SamplingParams, spans_of
-from server.errors import BadRequest, ContextTooLong, EngineError, UpturnError
-from server.recording.episode import Episode, Episodes
-from server.recording.recorder import NewTurn, Prompt, Recorder, Span
-from server.recording.replay import Recorded
-from server.recording.tokens import chain_hashes, digest
-from server.rendering.answers import AnswerFormat, AnswerReader, Delta, Part, ToolCall
+from server.engines.protocol import Engine, SamplingParams
+from server.errors import BadRequest, ContextTooLong, EngineError
+from server.recording.episode import Episode
+from server.recording.episodes import Episodes
+from server.recording.prompts import render_prompt
+from server.recording.recorder import NewTurn, Recorder, Span
+from server.recording.sampler import Plan, Sampler
+from server.recording.tokens import digest
+from server.recording.turn import Answer, Turn
+from server.recording.turn_request import TurnRequest
 from server.rendering.render import Renderer
-from server.rendering.tool_calls import CALL_CLOSE, call_schema
 from server.store.database import new_id
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What one chat request asks for."""
-
-    messages: list[dict[str, Any]]
-    sampling: SamplingParams
-    prompt_ids: list[int] | None = None
-    """The whole prompt, where the caller does without messages; these then only say what it was."""
-    tools: list[dict[str, Any]] = field(default_factory=list)
-    template_options: dict[str, Any] = field(default_factory=dict)
-    """What the model's form of a conversation is told beside (`chat_template_kwargs`)."""
-    call: str | None = None
-    """The tool that has to be called; empty is any, None leaves it to the model."""
-    reads_calls: bool = True
-    """False shows calls as the text they are (OpenAI's `tool_choice: none`)."""
-    parallel_calls: bool = True
-    count: int = 1
-    """Answers to the same prompt."""
-    whole: bool = False
-    """Nobody reads an answer before its end."""
-    digest: str = ""
-    """SHA-256 of the request; the same one at the same time in an episode is answered once."""
-    owner: str = ""
-    """SHA-256 of the caller's key."""
-    idempotency_key: str | None = None
-
-    @property
-    def frame(self) -> list[dict[str, Any]]:
-        """What the messages stand in; the same ones in another frame are another conversation."""
-        return [*self.tools, {"chat_template_kwargs": self.template_options}] if self.template_options else self.tools
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A recorded turn, as the API shows it."""
-
-    turn_id: str
-    episode_id: str
-    message: dict[str, Any]
-    """The assistant's message."""
-    finish_reason: str
-    prompt_tokens: int
-    token_ids: list[int]
-    logprobs: list[float]
-    top_logprobs: list[dict[int, float]] | None
-    version: int
-
-    @property
-    def text(self) -> str:
-        """The content, empty where there is none."""
-        return self.message["content"] or ""
-
-
-@dataclass(slots=True, eq=False)
-class Turn:
-    """A turn in progress: deltas as they are sampled, then the recorded answer."""
-
-    id: str
-    episode_id: str
-    version: int
-    """Where the answer begins; a swap in the middle shows in the answer itself."""
-    digest: str = ""
-    owner: str = ""
-    whole: bool = False
-    """Nothing of it is known before its end."""
-    deltas: asyncio.Queue[Delta | None] = field(default_factory=asyncio.Queue)
-    """Pieces of the answer; None at the end."""
-    done: asyncio.Future[Answer] | None = None
-    readers: int = 1
-    """Requests that wait for it. With none left the sampling stops, and what there is gets recorded."""
-    twin: Turn | None = None
-    """The turn whose answer this one only shows."""
-
-    @property
-    def abandoned(self) -> bool:
-        """Nobody reads any more."""
-        return self.readers <= 0
-
-    def leave(self) -> None:
-        """A reader has gone away."""
-        (self.twin or self).readers -= 1
-
-    async def pieces(self) -> AsyncIterator[Delta]:
-        """Yield the answer as it comes; afterwards `answer()` is ready or raises."""
-        while (piece := await self.deltas.get()) is not None:
-            yield piece
-
-    async def answer(self) -> Answer:
-        """Wait for the recorded answer."""
-        assert self.done is not None
-        return await asyncio.shield(self.done)
-
-    def follow(self) -> Turn:
-        """Return a turn that waits for this one's answer and shows it in one piece."""
-        assert self.done is not None
-        self.readers += 1
-        turn = Turn(self.id, self.episode_id, self.version, done=self.done, twin=self)
-
-        def show(done: asyncio.Future[Answer]) -> None:
-            if not done.cancelled() and done.exception() is None:
-                turn._show(done.result().message)
-            turn.deltas.put_nowait(None)
-
-        self.done.add_done_callback(show)
-        return turn
-
-    @classmethod
-    def recorded(cls, answer: Answer) -> Turn:
-        """Return a turn that was recorded before and is shown again."""
-        turn = cls(answer.turn_id, answer.episode_id, answer.version, done=asyncio.get_running_loop().create_future())
-        assert turn.done is not None
-        turn.done.set_result(answer)
-        turn._show(answer.message)
-        turn.deltas.put_nowait(None)
-        return turn
-
-    def show(self, deltas: list[Delta]) -> None:
-        """Pass on what was read."""
-        for delta in deltas:
-            self.deltas.put_nowait(delta)
-
-    def _show(self, message: dict[str, Any]) -> None:
-        """Put a whole message into the deltas."""
-        if message.get("reasoning_content") or message["content"]:
-            self.deltas.put_nowait(Delta(message["content"] or "", message.get("reasoning_content") or ""))
-        for position, call in enumerate(message.get("tool_calls", [])):
-            said = call["function"]
-            self.deltas.put_nowait(Delta(call=ToolCall(position, call["id"], said["name"], said["arguments"])))
-
-
 class Turns:
-    """Takes turns for any episode."""
+    """Takes turns in any episode."""
 
     def __init__(self, engine: Engine, renderer: Renderer, recorder: Recorder, episodes: Episodes) -> None:
         self._engine = engine
         self._renderer = renderer
         self._recorder = recorder
-        self._episodes = episodes
-        self._running: dict[asyncio.Task[Answer], Turn] = {}
+        self._sampler = Sampler(engine, renderer.tokenizer, recorder, episodes)
+        self._running: dict[asyncio.Future[Answer], Plan] = {}
         self._requests: dict[tuple[str, str], list[Turn]] = {}
-        """Requests being answered, by caller and digest."""
+        """Turns in progress by the request's owner and digest."""
 
-    def begin(self, episode: Episode, ask: Ask, version: int, whole_ids: list[int] | None = None) -> list[Turn]:
-        """Check and render a request, count it against the horizon, and start sampling: one turn for each answer.
+    def begin(
+        self, episode: Episode, request: TurnRequest, version: int, whole_ids: list[int] | None = None
+    ) -> list[Turn]:
+        """Check and render a request, count it against the horizon, and start sampling: one turn per answer.
 
-        The same request while its twin is still being answered gets the twin's answer. `whole_ids` is what `check`
-        returned, where nothing of the conversation can have been recorded.
+        An identical request that is still being answered shares its answer with this one.
+
+        Args:
+            episode: where the turns belong.
+            request: what to answer.
+            version: policy version that begins to sample.
+            whole_ids: [T] what `check` returned, for an episode that has no recorded turns.
 
         Raises:
-            HorizonReached, ContextTooLong, BadRequest: nothing was counted or recorded.
-            EngineError: the engine cannot answer now; the episode is as before.
+            HorizonReached, ContextTooLong, BadRequest, Conflict: nothing was counted or recorded.
+            EngineError: the engine cannot answer now; the episode is unchanged.
         """
-        twins: list[Turn] = episode.answering.get(ask.digest, []) if ask.digest else []
+        twins = episode.answering.get(request.digest, []) if request.digest else []
         if twins and not any(twin.abandoned for twin in twins):
             return [twin.follow() for twin in twins]
-        self._must_answer(ask)
+        self._check_engine(request)
         episode.must_be_open()
-        prompt, form = self._prompt(episode, ask, whole_ids)
-        room = self._room(prompt.ids)
-        indexes = self._episodes.begin_turn(episode, ask.count)
-        turns = [Turn(new_id("turn"), episode.id, version, ask.digest, ask.owner, ask.whole) for _ in indexes]
-        episode.answering[ask.digest] = self._requests[ask.owner, ask.digest] = turns
-        for choice, (turn, index) in enumerate(zip(turns, indexes, strict=True)):
-            task = asyncio.create_task(self._take(turn, episode, ask, prompt, form, version, index, choice, room))
-            turn.done, self._running[task] = task, turn
-            task.add_done_callback(lambda done, turn=turn: self._finished(done, turn, episode, turns))  # type: ignore[misc]
+        rendered = render_prompt(self._renderer, episode, request, whole_ids)
+        room = self._room(rendered.prompt.ids)
+        params = [request.params(choice, room, self._renderer.stop_ids) for choice in range(request.count)]
+        turns = [
+            self._start(
+                Plan(
+                    turn_id=new_id("turn"),
+                    index=index,
+                    choice=choice,
+                    version=version,
+                    episode=episode,
+                    request=request,
+                    rendered=rendered,
+                    params=params[choice],
+                )
+            )
+            for choice, index in enumerate(episode.begin_turn(request.count))
+        ]
+        episode.answering[request.digest] = self._requests[request.owner, request.digest] = turns
+        for turn in turns:
+            turn.done.add_done_callback(partial(self._finished, turns))
         return turns
 
     @property
     def busy(self) -> int:
-        """Answers being sampled or recorded."""
+        """Number of answers being sampled or recorded."""
         return len(self._running)
 
     def versions(self) -> set[int]:
-        """Versions that answers in progress began on."""
-        return {turn.version for turn in self._running.values()}
+        """Return the policy versions on which answers in progress began."""
+        return {plan.version for plan in self._running.values()}
 
-    def in_progress(self, ask: Ask) -> list[Turn]:
-        """Return the turns that answer the same request of the same caller right now; none where there are none."""
-        found = self._requests.get((ask.owner, ask.digest), [])
-        return [] if any(turn.abandoned for turn in found) else [turn.follow() for turn in found]
+    def in_progress(self, request: TurnRequest) -> list[Turn]:
+        """Return turns that share the answers to an identical request of the same caller; empty if there is none."""
+        turns = self._requests.get((request.owner, request.digest), [])
+        return [] if any(turn.abandoned for turn in turns) else [turn.follow() for turn in turns]
 
-    def again(self, recorded: list[Recorded]) -> list[Turn]:
-        """Return the turns of a request that was answered before."""
-        return [
-            Turn.recorded(
-                Answer(
-                    turn_id=r.turn.id,
-                    episode_id=r.turn.episode_id,
-                    message=r.turn.answer,
-                    finish_reason=r.turn.finish_reason,
-                    prompt_tokens=r.turn.prompt_tokens,
-                    token_ids=r.token_ids,
-                    logprobs=r.logprobs,
-                    top_logprobs=None,
-                    version=r.turn.policy_version or 0,
-                )
-            )
-            for r in recorded
-        ]
+    def again(self, answers: list[Answer]) -> list[Turn]:
+        """Return turns that show answers recorded earlier."""
+        return [Turn.recorded(answer) for answer in answers]
 
-    def check(self, ask: Ask) -> list[int]:
-        """Refuse a conversation that could not be answered, before an episode is opened; return its rendered ids.
+    def check(self, request: TurnRequest) -> list[int]:
+        """Refuse a request that cannot be answered, before an episode is opened for it.
+
+        Returns:
+            [T] the rendered prompt.
 
         Raises:
-            ContextTooLong, BadRequest: it does not fit, or the chat template refuses it.
+            ContextTooLong, BadRequest: the prompt does not fit, or the chat template refuses it.
             EngineError: the engine cannot answer now.
         """
-        self._must_answer(ask)
-        ids = ask.prompt_ids
+        self._check_engine(request)
+        ids = request.prompt_ids
         if ids is None:
-            ids = self._renderer.prompt(ask.messages, ask.tools, ask.template_options)
+            ids = self._renderer.prompt(request.messages, request.tools, request.template_options)
         self._room(ids)
         return ids
 
     async def demonstrate(self, episode: Episode, messages: list[dict[str, Any]], text: str) -> None:
-        """Record an answer that the policy did not sample (an oracle's, a person's)."""
-        prompt, _ = self._prompt(episode, Ask(messages, SamplingParams(1)))
+        """Record an answer that the policy did not sample, such as a solver's."""
+        rendered = render_prompt(self._renderer, episode, TurnRequest(messages, SamplingParams(1)))
         answer_ids = [*self._renderer.tokenizer.encode(text), *self._renderer.end_ids]
         await self._recorder.record(
             episode,
             NewTurn(
                 id=new_id("turn"),
-                index=self._episodes.begin_turn(episode)[0],
+                index=episode.begin_turn()[0],
                 digest=digest(messages),
-                prompt=prompt,
+                prompt=rendered.prompt,
                 answer={"role": "assistant", "content": text},
                 spans=[Span(None, answer_ids, None)],
             ),
         )
 
     def text_of(self, token_id: int) -> str:
-        """Return one token's text."""
+        """Return the text of one token."""
         return self._renderer.tokenizer.decode([token_id])
 
     async def drain(self) -> None:
-        """Stop sampling and wait until every turn in progress is recorded as far as it came.
+        """Stop sampling, then wait until every turn in progress is recorded as far as it got.
 
-        Of an answer that is sampled whole nothing has come, and nothing is recorded. What is being written is written.
+        A turn whose request reads only complete answers (`whole`) has nothing to record while it is sampled, and is
+        canceled. Writes that have begun are completed.
         """
-        for task, turn in self._running.items():
-            turn.readers = 0
-            if turn.whole:
+        for task, plan in self._running.items():
+            plan.readers.count = 0
+            if plan.request.whole:
                 task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    def _must_answer(self, ask: Ask) -> None:
+    def _check_engine(self, request: TurnRequest) -> None:
+        """Refuse what the engine cannot answer now, or at all."""
         if not self._engine.available:
             raise EngineError("the engine is starting; try again in a moment")
-        if (ask.call is not None or ask.sampling.json_schema is not None) and not self._engine.constrains:
+        if (request.call is not None or request.sampling.json_schema is not None) and not self._engine.constrains:
             raise BadRequest(
-                "this engine cannot hold an answer to a schema: response_format and a forced tool_choice "
+                "this engine does not support constrained decoding: response_format and a forced tool_choice "
                 "need the engine vllm",
                 code="unsupported_parameter",
             )
 
     def _room(self, prompt_ids: list[int]) -> int:
-        """Return how many tokens an answer may have."""
+        """Return how many tokens of context are left for an answer."""
         room = self._engine.context_tokens - len(prompt_ids)
         if room < 1:
             raise ContextTooLong(
@@ -292,153 +170,19 @@ class Turns:
             )
         return room
 
-    def _prompt(self, episode: Episode, ask: Ask, whole_ids: list[int] | None = None) -> tuple[Prompt, AnswerFormat]:
-        """Return the prompt, on the longest recorded part of the conversation, and how its answer is to be read."""
-        hashes = chain_hashes(ask.messages, ask.frame)
-        if ask.prompt_ids is not None:
-            whole = ask.prompt_ids
-            prompt = Prompt(whole, None, whole, ask.messages, hashes[-1], forked=episode.newest is not None)
-            return prompt, AnswerFormat(ask.sampling.stop)
-        known, parent, recorded, new_ids = 0, None, list[int](), None
-        for position in range(len(hashes) - 1, -1, -1):
-            if (tail := episode.tails.get(hashes[position])) is not None:
-                path = tail.path()
-                new_ids = self._renderer.follow(ask.messages, position + 1, path, ask.tools, ask.template_options)
-                if new_ids is not None:
-                    known, parent, recorded = position + 1, tail, path
-                    break
-        if new_ids is None:
-            new_ids = whole_ids or self._renderer.prompt(ask.messages, ask.tools, ask.template_options)
-        grammar = self._renderer.grammar(recorded + new_ids, ask.tools, ask.template_options)
-        opened = self._renderer.opens_reasoning(new_ids) if grammar is None else grammar.in_thoughts
-        begins: Part = "reasoning" if opened else "content"
-        if ask.call is not None:  # A forced call is JSON: a grammar of the engine's holds it, and no parser is needed.
-            new_ids = [*new_ids, *self._renderer.forced_call(after_reasoning=begins == "reasoning")]
-            begins, grammar = "call", None
-        forked = episode.newest is not None if parent is None else hashes[known - 1] != episode.newest
-        prompt = Prompt(recorded + new_ids, parent, new_ids, ask.messages[known:], hashes[-1], forked)
-        return prompt, AnswerFormat(
-            ask.sampling.stop,
-            tools=bool(ask.tools) and ask.reads_calls,
-            reasons=self._renderer.reasons,
-            begins=begins,
-            grammar=grammar,
-            one_call=not ask.parallel_calls,
-        )
+    def _start(self, plan: Plan) -> Turn:
+        task = asyncio.create_task(self._sampler.sample(plan))
+        self._running[task] = plan
+        return Turn(plan.turn_id, plan.episode.id, plan.version, task, plan.readers, plan.deltas)
 
-    async def _take(
-        self,
-        turn: Turn,
-        episode: Episode,
-        ask: Ask,
-        prompt: Prompt,
-        form: AnswerFormat,
-        version: int,
-        index: int,
-        choice: int,
-        room: int,
-    ) -> Answer:
-        began = time.perf_counter()
-        reader = AnswerReader(self._renderer.tokenizer, form)
-        params = replace(_params(ask, choice, room), stop_ids=self._renderer.stop_ids)
-        pieces: list[Piece] = []
-        try:
-            # aclosing: an abandoned answer frees the engine at once, not when the iterator is collected.
-            async with aclosing(self._engine.generate(version, prompt.ids, params, whole=ask.whole)) as answer:
-                async for piece in answer:
-                    pieces.append(piece)
-                    if not ask.whole:  # Else nobody hears of the episode before its first turn is durable.
-                        await episode.opened()
-                    turn.show(reader.push(piece.token_ids))
-                    if turn.abandoned:
-                        break
-            turn.show(reader.finish())
-            finish_reason = next((p.finish_reason for p in reversed(pieces) if p.finish_reason), "abort")
-            spans = _spans(pieces)
-            await self._recorder.record(
-                episode,
-                NewTurn(
-                    id=turn.id,
-                    index=index,
-                    digest=ask.digest,
-                    prompt=prompt,
-                    spans=spans,
-                    answer=reader.message,
-                    finish_reason=finish_reason,
-                    temperature=params.temperature,
-                    choice=choice,
-                    idempotency_key=ask.idempotency_key,
-                    duration_ms=1000 * (time.perf_counter() - began),
-                    untrainable_reason=_untrainable(params, spans, turn.abandoned, finish_reason),
-                ),
-            )
-        except EngineError as error:
-            episode.turns -= choice == 0
-            await self._episodes.end(episode, "error", error_class=type(error).__name__, reason=error.message)
-            raise
-        except UpturnError:
-            episode.turns -= choice == 0
-            raise
-        finally:
-            turn.deltas.put_nowait(None)
-        return Answer(
-            turn_id=turn.id,
-            episode_id=episode.id,
-            message=reader.message,
-            finish_reason=finish_reason,
-            prompt_tokens=len(prompt.ids),
-            token_ids=[t for p in pieces for t in p.token_ids],
-            logprobs=[x for p in pieces for x in p.logprobs],
-            top_logprobs=[x for p in pieces for x in p.top_logprobs or []] if params.top_logprobs else None,
-            version=pieces[-1].version if pieces else version,
-        )
-
-    def _finished(self, done: asyncio.Task[Answer], turn: Turn, episode: Episode, turns: list[Turn]) -> None:
-        del self._running[done]
+    def _finished(self, turns: list[Turn], done: asyncio.Future[Answer]) -> None:
+        """Forget a turn that has ended, and its request once all of its turns have."""
+        plan = self._running.pop(done)
         if not done.cancelled():
-            done.exception()  # Seen: whoever waits for the answer gets it, and after a disconnect nobody does.
-        if all(t.done is not None and t.done.done() for t in turns):
-            if episode.answering.get(turn.digest) is turns:
-                del episode.answering[turn.digest]
-            if self._requests.get((turn.owner, turn.digest)) is turns:
-                del self._requests[turn.owner, turn.digest]
-
-
-def _params(ask: Ask, choice: int, room: int) -> SamplingParams:
-    """Return the engine's parameters for one of a request's answers."""
-    params = replace(ask.sampling, max_tokens=min(ask.sampling.max_tokens, room))
-    if params.seed is not None and choice:
-        params = replace(params, seed=params.seed + choice)
-    if ask.call is not None:
-        params = replace(params, json_schema=call_schema(ask.tools, ask.call or None))
-    if ask.tools and not ask.parallel_calls:
-        params = replace(params, stop=(*params.stop, CALL_CLOSE))
-    return params
-
-
-def _spans(pieces: list[Piece]) -> list[Span]:
-    """Return an answer's tokens and logprobs by version."""
-    ids = [token for piece in pieces for token in piece.token_ids]
-    logprobs = [value for piece in pieces for value in piece.logprobs]
-    return [Span(version, ids[first:end], logprobs[first:end]) for version, first, end in spans_of(pieces)]
-
-
-def _untrainable(params: SamplingParams, spans: list[Span], abandoned: bool, finish_reason: str) -> str | None:
-    """Return why the learner must not train on a turn, or None."""
-    if abandoned:
-        return "disconnected"
-    if finish_reason == "abort":
-        return "aborted"
-    if not spans:
-        return "empty"
-    if any(len(span.token_ids) != len(span.logprobs or []) for span in spans):
-        return "logprobs_missing"
-    if not all(math.isfinite(x) for span in spans for x in span.logprobs or []):
-        return "logprobs_not_finite"
-    if params.temperature == 0:
-        return "greedy"
-    if params.top_p != 1 or params.top_k != 0:
-        return "truncated_sampling"
-    if params.json_schema is not None:
-        return "constrained_sampling"
-    return "changed_sampling" if params.extra else None
+            done.exception()  # Marks it as retrieved: after a disconnect nobody awaits the answer.
+        if all(turn.done.done() for turn in turns):
+            request = plan.request
+            if plan.episode.answering.get(request.digest) is turns:
+                del plan.episode.answering[request.digest]
+            if self._requests.get((request.owner, request.digest)) is turns:
+                del self._requests[request.owner, request.digest]

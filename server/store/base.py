@@ -1,4 +1,4 @@
-"""What all tables have: how Python's types are stored, and how constraints are named."""
+"""The base of all tables: column types for Python types, and names of constraints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Id = String(64)
 
 
 class Base(DeclarativeBase):
-    """Base of all tables; constraints are named so that SQLite can change them later."""
+    """Base of all tables. Constraints have names, so that migrations can change them on SQLite."""
 
     metadata = MetaData(
         naming_convention={

@@ -1,4 +1,4 @@
-"""Connections: SQLite (WAL) or PostgreSQL by URL, one engine to read with and one to write with."""
+"""Connections: SQLite (WAL) or PostgreSQL by URL, with one engine for reading and one for writing."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from server.errors import Unavailable
 log = logging.getLogger("upturn.database")
 
 LOCK_S = "30"
-"""How long a statement waits for another process's lock on SQLite; `?timeout=` in the URL changes it."""
+"""Seconds that a statement waits for another process's lock on SQLite; `?timeout=` in the URL overrides it."""
 BROKEN = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
-"""What the database itself raises: it is locked, full, restarting or gone, whatever was asked of it."""
+"""Failures of the database itself (locked, full, restarting or gone), independent of the statement."""
 
 
 def unavailable(error: sa.exc.SQLAlchemyError) -> Unavailable:
-    """Return one of these as an answer; what the driver said, which may name hosts, goes to the log alone."""
+    """Return the HTTP error for a failure of the database.
+
+    The driver's message can contain host names, so it only goes to the log.
+    """
     first: BaseException = error
-    while first.__context__ is not None:  # The rollback that failed too says less.
+    while first.__context__ is not None:  # The original failure says more than the failed rollback after it.
         first = first.__context__
     log.error("%s: %s", type(first).__name__, first)
     return Unavailable(
-        "the database is locked, full, restarting or gone; the server's log says which", code="database_unavailable"
+        "the database is locked, full, restarting or gone; see the server's log", code="database_unavailable"
     )
 
 
@@ -39,8 +42,8 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"
 
 
-def normalise_url(url: str) -> str:
-    """Return the URL with the driver this project uses: `postgres://` and `postgresql://` mean psycopg 3."""
+def normalize_url(url: str) -> str:
+    """Return the URL with this project's driver: `postgres://` and `postgresql://` mean psycopg 3."""
     for scheme in ("postgres://", "postgresql://"):
         if url.startswith(scheme):
             return "postgresql+psycopg://" + url.removeprefix(scheme)
@@ -57,7 +60,7 @@ def _make_engine(url: str, begin: str) -> sa.Engine:
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
-        # sqlite3's own transaction handling breaks savepoints; SQLAlchemy's BEGIN below replaces it.
+        # sqlite3's own transaction handling breaks savepoints; the BEGIN below replaces it.
         connection.isolation_level = None
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
@@ -70,12 +73,12 @@ def _make_engine(url: str, begin: str) -> sa.Engine:
 
 
 class Database:
-    """The two engines of one database. Reading is allowed from any thread but never from the event loop."""
+    """The two engines of one database. Both block: read from any thread except the event loop's."""
 
     def __init__(self, url: str) -> None:
-        self.url = normalise_url(url)
+        self.url = normalize_url(url)
         self.reader = _make_engine(self.url, "BEGIN")
-        # IMMEDIATE: a writer of another process waits at the start instead of failing in the middle.
+        # IMMEDIATE: with a second writing process, waits at the start instead of failing in the middle.
         self.writer = _make_engine(self.url, "BEGIN IMMEDIATE")
 
     @contextmanager

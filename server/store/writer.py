@@ -1,9 +1,9 @@
-"""The one writer thread: work from any task, committed in groups, answered only after the commit.
+"""The one writer thread: executes work from any task, commits it in groups, and reports it only after the commit.
 
-A chat handler that is cancelled in the middle cannot cancel its write: work that was submitted is done. Work that fails
-is undone alone (a savepoint each) and does not touch its neighbours. Where the database itself fails, nothing of the
-group is taken for done: SQLite may have dropped the whole transaction, savepoints and all. Work may be run again.
-Work of one kind that waits together (`Many`) is done in one go, kinds that others build on first.
+A canceled request handler cannot cancel its write: submitted work is always executed. Each work has a savepoint, so a
+failure rolls back that work alone. If the database itself fails, the whole group counts as not done, because SQLite may
+have dropped the transaction with its savepoints. Work can run more than once. Waiting works of one kind (`Many`) are
+executed together, prerequisites first.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ AnyFuture = Future[Any] | asyncio.Future[Any]
 Pair = tuple[Work, AnyFuture]
 Outcome = tuple[AnyFuture, Any, BaseException | None]
 
-MAX_GROUP = 64  # Works per commit, or nearly twice as many: bounds how long the first of them waits.
+MAX_GROUP = 64
+"""Works per commit (at most nearly twice as many); bounds how long the first of them waits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Many(Generic[Item, T]):
-    """Work on one item, of a kind that is cheaper for several items at once."""
+    """Work on one item, of a kind that costs less for several items together."""
 
     do: Callable[[Session, list[Item]], Sequence[T | Exception]]
-    """Does it for some items; returns a result for each, or why it was refused, having written nothing of it."""
+    """Executes the work for several items. Returns for each its result, or the error that refused it unwritten."""
     item: Item
     rank: int = 1
-    """Of works that wait together, those of a lower rank are done first."""
+    """Among waiting works, lower ranks are executed first."""
 
     def __call__(self, session: Session) -> T:
-        """Do it for the one item."""
+        """Execute the work for its one item."""
         (outcome,) = self.do(session, [self.item])
         if isinstance(outcome, Exception):
             raise outcome
@@ -51,19 +52,19 @@ class Many(Generic[Item, T]):
 
 
 class Writer:
-    """Runs functions of a session, in order, in one thread."""
+    """Runs functions of a session in one thread, in order of submission."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._queue: queue.Queue[list[Pair] | None] = queue.Queue()
         self._gathered: list[Pair] = []
-        """Work of the present turn of the event loop."""
+        """Work begun in the current iteration of the event loop."""
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._closed = False
         self._thread.start()
 
     def submit(self, work: Callable[[Session], T]) -> Future[T]:
-        """Hand in work from any thread; the future is done when the work is committed."""
+        """Submit work from any thread; the future resolves after the commit."""
         if self._closed:
             raise RuntimeError("the writer is closed")
         future: Future[T] = Future()
@@ -71,33 +72,33 @@ class Writer:
         return future
 
     def begin(self, work: Callable[[Session], T]) -> asyncio.Future[T]:
-        """Hand in work from the event loop; the future is done when the work is committed.
+        """Submit work from the event loop; the future resolves after the commit.
 
-        What is handed in during one turn of the loop stays together: answers that end at once are committed at once.
+        Work from one iteration of the loop stays in one group, so answers that end together are committed together.
         """
         if self._closed:
             raise RuntimeError("the writer is closed")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         if not self._gathered:
-            loop.call_soon(self._hand_in)
+            loop.call_soon(self._enqueue)
         self._gathered.append((work, future))
         return future
 
     async def write(self, work: Callable[[Session], T]) -> T:
-        """Do the work and wait for its commit; the work is done even if the waiting task is cancelled."""
+        """Submit work and wait for its commit. The work is executed even if the waiting task is canceled."""
         return await asyncio.shield(self.begin(work))
 
-    def _hand_in(self) -> None:
+    def _enqueue(self) -> None:
         works, self._gathered = self._gathered, []
         for first in range(0, len(works), MAX_GROUP):
             self._queue.put(works[first : first + MAX_GROUP])
 
     def close(self) -> None:
-        """Finish what was handed in, then stop."""
+        """Execute the submitted work, then stop."""
         if not self._closed:
             self._closed = True
-            self._hand_in()
+            self._enqueue()
             self._queue.put(None)
             self._thread.join()
 
@@ -123,7 +124,7 @@ class Writer:
         return group, True
 
     def _commit(self, group: list[Pair]) -> None:
-        """Run a group in one transaction; where that fails, each half in its own, down to the work that is at fault."""
+        """Run a group in one transaction. If that fails, run each half in its own, down to the faulty work."""
         outcomes: list[tuple[Any, BaseException | None]] = []
         begun = False
         try:
@@ -131,7 +132,7 @@ class Writer:
                 session.connection()
                 begun = True
                 for works in _kinds(group):
-                    outcomes += _done_at_once(session, works) or [_done(session, work) for work in works]
+                    outcomes += _execute_together(session, works) or [_execute(session, work) for work in works]
         except Exception as error:
             if begun and len(group) > 1:
                 half = len(group) // 2
@@ -139,11 +140,11 @@ class Writer:
                 self._commit(group[half:])
                 return
             outcomes = [(None, unavailable(error) if isinstance(error, BROKEN) else error)] * len(group)
-        _tell([(future, *outcome) for (_, future), outcome in zip(group, outcomes, strict=True)])
+        _notify([(future, *outcome) for (_, future), outcome in zip(group, outcomes, strict=True)])
 
 
-def _tell(outcomes: list[Outcome]) -> None:
-    """Let everybody know: those who wait in an event loop all at once, since each wake-up of a loop costs."""
+def _notify(outcomes: list[Outcome]) -> None:
+    """Resolve the futures; each event loop is woken once for all of its futures, since a wake-up is expensive."""
     loops: dict[asyncio.AbstractEventLoop, list[Outcome]] = {}
     for outcome in outcomes:
         if isinstance(outcome[0], asyncio.Future):
@@ -166,7 +167,7 @@ def _settle(outcomes: list[Outcome]) -> None:
 
 
 def _by_rank(group: list[Pair]) -> list[Pair]:
-    """Return the works with those of a kind beside each other, as far as no other work stands between them."""
+    """Sort each uninterrupted sequence of `Many` works by rank; every other work keeps its place."""
     return [
         pair
         for joint, pairs in groupby(group, key=lambda pair: isinstance(pair[0], Many))
@@ -175,13 +176,13 @@ def _by_rank(group: list[Pair]) -> list[Pair]:
 
 
 def _kinds(group: list[Pair]) -> Iterator[list[Work]]:
-    """Yield the works in order, neighbours of one kind together."""
+    """Yield the works in order, adjacent works of one kind together."""
     for _, pairs in groupby(group, key=lambda pair: pair[0].do if isinstance(pair[0], Many) else object()):
         yield [work for work, _ in pairs]
 
 
-def _done(session: Session, work: Work) -> tuple[Any, BaseException | None]:
-    """Do one work in a savepoint; return its result, or why it failed."""
+def _execute(session: Session, work: Work) -> tuple[Any, BaseException | None]:
+    """Execute one work in a savepoint; return its result, or its error."""
     try:
         with session.begin_nested():
             return work(session), None
@@ -191,8 +192,8 @@ def _done(session: Session, work: Work) -> tuple[Any, BaseException | None]:
         return None, error
 
 
-def _done_at_once(session: Session, works: list[Work]) -> list[tuple[Any, BaseException | None]]:
-    """Do several works of one kind; nothing where they have to be done one by one."""
+def _execute_together(session: Session, works: list[Work]) -> list[tuple[Any, BaseException | None]]:
+    """Execute several works of one kind together; return nothing if they must run one by one."""
     many = [work for work in works if isinstance(work, Many)]
     if len(many) < 2:
         return []
@@ -202,5 +203,5 @@ def _done_at_once(session: Session, works: list[Work]) -> list[tuple[Any, BaseEx
     except BROKEN:
         raise
     except Exception:
-        return []  # One by one it shows whose fault it was.
+        return []  # Running them one by one isolates the faulty work.
     return [(None, o) if isinstance(o, Exception) else (o, None) for o in outcomes]

@@ -8,7 +8,8 @@ from typing import Any
 
 from server.engines.protocol import Engine
 from server.errors import NotFound, Unavailable
-from server.recording.episode import Episode, Episodes
+from server.recording.episode import Episode
+from server.recording.episodes import Episodes
 from server.recording.tokens import chain_hashes
 
 

@@ -21,7 +21,7 @@ from server.engines.protocol import Engine, SamplingParams
 from server.errors import UpturnError
 from server.recording.tokens import pack_ids, unpack_ids, unpack_logprobs
 from server.recording.transcript import mean, nodes_of, path_to
-from server.recording.turns import Turn
+from server.recording.turn import Turn
 from server.rendering.render import Tokenizer
 from server.store.database import BROKEN, Database, new_id
 from server.store.tables import ShadowRow, TurnRow
@@ -80,7 +80,7 @@ class Shadow:
             return
         for turn in turns:
             drawn = int.from_bytes(hashlib.sha256(turn.id.encode()).digest()[:8])
-            if turn.done is not None and drawn < self._settings.share * 2**64:
+            if drawn < self._settings.share * 2**64:
                 turn.done.add_done_callback(lambda done, turn_id=turn.id: self._take(done, turn_id))  # type: ignore[misc]
 
     def _take(self, done: asyncio.Future[object], turn_id: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.reliability.test_load import recorded
+from tests.support.database import recorded
 from tests.support.live import Live, script, serving, settings_for
 from upturn.wire import TurnView
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import interpreter
+from tests.support.interpreters import interpreter
 from tests.support.live import Live
 
 HERE = Path(__file__).parent

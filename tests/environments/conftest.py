@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,8 @@ from typing import Any
 import pytest
 
 from server.environments.settings import EnvironmentSettings
+from tests.support.environments.episodes import MODULES, Serve
 from tests.support.live import Live, script, serving, settings_for
-from upturn.wire import EpisodeOpen
-
-MODULES = [
-    "tests.support.environments.odd",
-    "tests.support.environments.odd_thread",
-    "tests.support.environments.odd_inline",
-]
-Serve = Callable[..., Live]
 
 
 @pytest.fixture
@@ -39,13 +32,3 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             )
 
         yield start
-
-
-def opened(live: Live, environment: str = "odd", **more: Any) -> str:
-    """Open an episode; return its id."""
-    return live.client.open_episode(EpisodeOpen(environment=environment, task="train/0", **more)).id
-
-
-def says(live: Live, episode: str, action: str) -> str:
-    """Act; return the observation."""
-    return live.client.step(episode, action).observation

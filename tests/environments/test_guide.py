@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.environments.conftest import Serve
+from tests.support.environments.episodes import Serve
 from upturn.wire import EpisodeOpen, PlayRequest
 
 GUIDE = Path(__file__).parents[2] / "docs" / "environments.md"

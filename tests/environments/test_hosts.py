@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +18,9 @@ import pytest
 
 from env_adapters.hosting.host import Host
 from env_adapters.hosting.workers import EnvironmentTimeout, Workers
-from tests.e2e.reliability.test_faults import process
-from tests.environments.conftest import MODULES, Serve, opened, says
-from tests.support.live import Live, script
+from tests.support.environments.episodes import MODULES, Serve, opened, says
+from tests.support.live import Live, script, until
+from tests.support.process import process
 from upturn.client import Client
 from upturn.wire import EpisodeOpen
 
@@ -35,13 +35,6 @@ def fails(live: Live, episode: str, action: str) -> str:
     assert view.status == "error" and view.error_class is not None
     assert action not in [step.action for step in view.steps]
     return view.error_class
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def alive(pid: int) -> bool:
@@ -121,7 +114,7 @@ def test_a_host_with_too_many_threads_that_do_not_end_is_replaced_and_ends_when_
     assert says(live, good, "add 1") == "1", "it goes on with what it has"
     assert int(says(live, opened(live), "where").split()[0]) != pid
     live.client.close_episode(good)
-    wait_until(lambda: not alive(pid))
+    until(lambda: not alive(pid))
 
 
 def test_no_host_outlives_its_server(tmp_path: Path) -> None:
@@ -142,7 +135,7 @@ def test_no_host_outlives_its_server(tmp_path: Path) -> None:
         assert alive(pid)
         server.send_signal(signal.SIGKILL)
         server.wait()
-        wait_until(lambda: not alive(pid))
+        until(lambda: not alive(pid))
 
 
 @contextmanager

@@ -13,10 +13,9 @@ import psutil
 import pytest
 
 from env_adapters import family
-from tests.e2e.recording.test_database_faults import locked
-from tests.environments.conftest import Serve, opened, says
-from tests.environments.test_hosts import wait_until
-from tests.support.live import Live
+from tests.support.database import locked
+from tests.support.environments.episodes import Serve, opened, says
+from tests.support.live import Live, until
 from upturn.client import UpturnAPIError
 from upturn.wire import EpisodeOpen, EpisodeView, PlayRequest
 
@@ -47,7 +46,7 @@ def test_an_abandoned_episode_is_closed_with_the_reason_and_never_trained(serve:
     view = live.client.episode(left)
     assert (view.status, view.reason, view.trainable) == ("closed", "lease expired", False)
     assert says(live, used, "add 1") == "2"
-    wait_until(lambda: open_now(live) == 1)
+    until(lambda: open_now(live) == 1)
     with pytest.raises(UpturnAPIError) as gone:
         live.client.step(left, "add 1")
     assert (gone.value.status, gone.value.code) == (409, "episode_ended")
@@ -73,7 +72,7 @@ def test_one_more_environment_than_may_be_open_is_refused_with_a_time_to_come_ba
     opened(live, "odd/inline:x")
     assert refused(live, environment="odd/inline:x").status_code == 429
     live.client.close_episode(first)
-    wait_until(lambda: refused(live).status_code == 201)
+    until(lambda: refused(live).status_code == 201)
 
 
 def test_a_play_waits_for_its_turn_where_all_environments_are_in_use(serve: Serve) -> None:
@@ -112,7 +111,7 @@ def test_a_slow_close_holds_up_nobody(serve: Serve) -> None:
     live.client.close_episode(slow)
     says(live, other, "add 1")
     assert time.monotonic() - began < 0.5
-    wait_until(lambda: open_now(live) == 1)
+    until(lambda: open_now(live) == 1)
 
 
 def test_a_step_that_could_not_be_recorded_ends_its_episode_as_soon_as_the_database_is_back(serve: Serve) -> None:
@@ -153,7 +152,7 @@ def test_a_reset_whose_caller_has_gone_leaves_nothing(serve: Serve) -> None:
     live = serve()
     with httpx2.Client(base_url=live.url, timeout=0.05) as impatient, pytest.raises(httpx2.TimeoutException):
         impatient.post("/v1/episodes", json={"environment": "odd", "task": "train/0"})
-    wait_until(lambda: live.parts.sessions.health.of("odd").started == 1 and open_now(live) == 0)
+    until(lambda: live.parts.sessions.health.of("odd").started == 1 and open_now(live) == 0)
     assert threading.active_count() < 100
 
 

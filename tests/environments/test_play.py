@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from env_adapters.__main__ import main
-from tests.environments.conftest import MODULES, Serve
+from tests.support.environments.episodes import MODULES, Serve
 from tests.support.live import Live
 from upturn.wire import BatchRequest, PlayRequest, PlayView, RunClaim, RunConfig, RunRequest
 

@@ -14,9 +14,9 @@ import httpx2
 import pytest
 
 from server.rendering.bytes_tokenizer import BytesTokenizer
-from tests.e2e.reliability.test_faults import process
-from tests.e2e.reliability.test_load import recorded, wait_until
-from tests.support.live import script
+from tests.support.database import recorded
+from tests.support.live import script, until
+from tests.support.process import process
 from upturn.client import Client
 from upturn.wire import EpisodeView
 
@@ -141,11 +141,11 @@ def test_25_kills_under_load_lose_no_answered_turn_and_double_none(tmp_path: Pat
         stage.up.set()
         assert answered <= {turn["id"] for turn in recorded(data_dir)}
         before = [len(agent.turn_ids) for agent in agents]
-        wait_until(
+        until(
             lambda: all(
                 len(agent.turn_ids) > then + 1 or agent.failure for agent, then in zip(agents, before, strict=True)
             ),
-            "an answer for everybody",
+            "some agent got no answer",
         )
         stage.over = True
         for agent in agents:

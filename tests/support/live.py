@@ -54,12 +54,18 @@ class Live:
         )
 
 
-def until(true: Callable[[], object], what: str = "it did not happen", seconds: float = 60) -> None:
-    """Wait for a condition; say what did not happen where it is not met in time."""
+def until(condition: Callable[[], object], what: str = "it did not happen", seconds: float = 120) -> None:
+    """Wait for a condition; fail with `what` if it is not met in time."""
     deadline = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.02)
+
+
+def read_metrics(live: Live) -> dict[str, float]:
+    """Return the values of `GET /metrics` by name with labels."""
+    lines = live.http.get("/metrics").text.splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
 
 def settings_for(directory: Path, **changes: Any) -> Settings:

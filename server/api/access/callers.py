@@ -16,8 +16,7 @@ from sqlalchemy.orm import Session
 
 from server.api.access.limits import Limit
 from server.errors import Forbidden, InvalidKey, NotFound
-from server.recording.episode import EPISODE_KEY, hash_of
-from server.recording.keys import new_key
+from server.recording.keys import EPISODE_KEY, hash_of, new_key
 from server.store.database import Database
 from server.store.tables import ApiKeyRow, EpisodeRow
 from upturn.wire import Scope

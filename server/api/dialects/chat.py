@@ -18,7 +18,7 @@ from server.api.dialects.conversation import CallOf, Conversation, converse
 from server.api.dialects.streams import MAY_STREAM, Pieces, event, merged
 from server.api.state import Parts, State
 from server.errors import UpturnError
-from server.recording.turns import Answer
+from server.recording.turn import Answer
 from server.rendering.answers import ToolCall
 
 router = APIRouter(tags=["chat"])

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from server.engines.protocol import SamplingParams
 from server.errors import BadRequest
-from server.recording.turns import Ask
+from server.recording.turn_request import TurnRequest
 
 NOT_SAMPLING = frozenset(
     {
@@ -129,7 +129,7 @@ class ChatRequest(BaseModel):
     chat_template_kwargs: dict[str, Any] | None = Field(default=None, max_length=32)
     """What the model's chat template is told beside, such as `{"enable_thinking": false}`."""
 
-    def ask(self, context_tokens: int, *, owner: str, digest: str, idempotency_key: str | None = None) -> Ask:
+    def ask(self, context_tokens: int, *, owner: str, digest: str, idempotency_key: str | None = None) -> TurnRequest:
         """Return what the request asks of the policy.
 
         Raises:
@@ -147,7 +147,7 @@ class ChatRequest(BaseModel):
             raise BadRequest(f"tool_choice names {call!r}, which is not among the tools", param="tool_choice")
         if len(names) != len(self.tools or []):
             raise BadRequest("two tools have the same name", param="tools")
-        return Ask(
+        return TurnRequest(
             messages=self._checked_messages(),
             sampling=self._sampling(context_tokens),
             tools=[tool.model_dump(mode="json", exclude_none=True) for tool in self.tools or []],

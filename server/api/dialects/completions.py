@@ -21,8 +21,9 @@ from server.api.dialects.conversation import Call, CallOf, Conversation, convers
 from server.api.dialects.streams import MAY_STREAM, Pieces, event, merged
 from server.api.state import Parts, State
 from server.errors import BadRequest, UpturnError
-from server.recording.episode import hash_of
-from server.recording.turns import Answer, Ask
+from server.recording.keys import hash_of
+from server.recording.turn import Answer
+from server.recording.turn_request import TurnRequest
 
 router = APIRouter(tags=["completions"])
 
@@ -38,7 +39,7 @@ class PromptRequest(ChatRequest):
     position: int
     """Among the prompts of its request: the same prompt twice is two."""
 
-    def ask(self, context_tokens: int, **who: Any) -> Ask:
+    def ask(self, context_tokens: int, **who: Any) -> TurnRequest:
         """Return what the request asks of the policy."""
         return replace(super().ask(context_tokens, **who), prompt_ids=self.prompt_ids)
 

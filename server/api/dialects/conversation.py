@@ -18,7 +18,8 @@ from server.api.dialects.chat_request import ChatRequest
 from server.api.state import State
 from server.errors import BadRequest, HorizonReached
 from server.recording.replay import find_recorded
-from server.recording.turns import Answer, Ask, Turn
+from server.recording.turn import Answer, Turn
+from server.recording.turn_request import TurnRequest
 from server.store.database import new_id
 from server.versions.routing import find_episode
 from upturn.wire import EpisodeOpen
@@ -105,7 +106,7 @@ async def converse(parts: State, call: Call, body: ChatRequest) -> Conversation:
     return Conversation(parts.pointers.name, turns)
 
 
-async def _sent_again(parts: State, call: Call, ask: Ask) -> list[Turn]:
+async def _sent_again(parts: State, call: Call, ask: TurnRequest) -> list[Turn]:
     """Return the turns that answer, or have answered, this very request of this caller."""
     if not call.retry and call.idempotency_key is None:
         return []
@@ -123,7 +124,7 @@ async def _sent_again(parts: State, call: Call, ask: Ask) -> list[Turn]:
     )
 
 
-async def _begin(parts: State, call: Call, body: ChatRequest, ask: Ask) -> list[Turn]:
+async def _begin(parts: State, call: Call, body: ChatRequest, ask: TurnRequest) -> list[Turn]:
     """Take new turns, in the named or found episode or in a new one."""
     found = call.named or await find_episode(parts.episodes, call.owner, ask.messages, ask.frame)
     if found is None:
@@ -144,7 +145,7 @@ async def _begin(parts: State, call: Call, body: ChatRequest, ask: Ask) -> list[
     return await _in_new_episode(parts, call, body, ask)
 
 
-async def _in_new_episode(parts: State, call: Call, body: ChatRequest, ask: Ask) -> list[Turn]:
+async def _in_new_episode(parts: State, call: Call, body: ChatRequest, ask: TurnRequest) -> list[Turn]:
     """Open an episode for a conversation that belongs to none, if it can be answered at all, and take its turns."""
     await parts.swap.residency.bring(body.model)
     episode_id = new_id("ep")

@@ -20,7 +20,7 @@ from server.api.dialects.messages_request import CountRequest, MessagesRequest
 from server.api.dialects.streams import MAY_STREAM, Pieces, event, merged
 from server.api.state import Parts, State
 from server.errors import UpturnError
-from server.recording.turns import Answer
+from server.recording.turn import Answer
 
 router = APIRouter(tags=["messages"])
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from server.api.dialects.conversation import Conversation
-from server.recording.turns import Turn
+from server.recording.turn import Turn
 from server.rendering.answers import Delta
 
 MAY_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}

@@ -163,7 +163,7 @@ def test_a_retry_of_a_stream_that_broke_off_gets_the_whole_answer(tmp_path: Path
                 )
             )
             episode = asyncio.run_coroutine_threadsafe(live.parts.episodes.get(opened.id), live.loop).result()
-            while not any(turn.readers == 2 for turns in list(episode.answering.values()) for turn in turns):
+            while not any(turn.readers.count == 2 for turns in list(episode.answering.values()) for turn in turns):
                 assert not retry.done()
                 time.sleep(0.01)
             broken.close()

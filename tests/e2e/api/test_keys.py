@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from server.api.access.limits import Limits
 from server.recording.keys import create_key
 from server.training.settings import LearnerSettings
 from tests.support.live import Live, script, serving, settings_for, until
+from tests.support.process import process
 from upturn.client import Client, UpturnAPIError
 from upturn.wire import EpisodeOpen, KeyCreate, KeyCreated, RewardRequest, RunClaim, RunConfig, RunRequest
 
@@ -410,41 +410,8 @@ def test_keys_are_made_listed_and_revoked_by_command_while_the_server_runs(guard
 
 
 def printed_at_start(data_dir: Path, model: Path) -> list[str]:
-    """What a server that requires keys prints until it is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = [
-        "serve",
-        "--keys",
-        "required",
-        "--port",
-        str(port),
-        "--data-dir",
-        str(data_dir),
-        "--model",
-        str(model),
-        "--engine.kind",
-        "scripted",
-        "--no-learner.start",
-    ]
-    url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(
-        [sys.executable, "-m", "server", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as server:
-
-        def ready() -> bool:
-            assert server.poll() is None
-            try:
-                return httpx2.get(f"{url}/readyz").status_code == 200
-            except httpx2.TransportError:
-                return False
-
-        until(ready, "the server starts", 120)
+    """What a server that requires keys prints after its address until it is ready."""
+    with process(data_dir, model, "--engine.kind", "scripted", "--keys", "required") as (server, url):
         assert httpx2.get(f"{url}/v1/keys").status_code == 401
         server.terminate()
         assert server.stdout is not None
@@ -453,12 +420,12 @@ def printed_at_start(data_dir: Path, model: Path) -> list[str]:
 
 def test_the_first_start_prints_an_admin_key_once_and_it_works(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
-    address, shown = printed_at_start(tmp_path / "data", model)
+    (shown,) = printed_at_start(tmp_path / "data", model)
     key = shown.split()[-1]
-    assert key.startswith("up-") and address.startswith("upturn: http://")
-    assert len(printed_at_start(tmp_path / "data", model)) == 1
+    assert key.startswith("up-")
+    assert printed_at_start(tmp_path / "data", model) == []
     with serving(settings_for(tmp_path / "data", model=str(model), keys="required")) as live:
         admin = client(live, key)
         assert [made.scopes for made in admin.keys().data] == [["admin"]]
         admin.revoke_key(admin.keys().data[0].id)
-    assert "shown only this once" in printed_at_start(tmp_path / "data", model)[1]
+    assert "shown only this once" in printed_at_start(tmp_path / "data", model)[0]

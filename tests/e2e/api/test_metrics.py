@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.support.live import Live
+from tests.support.live import Live, read_metrics
 from upturn.wire import EpisodeOpen, RunClaim, RunConfig, RunEnd, RunRequest
 
 ROOT = Path(__file__).parents[3]
 ASK = [{"role": "user", "content": "Hi"}]
-
-
-def read(live: Live) -> dict[str, float]:
-    lines = live.http.get("/metrics").text.splitlines()
-    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
 
 def test_turns_forks_and_ends_are_counted_with_their_reasons(live: Live) -> None:
@@ -24,7 +19,7 @@ def test_turns_forks_and_ends_are_counted_with_their_reasons(live: Live) -> None
     api.chat.completions.create(model="policy", messages=talk, temperature=0)
     api.chat.completions.create(model="policy", messages=[{"role": "user", "content": "Something else"}])
     live.client.close_episode(opened.id)
-    found = read(live)
+    found = read_metrics(live)
     turns = live.client.episode(opened.id).turns
     assert found['upturn_turns_total{outcome="trainable"}'] == 2
     assert found['upturn_turns_total{outcome="greedy"}'] == 1
@@ -43,7 +38,7 @@ def test_turns_while_a_learner_is_at_work_are_counted_apart(live: Live) -> None:
     live.openai().chat.completions.create(model="policy", messages=ASK)
     live.client.end_run(run.id, RunEnd(learner="l", state="done", reason="tested"))
     live.openai().chat.completions.create(model="policy", messages=ASK)
-    found = read(live)
+    found = read_metrics(live)
     assert found['upturn_turn_seconds_count{training="yes"}'] == found['upturn_turn_seconds_count{training="no"}'] == 1
 
 

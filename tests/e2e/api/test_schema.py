@@ -12,8 +12,8 @@ from typing import Any
 import httpx2
 
 from env_adapters import family
-from tests.e2e.reliability.test_faults import process
 from tests.support.live import Live, script
+from tests.support.process import process
 from upturn.client import Client
 from upturn.wire import EpisodeOpen, KeyCreate, PlayRequest, RunConfig, RunRequest
 

@@ -8,7 +8,6 @@ import resource
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,36 +26,13 @@ from server.errors import Unavailable
 from server.store.database import Database
 from server.store.tables import PlayRow, TurnRow
 from server.store.writer import Writer
-from tests.e2e.reliability.test_faults import process
-from tests.e2e.reliability.test_load import recorded, wait_until
-from tests.support.live import script, serving, settings_for
+from tests.support.database import locked, recorded
+from tests.support.live import script, serving, settings_for, until
 from tests.support.postgres import running_postgres
+from tests.support.process import process
 from upturn.wire import EpisodeOpen
 
 ASK = [{"role": "user", "content": "Hi"}]
-LOCK = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
-connection.execute("begin immediate")
-print("locked", flush=True)
-sys.stdin.readline()
-connection.execute("rollback")
-"""
-
-
-@contextmanager
-def locked(data_dir: Path) -> Iterator[None]:
-    """Another process holds the database's write lock."""
-    command = [sys.executable, "-c", LOCK, str(data_dir / "upturn.db")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdin is not None and other.stdout is not None
-        assert other.stdout.readline() == "locked\n"
-        try:
-            yield
-        finally:
-            other.stdin.write("\n")
-            other.stdin.close()
-            other.wait(60)
 
 
 class Load:
@@ -85,9 +61,9 @@ class Load:
     def everybody_is_answered(self) -> None:
         """Wait until each client has got one more answer."""
         before = [len(answers) for answers in self.answered]
-        wait_until(
+        until(
             lambda: bool(self.broken) or all(len(now) > then for now, then in zip(self.answered, before, strict=True)),
-            "an answer for everybody",
+            "some client got no answer",
         )
 
     def _ask(self, number: int) -> None:
@@ -228,7 +204,7 @@ def fill_up(data_dir: Path, model: Path, full: Callable[[int], AbstractContextMa
         with Load(url, size=1500) as load:
             load.everybody_is_answered()
             with full(server.pid):
-                wait_until(lambda: len(load.refused) > 40, "refusals")
+                until(lambda: len(load.refused) > 40, "too few requests were refused")
             load.everybody_is_answered()
         load.must_have_been_told()
         load.must_be_among([turn["id"] for turn in recorded(data_dir)])
@@ -258,7 +234,7 @@ def test_a_lock_that_stays_gives_503_and_leaves_nothing_half_written(tmp_path: P
         opened = live.client.open_episode(EpisodeOpen(horizon=1))
         api = live.openai(key=opened.key)
         with locked(tmp_path / "data"), Load(live.url, clients=16) as load:
-            wait_until(lambda: len(load.refused) > 32, "refusals")
+            until(lambda: len(load.refused) > 32, "too few requests were refused")
             with pytest.raises(openai.InternalServerError) as refused:
                 api.chat.completions.create(model="policy", messages=ASK)
             with pytest.raises(openai.APIError) as cut:
@@ -303,7 +279,7 @@ def test_a_postgresql_that_crashes_and_comes_back_loses_no_answered_turn(tmp_pat
                 load.everybody_is_answered()
                 before = len(load.refused)
                 postgres.stop(how)
-                wait_until(lambda before=before: len(load.refused) > before + 40, "refusals")
+                until(lambda before=before: len(load.refused) > before + 40, "too few requests were refused")
                 postgres.start()
                 load.everybody_is_answered()
         load.must_have_been_told()

@@ -12,13 +12,13 @@ import sqlalchemy as sa
 import migrations
 from env_adapters import family
 from server.feedback.settings import FunctionSettings, RewardSettings
-from server.store.database import Database, normalise_url
+from server.store.database import Database, normalize_url
 from server.store.tables import PlayRow
-from tests.e2e.training.test_loop_scripted import ASK, LEARNER, lease, publication, reward_two, says
-from tests.e2e.training.test_training_data import begin, rewarded
-from tests.e2e.training.test_training_data import lease as batch_of
 from tests.support.live import script, serving, settings_for, until
 from tests.support.postgres import running_postgres
+from tests.support.runs.planned import begin, rewarded
+from tests.support.runs.planned import lease as batch_of
+from tests.support.runs.scripted import ASK, LEARNER, lease, publication, reward_two, says
 from upturn.wire import BatchAck, EpisodeOpen, PlayRequest, RewardRule, RunClaim, RunConfig, RunRequest
 
 pytestmark = pytest.mark.postgres
@@ -114,7 +114,7 @@ def test_a_reward_sent_to_two_servers_at_once_counts_once_and_both_know_the_rule
 
 def test_the_urls_that_hosters_give_mean_psycopg() -> None:
     for scheme in ("postgres", "postgresql"):
-        assert normalise_url(f"{scheme}://u:p@h/d") == "postgresql+psycopg://u:p@h/d"
+        assert normalize_url(f"{scheme}://u:p@h/d") == "postgresql+psycopg://u:p@h/d"
 
 
 def test_a_run_takes_what_it_declares_on_postgresql(url: str, tmp_path: Path) -> None:

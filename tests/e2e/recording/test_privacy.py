@@ -13,8 +13,8 @@ import pytest
 
 from env_adapters import family
 from server.recording.retention import DAY_S, Retention
-from tests.e2e.training.test_loop_scripted import LEARNER, claim, lease, publication, reward_two
 from tests.support.live import Live, script, serving, settings_for
+from tests.support.runs.scripted import LEARNER, claim, lease, publication, reward_two
 from upturn.client import Client, UpturnAPIError
 from upturn.wire import BatchAck, EpisodeOpen, KeyTraining, PlayRequest, RewardRequest, TrainedEpisode
 

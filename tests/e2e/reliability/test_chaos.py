@@ -17,15 +17,16 @@ from openai import OpenAI
 
 from server.engines.scripted import scripted_logprobs
 from server.engines.settings import EngineSettings
-from tests.e2e.reliability.test_faults import ASK, ROOT, process
-from tests.e2e.training.test_loop_learned import record_group, serve_tiny, wait_for
-from tests.e2e.training.test_loop_scripted import LEARNER, PROBE
 from tests.support.live import script, serving, settings_for
+from tests.support.process import ROOT, process
+from tests.support.runs.learned import record_group, serve_tiny, wait_for
+from tests.support.runs.scripted import LEARNER, PROBE
 from tests.support.tiny_model import make_tiny_model
 from upturn.client import Client, UpturnAPIError
 from upturn.manifest import MANIFEST, verify_manifest, write_manifest
 from upturn.wire import OptimiserConfig, PolicyPublish, Probe, RunClaim, RunConfig, RunRequest
 
+ASK = [{"role": "user", "content": "Hi"}]
 KILLS = 6
 LOCAL = EngineSettings(kind="local", dtype="float32", context_tokens=1024)
 

@@ -5,59 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx2
 import openai
 import pytest
 
 from env_adapters import family
 from tests.support.live import script, serving, settings_for
+from tests.support.process import process
 from tests.support.tiny_model import make_tiny_model
 from upturn.client import Client
 from upturn.wire import BatchRequest, EpisodeOpen, PlayRequest, RewardRequest, RunClaim, RunConfig, RunRequest
 
 ROOT = Path(__file__).parents[3]
 ASK = [{"role": "user", "content": "Hi"}]
-
-
-@contextmanager
-def process(data_dir: Path, model: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`python -m server serve` as users start it."""
-    command = [
-        sys.executable,
-        "-m",
-        "server",
-        "serve",
-        "--port",
-        "0",
-        "--data-dir",
-        str(data_dir),
-        "--model",
-        str(model),
-        "--no-learner.start",
-        *flags,
-    ]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        assert server.stdout is not None
-        url = server.stdout.readline().split()[1]
-        deadline = time.monotonic() + 600
-        while time.monotonic() < deadline and server.poll() is None:
-            try:
-                if httpx2.get(f"{url}/readyz").status_code == 200:
-                    break
-            except httpx2.TransportError:
-                time.sleep(0.1)
-        try:
-            yield server, url
-        finally:
-            server.kill()
 
 
 def processes_that_name(directory: Path) -> list[str]:

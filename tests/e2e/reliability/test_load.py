@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import sqlite3
 import struct
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,28 +13,12 @@ from urllib.parse import urlsplit
 import openai
 
 from server.engines.settings import EngineSettings
-from tests.e2e.reliability.test_faults import process
-from tests.support.live import Live, script, serving, settings_for
+from tests.support.database import recorded
+from tests.support.live import Live, script, serving, settings_for, until
+from tests.support.process import process
 
 CLIENTS = 512
 ASK = [{"role": "user", "content": "Hi"}]
-
-
-def recorded(data_dir: Path) -> list[sqlite3.Row]:
-    """All turns of a server's database, oldest first."""
-    connection = sqlite3.connect(data_dir / "upturn.db", timeout=60)
-    connection.row_factory = sqlite3.Row
-    rows = connection.execute("select * from turn order by id").fetchall()
-    connection.close()
-    return rows
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
-    """Wait for something that has to come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come"
-        time.sleep(0.05)
 
 
 def raw_stream(url: str, receive_buffer: int | None = None) -> socket.socket:
@@ -101,7 +82,7 @@ def test_readers_that_read_byte_by_byte_or_not_at_all_hold_up_nobody(tmp_path: P
         begun = [read_until(reader, b'"content": "A"') for reader in slow]  # Byte by byte, and then not at all.
         short = [live.openai().chat.completions.create(model="policy", messages=ASK, max_tokens=5) for _ in range(20)]
         assert {answer.choices[0].message.content for answer in short} == {"A lon"}
-        wait_until(lambda: len(recorded(tmp_path / "data")) == 24, "the record of what nobody has read yet")
+        until(lambda: len(recorded(tmp_path / "data")) == 24, "answers that nobody has read yet were not recorded")
         for reader, head in zip(slow, begun, strict=True):
             stream = head + read_until(reader, b"data: [DONE]", at_once=65536)
             reader.close()
@@ -122,7 +103,7 @@ def test_clients_that_disconnect_in_bulk_leave_marked_turns_and_a_free_engine(tm
             if number % 2:  # Half of them are reset, half say goodbye.
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
-        wait_until(lambda: len(recorded(tmp_path / "data")) == len(leaving), "the record of those that left")
+        until(lambda: len(recorded(tmp_path / "data")) == len(leaving), "turns of clients that left were not recorded")
         turns = recorded(tmp_path / "data")
         assert {turn["untrainable_reason"] for turn in turns} == {"disconnected"}
         assert all(0 < turn["completion_tokens"] < 10_000 for turn in turns), "the engine went on for nobody"

@@ -12,10 +12,10 @@ import pytest
 from server.app import create_app
 from server.section import SettingsError
 from server.training.settings import CanarySettings, WatchSettings
-from tests.e2e.training.test_gate import served, trained
-from tests.e2e.training.test_loop_scripted import LEARNER, says
 from tests.support.live import Live, script, settings_for
-from tests.support.live_rewards import earn, look, newest, talk
+from tests.support.runs.gated import served, trained
+from tests.support.runs.live_rewards import earn, look, newest, talk
+from tests.support.runs.scripted import LEARNER, says
 from upturn.wire import EpisodeOpen, GateEvidence, LiveEvidence, RunClaim, RunConfig, RunRequest, RunView
 
 WATCH = WatchSettings(min_episodes=8, window=40, low=0.0)

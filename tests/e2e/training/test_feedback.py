@@ -13,8 +13,8 @@ from server.commands import export
 from server.feedback.settings import RewardSettings
 from server.store.tables import RunEpisodeRow
 from server.training.activity import scored_since
-from tests.e2e.training.test_loop_scripted import ASK, LEARNER, claim, lease, reward_two
 from tests.support.live import Live, script, serving, settings_for
+from tests.support.runs.scripted import ASK, LEARNER, claim, lease, reward_two
 from upturn.client import Client
 from upturn.wire import (
     BatchAck,

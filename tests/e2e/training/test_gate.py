@@ -4,100 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from server.engines.scripted import scripted_logprobs
 from server.environments.plays import STOPPED
-from server.environments.settings import EnvironmentSettings
 from server.store.tables import PlayRow
 from server.training.settings import GateSettings
-from tests.e2e.reliability.test_faults import process
-from tests.e2e.training.test_loop_scripted import LEARNER, PROBE, says
-from tests.support.live import Live, script, serving, settings_for, until
+from tests.support.live import Live, script, until
 from tests.support.postgres import running_postgres
+from tests.support.process import process
+from tests.support.runs.gated import ENVIRONMENT, PLAN, TASKS, begin, decided, end, publish, served, trained
+from tests.support.runs.scripted import LEARNER, says
 from upturn.client import Client, UpturnAPIError
-from upturn.manifest import write_manifest
 from upturn.wire import (
-    BatchAck,
     BatchRequest,
     EvaluationPlan,
-    FixedHorizon,
     GateEvidence,
-    PolicyPublish,
-    Probe,
     RunClaim,
     RunConfig,
-    RunEnd,
     RunRequest,
-    RunView,
     Sampling,
 )
-
-ENVIRONMENT = "odd/inline:x"  # `win` wins; `add 1` is understood and wins nothing; `raise` breaks it.
-TASKS = [f"train/{number}" for number in range(12)]
-PLAN = EvaluationPlan(tasks={ENVIRONMENT: TASKS}, repetitions=2)
-
-
-@contextmanager
-def served(tmp_path: Path, weights: str = "full", base: str = "add 1", **more: Any) -> Iterator[Live]:
-    model = script(tmp_path / "script", base)
-    environments = EnvironmentSettings(modules=["tests.support.environments.odd_inline"], workers=0)
-    with serving(
-        settings_for(tmp_path / "data", model=str(model), weights=weights, environments=environments, **more)
-    ) as live:
-        yield live
-
-
-def begin(client: Client, kind: str = "full", plan: EvaluationPlan = PLAN) -> RunView:
-    client.create_run(
-        RunRequest(config=RunConfig(steps=1, kind=kind, schedule=FixedHorizon(horizon=2), evaluation=plan))
-    )
-    run = client.claim_run(RunClaim(learner=LEARNER))
-    assert run is not None
-    return run
-
-
-def publish(client: Client, data: Path, run: RunView, answer: str, delay_s: float = 0.0) -> int:
-    """Train one step: lease its batch, publish what answers so (answers are separated by `|`), acknowledge."""
-    batch = client.lease_batch(BatchRequest(run_id=run.id, learner=LEARNER, step=0, horizon=2))
-    directory = script(data / "versions" / run.id, *answer.split("|"), delay_s=delay_s)
-    version = client.publish(
-        PolicyPublish(
-            run_id=run.id,
-            learner=LEARNER,
-            step=0,
-            path=str(directory),
-            manifest_sha256=write_manifest(directory, {"kind": run.config.kind}),
-            probe=Probe(token_ids=PROBE, logprobs=scripted_logprobs(directory, PROBE)),
-        )
-    ).version
-    client.acknowledge_batch(
-        batch.id, BatchAck(learner=LEARNER, state="trained", policy_version=version, metrics={"entropy": 0.5})
-    )
-    return version
-
-
-def end(client: Client, run: RunView, state: str = "done") -> None:
-    client.end_run(run.id, RunEnd(learner=LEARNER, state=state, reason="tested"))
-
-
-def decided(client: Client, run: RunView) -> RunView:
-    until(lambda: client.run(run.id).gate != "due", "nothing was decided")
-    return client.run(run.id)
-
-
-def trained(live: Live, answer: str, kind: str = "full", state: str = "done", plan: EvaluationPlan = PLAN) -> RunView:
-    """Do a whole run, and wait for the gate."""
-    run = begin(live.client, kind, plan)
-    publish(live.client, live.parts.settings.data_dir, run, answer)
-    end(live.client, run, state)
-    asyncio.run_coroutine_threadsafe(live.parts.gate.check(), live.loop).result(timeout=60)  # It looks each second.
-    return decided(live.client, run)
 
 
 @pytest.mark.parametrize("kind", ["full", "adapter"])

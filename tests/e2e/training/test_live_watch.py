@@ -13,12 +13,12 @@ import pytest
 import sqlalchemy as sa
 
 from server.training.settings import WatchSettings
-from tests.e2e.reliability.test_faults import process
-from tests.e2e.training.test_gate import begin, publish, served, trained
-from tests.e2e.training.test_loop_scripted import LEARNER, says
 from tests.support.live import Live, script, until
-from tests.support.live_rewards import earn, look, newest, promoted, talk
 from tests.support.postgres import running_postgres
+from tests.support.process import process
+from tests.support.runs.gated import begin, publish, served, trained
+from tests.support.runs.live_rewards import earn, look, newest, promoted, talk
+from tests.support.runs.scripted import LEARNER, says
 from upturn.client import Client
 from upturn.wire import EpisodeOpen, FixedHorizon, LiveEvidence, RewardRequest, RunClaim, RunConfig, RunRequest
 

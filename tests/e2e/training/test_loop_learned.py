@@ -10,59 +10,18 @@ import psutil
 import pytest
 
 from env_adapters import family
-from server.engines.settings import EngineSettings
-from server.training.settings import LearnerSettings
-from tests.support.live import Live, serving, settings_for
-from tests.support.tiny_model import make_tiny_model
+from tests.support.runs.learned import ASK, record_group, serve_tiny, wait_for
 from upturn.wire import (
-    EpisodeOpen,
     OptimiserConfig,
     PlayPlan,
     PlayRequest,
-    RewardRequest,
     RunConfig,
     RunRequest,
-    RunView,
     Sampling,
 )
 
-ASK = [{"role": "user", "content": "Say a letter."}]
 WAYS = [(engine, kind) for engine in ("local", "vllm") for kind in ("full", "adapter")]
 MARKED = [pytest.param(*way, marks=[pytest.mark.vllm] if way[0] == "vllm" else []) for way in WAYS]
-
-
-def serve_tiny(directory: Path, engine: str, kind: str = "full", nice: int = 0):
-    """A server over a tiny random model in float32."""
-    model = make_tiny_model(directory / "model")
-    chosen = EngineSettings(kind=engine, dtype="float32", context_tokens=1024, kv_cache_gib=0.3, max_concurrent=8)
-    return serving(
-        settings_for(
-            directory / "data",
-            model=str(model),
-            engine=chosen,
-            weights=kind,
-            learner=LearnerSettings(start=True, threads=1, nice=nice),
-        )
-    )
-
-
-def wait_for(live: Live, run_id: str, seconds: float = 600) -> RunView:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        run = live.client.run(run_id)
-        if run.state not in ("queued", "running"):
-            return run
-        time.sleep(0.2)
-    log = live.parts.settings.data_dir / "logs" / f"learner-{run_id}.log"
-    raise AssertionError(f"the run did not end: {run}\n{log.read_text() if log.exists() else 'no log'}")
-
-
-def record_group(live: Live) -> None:
-    for value in (1.0, 0.0, 0.0):
-        opened = live.client.open_episode(EpisodeOpen(group="letters"))
-        live.openai(key=opened.key).chat.completions.create(model="policy", messages=ASK, max_tokens=12)
-        live.client.reward(opened.id, RewardRequest(value=value))
-        live.client.close_episode(opened.id)
 
 
 @pytest.mark.parametrize(("engine", "kind"), MARKED)

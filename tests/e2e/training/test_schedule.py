@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from server.settings import Settings
 from server.training.settings import ScheduleSettings
-from tests.e2e.training.test_loop_scripted import LEARNER, claim, lease, reward_two
 from tests.support.live import Live, script, serving, settings_for, until
+from tests.support.runs.scripted import LEARNER, claim, lease, reward_two
 from upturn.client import UpturnAPIError
 from upturn.wire import (
     BatchAck,

@@ -18,10 +18,9 @@ from server.feedback.settings import FunctionSettings, JudgeSettings, RewardSett
 from server.section import SettingsError
 from server.store.database import Database
 from server.store.tables import JudgementRow, RewardRow, ScoreRow
-from tests.e2e.api.test_metrics import read
 from tests.support import reward_functions
 from tests.support.judge_server import GOOD, JudgeServer, judging
-from tests.support.live import Live, script, serving, settings_for, until
+from tests.support.live import Live, read_metrics, script, serving, settings_for, until
 from upturn.wire import EpisodeOpen, ScorerView
 
 FUNCTIONS = "tests.support.reward_functions"
@@ -114,8 +113,8 @@ def test_functions_score_an_episode_once_it_has_ended_and_what_fails_is_no_rewar
         assert (views["broken"].scored, views["broken"].errors, views["broken"].given_up) == (0, 1, 0)
         assert views["broken"].last_error == "ZeroDivisionError: division by zero"
         assert "0.3 s" in (views["late"].last_error or "")
-        until(lambda: read(live).get('upturn_scores_total{outcome="scored",scorer="length"}') == 1)
-        assert read(live)['upturn_scores_total{outcome="error",scorer="broken"}'] == 1
+        until(lambda: read_metrics(live).get('upturn_scores_total{outcome="scored",scorer="length"}') == 1)
+        assert read_metrics(live)['upturn_scores_total{outcome="error",scorer="broken"}'] == 1
 
 
 def test_only_live_ended_trainable_episodes_with_a_turn_are_scored(tmp_path: Path) -> None:
@@ -173,8 +172,8 @@ def test_a_judge_can_be_a_server_of_this_kind_and_is_asked_the_same_only_once(tm
         assert given(live, first) == given(live, second) == [("judge", None, 0.25)]
         assert [row.detail for row in sorted(rows(live, ScoreRow), key=lambda row: row.updated_at)] == ["short", None]
         assert len(rows(live, JudgementRow)) == 1
-        until(lambda: read(live).get('upturn_scores_total{outcome="cached",scorer="judge"}') == 1)
-        turns = read(other)
+        until(lambda: read_metrics(live).get('upturn_scores_total{outcome="cached",scorer="judge"}') == 1)
+        turns = read_metrics(other)
         assert sum(value for name, value in turns.items() if name.startswith("upturn_turns_total")) == 1
 
 

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from server.app import create_app
 from server.section import SettingsError
 from server.versions.settings import ShadowSettings
-from tests.e2e.training.test_gate import served
 from tests.support.live import Live, script, settings_for, until
-from tests.support.live_rewards import new_version, talk
+from tests.support.runs.gated import served
+from tests.support.runs.live_rewards import new_version, talk
 from upturn.wire import EpisodeOpen, ShadowView
 
 ALL = ShadowSettings(share=1.0)

@@ -5,46 +5,22 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from env_adapters import family
-from tests.e2e.training.test_gate import ENVIRONMENT, served
-from tests.e2e.training.test_loop_scripted import ASK, LEARNER
-from tests.support.live import Live, until
+from tests.support.live import until
+from tests.support.runs.gated import ENVIRONMENT, served
+from tests.support.runs.planned import begin, lease, rewarded
+from tests.support.runs.scripted import LEARNER
 from upturn.client import UpturnAPIError
-from upturn.wire import BatchAck, BatchRequest, BatchView, EpisodeOpen, RewardRequest, RunClaim, RunConfig, RunRequest
+from upturn.wire import BatchAck, BatchRequest, BatchView
 
 BOTH = {
     "environments": {ENVIRONMENT: {"split": "train", "weight": 2}, "textcraft": {"split": "test"}},
     "groups": 3,
     "group_size": 2,
 }
-
-
-def begin(server: Live, **fields: Any) -> str:
-    """Queue and claim a run."""
-    config = RunConfig.model_validate({"steps": 3, "algorithm": "reinforce_pp", "seed": 3, **fields})
-    run = server.client.create_run(RunRequest(config=config))
-    assert server.client.claim_run(RunClaim(learner=LEARNER)) is not None
-    return run.id
-
-
-def lease(live: Live, run_id: str, step: int = 0) -> BatchView:
-    """Lease a step's batch as a learner does: again and again until its play has ended."""
-    while True:
-        batch = live.client.lease_batch(BatchRequest(run_id=run_id, learner=LEARNER, step=step, horizon=2))
-        if batch.state == "leased":
-            return batch
-
-
-def rewarded(live: Live, source: str) -> str:
-    opened = live.client.open_episode(EpisodeOpen())
-    live.openai(key=opened.key).chat.completions.create(model="policy", messages=ASK)
-    live.client.reward(opened.id, RewardRequest(value=1.0, source=source))
-    live.client.close_episode(opened.id)
-    return opened.id
 
 
 def test_a_batch_is_several_environments_by_weight_and_live_episodes_up_to_their_share(tmp_path: Path) -> None:

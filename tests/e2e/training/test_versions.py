@@ -12,10 +12,10 @@ import openai
 import pytest
 
 from server.versions.settings import VersionSettings
-from tests.e2e.training.test_gate import publish, served, trained
-from tests.e2e.training.test_loop_scripted import LEARNER, publication, reward_two, says
 from tests.support.live import Live
-from tests.support.live_rewards import new_version, talk
+from tests.support.runs.gated import publish, served, trained
+from tests.support.runs.live_rewards import new_version, talk
+from tests.support.runs.scripted import LEARNER, publication, reward_two, says
 from upturn.client import UpturnAPIError
 from upturn.wire import (
     BatchAck,

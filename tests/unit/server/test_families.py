@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from server.errors import BadRequest
 from server.recording.tokens import chain_hashes
-from server.recording.turns import Ask
+from server.recording.turn_request import TurnRequest
 from server.rendering.answers import AnswerFormat, AnswerReader
 from server.rendering.render import FileTokenizer, Renderer
 from tests.support.family_models import FAMILIES, make_family_model
@@ -280,7 +280,7 @@ def test_a_value_that_an_option_cannot_have_is_refused(renderers: dict[str, Rend
 
 
 def test_other_options_are_another_conversation() -> None:
-    asks = [Ask(ASK, None, template_options=options) for options in ({}, {"enable_thinking": False})]
+    asks = [TurnRequest(ASK, None, template_options=options) for options in ({}, {"enable_thinking": False})]
     assert chain_hashes(ASK, asks[0].frame) == chain_hashes(ASK)
     assert chain_hashes(ASK, asks[1].frame) != chain_hashes(ASK)
 

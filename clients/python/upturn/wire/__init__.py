@@ -1,7 +1,7 @@
-"""Every message between Upturn's programs that is not OpenAI's.
+"""Every message between Upturn's programs, except OpenAI's own.
 
-The server, the learner and the clients agree on this package and on nothing else. It needs pydantic only. Unknown
-fields are refused on both sides, so a misspelt field is an error and never a silent default. Times are Unix seconds.
+The server, the learner and the clients share this package and nothing else. It needs only pydantic. Both sides refuse
+unknown fields, so a misspelled field is an error and never a silent default. Times are Unix seconds.
 """
 
 from upturn.wire.base import (

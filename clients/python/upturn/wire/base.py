@@ -1,4 +1,4 @@
-"""What every message is, and what a server says of itself."""
+"""The base of all messages, and the server's description of itself."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Message(BaseModel):
-    """Common behaviour of all messages: frozen, strict types, no unknown fields."""
+    """Base of all messages: frozen, strict types, no unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
 
 class ServerView(Message):
-    """What a ready server is."""
+    """A ready server."""
 
     status: Literal["ready"]
     model: str
-    """The base model, as the settings name it."""
+    """The base model, as named in the settings."""
     name: str
-    """Name of the policy: what agents send as `model`."""
+    """Name of the policy, which agents send as `model`."""
     engine: str
     weights: Literal["full", "adapter"]
-    """What is trained, published and swapped."""
+    """Kind of weights that are trained, published and swapped."""
     champion: int
+    """Version that serves live traffic."""
     head: int
+    """Newest trained version."""
     context_tokens: int
+    """Longest prompt plus answer."""
     placement: str
-    """Which GPU engine and learner have, and how much of its memory."""
+    """GPU assignment of engine and learner, and their shares of its memory."""

@@ -12,23 +12,24 @@ from upturn.wire.feedback import LARGEST_REWARD
 
 
 class EnvironmentView(Message):
-    """One environment that this server can play, and how it has been doing since the server started."""
+    """An environment that this server can play, and its health since the server started."""
 
     name: str
     description: str
     splits: dict[str, int]
-    """Number of tasks in each split; the splits are disjoint, and declared by Upturn, not by the environment."""
+    """Number of tasks in each split. The splits are disjoint, and declared by Upturn, not by the environment."""
     isolation: str
-    """Where it runs: `inline` (in the server's loop), `thread`, or `host` (a process of its own)."""
+    """Where it runs: `inline` (in the server's event loop), `thread`, or `host` (a separate process)."""
     tools: list[dict[str, Any]]
-    """Its actions as OpenAI's function tools; empty where there is only text."""
+    """Its actions as OpenAI function tools; empty for a text-only environment."""
     missing: str | None
-    """What has to be installed before it can be played, or why it cannot be loaded."""
+    """What must be installed before it can be played, or why it cannot be loaded; None if it is ready."""
     open: int
-    """Instances that exist now."""
+    """Number of open instances."""
     started: int
+    """Instances started so far."""
     errors: dict[str, int]
-    """Failures by class."""
+    """Number of failures by error class."""
 
 
 class EnvironmentList(Message):
@@ -36,60 +37,62 @@ class EnvironmentList(Message):
 
     data: list[EnvironmentView]
     kinds: list[str]
-    """Kinds that take an argument after a colon, such as `gymnasium:CartPole-v1`."""
+    """Names that take an argument after a colon, as in `gymnasium:CartPole-v1`."""
 
 
 class TaskList(Message):
-    """Tasks of one split, in an order that is the same on every machine."""
+    """Tasks of one split, in the same order on every machine."""
 
     environment: str
     split: str
     total: int
-    """Tasks of the whole split."""
+    """Number of tasks in the whole split."""
     tasks: list[str]
 
 
 class ChatMessage(Message):
-    """One chat message as an environment writes it."""
+    """A chat message written by an environment."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
 class EpisodeOpen(Message):
-    """Open an episode: of an environment's task, or (with no environment) of a live agent."""
+    """Open an episode on an environment's task, or, without an environment, for a live agent."""
 
     environment: str | None = None
     task: str | None = None
     """Required with an environment."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     horizon: int | None = Field(default=None, ge=1, le=10_000)
-    """Largest number of turns; None is the server's default."""
+    """Maximum number of turns; None is the server's default."""
     group: str | None = Field(default=None, max_length=200)
+    """Episodes with the same group are compared with each other (GRPO's group)."""
     policy: str | None = Field(default=None, max_length=200)
-    """`name`, `name@N`, `name@champion` or `name@head`; None is what live traffic gets: the champion, or a canary."""
+    """`name`, `name@N`, `name@champion` or `name@head`; None for the version of live traffic (champion or canary)."""
     trainable: bool = True
+    """False keeps the episode out of every batch."""
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("metadata")
     @classmethod
-    def metadata_is_text_that_can_be_given_back(cls, metadata: dict[str, Any]) -> dict[str, Any]:
-        """JSON can spell text that is no Unicode (half a surrogate pair), which no answer could carry."""
+    def metadata_can_be_encoded(cls, metadata: dict[str, Any]) -> dict[str, Any]:
+        """Refuse lone surrogates: JSON can express them, but a response could not return them."""
         try:
             json.dumps(metadata, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise ValueError("metadata has text that is not Unicode") from error
+            raise ValueError("metadata contains text that is not valid Unicode") from error
         return metadata
 
 
 class EpisodeOpened(Message):
-    """An episode that has begun."""
+    """A new episode."""
 
     id: str
     messages: list[ChatMessage]
-    """What to send first: the environment's instructions and first observation; empty for a live agent."""
+    """First messages to send: the environment's instructions and first observation. Empty for a live agent."""
     tools: list[dict[str, Any]]
-    """The environment's actions as OpenAI's function tools; empty where there is only text."""
+    """The environment's actions as OpenAI function tools; empty for a text-only environment."""
     base_url: str
     """An OpenAI `base_url` that ties every call to this episode."""
     key: str
@@ -99,40 +102,41 @@ class EpisodeOpened(Message):
 
 
 class ToolUse(Message):
-    """A call of one of the environment's tools."""
+    """A call to one of the environment's tools."""
 
     name: str = Field(max_length=200)
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
 class StepRequest(Message):
-    """Act in the episode's environment: by an answer's text, or by a tool call."""
+    """Act in the episode's environment, by an answer's text or by a tool call."""
 
     action: str | None = Field(default=None, max_length=1_000_000)
-    """The model's whole answer; the environment finds the action in it."""
+    """The model's whole answer, from which the environment extracts the action."""
     tool_call: ToolUse | None = None
 
     @model_validator(mode="after")
-    def one_way(self) -> StepRequest:
-        """Exactly one of the two."""
+    def has_one_action(self) -> StepRequest:
+        """Check that exactly one of the two is set."""
         if (self.action is None) == (self.tool_call is None):
-            raise ValueError("give either action or tool_call")
+            raise ValueError("set either action or tool_call")
         return self
 
 
 class StepResult(Message):
-    """What the environment answered."""
+    """The environment's response to an action."""
 
     observation: str
     reward: float
     terminated: bool
     truncated: bool
-    """The horizon, or the environment's own limit, cut the episode."""
+    """The episode was cut by the horizon, or by the environment's own limit."""
     turns_left: int
+    """Turns that the horizon still allows."""
     valid: bool = True
-    """False where the environment found no action in the answer."""
+    """False if the environment found no action in the answer."""
     success: bool | None = None
-    """The environment's verdict on the episode, with its last step."""
+    """The environment's verdict on the episode; set on the last step."""
 
 
 class RewardRequest(Message):
@@ -140,11 +144,11 @@ class RewardRequest(Message):
 
     value: float = Field(ge=-LARGEST_REWARD, le=LARGEST_REWARD, allow_inf_nan=False)
     source: str = Field(default="user", min_length=1, max_length=100)
-    """Who gives it. A source's rule says how its rewards count; the names of the server's own scorers are theirs."""
+    """Who gives it; a source's rule decides how its rewards count. The names of the server's scorers are reserved."""
     turn: int | None = Field(default=None, ge=0, lt=2**31)
-    """Index of the turn that earned it; None is the whole episode."""
+    """Index of the turn that earned the reward; None for the whole episode."""
     key: str | None = Field(default=None, max_length=200)
-    """Idempotency key: the same key with the same content is recorded once, with other content it is a conflict."""
+    """Idempotency key: the same content under the same key is recorded once; different content is a conflict."""
 
 
 class RewardView(Message):
@@ -169,7 +173,7 @@ class TurnView(Message):
     id: str
     index: int
     messages: list[dict[str, Any]]
-    """The request's messages that were new in this turn."""
+    """The request's new messages."""
     answer: dict[str, Any]
     """The assistant's message."""
     prompt_tokens: int
@@ -182,9 +186,9 @@ class TurnView(Message):
     token_ids: list[int]
     """[T] prompt and sampled tokens."""
     loss_mask: list[int]
-    """[T] 1 where the policy sampled."""
+    """[T] 1 for tokens that the policy sampled."""
     logprobs: list[float | None]
-    """[T] natural logarithm, None where not sampled."""
+    """[T] natural logarithm; None for tokens that were not sampled."""
     created_at: float
 
 
@@ -216,7 +220,7 @@ class EpisodeView(Message):
     play_id: str | None
     trainable: bool
     reward: float | None
-    """Of its steps and, by the rules of their sources, of its rewards, as of now; None where nobody has rewarded it."""
+    """Current sum over its steps and, by the rules of their sources, its rewards; None without any reward."""
     metadata: dict[str, Any]
     opened_at: float
     closed_at: float | None

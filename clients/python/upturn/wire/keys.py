@@ -1,4 +1,4 @@
-"""API keys, and what a server holds of the episodes that they opened: where it was trained, and that it was erased."""
+"""API keys, and privacy: which learner steps trained on an episode or a key's episodes, and what was erased."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class KeyCreate(Message):
     """Create an API key."""
 
     name: str = Field(min_length=1, max_length=200)
-    """Whose it is; for people only."""
+    """Owner of the key, for display only."""
     scopes: list[Scope] = Field(min_length=1, max_length=3)
     requests_per_minute: int | None = Field(default=None, ge=1, le=1_000_000)
-    """None is no limit."""
+    """None for no limit."""
     max_concurrent: int | None = Field(default=None, ge=1, le=1_000_000)
-    """Requests at once, a stream until its end; None is no limit."""
+    """Concurrent requests; a stream counts until its end. None for no limit."""
 
 
 class KeyView(Message):
-    """An API key, without the key."""
+    """An API key, without its secret."""
 
     id: str
     name: str
@@ -40,11 +40,11 @@ class KeyCreated(KeyView):
     """A new API key."""
 
     key: str
-    """Shown only here; the server keeps its hash."""
+    """Shown only here; the server keeps only its hash."""
 
 
 class KeyList(Message):
-    """All API keys, newest first, with the revoked ones."""
+    """All API keys, newest first, including revoked ones."""
 
     data: list[KeyView]
 
@@ -53,38 +53,40 @@ class Erased(Message):
     """What was erased."""
 
     episodes: int
+    """Number of erased episodes."""
 
 
 class EpisodeTraining(Message):
-    """A learner step whose batch held an episode."""
+    """A learner step whose batch contained an episode."""
 
     run_id: str
     step: int
     policy_version: int | None
-    """The version that the step made; None while the batch is at the learner."""
+    """Version that the step produced; None while the batch is leased."""
     advantage: float | None
     weight: float | None
-    """Trained tokens; None where the learner has not reported them."""
+    """Trained tokens; None until the learner has reported them."""
 
 
 class EpisodeTrained(Message):
-    """Every learner step whose batch held the episode; empty where it was never trained."""
+    """Every learner step whose batch contained the episode; empty if it was never trained."""
 
     data: list[EpisodeTraining]
 
 
 class KeyTraining(Message):
-    """A learner step whose batch held episodes of a key."""
+    """A learner step whose batch contained episodes of a key."""
 
     run_id: str
     step: int
     policy_version: int | None
-    """The version that the step made; None while the batch is at the learner."""
+    """Version that the step produced; None while the batch is leased."""
     episodes: int
+    """Number of the key's episodes in the batch."""
 
 
 class KeyTrained(Message):
-    """How many episodes of a key there are, and every learner step whose batch held some of them."""
+    """The number of a key's episodes, and every learner step whose batch contained some of them."""
 
     episodes: int
     data: list[KeyTraining]

@@ -1,4 +1,4 @@
-"""Live agents that are rewarded, and versions that are promoted by hand: what tests of promotion begin with."""
+"""Live agents that earn rewards, and versions that are promoted by hand, for tests of promotion."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 
 import httpx2
 
-from tests.e2e.training.test_gate import end, publish
-from tests.e2e.training.test_loop_scripted import ASK, LEARNER
 from tests.support.live import Live
+from tests.support.runs.gated import end, publish
+from tests.support.runs.scripted import ASK, LEARNER
 from upturn.client import Client
 from upturn.wire import EpisodeOpen, FixedHorizon, PromotionView, RewardRequest, RunClaim, RunConfig, RunRequest
 
@@ -23,7 +23,7 @@ def talk(http: httpx2.Client, key: str, model: str = "policy") -> int:
 
 
 def earn(client: Client, http: httpx2.Client, reward: float | dict[int, float], count: int = 12) -> list[int]:
-    """Let live agents take a turn each, and be rewarded, perhaps by the version that answered; return the versions."""
+    """Let live agents take one turn each, reward each (by version, if `reward` is a dict); return the versions."""
     answered = []
     for _ in range(count):
         opened = client.open_episode(EpisodeOpen())
@@ -52,9 +52,10 @@ def promoted(live: Live, answer: str = "win") -> int:
 
 
 def look(live: Live) -> None:
-    """Have the watch look now; it looks by itself every few seconds."""
+    """Make the watch check now; on its own it checks every few seconds."""
     asyncio.run_coroutine_threadsafe(live.parts.watch.check(), live.loop).result(timeout=60)
 
 
 def newest(live: Live) -> PromotionView:
+    """Return the newest row of the promotion ledger."""
     return live.client.promotions().data[0]

@@ -1,0 +1,85 @@
+"""From a request to its prompt: recorded token ids as far as they reach, then the rendering of the new messages.
+
+The hash of the messages only finds the recorded part; its token ids are reused verbatim. If no recorded part can be
+continued, the whole conversation is rendered and the turn counts as a fork.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from server.recording.episode import Episode
+from server.recording.recorder import Prompt
+from server.recording.tokens import chain_hashes
+from server.recording.turn_request import TurnRequest
+from server.rendering.answers import AnswerFormat, Part
+from server.rendering.render import Renderer
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A prompt, and how to read the answer to it."""
+
+    prompt: Prompt
+    format: AnswerFormat
+
+
+def render_prompt(
+    renderer: Renderer, episode: Episode, request: TurnRequest, whole_ids: list[int] | None = None
+) -> Rendered:
+    """Return the prompt of a request, on top of the longest recorded part of its conversation.
+
+    Args:
+        renderer: turns messages into token ids.
+        episode: holds the recorded conversations.
+        request: what to render.
+        whole_ids: [T] the rendering of the whole conversation, if the caller has it already.
+
+    Raises:
+        BadRequest: the chat template refuses the messages, or the model cannot be forced to call a tool.
+    """
+    hashes = chain_hashes(request.messages, request.frame)
+    if request.prompt_ids is not None:
+        ids = request.prompt_ids
+        prompt = Prompt(ids, None, ids, request.messages, hashes[-1], forked=episode.newest is not None)
+        return Rendered(prompt, AnswerFormat(request.sampling.stop))
+    prompt = _continued(renderer, episode, request, hashes) or _whole(renderer, episode, request, hashes, whole_ids)
+    grammar = renderer.grammar(prompt.ids, request.tools, request.template_options)
+    reasoning = renderer.opens_reasoning(prompt.new_ids) if grammar is None else grammar.in_thoughts
+    begins: Part = "reasoning" if reasoning else "content"
+    if request.call is not None:  # A forced call is JSON: the engine constrains it, and no parser is needed.
+        forced_ids = renderer.forced_call(after_reasoning=reasoning)
+        prompt = replace(prompt, ids=prompt.ids + forced_ids, new_ids=prompt.new_ids + forced_ids)
+        begins, grammar = "call", None
+    return Rendered(
+        prompt,
+        AnswerFormat(
+            request.sampling.stop,
+            tools=bool(request.tools) and request.reads_calls,
+            reasons=renderer.reasons,
+            begins=begins,
+            grammar=grammar,
+            one_call=not request.parallel_calls,
+        ),
+    )
+
+
+def _continued(renderer: Renderer, episode: Episode, request: TurnRequest, hashes: list[str]) -> Prompt | None:
+    """Return the prompt that extends the longest recorded part, or None if no recorded part can be extended."""
+    for known in range(len(hashes), 0, -1):
+        if (tail := episode.tails.get(hashes[known - 1])) is None:
+            continue
+        ids = tail.path()
+        new_ids = renderer.follow(request.messages, known, ids, request.tools, request.template_options)
+        if new_ids is not None:
+            forked = hashes[known - 1] != episode.newest
+            return Prompt(ids + new_ids, tail, new_ids, request.messages[known:], hashes[-1], forked)
+    return None
+
+
+def _whole(
+    renderer: Renderer, episode: Episode, request: TurnRequest, hashes: list[str], whole_ids: list[int] | None
+) -> Prompt:
+    """Return the prompt that renders every message anew."""
+    ids = whole_ids or renderer.prompt(request.messages, request.tools, request.template_options)
+    return Prompt(ids, None, ids, request.messages, hashes[-1], forked=episode.newest is not None)

@@ -1,0 +1,133 @@
+"""Samples one answer, reads it while it grows, and records it (steps 3 and 4 of the straight line)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from server.engines.protocol import Engine, Piece, SamplingParams, spans_of
+from server.errors import EngineError, UpturnError
+from server.recording.episode import Episode
+from server.recording.episodes import Episodes
+from server.recording.prompts import Rendered
+from server.recording.recorder import NewTurn, Recorder, Span
+from server.recording.trainable import untrainable_reason
+from server.recording.turn import Answer, Readers
+from server.recording.turn_request import TurnRequest
+from server.rendering.answers import AnswerReader, Delta
+from server.rendering.render import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One answer to sample and record."""
+
+    turn_id: str
+    index: int
+    """Position among the episode's answers."""
+    choice: int
+    """Position among the request's answers; only the first one counts against the horizon."""
+    version: int
+    """Policy version that begins to sample."""
+    episode: Episode
+    request: TurnRequest
+    rendered: Rendered
+    params: SamplingParams
+    readers: Readers = field(default_factory=Readers)
+    deltas: asyncio.Queue[Delta | None] = field(default_factory=asyncio.Queue)
+
+
+class Sampler:
+    """Carries out plans."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, recorder: Recorder, episodes: Episodes) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._recorder = recorder
+        self._episodes = episodes
+
+    async def sample(self, plan: Plan) -> Answer:
+        """Sample an answer, record it, and return it. What was sampled before the readers left is recorded too.
+
+        Raises:
+            EngineError: the engine failed; the episode has ended with status `error`.
+            UpturnError: nothing was recorded, and the turn does not count against the horizon.
+        """
+        began = time.perf_counter()
+        episode, request, prompt = plan.episode, plan.request, plan.rendered.prompt
+        reader = AnswerReader(self._tokenizer, plan.rendered.format)
+        pieces: list[Piece] = []
+        try:
+            # aclosing: an abandoned answer frees the engine at once, not when the iterator is collected.
+            async with aclosing(
+                self._engine.generate(plan.version, prompt.ids, plan.params, whole=request.whole)
+            ) as answer:
+                async for piece in answer:
+                    pieces.append(piece)
+                    if not request.whole:  # A whole answer names its episode only after its turn is durable.
+                        await episode.opened()
+                    _pass_on(reader.push(piece.token_ids), plan)
+                    if plan.readers.gone:
+                        break
+            _pass_on(reader.finish(), plan)
+            finish_reason = next((p.finish_reason for p in reversed(pieces) if p.finish_reason), "abort")
+            spans = _spans(pieces)
+            await self._recorder.record(
+                episode,
+                NewTurn(
+                    id=plan.turn_id,
+                    index=plan.index,
+                    digest=request.digest,
+                    prompt=prompt,
+                    spans=spans,
+                    answer=reader.message,
+                    finish_reason=finish_reason,
+                    temperature=plan.params.temperature,
+                    choice=plan.choice,
+                    idempotency_key=request.idempotency_key,
+                    duration_ms=1000 * (time.perf_counter() - began),
+                    untrainable_reason=untrainable_reason(
+                        plan.params, spans, finish_reason=finish_reason, abandoned=plan.readers.gone
+                    ),
+                ),
+            )
+        except EngineError as error:
+            _uncount(plan)
+            await self._episodes.end(episode, "error", error_class=type(error).__name__, reason=error.message)
+            raise
+        except UpturnError:
+            _uncount(plan)
+            raise
+        finally:
+            plan.deltas.put_nowait(None)
+        return Answer(
+            turn_id=plan.turn_id,
+            episode_id=episode.id,
+            message=reader.message,
+            finish_reason=finish_reason,
+            prompt_tokens=len(prompt.ids),
+            token_ids=[t for p in pieces for t in p.token_ids],
+            logprobs=[x for p in pieces for x in p.logprobs],
+            top_logprobs=[x for p in pieces for x in p.top_logprobs or []] if plan.params.top_logprobs else None,
+            version=pieces[-1].version if pieces else plan.version,
+        )
+
+
+def _uncount(plan: Plan) -> None:
+    """Return the turn to the horizon: nothing was recorded."""
+    plan.episode.turns -= plan.choice == 0
+
+
+def _pass_on(deltas: Iterable[Delta], plan: Plan) -> None:
+    for delta in deltas:
+        plan.deltas.put_nowait(delta)
+
+
+def _spans(pieces: list[Piece]) -> list[Span]:
+    """Return an answer's tokens and logprobs by policy version."""
+    ids = [token for piece in pieces for token in piece.token_ids]
+    logprobs = [value for piece in pieces for value in piece.logprobs]
+    return [Span(version, ids[first:end], logprobs[first:end]) for version, first, end in spans_of(pieces)]

@@ -1,0 +1,34 @@
+"""The tables of the record. Every change here needs a revision in `migrations/versions/`; a test compares the two.
+
+Importing this package registers every table. Ids are text that sorts by time. Times are Unix seconds. Token ids are
+little-endian int32 blobs and logprobs float32 blobs, so that a turn is stored exactly and its size depends only on its
+new tokens.
+"""
+
+from server.store.tables.episodes import EpisodeRow, NodeRow, PlayRow, RewardRow, StepRow, TurnRow
+from server.store.tables.keys import ApiKeyRow
+from server.store.tables.rewards import JudgementRow, RewardSourceRow, ScoreRow
+from server.store.tables.training import BatchRow, MetricRow, RunEpisodeRow, RunRow, TriggerRow
+from server.store.tables.versions import EvaluationRow, PolicyVersionRow, PromotionRow, ShadowRow
+
+__all__ = [
+    "ApiKeyRow",
+    "BatchRow",
+    "EpisodeRow",
+    "EvaluationRow",
+    "JudgementRow",
+    "MetricRow",
+    "NodeRow",
+    "PlayRow",
+    "PolicyVersionRow",
+    "PromotionRow",
+    "RewardRow",
+    "RewardSourceRow",
+    "RunEpisodeRow",
+    "RunRow",
+    "ScoreRow",
+    "ShadowRow",
+    "StepRow",
+    "TriggerRow",
+    "TurnRow",
+]

@@ -1,0 +1,103 @@
+"""Training runs: their triggers, batches, lineage and metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from server.store.base import Base, Id
+
+
+class RunRow(Base):
+    """One training run."""
+
+    __tablename__ = "run"
+    __table_args__ = (Index(None, "state", "created_at"),)
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    slot: Mapped[str | None] = mapped_column(String(16), unique=True)
+    """`learner` while running, otherwise NULL: the unique constraint admits one running run."""
+    trigger: Mapped[str] = mapped_column(String(100))
+    config: Mapped[dict[str, Any]]
+    step: Mapped[int]
+    reason: Mapped[str | None]
+    learner: Mapped[str | None] = mapped_column(String(200))
+    lease_until: Mapped[float | None]
+    first_version: Mapped[int | None]
+    last_version: Mapped[int | None]
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    resumed_at: Mapped[float | None]
+    """When it started or last resumed."""
+    active_s: Mapped[float] = mapped_column(server_default="0", default=0.0)
+    """Running time up to its last stop, without pauses, in seconds."""
+    gate: Mapped[str | None] = mapped_column(String(16), index=True)
+    """`due`, sometimes `canary`, then `promoted`, `rejected` or `void`; NULL without an evaluation plan."""
+    ended_at: Mapped[float | None]
+
+
+class TriggerRow(Base):
+    """A trigger that starts runs, and its state."""
+
+    __tablename__ = "run_trigger"
+
+    name: Mapped[str] = mapped_column(Id, primary_key=True)
+    source: Mapped[str] = mapped_column(String(16))
+    """`settings` or `api`."""
+    rule: Mapped[dict[str, Any]]
+    next_at: Mapped[float | None]
+    due_since: Mapped[float | None]
+    """Since when it has been waiting to start a run; firings missed meanwhile count as one."""
+    fired_at: Mapped[float | None]
+    fired_run: Mapped[str | None] = mapped_column(ForeignKey("run.id"))
+    fired_why: Mapped[str | None]
+    created_at: Mapped[float]
+
+
+class BatchRow(Base):
+    """The batch of one learner step."""
+
+    __tablename__ = "batch"
+    __table_args__ = (UniqueConstraint("run_id", "step"),)
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.id"))
+    step: Mapped[int]
+    horizon: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16))
+    play_id: Mapped[str | None] = mapped_column(ForeignKey("play.id"))
+    stats: Mapped[dict[str, Any]]
+    policy_version: Mapped[int | None]
+    erased_episodes: Mapped[int] = mapped_column(server_default="0", default=0)
+    """Episodes of this batch that were erased later, together with their lineage rows."""
+    created_at: Mapped[float]
+
+
+class RunEpisodeRow(Base):
+    """Lineage: which episodes trained which version, and with what weight."""
+
+    __tablename__ = "run_episode"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.id"), primary_key=True)
+    episode_id: Mapped[str] = mapped_column(ForeignKey("episode.id", ondelete="CASCADE"), primary_key=True, index=True)
+    batch_id: Mapped[str] = mapped_column(ForeignKey("batch.id"), index=True)
+    reward: Mapped[float | None]
+    """The episode's reward when the batch was made; later rewards count for the next run. NULL in older rows."""
+    advantage: Mapped[float | None]
+    weight: Mapped[float | None]
+    """Trained tokens; NULL until the learner has acknowledged the batch."""
+
+
+class MetricRow(Base):
+    """One metric of one learner step."""
+
+    __tablename__ = "metric"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    value: Mapped[float]
+    created_at: Mapped[float]
