@@ -1,4 +1,4 @@
-"""Kill -9, 25 times, under load: what was answered is in the record, once, and open episodes go on where they were."""
+"""25 times kill -9 under load: every answered turn is recorded once, and open episodes continue where they were."""
 
 from __future__ import annotations
 
@@ -22,51 +22,51 @@ from upturn.wire import EpisodeView
 
 KILLS = 25
 SEED = 9755
-LONGEST_S = 0.8  # Between the moment when the server is ready and its death.
-TURNS = 12  # Turns of a conversation before its agent begins another one.
+LONGEST_S = 0.8  # Maximum time between readiness and kill.
+TURNS = 12  # Turns per conversation, after which its agent begins another one.
 ANSWERS = ("Hello there.", "A second, somewhat longer answer.", "Third.", "And then a fourth one, of course.")
 
 
 @dataclass
 class Stage:
-    """The server of the moment."""
+    """The current server."""
 
     url: str = ""
     up: threading.Event = field(default_factory=threading.Event)
     over: bool = False
-    """Agents end when their last request is answered."""
+    """Tells the agents to end after their current request."""
 
 
 @dataclass
 class Conversation:
-    """What an agent knows of a conversation: its messages, and the turns that it was given."""
+    """An agent's view of a conversation: its messages, and the ids of its turns."""
 
     headers: dict[str, str]
     episode_id: str | None = None
     talk: list[dict[str, str]] = field(default_factory=list)
     turn_ids: list[str] = field(default_factory=list)
     servers: set[str] = field(default_factory=set)
-    """Addresses of the servers that answered."""
+    """URLs of the servers that answered."""
 
 
 class Agent(threading.Thread):
-    """Talks until the stage is over. A request that breaks off is sent again to the next server, as an SDK's retry."""
+    """Talks until the stage is over. An interrupted request is sent again to the next server, as an SDK's retry."""
 
     def __init__(self, stage: Stage, number: int) -> None:
         super().__init__(name=f"agent {number}", daemon=True)
         self._stage, self._number = stage, number
         self._named, self._streams = number % 2 == 0, number % 4 < 2
         self.conversations: list[Conversation] = []
-        self.broken_off = 0
+        self.interrupted = 0
         self.failure: BaseException | None = None
 
     @property
     def turn_ids(self) -> list[str]:
-        """All turns that were answered."""
+        """Ids of all answered turns."""
         return [identity for conversation in self.conversations for identity in conversation.turn_ids]
 
     def run(self) -> None:
-        """Begin conversations and carry them on."""
+        """Begin and continue conversations."""
         try:
             with httpx2.Client(timeout=60) as http:
                 while not self._stage.over:
@@ -95,7 +95,7 @@ class Agent(threading.Thread):
     def _answered(
         self, http: httpx2.Client, path: str, body: dict[str, object], headers: dict[str, str]
     ) -> tuple[httpx2.Headers, str]:
-        """Send a request until it is answered to its end."""
+        """Send a request until it is completely answered."""
         for tries in range(1000):
             self._stage.up.wait()
             try:
@@ -103,7 +103,7 @@ class Agent(threading.Thread):
                     f"{self._stage.url}{path}", json=body, headers={**headers, "x-stainless-retry-count": str(tries)}
                 )
             except httpx2.TransportError:
-                self.broken_off += 1
+                self.interrupted += 1
                 time.sleep(0.05)
                 continue
             assert answer.is_success, f"{answer.status_code} {answer.text}"
@@ -112,7 +112,7 @@ class Agent(threading.Thread):
 
 
 def text_of(answer: str, streamed: bool) -> str:
-    """The text of an answer; a stream must have come to its end."""
+    """Return the text of an answer; a stream must be complete."""
     if not streamed:
         return str(json.loads(answer)["choices"][0]["message"]["content"])
     assert answer.endswith("data: [DONE]\n\n")
@@ -121,7 +121,7 @@ def text_of(answer: str, streamed: bool) -> str:
 
 
 @pytest.mark.timeout(600)
-def test_25_kills_under_load_lose_no_answered_turn_and_double_none(tmp_path: Path) -> None:
+def test_25_kills_under_load_neither_lose_nor_duplicate_an_answered_turn(tmp_path: Path) -> None:
     moments = random.Random(SEED)
     data_dir, stage = tmp_path / "data", Stage()
     flags = (data_dir, script(tmp_path / "script", *ANSWERS, delay_s=0.004), "--engine.kind", "scripted")
@@ -154,22 +154,24 @@ def test_25_kills_under_load_lose_no_answered_turn_and_double_none(tmp_path: Pat
         assert [agent.failure for agent in agents if agent.failure] == []
         answered_ids = [identity for agent in agents for identity in agent.turn_ids]
         turns = recorded(data_dir)
-        assert sorted(answered_ids) == sorted(turn["id"] for turn in turns), "a turn was lost, or recorded twice"
+        assert sorted(answered_ids) == sorted(turn["id"] for turn in turns), "a turn was lost or duplicated"
         conversations = [conversation for agent in agents for conversation in agent.conversations]
         with Client(stage.url) as client:
             for conversation in conversations:
                 if conversation.turn_ids:
-                    must_be_whole(client.episode(str(conversation.episode_id)), conversation)
-    assert sum(agent.broken_off for agent in agents) > 2 * KILLS, "the kills hit nothing"
-    assert sum(max(0, len(conversation.servers) - 1) for conversation in conversations) > KILLS, "nothing went on"
+                    check_transcript(client.episode(str(conversation.episode_id)), conversation)
+    assert sum(agent.interrupted for agent in agents) > 2 * KILLS, "the kills interrupted too few requests"
+    assert sum(max(0, len(conversation.servers) - 1) for conversation in conversations) > KILLS, (
+        "too few conversations continued on another server"
+    )
 
 
-def must_be_whole(episode: EpisodeView, conversation: Conversation) -> None:
-    """Every turn can be read, says what its agent heard, and extends the ids of the turn before."""
+def check_transcript(episode: EpisodeView, conversation: Conversation) -> None:
+    """Check that each turn can be read, matches what its agent received, and extends the previous turn's ids."""
     assert [turn.id for turn in episode.turns] == conversation.turn_ids
-    heard = [message["content"] for message in conversation.talk[1::2]]
+    received = [message["content"] for message in conversation.talk[1::2]]
     before: list[int] = []
-    for turn, text in zip(episode.turns, heard, strict=True):
+    for turn, text in zip(episode.turns, received, strict=True):
         assert len(turn.token_ids) == turn.prompt_tokens + turn.completion_tokens
         assert turn.token_ids[: len(before)] == before
         sampled = turn.token_ids[-turn.completion_tokens :]

@@ -1,4 +1,4 @@
-"""A real PostgreSQL on a free loopback port, from Debian's package, that a test can stop and start again."""
+"""A real PostgreSQL from Debian's package, on a free loopback port, which a test can stop and restart."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from typing import Any
 
 
 class PostgresServer:
-    """One cluster; it refuses to run as root, so root lends it a user."""
+    """One cluster. PostgreSQL refuses to run as root; as root, it runs as the user `postgres`."""
 
     def __init__(self, home: Path) -> None:
         binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-        found = shutil.which("initdb")
-        folder = binaries[-1] if binaries else Path(found).parent if found else None
+        initdb = shutil.which("initdb")
+        folder = binaries[-1] if binaries else Path(initdb).parent if initdb else None
         assert folder is not None, "PostgreSQL is not installed: apt-get install postgresql"
         user = "postgres" if os.geteuid() == 0 else getpass.getuser()
         self._who: dict[str, Any] = {"cwd": home, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -42,7 +42,7 @@ class PostgresServer:
         )
 
     def start(self) -> None:
-        """Start it and wait until it takes connections."""
+        """Start it, and wait until it accepts connections."""
         self._process = subprocess.Popen(
             [
                 self._folder / "postgres",
@@ -73,7 +73,7 @@ class PostgresServer:
 
 @contextmanager
 def running_postgres() -> Iterator[PostgresServer]:
-    """Run one until the block ends."""
+    """Run a server until the block ends."""
     home = Path(tempfile.mkdtemp(prefix="upturn-postgres-", dir="/tmp"))
     server = PostgresServer(home)
     try:

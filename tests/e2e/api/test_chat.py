@@ -1,4 +1,4 @@
-"""Chat over a real socket with the official client: what an agent sees, and what the record keeps."""
+"""Chat over a real socket with the official client: what an agent receives, and what is recorded."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def test_an_openai_client_gets_an_answer_and_the_record_has_its_exact_tokens(liv
     sampled = [t for t, m in zip(turn.token_ids, turn.loss_mask, strict=True) if m]
     assert BytesTokenizer().decode(sampled) == "Hello there."
     assert len(sampled) == answer.usage.completion_tokens == turn.completion_tokens
-    shown = [entry.logprob for entry in answer.choices[0].logprobs.content]
-    kept = [x for x in turn.logprobs if x is not None]
-    assert kept == pytest.approx(shown)
+    returned = [entry.logprob for entry in answer.choices[0].logprobs.content]
+    recorded = [x for x in turn.logprobs if x is not None]
+    assert recorded == pytest.approx(returned)
     assert turn.trainable
 
 
-def test_a_stream_has_chunks_a_usage_chunk_and_is_recorded_before_its_end(tmp_path: Path) -> None:
+def test_a_stream_arrives_in_chunks_with_usage_and_is_recorded_before_its_end(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "A long enough answer.", delay_s=0.02)
     with serving(settings_for(tmp_path / "data", model=str(model))) as live:
         stream = live.openai().chat.completions.create(
@@ -53,7 +53,7 @@ def test_a_stream_has_chunks_a_usage_chunk_and_is_recorded_before_its_end(tmp_pa
         assert text == "A long enough answer."
         assert finish == "stop"
         assert usage is not None and usage.completion_tokens == len(text) + 1
-        assert times[-1] - times[0] > 0.2, "the chunks came all at once"
+        assert times[-1] - times[0] > 0.2, "all chunks came at once"
 
 
 def test_the_next_turn_extends_the_recorded_ids_exactly(live: Live) -> None:
@@ -73,7 +73,7 @@ def test_the_next_turn_extends_the_recorded_ids_exactly(live: Live) -> None:
     )
 
 
-def test_an_answer_cut_by_its_length_continues_with_an_untrained_end_of_turn(live: Live) -> None:
+def test_a_conversation_after_a_truncated_answer_continues_with_an_untrained_end_of_turn(live: Live) -> None:
     opened = live.client.open_episode(EpisodeOpen())
     api = live.openai(key=opened.key)
     cut = api.chat.completions.create(model="policy", messages=ASK, max_tokens=5).choices[0]
@@ -86,7 +86,7 @@ def test_an_answer_cut_by_its_length_continues_with_an_untrained_end_of_turn(liv
     assert sum(turn.loss_mask) == 5 + len("Second answer.") + 1
 
 
-def test_an_unchanged_agent_without_any_header_lands_in_one_episode_per_conversation(live: Live) -> None:
+def test_an_unchanged_agent_without_headers_gets_one_episode_per_conversation(live: Live) -> None:
     api = live.openai()
     ids = set()
     for topic in ("one", "two"):
@@ -103,7 +103,7 @@ def test_an_unchanged_agent_without_any_header_lands_in_one_episode_per_conversa
 
 
 @pytest.mark.parametrize("way", ["header", "url", "key"])
-def test_an_episode_can_be_named_in_three_ways(live: Live, way: str) -> None:
+def test_an_episode_can_be_named_by_header_url_or_key(live: Live, way: str) -> None:
     opened = live.client.open_episode(EpisodeOpen())
     api = {
         "header": live.openai(default_headers={"x-episode-id": opened.id}),
@@ -114,7 +114,7 @@ def test_an_episode_can_be_named_in_three_ways(live: Live, way: str) -> None:
     assert raw.headers["x-episode-id"] == opened.id
 
 
-def test_a_rewritten_history_forks_and_every_sampled_token_is_kept_once(live: Live) -> None:
+def test_a_rewritten_history_forks_and_keeps_every_sampled_token_once(live: Live) -> None:
     opened = live.client.open_episode(EpisodeOpen())
     api = live.openai(key=opened.key)
     api.chat.completions.create(model="policy", messages=ASK)
@@ -123,7 +123,7 @@ def test_a_rewritten_history_forks_and_every_sampled_token_is_kept_once(live: Li
     assert one.token_ids != two.token_ids[: len(one.token_ids)]
 
 
-def test_the_same_request_at_once_is_answered_once(tmp_path: Path) -> None:
+def test_identical_concurrent_requests_share_one_answer(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Slowly said.", delay_s=0.03)
     with serving(settings_for(tmp_path / "data", model=str(model))) as live:
         opened = live.client.open_episode(EpisodeOpen())
@@ -134,7 +134,7 @@ def test_the_same_request_at_once_is_answered_once(tmp_path: Path) -> None:
         assert len(live.client.episode(opened.id).turns) == 1
 
 
-def test_a_client_that_disconnects_leaves_a_recorded_and_marked_turn(tmp_path: Path) -> None:
+def test_a_disconnected_client_leaves_a_recorded_turn_marked_as_such(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "word " * 100, delay_s=0.02)
     with serving(settings_for(tmp_path / "data", model=str(model))) as live:
         opened = live.client.open_episode(EpisodeOpen())
@@ -148,7 +148,7 @@ def test_a_client_that_disconnects_leaves_a_recorded_and_marked_turn(tmp_path: P
         assert 0 < turns[0].completion_tokens < 400
 
 
-def test_a_retry_of_a_stream_that_broke_off_gets_the_whole_answer(tmp_path: Path) -> None:
+def test_a_retry_of_a_broken_stream_gets_the_whole_answer(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "word " * 40, delay_s=0.02)
     with serving(settings_for(tmp_path / "data", model=str(model))) as live:
         opened = live.client.open_episode(EpisodeOpen())
@@ -172,7 +172,7 @@ def test_a_retry_of_a_stream_that_broke_off_gets_the_whole_answer(tmp_path: Path
         assert turn.trainable
 
 
-def test_an_agent_that_names_no_episode_talks_on_beyond_the_horizon(tmp_path: Path) -> None:
+def test_an_agent_that_names_no_episode_continues_in_a_new_one_beyond_the_horizon(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "First.", "Second.", "Third.")
     with serving(settings_for(tmp_path / "data", model=str(model), default_horizon=2)) as live:
         talk, episodes = list(ASK), []
@@ -188,7 +188,7 @@ def test_an_agent_that_names_no_episode_talks_on_beyond_the_horizon(tmp_path: Pa
         assert len(live.client.episode(episodes[2]).turns) == 1
 
 
-def test_sampling_that_the_learner_cannot_reproduce_is_marked_untrainable(live: Live) -> None:
+def test_turns_with_sampling_that_the_learner_cannot_reproduce_are_untrainable(live: Live) -> None:
     opened = live.client.open_episode(EpisodeOpen())
     api = live.openai(key=opened.key)
     api.chat.completions.create(model="policy", messages=ASK, top_p=0.5)

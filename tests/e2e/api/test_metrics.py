@@ -1,4 +1,4 @@
-"""Metrics: what is counted is what is recorded, and the page that explains them knows them all."""
+"""Metrics: counters match the record, and docs/metrics.md lists all of them."""
 
 from __future__ import annotations
 
@@ -19,27 +19,29 @@ def test_turns_forks_and_ends_are_counted_with_their_reasons(live: Live) -> None
     api.chat.completions.create(model="policy", messages=talk, temperature=0)
     api.chat.completions.create(model="policy", messages=[{"role": "user", "content": "Something else"}])
     live.client.close_episode(opened.id)
-    found = read_metrics(live)
+    values = read_metrics(live)
     turns = live.client.episode(opened.id).turns
-    assert found['upturn_turns_total{outcome="trainable"}'] == 2
-    assert found['upturn_turns_total{outcome="greedy"}'] == 1
-    assert found["upturn_forks_total"] == 1
-    assert found["upturn_answer_tokens_total"] == sum(turn.completion_tokens for turn in turns)
-    assert found["upturn_prompt_tokens_total"] == sum(turn.prompt_tokens for turn in turns)
-    assert found['upturn_turn_seconds_count{training="no"}'] == 3
-    assert found['upturn_episodes_ended_total{error_class="",status="closed"}'] == 1
-    assert (found["upturn_champion_version"], found["upturn_engine_up"]) == (0, 1)
+    assert values['upturn_turns_total{outcome="trainable"}'] == 2
+    assert values['upturn_turns_total{outcome="greedy"}'] == 1
+    assert values["upturn_forks_total"] == 1
+    assert values["upturn_answer_tokens_total"] == sum(turn.completion_tokens for turn in turns)
+    assert values["upturn_prompt_tokens_total"] == sum(turn.prompt_tokens for turn in turns)
+    assert values['upturn_turn_seconds_count{training="no"}'] == 3
+    assert values['upturn_episodes_ended_total{error_class="",status="closed"}'] == 1
+    assert (values["upturn_champion_version"], values["upturn_engine_up"]) == (0, 1)
 
 
-def test_turns_while_a_learner_is_at_work_are_counted_apart(live: Live) -> None:
+def test_turns_during_training_are_counted_separately(live: Live) -> None:
     live.client.create_run(RunRequest(config=RunConfig(steps=1)))
     run = live.client.claim_run(RunClaim(learner="l"))
     assert run is not None
     live.openai().chat.completions.create(model="policy", messages=ASK)
     live.client.end_run(run.id, RunEnd(learner="l", state="done", reason="tested"))
     live.openai().chat.completions.create(model="policy", messages=ASK)
-    found = read_metrics(live)
-    assert found['upturn_turn_seconds_count{training="yes"}'] == found['upturn_turn_seconds_count{training="no"}'] == 1
+    values = read_metrics(live)
+    assert (
+        values['upturn_turn_seconds_count{training="yes"}'] == values['upturn_turn_seconds_count{training="no"}'] == 1
+    )
 
 
 def test_every_metric_is_documented(live: Live) -> None:

@@ -1,4 +1,4 @@
-"""The database is full, locked or restarting: a clear error, no hang, and every answered turn is there afterwards."""
+"""A full, locked or restarting database: a clear error, no hang, and every answered turn in the record afterwards."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ASK = [{"role": "user", "content": "Hi"}]
 
 
 class Load:
-    """Clients that ask and ask, each request once, and remember what was answered and what was refused."""
+    """Clients that send one new request after another, and remember which were answered and which refused."""
 
     def __init__(self, url: str, clients: int = 8, size: int = 1) -> None:
         self.answered: list[list[str]] = [[] for _ in range(clients)]
@@ -58,8 +58,8 @@ class Load:
         assert not any(thread.is_alive() for thread in self._threads), "a request hangs"
         assert self.broken == []
 
-    def everybody_is_answered(self) -> None:
-        """Wait until each client has got one more answer."""
+    def wait_for_all_clients(self) -> None:
+        """Wait until each client has received one more answer."""
         before = [len(answers) for answers in self.answered]
         until(
             lambda: bool(self.broken) or all(len(now) > then for now, then in zip(self.answered, before, strict=True)),
@@ -88,16 +88,16 @@ class Load:
         assert chunks[-1].choices[0].finish_reason == "stop"
         return chunks[-1].id
 
-    def must_have_been_told(self) -> None:
-        """Every refusal is a 503 that says when to come back, or an error within a stream that had begun."""
+    def check_refusals(self) -> None:
+        """Check that each refusal is a 503 with `Retry-After`, or an error inside a stream that had begun."""
         for error in self.refused:
             assert not isinstance(error, openai.APIConnectionError), repr(error)
             assert error.code == "database_unavailable", repr(error)
             if isinstance(error, openai.APIStatusError):
                 assert error.status_code == 503 and int(error.response.headers["retry-after"]) > 0
 
-    def must_be_among(self, turn_ids: list[str]) -> None:
-        """Every answered turn is in the record, once."""
+    def check_record(self, turn_ids: list[str]) -> None:
+        """Check that the record contains every answered turn once."""
         ids = [identity for answers in self.answered for identity in answers]
         assert len(turn_ids) == len(set(turn_ids)) and len(ids) == len(set(ids)) > 0
         assert set(ids) <= {f"chatcmpl-{turn_id}" for turn_id in turn_ids}
@@ -112,9 +112,9 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 def written_together(database: Database, plays: list[PlayRow]) -> list[BaseException | None]:
-    """Hand rows to a writer as one group; return what became of each."""
+    """Write rows as one group; return the error of each, or None."""
     writer, gate = Writer(database.writer), threading.Event()
-    first = writer.submit(lambda _: gate.wait())  # While it waits, the others gather.
+    first = writer.submit(lambda _: gate.wait())  # While it waits, the others queue up.
     futures = [writer.submit(partial(Session.add, instance=row)) for row in plays]
     gate.set()
     first.result(60)
@@ -132,7 +132,7 @@ def plays_in(database: Database) -> list[str]:
         return sorted(session.scalars(sa.select(PlayRow.id)))
 
 
-def test_a_full_disk_in_the_middle_of_a_group_of_writes_loses_none_that_was_answered(database: Database) -> None:
+def test_a_full_disk_in_the_middle_of_a_group_loses_no_write_that_was_reported_as_done(database: Database) -> None:
     with database.writer.begin() as connection:
         pages = connection.exec_driver_sql("pragma page_count").scalar()
         connection.exec_driver_sql(f"pragma max_page_count = {pages + 6}")
@@ -141,7 +141,7 @@ def test_a_full_disk_in_the_middle_of_a_group_of_writes_loses_none_that_was_answ
     assert plays_in(database) == ["a", "b", "c"]
 
 
-def test_a_row_that_breaks_a_rule_when_its_work_is_done_fails_alone(database: Database) -> None:
+def test_a_row_that_violates_a_constraint_at_the_flush_fails_alone(database: Database) -> None:
     stateless = PlayRow(id="stateless", request={}, created_at=0.0)
     first, wrong, last = written_together(database, [play("a"), stateless, play("b")])
     assert (first, last) == (None, None) and isinstance(wrong, sa.exc.IntegrityError)
@@ -150,13 +150,13 @@ def test_a_row_that_breaks_a_rule_when_its_work_is_done_fails_alone(database: Da
 
 @contextmanager
 def small_disk(directory: Path) -> Iterator[Path]:
-    """Mount a disk of 16 MB, which takes root."""
+    """Mount a disk of 16 MB, which requires root."""
     directory.mkdir()
     made = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", directory], check=False, capture_output=True, text=True
     )
     if made.returncode != 0:
-        pytest.skip(f"this user may not mount a small disk ({made.stderr.strip()}); the other case needs no right")
+        pytest.skip(f"this user may not mount a small disk ({made.stderr.strip()}); the other case needs no privilege")
     try:
         yield directory
     finally:
@@ -165,21 +165,21 @@ def small_disk(directory: Path) -> Iterator[Path]:
 
 @contextmanager
 def filled(disk: Path) -> Iterator[None]:
-    """Leave no byte on a disk, for a while."""
+    """Fill a disk until the block ends."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
         try:
             while True:
                 file.write(b"x" * 4096)
         except OSError:
-            pass  # Full: that is what we are here for.
+            pass  # The disk is full, as intended.
     yield
     filler.unlink()
 
 
 @contextmanager
 def no_larger_files(pid: int, data_dir: Path) -> Iterator[None]:
-    """Let a process write no file beyond the size of its largest, for a while."""
+    """Forbid a process to grow any file beyond its database's largest, until the block ends."""
     before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     largest = max(path.stat().st_size for path in data_dir.glob("upturn.db*"))
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (largest, before[1]))
@@ -189,7 +189,7 @@ def no_larger_files(pid: int, data_dir: Path) -> Iterator[None]:
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
 @pytest.mark.parametrize("kind", ["no space left", "no larger files"])
-def test_a_full_disk_gives_503_until_there_is_room_again(tmp_path: Path, kind: str) -> None:
+def test_a_full_disk_gives_503_until_there_is_space_again(tmp_path: Path, kind: str) -> None:
     model = script(tmp_path / "script", "Hello there.")
     if kind == "no space left":
         with small_disk(tmp_path / "disk") as disk:
@@ -199,15 +199,15 @@ def test_a_full_disk_gives_503_until_there_is_room_again(tmp_path: Path, kind: s
 
 
 def fill_up(data_dir: Path, model: Path, full: Callable[[int], AbstractContextManager[None]]) -> None:
-    """Serve while the disk fills and is freed again."""
+    """Serve while the disk is full, and after it was freed."""
     with process(data_dir, model, "--engine.kind", "scripted") as (server, url):
         with Load(url, size=1500) as load:
-            load.everybody_is_answered()
+            load.wait_for_all_clients()
             with full(server.pid):
                 until(lambda: len(load.refused) > 40, "too few requests were refused")
-            load.everybody_is_answered()
-        load.must_have_been_told()
-        load.must_be_among([turn["id"] for turn in recorded(data_dir)])
+            load.wait_for_all_clients()
+        load.check_refusals()
+        load.check_record([turn["id"] for turn in recorded(data_dir)])
         server.send_signal(signal.SIGINT)
         server.wait(60)
     connection = sqlite3.connect(data_dir / "upturn.db")
@@ -215,19 +215,19 @@ def fill_up(data_dir: Path, model: Path, full: Callable[[int], AbstractContextMa
     connection.close()
 
 
-def test_requests_wait_for_a_database_that_another_process_has_locked(tmp_path: Path) -> None:
+def test_requests_wait_while_another_process_locks_the_database(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
     with serving(settings_for(tmp_path / "data", model=str(model))) as live, ExitStack() as clients:
         with locked(tmp_path / "data"):
             load = clients.enter_context(Load(live.url))
             time.sleep(2)
             assert load.answered == [[]] * 8, "answered before it was recorded"
-        load.everybody_is_answered()
+        load.wait_for_all_clients()
     assert load.refused == []
-    load.must_be_among([turn["id"] for turn in recorded(tmp_path / "data")])
+    load.check_record([turn["id"] for turn in recorded(tmp_path / "data")])
 
 
-def test_a_lock_that_stays_gives_503_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+def test_a_long_lock_gives_503_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
     url = f"sqlite:///{tmp_path / 'data' / 'upturn.db'}?timeout=1"
     with serving(settings_for(tmp_path / "data", model=str(model), database_url=url)) as live:
@@ -240,14 +240,14 @@ def test_a_lock_that_stays_gives_503_and_leaves_nothing_half_written(tmp_path: P
             with pytest.raises(openai.APIError) as cut:
                 list(api.chat.completions.create(model="policy", messages=ASK, stream=True))
             assert refused.value.code == cut.value.code == "database_unavailable"
-        load.must_have_been_told()
+        load.check_refusals()
         assert load.answered == [[]] * 16 and recorded(tmp_path / "data") == []
         assert api.chat.completions.create(model="policy", messages=ASK).choices[0].message.content == "Hello there."
         (turn,) = live.client.episode(opened.id).turns
         assert len(turn.token_ids) == turn.prompt_tokens + turn.completion_tokens
 
 
-def test_what_could_not_be_written_is_not_taken_for_done(tmp_path: Path) -> None:
+def test_a_failed_write_is_not_treated_as_done(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
     url = f"sqlite:///{tmp_path / 'data' / 'upturn.db'}?timeout=0.1"
     task = family("textcraft").tasks("train")[0]
@@ -268,7 +268,7 @@ def test_what_could_not_be_written_is_not_taken_for_done(tmp_path: Path) -> None
 
 
 @pytest.mark.postgres
-def test_a_postgresql_that_crashes_and_comes_back_loses_no_answered_turn(tmp_path: Path) -> None:
+def test_a_postgresql_crash_and_restart_loses_no_answered_turn(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
     with (
         running_postgres() as postgres,
@@ -276,14 +276,14 @@ def test_a_postgresql_that_crashes_and_comes_back_loses_no_answered_turn(tmp_pat
     ):
         with Load(live.url) as load:
             for how in (signal.SIGQUIT, signal.SIGINT):
-                load.everybody_is_answered()
+                load.wait_for_all_clients()
                 before = len(load.refused)
                 postgres.stop(how)
                 until(lambda before=before: len(load.refused) > before + 40, "too few requests were refused")
                 postgres.start()
-                load.everybody_is_answered()
-        load.must_have_been_told()
+                load.wait_for_all_clients()
+        load.check_refusals()
         with live.parts.database.read() as session:
-            load.must_be_among(list(session.scalars(sa.select(TurnRow.id))))
+            load.check_record(list(session.scalars(sa.select(TurnRow.id))))
             asked = [json.dumps(messages) for messages in session.scalars(sa.select(TurnRow.messages))]
         assert len(asked) == len(set(asked)), "a request was recorded twice"

@@ -1,4 +1,4 @@
-"""The same code on PostgreSQL: a real server, started by the test from Debian's package."""
+"""The same code on PostgreSQL: a real server from Debian's package, started by the tests."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def url(postgres: str) -> Iterator[str]:
     database.close()
 
 
-def test_the_tables_in_the_code_are_those_of_the_revisions(url: str) -> None:
+def test_the_tables_in_the_code_match_the_revisions(url: str) -> None:
     database = Database(url)
     migrations.upgrade(database.writer)
     migrations.upgrade(database.writer)
@@ -50,7 +50,7 @@ def test_the_tables_in_the_code_are_those_of_the_revisions(url: str) -> None:
     database.close()
 
 
-def test_the_whole_line_runs_on_postgresql(url: str, tmp_path: Path) -> None:
+def test_from_chat_to_the_next_version_on_postgresql(url: str, tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
     tasks = family("textcraft").tasks("test")[:2]
     with serving(settings_for(tmp_path / "data", model=str(model), database_url=url)) as live:
@@ -81,7 +81,7 @@ def test_two_servers_on_one_database_share_the_record_and_admit_one_run(url: str
         assert second.client.claim_run(RunClaim(learner="b")) is None
 
 
-def test_a_reward_sent_to_two_servers_at_once_counts_once_and_both_know_the_rules(url: str, tmp_path: Path) -> None:
+def test_a_reward_sent_to_two_servers_at_once_counts_once_and_both_apply_the_rules(url: str, tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
     scorers = RewardSettings(functions={"length": FunctionSettings(function="tests.support.reward_functions:length")})
     one = settings_for(tmp_path / "one", model=str(model), database_url=url, rewards=scorers)
@@ -112,12 +112,12 @@ def test_a_reward_sent_to_two_servers_at_once_counts_once_and_both_know_the_rule
         }
 
 
-def test_the_urls_that_hosters_give_mean_psycopg() -> None:
+def test_common_url_schemes_select_psycopg() -> None:
     for scheme in ("postgres", "postgresql"):
         assert normalize_url(f"{scheme}://u:p@h/d") == "postgresql+psycopg://u:p@h/d"
 
 
-def test_a_run_takes_what_it_declares_on_postgresql(url: str, tmp_path: Path) -> None:
+def test_a_batch_contains_what_its_run_declares_on_postgresql(url: str, tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
     with serving(settings_for(tmp_path / "data", model=str(model), database_url=url)) as live:
         rewarded(live, "elsewhere")

@@ -1,4 +1,4 @@
-"""Privacy: what must not be trained is not, what is erased is gone, and what was trained on it can be asked."""
+"""Privacy: opting out of training, erasing episodes, and tracing where they were trained."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def client(live: Live, key: str) -> Client:
 
 def rows(live: Live, query: str) -> list[tuple[object, ...]]:
     with sqlite3.connect(live.parts.settings.data_dir / "upturn.db") as connection:
-        found = connection.execute(query).fetchall()
+        result = connection.execute(query).fetchall()
     connection.close()
-    return found
+    return result
 
 
 def gone(live: Live, episode_id: str) -> bool:
@@ -41,9 +41,9 @@ def gone(live: Live, episode_id: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("said", ["1", "true", "Yes"])
-def test_a_caller_that_forbids_training_is_never_trained_on(live: Live, said: str) -> None:
-    headers = {"x-no-train": said}
+@pytest.mark.parametrize("value", ["1", "true", "Yes"])
+def test_episodes_of_a_caller_that_forbids_training_are_never_trained_on(live: Live, value: str) -> None:
+    headers = {"x-no-train": value}
     opened = live.http.post("/v1/episodes", json={"group": "g"}, headers=headers).json()
     live.openai(key=opened["key"]).chat.completions.create(model="policy", messages=ASK)
     chatted = (
@@ -64,13 +64,13 @@ def test_a_caller_that_forbids_training_is_never_trained_on(live: Live, said: st
     assert {s.episode_id for s in lease(live, claim(live)).samples} == {first, second}
 
 
-@pytest.mark.parametrize("said", ["0", "false", "", "no"])
-def test_a_caller_that_does_not_forbid_training_may_be_trained_on(live: Live, said: str) -> None:
-    opened = live.http.post("/v1/episodes", json={}, headers={"x-no-train": said}).json()
+@pytest.mark.parametrize("value", ["0", "false", "", "no"])
+def test_episodes_of_a_caller_that_does_not_forbid_training_are_trainable(live: Live, value: str) -> None:
+    opened = live.http.post("/v1/episodes", json={}, headers={"x-no-train": value}).json()
     assert live.client.episode(opened["id"]).trainable
 
 
-def test_an_episode_says_where_it_was_trained_and_its_batch_counts_it_after_it_is_gone(live: Live) -> None:
+def test_an_episode_names_its_learner_steps_and_its_batch_counts_it_after_erasure(live: Live) -> None:
     one, two = reward_two(live)
     assert live.client.trained(one).data == []
     run_id = claim(live)
@@ -108,7 +108,7 @@ def test_an_episode_says_where_it_was_trained_and_its_batch_counts_it_after_it_i
     assert live.client.run(run_id).steps[0].policy_version == 1
 
 
-def test_everything_that_a_key_opened_is_erased_and_nothing_else(live: Live) -> None:
+def test_erasing_a_keys_episodes_erases_all_of_them_and_no_others(live: Live) -> None:
     mine, other = client(live, "mine"), client(live, "other")
     task = family("textcraft").tasks("train")[0]
     kept = other.open_episode(EpisodeOpen())
@@ -146,7 +146,7 @@ def test_a_turn_in_progress_is_not_recorded_after_its_episode_is_erased(tmp_path
         talking.start()
         deadline = time.monotonic() + 60
         while not (episode := live.parts.episodes._open.get(opened.id)) or not episode.answering:
-            assert time.monotonic() < deadline, "the turn begins"
+            assert time.monotonic() < deadline, "the turn did not begin"
             time.sleep(0.01)
         live.client.erase_episode(opened.id)
         talking.join(timeout=120)
@@ -155,7 +155,7 @@ def test_a_turn_in_progress_is_not_recorded_after_its_episode_is_erased(tmp_path
             assert rows(live, f"select count(*) from {table}") == [(0,)]
 
 
-def test_retention_erases_what_ended_too_long_ago_and_never_an_open_episode(live: Live) -> None:
+def test_retention_erases_expired_episodes_and_never_an_open_one(live: Live) -> None:
     ended = [live.client.open_episode(EpisodeOpen()).id for _ in range(45)]
     still_open = live.client.open_episode(EpisodeOpen()).id
     for episode_id in ended:
@@ -171,7 +171,7 @@ def test_retention_erases_what_ended_too_long_ago_and_never_an_open_episode(live
     assert rows(live, "select id from episode") == [(still_open,)]
 
 
-def test_a_server_that_starts_erases_what_is_too_old(tmp_path: Path) -> None:
+def test_a_starting_server_erases_expired_episodes(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
     with serving(settings_for(tmp_path / "data", model=str(model))) as live:
         old, still_open = (live.client.open_episode(EpisodeOpen()).id for _ in range(2))
@@ -179,6 +179,6 @@ def test_a_server_that_starts_erases_what_is_too_old(tmp_path: Path) -> None:
     with serving(settings_for(tmp_path / "data", model=str(model), retention_days=1e-9)) as live:
         deadline = time.monotonic() + 120
         while not gone(live, old):
-            assert time.monotonic() < deadline, "the job runs at the start"
+            assert time.monotonic() < deadline, "the job did not run at the start"
             time.sleep(0.05)
         assert not gone(live, still_open)

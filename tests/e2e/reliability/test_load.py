@@ -1,4 +1,4 @@
-"""Many clients at once, slow ones, and ones that go away: everybody is answered, and everything is recorded once."""
+"""Many concurrent clients, slow clients, disconnecting clients: all are answered, and each turn is recorded once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ASK = [{"role": "user", "content": "Hi"}]
 
 
 def raw_stream(url: str, receive_buffer: int | None = None) -> socket.socket:
-    """Ask for a stream over a plain socket."""
+    """Request a stream over a plain socket."""
     address = urlsplit(url)
     body = json.dumps({"model": "policy", "messages": ASK, "stream": True}).encode()
     connection = socket.socket()
@@ -38,14 +38,14 @@ def raw_stream(url: str, receive_buffer: int | None = None) -> socket.socket:
 
 
 def read_until(connection: socket.socket, mark: bytes, at_once: int = 1) -> bytes:
-    """Read until a mark has come, or the end."""
-    seen = bytearray()
-    while mark not in seen[-len(mark) - at_once :] and (part := connection.recv(at_once)):
-        seen += part
-    return bytes(seen)
+    """Read until a mark, or the end of the stream."""
+    received = bytearray()
+    while mark not in received[-len(mark) - at_once :] and (part := connection.recv(at_once)):
+        received += part
+    return bytes(received)
 
 
-async def test_512_requests_at_once_are_all_answered_and_recorded_once(tmp_path: Path) -> None:
+async def test_512_concurrent_requests_are_answered_and_recorded_once(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Twenty or so tokens.", delay_s=0.02)
 
     async def ask(api: openai.AsyncOpenAI, number: int) -> tuple[str, str]:
@@ -73,7 +73,7 @@ async def test_512_requests_at_once_are_all_answered_and_recorded_once(tmp_path:
         assert all(turn["trainable"] for turn in turns)
 
 
-def test_readers_that_read_byte_by_byte_or_not_at_all_hold_up_nobody(tmp_path: Path) -> None:
+def test_slow_and_stalled_readers_delay_no_other_client(tmp_path: Path) -> None:
     long = "A long answer. " * 1000
     model = script(tmp_path / "script", long)
     engine = EngineSettings(kind="scripted", context_tokens=len(long) + 1000)
@@ -88,11 +88,11 @@ def test_readers_that_read_byte_by_byte_or_not_at_all_hold_up_nobody(tmp_path: P
             reader.close()
             events = [json.loads(line[6:]) for line in stream.decode().splitlines() if line.startswith("data: {")]
             assert "".join(e["choices"][0]["delta"].get("content", "") for e in events) == long
-            assert len(stream) > 3_000_000, "not more than the kernel's own buffers take: nobody was slow"
+            assert len(stream) > 3_000_000, "the kernel's buffers held the whole stream: no reader was slow"
         assert all(turn["trainable"] for turn in recorded(tmp_path / "data"))
 
 
-def test_clients_that_disconnect_in_bulk_leave_marked_turns_and_a_free_engine(tmp_path: Path) -> None:
+def test_many_disconnected_clients_leave_marked_turns_and_a_free_engine(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "word " * 2000, delay_s=0.02)
     engine = EngineSettings(kind="scripted", context_tokens=20_000)
     with serving(settings_for(tmp_path / "data", model=str(model), engine=engine)) as live:
@@ -100,17 +100,19 @@ def test_clients_that_disconnect_in_bulk_leave_marked_turns_and_a_free_engine(tm
         for client in leaving:
             read_until(client, b'"content": "w"')
         for number, client in enumerate(leaving):
-            if number % 2:  # Half of them are reset, half say goodbye.
+            if number % 2:  # Half of the connections are reset, half are closed.
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
         until(lambda: len(recorded(tmp_path / "data")) == len(leaving), "turns of clients that left were not recorded")
         turns = recorded(tmp_path / "data")
         assert {turn["untrainable_reason"] for turn in turns} == {"disconnected"}
-        assert all(0 < turn["completion_tokens"] < 10_000 for turn in turns), "the engine went on for nobody"
+        assert all(0 < turn["completion_tokens"] < 10_000 for turn in turns), (
+            "the engine kept sampling without a reader"
+        )
         assert says(live) == "word "
 
 
 def says(live: Live) -> str | None:
-    """What the server answers now."""
+    """Return the server's answer to a short request."""
     answer = live.openai().chat.completions.create(model="policy", messages=ASK, max_tokens=5)
     return answer.choices[0].message.content

@@ -1,4 +1,4 @@
-"""A key's limits, with a clock that the test turns."""
+"""A key's limits, with an injected clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from server.errors import RateLimited
 
 
 class Clock:
-    """A clock that stands still until told otherwise."""
+    """A clock that stands still until a test advances it."""
 
     now = 1000.0
 
@@ -24,7 +24,7 @@ def refused(limits: Limits, limit: Limit) -> int:
     return error.value.retry_after_s
 
 
-def test_as_many_requests_as_a_minute_allows_come_in_a_burst_and_then_evenly() -> None:
+def test_a_minutes_requests_are_allowed_in_a_burst_and_then_refill_evenly() -> None:
     clock = Clock()
     limits, limit = Limits(clock), Limit("k", requests_per_minute=6, max_concurrent=None)
     for _ in range(6):
@@ -41,7 +41,7 @@ def test_as_many_requests_as_a_minute_allows_come_in_a_burst_and_then_evenly() -
     refused(limits, limit)
 
 
-def test_coming_back_when_told_is_enough() -> None:
+def test_a_request_after_the_retry_delay_is_allowed() -> None:
     clock = Clock()
     for rate in (1, 7, 59, 60, 61, 997):
         limits, limit = Limits(clock), Limit("k", requests_per_minute=rate, max_concurrent=None)
@@ -51,7 +51,7 @@ def test_coming_back_when_told_is_enough() -> None:
         limits.enter(limit)
 
 
-def test_requests_at_once_are_counted_until_they_leave() -> None:
+def test_concurrent_requests_count_until_they_leave() -> None:
     limits, limit = Limits(Clock()), Limit("k", requests_per_minute=None, max_concurrent=2)
     limits.enter(limit)
     limits.enter(limit)
@@ -61,7 +61,7 @@ def test_requests_at_once_are_counted_until_they_leave() -> None:
     refused(limits, limit)
 
 
-def test_a_refused_request_uses_nothing_up() -> None:
+def test_a_refused_request_consumes_nothing() -> None:
     limits, limit = Limits(Clock()), Limit("k", requests_per_minute=2, max_concurrent=1)
     limits.enter(limit)
     for _ in range(5):
@@ -70,7 +70,7 @@ def test_a_refused_request_uses_nothing_up() -> None:
     limits.enter(limit)
 
 
-def test_each_key_has_its_own_limits_and_some_have_none() -> None:
+def test_each_key_has_its_own_limits_or_no_limit() -> None:
     limits = Limits(Clock())
     one, two = (Limit(name, requests_per_minute=1, max_concurrent=1) for name in "ab")
     limits.enter(one)

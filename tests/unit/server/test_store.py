@@ -42,7 +42,7 @@ def count(database: Database) -> int:
         return session.scalar(sa.select(sa.func.count()).select_from(PlayRow)) or 0
 
 
-def test_the_tables_in_the_code_are_those_of_the_revisions(database: Database) -> None:
+def test_the_tables_in_the_code_match_the_revisions(database: Database) -> None:
     migrations.check(database.writer, PlayRow.metadata)
 
 
@@ -50,7 +50,7 @@ def test_migrating_twice_changes_nothing(database: Database) -> None:
     migrations.upgrade(database.writer)
 
 
-def test_revisions_lose_no_row_and_no_row_that_points_to_one(tmp_path: Path) -> None:
+def test_revisions_lose_no_row_and_no_referring_row(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'old.db'}")
     migrations.upgrade(database.writer, "0001")
     rows = {
@@ -93,14 +93,14 @@ def test_sqlite_writes_ahead_enforces_foreign_keys_and_syncs_each_commit(databas
     assert read == {"journal_mode": "wal", "foreign_keys": 1, "synchronous": 2}
 
 
-def test_work_that_fails_is_undone_alone(database: Database, writer: Writer) -> None:
+def test_failed_work_is_rolled_back_alone(database: Database, writer: Writer) -> None:
     def fails(session: Session) -> None:
         session.add(play("bad"))
         session.flush()
         raise ValueError("no")
 
     gate = threading.Event()
-    first = writer.submit(lambda _: gate.wait())  # While it waits, the next three gather into one group.
+    first = writer.submit(lambda _: gate.wait())  # While it waits, the next three form one group.
     futures = [writer.submit(work) for work in (lambda s: s.add(play("a")), fails, lambda s: s.add(play("b")))]
     gate.set()
     first.result()
@@ -111,14 +111,14 @@ def test_work_that_fails_is_undone_alone(database: Database, writer: Writer) -> 
     assert count(database) == 2
 
 
-def test_an_answer_comes_only_after_the_commit(database: Database, writer: Writer) -> None:
+def test_work_is_reported_only_after_the_commit(database: Database, writer: Writer) -> None:
     writer.submit(lambda session: session.add(play("a"))).result()
     with sqlite3.connect(str(database.url).removeprefix("sqlite:///")) as other:
         assert other.execute("select count(*) from play").fetchone() == (1,)
     other.close()
 
 
-def test_a_cancelled_waiter_does_not_cancel_the_write(database: Database, writer: Writer) -> None:
+def test_a_canceled_waiter_does_not_cancel_the_write(database: Database, writer: Writer) -> None:
     async def scenario() -> None:
         gate = threading.Event()
         writer.submit(lambda _: gate.wait())
@@ -134,7 +134,7 @@ def test_a_cancelled_waiter_does_not_cancel_the_write(database: Database, writer
     assert count(database) == 1
 
 
-def test_closing_finishes_what_was_handed_in(database: Database) -> None:
+def test_closing_executes_submitted_work(database: Database) -> None:
     writer = Writer(database.writer)
     for position in range(200):
         writer.submit(lambda session, position=position: session.add(play(f"p{position}")))
@@ -144,13 +144,13 @@ def test_closing_finishes_what_was_handed_in(database: Database) -> None:
         writer.submit(lambda _: None)
 
 
-def test_ids_sort_by_time_and_do_not_repeat() -> None:
+def test_ids_sort_by_time_and_are_unique() -> None:
     ids = [new_id("ep") for _ in range(1000)]
     assert len(set(ids)) == 1000
     assert [i[:15] for i in ids] == sorted(i[:15] for i in ids)
 
 
-def test_work_of_one_kind_is_done_together_in_order_and_each_item_has_its_own_outcome(
+def test_work_of_one_kind_is_executed_together_in_order_with_one_outcome_per_item(
     database: Database, writer: Writer
 ) -> None:
     sizes: list[int] = []
@@ -169,12 +169,12 @@ def test_work_of_one_kind_is_done_together_in_order_and_each_item_has_its_own_ou
     assert held.result()
     assert [work.exception() or work.result() for work in (works[0], works[2], last)] == ["a", "b", "c"]
     assert isinstance(works[1].exception(), ValueError)
-    assert between.result() == 0, "nothing is seen before the commit"
-    assert sizes == [3, 1], "what waited together was done together"
+    assert between.result() == 0, "visible before the commit"
+    assert sizes == [3, 1], "waiting works of one kind were not executed together"
     assert count(database) == 3
 
 
-def test_one_item_that_breaks_a_joint_work_fails_alone(database: Database, writer: Writer) -> None:
+def test_an_item_that_breaks_the_joint_work_fails_alone(database: Database, writer: Writer) -> None:
     def add(session: Session, names: list[str]) -> list[str]:
         if "broken" in names:
             raise RuntimeError("broken")
