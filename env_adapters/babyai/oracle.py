@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any
 
-from env_adapters.babyai.family import Level, act, pose_of, sight_of, world_of
+from env_adapters.babyai.level import Level, act, pose_of, sight_of, world_of
 from env_adapters.babyai.text import AHEAD, FORWARD, LEFT, RIGHT, TOGGLE, Move, Pose, World, free, look, opens
 
 MAX_POSES = 20_000

@@ -9,10 +9,9 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from env_adapters.browser.tab import View
+from env_adapters.browser.view import View
 
 TEXT_CHARS = 1000
 """Longest text that is typed; ours."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from env_adapters.browser.actions import TYPED, Action
 from env_adapters.browser.browser import CALL_S, START_S, Browser, BrowserDied, Window
+from env_adapters.browser.view import Target, View
 
 T = TypeVar("T")
 STEP_MS = 2000
@@ -39,30 +39,6 @@ PROBLEMS = {
     "no page": "There is no page to go back to.",
     "end": "There is nothing more to scroll.",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Something on the page that can be acted on."""
-
-    id: int
-    kind: str
-    name: str
-    state: str = ""
-    options: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """A page as text."""
-
-    text: str
-    targets: list[Target]
-    lines: list[str]
-    """All of them, however long the page is."""
-    title: str
-    more: Any = None
-    """What the environment's own script said."""
 
 
 class Tab:

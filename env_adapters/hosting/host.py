@@ -13,11 +13,11 @@ import logging
 from contextlib import suppress
 from typing import Any
 
-from env_adapters import family
 from env_adapters.hosting.instances import MAKE_LIMIT_S, Instance, open_instance
 from env_adapters.hosting.messages import LINE_BYTES, failed, line, read, reset_message, transition_message
 from env_adapters.hosting.workers import Workers
 from env_adapters.protocol import EnvironmentFailure
+from env_adapters.registry import environment_spec
 
 log = logging.getLogger("env_adapters.hosting.host")
 TOKEN_S = 10.0
@@ -138,8 +138,8 @@ class _Connection:
         raise EnvironmentFailure(f"a host cannot {do!r}")
 
     async def _make(self, number: int, name: str) -> None:
-        found = await self._workers.call(lambda: family(name), MAKE_LIMIT_S)
-        self._instances[number] = await open_instance(found, self._workers)
+        spec = await self._workers.call(lambda: environment_spec(name), MAKE_LIMIT_S)
+        self._instances[number] = await open_instance(spec, self._workers)
         self._host.instances += 1
 
     async def _release(self, number: int) -> None:

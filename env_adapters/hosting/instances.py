@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from env_adapters.hosting.workers import EnvironmentTimeout, Workers
-from env_adapters.protocol import Environment, EnvironmentFailure, Family, Reset, Transition
+from env_adapters.protocol import Environment, EnvironmentFailure, EnvironmentSpec, Reset, Transition
 
 T = TypeVar("T")
 log = logging.getLogger("env_adapters.hosting.instances")
@@ -43,15 +43,15 @@ class Instance(Protocol):
         """Release it, once its present call has ended. Calling it twice is allowed."""
 
 
-async def open_instance(family: Family, workers: Workers, *, inline: bool = False) -> Instance:
-    """Make an instance in this process: in the loop itself, or in a thread.
+async def open_instance(spec: EnvironmentSpec, workers: Workers, *, inline: bool = False) -> Instance:
+    """Make an instance in this process, in the event loop (`inline`) or in a thread.
 
     Raises:
-        EnvironmentMissing: something that it needs is not installed.
+        EnvironmentMissing: a package or program that it needs is not installed.
     """
     if inline:
-        return Inline(family.make())
-    return Threaded(await workers.call(family.make, MAKE_LIMIT_S), workers, family.step_timeout_s)
+        return Inline(spec.make())
+    return Threaded(await workers.call(spec.make, MAKE_LIMIT_S), workers, spec.step_timeout_s)
 
 
 class Inline:

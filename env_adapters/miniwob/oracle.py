@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from env_adapters.browser.actions import Action
-from env_adapters.browser.tab import Target, View
+from env_adapters.browser.view import Target, View
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any
 
 from env_adapters.protocol import EnvironmentFailure, Reset, Transition, UnknownTask
-from env_adapters.remote.connection import Http, Place, Play, RemoteFamily, number, place
+from env_adapters.remote.connection import Http, Place, Play, RemoteSpec, number, place
 
 log = logging.getLogger("upturn.environments")
 
@@ -330,7 +330,7 @@ def _strings(text: str) -> list[str]:
     return [item for item in found if isinstance(item, str)]
 
 
-def make_family(argument: str, name: str) -> RemoteFamily:
+def make_spec(argument: str, name: str) -> RemoteSpec:
     """Return the family of `KIND@URL`.
 
     Raises:
@@ -341,4 +341,4 @@ def make_family(argument: str, name: str) -> RemoteFamily:
         raise ValueError(f"AgentGym has no kind {kind!r}; it has {', '.join(KINDS)}")
     where, size = place(url), KINDS[kind].size
     tasks = (f"{kind}/{index}" for index in range(0, size, -(-size // LISTED)))
-    return RemoteFamily(name, f"AgentGym's {kind} at {where}.", tasks, partial(Remote, kind, where))
+    return RemoteSpec(name, f"AgentGym's {kind} at {where}.", tasks, partial(Remote, kind, where))

@@ -21,13 +21,6 @@ from env_adapters.protocol import Environment, EnvironmentFailure, Isolation, Un
 if TYPE_CHECKING:
     import httpx2
 
-KINDS = {
-    "agentgym": "env_adapters.remote.agentgym",
-    "openenv": "env_adapters.remote.openenv",
-    "mcp": "env_adapters.remote.mcp",
-    "search": "env_adapters.search.family",
-}
-"""The protocols, and the module that speaks each. `make_family(argument, name)` of it checks the argument."""
 TIMEOUT_S = 100.0
 """For one answer of the other server; ours. AgentGym's own clients wait 300 s."""
 ANSWER_BYTES = 8 * 2**20
@@ -179,7 +172,7 @@ class Play:
         raise NotImplementedError("this environment does not list its actions")
 
 
-class RemoteFamily:
+class RemoteSpec:
     """The tasks of one server. Listing them asks nobody."""
 
     isolation: Isolation = "thread"

@@ -24,7 +24,7 @@ from env_adapters.protocol import EnvironmentFailure, Reset, Transition
 from env_adapters.remote.connection import (
     Place,
     Play,
-    RemoteFamily,
+    RemoteSpec,
     number,
     place,
     read_action,
@@ -151,7 +151,7 @@ def _read(result: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return (observation if isinstance(observation, str) else said), fields
 
 
-class Mcp(RemoteFamily):
+class Mcp(RemoteSpec):
     """The family of one tool server."""
 
     def __init__(self, name: str, where: Place, end: str | None) -> None:
@@ -186,7 +186,7 @@ class Mcp(RemoteFamily):
         return f"{name} {json.dumps(arguments, ensure_ascii=False)}"
 
 
-def make_family(argument: str, name: str) -> Mcp:
+def make_spec(argument: str, name: str) -> Mcp:
     """Return the family of a server's URL.
 
     Raises:

@@ -22,7 +22,7 @@ from env_adapters.remote.connection import (
     Http,
     Place,
     Play,
-    RemoteFamily,
+    RemoteSpec,
     number,
     parse,
     place,
@@ -190,11 +190,11 @@ def _text(observation: Any) -> str:
     return only if isinstance(only, str) else json.dumps(parts, ensure_ascii=False)
 
 
-def make_family(argument: str, name: str) -> RemoteFamily:
+def make_spec(argument: str, name: str) -> RemoteSpec:
     """Return the family of a server's URL.
 
     Raises:
         ValueError: it is no URL.
     """
     where = place(argument)
-    return RemoteFamily(name, f"The OpenEnv server at {where}.", seed_tasks(), partial(Remote, where))
+    return RemoteSpec(name, f"The OpenEnv server at {where}.", seed_tasks(), partial(Remote, where))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from env_adapters.browser.actions import Action
-from env_adapters.browser.tab import Target, View
+from env_adapters.browser.view import Target, View
 from env_adapters.shop import words
 from env_adapters.shop.database import state
 from env_adapters.shop.tasks import Task

@@ -9,10 +9,10 @@ import asyncio
 import time
 from typing import Any
 
-from env_adapters.play import Message, result_messages
+from env_adapters.calls import Message, result_messages
 from env_adapters.protocol import Reset
 from server.engines.protocol import Engine, SamplingParams
-from server.environments.sessions import Sessions
+from server.environments.open_environments import OpenEnvironments
 from server.errors import EngineError
 from server.recording.episode import Episode
 from server.recording.turns import Ask, Turns
@@ -25,17 +25,17 @@ ENGINE_PATIENCE_S = 120.0  # How long a play waits for an engine that restarts.
 class Players:
     """Takes the turns of played episodes."""
 
-    def __init__(self, engine: Engine, pointers: Pointers, turns: Turns, sessions: Sessions) -> None:
+    def __init__(self, engine: Engine, pointers: Pointers, turns: Turns, environments: OpenEnvironments) -> None:
         self._engine = engine
         self._pointers = pointers
         self._turns = turns
-        self._sessions = sessions
+        self._environments = environments
 
     async def play(self, request: PlayRequest, episode: Episode, reset: Reset, seed: str) -> None:
         """Take turns until the episode ends; `seed` names the episode for a random player."""
         messages: list[Message] = [dict(message) for message in reset.messages]
         environment = episode.environment or request.environment
-        tools = (await self._sessions.instances.family(environment)).tools if request.tools else []
+        tools = (await self._environments.instances.spec(environment)).tools if request.tools else []
         while True:
             said = await self._answer(request, episode, messages, tools, f"{environment}/{seed}")
             result = await self._act(episode, said)
@@ -49,9 +49,9 @@ class Players:
         """Return the next assistant's message, which is recorded."""
         if request.agent != "policy":
             text = (
-                await self._sessions.oracle(episode)
+                await self._environments.oracle(episode)
                 if request.agent == "oracle"
-                else await self._sessions.random(episode, f"{seed}/{episode.steps}")
+                else await self._environments.random(episode, f"{seed}/{episode.steps}")
             )
             await self._turns.demonstrate(episode, messages, text)
             return {"role": "assistant", "content": text}
@@ -66,9 +66,9 @@ class Players:
 
     async def _act(self, episode: Episode, said: Message) -> StepResult:
         if not said.get("tool_calls"):
-            return await self._sessions.step(episode, said["content"])
+            return await self._environments.step(episode, said["content"])
         called = said["tool_calls"][0]["function"]
-        return await self._sessions.call(episode, called["name"], called["arguments"])
+        return await self._environments.call(episode, called["name"], called["arguments"])
 
     async def _wait_for_engine(self) -> None:
         deadline = time.monotonic() + ENGINE_PATIENCE_S

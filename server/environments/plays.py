@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from env_adapters.hosting.messages import class_of, text_of
 from server.engines.protocol import Engine
-from server.environments.instances import find_family
+from server.environments.instances import find_environment
+from server.environments.open_environments import OpenEnvironments
 from server.environments.players import Players
-from server.environments.sessions import Sessions
 from server.errors import BadRequest, Conflict, ContextTooLong, EnvironmentFailed, NotFound, UpturnError
 from server.recording.episode import Episode, Episodes
 from server.recording.transcript import mean
@@ -49,7 +49,7 @@ class Plays:
         engine: Engine,
         pointers: Pointers,
         episodes: Episodes,
-        sessions: Sessions,
+        environments: OpenEnvironments,
         turns: Turns,
         concurrent: int,
     ) -> None:
@@ -58,8 +58,8 @@ class Plays:
         self._engine = engine
         self._pointers = pointers
         self._episodes = episodes
-        self._sessions = sessions
-        self._players = Players(engine, pointers, turns, sessions)
+        self._environments = environments
+        self._players = Players(engine, pointers, turns, environments)
         self._slots = asyncio.Semaphore(concurrent)
         self._running: dict[str, Play] = {}
 
@@ -142,7 +142,7 @@ class Plays:
         request = play.request
         async with self._slots:
             try:
-                held, reset = await self._sessions.prepare(environment, task, request.seed, patient=True)
+                held, reset = await self._environments.prepare(environment, task, request.seed, patient=True)
             except EnvironmentFailed as error:
                 log.warning("an episode of %s could not begin: %s", play.id, error)
                 await self._failed(await self._open(play, environment, task), error.__cause__ or error)
@@ -150,9 +150,9 @@ class Plays:
             try:
                 episode = await self._open(play, environment, task)
             except BaseException:
-                self._sessions.discard(held)
+                self._environments.discard(held)
                 raise
-            self._sessions.attach(episode, held, leased=False)
+            self._environments.attach(episode, held, leased=False)
             await episode.opened()
             try:
                 await self._players.play(request, episode, reset, f"{task}/{request.seed}/{copy}")
@@ -231,7 +231,7 @@ def check_tasks(request: PlayRequest) -> None:
         BadRequest: a task is listed twice, or there are no tools for a policy that shall call some.
     """
     for environment, listed in request.all_tasks.items():
-        env = find_family(environment)
+        env = find_environment(environment)
         if request.tools and (request.agent != "policy" or not env.tools):
             raise BadRequest("only a policy calls tools, and only of an environment that has some", param="tools")
         known = {task for split in env.splits() for task in env.tasks(split)}

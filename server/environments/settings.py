@@ -14,7 +14,7 @@ class EnvironmentSettings(Section):
     """Environments: what there is beside the built-in ones, where they run, and how many at once."""
 
     modules: list[str] = []
-    """Environments of your own: modules with `make_family()`, such as `games.guess`."""
+    """Environments of your own: modules with `make_spec()`, such as `games.guess`."""
     remote: dict[str, str] = {}
     """Environments that run elsewhere, by the name they get here, such as `{"shop": "openenv@http://10.0.0.7:8000"}`."""
     workers: int | None = Field(default=None, ge=0)

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 import migrations
-from env_adapters import family
+from env_adapters import environment_spec
 from server.errors import Unavailable
 from server.store.database import Database
 from server.store.tables import PlayRow, TurnRow
@@ -274,7 +274,7 @@ def test_a_lock_that_stays_gives_503_and_leaves_nothing_half_written(tmp_path: P
 def test_what_could_not_be_written_is_not_taken_for_done(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
     url = f"sqlite:///{tmp_path / 'data' / 'upturn.db'}?timeout=0.1"
-    task = family("textcraft").tasks("train")[0]
+    task = environment_spec("textcraft").tasks("train")[0]
     with serving(settings_for(tmp_path / "data", model=str(model), database_url=url)) as live:
         live_id = live.client.open_episode(EpisodeOpen()).id
         played = live.client.open_episode(EpisodeOpen(environment="textcraft", task=task)).id

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from env_adapters import family
+from env_adapters import environment_spec
 from server.engines.settings import EngineSettings
 from server.training.settings import LearnerSettings
 from tests.support.live import Live, serving, settings_for
@@ -95,7 +95,7 @@ def test_from_a_chat_to_a_step_and_a_swap_so_that_the_next_answer_is_version_1(
 
 
 def test_an_oracle_run_is_recorded_episodes_and_a_version(tmp_path: Path) -> None:
-    tasks = [t for t in family("textcraft").tasks("train") if t.startswith("1/")][:4]
+    tasks = [t for t in environment_spec("textcraft").tasks("train") if t.startswith("1/")][:4]
     with serve_tiny(tmp_path, "local") as live:
         run = live.client.create_run(
             RunRequest(
@@ -117,7 +117,7 @@ def test_an_oracle_run_is_recorded_episodes_and_a_version(tmp_path: Path) -> Non
 
 
 def test_a_learner_that_is_killed_is_started_again_and_its_run_goes_on(tmp_path: Path) -> None:
-    tasks = [t for t in family("textcraft").tasks("train") if t.startswith("1/")][:4]
+    tasks = [t for t in environment_spec("textcraft").tasks("train") if t.startswith("1/")][:4]
     with serve_tiny(tmp_path, "local", nice=5) as live:
         run = live.client.create_run(
             RunRequest(
@@ -150,7 +150,7 @@ def test_a_learner_that_is_killed_is_started_again_and_its_run_goes_on(tmp_path:
 
 
 def test_a_play_is_cut_at_its_horizon_and_counts_as_truncated(tmp_path: Path) -> None:
-    tasks = [t for t in family("textcraft").tasks("test") if t.startswith("1/")][:2]
+    tasks = [t for t in environment_spec("textcraft").tasks("test") if t.startswith("1/")][:2]
     with serve_tiny(tmp_path, "local") as live:
         play = live.client.start_play(
             PlayRequest(

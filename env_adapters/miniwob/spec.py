@@ -16,7 +16,7 @@ from pathlib import Path
 
 from env_adapters.browser import browser
 from env_adapters.browser.actions import Action, instructions, random_action, read_action
-from env_adapters.browser.family import BrowserFamily
+from env_adapters.browser.spec import BrowserSpec
 from env_adapters.browser.tab import Tab
 from env_adapters.browser.web import Request, Response
 from env_adapters.miniwob.oracle import solve
@@ -120,7 +120,7 @@ class MiniWob:
             raise ValueError("this MiniWoB episode is over or has not begun: reset it first")
 
 
-class Pages(BrowserFamily):
+class Pages(BrowserSpec):
     """The family of all pages that can be played as text."""
 
     name = "miniwob"
@@ -173,6 +173,6 @@ def page_file(request: Request) -> Response:
     return _file(request.path)
 
 
-def make_family() -> Pages:
+def make_spec() -> Pages:
     """Return the family."""
     return Pages(all_tasks())

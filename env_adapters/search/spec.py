@@ -102,8 +102,8 @@ def show(hits: Iterable[Hit]) -> str:
 class Inquiry:
     """One instance: a question, and what has been found for it."""
 
-    def __init__(self, family: Search) -> None:
-        self._family = family
+    def __init__(self, spec: Search) -> None:
+        self._spec = spec
         self._question: Question | None = None
         self._missing: list[Support] = []
         """What no passage has shown yet, and was not searched for in its own words."""
@@ -111,10 +111,10 @@ class Inquiry:
 
     def reset(self, task: str, seed: int) -> Reset:
         """Begin with a question. The seed changes nothing."""
-        question = self._family.question(task)
+        question = self._spec.question(task)
         self._question, self._seen = question, question.text.split()
         self._missing = list(question.supports)
-        system = INSTRUCTIONS.format(count=PASSAGES, corpus=self._family.corpus)
+        system = INSTRUCTIONS.format(count=PASSAGES, corpus=self._spec.corpus)
         messages = [{"role": "system", "content": system}, {"role": "user", "content": f"Question: {question.text}"}]
         return Reset(messages, {"question": question.text, "passages": len(question.supports)})
 
@@ -132,7 +132,7 @@ class Inquiry:
         question = self._asked()
         action, words = read_action(text)
         if action == "search":
-            hits = self._family.retriever.search(words, PASSAGES)
+            hits = self._spec.retriever.search(words, PASSAGES)
             self._note(question, words, hits)
             return Transition(show(hits), 0.0, False)
         if action == "answer":
@@ -162,7 +162,7 @@ class Inquiry:
     def random(self, rng: random.Random) -> str:
         """Search for two words of what was read, or answer what is right for some question."""
         if rng.random() < 0.2:
-            return f"<answer>{rng.choice(self._family.guesses)}</answer>"
+            return f"<answer>{rng.choice(self._spec.guesses)}</answer>"
         return f"<search>{rng.choice(self._seen)} {rng.choice(self._seen)}</search>"
 
     def close(self) -> None:
@@ -254,7 +254,7 @@ class Search:
         return Inquiry(self)
 
 
-def make_family(argument: str = "", name: str = "search") -> Search:
+def make_spec(argument: str = "", name: str = "search") -> Search:
     """Return the family of a corpus; without an argument of the Factbook.
 
     The argument is `CORPUS` or `CORPUS,QUESTIONS`: a file of JSON lines or the URL of a `/retrieve`, and a file of

@@ -198,6 +198,6 @@ class TextWorld:
         return Game()
 
 
-def make_family() -> TextWorld:
+def make_spec() -> TextWorld:
     """Return the family."""
     return TextWorld()

@@ -9,7 +9,7 @@ from env_adapters.browser.actions import text_of, tools
 from env_adapters.protocol import Isolation, UnknownTask
 
 
-class BrowserFamily:
+class BrowserSpec:
     """Tasks in two disjoint splits, played by actions on a page's elements."""
 
     name: ClassVar[str]

@@ -207,7 +207,7 @@ class Gymnasium:
         return Game(env, self._id)
 
 
-def make_family(identifier: str) -> Gymnasium:
+def make_spec(identifier: str) -> Gymnasium:
     """Return the family of a registered id.
 
     Raises:

@@ -16,7 +16,7 @@ from functools import cache
 
 from env_adapters.browser import browser
 from env_adapters.browser.actions import instructions, random_action, read_action
-from env_adapters.browser.family import BrowserFamily
+from env_adapters.browser.spec import BrowserSpec
 from env_adapters.browser.tab import Tab
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Reset, Transition, UnknownTask
 from env_adapters.shop import database
@@ -117,7 +117,7 @@ class Shop:
             self._site = None
 
 
-class Shops(BrowserFamily):
+class Shops(BrowserSpec):
     """The family of all templates and numbers."""
 
     name = "shop"
@@ -142,6 +142,6 @@ def all_tasks() -> dict[str, str]:
     return numbered("shop", sorted(TEMPLATES), TASKS_PER_TEMPLATE, TESTS_PER_TEMPLATE)
 
 
-def make_family() -> Shops:
+def make_spec() -> Shops:
     """Return the family."""
     return Shops(all_tasks())

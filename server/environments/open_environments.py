@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from env_adapters.calls import text_of_call
 from env_adapters.hosting.instances import Instance, plain_text
 from env_adapters.hosting.messages import class_of, text_of
-from env_adapters.play import text_of_call
 from env_adapters.protocol import EnvironmentMissing, Reset, Transition, UnknownTask
 from server.environments.health import Healths
-from server.environments.instances import Instances, find_family
+from server.environments.instances import Instances
 from server.environments.settings import EnvironmentSettings
 from server.environments.steps import step_write
 from server.errors import (
@@ -37,8 +37,6 @@ from server.recording.episode import Episode, Episodes
 from server.store.writer import Writer
 from upturn.wire import StepResult
 
-__all__ = ["Held", "Sessions", "find_family"]
-
 T = TypeVar("T")
 log = logging.getLogger("upturn.environments")
 LOOK_S = 15.0
@@ -47,7 +45,7 @@ STOP_S = 10.0  # Environments that do not close in time end with their process.
 
 
 @dataclass(slots=True, eq=False)
-class Held:
+class OpenEnvironment:
     """An environment and the episode it belongs to, once that is open."""
 
     name: str
@@ -59,7 +57,7 @@ class Held:
     """Of its episode at the last look."""
 
 
-class Sessions:
+class OpenEnvironments:
     """The environments of all open episodes."""
 
     def __init__(
@@ -76,8 +74,8 @@ class Sessions:
         self._clock = clock
         self.instances = Instances(settings, log_path)
         self.health = Healths(settings)
-        self._all: set[Held] = set()
-        self._of: dict[str, Held] = {}
+        self._all: set[OpenEnvironment] = set()
+        self._of: dict[str, OpenEnvironment] = {}
         """By episode."""
         self._unwritten: dict[str, tuple[str, dict[str, Any]]] = {}
         """Ends that the database would not take, by episode."""
@@ -87,7 +85,9 @@ class Sessions:
 
     # ------------------------------------------------------------------------------------------ begin and end
 
-    async def prepare(self, name: str, task: str | None, seed: int, *, patient: bool = False) -> tuple[Held, Reset]:
+    async def prepare(
+        self, name: str, task: str | None, seed: int, *, patient: bool = False
+    ) -> tuple[OpenEnvironment, Reset]:
         """Make and reset an environment, before its episode is opened; `patient` waits while all are in use.
 
         Whoever gets it gives it to an episode (`attach`) or back (`discard`).
@@ -100,7 +100,7 @@ class Sessions:
         """
         if task is None:
             raise BadRequest("an episode of an environment needs a task", param="task")
-        await self.instances.family(name)
+        await self.instances.spec(name)
         await self.health.enter(name, patient)
         if self._reaper is None:
             self._reaper = asyncio.create_task(self._reap_again_and_again())
@@ -111,12 +111,12 @@ class Sessions:
             self._keep(self._discard_begun(beginning))
             raise
 
-    def attach(self, episode: Episode, held: Held, *, leased: bool = True) -> None:
+    def attach(self, episode: Episode, held: OpenEnvironment, *, leased: bool = True) -> None:
         """Give an open episode its environment."""
         held.episode, held.leased, held.used_at = episode, leased, self._clock()
         self._of[episode.id] = held
 
-    def discard(self, held: Held) -> None:
+    def discard(self, held: OpenEnvironment) -> None:
         """Close an environment that no episode got."""
         if held in self._all:
             self._all.discard(held)
@@ -155,7 +155,7 @@ class Sessions:
         if episode.environment is None:
             raise Conflict(f"episode {episode.id} has no environment", code="no_environment")
         try:
-            text = text_of_call(await self.instances.family(episode.environment), name, arguments)
+            text = text_of_call(await self.instances.spec(episode.environment), name, arguments)
         except ValueError as error:
             called = arguments if isinstance(arguments, str) else json.dumps(arguments)
             return await self._act(
@@ -192,7 +192,7 @@ class Sessions:
             else:
                 await self._expire(held.episode)
 
-    def _expired(self, held: Held) -> bool:
+    def _expired(self, held: OpenEnvironment) -> bool:
         episode, now = held.episode, self._clock()
         if episode is not None and (episode.turns != held.turns or episode.answering or episode.stepping.locked()):
             held.turns, held.used_at = episode.turns, now
@@ -217,10 +217,10 @@ class Sessions:
 
     # ------------------------------------------------------------------------------------------------- the rest
 
-    async def _begin(self, name: str, task: str, seed: int) -> tuple[Held, Reset]:
+    async def _begin(self, name: str, task: str, seed: int) -> tuple[OpenEnvironment, Reset]:
         held = None
         try:
-            held = Held(name, await self.instances.make(name), self._clock())
+            held = OpenEnvironment(name, await self.instances.make(name), self._clock())
             reset = await held.instance.reset(task, seed)
         except Exception as error:
             if held is None:
@@ -239,11 +239,11 @@ class Sessions:
         self._all.add(held)
         return held, reset
 
-    async def _discard_begun(self, beginning: asyncio.Task[tuple[Held, Reset]]) -> None:
+    async def _discard_begun(self, beginning: asyncio.Task[tuple[OpenEnvironment, Reset]]) -> None:
         with suppress(UpturnError):  # It did not begin.
             self.discard((await beginning)[0])
 
-    async def _close(self, held: Held) -> None:
+    async def _close(self, held: OpenEnvironment) -> None:
         try:
             await held.instance.close()
         except Exception as error:
@@ -297,7 +297,7 @@ class Sessions:
 
         return await self._ask(episode, held, suggested())
 
-    async def _ask(self, episode: Episode, held: Held, answer: Awaitable[T]) -> T:
+    async def _ask(self, episode: Episode, held: OpenEnvironment, answer: Awaitable[T]) -> T:
         try:
             return await answer
         except UpturnError:
