@@ -99,7 +99,7 @@ class Registry:
         `search@CORPUS,QUESTIONS` names a local search environment over another corpus. Nothing connects yet.
 
         Raises:
-            ValueError: the address has none of these forms, or the name is malformed or taken.
+            ValueError: the address is malformed, or the name is malformed or taken.
         """
         protocol, argument = re.fullmatch(r"(\w*)[:@]?(.*)", address, re.DOTALL).groups()  # type: ignore[union-attr]
         if protocol not in self._protocols:

@@ -29,7 +29,7 @@ class SimpleSpec:
         return None
 
     def text_of(self, name: str, arguments: dict[str, Any]) -> str:
-        """Reject every call: there are no tools."""
+        """Reject every call: the environment has no tools."""
         raise ValueError(f"{self.name} has no tool {name!r}")
 
     def splits(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where each environment runs: in the event loop, in a thread of this process, or in a host process."""
+"""Makes environment instances where they run: in the event loop, in a thread of this process, or in a host process."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from env_adapters import REGISTRY, environment_spec
 from env_adapters.gymnasium.spec import TASKS, read_action
-from env_adapters.gymnasium.text import LONGEST, describe, read, show, uncoloured
+from env_adapters.gymnasium.text import LONGEST, describe, read, show, without_colors
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Transition, UnknownTask
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +116,7 @@ def test_a_drawing_shows_in_brackets_what_a_terminal_shows_in_colour() -> None:
     assert [m["role"] for m in reset.messages] == ["system", "user"]
     assert reset.messages[0]["content"].endswith("Answer with one action only: left | down | right | up")
     assert reset.messages[1]["content"] == "[S]FFF\nFHFH\nFFFH\nHFFG"
-    assert uncoloured("\x1b[43m \x1b[0m|\x1b[34;1mR\x1b[0m|\x1b[35mB\x1b[0m\n") == "[ ]|(R)|<B>"
+    assert without_colors("\x1b[43m \x1b[0m|\x1b[34;1mR\x1b[0m|\x1b[35mB\x1b[0m\n") == "[ ]|(R)|<B>"
 
 
 def test_rewards_are_the_environments_own_and_the_verdict_is_by_the_return() -> None:

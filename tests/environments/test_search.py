@@ -21,7 +21,7 @@ from env_adapters.search.corpus import Factbook, JsonLines
 from env_adapters.search.facts import entries
 from env_adapters.search.index import Index, build
 from env_adapters.search.questions import MORE, Question, factbook_questions
-from env_adapters.search.spec import Inquiry, Search, f1, make_spec, normalised, read_action
+from env_adapters.search.spec import Inquiry, Search, f1, make_spec, normalized, read_action
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = {question.task: question for question in factbook_questions()}
@@ -214,7 +214,7 @@ def test_the_action_is_found_in_an_answer(text: str, action: tuple[str, str]) ->
 
 
 def test_answers_are_compared_as_squad_does() -> None:
-    assert normalised(" The  United-States, of A mérica!") == "unitedstates of merica"
+    assert normalized(" The  United-States, of A mérica!") == "unitedstates of merica"
     assert f1("the dollar of Guyana", "Guyanese dollar") == pytest.approx(0.4)
     assert f1("euros", "yen") == 0.0
 
