@@ -32,9 +32,9 @@ from benchmarks.support.agentgym_peer import PEERS, Theirs
 from benchmarks.support.episodes_load import Connection, Measured, Ours, Script, measure
 from clients.demo.machine import machine
 from clients.demo.server_process import ServerProcess, free_port
-from env_adapters import family, names
+from env_adapters import REGISTRY, environment_spec
 from env_adapters.play import Oracle, Player, RandomPlayer, play
-from env_adapters.protocol import Family
+from env_adapters.protocol import EnvironmentSpec
 
 EPISODES = 64
 SERVER = ["--engine.kind", "scripted", "--weights", "full", "--no-learner.start"]
@@ -57,7 +57,7 @@ class Size:
 FULL, QUICK = Size(10.0, 50, 20), Size(1.0, 4, 6, 1)
 
 
-def success(found: Family, policy: str, size: Size) -> dict[str, float] | None:
+def success(found: EnvironmentSpec, policy: str, size: Size) -> dict[str, float] | None:
     """Play some tasks without the server; None where the environment has no solver."""
     tasks = found.tasks("train")
     chosen = [tasks[number * len(tasks) // size.tasks % len(tasks)] for number in range(size.tasks)]
@@ -75,7 +75,7 @@ def success(found: Family, policy: str, size: Size) -> dict[str, float] | None:
     }
 
 
-def scripts(found: Family, size: Size) -> list[Script]:
+def scripts(found: EnvironmentSpec, size: Size) -> list[Script]:
     """Return what the episodes do: as a random player, in episodes that luck does not end."""
     made: list[Script] = []
     tasks = found.tasks("train")
@@ -96,7 +96,7 @@ def scripts(found: Family, size: Size) -> list[Script]:
     return [Script(script.task, script.seed, script.actions) for script in made] or [_still(found, size)]
 
 
-def _still(found: Family, size: Size) -> Script:
+def _still(found: EnvironmentSpec, size: Size) -> Script:
     """Return an episode of invalid answers, where luck ends every other one."""
     return Script(found.tasks("train")[0], 0, ["?"] * size.steps)
 
@@ -136,7 +136,7 @@ async def through_rest(name: str, made: Sequence[Script], size: Size) -> dict[st
 
 async def against_agentgym(name: str, checkout: Path, python: Path, size: Size) -> dict[str, Any]:
     """Measure ours and AgentGym's server in turn, doing the same."""
-    peer, task = PEERS[name], family(name).tasks("train")[0]
+    peer, task = PEERS[name], environment_spec(name).tasks("train")[0]
     made = [Script(task, seed, (peer.actions * size.steps)[: size.steps]) for seed in range(peer.at_once)]
     rates: dict[str, list[Measured]] = {"ours": [], "theirs": []}
     with (
@@ -155,7 +155,7 @@ async def against_agentgym(name: str, checkout: Path, python: Path, size: Size) 
 
 def measured(name: str, size: Size, checkout: Path | None, python: Path | None) -> dict[str, Any]:
     """Measure everything of one environment."""
-    found = family(name)
+    found = environment_spec(name)
     row: dict[str, Any] = {"environment": name, "isolation": found.isolation}
     for policy in ("oracle", "random"):
         _tell(f"{name}: {policy}")
@@ -199,7 +199,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
-    chosen = arguments.only or [name for name in names() if family(name).missing() is None]
+    chosen = arguments.only or [name for name in REGISTRY.names() if environment_spec(name).missing() is None]
     python = agentgym_peer.installed(arguments.venv_dir) if arguments.agentgym else None
     rows = [measured(name, size, arguments.agentgym, python) for name in chosen]
     print(f"{machine()}; every step synced into SQLite; the load on the same machine")

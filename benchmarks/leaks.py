@@ -26,7 +26,7 @@ from benchmarks.environments import SERVER, memory_mib
 from benchmarks.support.episodes_load import Connection
 from clients.demo.machine import machine
 from clients.demo.server_process import ServerProcess, free_port
-from env_adapters import family
+from env_adapters import environment_spec
 
 ALLOWED_MIB = 24.0
 """What the memory may grow by; ours: SQLite's own cache fills up to 2 MB for each of its connections."""
@@ -64,7 +64,7 @@ async def behave(url: str, environment: str, task: str, until: float) -> dict[st
 
 async def leak(url: str, server: psutil.Process, arguments: argparse.Namespace) -> dict[str, Any]:
     """Leak for some minutes; return what was seen."""
-    tasks = family(arguments.environment).tasks("train")
+    tasks = environment_spec(arguments.environment).tasks("train")
     began, statuses, memory, open_now = time.monotonic(), dict[int, int](), [memory_mib(server)], list[int]()
     until = began + 60 * arguments.minutes
     good = asyncio.create_task(behave(url, arguments.environment, tasks[0], until))

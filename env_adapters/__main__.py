@@ -1,8 +1,7 @@
-"""`python -m env_adapters`: list environments and their tasks, play one here, or serve them to servers elsewhere."""
+"""`python -m env_adapters`: list environments and their tasks, play one here, or host them for other machines."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import ipaddress
 import json
@@ -11,139 +10,200 @@ import signal
 import statistics
 import sys
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Annotated
 
-from env_adapters import family, kinds, names, register_modules
+import typer
+
 from env_adapters.hosting.host import Host
 from env_adapters.play import ChatModel, Oracle, Played, Player, RandomPlayer, play
-from env_adapters.protocol import EnvironmentFailure, Family, UnknownTask
+from env_adapters.protocol import EnvironmentFailure, EnvironmentSpec, UnknownTask
+from env_adapters.registry import REGISTRY, environment_spec
 
 STOP_S = 5.0
-"""How long a host that was told to stop may take to close its instances."""
+"""How long a stopping host waits for its instances to close."""
+PROGRAM = "python -m env_adapters"
+app = typer.Typer(
+    name=PROGRAM,
+    help="List environments and their tasks, play one here, or host them for servers on other machines.",
+    epilog="Environments of your own: docs/environments.md.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Modules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--module",
+        metavar="PACKAGE.MODULE",
+        help="Add an environment of your own: a module with make_spec(). Repeatable.",
+    ),
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Environment, such as textcraft or gymnasium:CartPole-v1.")]
+
+
+class Policy(StrEnum):
+    """Who plays."""
+
+    ORACLE = "oracle"
+    RANDOM = "random"
+    OPENAI = "openai"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The model of `--policy openai`."""
+
+    base_url: str
+    name: str
+    key: str
+    tools: bool
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command; return its exit code."""
-    chosen = _parser().parse_args(arguments)
+    """Run one command; return its exit code: 1 for a failure, 2 for wrong usage."""
     try:
-        register_modules(chosen.module)
-        status: int = chosen.run(chosen)
-        return status
+        app(arguments, prog_name=PROGRAM)
+    except SystemExit as stopped:
+        return stopped.code if isinstance(stopped.code, int) else 1
     except (UnknownTask, EnvironmentFailure, ImportError, ValueError) as error:
         print(error.args[0] if error.args else repr(error), file=sys.stderr)
         return 1
-    except NotImplementedError:
-        print(f"{chosen.name} has no solver: try --policy random", file=sys.stderr)
-        return 1
+    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m env_adapters", description=__doc__)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--module",
-        action="append",
-        default=[],
-        metavar="PACKAGE.MODULE",
-        help="an environment of your own, see docs/environments.md; may be given several times",
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    listing = commands.add_parser("list", parents=[common], help="what there is, and what has to be installed for it")
-    listing.set_defaults(run=_list)
-
-    tasks = commands.add_parser("tasks", parents=[common], help="names of an environment's tasks, one a line")
-    tasks.add_argument("name", help="such as textcraft")
-    tasks.add_argument("--split", default="train", help="train or test; default %(default)s")
-    tasks.set_defaults(run=_tasks)
-
-    player = commands.add_parser("play", parents=[common], help="play episodes and print what was said and done")
-    player.add_argument("name", help="such as textcraft")
-    player.add_argument("--task", help="its name; default: tasks spread over the split")
-    player.add_argument("--split", default="train", help="where tasks come from; default %(default)s")
-    player.add_argument("--seed", type=int, default=0, help="of the first episode; the others count up from it")
-    player.add_argument("--episodes", type=int, default=1, metavar="K", help="how many; default %(default)s")
-    player.add_argument("--horizon", type=int, default=50, metavar="N", help="most steps of one; default %(default)s")
-    player.add_argument(
-        "--policy",
-        choices=["oracle", "random", "openai"],
-        default="oracle",
-        help="the environment's own solver (the default), a random player, or a model by --base-url",
-    )
-    player.add_argument("--base-url", default="http://127.0.0.1:8000/v1", help="of openai; default %(default)s")
-    player.add_argument("--model", default="policy", help="of openai; default %(default)s")
-    player.add_argument(
-        "--key", default=os.environ.get("OPENAI_API_KEY", "any"), help="of openai; default: OPENAI_API_KEY"
-    )
-    player.add_argument("--tools", action="store_true", help="openai: offer the actions as tools")
-    player.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    player.set_defaults(run=_play)
-
-    serve = commands.add_parser("serve", parents=[common], help="run environments for servers on other machines")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on; default %(default)s")
-    serve.add_argument("--port", type=int, default=8200, help="0 takes a free one; default %(default)s")
-    serve.add_argument("--token-file", type=Path, help="a secret that callers must know; required unless on loopback")
-    serve.set_defaults(run=_serve)
-    return parser
-
-
-def _list(chosen: argparse.Namespace) -> int:
-    for name in names():
+def _print_version(wanted: bool) -> None:
+    if wanted:
         try:
-            found = family(name)
-            tasks = ", ".join(f"{len(found.tasks(split))} {split}" for split in found.splits())
+            print(version("upturn-server"))
+        except PackageNotFoundError:
+            print("unknown")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+@app.command("list")
+def list_environments(module: Modules = None) -> None:
+    """List environments, their tasks, and what to install for them."""
+    REGISTRY.add_modules(module or [])
+    for name in REGISTRY.names():
+        try:
+            spec = environment_spec(name)
+            tasks = ", ".join(f"{len(spec.tasks(split))} {split}" for split in spec.splits())
         except (EnvironmentFailure, ImportError) as error:
             print(f"{name:<12} cannot be loaded: {error}")
             continue
-        print(f"{name:<12} {found.isolation:<7} {tasks:<24} {found.description}")
-        if (missing := found.missing()) is not None:
+        print(f"{name:<12} {spec.isolation:<7} {tasks:<24} {spec.description}")
+        if (missing := spec.missing()) is not None:
             print(f"{'':<12} needs: {missing}")
-    for kind in kinds():
-        print(f"{kind + ':ID':<12} takes an argument after the colon")
-    return 0
+    for name in REGISTRY.parametric():
+        print(f"{name + ':ID':<12} takes an argument after the colon")
 
 
-def _tasks(chosen: argparse.Namespace) -> int:
-    for task in family(chosen.name).tasks(chosen.split):
+@app.command("tasks")
+def list_tasks(
+    name: Name,
+    split: Annotated[str, typer.Option(help="Split, usually train or test.")] = "train",
+    module: Modules = None,
+) -> None:
+    """Print the names of an environment's tasks, one per line."""
+    REGISTRY.add_modules(module or [])
+    for task in environment_spec(name).tasks(split):
         print(task)
-    return 0
 
 
-def _play(chosen: argparse.Namespace) -> int:
-    found = family(chosen.name)
-    if (missing := found.missing()) is not None:
-        print(f"{chosen.name} needs: {missing}", file=sys.stderr)
-        return 1
-    tell = (lambda _: None) if chosen.json else print
+@app.command("play")
+def play_episodes(
+    name: Name,
+    task: Annotated[str | None, typer.Option(help="Task to play. Default: tasks spread evenly over the split.")] = None,
+    split: Annotated[str, typer.Option(help="Split that tasks are taken from.")] = "train",
+    seed: Annotated[int, typer.Option(help="Seed of the first episode; further episodes count up from it.")] = 0,
+    episodes: Annotated[int, typer.Option(metavar="K", help="Number of episodes.")] = 1,
+    horizon: Annotated[int, typer.Option(metavar="N", help="Maximum number of steps per episode.")] = 50,
+    policy: Annotated[
+        Policy,
+        typer.Option(help="The environment's own solver, a random player, or a model at --base-url."),
+    ] = Policy.ORACLE,
+    base_url: Annotated[str, typer.Option(help="With openai: URL of the API.")] = "http://127.0.0.1:8000/v1",
+    model: Annotated[str, typer.Option(help="With openai: name of the model.")] = "policy",
+    key: Annotated[
+        str, typer.Option(envvar="OPENAI_API_KEY", show_default=False, help="With openai: API key.")
+    ] = "any",
+    tools: Annotated[bool, typer.Option("--tools", help="With openai: offer the actions as tools.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a transcript.")] = False,
+    module: Modules = None,
+) -> None:
+    """Play episodes and print the transcript."""
+    REGISTRY.add_modules(module or [])
+    spec = environment_spec(name)
+    if (missing := spec.missing()) is not None:
+        print(f"{name} needs: {missing}", file=sys.stderr)
+        raise typer.Exit(1)
+    tell = (lambda _: None) if as_json else print
+    chat = Model(base_url, model, key, tools)
     played = []
-    for episode, task in enumerate(_chosen_tasks(found, chosen)):
-        seed = chosen.seed + episode
-        tell(f"== {chosen.name} {task} seed {seed}")
-        with closing(_player(found, chosen, f"{chosen.name}/{task}/{seed}")) as player:
-            played.append(play(found, task, seed, player, chosen.horizon, tell))
+    try:
+        for episode, chosen in enumerate(_chosen_tasks(spec, task, split, episodes)):
+            tell(f"== {name} {chosen} seed {seed + episode}")
+            with closing(_player(policy, spec, chat, f"{name}/{chosen}/{seed + episode}")) as player:
+                played.append(play(spec, chosen, seed + episode, player, horizon, tell))
+    except NotImplementedError as error:
+        lacks = "has no solver" if policy is Policy.ORACLE else "does not list its actions"
+        other = Policy.RANDOM if policy is Policy.ORACLE else Policy.OPENAI
+        print(f"{name} {lacks}: try --policy {other.value}", file=sys.stderr)
+        raise typer.Exit(1) from error
     summary = _summary(played)
-    if chosen.json:
+    if as_json:
         print(json.dumps({**summary, "played": [asdict(one) for one in played]}))
     elif len(played) > 1:
         print(
             f"== {summary['success']:.1%} success, mean reward {summary['mean_reward']:.3f}, "
             f"median {summary['median_steps']:g} steps, {len(played)} episodes"
         )
-    return 0
 
 
-def _chosen_tasks(found: Family, chosen: argparse.Namespace) -> list[str]:
-    if chosen.task is not None:
-        return [chosen.task] * chosen.episodes
-    tasks = found.tasks(chosen.split)
-    return [tasks[number * len(tasks) // chosen.episodes % len(tasks)] for number in range(chosen.episodes)]
+@app.command("serve")
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8200,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with a secret that callers must send; required unless on loopback.")
+    ] = None,
+    module: Modules = None,
+) -> None:
+    """Run environments for servers on other machines."""
+    REGISTRY.add_modules(module or [])
+    token = token_file.read_text().strip() if token_file else None
+    if not token and not _is_loopback(host):
+        print(f"{host} is reachable from other machines: give --token-file", file=sys.stderr)
+        raise typer.Exit(2)
+    asyncio.run(_serve(host, port, token or None))
 
 
-def _player(found: Family, chosen: argparse.Namespace, seed: str) -> Player:
-    if chosen.policy == "openai":
-        return ChatModel(chosen.base_url, chosen.model, chosen.key, found.tools if chosen.tools else [])
-    return Oracle() if chosen.policy == "oracle" else RandomPlayer(seed)
+def _chosen_tasks(spec: EnvironmentSpec, task: str | None, split: str, episodes: int) -> list[str]:
+    if task is not None:
+        return [task] * episodes
+    tasks = spec.tasks(split)
+    return [tasks[number * len(tasks) // episodes % len(tasks)] for number in range(episodes)]
+
+
+def _player(policy: Policy, spec: EnvironmentSpec, model: Model, seed: str) -> Player:
+    if policy is Policy.OPENAI:
+        return ChatModel(model.base_url, model.name, model.key, spec.tools if model.tools else [])
+    return Oracle() if policy is Policy.ORACLE else RandomPlayer(seed)
 
 
 def _summary(played: list[Played]) -> dict[str, float]:
@@ -155,22 +215,13 @@ def _summary(played: list[Played]) -> dict[str, float]:
     }
 
 
-def _serve(chosen: argparse.Namespace) -> int:
-    token = chosen.token_file.read_text().strip() if chosen.token_file else None
-    if not token and not _is_loopback(chosen.host):
-        print(f"{chosen.host} can be reached from other machines: give --token-file", file=sys.stderr)
-        return 2
-    asyncio.run(_serving(chosen.host, chosen.port, token or None))
-    return 0
-
-
-async def _serving(address: str, port: int, token: str | None) -> None:
+async def _serve(address: str, port: int, token: str | None) -> None:
     host, stopped = Host(token), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     port = await host.start(address, port)
     print(f"env_adapters: {address}:{port}", flush=True)
-    os.dup2(2, 1)  # What environments print is for the log: nobody reads on here.
+    os.dup2(2, 1)  # Environments that print must write to the log: nothing reads stdout after the first line.
     await stopped.wait()
     try:
         await asyncio.wait_for(host.close(), STOP_S)
@@ -188,5 +239,5 @@ def _is_loopback(host: str) -> bool:
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except BrokenPipeError:  # `| head` has seen enough.
+    except BrokenPipeError:  # The reader, such as `head`, has closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,15 +1,15 @@
-"""Finding the action in a model's answer, for environments whose action is one line of text."""
+"""Finds the action in a model's answer, for environments whose actions are one line of text."""
 
 from __future__ import annotations
 
 import re
 
 DRESS = " \t`'\"*>."
-"""What models put around an action."""
+"""Characters that models put around an action."""
 
 
 def read_action(text: str) -> str:
-    """Return what follows the first `Action:` of an answer, else its first line that is not empty, in small letters."""
+    """Return the text after the first `Action:` of an answer, otherwise its first non-empty line, in lowercase."""
     lines = [line for line in (line.strip(DRESS) for line in text.splitlines()) if line]
     for at, line in enumerate(lines):
         if found := re.match(r"action\W*:(.*)", line, re.IGNORECASE):

@@ -1,7 +1,7 @@
-"""Plays episodes in this process, with no server: for people who look at an environment or write one.
+"""Plays episodes in this process without a server, for people who inspect an environment or write one.
 
-Responsible for who answers (the environment's own solver, a random player, a model behind an OpenAI-compatible URL),
-for the loop, and for the transcript. Nothing is recorded, and nothing ends an environment that hangs.
+Responsible for the players (the environment's own solver, a random player, a model behind an OpenAI-compatible URL),
+the loop and the transcript. Nothing is recorded, and nothing interrupts an environment that hangs.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from env_adapters.protocol import Environment, Family, Transition
-
-Message = dict[str, Any]
+from env_adapters.calls import Message, result_messages, text_of_call
+from env_adapters.protocol import Environment, EnvironmentSpec, Transition
 
 
 class Player(Protocol):
-    """Who answers."""
+    """Takes the assistant's part of an episode."""
 
     def answer(self, environment: Environment, messages: list[Message]) -> Message:
         """Return the assistant's next message."""
 
     def close(self) -> None:
-        """Release what it holds."""
+        """Release its resources."""
 
 
 class Oracle:
@@ -36,11 +35,11 @@ class Oracle:
         return {"role": "assistant", "content": environment.oracle()}
 
     def close(self) -> None:
-        """Hold nothing."""
+        """Do nothing: it holds no resources."""
 
 
 class RandomPlayer:
-    """Somebody who knows which actions are possible and nothing else."""
+    """A player who knows which actions are possible and nothing else."""
 
     def __init__(self, seed: str) -> None:
         self._rng = random.Random(seed)
@@ -50,7 +49,7 @@ class RandomPlayer:
         return {"role": "assistant", "content": environment.random(self._rng)}
 
     def close(self) -> None:
-        """Hold nothing."""
+        """Do nothing: it holds no resources."""
 
 
 class ChatModel:
@@ -72,12 +71,12 @@ class ChatModel:
         """Ask the model.
 
         Raises:
-            RuntimeError: it refused, with what it said.
+            RuntimeError: the server answered with an error, which the message quotes.
         """
-        answered = self._http.post("chat/completions", json={**self._body, "messages": messages})
-        if not answered.is_success:
-            raise RuntimeError(f"{answered.url} answered {answered.status_code}: {answered.text[:500]}")
-        message = json.loads(answered.content)["choices"][0]["message"]
+        response = self._http.post("chat/completions", json={**self._body, "messages": messages})
+        if not response.is_success:
+            raise RuntimeError(f"{response.url} answered {response.status_code}: {response.text[:500]}")
+        message = json.loads(response.content)["choices"][0]["message"]
         calls = message.get("tool_calls")
         return {"role": "assistant", "content": message.get("content"), **({"tool_calls": calls} if calls else {})}
 
@@ -103,14 +102,24 @@ class Played:
     messages: list[Message] = field(default_factory=list)
 
 
-def play(family: Family, task: str, seed: int, player: Player, horizon: int, tell: Callable[[str], None]) -> Played:
-    """Play one episode; `tell` gets the transcript, one paragraph at a time.
+def play(
+    spec: EnvironmentSpec, task: str, seed: int, player: Player, horizon: int, tell: Callable[[str], None]
+) -> Played:
+    """Play one episode.
+
+    Args:
+        spec: the environment.
+        task: one of its tasks.
+        seed: seed of the reset.
+        player: answers in the assistant's place.
+        horizon: maximum number of steps.
+        tell: receives the transcript, one paragraph at a time.
 
     Raises:
-        UnknownTask: there is no such task.
+        UnknownTask: the environment has no such task.
     """
-    played, began = Played(family.name, task, seed), time.perf_counter()
-    environment = family.make()
+    played, began = Played(spec.name, task, seed), time.perf_counter()
+    environment = spec.make()
     try:
         played.messages = [dict(message) for message in environment.reset(task, seed).messages]
         for message in played.messages:
@@ -118,8 +127,8 @@ def play(family: Family, task: str, seed: int, player: Player, horizon: int, tel
         while played.steps < horizon:
             message = player.answer(environment, played.messages)
             played.messages.append(message)
-            tell(f"[{played.steps + 1}] > {said(message)}")
-            transition = act(family, environment, message)
+            tell(f"[{played.steps + 1}] > {text_of_message(message)}")
+            transition = act(spec, environment, message)
             played.messages += result_messages(message, transition.observation)
             played.steps += 1
             played.reward += transition.reward
@@ -138,44 +147,19 @@ def play(family: Family, task: str, seed: int, player: Player, horizon: int, tel
     return played
 
 
-def said(message: Message) -> str:
-    """Return an assistant's message as one text."""
+def text_of_message(message: Message) -> str:
+    """Return an assistant's message, with its tool calls, as one text."""
     calls = [f"{call['function']['name']}({call['function']['arguments']})" for call in message.get("tool_calls", [])]
     return "\n".join([*filter(None, [message.get("content")]), *calls])
 
 
-def act(family: Family, environment: Environment, message: Message) -> Transition:
-    """Act on an assistant's message: its first tool call, else its text."""
+def act(spec: EnvironmentSpec, environment: Environment, message: Message) -> Transition:
+    """Execute an assistant's message: its first tool call, or its text if it has no call."""
     calls = message.get("tool_calls", [])
     if not calls:
         return environment.step(message.get("content") or "")
     try:
-        text = text_of_call(family, calls[0]["function"]["name"], calls[0]["function"]["arguments"])
+        text = text_of_call(spec, calls[0]["function"]["name"], calls[0]["function"]["arguments"])
     except ValueError as error:
         return Transition(str(error), 0.0, False, valid=False)
     return environment.step(text)
-
-
-def text_of_call(family: Family, name: str, arguments: str | dict[str, Any]) -> str:
-    """Return a tool call as the answer that `step` understands; arguments are an object, or its JSON.
-
-    Raises:
-        ValueError: there is no such tool, or its arguments do not fit.
-    """
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}")
-        except ValueError as error:
-            raise ValueError(f"the arguments of {name} are not JSON: {error}") from error
-    if not isinstance(arguments, dict):
-        raise ValueError(f"the arguments of {name} are not an object")
-    return family.text_of(name, arguments)
-
-
-def result_messages(message: Message, observation: str) -> list[Message]:
-    """Return what an assistant's message gets for an answer: a result for each call, else a user's message."""
-    calls = message.get("tool_calls", [])
-    if not calls:
-        return [{"role": "user", "content": observation}]
-    first, *others = ({"role": "tool", "tool_call_id": call["id"], "content": observation} for call in calls)
-    return [first, *({**other, "content": "Not done: one call at a time."} for other in others)]

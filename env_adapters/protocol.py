@@ -1,7 +1,7 @@
-"""The environment protocol: what every adapter in this package offers.
+"""The environment protocol: `EnvironmentSpec` defines an environment, `Environment` is one playable instance.
 
-An environment is text in, text out. Its instructions, and finding the action in an answer, belong to the adapter.
-Adapters know nothing of servers, learners or HTTP; each instance is used by one episode and by one thread at a time.
+An environment is text in, text out. It provides its instructions and finds the action in an answer. It knows nothing
+about servers, learners or HTTP. An instance belongs to one episode and is called by one thread at a time.
 """
 
 from __future__ import annotations
@@ -11,44 +11,44 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 Isolation = Literal["inline", "thread", "host"]
-"""Where an environment's steps run: `inline` takes microseconds and runs in the caller's event loop, `thread` blocks
-for a moment and runs in a worker thread, `host` is heavy or can hang and runs in a host process."""
+"""Where an environment runs: `inline` takes microseconds and runs in the caller's event loop, `thread` blocks briefly
+and runs in a worker thread, `host` is heavy or can hang and runs in a host process."""
 
 
 class EnvironmentFailure(RuntimeError):
-    """The environment itself broke: its episode is an error, never a reward of 0."""
+    """The environment itself failed: the episode ends as an error, never with a reward of 0."""
 
 
 class EnvironmentMissing(EnvironmentFailure):
-    """What the environment needs is not installed; the text says how to install it."""
+    """A package or program is not installed; the message says how to install it."""
 
 
 class UnknownTask(KeyError):
-    """There is no such task or split."""
+    """The environment, task or split does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """What an agent sees first."""
+    """The start of an episode."""
 
     messages: list[dict[str, str]]
-    """Chat messages (`role`, `content`): instructions and the first observation; the last one is the user's."""
+    """Chat messages (`role`, `content`): instructions and the first observation. The last message is the user's."""
     info: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One environment step's result."""
+    """The result of one environment step."""
 
     observation: str
     reward: float
     terminated: bool
     truncated: bool = False
-    """The environment's own limit cut the episode (the horizon is the server's business)."""
+    """The environment's own limit ended the episode (the server enforces the horizon)."""
     success: bool | None = None
-    """The environment's verdict on the whole episode, when it has one; always set when terminated."""
+    """The environment's verdict on the whole episode, if it has one; always set when terminated."""
     valid: bool = True
-    """False where the answer held no action that the environment understands."""
+    """False if the answer contained no action that the environment understands."""
     info: dict[str, Any] = field(default_factory=dict)
 
 
@@ -59,62 +59,65 @@ class Environment(Protocol):
         """Begin a task. The same task and seed give the same episode in every process and on every machine.
 
         Raises:
-            UnknownTask: there is no such task.
+            UnknownTask: the task does not exist.
         """
 
     def step(self, text: str) -> Transition:
-        """Act on a model's whole answer. An answer without a valid action is a transition too, with its reason."""
+        """Act on a model's whole answer.
+
+        An answer without a valid action is a transition too; its observation gives the reason.
+        """
 
     def oracle(self) -> str:
-        """Return the answer that the environment's own solver gives now.
+        """Return the next answer of the environment's own solver.
 
         Raises:
             NotImplementedError: the environment has no solver.
         """
 
     def random(self, rng: random.Random) -> str:
-        """Return an answer of somebody who knows the actions that are possible now and nothing else."""
+        """Return the answer of a player who knows the currently possible actions and nothing else."""
 
     def close(self) -> None:
-        """Release what the instance holds. Calling it twice is allowed."""
+        """Release the instance's resources. Calling it twice is allowed."""
 
 
-class Family(Protocol):
-    """All tasks of one environment, and the way to make instances. Shared by all episodes, read-only.
+class EnvironmentSpec(Protocol):
+    """The definition of an environment: its tasks and how to make instances. Shared by all episodes, read-only.
 
-    A family is light: whoever lists its tasks imports nothing heavy. Only `make` and its instances do.
+    A spec is light: loading one and listing its tasks imports nothing heavy. Only `make` and its instances do.
     """
 
     name: str
     description: str
     isolation: Isolation
     step_timeout_s: float
-    """A reset or step that takes longer is stuck: its episode is an error."""
+    """A reset or step that takes longer counts as stuck, and its episode ends as an error."""
     tools: list[dict[str, Any]]
-    """Actions as OpenAI's function tools, for agents that call tools; empty where there is only text."""
+    """The actions as OpenAI function tools, for agents that call tools; empty if the environment takes only text."""
 
     def missing(self) -> str | None:
-        """Return what has to be installed before it can be played (a command), or None."""
+        """Return the command that installs what the environment still needs, or None if it is playable."""
 
     def text_of(self, name: str, arguments: dict[str, Any]) -> str:
-        """Return a call of one of the tools as the answer that `step` understands.
+        """Return a call of one of the tools as text that `step` understands.
 
         Raises:
-            ValueError: there is no such tool, or its arguments do not fit.
+            ValueError: the tool does not exist, or its arguments do not fit.
         """
 
     def splits(self) -> list[str]:
-        """Names of the disjoint splits; always contains `train` and `test`."""
+        """Return the names of the disjoint splits, which include `train` and `test`."""
 
     def tasks(self, split: str) -> list[str]:
-        """Tasks of a split, in the same order everywhere.
+        """Return the tasks of a split, in the same order everywhere.
 
         Raises:
-            UnknownTask: there is no such split.
+            UnknownTask: the split does not exist.
         """
 
     def make(self) -> Environment:
-        """Make a fresh instance.
+        """Make a new instance.
 
         Raises:
             EnvironmentMissing: a package or program that it needs is not installed.

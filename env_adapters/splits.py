@@ -1,4 +1,4 @@
-"""Which tasks are for testing: a hash of the name decides, so it is the same everywhere and in every process."""
+"""Train and test splits: a hash of the task's name decides, so the split is the same in every process."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import hashlib
 from collections.abc import Iterable
 
 
-def held_out(family: str, names: Iterable[str], count: int) -> frozenset[str]:
-    """Return the `count` names that are for testing, of those of a family or of one of its groups."""
-    return frozenset(sorted(names, key=lambda name: hashlib.sha256(f"{family}/{name}".encode()).digest())[:count])
+def held_out(environment: str, names: Iterable[str], count: int) -> frozenset[str]:
+    """Return the `count` task names to test on, out of an environment's tasks or one of its groups."""
+    return frozenset(sorted(names, key=lambda name: hashlib.sha256(f"{environment}/{name}".encode()).digest())[:count])
 
 
-def numbered(family: str, groups: Iterable[str], tasks: int, tests: int) -> dict[str, str]:
-    """Return the split of every task, in order: each group has tasks `GROUP/0` and so on, `tests` of them for testing.
+def numbered(environment: str, groups: Iterable[str], tasks: int, tests: int) -> dict[str, str]:
+    """Return the split of every task `GROUP/0`, `GROUP/1`, ..., in order.
 
     Args:
-        family: its name.
-        groups: pages, templates, levels.
-        tasks: of each group.
-        tests: of these.
+        environment: its name.
+        groups: pages, templates or levels.
+        tasks: number of tasks per group.
+        tests: how many of these are for testing.
     """
-    found: dict[str, str] = {}
+    splits: dict[str, str] = {}
     for group in groups:
         names = [f"{group}/{number}" for number in range(tasks)]
-        test = held_out(family, names, tests)
-        found.update({name: "test" if name in test else "train" for name in names})
-    return found
+        test = held_out(environment, names, tests)
+        splits.update({name: "test" if name in test else "train" for name in names})
+    return splits

@@ -19,8 +19,8 @@ from server.api.served import retrieve
 from server.api.state import State
 from server.assembly import build_policy
 from server.environments.instances import register_environments
+from server.environments.open_environments import OpenEnvironments
 from server.environments.plays import Plays
-from server.environments.sessions import Sessions
 from server.feedback.scorers import Scorers, make_scorers
 from server.feedback.sources import RewardSources
 from server.metrics import Metrics
@@ -79,7 +79,7 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
         privacy = Privacy(database, writer, episodes_)
         retention = Retention(privacy, settings.retention_days)
         callers = Callers(database, required=settings.keys_required)
-        sessions = Sessions(
+        environments = OpenEnvironments(
             writer, episodes_, settings.environments, settings.data_dir.absolute() / "logs" / "environments.log"
         )
         turns = Turns(engine, built.renderer, recorder, episodes_)
@@ -89,7 +89,7 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
             engine=engine,
             pointers=pointers,
             episodes=episodes_,
-            sessions=sessions,
+            environments=environments,
             turns=turns,
             concurrent=settings.concurrent_episodes,
         )
@@ -151,7 +151,7 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
             swap=swap,
             episodes=episodes_,
             privacy=privacy,
-            sessions=sessions,
+            environments=environments,
             metrics=metrics,
             renderer=built.renderer,
             turns=turns,
@@ -193,7 +193,7 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
                 await learner.close()
             await plays_.close()
             await turns.drain()
-            await sessions.close()
+            await environments.close()
             await engine.close()
             writer.close()
             database.close()

@@ -1,9 +1,9 @@
-"""BabyAI's solver: a plan of macro actions that wins, made with the whole map in view.
+"""BabyAI's solver: a winning plan of macro actions, made with full knowledge of the map.
 
-Responsible for the plan only. It takes the goal apart and plays each part on a copy of the level: a breadth-first
-search over poses finds the fewest actions to the next thing; where the way is blocked, it first unlocks the door
-(fetching the key, out of its box if need be) or moves the thing that is in the way. Minigrid's own bot is not used:
-it runs for ever on some maps, cannot open boxes, and plans primitive actions. Plans are short, not always shortest.
+It splits the goal into parts and plays each part on a copy of the level. A breadth-first search over poses finds the
+fewest actions to the next object; if the way is blocked, it first unlocks the door (fetching the key, out of its box if
+necessary) or moves the obstacle. Minigrid's own bot is not used: it never ends on some maps, cannot open boxes, and
+plans primitive actions. Plans are short, but not always the shortest.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any
 
-from env_adapters.babyai.family import Level, act, pose_of, sight_of, world_of
+from env_adapters.babyai.level import Level, act, pose_of, sight_of, world_of
 from env_adapters.babyai.text import AHEAD, FORWARD, LEFT, RIGHT, TOGGLE, Move, Pose, World, free, look, opens
 
 MAX_POSES = 20_000
-"""Poses that one plan may look at; measured: no task needs more than 2,500."""
+"""Maximum number of poses that one plan searches. Measured: no task needs more than 2,500."""
 ATTEMPTS = 20
-"""Tries at one part of the goal, or at one way; each puts something out of the way."""
+"""Attempts at one part of the goal, or at one route; each attempt removes an obstacle."""
 _LOCKED, _BLOCKED = 40, 20
-"""What passing a locked door, or a thing in the way, counts in steps when a way is chosen."""
+"""Cost, in cells, of a locked door and of an obstacle when a route is chosen."""
 _WALKS = ("turn left", "turn right", "move forward", "go to", "go through", "toggle and go through")
 
 Place = tuple[int, int]
@@ -34,10 +34,10 @@ class _Won(Exception):
 
 
 def solve(level: Level) -> list[str]:
-    """Return actions that win the level from here, on copies of it.
+    """Return actions that win the level from its current state, which is not changed.
 
     Raises:
-        NotImplementedError: no plan is found within the bound.
+        NotImplementedError: there is no plan within the bounds.
     """
     plans, reason = list[list[str]](), ""
     for backwards in (False, True) if " and " in level.mission else (False,):
@@ -56,7 +56,7 @@ def solve(level: Level) -> list[str]:
 
 
 def _parts(instr: Any, backwards: bool, done: _Done = lambda: False) -> Iterator[tuple[Any, _Done]]:
-    """Give a goal's simple parts in an order that counts, each with whether it is done."""
+    """Yield a goal's elementary parts in a valid order, each with a predicate of its completion."""
     kind = type(instr).__name__
     if kind not in ("BeforeInstr", "AfterInstr", "AndInstr"):
         yield instr, done
@@ -69,7 +69,7 @@ def _parts(instr: Any, backwards: bool, done: _Done = lambda: False) -> Iterator
 
 
 class _Solver:
-    """A copy of a level, and the actions done in it so far."""
+    """A copy of a level, and the actions taken in it so far."""
 
     def __init__(self, level: Level) -> None:
         self.level = level
@@ -77,7 +77,7 @@ class _Solver:
         self._poses = 0
 
     def achieve(self, instr: Any, done: _Done) -> None:
-        """Do one simple part of the goal."""
+        """Complete one elementary part of the goal."""
         for _ in range(ATTEMPTS):
             if done():
                 return
@@ -97,7 +97,7 @@ class _Solver:
             raise NotImplementedError(f"{kind} takes more than {ATTEMPTS} attempts")
 
     def _put_next(self, things: list[Any], fixed: set[Place]) -> None:
-        """Take one of the things, or if one is in hand put it, next to a place; first make the way and room for it."""
+        """Pick up one of the objects, or put it down next to a fixed one, after clearing the way and a free cell."""
         near = {(x + dx, y + dy) for x, y in fixed for dx, dy in AHEAD}
         empty = {place for place in near if self._at(place) is None}
         held = _among(self.level.carrying, things)
@@ -124,7 +124,7 @@ class _Solver:
         return f"{thing.color} {thing.type}" if thing else None
 
     def _places(self, wanted: Callable[[Any], bool]) -> set[Place]:
-        """Return where the things are that are wanted."""
+        """Return the cells of the objects that satisfy a predicate."""
         width = self.level.width
         return {(n % width, n // width) for n, thing in enumerate(self.level.grid.grid) if thing and wanted(thing)}
 
@@ -138,9 +138,9 @@ class _Solver:
                 raise NotImplementedError("the plan fails" if terminated else "the plan takes too long")
 
     def _go(self, verb: str, places: set[Place], busy: frozenset[Place] = frozenset()) -> None:
-        """Go to, pick up, toggle, or drop what is carried at, one of the places, clearing the way.
+        """Go to, pick up, toggle or drop at one of the places, clearing the way.
 
-        What is `busy` is being cleared already, so the way cannot lead through it.
+        Places in `busy` are already being cleared, so the route must not lead through them.
         """
         for _ in range(ATTEMPTS):
             carried = self._carried()
@@ -150,14 +150,14 @@ class _Solver:
                 return self._do(steps)
             route = self._route(pose_of(self.level)[:2], places, busy)
             if not route:
-                raise NotImplementedError(f"there is no way to {verb} at {sorted(places)}")
-            on_the_way = route if verb == "toggle" else route[:-1]  # a locked door that is to be toggled needs its key
+                raise NotImplementedError(f"no route to {verb} at {sorted(places)}")
+            on_the_way = route if verb == "toggle" else route[:-1]  # Toggling a locked door needs its key.
             blocked = next((place for place in on_the_way if not self._passable(place)), None)
             if blocked is None:
-                raise NotImplementedError(f"the way to {verb} at {route[-1]} is free, but no actions lead there")
+                raise NotImplementedError(f"the route to {verb} at {route[-1]} is free, but no actions lead there")
             self._clear(blocked, route, busy | {blocked})
             if verb == "drop" and self._carried() != carried:
-                return None  # it was laid down for something else: whoever wants it placed picks it up again
+                return None  # It was put down to clear the way; the caller picks it up again.
         raise NotImplementedError(f"clearing the way to {verb} takes more than {ATTEMPTS} attempts")
 
     def _passable(self, place: Place) -> bool:
@@ -165,7 +165,7 @@ class _Solver:
         return free(cell) or bool(cell and cell.endswith("door") and opens(cell, self._carried()))
 
     def _clear(self, place: Place, route: list[Place], busy: frozenset[Place]) -> None:
-        """Unlock the door, or take away the thing, that is in the way."""
+        """Unlock the door, or move the object, that blocks the way."""
         cell = self._at(place) or ""
         if not cell.endswith("door"):
             self._go("pick up", {place}, busy)
@@ -182,16 +182,16 @@ class _Solver:
         return self._go("toggle", {place}, busy)
 
     def _lay_down(self, route: set[Place]) -> None:
-        """Drop what is carried, if possible where it is in nobody's way."""
+        """Drop the carried object, if possible where it blocks nothing."""
         world = world_of(self.level)
         empty = {(n % world.width, n // world.width) for n, cell in enumerate(world.cells) if cell is None} - route
         for places in ({place for place in empty if not _divides(world, place)}, empty):
             if (steps := self._search("drop", places)) is not None:
                 return self._do(steps)
-        raise NotImplementedError("there is nowhere to lay down what is carried")
+        raise NotImplementedError("there is no cell to drop the carried object")
 
     def _search(self, verb: str, places: set[Place]) -> list[str] | None:
-        """Find the fewest actions on the way that is free now; doors that are not locked may be opened."""
+        """Find the fewest actions over free cells and unlocked doors, or None."""
         carried, start = self._carried(), pose_of(self.level)
         known = {start}
         queue = deque([(start, world_of(self.level), list[str]())])
@@ -215,7 +215,7 @@ class _Solver:
         return None
 
     def _route(self, start: Place, places: set[Place], busy: frozenset[Place] = frozenset()) -> list[Place] | None:
-        """Find the cheapest way to one of the places, through everything that can be cleared."""
+        """Find the cheapest route to one of the places, through everything that can be cleared."""
         world, carried = world_of(self.level), self._carried()
         queue = [(0, start, list[Place]())]
         known = set[Place]()
@@ -250,7 +250,7 @@ def _among(thing: Any, things: list[Any]) -> bool:
 
 
 def _divides(world: World, place: Place) -> bool:
-    """Say whether something in an empty cell would part the free cells around it."""
+    """Return whether an object in an empty cell would separate the free cells around it."""
     x, y = place
     ring = ((1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1))
     open_ = [(cell := world.at(x + dx, y + dy)) is None or cell.endswith("door") for dx, dy in ring]
@@ -258,7 +258,7 @@ def _divides(world: World, place: Place) -> bool:
 
 
 def _walk(world: World, pose: Pose, move: Move) -> tuple[Pose, World]:
-    """Return where a move leads, and the world after it."""
+    """Return the pose and the world after a move."""
     x, y, heading = pose
     for action in move.primitives:
         if action in (LEFT, RIGHT):

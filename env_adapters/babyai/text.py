@@ -1,10 +1,10 @@
-"""BabyAI in words: what an agent sees from where it stands, and the actions that are possible there.
+"""BabyAI in words: the agent's view from its pose, and the actions that are possible there.
 
-Responsible for a grid and a pose becoming things with names and distances, macro actions as sequences of minigrid's
-primitive ones, the observation's text, and reading an action out of an answer. It needs no minigrid: a grid is a list
-of names, so the solver can look around in worlds that are not there yet. The model is AgentGym's text layer (same
-names of things and actions); the wording is ours, and so is that a path leads only over cells that are seen to be
-free, so that what is offered also works.
+Responsible for turning a grid and a pose into objects with names and distances, for macro actions as sequences of
+minigrid's primitive actions, for the observation's text, and for reading an action from an answer. It does not need
+minigrid: a grid is a list of names, so the solver can evaluate hypothetical worlds. It follows AgentGym's text layer
+(same names of objects and actions). Two choices are this project's: the wording, and that paths use only cells which
+are visibly free, so that every offered action works.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TURNS: tuple[list[int], ...] = ([], [RIGHT], [RIGHT, RIGHT], [LEFT])
 
 
 class Pose(NamedTuple):
-    """Where the agent stands and where it looks."""
+    """The agent's position and heading."""
 
     x: int
     y: int
@@ -40,23 +40,23 @@ class Pose(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A grid: per cell None, `wall`, or a thing such as `red ball` or `grey closed door`, row by row."""
+    """A grid, row by row. A cell is None, `wall`, or an object such as `red ball` or `grey closed door`."""
 
     width: int
     cells: list[str | None]
 
     def at(self, x: int, y: int) -> str | None:
-        """Return what is in a cell; all is wall outside."""
+        """Return the content of a cell; outside the grid everything is wall."""
         if 0 <= x < self.width and 0 <= y < len(self.cells) // self.width:
             return self.cells[y * self.width + x]
         return "wall"
 
 
 class Thing(NamedTuple):
-    """Something that is seen."""
+    """A visible object."""
 
     name: str
-    """What it is, numbered by nearness: `red ball 1`."""
+    """The name, numbered by distance: `red ball 1` is the nearest."""
     ahead: int
     right: int
     """Cells to the right; negative to the left."""
@@ -64,29 +64,29 @@ class Thing(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A macro action that is possible."""
+    """A possible macro action."""
 
     verb: str
     place: tuple[int, int] | None
-    """The cell that is gone to, picked up from, dropped into or toggled."""
+    """The cell to go to, pick up from, drop into or toggle."""
     primitives: list[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What is seen, and can be done, from one pose."""
+    """The view from one pose, and the actions that are possible there."""
 
     things: list[Thing]
     walls: list[tuple[int, str]]
-    """Distance and direction of the walls that are seen straight ahead, to the left and to the right."""
+    """Distance and direction of the visible walls straight ahead, to the left and to the right."""
     doorway: str | None
     """The open door that the agent stands in."""
     moves: dict[str, Move]
-    """By the action's text, in the order in which they are listed."""
+    """Moves by the action's text, in the order in which they are listed."""
 
 
 def free(cell: str | None) -> bool:
-    """Say whether the agent can walk on it."""
+    """Return whether the agent can walk on a cell."""
     return cell is None or cell.endswith("open door")
 
 
@@ -95,14 +95,14 @@ def _opaque(cell: str | None) -> bool:
 
 
 def opens(cell: str | None, carried: str | None) -> bool:
-    """Say whether toggling it does something: a locked door needs its key in hand; a box opens, and is gone."""
+    """Return whether toggling a cell has an effect: a locked door needs its key in hand, a box opens and disappears."""
     if cell is None or not cell.endswith("locked door"):
         return cell is not None and cell.endswith((" door", " box"))
     return carried == f"{cell.split()[0]} key"
 
 
 def visible(world: World, pose: Pose) -> dict[tuple[int, int], str | None]:
-    """Return the cells that are seen by (ahead, right), with minigrid's rule of what hides what."""
+    """Return the visible cells by (ahead, right), with minigrid's rule of visibility."""
     (dx, dy), (rx, ry) = AHEAD[pose.heading], AHEAD[(pose.heading + 1) % 4]
     seen: dict[tuple[int, int], str | None] = {}
     lit = {0}
@@ -121,7 +121,7 @@ def visible(world: World, pose: Pose) -> dict[tuple[int, int], str | None]:
 
 
 def look(world: World, pose: Pose, carried: str | None) -> Sight:
-    """Return what an agent that carries something sees and can do."""
+    """Return the view and the possible actions of an agent that carries `carried`."""
     (dx, dy), (rx, ry) = AHEAD[pose.heading], AHEAD[(pose.heading + 1) % 4]
     seen = visible(world, pose)
     doorway = seen.pop((0, 0))
@@ -169,11 +169,11 @@ def _moves(
 
 
 _Paths = dict[tuple[int, int], tuple[tuple[int, int], int, int]]
-"""By cell that can be reached: the cell before it, the direction between them, and the distance."""
+"""By reachable cell: the previous cell, the direction between the two, and the distance."""
 
 
 def _paths(seen: dict[tuple[int, int], str | None]) -> _Paths:
-    """Find the shortest way to each cell over cells that are seen to be free, going straight where it can."""
+    """Find the shortest path to each cell over visibly free cells, straight if possible."""
     paths: _Paths = {(0, 0): ((0, 0), 0, 0)}
     queue = deque([(0, 0)])
     while queue:
@@ -188,7 +188,7 @@ def _paths(seen: dict[tuple[int, int], str | None]) -> _Paths:
 
 
 def _path_to(thing: Thing, paths: _Paths) -> list[int] | None:
-    """Return the primitive actions after which a thing is right in front, or None."""
+    """Return the primitive actions after which the agent faces an adjacent object, or None."""
     near = [(turn, (thing.ahead - ahead, thing.right - right)) for turn, (ahead, right) in enumerate(_NEAR)]
     reachable = [(paths[cell][2], turn, cell) for turn, cell in near if cell in paths]
     if not reachable:
@@ -211,7 +211,7 @@ def _where(ahead: int, right: int) -> str:
 
 
 def describe(sight: Sight, carried: str | None) -> str:
-    """Return the observation: things, walls, what is carried, and the possible actions."""
+    """Return the observation: objects, walls, the carried object, and the possible actions."""
     things = "; ".join(f"{thing.name} ({_where(thing.ahead, thing.right)})" for thing in sight.things)
     lines = [f"You see: {things or 'nothing'}."]
     if sight.walls:
@@ -223,7 +223,7 @@ def describe(sight: Sight, carried: str | None) -> str:
 
 
 def find_move(action: str, moves: dict[str, Move]) -> str | None:
-    """Return the possible action that is meant; a thing without a number is the nearest."""
+    """Return the possible action that an answer names; an object without a number is the nearest one."""
     words = action.strip(" .[]()`'\"*").replace("pickup ", "pick up ").split()
     plain = " ".join(word for word in words if word != "the")
     return next((name for name in (plain, f"{plain} 1") if name in moves), None)

@@ -1,7 +1,7 @@
-"""The words of web actions, as WebArena has them (arXiv 2307.13854): reading them, tools for them, random ones.
+"""Web actions in WebArena's syntax (arXiv 2307.13854): parsing, tools, and random actions.
 
-Two things differ from WebArena: `type` replaces what a field has, and presses Enter only where it is told to (forms
-have many fields); and there is no `goto`, since nobody chooses what the browser loads.
+Two differences from WebArena: `type` replaces a field's text and presses Enter only on request (forms have many
+fields), and there is no `goto`, since a player must not choose what the browser loads.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from env_adapters.browser.tab import View
+from env_adapters.browser.view import View
 
 TEXT_CHARS = 1000
-"""Longest text that is typed; ours."""
+"""Maximum length of typed text; default chosen by this project."""
 KEYS = {
     key.lower(): key
     for key in (
@@ -42,9 +41,9 @@ KEYS = {
     "esc": "Escape",
     "return": "Enter",
 }
-"""Keys that `press` knows: none that leaves the page or shares a clipboard."""
+"""Keys that `press` accepts. None of them leaves the page or uses the clipboard."""
 TYPED = ("textbox", "textarea", "searchbox", "spinbutton", "combobox")
-"""Kinds of things that take text."""
+"""Kinds of elements that take text."""
 USAGE = {
     "click": "click [id]",
     "type": "type [id] [text] (replaces the text; a third [1] presses Enter)",
@@ -81,7 +80,7 @@ _OPTIONAL = {"press_enter", "answer"}
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One action: its kind, the id it is about (0 for none), its text, and whether Enter follows."""
+    """One action: its kind, the id of its element (0: none), its text, and whether Enter follows."""
 
     kind: str
     id: int = 0
@@ -97,7 +96,7 @@ class Action:
 
 
 def instructions(kinds: tuple[str, ...], first: str) -> str:
-    """Return the system text of an environment that has these actions."""
+    """Return the system prompt of an environment with these actions."""
     return (
         f"{first} Answer with one action only:\n"
         + "\n".join(USAGE[kind] for kind in kinds)
@@ -129,10 +128,10 @@ def text_of(kinds: tuple[str, ...], name: str, arguments: dict[str, Any]) -> str
     """Return a tool call as the action it stands for.
 
     Raises:
-        ValueError: there is no such tool, or its arguments do not fit.
+        ValueError: the tool does not exist, or its arguments do not fit.
     """
     if name not in kinds:
-        raise ValueError(f"there is no tool {name!r}; there are {', '.join(kinds)}")
+        raise ValueError(f"there is no tool {name!r}; there are {', '.join(kinds)}")  # prose: ok (a model sees it)
     fields = _FIELDS[name]
     unfit = set(arguments) - set(fields) or {key for key in fields if key not in _OPTIONAL and key not in arguments}
     if unfit:
@@ -144,9 +143,9 @@ def text_of(kinds: tuple[str, ...], name: str, arguments: dict[str, Any]) -> str
 
 
 def read_action(text: str, kinds: tuple[str, ...]) -> Action | None:
-    """Return the action of an answer, from its first `Action:` line or else its first line, or None.
+    """Return the action in an answer's first `Action:` line, or otherwise in its first line, or None.
 
-    Brackets, quotes, case and markdown are forgiven.
+    Missing or extra brackets and quotes, case and Markdown do not matter.
     """
     lines = [line.strip(" \t`*>").removesuffix(".") for line in text.splitlines()]
     lines = [line for line in lines if line]
@@ -159,7 +158,7 @@ def read_action(text: str, kinds: tuple[str, ...]) -> Action | None:
 
 
 def _bare(text: str) -> str:
-    """Return a text without the brackets or quotes around it."""
+    """Return a text without surrounding brackets or quotes."""
     for opening, closing in ("()", "[]", '""', "''"):
         if len(text) > 1 and text[0] == opening and text[-1] == closing:
             return text[1:-1].strip()
@@ -218,7 +217,7 @@ _READERS = {
 
 
 def random_action(view: View, kinds: tuple[str, ...], goal: str, rng: random.Random) -> str:
-    """Return an action of somebody who sees what can be acted on, and types what a goal quotes, else its words."""
+    """Return a random action on the page's elements; typed text is a quote of the goal, or else one of its words."""
     texts = re.findall(r'"([^"]+)"', goal) or goal.rstrip(".").split()
     usable = [target for target in view.targets if not (target.options and "select" not in kinds)]
     others = [Action("scroll", text="down")] if "scroll" in kinds else []

@@ -1,10 +1,10 @@
-"""One Chromium per process, shared by all web environments, in a thread with an event loop of its own.
+"""One Chromium per process, shared by all web environments, in a thread with its own event loop.
 
-Responsible for starting it when it is needed, for replacing one that has died or hangs (only the episodes in it fail),
-and for letting none outlive this process, not even a killed one: Chromium is driven over a pipe and ends with it.
-Every request of the browser goes to `browser_web.py`, so pages reach our own hosts only. What happens inside a page is
-`browser_tab.py`. Playwright (Apache-2.0) drives Debian's `chromium-headless-shell`, else its `chromium`, which takes
-twice the time for each page that is loaded (measured), or the program that `CHROMIUM` names.
+Starts the browser on demand and replaces one that died or hangs (only its episodes fail). No browser outlives this
+process, even if the process is killed: Chromium is driven over a pipe and ends with it. All its requests go to
+`web.py`, so pages reach only the environments' own hosts. `tab.py` acts inside a page. Playwright (Apache-2.0) drives
+the program in `CHROMIUM`, Debian's `chromium-headless-shell`, or `chromium`, which takes twice as long to load a page
+(measured).
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ OFF = (
     "LensOverlay",
     "DestroyProfileOnBrowserClose",
 )
-"""The first three start a process for each page that is loaded: a fifth of its cost (measured). The others ask the
-network for something, or are off in Playwright's own list, which this one replaces."""
+"""Disabled features. The first three start a process per loaded page, a fifth of its cost (measured). The others access
+the network, or are disabled in Playwright's own list, which this one replaces."""
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -58,22 +58,21 @@ FLAGS = [
     "--disable-features=" + ",".join(OFF),
     "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
 ]
-"""Beside Playwright's own, which switch background networking, sync and updates off. No sandbox: Chromium has none
-where it runs as root, and the pages are our own."""
+"""In addition to Playwright's own flags, which disable background networking, sync and updates. No sandbox: Chromium
+does not support one when it runs as root, and all pages are the environments' own."""
 START_S = 30.0
 CALL_S = 45.0
-"""Longest call of a page; ours. A click takes hundredths of a second, but many share the machine."""
+"""Time limit of a call; default chosen by this project. A click takes about 10 ms, but the machine may be busy."""
 PULSE_S = 5.0
-"""How long the browser may take to say that it lives, after a call was late."""
+"""How long the browser may take to respond to a health check after a call timed out."""
 MOST_SPARE = 8
-"""Windows that are kept for the next episodes: to make one takes four times as long as to load a page (measured)."""
+"""Windows kept for the next episodes: making one takes four times as long as loading a page (measured)."""
 LOADING = 4
-"""Pages that are opened at the same time: more only hinder each other (measured)."""
+"""Pages opened concurrently: more only slow each other down (measured)."""
 PAGES = 40
-"""Pages that a window loads before their memory is collected; else Chromium keeps 1 MB of each, without end (measured).
-"""
+"""Pages that a window loads between garbage collections; without them Chromium leaks 1 MB per page (measured)."""
 REST_S = 60.0
-"""A browser that no episode uses for so long is closed; ours."""
+"""An unused browser is closed after this time; default chosen by this project."""
 NEEDS = "pip install playwright, and Chromium (apt-get install chromium-headless-shell, or chromium)"
 PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser")
 
@@ -88,44 +87,44 @@ def program() -> str | None:
 
 
 def missing() -> str | None:
-    """Return what has to be installed, or None."""
+    """Return what must be installed, or None."""
     return None if importlib.util.find_spec("playwright") and program() else NEEDS
 
 
 @cache
 def page_script() -> str:
-    """Return what runs in every page before its own scripts."""
+    """Return the script that runs in every page before the page's own scripts."""
     return Path(__file__).with_name("page.js").read_text(encoding="utf-8")
 
 
 @dataclass(eq=False, slots=True)
 class Window:
-    """A context with one page, which one episode has at a time."""
+    """A browser context with one page, used by one episode at a time."""
 
     context: BrowserContext
     page: Page
     session: CDPSession
     size: tuple[int, int]
     loaded: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the page has a new document, or is gone: whoever waits for it asks the page next."""
+    """Set when the page has a new document or is gone; in both cases a waiter queries the page next."""
     crashed: bool = False
     pages: int = 0
-    """How many it has loaded since their memory was collected."""
+    """Pages loaded since the last garbage collection."""
 
     def has_loaded(self) -> None:
-        """Note that there is a new document."""
+        """Record a new document."""
         self.pages += 1
         self.loaded.set()
 
     async def tidy(self) -> None:
-        """Collect the memory of pages that were left, once they are many."""
+        """Collect the memory of left pages, once every `PAGES` pages."""
         if self.pages >= PAGES:
             self.pages = 0
             await self.session.send("HeapProfiler.collectGarbage")
 
 
 class Browser:
-    """The browser of this process. `call` and `close` may be used in any thread, the rest in the browser's loop."""
+    """The browser of this process. `call` and `close` are for any thread, all other methods for the browser's loop."""
 
     def __init__(self) -> None:
         self.web = Web()
@@ -144,10 +143,10 @@ class Browser:
         self._rest: asyncio.TimerHandle | None = None
 
     def call(self, work: Coroutine[Any, Any, T], limit_s: float = CALL_S) -> T:
-        """Do something in the browser's loop and wait for it.
+        """Run a coroutine in the browser's loop and wait for its result.
 
         Raises:
-            BrowserDied: it did not end in time, or its page or the browser is gone.
+            BrowserDied: it did not finish in time, or its page or the browser is gone.
         """
         from playwright.async_api import Error
 
@@ -161,7 +160,7 @@ class Browser:
             raise BrowserDied(f"the page or its browser is gone: {str(error).splitlines()[0]}") from error
 
     async def window(self, size: tuple[int, int]) -> Window:
-        """Return a window of this size: a spare one without anything of its last episode, or a new one."""
+        """Return a window of this size: a spare one, cleared of its last episode, or a new one."""
         if self._rest is not None:
             self._rest.cancel()
         browser = await self._started()
@@ -175,7 +174,7 @@ class Browser:
         return found
 
     async def put_back(self, window: Window, *, sound: bool) -> None:
-        """Give a window back; one that is not sound is closed."""
+        """Return a window; one that is not sound is closed."""
         self._used.discard(window)
         alive = window.context.browser is self._browser and not window.crashed
         if sound and alive and len(self._spare) < MOST_SPARE:
@@ -186,7 +185,7 @@ class Browser:
             self._rest = self._loop.call_later(REST_S, lambda: asyncio.ensure_future(self._end_unused()))
 
     async def _new_window(self, browser: PlaywrightBrowser, size: tuple[int, int]) -> Window:
-        """Make a context: no service workers, no downloads, the same language and time zone everywhere."""
+        """Make a context without service workers or downloads, with fixed language and time zone."""
         context = await browser.new_context(
             viewport={"width": size[0], "height": size[1]},
             service_workers="block",
@@ -208,14 +207,14 @@ class Browser:
         return window
 
     async def _lose(self, window: Window) -> None:
-        """Close a window whose page's process has died: nothing else ends the calls that wait for it."""
+        """Close a window whose page process has died, which ends the calls that wait for it."""
         window.crashed = True
         if window in self._spare:
             self._spare.remove(window)
         await self._close_context(window.context)
 
     async def _close_context(self, context: BrowserContext) -> None:
-        """Close a context; of a browser that has died there is nothing to close."""
+        """Close a context. A browser that has died has nothing to close."""
         from playwright.async_api import Error
 
         with suppress(Error, TimeoutError):
@@ -260,7 +259,7 @@ class Browser:
         return self._browser
 
     async def _check(self) -> None:
-        """Find out whether the browser lives; kill it if it does not say so."""
+        """Check whether the browser responds; kill it if it does not."""
         from playwright.async_api import Error
 
         browser = self._browser
@@ -271,12 +270,12 @@ class Browser:
                 session = await browser.new_browser_cdp_session()
                 await session.detach()
         except (TimeoutError, Error) as error:
-            log.warning("the browser hangs and is killed: %s", type(error).__name__)
+            log.warning("killing the browser, which hangs: %s", type(error).__name__)
             if self._browser is browser:
                 await self._kill()
 
     async def _kill(self) -> None:
-        """End the browser without waiting for its agreement."""
+        """End the browser without its cooperation."""
         from playwright.async_api import Error
 
         browser, playwright, pid = self._browser, self._playwright, self._pid
@@ -311,7 +310,7 @@ _lock = threading.Lock()
 
 
 def shared() -> Browser:
-    """Return this process's browser, which starts with its first context and ends with the process.
+    """Return this process's browser, which starts with its first window and ends with the process.
 
     Raises:
         EnvironmentMissing: Playwright or Chromium is not installed.

@@ -1,9 +1,9 @@
 """One episode's page: acting in it with a real mouse and keyboard, and reading it as text.
 
-Actions go through Chromium's input (mouse moves, presses, keys), since pages listen to all of it; only a `<select>`,
-date and color fields, whose pickers are no part of the page, are set by script, and scrolling, whose animation would
-depend on time. Reading is one call of the script `page.js`, which also lets the page's own clock go on by
-`STEP_MS`; between actions it stands still. What an action is called is `browser_actions.py`.
+Actions use Chromium's input events (mouse moves, presses, keys), since pages listen to all of them. Scripts set only
+`<select>`, date and color fields, whose pickers are not part of the page, and the scroll position, whose animation
+would depend on time. Reading is one call of `page.js`, which also advances the page's own clock by `STEP_MS`; between
+actions the clock stands still. `actions.py` parses actions.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from env_adapters.browser.actions import TYPED, Action
 from env_adapters.browser.browser import CALL_S, START_S, Browser, BrowserDied, Window
+from env_adapters.browser.view import Target, View
 
 T = TypeVar("T")
 STEP_MS = 2000
-"""What a page's clock goes on by after an action: enough for the animations of the pages here. Ours."""
+"""Advance of a page's clock after an action, enough for the animations of the pages; chosen by this project."""
 VIEW_CHARS = 6000
-"""Longest text of a page; it is cut at a line, and `scroll` shows the next part. Ours."""
+"""Maximum length of a page's text, cut at a line; `scroll` shows the next part. Chosen by this project."""
 LOAD_S = 30.0
 OPEN_S = START_S + CALL_S
 LEFT = ("Execution context was destroyed", "Cannot find context", "navigated or closed")
-"""What Chromium says when a page went away while it was asked; anything else means that it is gone for good."""
+"""Chromium's errors for a page that was left during a call. Any other error means that the page is gone for good."""
 PROBLEMS = {
     "gone": "There is no [{id}] on this page.",
     "disabled": "[{id}] is disabled.",
@@ -41,32 +41,8 @@ PROBLEMS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Something on the page that can be acted on."""
-
-    id: int
-    kind: str
-    name: str
-    state: str = ""
-    options: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """A page as text."""
-
-    text: str
-    targets: list[Target]
-    lines: list[str]
-    """All of them, however long the page is."""
-    title: str
-    more: Any = None
-    """What the environment's own script said."""
-
-
 class Tab:
-    """A page in a context of its own. Its methods block and are called by one thread at a time."""
+    """A page in its own context. Its methods block and are called by one thread at a time."""
 
     def __init__(self, browser: Browser, *, size: tuple[int, int], skip: str = "", more: str = "null") -> None:
         self._browser = browser
@@ -74,20 +50,20 @@ class Tab:
         self._observe = f"webView.read({json.dumps(skip)}, {STEP_MS}).then((view) => view && {{view, more: {more}}})"
         self._held: Window | None = None
         self._sound = True
-        """Whether every call came to its end; else the window is not fit for another episode."""
+        """Whether every call has finished; otherwise the window must not be reused."""
         self._first_line = 0
         self.view = View("", [], [], "")
 
     def open(self, url: str, begin: str = "") -> View:
-        """Load a page in a window of its own; `begin` is a script that starts it."""
+        """Load a page in its own window; `begin` is a script that starts it."""
         return self._call(self._open(url, begin), OPEN_S)
 
     def act(self, action: Action) -> str | None:
-        """Do an action and read the page again; return why it could not be done, or None."""
+        """Execute an action and read the page again; return the reason if it was impossible, or None."""
         return self._call(self._act(action))
 
     def close(self) -> None:
-        """Give the window back."""
+        """Return the window to the browser."""
         if self._held is not None:
             self._browser.call(self._close())
 
@@ -137,7 +113,7 @@ class Tab:
         return PROBLEMS[problem["problem"]].format(**{"by": "", **problem, "id": action.id})
 
     async def _do(self, action: Action) -> dict[str, Any] | None:
-        """Do an action; return what kept it from being done."""
+        """Execute an action; return the problem that prevented it, or None."""
         mouse, keyboard = self._window.page.mouse, self._window.page.keyboard
         if action.kind == "press":
             await keyboard.press(action.text)
@@ -180,7 +156,7 @@ class Tab:
         return None
 
     async def _scroll(self, *, down: bool) -> dict[str, Any] | None:
-        """Scroll the page, and the window of lines where the page is too long for one."""
+        """Scroll the page, and the range of shown lines if the page is too long."""
         moved = await self._evaluate(f"webView.scroll({json.dumps(down)})")
         shown = self._first_line
         if down:
@@ -191,7 +167,7 @@ class Tab:
         return None if moved or self._first_line != shown else {"problem": "end"}
 
     async def _read(self) -> View:
-        """Let the page's clock go on and turn the page into text, once it is not about to be left any more."""
+        """Advance the page's clock and read the page as text, once no navigation is pending."""
         while (found := await self._evaluate(self._observe)) is None:
             await asyncio.wait_for(self._window.loaded.wait(), LOAD_S)
             self._window.loaded.clear()
@@ -207,7 +183,7 @@ class Tab:
         return self.view
 
     async def _evaluate(self, expression: str) -> Any:
-        """Run a script of ours in the page and return its value."""
+        """Run a script in the page and return its value."""
         from playwright.async_api import Error
 
         for _ in range(3):
@@ -216,7 +192,7 @@ class Tab:
                     "Runtime.evaluate", {"expression": expression, "returnByValue": True, "awaitPromise": True}
                 )
             except Error as error:
-                if not any(said in str(error) for said in LEFT):
+                if not any(message in str(error) for message in LEFT):
                     raise
                 await asyncio.wait_for(self._window.loaded.wait(), LOAD_S)
                 continue
@@ -224,11 +200,11 @@ class Tab:
                 details = answer["exceptionDetails"]
                 raise BrowserDied(f"a script failed: {details.get('exception', details).get('description', details)}")
             return answer["result"].get("value")
-        raise BrowserDied("the page is left again and again")
+        raise BrowserDied("the page keeps navigating")
 
 
 def _last_line(lines: list[str], first: int) -> int:
-    """Return the end of the part of a page that begins at a line."""
+    """Return the end of the part of a page that begins at line `first`."""
     room, last = VIEW_CHARS, first
     while last < len(lines) and (room := room - len(lines[last]) - 1) >= 0:
         last += 1
@@ -236,7 +212,7 @@ def _last_line(lines: list[str], first: int) -> int:
 
 
 def _first_before(lines: list[str], first: int) -> int:
-    """Return the beginning of the part of a page that ends before a line."""
+    """Return the start of the part of a page that ends before line `first`."""
     room = VIEW_CHARS
     while first > 0 and (room := room - len(lines[first - 1]) - 1) >= 0:
         first -= 1
@@ -244,7 +220,7 @@ def _first_before(lines: list[str], first: int) -> int:
 
 
 def _part(lines: list[str], first: int) -> str:
-    """Return the part of a page that begins at a line, and say that there is more."""
+    """Return the part of a page that begins at line `first`, with a note if there is more."""
     first = min(first, max(0, len(lines) - 1))
     last = _last_line(lines, first)
     shown = [line if len(line) <= VIEW_CHARS else line[:VIEW_CHARS] + "…" for line in lines[first:last]]

@@ -1,9 +1,9 @@
-"""The whole web that the browser sees: a proxy on loopback that answers for our own hosts and refuses every other.
+"""The browser's whole web: a proxy on loopback that answers for the environments' hosts and refuses all others.
 
-The browser sends every request here, those to loopback too, so no page can reach anything but the hosts that were
-added. HTTP/1.1 with Content-Length only, which is all that a proxy's client and our pages need. Responsible for bytes
-and hosts; what a host answers is its handler's. Each episode gets a host name of its own, so origins keep cookies and
-storage apart.
+The browser sends every request here, including requests to loopback, so a page can only reach hosts that were added.
+It speaks HTTP/1.1 with Content-Length, which is all that a proxy's client and these pages need. It is responsible for
+bytes and hosts; handlers produce the responses. Each episode gets its own host name, so that origins separate cookies
+and storage.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 log = logging.getLogger("env_adapters.browser.browser")
 HEAD_BYTES = 32 * 1024
 BODY_BYTES = 64 * 1024
-"""Longest body of a request: forms are small."""
+"""Maximum size of a request's body: forms are small."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request of a page."""
+    """A page's request."""
 
     method: str
     path: str
@@ -33,7 +33,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One answer."""
+    """A response."""
 
     body: bytes
     kind: str = "text/html; charset=utf-8"
@@ -46,7 +46,7 @@ REFUSED = Response(b"There is no such host.", "text/plain", 403)
 
 
 def redirect(path: str) -> Response:
-    """Send the browser to another page of the same host, as one does after a form."""
+    """Redirect to another page of the same host, as after a form."""
     return Response(b"", status=303, headers={"Location": path})
 
 
@@ -59,7 +59,7 @@ class Web:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self) -> int:
-        """Listen on loopback; return the port."""
+        """Listen on loopback and return the port."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=HEAD_BYTES)
         port: int = self._server.sockets[0].getsockname()[1]
         return port
@@ -73,11 +73,11 @@ class Web:
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     def add(self, host: str, handler: Handler) -> None:
-        """Answer for a host from now on."""
+        """Start answering for a host."""
         self._hosts[host] = handler
 
     def remove(self, host: str) -> None:
-        """Refuse a host from now on."""
+        """Stop answering for a host."""
         self._hosts.pop(host, None)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -85,18 +85,18 @@ class Web:
         assert task is not None
         self._connections.add(task)
         try:
-            # ConnectionError: the browser went away. ValueError, IncompleteReadError: it does not speak HTTP as we do.
+            # ConnectionError: the browser is gone. ValueError, IncompleteReadError: malformed or unsupported HTTP.
             with suppress(ConnectionError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
                 while await self._answer(reader, writer):
                     pass
         except asyncio.CancelledError:
-            pass  # The web stops; nobody awaits this task.
+            pass  # The proxy is stopping, and nothing awaits this task.
         finally:
             writer.close()
             self._connections.discard(task)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request; return whether the connection goes on."""
+        """Answer one request; return whether the connection stays open."""
         head = await reader.readuntil(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         method, target, _ = first.split(" ")
@@ -115,7 +115,7 @@ class Web:
                 handler,
                 Request(method, unquote(url.path), _fields(url.query), _fields(body.decode("utf-8", "replace"))),
             )
-        told = "".join(
+        header = "".join(
             [
                 f"HTTP/1.1 {response.status} -\r\nContent-Type: {response.kind}\r\n",
                 f"Content-Length: {len(response.body)}\r\n",
@@ -123,7 +123,7 @@ class Web:
                 "\r\n",
             ]
         )
-        writer.write(told.encode("latin-1") + response.body)
+        writer.write(header.encode("latin-1") + response.body)
         await writer.drain()
         return handler is not None
 
@@ -133,9 +133,9 @@ def _fields(text: str) -> dict[str, str]:
 
 
 def _handled(handler: Handler, request: Request) -> Response:
-    """Return a handler's answer; its own mistake is a page that says so, and the log's."""
+    """Return a handler's response; an exception in it is logged and becomes an error page."""
     try:
         return handler(request)
     except Exception:
-        log.exception("a page failed: %s %s", request.method, request.path)
+        log.exception("page failed: %s %s", request.method, request.path)
         return Response(b"This page failed.", status=500)

@@ -1,6 +1,6 @@
-"""Gymnasium's spaces and drawings as text: what an action may be, reading one, and showing an observation.
+"""Gymnasium's spaces and renderings as text: describing and parsing actions, and showing observations.
 
-Responsible for the text only; playing is `gymnasium_.py`. Text of a model is read as JSON or as a name, never run.
+`spec.py` plays. A model's text is parsed as JSON or as a name, never executed.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import numpy as np
 from gymnasium import Space, spaces
 
 LONGEST = 2000
-"""Characters of an action; ours. It also bounds how deep its JSON can be."""
+"""Maximum length of an action, chosen by this project. It also limits the depth of its JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a player of a well-known environment has to be told, since its spaces do not say it."""
+    """Rules of a well-known environment, which its spaces do not contain."""
 
     rules: str
     actions: tuple[str, ...] = ()
     """Names of the actions, in the order of their numbers."""
     success: Literal["threshold", "reward", "terminated"] = "threshold"
-    """What makes an episode a success: its return reaches the specification's threshold, its last reward is above
-    0, or it ends by itself."""
+    """Condition of success: the return reaches the registry's threshold, the last reward is above 0, or the episode
+    terminates."""
 
 
 _LAKE = Known(
@@ -78,11 +78,11 @@ KNOWN = {
         ("nothing", "left engine", "main engine", "right engine"),
     ),
 }
-"""By the id without its version."""
+"""Rules by id without version."""
 
 
 def size(space: Space[Any]) -> int:
-    """Return how many numbers a value of a space has."""
+    """Return the count of numbers in a value of a space."""
     if isinstance(space, spaces.Dict):
         return sum(size(part) for part in space.values())
     if isinstance(space, spaces.Tuple):
@@ -91,10 +91,10 @@ def size(space: Space[Any]) -> int:
 
 
 def describe(space: Space[Any], names: tuple[str, ...] = ()) -> str:
-    """Say what a value of a space is.
+    """Describe the values of a space.
 
     Raises:
-        TypeError: a value of this space has no text form here.
+        TypeError: values of this space have no text form.
     """
     match space:
         case spaces.Discrete():
@@ -119,10 +119,10 @@ def describe(space: Space[Any], names: tuple[str, ...] = ()) -> str:
 
 
 def read(space: Space[Any], text: str, names: tuple[str, ...] = ()) -> Any:
-    """Return the value of a space that a text says: a name, JSON, or numbers with commas between.
+    """Parse a value of a space: a name, JSON, or comma-separated numbers.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a value of the space.
     """
     if len(text) > LONGEST:
         raise ValueError(f"it is longer than {LONGEST} characters")
@@ -161,10 +161,10 @@ def _value(space: Space[Any], said: Any) -> Any:
                 raise ValueError("it has a number that is not finite")
             if space.dtype is not None and space.dtype.kind in "iu":
                 if (numbers != np.round(numbers)).any():
-                    raise ValueError("it has a number that is no integer")
+                    raise ValueError("it has a number that is no integer")  # prose: ok (a model sees it)
                 if (numbers < np.iinfo(space.dtype).min).any() or (numbers > np.iinfo(space.dtype).max).any():
                     raise ValueError("it is out of bounds")
-            with np.errstate(over="ignore"):  # What is too large becomes infinite, and out of bounds below.
+            with np.errstate(over="ignore"):  # Too large values become infinite, which is out of bounds below.
                 value = numbers.reshape(space.shape).astype(space.dtype)
         case spaces.Dict():
             if not isinstance(said, dict) or set(said) != set(space.keys()):
@@ -182,7 +182,7 @@ def _value(space: Space[Any], said: Any) -> Any:
 
 
 def plain(value: Any, digits: int | None = 4) -> Any:
-    """Return an observation or action as what JSON has, its fractions rounded to so many significant digits."""
+    """Return an observation or action as JSON values, with floats rounded to `digits` significant digits."""
     if isinstance(value, np.ndarray):
         return plain(value.tolist(), digits)
     if isinstance(value, np.generic):
@@ -202,10 +202,10 @@ def show(value: Any) -> str:
     return made if isinstance(made, str) else json.dumps(made, ensure_ascii=False)
 
 
-def uncoloured(drawing: str) -> str:
-    """Return a terminal drawing without colours; what was marked by them is marked by brackets.
+def without_colors(drawing: str) -> str:
+    """Return a terminal rendering with brackets in place of its colors.
 
-    A coloured background becomes [ ], blue ( ), any other colour < >.
+    A colored background becomes [ ], blue text ( ), any other color < >.
     """
 
     def mark(found: re.Match[str]) -> str:

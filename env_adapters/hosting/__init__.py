@@ -1,1 +1,1 @@
-"""Where environments run: instances, threads with a time limit, and host processes."""
+"""Where environments run: instances for an event loop, threads with a time limit, and host processes."""

@@ -1,8 +1,8 @@
-"""A host: a process in which environments run for servers (`python -m env_adapters serve`).
+"""A host: a process that runs environments for servers (`python -m env_adapters serve`).
 
-Responsible for connections, for whose instances are whose, and for answering every call in bounded time. Calls of
-different instances run at the same time, those of one instance one after another. The lines are `host_messages.py`,
-the threads and their limits `workers.py`.
+Responsible for connections, for each connection's own instances, and for answering every call in bounded time. Calls of
+different instances run concurrently, calls of one instance sequentially. `messages.py` encodes the lines, `workers.py`
+runs the threads and enforces their limits.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import logging
 from contextlib import suppress
 from typing import Any
 
-from env_adapters import family
 from env_adapters.hosting.instances import MAKE_LIMIT_S, Instance, open_instance
 from env_adapters.hosting.messages import LINE_BYTES, failed, line, read, reset_message, transition_message
 from env_adapters.hosting.workers import Workers
 from env_adapters.protocol import EnvironmentFailure
+from env_adapters.registry import environment_spec
 
 log = logging.getLogger("env_adapters.hosting.host")
 TOKEN_S = 10.0
-"""How long a caller may take to say the token; ours."""
+"""How long a caller may take to send the token; default chosen by this project."""
 
 
 class Host:
-    """Serves environments to whoever connects and, where there is one, knows the token."""
+    """Serves environments to every caller that connects and, if there is a token, sends it."""
 
     def __init__(self, token: str | None = None) -> None:
         self._token = token
@@ -33,10 +33,10 @@ class Host:
         self._connections: set[asyncio.Task[Any]] = set()
         self._server: asyncio.Server | None = None
         self.instances = 0
-        """Open ones, of all connections."""
+        """Number of open instances of all connections."""
 
     async def start(self, address: str, port: int) -> int:
-        """Listen; return the port."""
+        """Listen and return the port."""
         self._server = await asyncio.start_server(self._serve, address, port, limit=LINE_BYTES)
         found: int = self._server.sockets[0].getsockname()[1]
         return found
@@ -56,31 +56,31 @@ class Host:
         self._connections.add(task)
         connection = _Connection(self, self._workers, writer)
         try:
-            if await self._may_enter(reader):
+            if await self._authenticate(reader):
                 await connection.run(reader)
-        except (ConnectionError, ValueError) as error:  # ValueError: a line is too long, or no message.
-            log.warning("a connection ends: %s", error)
+        except (ConnectionError, ValueError) as error:  # ValueError: a line is too long, or not a message.
+            log.warning("closing a connection: %s", error)
         except asyncio.CancelledError:
-            pass  # The host stops; nobody awaits this task.
+            pass  # The host is stopping, and nothing awaits this task.
         finally:
             writer.close()
             await connection.close()
             self._connections.discard(task)
 
-    async def _may_enter(self, reader: asyncio.StreamReader) -> bool:
+    async def _authenticate(self, reader: asyncio.StreamReader) -> bool:
         if self._token is None:
             return True
         with suppress(TimeoutError, ValueError):
             async with asyncio.timeout(TOKEN_S):
-                said = read(await reader.readline()).get("token")
-            if isinstance(said, str) and hmac.compare_digest(said.encode(), self._token.encode()):
+                token = read(await reader.readline()).get("token")
+            if isinstance(token, str) and hmac.compare_digest(token.encode(), self._token.encode()):
                 return True
-        log.warning("a caller without the token was refused")
+        log.warning("refused a caller without a valid token")
         return False
 
 
 class _Connection:
-    """One server's instances."""
+    """A server's connection and its instances."""
 
     def __init__(self, host: Host, workers: Workers, writer: asyncio.StreamWriter) -> None:
         self._host = host
@@ -97,7 +97,7 @@ class _Connection:
             call.add_done_callback(self._calls.discard)
 
     async def close(self) -> None:
-        """Let the calls end, then close the instances: nobody hears of them any more."""
+        """Wait for the calls to end, then close the instances."""
         if self._calls:
             await asyncio.wait(self._calls)
         await asyncio.gather(*(self._release(number) for number in list(self._instances)), return_exceptions=True)
@@ -108,9 +108,9 @@ class _Connection:
             text = line({"id": number, "ok": await self._do(message)})
             if len(text) > LINE_BYTES:
                 raise EnvironmentFailure(f"its answer has {len(text)} bytes, more than {LINE_BYTES}")
-        except Exception as error:  # Whatever an environment raises is the server's to hear.
+        except Exception as error:  # The server handles all exceptions of an environment.
             text = line(failed(number, error, self._workers.stuck))
-        with suppress(ConnectionError):  # The reader's end shows it too.
+        with suppress(ConnectionError):  # `run` gets the end of the connection too.
             self._writer.write(text)
             await self._writer.drain()
 
@@ -126,7 +126,7 @@ class _Connection:
             return await self._release(number)
         instance = self._instances.get(number)
         if instance is None:
-            raise EnvironmentFailure(f"there is no instance {number}")
+            raise EnvironmentFailure(f"instance {number} does not exist")
         if do == "reset":
             return reset_message(await instance.reset(message["task"], message["seed"]))
         if do == "step":
@@ -135,11 +135,11 @@ class _Connection:
             return await instance.oracle()
         if do == "random":
             return await instance.random(message["seed"])
-        raise EnvironmentFailure(f"a host cannot {do!r}")
+        raise EnvironmentFailure(f"unknown request {do!r}")
 
     async def _make(self, number: int, name: str) -> None:
-        found = await self._workers.call(lambda: family(name), MAKE_LIMIT_S)
-        self._instances[number] = await open_instance(found, self._workers)
+        spec = await self._workers.call(lambda: environment_spec(name), MAKE_LIMIT_S)
+        self._instances[number] = await open_instance(spec, self._workers)
         self._host.instances += 1
 
     async def _release(self, number: int) -> None:

@@ -1,7 +1,7 @@
-"""One environment instance as an event loop sees it: its calls one after another, in time, and with plain results.
+"""An environment instance for an event loop: sequential calls with a time limit and plain results.
 
-The same wherever the environment runs: in the loop (`Inline`), in a thread (`Threaded`), or in a host process, whose
-side of it is `host.py` and which uses `Threaded` too. Nothing here knows of episodes.
+The interface is the same for an environment in the loop (`Inline`), in a thread (`Threaded`), or in a host process
+(`host.py` is the host's side, which uses `Threaded` too). Nothing here depends on episodes.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from env_adapters.hosting.workers import EnvironmentTimeout, Workers
-from env_adapters.protocol import Environment, EnvironmentFailure, Family, Reset, Transition
+from env_adapters.protocol import Environment, EnvironmentFailure, EnvironmentSpec, Reset, Transition
 
 T = TypeVar("T")
 log = logging.getLogger("env_adapters.hosting.instances")
 MAKE_LIMIT_S = 120.0
-"""How long making an instance may take: it may start a Java or a browser first. Ours."""
+"""Time limit for making an instance, which may start Java or a browser first; default chosen by this project."""
 
 
 class Instance(Protocol):
-    """An environment; every call raises what the environment raised, or a class of `EnvironmentFailure`."""
+    """An asynchronous environment. Every call raises the environment's exception or an `EnvironmentFailure`."""
 
     async def reset(self, task: str, seed: int) -> Reset:
         """Begin a task."""
@@ -34,24 +34,24 @@ class Instance(Protocol):
         """Act on a model's whole answer."""
 
     async def oracle(self) -> str:
-        """Return the solver's answer."""
+        """Return the solver's next answer."""
 
     async def random(self, seed: str) -> str:
-        """Return the answer of somebody who knows the possible actions only; the seed decides which."""
+        """Return a random player's answer, determined by the seed."""
 
     async def close(self) -> None:
-        """Release it, once its present call has ended. Calling it twice is allowed."""
+        """Release it after the current call has ended. Calling it twice is allowed."""
 
 
-async def open_instance(family: Family, workers: Workers, *, inline: bool = False) -> Instance:
-    """Make an instance in this process: in the loop itself, or in a thread.
+async def open_instance(spec: EnvironmentSpec, workers: Workers, *, inline: bool = False) -> Instance:
+    """Make an instance in this process, in the event loop (`inline`) or in a thread.
 
     Raises:
-        EnvironmentMissing: something that it needs is not installed.
+        EnvironmentMissing: a package or program that it needs is not installed.
     """
     if inline:
-        return Inline(family.make())
-    return Threaded(await workers.call(family.make, MAKE_LIMIT_S), workers, family.step_timeout_s)
+        return Inline(spec.make())
+    return Threaded(await workers.call(spec.make, MAKE_LIMIT_S), workers, spec.step_timeout_s)
 
 
 class Inline:
@@ -69,7 +69,7 @@ class Inline:
         return plain(self._environment.step(text))
 
     async def oracle(self) -> str:
-        """Return the solver's answer."""
+        """Return the solver's next answer."""
         return self._environment.oracle()
 
     async def random(self, seed: str) -> str:
@@ -82,7 +82,7 @@ class Inline:
 
 
 class Threaded:
-    """An environment whose calls block. After one that is late it is dead: nothing is called any more."""
+    """An environment whose calls block. After a timeout it is dead and its methods are never called again."""
 
     def __init__(self, environment: Environment, workers: Workers, limit_s: float) -> None:
         self._environment = environment
@@ -100,7 +100,7 @@ class Threaded:
         return plain(await self._call(lambda: self._environment.step(text)))
 
     async def oracle(self) -> str:
-        """Return the solver's answer."""
+        """Return the solver's next answer."""
         return await self._call(self._environment.oracle)
 
     async def random(self, seed: str) -> str:
@@ -114,13 +114,13 @@ class Threaded:
             self._dead = True
 
     async def _call(self, do: Callable[[], T]) -> T:
-        """Do a call after the present one, to its end even where nobody waits for it any more."""
+        """Make a call after the current one, and run it to completion even if the caller is cancelled."""
         return await asyncio.shield(asyncio.ensure_future(self._alone(do)))
 
     async def _alone(self, do: Callable[[], T]) -> T:
         async with self._busy:
             if self._dead:
-                raise EnvironmentTimeout("it is closed, or was given up since an earlier call did not answer in time")
+                raise EnvironmentTimeout("the environment is closed, or an earlier call did not answer in time")
             try:
                 return await self._workers.call(do, self._limit_s)
             except EnvironmentTimeout as error:
@@ -130,18 +130,18 @@ class Threaded:
                 raise
 
     async def _close_late(self) -> None:
-        """Release what was given up; that it was late is what counts, not what it says to this."""
+        """Close an environment after a timeout. Errors are only logged: the timeout is what the caller gets."""
         try:
             await self._workers.call(self._environment.close, self._limit_s)
         except Exception as error:
-            log.warning("an environment that was late does not close: %s: %s", type(error).__name__, error)
+            log.warning("an environment did not close after a timeout: %s: %s", type(error).__name__, error)
 
 
 def plain(transition: Transition) -> Transition:
-    """Return a transition of plain values that can be stored anywhere.
+    """Return a transition of plain, storable values.
 
     Raises:
-        EnvironmentFailure: the reward is no number.
+        EnvironmentFailure: the reward is not finite.
     """
     reward = float(transition.reward)
     if not math.isfinite(reward):
@@ -159,7 +159,7 @@ def plain(transition: Transition) -> Transition:
 
 
 def plain_reset(reset: Reset) -> Reset:
-    """Return what an agent sees first, in values that can be stored anywhere."""
+    """Return a reset of plain, storable values."""
     return Reset(
         [{"role": message["role"], "content": plain_text(message["content"])} for message in reset.messages],
         plain_info(reset.info),
@@ -167,14 +167,14 @@ def plain_reset(reset: Reset) -> Reset:
 
 
 def plain_text(text: str) -> str:
-    """Return a text without what no database and no answer can carry: NUL and halves of surrogate pairs."""
+    """Replace characters that databases and JSON responses cannot carry: NUL and lone surrogates."""
     if text.isascii():
         return text.replace("\0", "\ufffd") if "\0" in text else text
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
 def plain_info(info: dict[str, Any]) -> dict[str, Any]:
-    """Return it as JSON has it; what JSON cannot say becomes text."""
+    """Return `info` with JSON values; anything that JSON cannot represent becomes text."""
     if not info:
         return {}
     made: dict[str, Any] = json.loads(
@@ -184,5 +184,5 @@ def plain_info(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain_value(value: Any) -> Any:
-    """Return an array's or a numpy number's Python value, else its text."""
+    """Return the Python value of an array or numpy number, and any other value as text."""
     return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -1,8 +1,8 @@
-"""Threads for calls that block, each with a time limit, and a way to end a call that does not come back.
+"""Threads for blocking calls, each call with a time limit, and a way to interrupt a call that does not return.
 
-A call that is late gets `Stuck` raised into its thread, which ends any endless loop written in Python. A thread that
-does not end even so is left alone and counted: only the end of its process can end it. What is called, and what its
-lateness means for an environment, is `instances.py`.
+After a timeout, `Stuck` is raised in the call's thread, which interrupts any endless loop in Python code. A thread that
+still does not end is abandoned and counted: only the end of its process can end it. `instances.py` makes the calls and
+decides what a timeout means for an environment.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from env_adapters.protocol import EnvironmentFailure
 
 T = TypeVar("T")
 GRACE_S = 2.0
-"""How long a thread may take to end once it was told to; ours."""
-LOOK_S = 0.02
+"""How long an interrupted thread may take to end; default chosen by this project."""
+POLL_S = 0.02
 
 
 class EnvironmentTimeout(EnvironmentFailure):
@@ -30,16 +30,16 @@ class EnvironmentTimeout(EnvironmentFailure):
     def __init__(self, text: str, *, ended: bool = True) -> None:
         super().__init__(text)
         self.ended = ended
-        """Whether the late call has ended since; if not, its environment cannot be touched any more."""
+        """Whether the call has ended since the timeout; if not, its environment must not be touched again."""
 
 
 class Stuck(BaseException):
-    """Raised into a thread whose call is late. Not an `Exception`: few catch it by mistake."""
+    """Raised in a thread whose call timed out. Not an `Exception`, so that little code catches it by mistake."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One call and who waits for it."""
+    """A call and the future of its result."""
 
     do: Callable[[], Any]
     loop: asyncio.AbstractEventLoop
@@ -47,7 +47,7 @@ class _Job:
 
 
 class _Worker:
-    """One thread that does one call after another until it is told to stop or was late."""
+    """A thread that executes one call after another, until it is stopped or a call times out."""
 
     def __init__(self) -> None:
         self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -59,24 +59,24 @@ class _Worker:
         try:
             while not self.late and (job := self.jobs.get()) is not None:
                 outcome = _outcome(job.do)
-                with suppress(RuntimeError):  # The loop is closed: nobody waits any more.
+                with suppress(RuntimeError):  # The loop is closed, so nothing awaits the result.
                     job.loop.call_soon_threadsafe(_settle, job.done, outcome)
-                del job, outcome  # An idle thread keeps nothing alive.
+                del job, outcome  # An idle thread must not keep objects alive.
         except Stuck:
-            pass  # It came just after the call had ended by itself.
+            pass  # Raised just after the call had ended on its own.
 
 
 def _outcome(do: Callable[[], Any]) -> tuple[Any, Exception | None]:
-    """Do a call; return its result or why it failed."""
+    """Make a call; return its result, or the error of its failure."""
     try:
         return do(), None
     except Stuck:
-        return None, EnvironmentTimeout("it was ended since it did not answer in time")
-    except StopIteration as error:  # A future cannot carry it.
+        return None, EnvironmentTimeout("the call was interrupted because it did not return in time")
+    except StopIteration as error:  # A future cannot hold a StopIteration.
         return None, EnvironmentFailure(f"StopIteration: {error}")
     except Exception as error:
         return None, error
-    except BaseException as error:  # sys.exit() of a library ends its environment, not a thread of ours.
+    except BaseException as error:  # sys.exit() in a library ends its environment, not this thread.
         return None, EnvironmentFailure(f"{type(error).__name__}: {error}")
 
 
@@ -86,7 +86,7 @@ def _settle(done: asyncio.Future[tuple[Any, Exception | None]], outcome: tuple[A
 
 
 class Workers:
-    """As many threads as calls were ever running at once. Used from one event loop."""
+    """A pool with as many threads as calls have ever run at once. Used from one event loop."""
 
     def __init__(self, grace_s: float = GRACE_S) -> None:
         self._grace_s = grace_s
@@ -95,15 +95,15 @@ class Workers:
 
     @property
     def stuck(self) -> int:
-        """Threads that do not end although they were told to."""
+        """Number of threads that have not ended after an interrupt."""
         self._late = {worker for worker in self._late if worker.thread.is_alive()}
         return len(self._late)
 
     async def call(self, do: Callable[[], T], limit_s: float) -> T:
-        """Do a call in a thread and return what it returns. Whoever cancels this leaves the thread to its call.
+        """Make a call in a thread and return its result. Cancelling this does not interrupt the call.
 
         Raises:
-            EnvironmentTimeout: it took longer than `limit_s`; its thread has been told to end.
+            EnvironmentTimeout: the call took longer than `limit_s`; its thread has been interrupted.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[tuple[T, Exception | None]] = loop.create_future()
@@ -120,21 +120,21 @@ class Workers:
         return result
 
     def close(self) -> None:
-        """End the idle threads; those in a call end after it or with the process."""
+        """End the idle threads. Busy threads end after their call or with the process."""
         while self._idle:
             self._idle.pop().jobs.put(None)
 
     async def _end(self, worker: _Worker) -> None:
-        """Tell a late thread to end, for as long as it may take; count it where it does not."""
+        """Interrupt a thread repeatedly for the grace period; count it as stuck while it lives."""
         worker.late = True
         worker.jobs.put(None)
         self._late.add(worker)
-        for look in range(round(self._grace_s / LOOK_S)):
+        for poll in range(round(self._grace_s / POLL_S)):
             if not worker.thread.is_alive():
                 return
-            if look % 10 == 0:  # Code that catches everything may have swallowed it.
+            if poll % 10 == 0:  # Code that catches everything may have swallowed the exception.
                 _raise_in(worker.thread)
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
 
 
 def _raise_in(thread: threading.Thread) -> None:

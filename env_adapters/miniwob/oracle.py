@@ -1,7 +1,6 @@
-"""Solvers for the simpler pages of MiniWoB++: what somebody would do next who reads the task and the page's text.
+"""Solvers for the simpler pages of MiniWoB++, which derive the next action from the task and the page's text.
 
-Each solver gets the page (`Look`) as it is now and says one action, so it goes on from any state. Pages without a
-solver raise NotImplementedError.
+Each solver gets the current page (`Look`) and returns one action, so it continues from any state.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from env_adapters.browser.actions import Action
-from env_adapters.browser.tab import Target, View
+from env_adapters.browser.view import Target, View
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a solver sees: the task, the page, and what was done on it."""
+    """What a solver knows: the task, the page, and the actions so far."""
 
     goal: str
     view: View
@@ -24,28 +23,28 @@ class Look:
 
     @property
     def quoted(self) -> list[str]:
-        """What the task has in quotes."""
+        """The quoted parts of the task."""
         return re.findall(r'"([^"]+)"', self.goal)
 
     def all(self, *kinds: str) -> list[Target]:
-        """Everything of some kinds, in the page's order."""
+        """Return all elements of some kinds, in the page's order."""
         return [target for target in self.view.targets if target.kind in kinds]
 
     def named(self, name: str, *kinds: str) -> Target | None:
-        """Return the first of some kinds, or of all, with this name."""
+        """Return the first element with this name, of some kinds or of any."""
         fit = [target for target in self.view.targets if not kinds or target.kind in kinds]
         exact = [target for target in fit if target.name == name]
         return next(iter(exact or [target for target in fit if target.name.lower() == name.lower()]), None)
 
     def click(self, name: str, *kinds: str) -> Action:
-        """Click what has this name."""
+        """Return a click on the element with this name."""
         found = self.named(name, *kinds)
         if found is None:
             raise NotImplementedError(f"nothing on the page is called {name!r}")
         return Action("click", found.id)
 
     def clicked(self, target: Target) -> bool:
-        """Say whether it was clicked before."""
+        """Return whether an element has been clicked."""
         return any(action.kind == "click" and action.id == target.id for action in self.done)
 
 
@@ -54,7 +53,7 @@ ORDINALS = {"1st": 0, "2nd": 1, "3rd": 2}
 
 
 def _fill(look: Look, values: list[str], submit: str) -> Action:
-    """Type into the text fields in their order, then click a button."""
+    """Type values into the text fields in order, then click a button."""
     for field, value in zip(look.all(*TEXT), values, strict=False):
         if field.state.removesuffix(" focused").split(" format")[0] != f"value: '{value}'":
             return Action("type", field.id, value)
@@ -214,7 +213,7 @@ def _ticket(look: Look) -> Action:
 
 
 def _mail(look: Look) -> Action:
-    """Delete an email, mark it, or answer it."""
+    """Delete, star, forward or answer an email."""
     by = re.findall(r"email by (\w+)", look.goal)[0]
     if (box := next(iter(look.all("textbox", "textarea")), None)) is not None:
         wanted = re.findall(r"to (\w+)\.$", look.goal) if "forward" in look.goal else look.quoted
@@ -258,7 +257,7 @@ def _terminal(look: Look) -> Action:
         name
         for name in files[files.index("ls") + 1 :]
         if (name.find(ending) == len(name) - len(ending) if ending else "." not in name)
-    )  # As the page sees it.
+    )  # The page's own rule.
     return Action("type", field, f"rm {next(fit)}", enter=True)
 
 
@@ -324,7 +323,7 @@ def solve(page: str, goal: str, view: View, done: list[Action]) -> Action:
     """Return the next action on a page.
 
     Raises:
-        NotImplementedError: there is no solver for it.
+        NotImplementedError: the page has no solver.
     """
     if page not in SOLVERS:
         raise NotImplementedError(f"no solver for the page {page}")

@@ -1,4 +1,4 @@
-"""Which pages of MiniWoB++ are played as text, and why the others are not."""
+"""The pages of MiniWoB++ that are played as text, and why the others are not."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ unicode-test use-autocomplete use-autocomplete-nodelay use-slider use-slider-2 u
 """
 PAGES = tuple(_NAMES.split())
 
-DRAGGED = "it is done by dragging, and there is no such action"
-SEEN = "what it asks for is a place or a picture, which the text does not say"
-TIMED = "it is about timing, and time passes with actions only"
+DRAGGED = "it needs dragging, and there is no such action"
+SEEN = "it asks for a position or a picture, which the text does not contain"
+TIMED = "it depends on timing, and time passes only with actions"
 LEFT_OUT = {
     "bisect-angle": SEEN,
     "button-delay": TIMED,
@@ -57,4 +57,4 @@ LEFT_OUT = {
     "use-colorwheel-2": SEEN,
     "visual-addition": SEEN,
 }
-"""The package's other page sets (`flight`: copies of airlines' sites that load in frames) are left out too."""
+"""Reason by page. The package's other page sets (`flight`: copies of airline sites in frames) are left out too."""

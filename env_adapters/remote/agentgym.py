@@ -1,14 +1,14 @@
-"""AgentGym's environment servers as clients see them (arXiv 2406.04151): `agentgym:KIND@URL`.
+"""Client of AgentGym's environment servers (arXiv 2406.04151): `agentgym:KIND@URL`.
 
-They are not one protocol, but the same calls in variants; `KINDS` says what each server wants. As in AgentGym the
-client reads `Action:` out of an answer, and an episode is worth its last step's reward (BabyAI and SciWorld: score):
-a step here gives what changed, in 0..1, so that their sum is that; `info["score"]` has the server's own figure.
+The servers share their calls but not one protocol; `KINDS` describes each variant. As in AgentGym, the client reads
+`Action:` out of an answer, and an episode's value is its last step's reward (BabyAI and SciWorld: score). A step here
+earns the change of that value, in 0..1, so the rewards add up to it; `info["score"]` has the server's own figure.
 
-Ours are the instructions (the servers send none, they are short here), the splits, that an answer without `Action:` is
-read as the action itself, and that ALFWorld's possible actions are shown every turn. An error, also the kind that is
-sent with status 200, is a failure of the environment and not a reward of 0. A task is `KIND/INDEX`; the index alone
-says what is played, so the episode's seed changes nothing. AgentGym's tool servers and code formats run model text as
-Python on their side: host them where that may be.
+Chosen by this project: the instructions (the servers send none; these are short), the splits, that an answer without
+`Action:` is the action itself, and that ALFWorld's possible actions are shown every turn. An error, including one sent
+with status 200, is a failure of the environment, not a reward of 0. A task is `KIND/INDEX`; the index alone determines
+the episode, so the seed has no effect. AgentGym's tool servers and code formats execute model text as Python on the
+server: host them only where that is acceptable.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from functools import partial
 from typing import Any
 
 from env_adapters.protocol import EnvironmentFailure, Reset, Transition, UnknownTask
-from env_adapters.remote.connection import Http, Place, Play, RemoteFamily, number, place
+from env_adapters.remote.connection import Http, Place, RemoteInstance, RemoteSpec, number, place
 
 log = logging.getLogger("upturn.environments")
 
 LISTED = 5000
-"""Tasks that are listed of a kind that has more, evenly spread; the others can be played by name."""
+"""Maximum number of listed tasks per kind, evenly spread; the others can be played by name."""
 
 
 class NoAction(ValueError):
-    """An answer holds no action; the text is what AgentGym's client answers then."""
+    """An answer contains no action; the message is the one of AgentGym's client."""
 
 
 def _one_action(text: str) -> str:
-    """Of TextCraft and BabyAI: one `Action:` line, then letters, digits and commas only."""
+    """TextCraft and BabyAI: one `Action:` line with letters, digits and commas only."""
     found = re.findall(r"Action:\s*(.*?)(?=\n|$)", text, re.DOTALL)
     if len(found) > 1:
         raise NoAction("Error: Only one 'Action' is allowed per response. Please adjust your response.")
@@ -45,18 +45,18 @@ def _one_action(text: str) -> str:
 
 
 def _last_action(text: str) -> str:
-    """Of ALFWorld, SciWorld and WebShop: what follows the last `Action:`."""
+    """ALFWorld, SciWorld and WebShop: the text after the last `Action:`."""
     return text.rpartition("Action:")[2].strip()
 
 
 def _first_action(text: str) -> str:
-    """Of maze and wordle: what stands between the first `Action:` and the next."""
+    """Maze and wordle: the text between the first `Action:` and the next."""
     parts = text.split("Action:")
     return parts[min(1, len(parts) - 1)].strip()
 
 
 def _fenced(text: str) -> str:
-    """Of WebArena: the whole answer, which must hold an action between triple backticks."""
+    """WebArena: the whole answer, which must contain an action between triple backticks."""
     if not re.search(r"```.*?```", text, re.DOTALL):
         raise NoAction(
             "Cannot parse action from response. Your action should be inside triple backticks (```). "
@@ -66,40 +66,40 @@ def _fenced(text: str) -> str:
 
 
 def _query(text: str) -> str:
-    """Of SQL: the last fenced block, or the whole answer."""
+    """SQL: the last fenced block, or the whole answer."""
     return text.split("```sql")[-1].split("```")[0].strip()
 
 
 def _whole(text: str) -> str:
-    """Of SearchQA and the tools: their servers read the answer themselves."""
+    """SearchQA and the tool servers: the whole answer, which the server parses itself."""
     return text
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What one of the servers wants and answers."""
+    """The variant of the protocol that one kind of server implements."""
 
     size: int
-    """How many tasks it has (where it has no end: how many are used)."""
+    """Number of tasks (for an unlimited supply: how many are used)."""
     instructions: str
     read: Callable[[str], str]
     index: str = "data_idx"
-    """Field of a reset that says the task."""
+    """Field of a reset request that selects the task."""
     key: str = "id"
     """Field that names the instance."""
     create: dict[str, Any] | None = None
     more: dict[str, Any] = field(default_factory=dict)
-    """Further fields of a reset."""
+    """Further fields of a reset request."""
     path: str = ""
     closes: bool = False
-    """Whether it can close an instance; the others keep it until they stop."""
+    """Whether the server can close an instance; otherwise it keeps instances until it stops."""
     value: str = "reward"
     full: float = 1.0
     """The value of a complete success."""
     success: float = 1.0
-    """From which share of `full` on an episode that has ended is a success."""
+    """Minimum share of `full` for a finished episode to be a success."""
     unknown: str = "\0"
-    """Part of the observation by which it says that it did not understand the action."""
+    """Part of the observation that reports an action which the server did not understand."""
 
 
 _REACT = "Answer with a thought and one action:\nThought: ...\nAction: ..."
@@ -206,7 +206,7 @@ KINDS = {
 }
 
 
-class Remote(Play):
+class Remote(RemoteInstance):
     """One instance on one server, made at the first reset."""
 
     def __init__(self, kind: str, where: Place) -> None:
@@ -217,7 +217,7 @@ class Remote(Play):
         self._actions: list[str] = []
 
     def reset(self, task: str, seed: int) -> Reset:
-        """Begin a task, by its index; the seed changes nothing."""
+        """Begin a task by its index. The seed has no effect."""
         kind = self._kind
         found = re.fullmatch(rf"{self._name}/(0|[1-9][0-9]{{0,8}})", task)
         if found is None or int(found[1]) >= kind.size:
@@ -238,7 +238,7 @@ class Remote(Play):
         """Send the action of an answer.
 
         Raises:
-            ValueError: the episode is over, or has not begun.
+            ValueError: the episode is over or has not begun.
         """
         if self._over:
             raise ValueError("this episode is over or has not begun: reset it before a step")
@@ -272,15 +272,15 @@ class Remote(Play):
         )
 
     def random(self, rng: random.Random) -> str:
-        """Return one of the actions that the server listed last.
+        """Return one of the actions in the server's latest list.
 
         Raises:
-            NotImplementedError: it lists none.
+            NotImplementedError: the server does not list its actions.
         """
         return f"Action: {rng.choice(self._actions)}" if self._actions else super().random(rng)
 
     def close(self) -> None:
-        """Close the instance, where the server can, and the connection."""
+        """Close the instance, if the server supports it, and the connection."""
         self._over = True
         http, self._http = self._http, None
         if http is None:
@@ -289,7 +289,7 @@ class Remote(Play):
             if self._kind.closes and self._id is not None:
                 http.call("POST", f"{self._kind.path}/close", {self._kind.key: self._id})
         except EnvironmentFailure as error:
-            log.warning("%s did not close instance %s: %s", self._where, self._id, error)
+            log.warning("could not close instance %s at %s: %s", self._id, self._where, error)
         finally:
             self._id = None
             http.close()
@@ -302,7 +302,7 @@ class Remote(Play):
         return reply
 
     def _text(self, reply: Any) -> str:
-        """Return the text of a reset's or step's reply, in whichever shape it comes; keep the actions it lists."""
+        """Return the text of the reply to a reset or step, in any of its shapes, and keep the actions it lists."""
         if isinstance(reply, list) and reply:
             reply = reply[0]
         if isinstance(reply, str):
@@ -322,7 +322,7 @@ class Remote(Play):
 
 
 def _strings(text: str) -> list[str]:
-    """Return the texts of a JSON list; none if it is something else."""
+    """Return the strings of a JSON list, or an empty list for anything else."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -330,15 +330,15 @@ def _strings(text: str) -> list[str]:
     return [item for item in found if isinstance(item, str)]
 
 
-def make_family(argument: str, name: str) -> RemoteFamily:
-    """Return the family of `KIND@URL`.
+def make_spec(argument: str, name: str) -> RemoteSpec:
+    """Return the spec of `KIND@URL`.
 
     Raises:
-        ValueError: there is no such kind, or it is no URL.
+        ValueError: the kind does not exist, or the rest is not a URL.
     """
     kind, _, url = argument.partition("@")
     if kind not in KINDS:
         raise ValueError(f"AgentGym has no kind {kind!r}; it has {', '.join(KINDS)}")
     where, size = place(url), KINDS[kind].size
     tasks = (f"{kind}/{index}" for index in range(0, size, -(-size // LISTED)))
-    return RemoteFamily(name, f"AgentGym's {kind} at {where}.", tasks, partial(Remote, kind, where))
+    return RemoteSpec(name, f"AgentGym's {kind} at {where}.", tasks, partial(Remote, kind, where))

@@ -1,7 +1,7 @@
-"""What environments elsewhere have in common: where they are, JSON over HTTP with bounds, and splits of their tasks.
+"""What remote environments share: their URLs, bounded JSON over HTTP, and the splits of their tasks.
 
-Each protocol has its own file. A URL may carry a key as its user name (`https://KEY@host/...`): it is sent as a bearer
-token and shown to nobody. What comes back is data: its size is bounded, and redirects are not followed.
+Each protocol has its own file. A URL may carry a key as its user name (`https://KEY@host/...`), which is sent as a
+bearer token and never displayed. Responses are untrusted data: their size is bounded, and redirects are not followed.
 """
 
 from __future__ import annotations
@@ -21,15 +21,8 @@ from env_adapters.protocol import Environment, EnvironmentFailure, Isolation, Un
 if TYPE_CHECKING:
     import httpx2
 
-KINDS = {
-    "agentgym": "env_adapters.remote.agentgym",
-    "openenv": "env_adapters.remote.openenv",
-    "mcp": "env_adapters.remote.mcp",
-    "search": "env_adapters.search.family",
-}
-"""The protocols, and the module that speaks each. `make_family(argument, name)` of it checks the argument."""
 TIMEOUT_S = 100.0
-"""For one answer of the other server; ours. AgentGym's own clients wait 300 s."""
+"""Time limit for one response; default chosen by this project. AgentGym's own clients wait 300 s."""
 ANSWER_BYTES = 8 * 2**20
 TEST_SHARE = 0.2
 SEEDS = 1000
@@ -37,10 +30,10 @@ SEEDS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a server is."""
+    """The address of a server."""
 
     url: str
-    """Without its key, and without a slash at the end."""
+    """The URL without its key and without a trailing slash."""
     headers: dict[str, str]
     fragment: str = ""
 
@@ -49,7 +42,7 @@ class Place:
 
 
 def place(url: str) -> Place:
-    """Read a URL.
+    """Parse a URL.
 
     Raises:
         ValueError: it is not an http or https URL with a host.
@@ -72,10 +65,10 @@ class Http:
         self._where = where
 
     def call(self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None) -> Any:
-        """Send a request and return the JSON of its answer.
+        """Send a request and return the response's JSON.
 
         Raises:
-            EnvironmentFailure: no answer, another status than 200, too much, or no JSON.
+            EnvironmentFailure: no response, a status other than 200, a response that is too large or is not JSON.
         """
         answer, content = self.send(method, path, body, headers=headers)
         if answer.status_code != 200:
@@ -85,7 +78,7 @@ class Http:
     def send(
         self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None
     ) -> tuple[httpx2.Response, str]:
-        """Send a request; return the answer of any status, and its text."""
+        """Send a request; return the response, whatever its status, and its text."""
         import httpx2
 
         try:
@@ -100,27 +93,27 @@ class Http:
         return answer, content.decode(errors="replace")
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         self._client.close()
 
 
 def parse(text: str) -> Any:
-    """Return JSON that another server sent.
+    """Parse a server's JSON.
 
     Raises:
-        EnvironmentFailure: it is none.
+        EnvironmentFailure: the text is not JSON.
     """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise EnvironmentFailure(f"the server answered what is not JSON: {text[:300]!r}") from error
+        raise EnvironmentFailure(f"the server's answer is not JSON: {text[:300]!r}") from error
 
 
 def number(value: Any) -> float:
-    """Return a reward that another server sent: a finite number or a truth value, or nothing (0).
+    """Return a server's reward: a finite number, a boolean, or null for 0.
 
     Raises:
-        EnvironmentFailure: it is none of these.
+        EnvironmentFailure: the value has another type, or is not finite.
     """
     if value is None:
         return 0.0
@@ -130,10 +123,10 @@ def number(value: Any) -> float:
 
 
 def read_object(text: str) -> dict[str, Any]:
-    """Return the JSON object in an answer: from its first brace to its last.
+    """Return the JSON object in an answer, from its first brace to its last.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the answer contains no JSON object.
     """
     try:
         found = json.loads(text[text.find("{") : text.rfind("}") + 1])
@@ -143,23 +136,23 @@ def read_object(text: str) -> dict[str, Any]:
 
 
 def read_action(text: str) -> str:
-    """Return the action of an answer: what follows its first `Action:`, else the whole answer."""
+    """Return the action of an answer: the text after its first `Action:`, otherwise the whole answer."""
     found = re.search(r"^\W*action\s*:\s*(.*)", text, re.IGNORECASE | re.MULTILINE | re.DOTALL)
     return (found[1] if found else text).strip(" \t\r\n`'\"*>")
 
 
 def seed_tasks() -> Iterable[str]:
-    """Tasks of a server that only knows seeds."""
+    """Return the tasks of a server that has only seeds."""
     return (f"seed-{index}" for index in range(SEEDS))
 
 
 def seed_of(task: str, seed: int) -> int:
-    """Return the server's seed for a task like `seed-17` and the episode's seed: 17, 1017, 2017, ...
+    """Return the server's seed for a task such as `seed-17` and an episode's seed 0, 1, 2, ...: 17, 1017, 2017, ...
 
-    Tasks never share one, and it fits 31 bits, which is all that some random generators take.
+    Tasks never share a seed, and it fits into 31 bits, the limit of some random generators.
 
     Raises:
-        UnknownTask: there is no such task.
+        UnknownTask: the task does not exist.
     """
     found = re.fullmatch(r"seed-(0|[1-9][0-9]{0,5})", task)
     if found is None or int(found[1]) >= SEEDS:
@@ -167,20 +160,20 @@ def seed_of(task: str, seed: int) -> int:
     return (int(found[1]) + SEEDS * seed) % 2**31
 
 
-class Play:
-    """What every instance elsewhere is: it has no solver, and by itself no list of what is possible."""
+class RemoteInstance:
+    """Base of remote instances, which have no solver and do not know their possible actions."""
 
     def oracle(self) -> str:
-        """There is no solver."""
-        raise NotImplementedError("an environment elsewhere has no solver")
+        """Raise `NotImplementedError`: there is no solver."""
+        raise NotImplementedError("a remote environment has no solver")
 
     def random(self, rng: random.Random) -> str:
-        """What is possible is not known."""
+        """Raise `NotImplementedError`: the possible actions are unknown."""
         raise NotImplementedError("this environment does not list its actions")
 
 
-class RemoteFamily:
-    """The tasks of one server. Listing them asks nobody."""
+class RemoteSpec:
+    """The tasks of one server. Listing them sends no request."""
 
     isolation: Isolation = "thread"
     step_timeout_s = TIMEOUT_S + 20.0
@@ -191,29 +184,29 @@ class RemoteFamily:
 
     @property
     def tools(self) -> list[dict[str, Any]]:
-        """None, unless the protocol has them."""
+        """No tools, unless the protocol has them."""
         return []
 
     def missing(self) -> str | None:
-        """Return None: a client needs what the base install has."""
+        """Return None: a client needs only the base installation."""
         return None
 
     def text_of(self, name: str, arguments: dict[str, Any]) -> str:
-        """There are no tools."""
+        """Reject every call: the server has no tools."""
         raise ValueError(f"{self.name} has no tool {name!r}: it is played by text")
 
     def splits(self) -> list[str]:
-        """Two disjoint splits, ours: a fifth of the tasks, by a hash of the name, is `test`."""
+        """Return the two disjoint splits. `test` has a fifth of the tasks, chosen by a hash of the name."""
         return ["train", "test"]
 
     def tasks(self, split: str) -> list[str]:
-        """Tasks of a split."""
+        """Return the tasks of a split."""
         if split not in self.splits():
             raise UnknownTask(f"{self.name} has no split {split!r}; it has train and test")
         return [task for task in self._tasks if _is_test(task) == (split == "test")]
 
     def make(self) -> Environment:
-        """Make an instance. It connects now or at its first reset, as its protocol wants."""
+        """Make an instance. Depending on the protocol it connects now or at its first reset."""
         return self._make()
 
 

@@ -1,16 +1,17 @@
-"""A tool server as an environment: `mcp@URL`, or `mcp@URL#end=TOOL`.
+"""An MCP tool server as an environment: `mcp@URL`, or `mcp@URL#end=TOOL`.
 
 Every tool of the server is an action. An answer is one call, `tool_name {"argument": value}`; agents that call tools
-play by the tools themselves. MCP knows no episodes, so these are the conventions:
+use the tools directly. MCP has no episodes, so this project defines these conventions:
 
-- A tool named `reset` begins an episode: it is called with the `seed` if it takes one, its result is the first
-  observation, and players do not see it. Without one, every task begins the same.
-- A result that is an object (`structuredContent`, or text that is JSON) may have the fields `observation`, `reward`,
-  `done`, `truncated` and `success`. Any other result is an observation with reward 0.
-- With `#end=TOOL` a call of that tool ends the episode; a result that is only a number is its reward.
-- An episode that is done without a `success` is one if its last reward is above 0.
+- A tool named `reset` begins an episode. It gets the `seed` if it has such a parameter, its result is the first
+  observation, and players do not see the tool. Without it, every task begins the same.
+- A result that is an object (`structuredContent`, or JSON text) may have the fields `observation`, `reward`, `done`,
+  `truncated` and `success`. Any other result is an observation with reward 0.
+- With `#end=TOOL`, a call of that tool ends the episode; a result that is only a number is its reward.
+- A finished episode without `success` is a success if its last reward is above 0.
 
-A call that the server refuses, or a tool that reports an error, is shown to the player. Tasks are seeds; splits ours.
+If the server refuses a call or a tool reports an error, the player gets the message. Tasks are seeds, and the splits
+are chosen by this project.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from typing import Any
 from env_adapters.protocol import EnvironmentFailure, Reset, Transition
 from env_adapters.remote.connection import (
     Place,
-    Play,
-    RemoteFamily,
+    RemoteInstance,
+    RemoteSpec,
     number,
     place,
     read_action,
@@ -40,7 +41,7 @@ BEGIN = "reset"
 """The tool that begins an episode."""
 
 
-class Remote(Play):
+class Remote(RemoteInstance):
     """One session."""
 
     def __init__(self, where: Place, session: McpSession, end: str | None) -> None:
@@ -56,9 +57,9 @@ class Remote(Play):
             try:
                 result = session.call(BEGIN, {"seed": wanted} if "seed" in takes else {})
             except WrongCall as error:
-                raise EnvironmentFailure(f"{self._where} does not begin with a seed only: {error}") from error
+                raise EnvironmentFailure(f"reset at {self._where} needs more than a seed: {error}") from error
             if result.get("isError"):
-                raise EnvironmentFailure(f"{self._where} could not begin: {_said(result)[:300]}")
+                raise EnvironmentFailure(f"reset at {self._where} failed: {_text(result)[:300]}")
             first = _read(result)[0]
         self._over = False
         return Reset([{"role": "system", "content": self._rules(session)}, {"role": "user", "content": first}])
@@ -75,10 +76,10 @@ class Remote(Play):
         return "\n".join(line for line in lines if line)
 
     def step(self, text: str) -> Transition:
-        """Call the tool of an answer.
+        """Make the tool call of an answer.
 
         Raises:
-            ValueError: the episode is over, or has not begun.
+            ValueError: the episode is over or has not begun.
         """
         if self._over:
             raise ValueError("this episode is over or has not begun: reset it before a step")
@@ -86,12 +87,12 @@ class Remote(Play):
         try:
             name, arguments = read_call(text)
             if name not in tools:
-                raise ValueError(f"there is no tool {name[:100]!r}")
+                raise ValueError(f"there is no tool {name[:100]!r}")  # prose: ok (a model sees it)
             result = self._session.call(name, arguments)
         except ValueError as error:
             return Transition(f"Not a call: {error}. Tools: {', '.join(tools)}", 0.0, False, valid=False)
         if result.get("isError"):
-            return Transition(_said(result), 0.0, False, valid=False)
+            return Transition(_text(result), 0.0, False, valid=False)
         observation, fields = _read(result)
         done = bool(fields.get("done")) or name == self._end
         truncated = bool(fields.get("truncated")) and not done
@@ -108,14 +109,14 @@ class Remote(Play):
             try:
                 self._session.close()
             except EnvironmentFailure as error:
-                log.warning("%s did not end a session: %s", self._where, error)
+                log.warning("could not end a session at %s: %s", self._where, error)
 
 
 def read_call(text: str) -> tuple[str, dict[str, Any]]:
     """Return the tool and the arguments of an answer.
 
     Raises:
-        ValueError: it is no call.
+        ValueError: the answer is not a call.
     """
     found = re.match(r"([\w.-]+)\s*(.*)", read_action(text), re.DOTALL)
     if found is None:
@@ -127,7 +128,7 @@ def _playable(session: McpSession) -> dict[str, dict[str, Any]]:
     return {name: tool for name, tool in session.tools.items() if name != BEGIN}
 
 
-def _said(result: dict[str, Any]) -> str:
+def _text(result: dict[str, Any]) -> str:
     """Return the texts of a result."""
     parts = result.get("content")
     texts = [part.get("text") for part in (parts if isinstance(parts, list) else []) if isinstance(part, dict)]
@@ -135,24 +136,24 @@ def _said(result: dict[str, Any]) -> str:
 
 
 def _read(result: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the observation of a result, and its fields; a result that is only a number is a reward."""
-    said, fields = _said(result), result.get("structuredContent")
+    """Return the observation and the fields of a result; a result that is only a number is a reward."""
+    text, fields = _text(result), result.get("structuredContent")
     if not isinstance(fields, dict):
         try:
-            fields = json.loads(said)
+            fields = json.loads(text)
         except (ValueError, RecursionError):
             fields = {}
-    if isinstance(fields, dict) and set(fields) == {"result"}:  # As FastMCP wraps what is no object.
+    if isinstance(fields, dict) and set(fields) == {"result"}:  # FastMCP wraps results that are not objects.
         fields = fields["result"]
     if isinstance(fields, (bool, int, float)):
         fields = {"reward": fields}
     fields = fields if isinstance(fields, dict) else {}
     observation = fields.get("observation")
-    return (observation if isinstance(observation, str) else said), fields
+    return (observation if isinstance(observation, str) else text), fields
 
 
-class Mcp(RemoteFamily):
-    """The family of one tool server."""
+class Mcp(RemoteSpec):
+    """One tool server."""
 
     def __init__(self, name: str, where: Place, end: str | None) -> None:
         super().__init__(name, f"The MCP server at {where}.", seed_tasks(), self._connect)
@@ -161,7 +162,7 @@ class Mcp(RemoteFamily):
 
     @property
     def tools(self) -> list[dict[str, Any]]:
-        """The server's tools; they are known once an instance was made, since listing asks nobody."""
+        """The server's tools, known after the first instance was made: listing sends no request."""
         return self._known
 
     def _connect(self) -> Remote:
@@ -180,17 +181,17 @@ class Mcp(RemoteFamily):
         return Remote(self._where, session, self._end)
 
     def text_of(self, name: str, arguments: dict[str, Any]) -> str:
-        """Return a call as text; whether there is such a tool, the server says."""
+        """Return a call as text. The server decides whether the tool exists."""
         if not re.fullmatch(r"[\w.-]+", name):
             raise ValueError(f"{name!r} is not the name of a tool")
         return f"{name} {json.dumps(arguments, ensure_ascii=False)}"
 
 
-def make_family(argument: str, name: str) -> Mcp:
-    """Return the family of a server's URL.
+def make_spec(argument: str, name: str) -> Mcp:
+    """Return the spec of a server by its URL.
 
     Raises:
-        ValueError: it is no URL.
+        ValueError: the argument is not such a URL.
     """
     where = place(argument)
     key, _, end = where.fragment.partition("=")

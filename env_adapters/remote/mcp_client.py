@@ -1,7 +1,7 @@
-"""A blocking client of an MCP server over streamable HTTP: initialize, list tools, call one.
+"""A blocking MCP client over streamable HTTP: initialize, list tools, call a tool.
 
-It speaks the protocol's revisions with a session (2025-06-18 and before it), since an episode is a session. The
-official library is asynchronous and brings a web server along; these calls are all that an environment needs.
+It implements the protocol revisions with sessions (up to 2025-06-18), since an episode is a session. The official
+library is asynchronous and includes a web server; an environment needs only these calls.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from env_adapters.remote.connection import Http, Place, parse
 
 VERSION = "2025-06-18"
 LARGEST_LIST = 20
-"""Pages of tools that are read; ours."""
+"""Maximum number of pages of tools that are read; default chosen by this project."""
 INVALID_PARAMS = -32602
 
 
 class WrongCall(ValueError):
-    """The server refuses the arguments of a call."""
+    """The server refused the arguments of a call."""
 
 
 class McpSession:
@@ -45,8 +45,8 @@ class McpSession:
         """Call a tool and return its result.
 
         Raises:
-            WrongCall: the server refuses the arguments.
-            EnvironmentFailure: it failed otherwise.
+            WrongCall: the server refused the arguments.
+            EnvironmentFailure: any other failure.
         """
         return self._request("tools/call", {"name": tool, "arguments": arguments})
 
@@ -75,15 +75,15 @@ class McpSession:
         if not isinstance(reply, dict) or not isinstance(reply.get("result", reply.get("error")), dict):
             raise EnvironmentFailure(f"{self._where} answered {method} with {str(reply)[:300]}")
         if error := reply.get("error"):
-            said = f"{error.get('message')}"
+            message = f"{error.get('message')}"
             if method == "tools/call" and error.get("code") == INVALID_PARAMS:
-                raise WrongCall(said)
-            raise EnvironmentFailure(f"{self._where} refused {method}: {error.get('code')}: {said}")
+                raise WrongCall(message)
+            raise EnvironmentFailure(f"{self._where} refused {method}: {error.get('code')}: {message}")
         result: dict[str, Any] = reply["result"]
         return result
 
     def _send(self, message: dict[str, Any]) -> Any:
-        """Send a message; return the answer to it, None for a notification."""
+        """Send a message and return its reply, or None for a notification."""
         answer, content = self._http.send("POST", "", message, headers=self._headers)
         if session := answer.headers.get("mcp-session-id"):
             self._headers["mcp-session-id"] = session

@@ -1,11 +1,12 @@
 """An OpenEnv server (BSD-3, Meta) as an environment: `openenv@URL`. A WebSocket is one session.
 
-How an answer becomes an action is read from the server's `/schema`: where an action has one field, or needs only one,
-the text is that field (a text as it is, anything else as JSON); otherwise the answer holds a JSON object of the fields.
-What the server refuses as no action is shown to the player; its other errors are failures of the environment.
+The server's `/schema` determines how an answer becomes an action. If an action has, or requires, a single field, the
+answer is the value of that field (a string verbatim, any other type as JSON); otherwise the answer contains a JSON
+object of the fields. If the server rejects an action as malformed, the player gets the message; any other error is a
+failure of the environment.
 
-Rewards are the server's own, a step's each, so their sum is the return. An episode that is done is a success if its
-last reward is above 0 (the protocol has no verdict). Tasks are seeds, and the splits are ours.
+Rewards are the server's own, one per step, so their sum is the return. A finished episode is a success if its last
+reward is above 0 (the protocol has no verdict). Tasks are seeds, and the splits are chosen by this project.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from env_adapters.remote.connection import (
     TIMEOUT_S,
     Http,
     Place,
-    Play,
-    RemoteFamily,
+    RemoteInstance,
+    RemoteSpec,
     number,
     parse,
     place,
@@ -36,13 +37,13 @@ if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
 NOT_ACTION = "VALIDATION_ERROR"
-"""Code of the error by which a server says that it did not understand an action."""
+"""Error code of a server that did not understand an action."""
 CONNECT_S = 20.0
 CLOSE_S = 2.0
 
 
 class Form:
-    """How the text of an answer becomes an action."""
+    """Turns the text of an answer into an action."""
 
     def __init__(self, schema: Any) -> None:
         schema = schema if isinstance(schema, dict) else {}
@@ -53,7 +54,7 @@ class Form:
         required = [name for name in schema.get("required", []) if name in fields]
         only = list(fields) if len(fields) == 1 else required
         self.field = only[0] if len(only) == 1 else None
-        """The one field, if the text is that."""
+        """The single field whose value is the text, or None if an action is a JSON object."""
         self._is_text = self.field is not None and fields[self.field].get("type") == "string"
         shown = {name: _about(part) for name, part in fields.items()}
         if self.field is None:
@@ -66,15 +67,15 @@ class Form:
         """Return the fields of the action in an answer.
 
         Raises:
-            ValueError: there is none.
+            ValueError: the answer contains no action.
         """
-        said = read_action(text)
+        found = read_action(text)
         if self.field is None:
-            return read_object(said)
+            return read_object(found)
         if self._is_text:
-            return {self.field: said}
+            return {self.field: found}
         try:
-            value = json.loads(said)
+            value = json.loads(found)
         except (ValueError, RecursionError) as error:
             raise ValueError("it is not JSON") from error
         return value if isinstance(value, dict) and set(value) == {self.field} else {self.field: value}
@@ -87,8 +88,8 @@ def _about(part: Any) -> str:
     return ", ".join([*(str(word) for word in words if word), *([f"one of {choices}"] if choices else [])])
 
 
-class Remote(Play):
-    """One session, begun at the first reset."""
+class Remote(RemoteInstance):
+    """One session, which begins at the first reset."""
 
     def __init__(self, where: Place) -> None:
         self._where = where
@@ -114,7 +115,7 @@ class Remote(Play):
         """Send the action of an answer.
 
         Raises:
-            ValueError: the episode is over, or has not begun.
+            ValueError: the episode is over or has not begun.
         """
         if self._over:
             raise ValueError("this episode is over or has not begun: reset it before a step")
@@ -129,7 +130,7 @@ class Remote(Play):
     def close(self) -> None:
         """End the session."""
         self._over, self._socket = True, None
-        self._open.close()  # The server ends the session of a socket that closes.
+        self._open.close()  # Closing the socket ends the session.
 
     def _connect(self) -> None:
         import websockets
@@ -159,8 +160,8 @@ class Remote(Play):
         """Send a message and return the data of its reply.
 
         Raises:
-            ValueError: the server understood no action.
-            EnvironmentFailure: it failed otherwise.
+            ValueError: the server did not understand the action.
+            EnvironmentFailure: any other failure.
         """
         import websockets
 
@@ -182,7 +183,7 @@ class Remote(Play):
 
 
 def _text(observation: Any) -> str:
-    """Return an observation as text: its only text, or all of it as JSON."""
+    """Return an observation as text: its only field if that is a string, otherwise all of it as JSON."""
     if not isinstance(observation, dict):
         return observation if isinstance(observation, str) else json.dumps(observation, ensure_ascii=False)
     parts = {name: part for name, part in observation.items() if name not in ("metadata", "done", "reward")}
@@ -190,11 +191,11 @@ def _text(observation: Any) -> str:
     return only if isinstance(only, str) else json.dumps(parts, ensure_ascii=False)
 
 
-def make_family(argument: str, name: str) -> RemoteFamily:
-    """Return the family of a server's URL.
+def make_spec(argument: str, name: str) -> RemoteSpec:
+    """Return the spec of a server by its URL.
 
     Raises:
-        ValueError: it is no URL.
+        ValueError: the argument is not a URL.
     """
     where = place(argument)
-    return RemoteFamily(name, f"The OpenEnv server at {where}.", seed_tasks(), partial(Remote, where))
+    return RemoteSpec(name, f"The OpenEnv server at {where}.", seed_tasks(), partial(Remote, where))

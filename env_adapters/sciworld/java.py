@@ -1,10 +1,11 @@
-"""Java processes in which ScienceWorld runs: bounded in memory, shared by several episodes, replaced when they break.
+"""Java processes that run ScienceWorld: bounded in memory, shared by several episodes, replaced when they fail.
 
-Responsible for starting them, for who sits in which, and for one call at a time in each: the simulator keeps state
-outside its instances, so that calls at the same time give wrong scores without a word. Its random numbers are one
-generator for all instances, and so are the numbers that things get: both are set before every use. Its order of things
-follows those numbers, Java's identity hashes, which are made constant, and the numbers of types, which begin as the
-package has them. So an episode does not depend on its neighbours. What is asked of the simulator is `sciworld.py`.
+Responsible for starting processes, assigning seats, and making one call at a time in each process: the simulator keeps
+state outside its instances, so concurrent calls silently give wrong scores. All instances of a process share one random
+generator and one counter for the numbers of objects, so both are set before every call. The simulator's order of
+objects depends on these numbers, on Java's identity hashes, which are made constant, and on the numbers of object
+types, which start as shipped in the package. Therefore an episode does not depend on the others in its process.
+`game.py` makes the calls.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing
 
 T = TypeVar("T")
 SEATS = 32
-"""Instances in one process. Measured: each holds 8 to 14 MB of heap."""
+"""Instances per process. Measured: each uses 8 to 14 MB of heap."""
 OPTIONS = (
     "-Xmx768m",
     "-XX:+UseSerialGC",
@@ -33,31 +34,31 @@ OPTIONS = (
     "-XX:+UnlockExperimentalVMOptions",
     "-XX:hashCode=2",
 )
-"""The heap holds the instances of all seats and room to work; `hashCode=2` is the constant identity hash."""
+"""The heap is large enough for all seats plus working memory; `hashCode=2` makes the identity hash constant."""
 CALL_S = 45.0
-"""A call that takes longer has hung. Measured: the slowest solution takes 5 s to find on a quiet machine."""
+"""Time limit of a call. Measured: the slowest solution takes 5 s on an idle machine."""
 START_S = 60.0
-"""A process that takes longer to say its port has hung; ours."""
+"""Time limit for a new process to report its port; default chosen by this project."""
 THINGS = 1_000_000
-"""Numbers of things for one call; ours. Loading a house takes some hundreds."""
+"""Object numbers reserved per call, chosen by this project. Loading a house takes some hundreds."""
 
 
 def missing() -> str | None:
-    """Return what has to be installed, or None."""
+    """Return the commands that install what is missing, or None."""
     needs = [] if importlib.util.find_spec("scienceworld") else ["pip install scienceworld==1.2.3"]
     needs += [] if shutil.which("java") else ["apt-get install default-jre-headless"]
     return " and ".join(needs) or None
 
 
 def _jar() -> Path:
-    spec = importlib.util.find_spec("scienceworld")  # The package itself would start a process of its own.
+    spec = importlib.util.find_spec("scienceworld")  # Importing the package would start a process.
     if spec is None or spec.origin is None:
         raise EnvironmentMissing("pip install scienceworld==1.2.3")
     return Path(spec.origin).with_name("scienceworld.jar")
 
 
 class Java:
-    """One process. Its methods are called inside `call`."""
+    """One process. Its other methods must be called inside `call`."""
 
     def __init__(self) -> None:
         self._py4j: Any = importlib.import_module("py4j.java_gateway")
@@ -65,9 +66,9 @@ class Java:
         self._one_at_a_time = threading.Lock()
         self._stopping = threading.Lock()
         self.taken = 0
-        """Seats in use; the pool's business."""
+        """Seats in use; maintained by the pool."""
         self._ended = False
-        # It reads the types that it knows from its working directory, and writes there which were new.
+        # The simulator reads its object types from the working directory, and writes new ones there.
         self._directory = tempfile.TemporaryDirectory(prefix="sciworld-")
         shutil.copy(_jar().with_name("object_type_ids.tsv"), self._directory.name)
         command = [
@@ -88,7 +89,7 @@ class Java:
 
     @property
     def alive(self) -> bool:
-        """Whether it still answers calls."""
+        """Whether it can still answer calls."""
         return not self._ended and self.process.poll() is None
 
     def _connect(self) -> None:
@@ -99,7 +100,7 @@ class Java:
         port, token = self.process.stdout.readline(), self.process.stdout.readline()
         stuck.cancel()
         if not port.strip().isdigit():
-            raise EnvironmentFailure("Java does not start ScienceWorld")
+            raise EnvironmentFailure("Java could not start ScienceWorld")
         self._gateway = self._py4j.JavaGateway(
             gateway_parameters=self._py4j.GatewayParameters(
                 port=int(port), auth_token=token.decode().strip(), read_timeout=CALL_S, enable_memory_management=False
@@ -107,7 +108,7 @@ class Java:
         )
         jvm = self._gateway.jvm
         nowhere = jvm.java.io.OutputStream.nullOutputStream()
-        jvm.java.lang.System.setOut(jvm.java.io.PrintStream(nowhere))  # Nobody reads what the simulator prints.
+        jvm.java.lang.System.setOut(jvm.java.io.PrintStream(nowhere))  # Nothing reads the simulator's output.
         module = jvm.java.lang.Class.forName
         self._random = module("scala.util.Random$").getField("MODULE$").get(None)
         self._number_from = getattr(module("util.UniqueIdentifier$").getField("MODULE$").get(None), "count_$eq")
@@ -115,10 +116,10 @@ class Java:
         self._world = jvm.scienceworld.runtime.pythonapi.PythonInterface
 
     def call(self, do: Callable[[], T]) -> T:
-        """Do something with the process, alone.
+        """Call `do` with exclusive access to the process.
 
         Raises:
-            EnvironmentFailure: the simulator raised an error; or the process has hung or died, and is ended.
+            EnvironmentFailure: the simulator raised an error, or the process hung or died and has been ended.
         """
         with self._one_at_a_time:
             if not self.alive:
@@ -130,7 +131,7 @@ class Java:
             except self._errors.Py4JError as error:
                 self.stop()
                 raise EnvironmentFailure(f"the Java process of ScienceWorld hung or died: {error}") from error
-            except BaseException:  # Stopped in the middle of a message: what comes next could not be told apart.
+            except BaseException:  # Interrupted within a message, so the next reply would be ambiguous.
                 self.stop()
                 raise
 
@@ -139,22 +140,22 @@ class Java:
         return self._world()
 
     def seed(self, number: int, call: int) -> None:
-        """Set the simulator's random numbers, and those of new things, for an episode's so-many-th call."""
+        """Set the random generator to `number`, and the object counter for an episode's call with index `call`."""
         self._random.setSeed(number)
         self._number_from(call * THINGS)
 
     def texts(self, found: Any) -> list[str]:
-        """Return a Java list of texts, in one message instead of one for each."""
+        """Return a Java list of strings, transferred in one message instead of one per string."""
         joined: str = self._string.join("\n", found)
         self.release(found)
         return joined.split("\n") if joined else []
 
     def release(self, thing: Any) -> None:
-        """Let Java forget something it gave."""
+        """Let Java garbage-collect an object that it returned."""
         self._gateway.detach(thing)
 
     def stop(self) -> None:
-        """End the process; whoever has a seat hears of it at the next call."""
+        """End the process; the episodes in it fail at their next call."""
         with self._stopping:
             self._ended = True
             self.process.kill()
@@ -168,14 +169,14 @@ class Java:
 
 
 class Javas:
-    """All processes of this one: as many as the seats that are taken need, and one that stays warm."""
+    """The pool of Java processes: as many as the taken seats need, at least one once started."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._all: list[Java] = []
 
     def take(self) -> Java:
-        """Take a seat, in the emptiest process that has one, else in a new one.
+        """Take a seat in the emptiest process with a free seat, or in a new process.
 
         Raises:
             EnvironmentFailure: Java does not start.
@@ -193,7 +194,7 @@ class Javas:
             return chosen
 
     def give_back(self, java: Java) -> None:
-        """Leave a seat; the last one who leaves ends the process, unless it is the only one."""
+        """Free a seat. A process without taken seats ends, unless it is the only one."""
         with self._lock:
             java.taken -= 1
             if java.taken or self._all == [java]:
@@ -203,7 +204,7 @@ class Javas:
         java.stop()
 
     def stop(self) -> None:
-        """End them all."""
+        """End all processes."""
         with self._lock:
             for java in self._all:
                 java.stop()

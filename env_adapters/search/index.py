@@ -1,10 +1,10 @@
-"""Finding passages: a full-text index of a corpus in SQLite (FTS5, BM25), or somebody's `/retrieve` by URL.
+"""Finds passages: in a full-text index of a corpus in SQLite (FTS5, BM25), or by URL in a remote `/retrieve`.
 
-An index is built once, kept in the user's cache and opened read-only; many threads and processes may use it, and
-build it, at once. Two things are added to FTS5's own ranking. Only passages that have one of a query's rarer words are
-scored, at most `SCORED` of them, which bounds the time of a query (measured on the Factbook: 1.2 ms instead of 2, and 4
-instead of 14 for a query of common words). And the best of them are put in order again by how much of the query they
-have and how much of their title was asked for: `Suriname: Population` comes before `Suriname: Population growth rate`.
+An index is built once, kept in the user's cache and opened read-only; many threads and processes can use it, and build
+it, at once. FTS5's ranking gets two additions. Only passages with one of a query's rarer words are scored, limited to
+`SCORED` passages, which bounds the time of a query (measured on the Factbook: 1.2 ms instead of 2, and 4 instead of 14
+for common words). The best of them are reranked by the share of the query that they contain and the share of their
+title that the query contains: `Suriname: Population` ranks above `Suriname: Population growth rate`.
 """
 
 from __future__ import annotations
@@ -29,22 +29,23 @@ from env_adapters.search.corpus import Corpus, Passage
 
 SCORED = 2000
 COMMON = 50_000
-"""A word of more passages is left out of a query that has a rarer one."""
+"""A word in more passages than this is dropped from a query that has a rarer one."""
 RERANKED = 30
 TITLE_WEIGHT = 5.0
 QUERY_CHARS, QUERY_WORDS = 300, 20
-"""What a query may have; the rest of it is left out."""
+"""Maximum length of a query; the rest is ignored."""
 CACHE_KIB = 256
-"""Of one connection; the system's cache, which all share, holds the rest. With SQLite's 2 MiB, 64 took 100 MB more."""
+"""Page cache per connection; the system's shared cache holds the rest. SQLite's 2 MiB would cost 64 connections 100 MB
+more."""
 KNOWN_WORDS = 100_000
-"""Words whose count is remembered."""
+"""Maximum number of words whose count is cached."""
 _LITTLE = (
     "a an and are as at be been but by did do does for from had has have how in is it its of on or than that "
     "the their them there these they this those to was were what when where which who whom whose why will with"
 )
 STOP_WORDS = frozenset(_LITTLE.split())
 FORM = 1
-"""Goes up when the tables or the way they are filled change."""
+"""Version of the index format; increased when the tables or their content change."""
 _RARE = "AND +rowid IN (SELECT rowid FROM passages WHERE passages MATCH :rare) "
 _FIND = (
     "SELECT title, text, bm25(passages, :weight, 1.0) AS score FROM passages WHERE passages MATCH :match "
@@ -54,39 +55,39 @@ _FIND = (
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A passage that was found; a higher score is better."""
+    """A search result; higher scores are better."""
 
     passage: Passage
     score: float
 
 
 class Retriever(Protocol):
-    """Something that finds passages, for many threads at once."""
+    """Finds passages; usable by many threads at once."""
 
     def search(self, query: str, count: int) -> list[Hit]:
-        """Return the best passages for a query, the best first.
+        """Return the best passages for a query, best first.
 
         Raises:
-            EnvironmentFailure: it cannot search now.
+            EnvironmentFailure: the search failed.
         """
 
 
 def cache_folder() -> Path:
-    """Return where indexes are kept."""
+    """Return the directory of the indexes."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "upturn" / "search"
 
 
 def words(text: str) -> list[str]:
-    """Return a text's words: small letters without accents, each once, in order."""
+    """Return a text's distinct words in order, in lowercase and without accents."""
     bare = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
     return list(dict.fromkeys(re.findall(r"\w+", bare)))
 
 
 def build(corpus: Corpus, folder: Path) -> Path:
-    """Return the index of a corpus, building it where there is none or an outdated one.
+    """Return the path of a corpus's index, which is built if it does not exist or is outdated.
 
     Raises:
-        EnvironmentFailure: the corpus cannot be read, or the index not be written.
+        EnvironmentFailure: the corpus cannot be read, or the index cannot be written.
     """
     wanted = f"{FORM}/{corpus.fingerprint()}"
     path = folder / f"{hashlib.sha256(wanted.encode()).hexdigest()[:24]}.sqlite3"
@@ -98,11 +99,11 @@ def build(corpus: Corpus, folder: Path) -> Path:
         os.close(handle)
         try:
             _fill(Path(name), corpus.passages())
-            os.replace(name, path)  # Whole or not at all; who had opened another's keeps that one.
+            os.replace(name, path)  # Atomic; open connections keep the replaced file.
         finally:
             Path(name).unlink(missing_ok=True)
     except (OSError, sqlite3.Error) as error:
-        raise EnvironmentFailure(f"no index could be written to {folder}: {error}") from error
+        raise EnvironmentFailure(f"cannot write an index to {folder}: {error}") from error
     return path
 
 
@@ -132,7 +133,7 @@ class Index:
         weakref.finalize(self, _close_all, self._idle)
 
     def search(self, query: str, count: int) -> list[Hit]:
-        """Return the best passages for a query, the best first."""
+        """Return the best passages for a query, best first."""
         asked = [word for word in words(query[:QUERY_CHARS]) if word not in STOP_WORDS][:QUERY_WORDS]
         try:
             database = self._take()
@@ -162,7 +163,7 @@ class Index:
             return database
 
     def _match(self, database: sqlite3.Connection, asked: list[str]) -> tuple[str, str]:
-        """Return FTS5's expressions: of the words that count, and of those that select (empty where all do)."""
+        """Return two FTS5 expressions: the words that score, and the words that select (empty if all of them do)."""
         counted = sorted((count, f'"{word}"') for word in asked if (count := self._count(database, word)))
         rare, scored = list[str](), 0
         for count, word in counted:
@@ -171,11 +172,11 @@ class Index:
                 rare.append(word)
         if not rare:
             return " AND ".join(word for _, word in counted), ""
-        said = [word for count, word in counted if count <= COMMON]
-        return " OR ".join(said), " OR ".join(rare) if len(rare) < len(said) else ""
+        scoring = [word for count, word in counted if count <= COMMON]
+        return " OR ".join(scoring), " OR ".join(rare) if len(rare) < len(scoring) else ""
 
     def _count(self, database: sqlite3.Connection, word: str) -> int:
-        """Return how many passages have a word; more than `COMMON` are not counted."""
+        """Return the number of passages with a word, capped just above `COMMON`."""
         if (known := self._counts.get(word)) is not None:
             return known
         (count,) = database.execute(
@@ -189,10 +190,10 @@ class Index:
 
 
 def _fit(title: str, text: str, asked: list[str]) -> float:
-    """Return from 0 to 2 how much of the query the passage has, and how much of its title was asked for."""
-    named, seen = words(title), f"{title} {text}".lower()
+    """Return, in 0..2, the squared share of the title in the query plus the share of the query in the passage."""
+    named, whole = words(title), f"{title} {text}".lower()
     titled = sum(word in asked for word in named) / len(named) if named else 0.0
-    return titled**2 + sum(word in seen for word in asked) / len(asked)
+    return titled**2 + sum(word in whole for word in asked) / len(asked)
 
 
 def _close_all(idle: deque[sqlite3.Connection]) -> None:
@@ -201,7 +202,7 @@ def _close_all(idle: deque[sqlite3.Connection]) -> None:
 
 
 class RemoteIndex:
-    """Somebody's retrieval server with Search-R1's protocol."""
+    """A remote retrieval server with Search-R1's protocol."""
 
     def __init__(self, where: Place) -> None:
         self._where = where
@@ -209,17 +210,17 @@ class RemoteIndex:
         weakref.finalize(self, self._http.close)
 
     def search(self, query: str, count: int) -> list[Hit]:
-        """Ask the server; what it answers is checked."""
+        """Query the server and validate its response."""
         answer = self._http.call("POST", "", {"queries": [query[:QUERY_CHARS]], "topk": count, "return_scores": True})
         try:
             (found,) = answer["result"]
             return [_hit(one) for one in found[:count]]
         except (KeyError, TypeError, ValueError) as error:
-            raise EnvironmentFailure(f"{self._where} answered another form than Search-R1's: {error}") from error
+            raise EnvironmentFailure(f"{self._where} does not answer in Search-R1's format: {error}") from error
 
 
 def _hit(found: dict[str, Any]) -> Hit:
     contents = found["document"]["contents"]
     if not isinstance(contents, str):
-        raise TypeError("`contents` is not a text")
+        raise TypeError("`contents` is not a string")
     return Hit(Passage.of(contents), float(found.get("score", 0.0)))

@@ -1,9 +1,10 @@
-"""Questions of `search`: multi-hop ones made from the Factbook's facts, or anybody's from a file.
+"""The questions of `search`: multi-hop questions generated from the Factbook's facts, or questions from a file.
 
-A made question names no country that it asks for: it gives clues, each of which only one country fits, and asks for a
-fact of that country, or which of two (or of all neighbours) has more of something. So its answer is unique by
-construction, and the passages that lead to it are known. Both splits are ours: a hash gives each country to `train` or
-`test`, and a question belongs to the split of the countries whose facts it asks for (of two, both must agree).
+A generated question does not name the country that it asks about: it gives clues, each of which identifies one country,
+and asks for a fact of that country, or which of two countries (or of all neighbors) has more of something. So its
+answer is unique by construction, and the passages that lead to it are known. The splits are chosen by this project: a
+hash assigns each country to `train` or `test`, and a question belongs to the split of the countries whose facts it asks
+for (two countries must be in the same split).
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from env_adapters.search.facts import ALIASES, NEVER, Entry, Fact, akin, entries
 
 TEST_SHARE = 0.2
 PER_CLUE, PER_BORDER, PER_NEIGHBOURS, PER_PAIRING = 2, 3, 2, 3
-"""How many questions a clue, a country's borders, its neighbours, and its comparisons with others are good for."""
+"""Maximum number of questions per clue, and per country about its borders, its neighbors and its comparisons."""
 MARGIN = 1.15
-"""By how much the larger number is larger at least, so that an older estimate does not turn the answer around."""
+"""Minimum ratio of the largest number to the next, so that an older estimate does not change the answer."""
 MOST_QUESTIONS = 10_000
-"""Of a file; what comes behind is left out."""
+"""Maximum number of questions of a file; further ones are ignored."""
 CLUES = {
     "former": ('the country formerly named "{}"', "former name {}"),
     "capital": ("the country whose capital is {}", "capital name {}"),
     "anthem": ('the country whose national anthem is "{}"', "national anthem {}"),
     "highest-point": ("the country whose highest point is {}", "highest point {} elevation"),
 }
-"""How a fact names its country, and what to search for."""
+"""By kind of fact: how it identifies its country, and the query that finds it."""
 ASKED = {
     "capital": "What is the capital of {}?",
     "currency": "What is the currency of {}?",
@@ -62,14 +63,14 @@ MORE = {
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """A passage that the answer needs: a query that finds it, its title (any, if empty), and what it says."""
+    """A passage that the answer needs: a query that finds it, its title (any, if empty), and the text it contains."""
 
     query: str
     title: str
     stands: str
 
     def is_in(self, passage: Passage) -> bool:
-        """Say whether a passage is the one."""
+        """Return whether a passage is the needed one."""
         return self.title in ("", passage.title) and self.stands in passage.text
 
 
@@ -80,7 +81,7 @@ class Question:
     task: str
     text: str
     answers: tuple[str, ...]
-    """All that are right; the first one is the oracle's."""
+    """All correct answers; the first one is the oracle's."""
     supports: tuple[Support, ...]
     split: str
 
@@ -95,7 +96,7 @@ class _Clue:
 
 
 def split_of(name: str) -> str:
-    """Return the split that a hash gives to a name."""
+    """Return the split of a name, chosen by a hash."""
     digest = hashlib.sha256(f"search/{name}".encode()).digest()
     return "test" if int.from_bytes(digest[:4], "big") < TEST_SHARE * 2**32 else "train"
 
@@ -109,7 +110,7 @@ def _support(fact: Fact) -> Support:
 
 
 def factbook_questions() -> list[Question]:
-    """Make all questions, in the order of their names.
+    """Generate all questions, sorted by name.
 
     Raises:
         EnvironmentMissing: the Factbook is not installed.
@@ -130,8 +131,8 @@ def factbook_questions() -> list[Question]:
     made = [
         *_bridges(clues, PER_CLUE),
         *_bridges(_border_clues(read), 1),
-        *_bridges(_only_neighbours(read), PER_CLUE),
-        *_neighbours(read),
+        *_bridges(_only_neighbors(read), PER_CLUE),
+        *_neighbors(read),
         *_comparisons(clues),
     ]
     return sorted({question.task: question for question in made}.values(), key=lambda question: question.task)
@@ -149,7 +150,7 @@ def _answers(read: Entry, kind: str) -> tuple[str, ...]:
 
 
 def _bridges(clues: list[_Clue], each: int) -> Iterator[Question]:
-    """Ask for facts of the country that a clue stands for."""
+    """Ask for facts of the country that a clue identifies."""
     for clue in clues:
         kinds = [
             kind
@@ -168,7 +169,7 @@ def _bridges(clues: list[_Clue], each: int) -> Iterator[Question]:
 
 
 def _border_clues(read: dict[str, Entry]) -> list[_Clue]:
-    """Countries that border two others, where no other country borders both, whoever's list one believes."""
+    """Return clues for countries that border two others, if no other country borders both by anyone's list."""
     either: dict[str, set[str]] = {code: set(entry.borders) for code, entry in read.items()}
     for code, entry in read.items():
         for neighbour in entry.borders:
@@ -195,8 +196,8 @@ def _border_clues(read: dict[str, Entry]) -> list[_Clue]:
     return clues
 
 
-def _only_neighbours(read: dict[str, Entry]) -> list[_Clue]:
-    """Countries that are the only neighbour of another one."""
+def _only_neighbors(read: dict[str, Entry]) -> list[_Clue]:
+    """Return clues for countries that are the only neighbor of another one."""
     return [
         _Clue(
             read[code],
@@ -212,8 +213,8 @@ def _only_neighbours(read: dict[str, Entry]) -> list[_Clue]:
     ]
 
 
-def _neighbours(read: dict[str, Entry]) -> Iterator[Question]:
-    """Ask which of a country's two or three neighbours has most of something."""
+def _neighbors(read: dict[str, Entry]) -> Iterator[Question]:
+    """Ask which of a country's two or three neighbors has most of something."""
     for code, entry in read.items():
         around = [read[neighbour] for neighbour in sorted(entry.borders)]
         if not (entry.sovereign and 2 <= len(around) <= 3 and all(n.sovereign and code in n.borders for n in around)):
@@ -240,13 +241,13 @@ def _first(kind: str, among: list[Entry]) -> Entry:
 
 
 def _leads(kind: str, among: list[Entry]) -> bool:
-    """Say whether all have the number, and one's is the largest by far."""
+    """Return whether all countries have the number and one exceeds the others by `MARGIN`."""
     numbers = sorted(entry.number[kind][0] for entry in among if kind in entry.number)
     return len(numbers) == len(among) and numbers[-1] >= MARGIN * numbers[-2]
 
 
 def _comparisons(clues: list[_Clue]) -> Iterator[Question]:
-    """Ask which of two countries, each behind a clue, has more of something."""
+    """Ask which of two countries, each given by a clue, has more of something."""
     by_split = {split: [clue for clue in clues if split_of(clue.entry.code) == split] for split in ("train", "test")}
     done = set[tuple[str, ...]]()
     for code in sorted({clue.entry.code for clue in clues}):
@@ -254,7 +255,7 @@ def _comparisons(clues: list[_Clue]) -> Iterator[Question]:
         for _ in range(PER_PAIRING):
             one = rng.choice([clue for clue in clues if clue.entry.code == code])
             two = rng.choice([clue for clue in by_split[split] if clue.entry.code != code])
-            # No elevations: a clue that is a highest point would already show its own.
+            # No elevations: a highest point as a clue would reveal its own.
             kinds = [kind for kind in MORE if kind != "elevation" and _leads(kind, [one.entry, two.entry])]
             if not kinds or (pair := tuple(sorted((one.slug, two.slug)))) in done:
                 continue
@@ -276,10 +277,10 @@ def _comparisons(clues: list[_Clue]) -> Iterator[Question]:
 
 
 def file_questions(path: Path) -> list[Question]:
-    """Read questions: JSON lines with `question`, `golden_answers` and, if you like, `id` (else the line is the name).
+    """Read questions: JSON Lines with `question`, `golden_answers` and optionally `id` (default: the line number).
 
     Raises:
-        EnvironmentFailure: the file cannot be read, or a line has another form.
+        EnvironmentFailure: the file cannot be read, or a line does not have this format.
     """
     found = []
     for number, line in itertools.islice(json_lines(path), MOST_QUESTIONS):

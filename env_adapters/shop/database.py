@@ -1,7 +1,7 @@
-"""The shop's database: tables, made-up content from a seeded source of chance, and what counts as changed.
+"""The shop's database: tables, made-up content from a seeded random generator, and the state that tasks are judged by.
 
-`state` is everything that an agent's actions can leave behind, free of row ids and of the cart (a cart is no order);
-a task is done when the state is exactly what it should be.
+`state` covers all lasting effects of an agent's actions, without row ids and without the cart (a cart is not an order).
+A task is done when the state is exactly the wanted one.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ CREATE TABLE report (post INTEGER, reason TEXT, note TEXT);
 
 def made(rng: random.Random) -> sqlite3.Connection:
     """Return a new database in memory."""
-    db = sqlite3.connect(":memory:", check_same_thread=False)  # Used by one thread after another.
+    db = sqlite3.connect(":memory:", check_same_thread=False)  # Used by several threads, one at a time.
     db.row_factory = sqlite3.Row
     db.executescript(SCHEMA)
-    _fill_catalogue(db, rng)
+    _fill_catalog(db, rng)
     _fill_account(db, rng)
     _fill_forum(db, rng)
     return db
@@ -49,12 +49,12 @@ def address(rng: random.Random) -> tuple[str, str, str]:
     return f"{rng.randint(2, 98)} {rng.choice(words.STREETS)}", rng.choice(words.CITIES), str(rng.randint(1000, 9899))
 
 
-def _fill_catalogue(db: sqlite3.Connection, rng: random.Random) -> None:
+def _fill_catalog(db: sqlite3.Connection, rng: random.Random) -> None:
     for category, (_, nouns) in words.CATEGORIES.items():
         pairs = rng.sample([(brand, noun) for brand in words.BRANDS for noun in nouns], PRODUCTS_PER_CATEGORY // 2)
         kinds = [(brand, noun, colour) for brand, noun in pairs for colour in rng.sample(words.COLOURS, 2)]
         rng.shuffle(kinds)
-        prices = rng.sample(range(600, 9900, 5), len(kinds))  # All different: the cheapest of some is one.
+        prices = rng.sample(range(600, 9900, 5), len(kinds))  # All different, so that "the cheapest" is unique.
         for (brand, noun, colour), cents in zip(kinds, prices, strict=True):
             product = db.execute(
                 "INSERT INTO product (name, category, colour, material, cents) VALUES (?, ?, ?, ?, ?)",
@@ -116,7 +116,7 @@ def _fill_forum(db: sqlite3.Connection, rng: random.Random) -> None:
 
 
 def state(db: sqlite3.Connection) -> Counter[Change]:
-    """Return everything that the user owns or has done."""
+    """Return everything that the user owns or has done, as a multiset of tuples."""
     found: Counter[Change] = Counter()
     for name, query in (
         ("review", "SELECT product, stars, title, text FROM review WHERE author = :me"),
@@ -135,5 +135,5 @@ def state(db: sqlite3.Connection) -> Counter[Change]:
 
 
 def price(cents: int) -> str:
-    """Return an amount as the pages have it."""
+    """Return an amount in the pages' format."""
     return f"${cents // 100}.{cents % 100:02}"

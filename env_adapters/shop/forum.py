@@ -1,4 +1,4 @@
-"""The forum's pages as HTML; like `pages.py` they change nothing."""
+"""The forum's pages as HTML. As in `pages.py`, they change nothing."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _post(post: sqlite3.Row) -> str:
 
 
 def person(db: sqlite3.Connection, row: sqlite3.Row) -> bytes:
-    """Return somebody's profile: their city and their posts, the newest first."""
+    """Return a person's profile: the city and the posts, newest first."""
     posts = db.execute(
         "SELECT post.text, title, thread.id FROM post JOIN thread ON thread.id = thread "
         "WHERE post.author = ? ORDER BY post.id DESC LIMIT 5",
@@ -90,7 +90,7 @@ def _by(post: sqlite3.Row) -> str:
 
 
 def report(db: sqlite3.Connection, post: sqlite3.Row) -> bytes:
-    """Return the form of a report."""
+    """Return the form for a report."""
     fields = [choice("reason", "Reason", {reason: reason for reason in words.REASONS}), field("note", "Note")]
     return page(
         db,
@@ -101,7 +101,7 @@ def report(db: sqlite3.Connection, post: sqlite3.Row) -> bytes:
 
 
 def new_thread(db: sqlite3.Connection, slug: str, problem: str = "") -> bytes:
-    """Return the form of a thread."""
+    """Return the form for a new thread."""
     return page(
         db,
         f"Start a thread in {words.BOARDS[slug]}",

@@ -1,7 +1,7 @@
-"""The shop's solver: from the task's facts, the database and the page, the next action towards the wanted state.
+"""The shop's solver: derives the next action toward the wanted state from the task's facts, the database and the page.
 
-It goes on from any state as long as nothing wrong was ordered or posted: each look decides anew what is still missing.
-It walks as somebody would who has to look things up: by categories, searches, lists and their pages.
+It continues from any state as long as nothing wrong was ordered or posted: every call determines what is still missing.
+It navigates as a person would who has to look things up: by categories, searches, lists and their pages.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from env_adapters.browser.actions import Action
-from env_adapters.browser.tab import Target, View
+from env_adapters.browser.view import Target, View
 from env_adapters.shop import words
 from env_adapters.shop.database import state
 from env_adapters.shop.tasks import Task
@@ -21,7 +21,7 @@ SHOP, CART, ORDERS, ACCOUNT, FORUM = "Shop", "Cart (", "My orders", "My account"
 
 @dataclass(frozen=True, slots=True)
 class Solver:
-    """One look at the episode."""
+    """A snapshot of the episode."""
 
     task: Task
     db: sqlite3.Connection
@@ -30,7 +30,7 @@ class Solver:
 
     @property
     def url(self) -> str:
-        """Where the browser is."""
+        """The browser's current path and query."""
         return self.visited[-1]
 
     def next(self) -> Action:
@@ -61,7 +61,7 @@ class Solver:
         return next((target for target in self.view.targets if target.name == name), None)
 
     def _press(self, name: str) -> Action:
-        """Click what has this name, or begins with it where it ends in a bracket."""
+        """Click the element with this name; a name that ends in a bracket is a prefix."""
         found = next(
             target
             for target in self.view.targets
@@ -70,7 +70,7 @@ class Solver:
         return Action("click", found.id)
 
     def _fill(self, values: dict[str, Any], button: str) -> Action:
-        """Fill in what differs, then press the button."""
+        """Fill in the fields that differ, then press the button."""
         for name, value in values.items():
             found = self._find(name)
             if found is None:

@@ -1,4 +1,4 @@
-"""The shop's pages as HTML. They read the database and change nothing; forms lead to `site.py`."""
+"""The shop's pages as HTML. They read the database and change nothing; `site.py` handles forms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ANOTHER = "another address"
 
 
 def page(db: sqlite3.Connection, title: str, *parts: str) -> bytes:
-    """Return a whole page with the links that every page has."""
+    """Return a complete page with the navigation links."""
     count = db.execute("SELECT coalesce(sum(quantity), 0) FROM cart").fetchone()[0]
     top = " ".join(
         [
@@ -50,19 +50,19 @@ def form(path: str, fields: str, button: str, *, method: str = "post") -> str:
 
 
 def field(name: str, label: str, value: str = "", *, kind: str = "text") -> str:
-    """Return a text field with its label, on a line of its own."""
+    """Return a labeled text field on its own line."""
     return (
         f'<div><label>{escape(label)} <input type="{kind}" name="{escape(name)}" value="{escape(value)}"></label></div>'
     )
 
 
 def area(name: str, label: str, value: str = "") -> str:
-    """Return a field for longer text."""
+    """Return a labeled field for longer text."""
     return f'<div><label>{escape(label)} <textarea name="{escape(name)}">{escape(value)}</textarea></label></div>'
 
 
 def choice(name: str, label: str, options: dict[str, str], chosen: str = "") -> str:
-    """Return a list to choose from; options are texts by value."""
+    """Return a labeled drop-down list; `options` maps values to texts."""
     listed = "".join(
         f'<option value="{escape(value)}"{" selected" if value == chosen else ""}>{escape(shown)}</option>'
         for value, shown in options.items()
@@ -71,7 +71,7 @@ def choice(name: str, label: str, options: dict[str, str], chosen: str = "") -> 
 
 
 def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
-    """Return a table; its cells are HTML already."""
+    """Return a table of HTML cells."""
     lines = [
         "".join(f"<th>{escape(name)}</th>" for name in head),
         *("".join(f"<td>{cell}</td>" for cell in row) for row in rows),
@@ -80,7 +80,7 @@ def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
 
 
 def pager(path: str, query: dict[str, str], number: int, pages: int) -> str:
-    """Return links to the page before and the next."""
+    """Return links to the previous and the next page."""
     parts = [escape(f"Page {number} of {pages}")]
     for other, name in ((number - 1, "Previous page"), (number + 1, "Next page")):
         if 1 <= other <= pages:
@@ -89,14 +89,14 @@ def pager(path: str, query: dict[str, str], number: int, pages: int) -> str:
 
 
 def piece(rows: list[Any], asked: str, size: int) -> tuple[list[Any], int, int]:
-    """Return one page's rows, its number and how many pages there are."""
+    """Return the rows of the requested page, its number, and the number of pages."""
     pages = max(1, -(-len(rows) // size))
     number = min(max(int(asked), 1), pages) if asked.isdecimal() else 1
     return rows[(number - 1) * size : number * size], number, pages
 
 
 def home(db: sqlite3.Connection) -> bytes:
-    """Return the first page."""
+    """Return the home page."""
     categories = "".join(f"<div>{link(f'/c/{slug}', name)}</div>" for slug, (name, _) in words.CATEGORIES.items())
     return page(db, "Market Square", text("Choose a category, or search by name."), categories)
 
@@ -104,7 +104,7 @@ def home(db: sqlite3.Connection) -> bytes:
 def listing(
     db: sqlite3.Connection, title: str, path: str, query: dict[str, str], where: str, values: tuple[str, ...]
 ) -> bytes:
-    """Return a list of products, sorted as the query says."""
+    """Return a list of products, sorted as the query asks."""
     order = {"price": "cents", "rating": "rating DESC, id"}.get(query.get("sort", ""), "id")
     rows = db.execute(
         "SELECT product.*, (SELECT avg(stars) FROM review WHERE product = product.id) AS rating FROM product "
@@ -197,7 +197,7 @@ def cart(db: sqlite3.Connection) -> bytes:
 
 
 def checkout(db: sqlite3.Connection, problem: str = "") -> bytes:
-    """Return the form of an order."""
+    """Return the form for an order."""
     saved = db.execute("SELECT * FROM address ORDER BY rowid").fetchall()
     addresses = {"": ANOTHER} | {row["label"]: row["label"] for row in saved}
     fields = [
@@ -277,7 +277,7 @@ def reviews(db: sqlite3.Connection) -> bytes:
 
 
 def review(db: sqlite3.Connection, row: sqlite3.Row) -> bytes:
-    """Return the form of a review."""
+    """Return the form for a review."""
     mine = db.execute("SELECT * FROM review WHERE product = ? AND author = ?", (row["id"], words.ME)).fetchone()
     stars, title, said = (str(mine["stars"]), mine["title"], mine["text"]) if mine else ("3", "", "")
     fields = [
@@ -312,7 +312,7 @@ def account(db: sqlite3.Connection) -> bytes:
 
 
 def new_address(db: sqlite3.Connection, problem: str = "") -> bytes:
-    """Return the form of an address."""
+    """Return the form for an address."""
     fields = [field(name, name.capitalize()) for name in ("label", "name", "street", "city", "postcode")]
     return page(
         db, "Add an address", text(problem) if problem else "", form("/address", "".join(fields), "Add address")

@@ -1,4 +1,4 @@
-"""The shop as a web site: paths to pages, and what forms change. One site and database per episode."""
+"""The shop as a website: routes to pages, and the effects of forms. One site and database per episode."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from urllib.parse import urlencode
 from env_adapters.browser.web import Request, Response, redirect
 from env_adapters.shop import forum, pages, words
 
-MOST = 99  # Of one product in the cart.
+MOST = 99  # Maximum quantity of one product in the cart.
 PLACED = "2024-06-15"
-"""The site's today."""
+"""The site's current date."""
 MISSING = "Please fill in every field."
 INCOMPLETE = "?incomplete=1"
-"""Added to a form's path where it was not filled in: forms always lead to a page that one can come back to."""
+"""Added to the path of an incomplete form: submitting a form always leads to a page that `go_back` can return to."""
 FRESH = {"Cache-Control": "no-store"}
-"""Going back shows a page as it is now, whatever the browser still has."""
+"""Going back shows the current page, not the browser's cached one."""
 
 
 def problem(request: Request) -> str:
-    """Return what was wrong with the form before."""
+    """Return what was wrong with the submitted form, or an empty text."""
     return MISSING if "incomplete" in request.query else ""
 
 
@@ -36,9 +36,9 @@ class Site:
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
         self.visited: list[str] = []
-        """The pages that were shown, with their queries; the last one is where the browser is now."""
+        """The pages shown so far, with their queries; the last one is the current page."""
         self.failed: Exception | None = None
-        """What broke while a page was made."""
+        """The error of a page that failed."""
 
     def __call__(self, request: Request) -> Response:
         """Answer a request."""
@@ -46,7 +46,7 @@ class Site:
             return Response(b"", status=404)
         try:
             return self._answer(request)
-        except Exception as error:  # The episode's to hear: a broken page is no page.
+        except Exception as error:  # The episode must fail, not show an error page.
             self.failed = error
             raise
 
@@ -137,7 +137,7 @@ class Site:
     def _new_thread(self, request: Request, slug: str) -> bytes | None:
         return forum.new_thread(self.db, slug, problem(request)) if slug in words.BOARDS else None
 
-    # What forms do.
+    # Effects of forms.
 
     def _add(self, request: Request) -> Response | None:
         product, asked = request.form.get("product", ""), request.form.get("quantity", "").strip()

@@ -1,7 +1,6 @@
-"""The shop's tasks: templates that are filled in from an episode's own database.
+"""The shop's tasks: templates, filled in from an episode's own database.
 
-A task says in words what the user wants, and as changes of the database's state what has to be there in the end:
-these, and no other.
+A task states the user's wish in words, and as changes of the database's state: exactly these changes, and no others.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from env_adapters.shop.database import Change, address, price, state
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is wanted, in words and as changes."""
+    """A wish, in words and as changes."""
 
     goal: str
     added: list[Change]
     removed: list[Change] = field(default_factory=list)
     answer: str | None = None
-    """What `stop` has to say, where the task asks for it."""
+    """The answer that `stop` must give, if the task asks for one."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What the solver needs to know."""
+    """Facts for the solver."""
 
 
 def is_done(db: sqlite3.Connection, before: Counter[Change], task: Task, answer: str) -> bool:
-    """Say whether the database, and the answer, are exactly what the task wants."""
+    """Return whether the database and the answer are exactly as wanted."""
     now = state(db)
     exact = now - before == Counter(task.added) and before - now == Counter(task.removed)
     return exact and (task.answer is None or _bare(answer) == _bare(task.answer))
@@ -58,7 +57,7 @@ def _by(shipping: str) -> str:
 
 
 def order_cheapest(db: sqlite3.Connection, rng: random.Random) -> Task:
-    """Find the cheapest product of a category and colour; send it to an address that is not saved."""
+    """Find the cheapest product of a category and color; send it to an address that is not saved."""
     category = rng.choice(sorted(words.CATEGORIES))
     colours = _rows(db, "SELECT DISTINCT colour FROM product WHERE category = ? ORDER BY colour", category)
     colour = rng.choice(colours)[0]
@@ -95,7 +94,7 @@ def order_two(db: sqlite3.Connection, rng: random.Random) -> Task:
 
 
 def order_again(db: sqlite3.Connection, rng: random.Random) -> Task:
-    """Order again what an earlier order had."""
+    """Repeat an earlier order."""
     order = rng.choice(_rows(db, "SELECT * FROM purchase ORDER BY id"))
     label, shipping = rng.choice(["Work", "Parents"]), rng.choice(["express", "pickup"])
     lines = [tuple(row) for row in _rows(db, "SELECT product, quantity FROM line WHERE purchase = ?", order["id"])]
@@ -108,7 +107,7 @@ def order_again(db: sqlite3.Connection, rng: random.Random) -> Task:
 
 
 def change_review(db: sqlite3.Connection, rng: random.Random) -> Task:
-    """Find a review of one's own by the order that its product was in, and rewrite it."""
+    """Find an own review through the order of its product, and rewrite it."""
     order = rng.choice(_rows(db, "SELECT * FROM purchase WHERE status = 'delivered' ORDER BY id"))
     old = _rows(
         db,
@@ -169,7 +168,7 @@ def report_post(db: sqlite3.Connection, rng: random.Random) -> Task:
 
 
 def start_thread(db: sqlite3.Connection, rng: random.Random) -> Task:
-    """Look a price up and start a thread about it."""
+    """Look up a price and start a thread about it."""
     product = rng.choice(_rows(db, "SELECT * FROM product ORDER BY id"))
     board, title = rng.choice(sorted(words.BOARDS)), rng.choice(words.TITLES)
     text = f"It costs {price(product['cents'])} and is made of {product['material']}."
@@ -204,7 +203,7 @@ def change_account(db: sqlite3.Connection, rng: random.Random) -> Task:
 
 
 def swap_order(db: sqlite3.Connection, rng: random.Random) -> Task:
-    """Cancel an order and order a product of it in its other colour."""
+    """Cancel an order and order one of its products in the other color."""
     order = rng.choice(_rows(db, "SELECT * FROM purchase WHERE status = 'processing' ORDER BY id"))
     lines = [tuple(row) for row in _rows(db, "SELECT product, quantity FROM line WHERE purchase = ?", order["id"])]
     product = _rows(db, "SELECT * FROM product WHERE id = ?", lines[0][0])[0]
@@ -221,7 +220,7 @@ def swap_order(db: sqlite3.Connection, rng: random.Random) -> Task:
 
 
 def find_reviewer(db: sqlite3.Connection, rng: random.Random) -> Task:
-    """Follow a reviewer into the forum, vote, reply, and say where they live."""
+    """Follow a reviewer into the forum, vote, reply, and report where they live."""
     fewest = _rows(
         db,
         "SELECT product, name, author FROM review AS one JOIN product ON id = product WHERE author <> ? "

@@ -1,4 +1,4 @@
-"""What the shop's data is made of."""
+"""The vocabulary of the shop's made-up data."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""TextWorld's games: which there are, and how they are made.
+"""TextWorld's games: the levels, and generating a game from its name.
 
-Responsible for the levels, and for making a game out of its name alone: that takes a few tenths of a second, so nothing
-is kept but the last games, in memory. The generator is that of the package `textworld` (MIT). Games are not compiled:
-that takes seconds, a compiler and an interpreter of another language, and the package knows a game's state without
-them. What a player reads is `textworld_text.py`.
+Generating a game takes a few tenths of a second, so only the latest games are kept, in memory. The generator is the one
+of the package `textworld` (MIT). Games are not compiled: that takes seconds, a compiler and an interpreter of another
+language, and the package tracks a game's state without them. `text.py` renders games for players.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from env_adapters.splits import numbered
 from env_adapters.textworld.progress import Progress
 
 GAMES = 50
-"""Games of each level; ours."""
+"""Games per level, chosen by this project."""
 TEST_GAMES = 10
 KEPT = 32
-"""Games in memory: a group's episodes are of the same one. Ours."""
+"""Games kept in memory, chosen by this project: the episodes of a group share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ def _cooking(ingredients: int, rooms: int, *, skills: bool) -> Level:
 
 
 def _search(challenge: str, level: int) -> Level:
-    """A game that names what is to be found; the package's own text would also tell the whole way."""
+    """A game that names the object to find; the package's own text would also reveal the whole route."""
     return Level(challenge, {"level": level}, {"only_last_action": True})
 
 
@@ -72,13 +71,13 @@ LEVELS = {
     "cooking-3": _cooking(2, 6, skills=True),
     "cooking-4": _cooking(3, 9, skills=True),
 }
-"""Ours: four challenges of the package, each from short to long."""
+"""Four challenges of the package, each from short to long; the selection is this project's."""
 _MAKING = threading.Lock()
-"""The generator and the parser of its rules have global state."""
+"""The generator and the parser of its rules use global state."""
 
 
 def tasks() -> dict[str, list[str]]:
-    """Names like `cooking-2/17` (level, game) by split; of each level's 50 games, 10 chosen by a hash are `test`."""
+    """Return names such as `cooking-2/17` (level, game) by split. `test` has 10 games per level, chosen by a hash."""
     splits = numbered("textworld", LEVELS, GAMES, TEST_GAMES)
     return {wanted: [name for name, split in splits.items() if split == wanted] for wanted in ("train", "test")}
 
@@ -88,10 +87,10 @@ NAMES = TEST.union(tasks()["train"])
 
 
 def load(task: str) -> Any:
-    """Return a task's `textworld.Game`, which all its players share and nobody changes.
+    """Return a task's `textworld.Game`, which all its players share; it must not be changed.
 
     Raises:
-        UnknownTask: there is no such task.
+        UnknownTask: the task does not exist.
     """
     if task not in NAMES:
         raise UnknownTask(f"no TextWorld task {task!r}; they are named like 'cooking-2/17'")
@@ -110,12 +109,12 @@ def _make(task: str) -> Any:
     options.seeds = seed
     options.grammar = textworld.generator.text_grammar.GrammarOptions(level.grammar)
     _, make, _ = importlib.import_module("textworld.challenges").CHALLENGES[level.challenge]
-    # Some simple games are the same in all but their number: in the package's test games another food is asked for.
+    # Some simple games differ only in their number; the package's test games ask for another food.
     return make({**level.settings, "recipe_seed": seed, "test": task in TEST}, options)
 
 
 def _set_walkthrough(maker: Any, commands: list[str]) -> None:
-    """Tell a game's events the actions that lead to them: the package compiles the game and plays it for that."""
+    """Record the actions that lead to each event of a game. The package would compile and play the game for that."""
     game = maker.build()
     names = {name: info.name for name, info in game.infos.items()}
     progress, actions = Progress(game), []
@@ -125,11 +124,11 @@ def _set_walkthrough(maker: Any, commands: list[str]) -> None:
     for number, command in enumerate(commands, 1):
         action = next((action for action in progress.valid_actions if action.format_command(names) == command), None)
         if action is None:
-            continue  # To open what is open already.
+            continue  # It opens something that is already open.
         actions.append(action)
         progress.update(action)
         for at, event in enumerate(events):
             if at not in reached and event.is_triggering(progress.state):
                 reached[at] = list(actions), commands[:number]
-    for at, (done, said) in reached.items():
-        own[at].actions, own[at].commands = done, said
+    for at, (done, written) in reached.items():
+        own[at].actions, own[at].commands = done, written

@@ -1,9 +1,9 @@
-"""How far a TextWorld game is: what is possible, what is won, and, only for who asks, a way to the end.
+"""The progress of a TextWorld game: possible actions, finished quests, and, on request, a plan to win.
 
-Responsible for a game's rules as the compiled game has them: a quest is won, or failed, at the first state in which one
-of its events happens. The package's own tracker keeps a plan for every quest as well; off that plan it can become very
-slow and, where its plan runs in a circle, never end. So the solver is a tracker that only `way` knows of, and a plan
-longer than any game's is given up.
+Implements the rules of the compiled game: a quest is won, or failed, at the first state in which one of its events
+occurs. The package's own tracker also maintains a plan for every quest; off that plan it can become very slow and, if
+the plan is circular, never end. Therefore the solver is a separate tracker that only `plan` uses, and a plan that is
+longer than any game's is abandoned.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from itertools import islice
 from typing import Any
 
 LONGEST = 100
-"""Commands of a plan; the longest game takes half as many. Ours."""
+"""Maximum number of commands of a plan, chosen by this project: the longest game takes half as many."""
 _BOUNDING = threading.Lock()
-"""Two solvers that begin at once would else take the bounded plan for the package's own."""
+"""Two solvers that start at once would otherwise mistake the bounded plan for the package's own."""
 
 
 class Progress:
@@ -28,18 +28,18 @@ class Progress:
         self.state = game.world.state.copy()
         self.valid_actions: list[Any] = []
         self._quests: list[bool | None] = [None] * len(game.quests)
-        """Won, failed, or open, as they came."""
+        """Per quest: won (True), failed (False) or open (None)."""
         self._done: list[Any] = []
         self._solver: _Solver | None = None
-        self._look()
+        self._refresh()
 
     def update(self, action: Any) -> None:
-        """Do what is possible."""
+        """Execute a possible action."""
         self.state.apply(action)
         self._done.append(action)
-        self._look()
+        self._refresh()
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         kb = self.game.kb
         self.valid_actions = list(self.state.all_applicable_actions(kb.rules.values(), kb.types.constants_mapping))
         for at, quest in enumerate(self.game.quests):
@@ -48,12 +48,12 @@ class Progress:
 
     @property
     def score(self) -> int:
-        """Points of the quests that are won."""
+        """Points of the won quests."""
         return sum(quest.reward for quest, won in zip(self.game.quests, self._quests, strict=True) if won)
 
     @property
     def completed(self) -> bool:
-        """Whether every quest is won that has to be."""
+        """Whether every required quest is won."""
         return all(
             won
             for quest, won in zip(self.game.quests, self._quests, strict=True)
@@ -62,24 +62,24 @@ class Progress:
 
     @property
     def failed(self) -> bool:
-        """Whether a quest is failed that has to be won."""
+        """Whether a required quest is failed."""
         return any(
             won is False for quest, won in zip(self.game.quests, self._quests, strict=True) if not quest.optional
         )
 
-    def way(self) -> tuple[Any, ...]:
-        """Return actions that win from here.
+    def plan(self) -> tuple[Any, ...]:
+        """Return actions that win from the current state.
 
         Raises:
-            NotImplementedError: the solver knows none.
+            NotImplementedError: the solver has no plan.
         """
         if self._solver is None:
             self._solver = _Solver(self.game)
-        return self._solver.way(self._done)
+        return self._solver.plan(self._done)
 
 
 class _Solver:
-    """The package's tracker, taken to where the player is."""
+    """The package's tracker, kept in the player's state."""
 
     def __init__(self, game: Any) -> None:
         module = importlib.import_module("textworld.generator.game")
@@ -88,19 +88,19 @@ class _Solver:
                 module.ActionDependencyTree.unbounded = module.ActionDependencyTree.flatten
                 module.ActionDependencyTree.flatten = _flatten
         self._tracker = module.GameProgression(game)
-        self._told = 0
+        self._applied = 0
         self._lost = False
 
-    def way(self, done: list[Any]) -> tuple[Any, ...]:
+    def plan(self, done: list[Any]) -> tuple[Any, ...]:
         try:
-            while not self._lost and self._told < len(done):
-                self._told += 1
-                self._tracker.update(done[self._told - 1])
+            while not self._lost and self._applied < len(done):
+                self._applied += 1
+                self._tracker.update(done[self._applied - 1])
             policy = None if self._lost else self._tracker.winning_policy
         except _Circle:
             self._lost, policy = True, None
         if not policy:
-            raise NotImplementedError("the solver knows no way to win from here")
+            raise NotImplementedError("the solver has no winning plan from here")
         return tuple(policy)
 
 

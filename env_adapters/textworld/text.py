@@ -1,7 +1,7 @@
-"""What a player of an uncompiled TextWorld game reads, and what their words mean.
+"""The text of an uncompiled TextWorld game: rooms, objects and the inventory in words, and matching commands.
 
-Responsible for rooms, things and what one carries in words, and for finding the command that is meant. The package has
-these texts in compiled games only; these are ours, out of the same facts. The rules are the package's.
+The package has such texts only in compiled games; this project writes them from the same facts. The rules are the
+package's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SYNONYMS = (
 
 
 class Scene:
-    """A game's facts at one moment."""
+    """The facts of a game's current state."""
 
     def __init__(self, facts: Iterable[Any], names: dict[str, str], descriptions: dict[str, str]) -> None:
         self._names, self._descriptions = names, descriptions
@@ -47,7 +47,7 @@ class Scene:
                 self._exits[on[1], fact.name.removesuffix("_of")] = on[0]
 
     def look(self) -> str:
-        """Return what one sees in the room."""
+        """Return the description of the current room."""
         here = self._sorted(thing for thing in self._inside.get(self.room, []))
         lines = [f"-= {_begin(self._names[self.room])} =-"]
         if furniture := [thing for thing in here if self._holds(thing)]:
@@ -58,11 +58,11 @@ class Scene:
         return "\n".join([*lines, f"Exits: {', '.join(exits) or 'none'}."])
 
     def inventory(self) -> str:
-        """Return what one carries."""
+        """Return the list of carried objects."""
         return f"You carry: {', '.join(map(self._thing, self._sorted(self._inside.get('I', [])))) or 'nothing'}."
 
     def examine(self, thing: str) -> str:
-        """Return what a thing looks like."""
+        """Return the description of an object."""
         own = re.sub(r"\[if .*?\[end if\]", "", self._descriptions.get(thing) or "", flags=re.DOTALL)
         own = re.sub(r"\[.*?\]", self._names[thing], own)
         own = "\n".join(line.strip() for line in own.splitlines())
@@ -76,7 +76,7 @@ class Scene:
         return re.match("(c|s|stove|oven|toaster)_", thing) is not None
 
     def _thing(self, thing: str) -> str:
-        """Return a thing's name with its state and what is seen in or on it."""
+        """Return an object's name with its state and its visible contents."""
         states = sorted(self._states.get(thing, []))
         if self._holds(thing) and not {"closed", "locked"}.intersection(states):
             inside = ", ".join(map(self._thing, self._sorted(self._inside.get(thing, []))))
@@ -93,14 +93,14 @@ def _begin(text: str) -> str:
 
 
 def plain(command: str) -> str:
-    """Return a command without what does not matter: case, articles."""
+    """Return a command in lowercase and without articles."""
     return " ".join(word for word in command.lower().split() if word not in ("the", "a", "an", "some"))
 
 
-def find_command(said: str, commands: Iterable[str]) -> str | None:
-    """Return the possible command that is meant: a synonym will do, and whatever else can only be one thing."""
+def find_command(answer: str, commands: Iterable[str]) -> str | None:
+    """Return the possible command that an answer means: exactly, by a synonym, or as the only one that extends it."""
     known = {plain(command): command for command in commands}
-    action = plain(said)
+    action = plain(answer)
     for pattern, replacement in SYNONYMS:
         action = re.sub(f"^{pattern}", replacement, action)
     if action in known:

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from env_adapters import family, kinds, names
+from env_adapters import REGISTRY, environment_spec
 from env_adapters.hosting.messages import text_of
 from env_adapters.protocol import EnvironmentFailure, Reset, UnknownTask
 from server.api import steps
 from server.api.access.authentication import CallerOf, NoTrain, needs, own_episode
 from server.api.state import Parts
-from server.environments.instances import find_family
+from server.environments.instances import find_environment
 from server.errors import BadRequest, Conflict, NotFound
 from server.recording.episode import Episode
 from server.recording.transcript import read_episode
@@ -39,11 +39,11 @@ router.include_router(steps.router)
 @router.get("/environments", dependencies=[needs("agent")])
 async def list_environments(parts: Parts) -> EnvironmentList:
     """What can be played, and how it has been doing."""
-    health = parts.sessions.health
-    shown = sorted({*names(), *health.names()})
+    health = parts.environments.health
+    shown = sorted({*REGISTRY.names(), *health.names()})
     described = await asyncio.to_thread(lambda: [_described(name) for name in shown])
     return EnvironmentList(
-        kinds=kinds(),
+        kinds=REGISTRY.parametric(),
         data=[
             view.model_copy(update={"open": its.open, "started": its.started, "errors": dict(its.errors)})
             for view in described
@@ -60,7 +60,7 @@ def list_tasks(
     offset: Annotated[int, Query(ge=0, lt=2**31)] = 0,
 ) -> TaskList:
     """The tasks of one split, a page at a time."""
-    found = find_family(name)
+    found = find_environment(name)
     try:
         tasks = found.tasks(split)
     except UnknownTask as error:
@@ -89,7 +89,7 @@ async def open_episode(
         )
         await episode.opened()
         return _opened(request, episode, key)
-    held, reset = await parts.sessions.prepare(body.environment, body.task, body.seed)
+    held, reset = await parts.environments.prepare(body.environment, body.task, body.seed)
     try:
         if await request.is_disconnected():
             raise Conflict("the caller has gone away", code="disconnected")
@@ -97,11 +97,11 @@ async def open_episode(
             body, policy_version=version, horizon=horizon, owner_hash=caller.key_hash, episode_id=episode_id
         )
     except BaseException:
-        parts.sessions.discard(held)
+        parts.environments.discard(held)
         raise
-    parts.sessions.attach(episode, held)
+    parts.environments.attach(episode, held)
     await episode.opened()
-    return _opened(request, episode, key, reset, (await parts.sessions.instances.family(body.environment)).tools)
+    return _opened(request, episode, key, reset, (await parts.environments.instances.spec(body.environment)).tools)
 
 
 @router.get("/episodes/{episode_id}", dependencies=[own_episode])
@@ -155,7 +155,7 @@ def _opened(
 def _described(name: str) -> EnvironmentView:
     """Return what an environment is. It may read files; one that cannot be loaded is shown with the reason."""
     try:
-        found = family(name)
+        found = environment_spec(name)
         return EnvironmentView(
             name=name,
             description=found.description,

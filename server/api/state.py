@@ -10,8 +10,8 @@ from fastapi import Depends, Request
 from server.api.access.callers import Callers
 from server.api.access.limits import Limits
 from server.engines.protocol import Engine
+from server.environments.open_environments import OpenEnvironments
 from server.environments.plays import Plays
-from server.environments.sessions import Sessions
 from server.feedback.scorers import Scorers
 from server.feedback.sources import RewardSources
 from server.metrics import Metrics
@@ -46,7 +46,7 @@ class State:
     swap: Swap
     episodes: Episodes
     privacy: Privacy
-    sessions: Sessions
+    environments: OpenEnvironments
     metrics: Metrics
     renderer: Renderer
     turns: Turns

@@ -48,5 +48,5 @@ async def step(episode_id: str, body: StepRequest, parts: Parts) -> StepResult:
     """Act in the episode's environment."""
     episode = await parts.episodes.get(episode_id)
     if body.tool_call is not None:
-        return await parts.sessions.call(episode, body.tool_call.name, body.tool_call.arguments)
-    return await parts.sessions.step(episode, body.action or "")
+        return await parts.environments.call(episode, body.tool_call.name, body.tool_call.arguments)
+    return await parts.environments.step(episode, body.action or "")

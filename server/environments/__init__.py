@@ -1,1 +1,1 @@
-"""Environment instances of open episodes, and plays: episodes that the server itself plays."""
+"""The environments of open episodes, and plays: episodes that the server itself plays."""

@@ -1,4 +1,4 @@
-"""How many environments are open, how many may be, and how they have been doing since the server started."""
+"""Counts open, started and failed environments since the server started, and enforces the capacity."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.environments.settings import EnvironmentSettings
 from server.errors import EnvironmentsFull
 
 RETRY_AFTER_S = 5
-"""When to ask again for an environment while all are in use; ours."""
+"""`Retry-After` while the capacity is used up; default chosen by this project."""
 
 
 @dataclass(slots=True)
@@ -18,10 +18,10 @@ class Health:
     """The counts of one environment."""
 
     open: int = 0
-    """Instances that exist, those that are starting or closing too."""
+    """Existing instances, including those that are starting or closing."""
     started: int = 0
     errors: Counter[str] = field(default_factory=Counter)
-    """Failures by their class."""
+    """Failures by error class."""
 
 
 class Healths:
@@ -37,27 +37,27 @@ class Healths:
         return self._of.setdefault(name, Health())
 
     def names(self) -> list[str]:
-        """Return the environments that were used."""
+        """Return the environments that have been used."""
         return list(self._of)
 
     @property
     def open(self) -> int:
-        """Instances of all environments."""
+        """Number of instances of all environments."""
         return sum(health.open for health in self._of.values())
 
     async def enter(self, name: str, patient: bool) -> None:
-        """Count one more instance of an environment, where there is room; `patient` waits for it.
+        """Count a new instance of an environment, if the capacity allows it; `patient` waits for free capacity.
 
         Raises:
-            EnvironmentsFull: as many are open as may be.
+            EnvironmentsFull: the capacity is used up and `patient` is off.
         """
         health, capacity = self.of(name), self._settings.capacity
         most = min(capacity, self._settings.capacity_of.get(name, capacity))
         while self.open >= capacity or health.open >= most:
             if not patient:
                 raise EnvironmentsFull(
-                    f"{self.open} environments are open, {health.open} of them {name}; this server allows {capacity}, "
-                    f"and {most} of this one",
+                    f"{self.open} environments are open, {health.open} of them {name}; this server allows {capacity} "
+                    f"in total and {most} of {name}",
                     param="environment",
                     retry_after_s=RETRY_AFTER_S,
                 )
@@ -66,6 +66,6 @@ class Healths:
         health.open += 1
 
     def leave(self, name: str) -> None:
-        """Count one instance less."""
+        """Count an instance as closed."""
         self.of(name).open -= 1
         self._left.set()

@@ -1,4 +1,4 @@
-"""Starts a host of environments as a child process that cannot outlive the server; see `server/child_process.py`."""
+"""Starts an environment host as a child process that cannot outlive the server; see `server/child_process.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from env_adapters.protocol import EnvironmentFailure
 from server.child_process import watched
 
-START_S = 60.0  # Python starts in a second; a machine that does much else takes longer.
+START_S = 60.0  # Python starts within a second; a busy machine takes longer.
 STOP_S = 15.0
 
 
@@ -23,10 +23,10 @@ class HostProcess:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> int:
-        """Start it; return the port it listens on.
+        """Start it and return the port it listens on.
 
         Raises:
-            EnvironmentFailure: it ended or said nothing.
+            EnvironmentFailure: the process exited, or reported no port in time.
         """
         command = [sys.executable, "-m", "env_adapters", "serve", "--port", "0"]
         command += [flag for module in self._modules for flag in ("--module", module)]
@@ -37,14 +37,14 @@ class HostProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                cwd=self._log_path.parent,  # Some packages write files where they are.
+                cwd=self._log_path.parent,  # Some packages write files to the working directory.
                 env={**os.environ, "PYTHONPATH": _search_path()},
             )
         assert self._process.stdout is not None
         try:
             async with asyncio.timeout(START_S):
-                said = (await self._process.stdout.readline()).decode()
-            return int(said.rpartition(":")[2])
+                first_line = (await self._process.stdout.readline()).decode()
+            return int(first_line.rpartition(":")[2])
         except (TimeoutError, ValueError) as error:
             await self.stop()
             raise EnvironmentFailure(f"a host process did not start; see {self._log_path}") from error
@@ -62,5 +62,5 @@ class HostProcess:
 
 
 def _search_path() -> str:
-    """Return where this process imports from: what it can import, a host can."""
+    """Return this process's import path, so that a host can import the same modules."""
     return os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)

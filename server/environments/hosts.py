@@ -1,8 +1,7 @@
-"""Environments in other processes: which hosts there are, and what an instance on one looks like from here.
+"""Environments in other processes: the hosts, and instances that run on them.
 
-Responsible for starting local hosts when they are needed, for connecting to those on other machines, for giving each
-new instance to the host with the fewest, and for noticing that a host has died: its episodes fail, nothing waits for
-it. The host's own side is `env_adapters/hosting/host.py`.
+Starts local hosts on demand, connects to hosts on other machines, places each new instance on the host with the fewest
+instances, and detects a dead host: its episodes fail at once. `env_adapters/hosting/host.py` is the host's side.
 """
 
 from __future__ import annotations
@@ -24,15 +23,16 @@ from server.environments.settings import EnvironmentSettings
 log = logging.getLogger("upturn.hosts")
 PING_S = 5.0
 PATIENCE_S = 30.0
-"""A host that answers nothing for so long is dead; ours. Only code that holds Python's lock keeps one so long."""
-AWAY_S = 30.0  # A host on another machine that could not be reached is tried again after this.
+"""A host that does not answer for this long counts as dead; default chosen by this project. Only code that holds the
+GIL blocks a live host for this long."""
+AWAY_S = 30.0  # Delay before an unreachable host on another machine is tried again.
 CONNECT_S = 5.0
 MAX_STUCK = 4
-"""Threads that do not end, after which a local host takes no new instances and is replaced; ours."""
+"""Stuck threads from which on a local host gets no new instances and is replaced; default chosen by this project."""
 
 
 class EnvironmentHostDied(EnvironmentFailure):
-    """The process in which the environment ran has died."""
+    """The process that ran the environment has died."""
 
 
 class Link:
@@ -43,7 +43,7 @@ class Link:
         self.process = process
         self.instances = 0
         self.dead: str | None = None
-        """Why it is dead."""
+        """The reason why it is dead, or None while it lives."""
         self.stuck = 0
         self._numbers = count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -52,14 +52,14 @@ class Link:
 
     @property
     def takes_more(self) -> bool:
-        """Whether it may get another instance."""
+        """Whether it can get another instance."""
         return self.dead is None and (self.process is None or self.stuck < MAX_STUCK)
 
     async def connect(self, address: str, port: int, token: str | None) -> None:
         """Connect.
 
         Raises:
-            OSError: there is nobody, or nobody in time.
+            OSError: nothing listens there, or it did not accept in time.
         """
         async with asyncio.timeout(CONNECT_S):
             reader, self._writer = await asyncio.open_connection(address, port, limit=LINE_BYTES)
@@ -68,11 +68,15 @@ class Link:
         self._tasks = [asyncio.create_task(self._listen(reader)), asyncio.create_task(self._ping())]
 
     async def ask(self, do: str, **fields: Any) -> Any:
-        """Ask for something and return the answer.
+        """Send a request and return its answer.
+
+        Args:
+            do: the request, as in `env_adapters/hosting/messages.py`.
+            fields: its further fields.
 
         Raises:
-            EnvironmentHostDied: there will be no answer.
-            EnvironmentFailure: or whatever else the environment raised.
+            EnvironmentHostDied: the host died before it answered.
+            EnvironmentFailure: or any other exception of the environment.
         """
         if self.dead is not None or self._writer is None:
             raise EnvironmentHostDied(f"the host {self.name} has died: {self.dead}")
@@ -80,14 +84,14 @@ class Link:
         self._waiting[number] = answer
         self._writer.write(line({"id": number, "do": do, **fields}))
         try:
-            with suppress(ConnectionError):  # `_listen` sees it too, and fails everybody who waits.
+            with suppress(ConnectionError):  # `_listen` gets the same error and fails all pending requests.
                 await self._writer.drain()
             return await answer
         finally:
             self._waiting.pop(number, None)
 
     async def close(self) -> None:
-        """End the connection, and the process where it is ours."""
+        """End the connection and, for a local host, its process."""
         self._die("it was stopped")
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.process is not None:
@@ -98,7 +102,7 @@ class Link:
         try:
             while text := await reader.readline():
                 self._settle(read(text))
-        except (ConnectionError, ValueError) as error:  # ValueError: a line is too long, or no message.
+        except (ConnectionError, ValueError) as error:  # ValueError: a line is too long, or not a message.
             why = f"its connection broke: {error}"
         self._die(why)
 
@@ -106,7 +110,7 @@ class Link:
         self.stuck = reply.get("stuck", self.stuck)
         answer = self._waiting.get(reply.get("id", 0))
         if answer is None or answer.done():
-            return  # Whoever asked has gone away.
+            return  # The caller was cancelled.
         if "error" in reply:
             answer.set_exception(failure(reply))
         else:
@@ -119,7 +123,7 @@ class Link:
                 try:
                     self.stuck = (await asyncio.wait_for(self.ask("health"), PATIENCE_S))["stuck"]
                 except TimeoutError:
-                    self._die(f"it has answered nothing for {PATIENCE_S:.0f} s")
+                    self._die(f"it has not answered for {PATIENCE_S:.0f} s")
 
     def _die(self, why: str) -> None:
         if self.dead is not None:
@@ -161,7 +165,7 @@ class Hosted:
         return str(await self._ask("random", seed=seed))
 
     async def close(self) -> None:
-        """Release it; of a host that has died there is nothing to release."""
+        """Release it. A host that has died holds nothing."""
         if self._closed:
             return
         self._closed = True
@@ -185,24 +189,24 @@ class Hosts:
         self._workers = max(1, (os.cpu_count() or 1) // 2) if workers is None else workers
         self._links: list[Link] = []
         self._away: dict[str, float] = {}
-        """When a host on another machine may be tried again."""
+        """When to try an unreachable host again: monotonic seconds by its address."""
         self._choosing = asyncio.Lock()
         self._numbers = count(1)
         self._closing: set[asyncio.Task[None]] = set()
 
     async def make(self, environment: str) -> Hosted:
-        """Make an instance on the host that has the fewest.
+        """Make an instance on the host with the fewest instances.
 
         Raises:
-            EnvironmentFailure: or whatever else the environment raised.
+            EnvironmentFailure: or any other exception of the environment.
         """
         link, number = await self._choose(), next(self._numbers)
         try:
             await link.ask("make", instance=number, environment=environment)
         except BaseException:
-            self._one_less(link)
+            self._release(link)
             raise
-        return Hosted(link, number, self._one_less)
+        return Hosted(link, number, self._release)
 
     async def close(self) -> None:
         """End all connections and the local hosts."""
@@ -218,13 +222,13 @@ class Hosts:
             if not idle and sum(link.process is not None for link in usable) < self._workers:
                 usable.append(await self._start())
             if not usable:
-                raise EnvironmentHostDied("no host of environments can be reached")
+                raise EnvironmentHostDied("no environment host is reachable")
             link = min(usable, key=lambda link: link.instances)
             link.instances += 1
             return link
 
     async def _connect(self) -> None:
-        """Connect to the hosts on other machines that we have no connection to."""
+        """Connect to the hosts on other machines that are not connected."""
         now = asyncio.get_running_loop().time()
         for name in self._settings.hosts:
             if any(link.name == name for link in self._links) or self._away.get(name, 0.0) > now:
@@ -236,7 +240,7 @@ class Hosts:
                 self._links.append(link)
             except OSError as error:
                 self._away[name] = now + AWAY_S
-                log.warning("the host %s cannot be reached: %s", name, error)
+                log.warning("the host %s is unreachable: %s", name, error)
 
     async def _start(self) -> Link:
         """Start a local host."""
@@ -247,17 +251,17 @@ class Hosts:
             await link.connect("127.0.0.1", port, None)
         except OSError as error:
             await process.stop()
-            raise EnvironmentHostDied(f"a host process ended at once; see {self._log_path}") from error
+            raise EnvironmentHostDied(f"a host process exited right after its start; see {self._log_path}") from error
         self._links.append(link)
         return link
 
-    def _one_less(self, link: Link) -> None:
+    def _release(self, link: Link) -> None:
         link.instances -= 1
         if link.instances == 0 and not link.takes_more and link in self._links:
             self._drop(link)
 
     def _drop(self, link: Link) -> None:
-        """Stop a host that is not used any more, without waiting for it."""
+        """Stop an unused host in the background."""
         self._links.remove(link)
         task = asyncio.create_task(link.close())
         self._closing.add(task)

@@ -1,74 +1,74 @@
-"""Where each environment runs: in the event loop, in a thread of this process, or in a host process."""
+"""Makes environment instances where they run: in the event loop, in a thread of this process, or in a host process."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
 
-from env_adapters import family, register, register_modules
+from env_adapters import REGISTRY, environment_spec
 from env_adapters.hosting.instances import Instance, open_instance
 from env_adapters.hosting.workers import Workers
-from env_adapters.protocol import Family, UnknownTask
+from env_adapters.protocol import EnvironmentSpec, UnknownTask
 from server.environments.hosts import Hosts
 from server.environments.settings import EnvironmentSettings
 from server.errors import NotFound
 from server.section import SettingsError
 
 
-def find_family(name: str) -> Family:
-    """Return the environment of that name. It may read files: not for the event loop.
+def find_environment(name: str) -> EnvironmentSpec:
+    """Return an environment's spec. May read files: not for the event loop.
 
     Raises:
-        NotFound: there is none.
+        NotFound: no environment has this name.
     """
     try:
-        return family(name)
+        return environment_spec(name)
     except UnknownTask as error:
         raise NotFound(str(error.args[0]), param="environment", code="environment_not_found") from error
 
 
 def register_environments(settings: EnvironmentSettings) -> None:
-    """Name the environments that the settings bring. It imports modules: not for the event loop.
+    """Register the environments of the settings. Imports modules: not for the event loop.
 
     Raises:
-        SettingsError: a module cannot be imported, a name is taken, or an address is none.
+        SettingsError: a module cannot be imported, a name is taken, or an address is malformed.
     """
     try:
-        register_modules(settings.modules)
-        for name, spec in settings.remote.items():
-            register(name, spec)
+        REGISTRY.add_modules(settings.modules)
+        for name, address in settings.remote.items():
+            REGISTRY.add_remote(name, address)
     except (ImportError, ValueError, AttributeError) as error:
         raise SettingsError(f"environments: {error}") from error
 
 
 class Instances:
-    """Finds environments and makes instances of them."""
+    """Loads environments and makes instances of them."""
 
     def __init__(self, settings: EnvironmentSettings, log_path: Path) -> None:
         self._hosts = Hosts(settings, log_path)
         self._workers = Workers()
-        self._families: dict[str, Family] = {}
+        self._specs: dict[str, EnvironmentSpec] = {}
 
-    async def family(self, name: str) -> Family:
-        """Return the environment of that name, loaded once.
+    async def spec(self, name: str) -> EnvironmentSpec:
+        """Return an environment's spec, loading it on first use.
 
         Raises:
-            NotFound: there is none.
+            NotFound: no environment has this name.
         """
-        if name not in self._families:
-            self._families[name] = await asyncio.to_thread(find_family, name)
-        return self._families[name]
+        if name not in self._specs:
+            self._specs[name] = await asyncio.to_thread(find_environment, name)
+        return self._specs[name]
 
     async def make(self, name: str) -> Instance:
-        """Make an instance where its family says that it runs.
+        """Make an instance where the environment's `isolation` places it.
 
         Raises:
-            EnvironmentFailure: or whatever else the environment raises.
+            EnvironmentFailure: or any other exception of the environment.
         """
-        found = await self.family(name)
-        if found.isolation == "host":
+        spec = await self.spec(name)
+        if spec.isolation == "host":
             return await self._hosts.make(name)
-        return await open_instance(found, self._workers, inline=found.isolation == "inline")
+        return await open_instance(spec, self._workers, inline=spec.isolation == "inline")
 
     async def close(self) -> None:
         """Stop the hosts and the idle threads."""

@@ -1,6 +1,6 @@
-"""Who answers in a play, turn by turn: a policy, with tools or without, the environment's solver, a random player.
+"""Takes the turns of played episodes: as a policy (with or without tools), as the environment's solver, or at random.
 
-Every answer is a recorded turn before the environment sees it; an answer that no policy sampled is a demonstration.
+Every answer is recorded as a turn before the environment gets it. An answer that no policy sampled is a demonstration.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import asyncio
 import time
 from typing import Any
 
-from env_adapters.play import Message, result_messages
+from env_adapters.calls import Message, result_messages
 from env_adapters.protocol import Reset
 from server.engines.protocol import Engine, SamplingParams
-from server.environments.sessions import Sessions
+from server.environments.open_environments import OpenEnvironments
 from server.errors import EngineError
 from server.recording.episode import Episode
 from server.recording.turn_request import TurnRequest
@@ -20,39 +20,39 @@ from server.recording.turns import Turns
 from server.versions.routing import Pointers
 from upturn.wire import PlayRequest, StepResult
 
-ENGINE_PATIENCE_S = 120.0  # How long a play waits for an engine that restarts.
+ENGINE_PATIENCE_S = 120.0  # How long a play waits for a restarting engine.
 
 
 class Players:
     """Takes the turns of played episodes."""
 
-    def __init__(self, engine: Engine, pointers: Pointers, turns: Turns, sessions: Sessions) -> None:
+    def __init__(self, engine: Engine, pointers: Pointers, turns: Turns, environments: OpenEnvironments) -> None:
         self._engine = engine
         self._pointers = pointers
         self._turns = turns
-        self._sessions = sessions
+        self._environments = environments
 
     async def play(self, request: PlayRequest, episode: Episode, reset: Reset, seed: str) -> None:
-        """Take turns until the episode ends; `seed` names the episode for a random player."""
+        """Take turns until the episode ends. `seed` seeds the random player."""
         messages: list[Message] = [dict(message) for message in reset.messages]
         environment = episode.environment or request.environment
-        tools = (await self._sessions.instances.family(environment)).tools if request.tools else []
+        tools = (await self._environments.instances.spec(environment)).tools if request.tools else []
         while True:
-            said = await self._answer(request, episode, messages, tools, f"{environment}/{seed}")
-            result = await self._act(episode, said)
+            answer = await self._answer(request, episode, messages, tools, f"{environment}/{seed}")
+            result = await self._act(episode, answer)
             if result.terminated or result.truncated:
                 return
-            messages += [said, *result_messages(said, result.observation)]
+            messages += [answer, *result_messages(answer, result.observation)]
 
     async def _answer(
         self, request: PlayRequest, episode: Episode, messages: list[Message], tools: list[dict[str, Any]], seed: str
     ) -> Message:
-        """Return the next assistant's message, which is recorded."""
+        """Record the assistant's next message and return it."""
         if request.agent != "policy":
             text = (
-                await self._sessions.oracle(episode)
+                await self._environments.oracle(episode)
                 if request.agent == "oracle"
-                else await self._sessions.random(episode, f"{seed}/{episode.steps}")
+                else await self._environments.random(episode, f"{seed}/{episode.steps}")
             )
             await self._turns.demonstrate(episode, messages, text)
             return {"role": "assistant", "content": text}
@@ -62,18 +62,18 @@ class Players:
         ask = TurnRequest(list(messages), params, tools=tools, parallel_calls=False, whole=True)
         (turn,) = self._turns.begin(episode, ask, version)
         message = (await turn.answer()).message
-        said = {"role": "assistant", "content": message["content"] or ""}
-        return {**said, "tool_calls": message["tool_calls"]} if message.get("tool_calls") else said
+        answer = {"role": "assistant", "content": message["content"] or ""}
+        return {**answer, "tool_calls": message["tool_calls"]} if message.get("tool_calls") else answer
 
-    async def _act(self, episode: Episode, said: Message) -> StepResult:
-        if not said.get("tool_calls"):
-            return await self._sessions.step(episode, said["content"])
-        called = said["tool_calls"][0]["function"]
-        return await self._sessions.call(episode, called["name"], called["arguments"])
+    async def _act(self, episode: Episode, answer: Message) -> StepResult:
+        if not answer.get("tool_calls"):
+            return await self._environments.step(episode, answer["content"])
+        called = answer["tool_calls"][0]["function"]
+        return await self._environments.call(episode, called["name"], called["arguments"])
 
     async def _wait_for_engine(self) -> None:
         deadline = time.monotonic() + ENGINE_PATIENCE_S
         while not self._engine.available:
             if time.monotonic() > deadline:
-                raise EngineError(f"the engine did not come back within {ENGINE_PATIENCE_S:.0f} s")
+                raise EngineError(f"the engine was not available again within {ENGINE_PATIENCE_S:.0f} s")
             await asyncio.sleep(0.5)

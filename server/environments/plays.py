@@ -1,4 +1,4 @@
-"""Plays: the server plays tasks with a policy. Every episode goes at its own pace; nothing waits for a round to end."""
+"""Plays: the server plays tasks with a policy. Every episode runs at its own pace; there are no rounds."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from env_adapters.hosting.messages import class_of, text_of
 from server.engines.protocol import Engine
-from server.environments.instances import find_family
+from server.environments.instances import find_environment
+from server.environments.open_environments import OpenEnvironments
 from server.environments.players import Players
-from server.environments.sessions import Sessions
 from server.errors import BadRequest, Conflict, ContextTooLong, EnvironmentFailed, NotFound, UpturnError
 from server.recording.episode import Episode
 from server.recording.episodes import Episodes
@@ -27,7 +27,7 @@ from server.versions.routing import Pointers
 from upturn.wire import EpisodeOpen, PlayedEpisode, PlayRequest, PlayView
 
 log = logging.getLogger("upturn.plays")
-STOPPED = "the server stopped"  # What the row of a play says that did not come to its end with its server.
+STOPPED = "the server stopped"  # Error of a play that its server did not finish.
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class Play:
 
 
 class Plays:
-    """Starts plays and tells where they stand."""
+    """Starts plays and reports their progress."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Plays:
         engine: Engine,
         pointers: Pointers,
         episodes: Episodes,
-        sessions: Sessions,
+        environments: OpenEnvironments,
         turns: Turns,
         concurrent: int,
     ) -> None:
@@ -59,16 +59,17 @@ class Plays:
         self._engine = engine
         self._pointers = pointers
         self._episodes = episodes
-        self._sessions = sessions
-        self._players = Players(engine, pointers, turns, sessions)
+        self._environments = environments
+        self._players = Players(engine, pointers, turns, environments)
         self._slots = asyncio.Semaphore(concurrent)
         self._running: dict[str, Play] = {}
 
     async def start(self, request: PlayRequest, run_id: str | None = None) -> str:
-        """Begin a play, perhaps an evaluation for a run, and return its id.
+        """Start a play, optionally an evaluation for a run, and return its id.
 
         Raises:
-            NotFound: unknown environment, task or model.
+            NotFound: the environment, a task or the model does not exist.
+            BadRequest: a task is listed twice, or the play asks for tools that it cannot use.
         """
         if request.policy is not None:
             self._pointers.resolve(request.policy, self._engine)
@@ -83,18 +84,22 @@ class Plays:
         return play.id
 
     def playing(self, play_id: str) -> bool:
-        """Whether a play is in progress here."""
+        """Return whether a play is in progress in this process."""
         return play_id in self._running
 
     async def view(self, play_id: str, *, results: bool = True, wait_s: float = 0.0) -> PlayView:
-        """Return where a play stands, after waiting at most `wait_s` for its end."""
+        """Return a play's progress, after waiting up to `wait_s` for its end."""
         play = self._running.get(play_id)
         if play is not None and play.task is not None and wait_s > 0:
             await asyncio.wait([play.task], timeout=wait_s)
         return await asyncio.to_thread(self._read, play_id, results)
 
     async def cancel(self, play_id: str, reason: str = "cancelled") -> None:
-        """Stop a play; its open episodes end as closed."""
+        """Stop a play; its open episodes end with the status `closed`.
+
+        Raises:
+            Conflict: the play is not running.
+        """
         play = self._running.get(play_id)
         if play is None or play.task is None:
             raise Conflict(f"play {play_id} is not running", code="play_ended")
@@ -107,7 +112,7 @@ class Plays:
             await self.cancel(play_id, STOPPED)
 
     async def fail_interrupted(self) -> None:
-        """After a restart: plays of the process before are over."""
+        """After a restart: mark the plays of the previous process as failed."""
         change = (
             sa.update(PlayRow)
             .where(PlayRow.state == "running")
@@ -139,27 +144,27 @@ class Plays:
                 del self._running[play.id]
 
     async def _play_episode(self, play: Play, environment: str, task: str, copy: int) -> None:
-        """Play one episode to its end. Its own failure is recorded in its row and stops nothing else."""
+        """Play one episode to completion. Its own failure is recorded in its row and stops nothing else."""
         request = play.request
         async with self._slots:
             try:
-                held, reset = await self._sessions.prepare(environment, task, request.seed, patient=True)
+                held, reset = await self._environments.prepare(environment, task, request.seed, patient=True)
             except EnvironmentFailed as error:
-                log.warning("an episode of %s could not begin: %s", play.id, error)
+                log.warning("an episode of %s could not start: %s", play.id, error)
                 await self._failed(await self._open(play, environment, task), error.__cause__ or error)
                 return
             try:
                 episode = await self._open(play, environment, task)
             except BaseException:
-                self._sessions.discard(held)
+                self._environments.discard(held)
                 raise
-            self._sessions.attach(episode, held, leased=False)
+            self._environments.attach(episode, held, leased=False)
             await episode.opened()
             try:
                 await self._players.play(request, episode, reset, f"{task}/{request.seed}/{copy}")
             except ContextTooLong:
                 await self._episodes.end(episode, "truncated", reason="context", success=False)
-            except Exception as error:  # The failure is in the episode's row; one that is none of ours fails the play.
+            except Exception as error:  # The episode's row holds the failure; an unexpected one also fails the play.
                 log.warning("episode %s of %s failed: %s", episode.id, play.id, error)
                 await self._failed(episode, error)
                 if not isinstance(error, UpturnError):
@@ -171,13 +176,13 @@ class Plays:
     async def _open(self, play: Play, environment: str, task: str) -> Episode:
         request = play.request
         version = self._pointers.resolve(request.policy or f"{self._pointers.name}@head", self._engine)
-        among = f"{environment}:" if request.also else ""  # Two environments may have tasks of the same name.
+        prefix = f"{environment}:" if request.also else ""  # Two environments may have tasks with the same name.
         episode, _ = await self._episodes.open(
             EpisodeOpen(
                 environment=environment,
                 task=task,
                 seed=request.seed,
-                group=f"{play.id}:{among}{task}",
+                group=f"{play.id}:{prefix}{task}",
                 trainable=request.trainable and request.agent != "random",
             ),
             policy_version=version,
@@ -225,17 +230,17 @@ class Plays:
 
 
 def check_tasks(request: PlayRequest) -> None:
-    """Refuse unknown tasks before anything starts. Reads the environment's list: not for the event loop.
+    """Reject unknown tasks before anything starts. Reads the environment's tasks: not for the event loop.
 
     Raises:
-        NotFound: unknown environment or task.
-        BadRequest: a task is listed twice, or there are no tools for a policy that shall call some.
+        NotFound: an environment or task does not exist.
+        BadRequest: a task is listed twice, or `tools` is set without a policy or without tools to call.
     """
     for environment, listed in request.all_tasks.items():
-        env = find_family(environment)
-        if request.tools and (request.agent != "policy" or not env.tools):
-            raise BadRequest("only a policy calls tools, and only of an environment that has some", param="tools")
-        known = {task for split in env.splits() for task in env.tasks(split)}
+        spec = find_environment(environment)
+        if request.tools and (request.agent != "policy" or not spec.tools):
+            raise BadRequest("tools need a policy as agent and an environment that has tools", param="tools")
+        known = {task for split in spec.splits() for task in spec.tasks(split)}
         unknown = [task for task in listed if task not in known]
         if unknown:
             raise NotFound(f"{environment} has no task {unknown[0]!r}", param="tasks", code="task_not_found")
@@ -244,10 +249,10 @@ def check_tasks(request: PlayRequest) -> None:
 
 
 def _played(session: Session, play_id: str) -> list[PlayedEpisode]:
-    ours = sa.select(EpisodeRow.id).where(EpisodeRow.play_id == play_id)
+    episodes = sa.select(EpisodeRow.id).where(EpisodeRow.play_id == play_id)
     rewards = (
         sa.select(StepRow.episode_id, sa.func.sum(StepRow.reward).label("reward"))
-        .where(StepRow.episode_id.in_(ours))
+        .where(StepRow.episode_id.in_(episodes))
         .group_by(StepRow.episode_id)
         .subquery()
     )
@@ -255,7 +260,7 @@ def _played(session: Session, play_id: str) -> list[PlayedEpisode]:
         sa.select(
             TurnRow.episode_id, sa.func.count().label("turns"), sa.func.max(TurnRow.policy_version).label("version")
         )
-        .where(TurnRow.episode_id.in_(ours))
+        .where(TurnRow.episode_id.in_(episodes))
         .group_by(TurnRow.episode_id)
         .subquery()
     )

@@ -1,4 +1,4 @@
-"""Writes steps: those that wait together in one go, and none of an episode that has ended."""
+"""Writes steps: concurrent ones in one transaction, and no step of an episode that has ended."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _EPISODE, _STEP = (cast(sa.Table, row.__table__) for row in (EpisodeRow, StepRow
 
 
 def step_write(episode: Episode, action: str, transition: Transition, truncated: bool) -> Many[dict[str, Any], None]:
-    """Return the work that records the episode's next step.
+    """Return the write that records the episode's next step.
 
-    It raises `Conflict` where the episode has ended meanwhile.
+    The write fails with `Conflict` if the episode has ended in the meantime.
     """
     info = transition.info if transition.valid else {**transition.info, "valid": False}
     return Many(
@@ -41,7 +41,7 @@ def step_write(episode: Episode, action: str, transition: Transition, truncated:
 
 
 def _insert(session: Session, steps: list[dict[str, Any]]) -> list[Exception | None]:
-    """Write steps of episodes; return for each nothing, or that its episode has ended."""
+    """Insert steps; return for each None, or a `Conflict` if its episode has ended."""
     connection = session.connection()
     found = connection.execute(
         sa.select(_EPISODE.c.id, _EPISODE.c.status).where(_EPISODE.c.id.in_([step["episode_id"] for step in steps]))

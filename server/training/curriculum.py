@@ -12,7 +12,7 @@ import random
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from server.environments.instances import find_family
+from server.environments.instances import find_environment
 from server.errors import NotFound
 from server.store.tables import BatchRow, EpisodeRow
 from upturn.wire import PlayPlan
@@ -29,7 +29,7 @@ def tasks_of_split(environment: str, split: str) -> list[str]:
     Raises:
         NotFound: unknown environment or split, or one without tasks.
     """
-    env = find_family(environment)
+    env = find_environment(environment)
     if split not in env.splits():
         raise NotFound(
             f"{environment} has no split {split!r}, only {', '.join(env.splits())}",

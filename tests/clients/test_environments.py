@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from env_adapters import family, register
+from env_adapters import REGISTRY, environment_spec
 from env_adapters.protocol import Transition
 from tests.support.live import Live
 
@@ -123,8 +123,8 @@ def test_ours_plays_the_environment_that_openenv_init_makes(
     port = free_port()
     serve = [openenv_python, "-m", "uvicorn", "server.app:app", "--host", "127.0.0.1", "--port", str(port)]
     with running(serve, port, environment, tmp_path / "echo_env") as url:
-        register("openenv-echo", f"openenv@{url}")
-        env = family("openenv-echo").make()
+        REGISTRY.add_remote("openenv-echo", f"openenv@{url}")
+        env = environment_spec("openenv-echo").make()
         reset = env.reset("seed-3", 0)
         assert reset.messages[0]["content"].endswith("only this: message (string, Message to echo back)")
         assert json.loads(reset.messages[1]["content"])["echoed_message"].endswith("environment ready!")
@@ -134,7 +134,7 @@ def test_ours_plays_the_environment_that_openenv_init_makes(
         env.reset("seed-4", 0)
         assert env.step("a").reward == pytest.approx(0.1)
         env.close()
-        other = family("openenv-echo").make()  # The server has room for one session: the last one has ended.
+        other = environment_spec("openenv-echo").make()  # The server has room for one session: the last one has ended.
         assert other.reset("seed-3", 0).messages
         other.close()
 
@@ -144,9 +144,13 @@ def test_ours_plays_a_tool_server_made_with_fastmcp(
 ) -> None:
     port = free_port()
     with running([fastmcp_python, HERE / "fastmcp_server.py", str(port)], port, environment, tmp_path) as url:
-        register("fastmcp-guess", f"mcp@{url}/mcp#end=give_up")
-        one, two = (family("fastmcp-guess").make() for _ in range(2))
-        assert [tool["function"]["name"] for tool in family("fastmcp-guess").tools] == ["guess", "give_up", "look"]
+        REGISTRY.add_remote("fastmcp-guess", f"mcp@{url}/mcp#end=give_up")
+        one, two = (environment_spec("fastmcp-guess").make() for _ in range(2))
+        assert [tool["function"]["name"] for tool in environment_spec("fastmcp-guess").tools] == [
+            "guess",
+            "give_up",
+            "look",
+        ]
         begun = one.reset("seed-17", 0)
         two.reset("seed-18", 1)
         assert begun.messages[0]["content"].startswith("Guess my number, 0 to 9.")

@@ -11,25 +11,15 @@ from typing import Any
 
 import pytest
 
-from env_adapters import family
-from env_adapters.babyai.family import (
-    LEVELS,
-    TOOLS,
-    UNWINNABLE,
-    _make,
-    _relax,
-    act,
-    make_family,
-    pose_of,
-    sight_of,
-    world_of,
-)
+from env_adapters import environment_spec
+from env_adapters.babyai.level import act, make_level, pose_of, relax, sight_of, world_of
 from env_adapters.babyai.oracle import solve
+from env_adapters.babyai.spec import LEVELS, TOOLS, UNWINNABLE, make_spec
 from env_adapters.babyai.text import FORWARD, LEFT, PICK_UP, RIGHT, Pose, World, describe, look
 from env_adapters.protocol import UnknownTask
 
 pytestmark = pytest.mark.filterwarnings("ignore:pkg_resources:UserWarning", "ignore::DeprecationWarning:pygame.*")
-BABYAI = family("babyai")
+BABYAI = environment_spec("babyai")
 FAR = {
     "SynthS5R2",
     "SynthSeq",
@@ -42,8 +32,8 @@ FAR = {
 """Levels of which some map takes more than 20 actions."""
 TRANSCRIPT = """
 import hashlib, random
-from env_adapters import family
-game, said = family("babyai").make(), []
+from env_adapters import environment_spec
+game, said = environment_spec("babyai").make(), []
 for task in ("GoToObjMazeS7/3", "KeyInBox/1", "BossLevel/2"):
     said.append(game.reset(task, 0).messages[1]["content"])
     rng = random.Random(task)
@@ -88,11 +78,11 @@ def test_opening_the_wrong_door_first_fails_and_the_second_of_two_can_be_opened(
     while not (turn := game.step("toggle and go through blue closed door 1")).valid:
         game.step(answers.pop())
     assert (turn.terminated, turn.success, turn.reward) == (True, False, 0.0)
-    level = _make("OpenDoorsOrderN4Debug")
+    level = make_level("OpenDoorsOrderN4Debug")
     level.reset(seed=0)
     with pytest.raises(NotImplementedError, match="the plan fails"):
         solve(level)  # As minigrid has it.
-    _relax(level.instrs)
+    relax(level.instrs)
     assert solve(level)
 
 
@@ -108,10 +98,10 @@ def test_the_solver_goes_on_from_wherever_somebody_else_has_got_to() -> None:
 
 
 def test_maps_that_are_left_out_have_their_only_key_locked_in() -> None:
-    make_family().make()  # Registers the levels.
+    make_spec().make()  # Registers the levels.
     for name, seeds in UNWINNABLE.items():
         for seed in seeds:
-            level = _make(name)
+            level = make_level(name)
             level.reset(seed=seed)
             locked = [thing for thing in level.grid.grid if thing and thing.type == "door" and thing.is_locked]
             rooms = [room for row in level.room_grid for room in row if any(door in locked for door in room.doors)]
@@ -128,7 +118,7 @@ def test_what_is_said_of_things_walls_and_hands_is_what_minigrid_says_the_agent_
     carried_something = 0
     for task in BABYAI.tasks("train")[::23]:
         name, _, seed = task.partition("/")
-        level = _make(name)
+        level = make_level(name)
         level.reset(seed=int(seed))
         rng = random.Random(task)
         for _ in range(10):
@@ -208,7 +198,7 @@ def test_a_locked_door_opens_with_its_key_only_and_an_open_one_is_walked_through
 def test_every_action_that_is_offered_changes_something_or_turns() -> None:
     for task in BABYAI.tasks("train")[::40]:
         name, _, seed = task.partition("/")
-        level = _make(name)
+        level = make_level(name)
         level.reset(seed=int(seed))
         for action, move in sight_of(level).moves.items():
             level.reset(seed=int(seed))
@@ -277,6 +267,6 @@ def test_tools_are_the_same_actions() -> None:
 
 
 def test_looking_needs_no_minigrid() -> None:
-    level = _make("GoToRedBall")
+    level = make_level("GoToRedBall")
     level.reset(seed=1)
     assert look(world_of(level), pose_of(level), None).moves

@@ -14,15 +14,15 @@ import pytest
 
 from env_adapters.browser import browser
 from env_adapters.browser.actions import USAGE, Action, read_action, text_of
-from env_adapters.miniwob.family import KINDS, make_family
-from env_adapters.shop import family as shop
+from env_adapters.miniwob.spec import KINDS, make_spec
+from env_adapters.shop import spec as shop
 
 ROOT = Path(__file__).parents[2]
 ALL_KINDS = tuple(USAGE)
 OPENED = """
 import os, psutil
-from env_adapters.miniwob.family import make_family
-game = make_family().make()
+from env_adapters.miniwob.spec import make_spec
+game = make_spec().make()
 game.reset("click-test/0", 0)
 print(*(process.pid for process in psutil.Process().children(recursive=True)), flush=True)
 """
@@ -48,7 +48,7 @@ def test_no_process_outlives_the_one_that_started_it(end: str) -> None:
 
 
 def test_a_browser_that_is_killed_fails_its_episodes_only_and_the_next_reset_starts_another() -> None:
-    one, two, other = make_family().make(), make_family().make(), shop.make_family().make()
+    one, two, other = make_spec().make(), make_spec().make(), shop.make_spec().make()
     one.reset("click-test/0", 0)
     begun = other.reset("order-two/0", 0)
     other.step(other.oracle())
@@ -70,7 +70,7 @@ def test_a_browser_that_is_killed_fails_its_episodes_only_and_the_next_reset_sta
 
 
 def test_a_page_whose_process_dies_fails_its_episode_and_the_browser_goes_on() -> None:
-    game, spare, shared = make_family().make(), make_family().make(), browser.shared()
+    game, spare, shared = make_spec().make(), make_spec().make(), browser.shared()
     game.reset("click-test/0", 0)
     spare.reset("click-test/0", 0)
     spare.close()
@@ -92,7 +92,7 @@ def test_a_page_whose_process_dies_fails_its_episode_and_the_browser_goes_on() -
 
 def test_a_browser_that_hangs_is_found_out_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(browser, "PULSE_S", 0.5)
-    game, shared = make_family().make(), browser.shared()
+    game, shared = make_spec().make(), browser.shared()
     game.reset("click-test/0", 0)
     pid = shared._pid
     os.kill(pid, signal.SIGSTOP)
@@ -107,7 +107,7 @@ def test_a_browser_that_hangs_is_found_out_and_replaced(monkeypatch: pytest.Monk
 
 def test_a_window_that_loads_many_pages_has_their_memory_collected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(browser, "PAGES", 3)
-    game = shop.make_family().make()
+    game = shop.make_spec().make()
     game.reset("order-two/0", 0)
     for _ in range(5):
         assert game.step("click [1]").valid
@@ -116,7 +116,7 @@ def test_a_window_that_loads_many_pages_has_their_memory_collected(monkeypatch: 
 
 
 def test_a_page_that_hangs_is_given_up_and_the_browser_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    game, other, shared = make_family().make(), make_family().make(), browser.shared()
+    game, other, shared = make_spec().make(), make_spec().make(), browser.shared()
     other.reset("click-test-2/0", 0)
     game.reset("click-test/0", 0)
     pid = shared._pid

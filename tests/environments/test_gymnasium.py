@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from env_adapters import family, kinds, names
-from env_adapters.gymnasium.family import TASKS, read_action
-from env_adapters.gymnasium.text import LONGEST, describe, read, show, uncoloured
+from env_adapters import REGISTRY, environment_spec
+from env_adapters.gymnasium.spec import TASKS, read_action
+from env_adapters.gymnasium.text import LONGEST, describe, read, show, without_colors
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Transition, UnknownTask
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ PLAYED = [
 
 
 def play(name: str, *answers: str, task: str = "seed-3", seed: int = 0) -> list[Transition]:
-    env = family(f"gymnasium:{name}").make()
+    env = environment_spec(f"gymnasium:{name}").make()
     env.reset(task, seed)
     seen = [env.step(answer) for answer in answers]
     env.close()
@@ -42,7 +42,7 @@ def play(name: str, *answers: str, task: str = "seed-3", seed: int = 0) -> list[
 
 def transcript(name: str) -> str:
     """A random player's episodes of two tasks."""
-    env, rng, seen = family(f"gymnasium:{name}").make(), random.Random("gymnasium"), []
+    env, rng, seen = environment_spec(f"gymnasium:{name}").make(), random.Random("gymnasium"), []
     for task in ("seed-0", "seed-17"):
         seen.append(repr(env.reset(task, 5)))
         for _ in range(40):
@@ -58,17 +58,17 @@ def transcript(name: str) -> str:
 
 
 def test_gymnasium_is_a_kind_that_takes_an_id_and_not_an_environment_by_itself() -> None:
-    assert "gymnasium" in kinds()
-    assert not any(name.startswith("gymnasium") for name in names())
+    assert "gymnasium" in REGISTRY.parametric()
+    assert not any(name.startswith("gymnasium") for name in REGISTRY.names())
     for name in ("gymnasium", "gymnasium:", "gymnasium:Nothing-v0", "gymnasium:cartpole-v1", "gymnasium:CartPole"):
         with pytest.raises(UnknownTask):
-            family(name)
+            environment_spec(name)
 
 
 def test_an_id_can_not_name_a_module_to_import() -> None:
     for name in ("antigravity:CartPole-v1", "os:Any-v0", "gymnasium.envs.classic_control:CartPole-v1"):
         with pytest.raises(UnknownTask, match="Gymnasium has no"):
-            family(f"gymnasium:{name}")
+            environment_spec(f"gymnasium:{name}")
     assert "antigravity" not in sys.modules
 
 
@@ -93,7 +93,7 @@ def test_the_same_task_and_seed_give_the_same_text_in_every_process() -> None:
 
 
 def test_tasks_are_seeds_and_the_splits_are_disjoint() -> None:
-    found = family("gymnasium:CartPole-v1")
+    found = environment_spec("gymnasium:CartPole-v1")
     train, test = found.tasks("train"), found.tasks("test")
     assert (len(train), len(test)) == (800, 200)
     assert len({*train, *test}) == TASKS
@@ -105,23 +105,23 @@ def test_tasks_are_seeds_and_the_splits_are_disjoint() -> None:
 
 
 def test_two_seeds_of_a_task_and_two_tasks_of_a_seed_are_different_games() -> None:
-    env = family("gymnasium:CartPole-v1").make()
+    env = environment_spec("gymnasium:CartPole-v1").make()
     first = {env.reset(task, seed).messages[-1]["content"] for task in ("seed-0", "seed-1") for seed in (0, 1, 2)}
     assert len(first) == 6
 
 
 def test_a_drawing_shows_in_brackets_what_a_terminal_shows_in_colour() -> None:
-    env = family("gymnasium:FrozenLake-v1").make()
+    env = environment_spec("gymnasium:FrozenLake-v1").make()
     reset = env.reset("seed-3", 0)
     assert [m["role"] for m in reset.messages] == ["system", "user"]
     assert reset.messages[0]["content"].endswith("Answer with one action only: left | down | right | up")
     assert reset.messages[1]["content"] == "[S]FFF\nFHFH\nFFFH\nHFFG"
-    assert uncoloured("\x1b[43m \x1b[0m|\x1b[34;1mR\x1b[0m|\x1b[35mB\x1b[0m\n") == "[ ]|(R)|<B>"
+    assert without_colors("\x1b[43m \x1b[0m|\x1b[34;1mR\x1b[0m|\x1b[35mB\x1b[0m\n") == "[ ]|(R)|<B>"
 
 
 def test_rewards_are_the_environments_own_and_the_verdict_is_by_the_return() -> None:
     seen: list[Transition] = []
-    env = family("gymnasium:CartPole-v1").make()
+    env = environment_spec("gymnasium:CartPole-v1").make()
     env.reset("seed-3", 0)
     while not (seen and seen[-1].terminated):
         seen.append(env.step("left"))
@@ -247,13 +247,13 @@ def test_a_space_without_a_text_form_is_refused() -> None:
 
 def test_what_cannot_be_made_here_says_why() -> None:
     with pytest.raises(EnvironmentMissing, match="LunarLander-v3 needs more packages"):
-        family("gymnasium:LunarLander-v3").make()
+        environment_spec("gymnasium:LunarLander-v3").make()
     with pytest.raises(EnvironmentFailure, match="GymV21Environment-v0"):
-        family("gymnasium:GymV21Environment-v0").make()
+        environment_spec("gymnasium:GymV21Environment-v0").make()
 
 
 def test_there_is_no_solver_and_the_one_tool_is_the_action_itself() -> None:
-    found = family("gymnasium:CartPole-v1")
+    found = environment_spec("gymnasium:CartPole-v1")
     with pytest.raises(NotImplementedError):
         found.make().oracle()
     assert found.text_of("act", {"action": "left"}) == "left"
@@ -263,7 +263,7 @@ def test_there_is_no_solver_and_the_one_tool_is_the_action_itself() -> None:
 
 
 def test_closing_twice_is_allowed() -> None:
-    env = family("gymnasium:Blackjack-v1").make()
+    env = environment_spec("gymnasium:Blackjack-v1").make()
     env.reset("seed-0", 0)
     env.close()
     env.close()

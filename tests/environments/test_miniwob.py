@@ -10,12 +10,12 @@ import sys
 
 import pytest
 
-from env_adapters import family
-from env_adapters.miniwob.family import MiniWob
+from env_adapters import environment_spec
 from env_adapters.miniwob.pages import LEFT_OUT, PAGES
+from env_adapters.miniwob.spec import MiniWob
 from env_adapters.protocol import UnknownTask
 
-MINIWOB = family("miniwob")
+MINIWOB = environment_spec("miniwob")
 SOLVED = (
     "click-test",
     "click-button",
@@ -33,9 +33,9 @@ SOLVED = (
 )
 TRANSCRIPT = """
 import hashlib, random
-from env_adapters import family
+from env_adapters import environment_spec
 for _ in range(2):  # The second time the browser has the pages' files.
-    game, said = family("miniwob").make(), []
+    game, said = environment_spec("miniwob").make(), []
     for task in ("email-inbox/3", "click-collapsible-2/1", "social-media/2", "tic-tac-toe/4"):
         said.append(game.reset(task, 0).messages[1]["content"])
         rng = random.Random(task)

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from env_adapters import UnknownTask, family, names, register
-from env_adapters.protocol import Environment, EnvironmentFailure, Transition
+from env_adapters import REGISTRY, environment_spec
+from env_adapters.protocol import Environment, EnvironmentFailure, Transition, UnknownTask
 from env_adapters.remote.agentgym import KINDS, NoAction
 from env_adapters.remote.connection import place
 from env_adapters.remote.mcp import read_call
@@ -26,19 +26,19 @@ from upturn.wire import EpisodeOpen
 
 ROOT = Path(__file__).parents[2]
 SOLUTION = ("get 1 acacia logs", "craft 4 acacia planks using 1 acacia logs")
-TRAIN = family("textcraft").tasks("train")
+TRAIN = environment_spec("textcraft").tasks("train")
 _numbers = itertools.count()
 
 
 def named(spec: str) -> str:
     """Register a spec under a new name."""
     name = f"elsewhere-{next(_numbers)}"
-    register(name, spec)
+    REGISTRY.add_remote(name, spec)
     return name
 
 
 def begun(spec: str, task: str, seed: int = 0) -> tuple[Environment, str]:
-    env = family(named(spec)).make()
+    env = environment_spec(named(spec)).make()
     try:
         return env, env.reset(task, seed).messages[-1]["content"]
     except EnvironmentFailure:
@@ -71,44 +71,44 @@ def begun(spec: str, task: str, seed: int = 0) -> tuple[Environment, str]:
 )
 def test_a_wrong_spec_is_refused_with_what_is_allowed(spec: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        register("elsewhere", spec)
-    assert "elsewhere" not in names()
+        REGISTRY.add_remote("elsewhere", spec)
+    assert "elsewhere" not in REGISTRY.names()
 
 
 def test_a_name_is_given_once_and_never_that_of_another_environment() -> None:
     name = named("openenv@http://127.0.0.1:1")
-    register(name, "openenv@http://127.0.0.1:1")
-    assert name in names()
+    REGISTRY.add_remote(name, "openenv@http://127.0.0.1:1")
+    assert name in REGISTRY.names()
     for taken, spec in (
         (name, "openenv@http://127.0.0.1:2"),
         (name, "mcp@http://127.0.0.1:1"),
         ("textcraft", "openenv@http://127.0.0.1:1"),
     ):
         with pytest.raises(ValueError, match="already"):
-            register(taken, spec)
+            REGISTRY.add_remote(taken, spec)
     for bad in ("", "A", "a b", "gymnasium:x", "../x", "x" * 65):
         with pytest.raises(ValueError, match="not a name"):
-            register(bad, "openenv@http://127.0.0.1:1")
+            REGISTRY.add_remote(bad, "openenv@http://127.0.0.1:1")
 
 
 def test_nobody_but_register_chooses_what_is_connected_to() -> None:
     for name in ("openenv@http://127.0.0.1:1", "openenv:http://127.0.0.1:1", "mcp:x", "agentgym:textcraft"):
         with pytest.raises(UnknownTask):
-            family(name)
+            environment_spec(name)
 
 
 def test_a_key_in_a_url_is_sent_as_a_bearer_token_and_shown_nowhere() -> None:
     where = place("https://sk%2Dsecret@example.org:8443/env/")
     assert (where.url, where.headers) == ("https://example.org:8443/env", {"authorization": "Bearer sk-secret"})
-    found = family(named("openenv@https://sk-secret@example.org/env"))
+    found = environment_spec(named("openenv@https://sk-secret@example.org/env"))
     assert "example.org" in found.description and "secret" not in found.description
 
 
 def test_listing_asks_nobody_and_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from env_adapters import family, register\n"
+        "import sys; from env_adapters import REGISTRY, environment_spec\n"
         "for name, spec in (('a', 'agentgym:babyai@http://h'), ('b', 'openenv@http://h'), ('c', 'mcp@http://h')):\n"
-        "    register(name, spec); family(name).tasks('train'); family(name).tools\n"
+        "    REGISTRY.add_remote(name, spec); environment_spec(name).tasks('train'); environment_spec(name).tools\n"
         "print(sorted({'httpx2', 'websockets', 'numpy', 'gymnasium'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -117,7 +117,7 @@ def test_listing_asks_nobody_and_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("spec", [*(f"agentgym:{kind}@http://h" for kind in KINDS), "openenv@http://h", "mcp@http://h"])
 def test_splits_are_disjoint_bounded_and_the_same_everywhere(spec: str) -> None:
-    found = family(named(spec))
+    found = environment_spec(named(spec))
     train, test = found.tasks("train"), found.tasks("test")
     assert train and test and not set(train) & set(test)
     assert len(train) + len(test) <= 5000
@@ -132,7 +132,7 @@ def test_splits_are_disjoint_bounded_and_the_same_everywhere(spec: str) -> None:
     [("agentgym:textcraft@http://127.0.0.1:9", "textcraft/0"), ("openenv@http://127.0.0.1:9", "seed-0")],
 )
 def test_a_server_that_is_not_there_is_a_failure_of_the_environment(spec: str, task: str) -> None:
-    env = family(named(spec)).make()
+    env = environment_spec(named(spec)).make()
     with pytest.raises(EnvironmentFailure, match="ConnectError"):
         env.reset(task, 0)
     env.close()
@@ -140,7 +140,7 @@ def test_a_server_that_is_not_there_is_a_failure_of_the_environment(spec: str, t
 
 
 def test_an_mcp_server_that_is_not_there_fails_when_an_instance_is_made() -> None:
-    found = family(named("mcp@http://127.0.0.1:9/mcp"))
+    found = environment_spec(named("mcp@http://127.0.0.1:9/mcp"))
     assert found.tools == []
     with pytest.raises(EnvironmentFailure, match="ConnectError"):
         found.make()
@@ -150,7 +150,7 @@ def test_an_mcp_server_that_is_not_there_fails_when_an_instance_is_made() -> Non
 
 
 def test_agentgyms_textcraft_is_played_through_its_protocol(live: Live) -> None:
-    index = [*TRAIN, *family("textcraft").tasks("test")].index("1/acacia_planks")
+    index = [*TRAIN, *environment_spec("textcraft").tasks("test")].index("1/acacia_planks")
     env, first = begun(f"agentgym:textcraft@{live.url}/agentgym/textcraft", f"textcraft/{index}")
     assert first.endswith("Goal: craft acacia planks.")
     assert env.step("Action: get 1 coal\nAction: get 1 stick").observation.startswith("Error: Only one 'Action'")
@@ -180,7 +180,7 @@ def test_an_error_that_comes_with_status_200_is_a_failure_and_no_reward(live: Li
 )
 def test_an_unknown_agentgym_task_is_refused_before_anybody_is_asked(task: str) -> None:
     with pytest.raises(UnknownTask, match="textcraft/0 to textcraft/543"):
-        family(named("agentgym:textcraft@http://127.0.0.1:9")).make().reset(task, 0)
+        environment_spec(named("agentgym:textcraft@http://127.0.0.1:9")).make().reset(task, 0)
 
 
 @pytest.mark.parametrize(
@@ -350,15 +350,15 @@ def test_text_without_the_fields_of_an_openenv_action_is_refused(text: str) -> N
 
 def test_a_tool_server_is_an_environment(live: Live) -> None:
     name = named(f"mcp@{live.url}/mcp/textcraft")
-    env = family(name).make()
-    assert [tool["function"]["name"] for tool in family(name).tools] == ["act", "get", "craft", "inventory"]
+    env = environment_spec(name).make()
+    assert [tool["function"]["name"] for tool in environment_spec(name).tools] == ["act", "get", "craft", "inventory"]
     number = TRAIN.index("1/acacia_planks") if "1/acacia_planks" in TRAIN else TRAIN.index("1/birch_planks")
     goal = TRAIN[number].partition("/")[2].replace("_", " ")
     reset = env.reset(f"seed-{number}", 0)
     assert 'tool_name {"argument": value}' in reset.messages[0]["content"]
     assert reset.messages[1]["content"].endswith(f"Goal: craft {goal}.")
     log = goal.replace("planks", "logs")
-    text = family(name).text_of("get", {"item": log, "count": 1})
+    text = environment_spec(name).text_of("get", {"item": log, "count": 1})
     assert env.step(text) == Transition(f"Got 1 {log}", 0.0, False)
     for wrong in ("", "dance {}", "get {", 'act {"action": 7}', 'reset {"seed": 1}', "$"):
         refused = env.step(wrong)
@@ -385,7 +385,7 @@ def test_a_call_is_read_from_an_answer(text: str, call: tuple[str, dict[str, Any
 
 
 def test_a_server_plays_an_environment_of_another_one_and_records_it(live: Live, tmp_path: Path) -> None:
-    from server.environments.sessions import EnvironmentSettings
+    from server.environments.settings import EnvironmentSettings
     from tests.support.live import script
 
     remote = {
@@ -401,7 +401,9 @@ def test_a_server_plays_an_environment_of_another_one_and_records_it(live: Live,
     )
     with serving(settings) as near:
         for name in remote:
-            opened = near.client.open_episode(EpisodeOpen(environment=name, task=family(name).tasks("train")[0]))
+            opened = near.client.open_episode(
+                EpisodeOpen(environment=name, task=environment_spec(name).tasks("train")[0])
+            )
             answer = "inventory {}" if name == "far-mcp" else "Action: inventory"
             step = near.client.step(opened.id, answer)
             assert step.observation == "Inventory: You are not carrying anything."

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from env_adapters.protocol import EnvironmentFailure
-from env_adapters.search.family import make_family
+from env_adapters.search.spec import make_spec
 from tests.support.live import Live
 
 TASK = "2/former-northern-rhodesia/capital"
@@ -73,9 +73,9 @@ def test_only_environments_that_have_passages_can_be_asked(live: Live) -> None:
 
 
 def test_search_is_played_over_a_retrieval_server(live: Live) -> None:
-    env = make_family(f"{live.url}/retrieve", name="elsewhere").make()
+    env = make_spec(f"{live.url}/retrieve", name="elsewhere").make()
     env.reset(TASK, 0)
-    here = make_family().make()
+    here = make_spec().make()
     here.reset(TASK, 0)
     steps = []
     while not (steps and steps[-1].terminated):
@@ -133,7 +133,7 @@ def test_a_retrieval_server_that_breaks_is_a_failure_and_no_observation(
 ) -> None:
     (tmp_path / "own.jsonl").write_text('{"question": "Who?", "golden_answers": ["nobody"]}')
     with answering(status, json.dumps(answer).encode()) as url:
-        env = make_family(f"{url},{tmp_path / 'own.jsonl'}").make()
+        env = make_spec(f"{url},{tmp_path / 'own.jsonl'}").make()
         env.reset("line-1", 0)
         with pytest.raises(EnvironmentFailure, match=r"127\.0\.0\.1"):
             env.step("<search>anything</search>")
@@ -141,10 +141,10 @@ def test_a_retrieval_server_that_breaks_is_a_failure_and_no_observation(
 
 def test_a_retrieval_server_that_is_not_there_is_a_failure() -> None:
     with answering(200, b"") as url:
-        env = make_family(url).make()
+        env = make_spec(url).make()
     env.reset(TASK, 0)
     with pytest.raises(EnvironmentFailure, match="ConnectError"):
         env.step("<search>anything</search>")
     for wrong in ("http:///retrieve", "https://"):
         with pytest.raises(ValueError, match="URL"):
-            make_family(wrong)
+            make_spec(wrong)

@@ -15,12 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from env_adapters import family
+from env_adapters import environment_spec
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, UnknownTask
 from env_adapters.sciworld import java as sciworld_java
-from env_adapters.sciworld.family import INVALID, MORE, MOVES, NO_CHOICE, PAPER, SciWorld, read_action
+from env_adapters.sciworld.game import INVALID, MOVES, NO_CHOICE, SciWorld, read_action
+from env_adapters.sciworld.tasks import MORE, PAPER
 
-SCIWORLD = family("sciworld")
+SCIWORLD = environment_spec("sciworld")
 SOLVED = (
     "use-thermometer",
     "power-component",

@@ -19,9 +19,9 @@ import pytest
 from env_adapters.protocol import EnvironmentFailure, Transition, UnknownTask
 from env_adapters.search.corpus import Factbook, JsonLines
 from env_adapters.search.facts import entries
-from env_adapters.search.family import Inquiry, Search, f1, make_family, normalised, read_action
 from env_adapters.search.index import Index, build
 from env_adapters.search.questions import MORE, Question, factbook_questions
+from env_adapters.search.spec import Inquiry, Search, f1, make_spec, normalized, read_action
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = {question.task: question for question in factbook_questions()}
@@ -38,12 +38,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def family(cache: Path) -> Search:
-    return make_family()
+def spec(cache: Path) -> Search:
+    return make_spec()
 
 
-def begun(family: Search, task: str) -> Inquiry:
-    env = family.make()
+def begun(spec: Search, task: str) -> Inquiry:
+    env = spec.make()
     env.reset(task, 0)
     return env
 
@@ -68,11 +68,11 @@ def countries_asked(question: Question) -> set[str]:
     )
 
 
-def digest(family: Search) -> str:
+def digest(spec: Search) -> str:
     """Everything a player can see: tasks, first messages, and what some searches show."""
-    seen, env = hashlib.sha256(), family.make()
-    for split in family.splits():
-        for task in family.tasks(split):
+    seen, env = hashlib.sha256(), spec.make()
+    for split in spec.splits():
+        for task in spec.tasks(split):
             seen.update(repr((split, task, env.reset(task, 0))).encode())
     for task in list(QUESTIONS)[::40]:
         env.reset(task, 0)
@@ -88,16 +88,15 @@ def test_there_are_enough_questions_of_two_to_four_passages() -> None:
     assert len({question.text for question in QUESTIONS.values()}) == len(QUESTIONS)
 
 
-def test_no_country_is_asked_for_in_both_splits(family: Search) -> None:
+def test_no_country_is_asked_for_in_both_splits(spec: Search) -> None:
     asked = {
-        split: set().union(*(countries_asked(QUESTIONS[task]) for task in family.tasks(split)))
-        for split in family.splits()
+        split: set().union(*(countries_asked(QUESTIONS[task]) for task in spec.tasks(split))) for split in spec.splits()
     }
     assert not asked["train"] & asked["test"]
     assert len(asked["train"] | asked["test"]) > 180
-    assert 0.15 < len(family.tasks("test")) / len(QUESTIONS) < 0.25
+    assert 0.15 < len(spec.tasks("test")) / len(QUESTIONS) < 0.25
     with pytest.raises(UnknownTask, match="validation"):
-        family.tasks("validation")
+        spec.tasks("validation")
 
 
 def test_a_question_does_not_name_the_country_that_it_asks_for() -> None:
@@ -130,9 +129,9 @@ def test_a_clue_fits_one_country_only() -> None:
             assert [read[code].name for code in both] == [question.supports[2].title.partition(":")[0]]
 
 
-def test_the_oracle_finds_every_passage_and_answers_every_question(family: Search) -> None:
+def test_the_oracle_finds_every_passage_and_answers_every_question(spec: Search) -> None:
     for task, question in QUESTIONS.items():
-        seen = solve(begun(family, task))
+        seen = solve(begun(spec, task))
         assert (seen[-1].reward, seen[-1].success, seen[-1].observation) == (1.0, True, "Correct."), task
         shown = "\n".join(step.observation for step in seen)
         for support in question.supports:
@@ -141,16 +140,16 @@ def test_the_oracle_finds_every_passage_and_answers_every_question(family: Searc
         assert all(step.reward == 0.0 and not step.terminated and step.valid for step in seen[:-1])
 
 
-def test_the_oracle_goes_on_from_any_state(family: Search) -> None:
-    env = begun(family, EXAMPLE)
+def test_the_oracle_goes_on_from_any_state(spec: Search) -> None:
+    env = begun(spec, EXAMPLE)
     env.step("nonsense")
     env.step("<search>capital of Zambia</search>")
     assert env.oracle() == "<search>former name Northern Rhodesia</search>"
     assert len(solve(env)) == 2
 
 
-def test_the_first_messages_say_the_form_and_the_question(family: Search) -> None:
-    reset = family.make().reset(EXAMPLE, 3)
+def test_the_first_messages_say_the_form_and_the_question(spec: Search) -> None:
+    reset = spec.make().reset(EXAMPLE, 3)
     assert [message["role"] for message in reset.messages] == ["system", "user"]
     assert "<search>" in reset.messages[0]["content"] and "<answer>" in reset.messages[0]["content"]
     assert reset.messages[1]["content"] == (
@@ -159,15 +158,15 @@ def test_the_first_messages_say_the_form_and_the_question(family: Search) -> Non
     assert sum(len(message["content"]) for message in reset.messages) < 700
 
 
-def test_a_search_shows_three_short_passages(family: Search) -> None:
-    step = begun(family, EXAMPLE).step("<search>Zambia capital</search>")
+def test_a_search_shows_three_short_passages(spec: Search) -> None:
+    step = begun(spec, EXAMPLE).step("<search>Zambia capital</search>")
     assert step.observation.startswith("<information>\nDoc 1 (Title: Zambia: Capital) name: Lusaka;")
     assert [line[:5] for line in step.observation.splitlines()[1:-1]] == ["Doc 1", "Doc 2", "Doc 3"]
     assert len(step.observation) < 1600
 
 
-def test_a_wrong_answer_ends_the_episode_without_a_reward(family: Search) -> None:
-    env = begun(family, EXAMPLE)
+def test_a_wrong_answer_ends_the_episode_without_a_reward(spec: Search) -> None:
+    env = begun(spec, EXAMPLE)
     step = env.step("<answer>Ndola</answer>")
     assert step == Transition("Wrong.", 0.0, True, success=False, info={"f1": 0.0})
     for call in (lambda: env.step("<answer>Lusaka</answer>"), env.oracle):
@@ -176,8 +175,8 @@ def test_a_wrong_answer_ends_the_episode_without_a_reward(family: Search) -> Non
 
 
 @pytest.mark.parametrize("answer", ["Lusaka", "the lusaka.", '"LUSAKA"', " Lusáka "])
-def test_an_answer_is_right_however_it_is_spelled(family: Search, answer: str) -> None:
-    assert begun(family, EXAMPLE).step(f"<answer>{answer}</answer>").reward == 1.0
+def test_an_answer_is_right_however_it_is_spelled(spec: Search, answer: str) -> None:
+    assert begun(spec, EXAMPLE).step(f"<answer>{answer}</answer>").reward == 1.0
 
 
 @pytest.mark.parametrize(
@@ -192,8 +191,8 @@ def test_an_answer_is_right_however_it_is_spelled(family: Search, answer: str) -
         "<think><search>a</search>",
     ],
 )
-def test_what_is_no_action_changes_nothing_and_says_what_is_possible(family: Search, text: str) -> None:
-    step = begun(family, EXAMPLE).step(text)
+def test_what_is_no_action_changes_nothing_and_says_what_is_possible(spec: Search, text: str) -> None:
+    step = begun(spec, EXAMPLE).step(text)
     assert not step.valid and not step.terminated and step.reward == 0.0
     assert "<search>words</search>" in step.observation
 
@@ -215,24 +214,24 @@ def test_the_action_is_found_in_an_answer(text: str, action: tuple[str, str]) ->
 
 
 def test_answers_are_compared_as_squad_does() -> None:
-    assert normalised(" The  United-States, of A mérica!") == "unitedstates of merica"
+    assert normalized(" The  United-States, of A mérica!") == "unitedstates of merica"
     assert f1("the dollar of Guyana", "Guyanese dollar") == pytest.approx(0.4)
     assert f1("euros", "yen") == 0.0
 
 
-def test_tool_calls_are_the_same_actions(family: Search) -> None:
-    assert [tool["function"]["name"] for tool in family.tools] == ["search", "answer"]
-    assert read_action(family.text_of("search", {"query": "Upper Volta"})) == ("search", "Upper Volta")
-    assert read_action(family.text_of("answer", {"text": "Paris"})) == ("answer", "Paris")
+def test_tool_calls_are_the_same_actions(spec: Search) -> None:
+    assert [tool["function"]["name"] for tool in spec.tools] == ["search", "answer"]
+    assert read_action(spec.text_of("search", {"query": "Upper Volta"})) == ("search", "Upper Volta")
+    assert read_action(spec.text_of("answer", {"text": "Paris"})) == ("answer", "Paris")
     for name, arguments in (("fly", {}), ("search", {}), ("search", {"query": 3}), ("answer", {"query": "Paris"})):
         with pytest.raises(ValueError, match=name):
-            family.text_of(name, arguments)
+            spec.text_of(name, arguments)
 
 
-def test_a_random_player_is_understood_and_hardly_ever_right(family: Search) -> None:
+def test_a_random_player_is_understood_and_hardly_ever_right(spec: Search) -> None:
     rng, right = random.Random("search"), 0
     for task in rng.sample(list(QUESTIONS), 60):
-        env = begun(family, task)
+        env = begun(spec, task)
         for _ in range(10):
             step = env.step(env.random(rng))
             assert step.valid
@@ -243,14 +242,14 @@ def test_a_random_player_is_understood_and_hardly_ever_right(family: Search) -> 
 
 
 @pytest.mark.parametrize("task", ["", "2/former-atlantis/capital", "Suriname"])
-def test_an_unknown_task_is_refused_with_an_example_of_a_name(family: Search, task: str) -> None:
+def test_an_unknown_task_is_refused_with_an_example_of_a_name(spec: Search, task: str) -> None:
     with pytest.raises(UnknownTask, match="named like"):
-        family.make().reset(task, 0)
+        spec.make().reset(task, 0)
 
 
-def test_the_same_task_gives_the_same_episode_in_every_process(family: Search, cache: Path) -> None:
-    code = "from tests.environments.test_search import digest, make_family; print(digest(make_family()))"
-    digests = {digest(family)}
+def test_the_same_task_gives_the_same_episode_in_every_process(spec: Search, cache: Path) -> None:
+    code = "from tests.environments.test_search import digest, make_spec; print(digest(make_spec()))"
+    digests = {digest(spec)}
     for hash_seed in ("1", "2"):
         environ = os.environ | {"PYTHONHASHSEED": hash_seed, "XDG_CACHE_HOME": str(cache / hash_seed)}
         done = subprocess.run(
@@ -263,14 +262,14 @@ def test_the_same_task_gives_the_same_episode_in_every_process(family: Search, c
 
 def test_listing_tasks_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from env_adapters import family; family('search').tasks('train'); "
+        "import sys; from env_adapters import environment_spec; environment_spec('search').tasks('train'); "
         "print([m for m in ('httpx2', 'numpy', 'sqlalchemy', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_many_threads_may_search_and_build_at_once(tmp_path: Path, family: Search) -> None:
+def test_many_threads_may_search_and_build_at_once(tmp_path: Path, spec: Search) -> None:
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"contents": f"Town {n}\nIt has {n} houses."}) + "\n" for n in range(300)))
     with ThreadPoolExecutor(8) as pool:
@@ -279,7 +278,7 @@ def test_many_threads_may_search_and_build_at_once(tmp_path: Path, family: Searc
         index = Index(paths[0])
         found = list(pool.map(lambda n: index.search(f"town with {n} houses", 1)[0].passage.title, range(300)))
         assert found == [f"Town {n}" for n in range(300)]
-        assert len({*pool.map(lambda _: digest(family), range(4))}) == 1
+        assert len({*pool.map(lambda _: digest(spec), range(4))}) == 1
 
 
 def test_an_index_is_built_again_when_its_corpus_changed_and_half_of_one_is_never_seen(tmp_path: Path) -> None:
@@ -317,14 +316,14 @@ def test_an_index_is_built_again_when_its_corpus_changed_and_half_of_one_is_neve
         "🏔",
     ],
 )
-def test_no_query_breaks_the_index(family: Search, query: str) -> None:
-    step = begun(family, EXAMPLE).step(f"<search>{query}</search>")
+def test_no_query_breaks_the_index(spec: Search, query: str) -> None:
+    step = begun(spec, EXAMPLE).step(f"<search>{query}</search>")
     assert not step.terminated and step.reward == 0.0
 
 
-def test_common_words_find_something_too(family: Search) -> None:
+def test_common_words_find_something_too(spec: Search) -> None:
     for query in ("population", "population of the country", "total land area of the world", "government"):
-        assert "Doc 3" in begun(family, EXAMPLE).step(f"<search>{query}</search>").observation
+        assert "Doc 3" in begun(spec, EXAMPLE).step(f"<search>{query}</search>").observation
 
 
 def test_a_broken_index_is_a_failure_and_not_an_observation(tmp_path: Path) -> None:
@@ -356,7 +355,7 @@ def write_own(folder: Path) -> str:
 
 
 def test_somebody_s_own_corpus_and_questions_are_played(tmp_path: Path) -> None:
-    own = make_family(write_own(tmp_path), name="own")
+    own = make_spec(write_own(tmp_path), name="own")
     train, test = own.tasks("train"), own.tasks("test")
     assert own.name == "own" and not set(train) & set(test) and len(train) + len(test) == 42 and len(test) > 3
     for task in (*train, *test):
@@ -383,11 +382,11 @@ def test_questions_of_another_form_are_a_failure_that_names_the_line(tmp_path: P
     argument = write_own(tmp_path)
     (tmp_path / "questions.jsonl").write_text('{"question": "a", "golden_answers": ["b"]}\n' + line)
     with pytest.raises(EnvironmentFailure, match="line 2"):
-        make_family(argument).tasks("train")
+        make_spec(argument).tasks("train")
 
 
 def test_a_corpus_that_is_not_there_is_a_failure(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFailure, match=r"nowhere\.jsonl"):
-        make_family(str(tmp_path / "nowhere.jsonl")).make()
+        make_spec(str(tmp_path / "nowhere.jsonl")).make()
     with pytest.raises(ValueError, match="CORPUS"):
-        make_family(",questions.jsonl")
+        make_spec(",questions.jsonl")

@@ -14,14 +14,14 @@ import pytest
 import websockets
 from websockets.sync.client import ClientConnection, connect
 
-from env_adapters import family
+from env_adapters import environment_spec
 from server.api.served import guests
-from server.environments.sessions import EnvironmentSettings
+from server.environments.settings import EnvironmentSettings
 from server.recording.keys import create_key
 from tests.support.live import Live, script, serving, settings_for, until
 from upturn.wire import EpisodeView, KeyCreate
 
-TEXTCRAFT = family("textcraft")
+TEXTCRAFT = environment_spec("textcraft")
 TASKS = [*TEXTCRAFT.tasks("train"), *TEXTCRAFT.tasks("test")]
 TASK = TASKS.index("1/acacia_planks")
 SOLUTION = ("get 1 acacia logs", "craft 4 acacia planks using 1 acacia logs")
@@ -157,7 +157,7 @@ def test_the_next_task_closes_the_last_ones_episode_and_so_does_leaving(live: Li
         ("closed", "the next task began"),
         ("closed", "its client closed it"),
     ]
-    until(lambda: live.parts.sessions.health.open == 0, "an environment is still open")
+    until(lambda: live.parts.environments.health.open == 0, "an environment is still open")
 
 
 def test_too_many_guests_make_the_one_leave_that_was_not_used_for_longest(
@@ -241,7 +241,7 @@ def test_an_openenv_client_that_leaves_or_dies_closes_its_episode(live: Live) ->
         with pytest.raises(websockets.ConnectionClosedOK):
             polite.recv()
         rude.socket.close()
-        until(lambda: live.parts.sessions.health.open == 0, "an environment is still open")
+        until(lambda: live.parts.environments.health.open == 0, "an environment is still open")
     until(lambda: all(e.status == "closed" for e in recorded(live)), "an episode is still open")
     assert [e.reason for e in recorded(live)] == ["its client left"] * 2
 

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from env_adapters import family
+from env_adapters import environment_spec
 from env_adapters.browser import browser
 from env_adapters.browser.web import Request
 from env_adapters.protocol import EnvironmentFailure, Transition, UnknownTask
 from env_adapters.shop import database
-from env_adapters.shop.family import KINDS, Shop, all_tasks, make_family
 from env_adapters.shop.site import Site
+from env_adapters.shop.spec import KINDS, Shop, all_tasks, make_spec
 from env_adapters.shop.tasks import TEMPLATES, Task, is_done
 
-SHOP = make_family()
+SHOP = make_spec()
 ROOT = Path(__file__).parents[2]
 MADE_ELSEWHERE = """
 from tests.environments.test_shop import digest, transcript
@@ -96,7 +96,7 @@ def test_there_are_ten_templates_with_fifty_tasks_each_ten_of_them_for_testing()
         SHOP.tasks("validation")
     with pytest.raises(UnknownTask, match="order-two/7"):
         SHOP.make().reset("order-two/50", 0)
-    assert family("shop").name == "shop"
+    assert environment_spec("shop").name == "shop"
 
 
 def test_every_task_is_the_same_in_another_process_and_never_done_from_the_start() -> None:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from env_adapters import UnknownTask, family
+from env_adapters import environment_spec
 from env_adapters.answer import read_action
-from env_adapters.protocol import Environment, Transition
-from env_adapters.textcraft.family import make_family
+from env_adapters.protocol import Environment, Transition, UnknownTask
+from env_adapters.textcraft.spec import make_spec
 
 ROOT = Path(__file__).parents[2]
-FAMILY = family("textcraft")
-ALL = [task for split in FAMILY.splits() for task in FAMILY.tasks(split)]
+TEXTCRAFT = environment_spec("textcraft")
+ALL = [task for split in TEXTCRAFT.splits() for task in TEXTCRAFT.tasks(split)]
 
 
 def solve(env: Environment) -> list[Transition]:
@@ -31,14 +31,14 @@ def solve(env: Environment) -> list[Transition]:
 
 
 def play(task: str, *answers: str) -> list[Transition]:
-    env = FAMILY.make()
+    env = TEXTCRAFT.make()
     env.reset(task, 0)
     return [env.step(answer) for answer in answers]
 
 
 def digest(seed: int = 0) -> str:
     """Everything a player can see: the tasks of both splits, the first messages, and a solved episode of each."""
-    env, seen = make_family().make(), hashlib.sha256()
+    env, seen = make_spec().make(), hashlib.sha256()
     for task in ALL:
         seen.update(repr((task, env.reset(task, seed))).encode())
         seen.update(repr(solve(env)).encode())
@@ -53,7 +53,7 @@ def test_the_goals_are_the_544_of_agentgym_by_depth() -> None:
 def test_the_oracle_solves_every_goal_with_actions_that_all_work() -> None:
     turns = []
     for task in ALL:
-        env = FAMILY.make()
+        env = TEXTCRAFT.make()
         env.reset(task, 1)
         seen = solve(env)
         turns.append(len(seen))
@@ -65,7 +65,7 @@ def test_the_oracle_solves_every_goal_with_actions_that_all_work() -> None:
 
 
 def test_the_oracle_goes_on_from_any_state() -> None:
-    env = FAMILY.make()
+    env = TEXTCRAFT.make()
     env.reset("2/birch_boat", 0)
     for answer in ("get 64 oak logs", "craft oak planks using 1 oak logs", "get 3 birch logs", "nonsense"):
         env.step(answer)
@@ -75,7 +75,7 @@ def test_the_oracle_goes_on_from_any_state() -> None:
 
 def test_the_prompt_lists_a_command_for_everything_the_oracle_crafts() -> None:
     for task in ALL[::7]:
-        env = FAMILY.make()
+        env = TEXTCRAFT.make()
         reset = env.reset(task, 3)
         listed = reset.messages[-1]["content"]
         assert listed.startswith("Crafting commands:\ncraft ")
@@ -88,7 +88,7 @@ def test_the_prompt_lists_a_command_for_everything_the_oracle_crafts() -> None:
 
 
 def test_prompts_stay_short() -> None:
-    env = FAMILY.make()
+    env = TEXTCRAFT.make()
     for task in ALL:
         messages = env.reset(task, 0).messages
         assert [m["role"] for m in messages] == ["system", "user"]
@@ -96,13 +96,13 @@ def test_prompts_stay_short() -> None:
 
 
 def test_the_splits_are_disjoint_cover_all_goals_and_every_depth_has_a_fifth_in_test() -> None:
-    assert FAMILY.splits() == ["train", "test"]
-    train, test = FAMILY.tasks("train"), FAMILY.tasks("test")
+    assert TEXTCRAFT.splits() == ["train", "test"]
+    train, test = TEXTCRAFT.tasks("train"), TEXTCRAFT.tasks("test")
     assert not set(train) & set(test)
     assert Counter(task[0] for task in test) == {"1": 25, "2": 58, "3": 23, "4": 2}
     assert len(train) + len(test) == 544
     with pytest.raises(UnknownTask, match="validation"):
-        FAMILY.tasks("validation")
+        TEXTCRAFT.tasks("validation")
 
 
 def test_the_same_task_and_seed_give_the_same_text_in_every_process() -> None:
@@ -117,7 +117,7 @@ def test_the_same_task_and_seed_give_the_same_text_in_every_process() -> None:
 
 
 def test_another_seed_gives_another_text_of_the_same_goal() -> None:
-    texts = {FAMILY.make().reset("3/black_bed", seed).messages[-1]["content"] for seed in range(8)}
+    texts = {TEXTCRAFT.make().reset("3/black_bed", seed).messages[-1]["content"] for seed in range(8)}
     assert len(texts) == 8
     assert {text.rpartition("Goal: ")[2] for text in texts} == {"craft black bed."}
 
@@ -128,7 +128,7 @@ def test_many_threads_give_the_same_text_as_one() -> None:
 
 
 def test_a_reset_forgets_the_last_episode() -> None:
-    env = FAMILY.make()
+    env = TEXTCRAFT.make()
     env.reset("1/acacia_planks", 0)
     env.step("get 1 acacia logs")
     env.reset("1/acacia_planks", 0)
@@ -198,7 +198,7 @@ def test_the_action_is_found_in_an_answer(answer: str) -> None:
 
 
 def test_a_step_after_the_end_or_before_the_reset_is_refused() -> None:
-    env = FAMILY.make()
+    env = TEXTCRAFT.make()
     for call in (lambda: env.step("inventory"), env.oracle):
         with pytest.raises(ValueError, match="reset"):
             call()
@@ -216,11 +216,11 @@ def test_a_step_after_the_end_or_before_the_reset_is_refused() -> None:
 @pytest.mark.parametrize("task", ["", "acacia_planks", "1/unicorn", "2/acacia_planks", "1/acacia planks"])
 def test_an_unknown_task_is_refused_with_an_example_of_a_name(task: str) -> None:
     with pytest.raises(UnknownTask, match="1/acacia_planks"):
-        FAMILY.make().reset(task, 0)
+        TEXTCRAFT.make().reset(task, 0)
 
 
 def test_instances_do_not_share_their_inventory_and_the_goal_is_told() -> None:
-    one, two = FAMILY.make(), FAMILY.make()
+    one, two = TEXTCRAFT.make(), TEXTCRAFT.make()
     assert one.reset("2/birch_boat", 0).info == {"goal": "birch boat", "depth": 2}
     two.reset("2/birch_boat", 0)
     one.step("get 3 birch logs")

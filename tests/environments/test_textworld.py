@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from env_adapters import family
+from env_adapters import environment_spec
 from env_adapters.protocol import Reset, Transition, UnknownTask
-from env_adapters.textworld.family import TOOLS, Game
 from env_adapters.textworld.games import LEVELS, load
+from env_adapters.textworld.spec import TOOLS, Game
 from env_adapters.textworld.text import find_command
 
 pytestmark = pytest.mark.filterwarnings("ignore:Not enough variation")
 ROOT = Path(__file__).parents[2]
-TEXTWORLD = family("textworld")
+TEXTWORLD = environment_spec("textworld")
 SOME = ["simple-1", "simple-3", "coin-4", "treasure-2", "cooking-2", "cooking-4"]
 """Levels of every challenge."""
 TRANSCRIPT = """

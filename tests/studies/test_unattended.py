@@ -12,7 +12,7 @@ import pytest
 from server.engines.settings import EngineSettings
 from server.environments.settings import EnvironmentSettings
 from server.training.settings import LearnerSettings, ScheduleSettings
-from tests.support.environments.first_byte import make_family
+from tests.support.environments.first_byte import make_spec
 from tests.support.live import Live, serving, settings_for, until
 from tests.support.tiny_model import make_tiny_model
 from upturn.wire import (
@@ -30,7 +30,7 @@ from upturn.wire import (
 
 SHORT = Sampling(max_tokens=2)
 NIGHT = datetime(2031, 5, 6, tzinfo=UTC).timestamp()
-PLAN = EvaluationPlan(tasks={"first-byte": make_family().tasks("test")}, repetitions=4, sampling=SHORT)
+PLAN = EvaluationPlan(tasks={"first-byte": make_spec().tasks("test")}, repetitions=4, sampling=SHORT)
 
 
 def run_of(steps: int, lr: float) -> RunConfig:
@@ -42,7 +42,7 @@ def run_of(steps: int, lr: float) -> RunConfig:
         checkpoint_every=4,
         optimiser=OptimiserConfig(lr=lr),
         play=PlayPlan(
-            environment="first-byte", tasks=make_family().tasks("train"), groups=8, group_size=8, sampling=SHORT
+            environment="first-byte", tasks=make_spec().tasks("train"), groups=8, group_size=8, sampling=SHORT
         ),
     )
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from server.api.access.authentication import CallerOf, needs
 from server.api.served.guests import Guest, guests_of, tasks_of
 from server.api.state import Parts
-from server.environments.sessions import find_family
+from server.environments.instances import find_environment
 from server.errors import BadRequest, Conflict, EnvironmentFailed, NotFound
 
 router = APIRouter(prefix="/agentgym/{environment:path}", include_in_schema=False, dependencies=[needs("agent")])
@@ -49,7 +49,7 @@ class StepBody(ById):
 @router.post("/create")
 async def create(environment: str, request: Request, parts: Parts, caller: CallerOf) -> dict[str, Any]:
     """Give an id; nothing begins yet. A body is allowed and ignored."""
-    await parts.sessions.instances.family(environment)
+    await parts.environments.instances.spec(environment)
     guests = guests_of(request.app)
     number = next(guests.numbers)
     await guests.add(f"agentgym/{number}", Guest(parts, environment, caller.key_hash, "agentgym"))
@@ -116,7 +116,7 @@ async def available_actions(environment: str, id: int, request: Request, caller:
     """Tell the names of the environment's tools: the kinds of action that there are; empty where it has none."""
     if guests_of(request.app).find(f"agentgym/{id}", environment, caller.key_hash) is None:
         return _no_such(id)
-    return {"available_actions": [tool["function"]["name"] for tool in find_family(environment).tools]}
+    return {"available_actions": [tool["function"]["name"] for tool in find_environment(environment).tools]}
 
 
 @router.post("/close")
@@ -135,7 +135,7 @@ async def close(environment: str, body: ById, request: Request, caller: CallerOf
 @router.get("/")
 async def hello(environment: str, parts: Parts) -> str:
     """Say which environment this is."""
-    await parts.sessions.instances.family(environment)
+    await parts.environments.instances.spec(environment)
     return f"This is environment {environment}."
 
 

@@ -16,7 +16,8 @@ from starlette.applications import Starlette
 
 from env_adapters.protocol import Reset
 from server.api.state import State
-from server.environments.sessions import Held, find_family
+from server.environments.instances import find_environment
+from server.environments.open_environments import OpenEnvironment
 from server.errors import Conflict, EnvironmentsFull, NotFound
 from server.recording.episode import Episode
 from upturn.wire import EpisodeOpen, StepResult
@@ -69,9 +70,9 @@ class Guest:
                 horizon=HORIZON,
                 owner_hash=self.owner_hash,
             )
-            self._parts.sessions.attach(episode, held)
+            self._parts.environments.attach(episode, held)
         except BaseException:
-            self._parts.sessions.discard(held)
+            self._parts.environments.discard(held)
             raise
         self.episode_id, self.task = episode.id, task
         self.instructions = "\n".join(m["content"] for m in reset.messages if m["role"] == "system")
@@ -86,11 +87,11 @@ class Guest:
             Conflict: no task has begun, or its episode has ended.
             UpturnError: as a step does.
         """
-        return self._seen(await self._parts.sessions.step(await self._episode(), text))
+        return self._seen(await self._parts.environments.step(await self._episode(), text))
 
     async def call(self, tool: str, arguments: dict[str, object]) -> StepResult:
         """Act by one of the environment's tools."""
-        return self._seen(await self._parts.sessions.call(await self._episode(), tool, arguments))
+        return self._seen(await self._parts.environments.call(await self._episode(), tool, arguments))
 
     async def leave(self, reason: str) -> None:
         """Close the episode, if one is open."""
@@ -103,9 +104,9 @@ class Guest:
                 return
             await self._parts.episodes.end(episode, "closed", reason=reason)
 
-    async def _prepare(self, task: str, seed: int, tries: int) -> tuple[Held, Reset]:
+    async def _prepare(self, task: str, seed: int, tries: int) -> tuple[OpenEnvironment, Reset]:
         try:
-            return await self._parts.sessions.prepare(self.environment, task, seed)
+            return await self._parts.environments.prepare(self.environment, task, seed)
         except EnvironmentsFull:
             if tries <= 1:
                 raise
@@ -169,7 +170,7 @@ async def tasks_of(environment: str, *splits: str) -> list[str]:
     """
 
     def read() -> list[str]:
-        found = find_family(environment)
+        found = find_environment(environment)
         return [task for split in splits for task in found.tasks(split)]
 
     return await asyncio.to_thread(read)

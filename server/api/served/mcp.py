@@ -17,7 +17,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from env_adapters.protocol import Family
+from env_adapters.protocol import EnvironmentSpec
 from server.api.access.authentication import CallerOf, needs
 from server.api.served.guests import Guest, by_seed, guests_of
 from server.api.state import Parts
@@ -72,7 +72,7 @@ async def message(environment: str, request: Request, parts: Parts, caller: Call
         return _failed(None, INVALID_REQUEST, "params are no object, or the id is neither text nor integer", 400)
     if ident is None:
         return Response(status_code=202)
-    guests, found = guests_of(request.app), await parts.sessions.instances.family(environment)
+    guests, found = guests_of(request.app), await parts.environments.instances.spec(environment)
     if method == "initialize":
         name = secrets.token_urlsafe(24)
         await guests.add(f"mcp/{name}", Guest(parts, environment, caller.key_hash, "mcp"))
@@ -107,7 +107,7 @@ async def leave(environment: str, request: Request, caller: CallerOf) -> None:
         await guest.leave("its client left")
 
 
-def _about(found: Family, params: dict[str, Any]) -> dict[str, Any]:
+def _about(found: EnvironmentSpec, params: dict[str, Any]) -> dict[str, Any]:
     asked = params.get("protocolVersion")
     return {
         "protocolVersion": asked if asked in VERSIONS else VERSIONS[0],
@@ -117,7 +117,7 @@ def _about(found: Family, params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tools(found: Family) -> list[dict[str, Any]]:
+def _tools(found: EnvironmentSpec) -> list[dict[str, Any]]:
     own = [
         {
             "name": tool["function"]["name"],
@@ -137,7 +137,7 @@ def _tools(found: Family) -> list[dict[str, Any]]:
     return ours + [tool for tool in own if tool["name"] not in ("reset", "act")]
 
 
-async def _call(guest: Guest, found: Family, params: dict[str, Any]) -> dict[str, Any]:
+async def _call(guest: Guest, found: EnvironmentSpec, params: dict[str, Any]) -> dict[str, Any]:
     """Call a tool and return its result.
 
     Raises:

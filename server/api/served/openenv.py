@@ -63,14 +63,14 @@ class SessionState(BaseModel):
 @router.get("/health", dependencies=[KEY_NEEDED])
 async def health(environment: str, parts: Parts) -> dict[str, str]:
     """Say that the environment is there."""
-    await parts.sessions.instances.family(environment)
+    await parts.environments.instances.spec(environment)
     return {"status": "healthy"}
 
 
 @router.get("/metadata", dependencies=[KEY_NEEDED])
 async def metadata(environment: str, parts: Parts) -> dict[str, str]:
     """Describe the environment."""
-    found = await parts.sessions.instances.family(environment)
+    found = await parts.environments.instances.spec(environment)
     return {"name": found.name, "description": found.description}
 
 
@@ -99,7 +99,7 @@ async def session(environment: str, socket: WebSocket) -> None:
     try:
         _must_be_from_here(socket)
         guest = Guest(parts, environment, (await _caller(parts, socket)).key_hash, "openenv")
-        await parts.sessions.instances.family(environment)
+        await parts.environments.instances.spec(environment)
         while (message := await socket.receive())["type"] == "websocket.receive":
             caller = await _caller(parts, socket)  # Again: the key may have been revoked.
             reply = await _within_limits(parts, caller, guest, message.get("text") or "")

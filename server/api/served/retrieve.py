@@ -11,10 +11,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
 
-from env_adapters import family
+from env_adapters import environment_spec
 from env_adapters.protocol import EnvironmentFailure, UnknownTask
-from env_adapters.search.family import Search
 from env_adapters.search.index import Hit
+from env_adapters.search.spec import Search
 from server.api.access.authentication import needs
 from server.errors import BadRequest, EnvironmentFailed, NotFound
 
@@ -51,7 +51,7 @@ def retrieve(body: RetrieveRequest, environment: str = "search") -> RetrieveResu
     if asked is None or (body.queries is not None and body.query is not None):
         raise BadRequest("one of query and queries is needed", param="queries")
     try:
-        found = family(environment)
+        found = environment_spec(environment)
     except UnknownTask as error:
         raise NotFound(str(error.args[0]), param="environment", code="environment_not_found") from error
     if not isinstance(found, Search):

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from env_adapters import family
+from env_adapters import environment_spec
 from tests.support.live import Live
 from upturn.wire import EpisodeOpen
 
@@ -132,7 +132,7 @@ def test_nothing_happens_to_an_episode_after_its_end(live: Live) -> None:
 
 
 def test_the_horizon_cuts_an_episode_and_refuses_further_turns_and_steps(live: Live) -> None:
-    task = next(t for t in family("textcraft").tasks("test") if t.startswith("1/"))
+    task = next(t for t in environment_spec("textcraft").tasks("test") if t.startswith("1/"))
     opened = live.client.open_episode(EpisodeOpen(environment="textcraft", task=task, horizon=2))
     assert opened.messages[-1].role == "user"
     first = live.client.step(opened.id, "inventory")

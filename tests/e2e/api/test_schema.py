@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 
-from env_adapters import family
+from env_adapters import environment_spec
 from tests.support.live import Live, script
 from tests.support.process import process
 from upturn.client import Client
@@ -65,7 +65,7 @@ def test_a_number_that_no_column_can_hold_is_refused(live: Live) -> None:
 
 def things(client: Client) -> dict[str, list[Any]]:
     """What the server has, and what it can answer, by the name of a parameter or of a field."""
-    task = family("textcraft").tasks("train")[0]
+    task = environment_spec("textcraft").tasks("train")[0]
     live = [client.open_episode(EpisodeOpen(horizon=10_000)).id for _ in range(60)]
     played = [client.open_episode(EpisodeOpen(environment="textcraft", task=task, horizon=1000)).id for _ in range(20)]
     runs = [client.create_run(RunRequest(config=RunConfig(steps=1))).id for _ in range(20)]

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 import migrations
-from env_adapters import family
+from env_adapters import environment_spec
 from server.errors import Unavailable
 from server.store.database import Database
 from server.store.tables import PlayRow, TurnRow
@@ -250,7 +250,7 @@ def test_a_long_lock_gives_503_and_leaves_nothing_half_written(tmp_path: Path) -
 def test_a_failed_write_is_not_treated_as_done(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
     url = f"sqlite:///{tmp_path / 'data' / 'upturn.db'}?timeout=0.1"
-    task = family("textcraft").tasks("train")[0]
+    task = environment_spec("textcraft").tasks("train")[0]
     with serving(settings_for(tmp_path / "data", model=str(model), database_url=url)) as live:
         live_id = live.client.open_episode(EpisodeOpen()).id
         played = live.client.open_episode(EpisodeOpen(environment="textcraft", task=task)).id

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 import migrations
-from env_adapters import family
+from env_adapters import environment_spec
 from server.feedback.settings import FunctionSettings, RewardSettings
 from server.store.database import Database, normalize_url
 from server.store.tables import PlayRow
@@ -52,7 +52,7 @@ def test_the_tables_in_the_code_match_the_revisions(url: str) -> None:
 
 def test_from_chat_to_the_next_version_on_postgresql(url: str, tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
-    tasks = family("textcraft").tasks("test")[:2]
+    tasks = environment_spec("textcraft").tasks("test")[:2]
     with serving(settings_for(tmp_path / "data", model=str(model), database_url=url)) as live:
         episodes = reward_two(live)
         run = live.client.create_run(RunRequest(config=RunConfig(steps=1)))

@@ -11,7 +11,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from env_adapters import family
+from env_adapters import environment_spec
 from server.recording.retention import DAY_S, Retention
 from tests.support.live import Live, script, serving, settings_for
 from tests.support.runs.scripted import LEARNER, claim, lease, publication, reward_two
@@ -110,7 +110,7 @@ def test_an_episode_names_its_learner_steps_and_its_batch_counts_it_after_erasur
 
 def test_erasing_a_keys_episodes_erases_all_of_them_and_no_others(live: Live) -> None:
     mine, other = client(live, "mine"), client(live, "other")
-    task = family("textcraft").tasks("train")[0]
+    task = environment_spec("textcraft").tasks("train")[0]
     kept = other.open_episode(EpisodeOpen())
     playing = mine.open_episode(EpisodeOpen(environment="textcraft", task=task))
     erased = [mine.open_episode(EpisodeOpen()).id for _ in range(45)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from env_adapters import family
+from env_adapters import environment_spec
 from tests.support.live import script, serving, settings_for
 from tests.support.process import process
 from tests.support.tiny_model import make_tiny_model
@@ -63,7 +63,7 @@ def test_an_engine_that_dies_gives_503_and_its_episode_is_failed_and_never_train
 
 def test_kill_9_loses_no_turn_and_fails_the_environment_episodes_that_were_open(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
-    task = family("textcraft").tasks("train")[0]
+    task = environment_spec("textcraft").tasks("train")[0]
     with process(tmp_path / "data", model, "--engine.kind", "scripted") as (server, url), Client(url) as client:
         live = client.open_episode(EpisodeOpen())
         played = client.open_episode(EpisodeOpen(environment="textcraft", task=task))
@@ -83,7 +83,7 @@ def test_kill_9_loses_no_turn_and_fails_the_environment_episodes_that_were_open(
 
 def test_ctrl_c_during_a_play_ends_cleanly_with_a_database_that_opens(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "inventory", delay_s=0.05)
-    tasks = family("textcraft").tasks("train")[:3]
+    tasks = environment_spec("textcraft").tasks("train")[:3]
     with process(tmp_path / "data", model, "--engine.kind", "scripted") as (server, url), Client(url) as client:
         play = client.start_play(PlayRequest(environment="textcraft", tasks=tasks, group_size=2, horizon=50))
         time.sleep(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from env_adapters import family
+from env_adapters import environment_spec
 from tests.support.runs.learned import ASK, record_group, serve_tiny, wait_for
 from upturn.wire import (
     OptimiserConfig,
@@ -54,7 +54,7 @@ def test_from_a_chat_to_a_step_and_a_swap_so_that_the_next_answer_is_version_1(
 
 
 def test_an_oracle_run_is_recorded_episodes_and_a_version(tmp_path: Path) -> None:
-    tasks = [t for t in family("textcraft").tasks("train") if t.startswith("1/")][:4]
+    tasks = [t for t in environment_spec("textcraft").tasks("train") if t.startswith("1/")][:4]
     with serve_tiny(tmp_path, "local") as live:
         run = live.client.create_run(
             RunRequest(
@@ -76,7 +76,7 @@ def test_an_oracle_run_is_recorded_episodes_and_a_version(tmp_path: Path) -> Non
 
 
 def test_a_learner_that_is_killed_is_started_again_and_its_run_goes_on(tmp_path: Path) -> None:
-    tasks = [t for t in family("textcraft").tasks("train") if t.startswith("1/")][:4]
+    tasks = [t for t in environment_spec("textcraft").tasks("train") if t.startswith("1/")][:4]
     with serve_tiny(tmp_path, "local", nice=5) as live:
         run = live.client.create_run(
             RunRequest(
@@ -109,7 +109,7 @@ def test_a_learner_that_is_killed_is_started_again_and_its_run_goes_on(tmp_path:
 
 
 def test_a_play_is_cut_at_its_horizon_and_counts_as_truncated(tmp_path: Path) -> None:
-    tasks = [t for t in family("textcraft").tasks("test") if t.startswith("1/")][:2]
+    tasks = [t for t in environment_spec("textcraft").tasks("test") if t.startswith("1/")][:2]
     with serve_tiny(tmp_path, "local") as live:
         play = live.client.start_play(
             PlayRequest(

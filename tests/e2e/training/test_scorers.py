@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from env_adapters import family
+from env_adapters import environment_spec
 from server.feedback import scorers
 from server.feedback.judge import transcript_text
 from server.feedback.scorers import ATTEMPTS, FIRST_RETRY_S, make_scorers
@@ -119,7 +119,7 @@ def test_functions_score_an_episode_once_it_has_ended_and_what_fails_is_no_rewar
 
 def test_only_live_ended_trainable_episodes_with_a_turn_are_scored(tmp_path: Path) -> None:
     with scoring(tmp_path, functions=functions(length="length")) as live:
-        task = family("textcraft").tasks("train")[0]
+        task = environment_spec("textcraft").tasks("train")[0]
         others = [
             talk(live, "Hi", trainable=False),
             talk(live, "Hi", close=False),

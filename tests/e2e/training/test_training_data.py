@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from env_adapters import family
+from env_adapters import environment_spec
 from tests.support.live import until
 from tests.support.runs.gated import ENVIRONMENT, served
 from tests.support.runs.planned import begin, lease, rewarded
@@ -37,7 +37,9 @@ def test_a_batch_is_several_environments_by_weight_and_live_episodes_up_to_their
         assert sorted(e.id for e in episodes if e.play_id is None) == sorted(users)
         played = [e for e in episodes if e.play_id is not None]
         assert list(Counter(e.group for e in played).values()) == [2, 2, 2]
-        assert {e.task for e in played if e.environment == "textcraft"} <= set(family("textcraft").tasks("test"))
+        assert {e.task for e in played if e.environment == "textcraft"} <= set(
+            environment_spec("textcraft").tasks("test")
+        )
         live.client.acknowledge_batch(batch.id, BatchAck(learner=LEARNER, state="trained"))
         metrics = live.client.run(run_id).steps[0].metrics
         assert (metrics["played_episodes"], metrics["live_episodes"], metrics["episodes:textcraft"]) == (6, 4, 2)

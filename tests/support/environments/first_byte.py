@@ -7,7 +7,7 @@ import string
 from typing import Any
 
 from env_adapters.protocol import Reset, Transition
-from env_adapters.simple import SimpleFamily
+from env_adapters.simple import SimpleSpec
 
 
 class FirstByte:
@@ -30,8 +30,8 @@ class FirstByte:
         return None
 
 
-def make_family(**_: Any) -> SimpleFamily:
-    return SimpleFamily(
+def make_spec(**_: Any) -> SimpleSpec:
+    return SimpleSpec(
         "first-byte",
         "Begin the answer with a letter.",
         FirstByte,

@@ -31,7 +31,7 @@ class Odd:
     def reset(self, task: str, seed: int) -> Reset:
         if task == "broken":
             raise EnvironmentFailure("it cannot begin")
-        if task not in Family().tasks("train") + Family().tasks("test"):
+        if task not in OddSpec().tasks("train") + OddSpec().tasks("test"):
             raise UnknownTask(f"no task {task!r}")
         self.count, self.task = 0, task
         return Reset([{"role": "user", "content": f"{task} {random.Random(f'{task}/{seed}').random()}"}])
@@ -94,8 +94,8 @@ class Odd:
         time.sleep(self.close_s)
 
 
-class Family:
-    """Its family."""
+class OddSpec:
+    """Its spec."""
 
     name = "odd"
     description = "Does what it is told."
@@ -123,5 +123,5 @@ class Family:
         return Odd()
 
 
-def make_family() -> Family:
-    return Family()
+def make_spec() -> OddSpec:
+    return OddSpec()

@@ -3,12 +3,12 @@
 from tests.support.environments import odd
 
 
-class Family(odd.Family):
-    """Its family."""
+class InlineSpec(odd.OddSpec):
+    """Its spec."""
 
     name = "odd/inline:x"
     isolation = "inline"
 
 
-def make_family() -> Family:
-    return Family()
+def make_spec() -> InlineSpec:
+    return InlineSpec()

@@ -3,12 +3,12 @@
 from tests.support.environments import odd
 
 
-class Family(odd.Family):
-    """Its family."""
+class ThreadSpec(odd.OddSpec):
+    """Its spec."""
 
     name = "odd-thread"
     isolation = "thread"
 
 
-def make_family() -> Family:
-    return Family()
+def make_spec() -> ThreadSpec:
+    return ThreadSpec()

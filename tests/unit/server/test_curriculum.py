@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy.orm import Session
 
 import migrations
-from env_adapters import family
+from env_adapters import environment_spec
 from server.errors import NotFound
 from server.store.database import Database
 from server.store.tables import BatchRow, EpisodeRow, PlayRow, RunRow
@@ -88,7 +88,9 @@ def test_a_step_draws_the_same_tasks_again_and_all_of_them_where_there_are_few()
 
 
 def test_a_split_is_all_its_tasks_and_one_that_is_not_there_is_refused() -> None:
-    assert tasks_of(PlayPlan(environment="textcraft", split="test")) == {"textcraft": family("textcraft").tasks("test")}
+    assert tasks_of(PlayPlan(environment="textcraft", split="test")) == {
+        "textcraft": environment_spec("textcraft").tasks("test")
+    }
     with pytest.raises(NotFound, match="textcraft has no split 'dev', only train, test"):
         tasks_of(PlayPlan(environment="textcraft", split="dev"))
     with pytest.raises(NotFound):

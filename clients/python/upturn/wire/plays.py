@@ -1,4 +1,4 @@
-"""Plays: the server plays tasks by itself."""
+"""Plays: episodes that the server itself plays."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from upturn.wire.base import Message
 
 
 class Sampling(Message):
-    """How answers are sampled. Only temperature changes what is trainable: top_p and top_k are off in plays."""
+    """Sampling parameters. Plays use no top_p or top_k, so that their turns are trainable."""
 
     temperature: float = Field(default=1.0, ge=0.0, le=10.0)
     max_tokens: int = Field(default=64, ge=1, le=100_000)
 
 
 class PlayRequest(Message):
-    """Let the server play tasks with a policy: `group_size` episodes of each, each at its own pace."""
+    """Tasks for the server to play with a policy: `group_size` episodes of each, each at its own pace."""
 
     environment: str
     tasks: list[str] = Field(min_length=1, max_length=10_000)
     also: dict[str, Annotated[list[str], Field(min_length=1, max_length=10_000)]] = Field(
         default_factory=dict, max_length=32
     )
-    """Tasks of further environments, by environment; an evaluation has one alone."""
+    """Tasks of further environments, by environment; an evaluation plays a single environment."""
     group_size: int = Field(default=1, ge=1, le=1024)
     horizon: int = Field(ge=1, le=10_000)
     policy: str | None = None
     agent: Literal["policy", "oracle", "random"] = "policy"
-    """`oracle` plays the environment's own solver: its episodes are demonstrations. `random` plays somebody who knows
-    the possible actions only: its episodes are never trained on."""
+    """`oracle` is the environment's own solver; its episodes are demonstrations. `random` knows only the possible
+    actions; its episodes are never trained on."""
     tools: bool = False
-    """The policy is asked with the environment's actions as tools; an answer without a call is still taken as text."""
+    """Offer the environment's actions to the policy as tools; an answer without a call still counts as text."""
     sampling: Sampling = Sampling()
     trainable: bool = True
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -41,16 +41,16 @@ class PlayRequest(Message):
 
     @model_validator(mode="after")
     def each_environment_once(self) -> PlayRequest:
-        """Refuse an environment that is named twice, and an evaluation of several."""
+        """Reject an environment that appears twice, and an evaluation of several environments."""
         if self.environment in self.also:
-            raise ValueError(f"{self.environment} stands in `environment` and in `also`")
+            raise ValueError(f"{self.environment} appears in `environment` and in `also`")
         if self.also and self.purpose == "evaluation":
             raise ValueError("an evaluation plays one environment")
         return self
 
     @property
     def all_tasks(self) -> dict[str, list[str]]:
-        """Everything that is played, by environment."""
+        """All tasks of the play, by environment."""
         return {self.environment: self.tasks, **self.also}
 
 
@@ -63,19 +63,19 @@ class PlayedEpisode(Message):
     status: str
     reward: float | None
     success: bool | None
-    """The environment's own verdict; None while it is not known or where the episode failed."""
+    """The environment's own verdict; None until it is known, and if the episode failed."""
     turns: int
     policy_version: int | None
 
 
 class PlayView(Message):
-    """Where a play stands."""
+    """Progress of a play."""
 
     id: str
     state: Literal["running", "done", "failed", "cancelled"]
     error: str | None
     environment: str
-    """Several are joined by `+`."""
+    """Name of the environment; several are joined by `+`."""
     horizon: int
     purpose: str
     episodes: int

@@ -1,7 +1,7 @@
-"""The environments of open episodes: what a step does to its episode, and when an environment is given up.
+"""The environments of open episodes: opening, steps, leases, and ending an episode together with its environment.
 
-Responsible for leases, and for ending an episode with its environment, however that ends. A step is durable before it
-is answered. Where an environment runs is `instances.py`, how many may be open `health.py`, the write `steps.py`.
+A step is durable before it is answered. `instances.py` decides where an environment runs, `health.py` how many may be
+open, and `steps.py` writes the steps.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from env_adapters.calls import text_of_call
 from env_adapters.hosting.instances import Instance, plain_text
 from env_adapters.hosting.messages import class_of, text_of
-from env_adapters.play import text_of_call
 from env_adapters.protocol import EnvironmentMissing, Reset, Transition, UnknownTask
 from server.environments.health import Healths
-from server.environments.instances import Instances, find_family
+from server.environments.instances import Instances
 from server.environments.settings import EnvironmentSettings
 from server.environments.steps import step_write
 from server.errors import (
@@ -38,18 +38,16 @@ from server.recording.episodes import Episodes
 from server.store.writer import Writer
 from upturn.wire import StepResult
 
-__all__ = ["Held", "Sessions", "find_family"]
-
 T = TypeVar("T")
 log = logging.getLogger("upturn.environments")
-LOOK_S = 15.0
-"""How often leases are looked at, at least; ours."""
+REAP_S = 15.0
+"""Maximum interval between checks of the leases; default chosen by this project."""
 STOP_S = 10.0  # Environments that do not close in time end with their process.
 
 
 @dataclass(slots=True, eq=False)
-class Held:
-    """An environment and the episode it belongs to, once that is open."""
+class OpenEnvironment:
+    """An environment and, once it is open, the episode that it belongs to."""
 
     name: str
     instance: Instance
@@ -57,10 +55,10 @@ class Held:
     leased: bool = True
     episode: Episode | None = None
     turns: int = 0
-    """Of its episode at the last look."""
+    """Turns of its episode at the last check of the lease."""
 
 
-class Sessions:
+class OpenEnvironments:
     """The environments of all open episodes."""
 
     def __init__(
@@ -77,48 +75,56 @@ class Sessions:
         self._clock = clock
         self.instances = Instances(settings, log_path)
         self.health = Healths(settings)
-        self._all: set[Held] = set()
-        self._of: dict[str, Held] = {}
-        """By episode."""
+        self._all: set[OpenEnvironment] = set()
+        self._of: dict[str, OpenEnvironment] = {}
+        """Environments by episode id."""
         self._unwritten: dict[str, tuple[str, dict[str, Any]]] = {}
-        """Ends that the database would not take, by episode."""
+        """Episode ends that the database was unavailable for, by episode id."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reaper: asyncio.Task[None] | None = None
         episodes.when_ended.append(self.release)
 
     # ------------------------------------------------------------------------------------------ begin and end
 
-    async def prepare(self, name: str, task: str | None, seed: int, *, patient: bool = False) -> tuple[Held, Reset]:
-        """Make and reset an environment, before its episode is opened; `patient` waits while all are in use.
+    async def prepare(
+        self, name: str, task: str | None, seed: int, *, patient: bool = False
+    ) -> tuple[OpenEnvironment, Reset]:
+        """Make and reset an environment, before its episode is opened.
 
-        Whoever gets it gives it to an episode (`attach`) or back (`discard`).
+        The caller must pass it on to an episode (`attach`) or return it (`discard`).
+
+        Args:
+            name: the environment.
+            task: one of its tasks.
+            seed: seed of the reset.
+            patient: wait while the capacity is used up.
 
         Raises:
-            NotFound: no such environment or task.
-            BadRequest: no task is named, or the environment is not installed.
-            EnvironmentsFull: as many are open as may be.
-            EnvironmentFailed: it did not start.
+            NotFound: the environment or task does not exist.
+            BadRequest: no task is given, or the environment is not installed.
+            EnvironmentsFull: the capacity is used up and `patient` is off.
+            EnvironmentFailed: the environment did not start.
         """
         if task is None:
             raise BadRequest("an episode of an environment needs a task", param="task")
-        await self.instances.family(name)
+        await self.instances.spec(name)
         await self.health.enter(name, patient)
         if self._reaper is None:
-            self._reaper = asyncio.create_task(self._reap_again_and_again())
+            self._reaper = asyncio.create_task(self._reap_periodically())
         beginning = self._keep(self._begin(name, task, seed))
         try:
             return await asyncio.shield(beginning)
-        except asyncio.CancelledError:  # Nobody waits for it any more.
+        except asyncio.CancelledError:  # The caller is gone: close the environment once it has started.
             self._keep(self._discard_begun(beginning))
             raise
 
-    def attach(self, episode: Episode, held: Held, *, leased: bool = True) -> None:
+    def attach(self, episode: Episode, held: OpenEnvironment, *, leased: bool = True) -> None:
         """Give an open episode its environment."""
         held.episode, held.leased, held.used_at = episode, leased, self._clock()
         self._of[episode.id] = held
 
-    def discard(self, held: Held) -> None:
-        """Close an environment that no episode got."""
+    def discard(self, held: OpenEnvironment) -> None:
+        """Close an environment."""
         if held in self._all:
             self._all.discard(held)
             self._keep(self._close(held))
@@ -130,7 +136,7 @@ class Sessions:
             self.discard(held)
 
     async def close(self) -> None:
-        """Close all environments and stop what they run in."""
+        """Close all environments, then stop the hosts and threads that they run in."""
         if self._reaper is not None:
             self._reaper.cancel()
         for held in list(self._all):
@@ -143,46 +149,46 @@ class Sessions:
     # --------------------------------------------------------------------------------------------------- acting
 
     async def step(self, episode: Episode, text: str) -> StepResult:
-        """Act; record the step; end the episode where the environment or the horizon ends it.
+        """Act, record the step, and end the episode if the environment or the horizon ends it.
 
         Raises:
             Conflict: the episode has ended or has no environment.
-            EnvironmentFailed: the environment failed; so has its episode.
+            EnvironmentFailed: the environment failed, which ended the episode as an error.
         """
         return await self._act(episode, plain_text(text))
 
     async def call(self, episode: Episode, name: str, arguments: str | dict[str, Any]) -> StepResult:
-        """Act by a tool call; one that does not fit is a step too, with the reason."""
+        """Act by a tool call. An invalid call is a step too; its observation gives the reason."""
         if episode.environment is None:
             raise Conflict(f"episode {episode.id} has no environment", code="no_environment")
         try:
-            text = text_of_call(await self.instances.family(episode.environment), name, arguments)
+            text = text_of_call(await self.instances.spec(episode.environment), name, arguments)
         except ValueError as error:
-            called = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            shown = arguments if isinstance(arguments, str) else json.dumps(arguments)
             return await self._act(
-                episode, plain_text(f"{name}({called})"), Transition(plain_text(str(error)), 0.0, False, valid=False)
+                episode, plain_text(f"{name}({shown})"), Transition(plain_text(str(error)), 0.0, False, valid=False)
             )
         return await self.step(episode, text)
 
     async def oracle(self, episode: Episode) -> str:
-        """Return the answer of the environment's own solver.
+        """Return the next answer of the environment's own solver.
 
         Raises:
-            BadRequest: it has none.
-            EnvironmentFailed: the environment failed; so has its episode.
+            BadRequest: the environment has no solver.
+            EnvironmentFailed: the environment failed, which ended the episode as an error.
         """
         return await self._suggested(episode, "oracle", lambda instance: instance.oracle())
 
     async def random(self, episode: Episode, seed: str) -> str:
-        """Return the answer of a random player; the same may be raised."""
+        """Return the answer of a random player. Raises the same errors as `oracle`."""
         return await self._suggested(episode, "random", lambda instance: instance.random(seed))
 
     # --------------------------------------------------------------------------------------------------- leases
 
     async def reap(self) -> None:
-        """Close the episodes that nobody has used for a lease, and write the ends that could not be written."""
+        """Close episodes whose lease has expired, and retry the episode ends that could not be written."""
         for episode_id, (status, why) in list(self._unwritten.items()):
-            with suppress(NotFound, Conflict):  # Erased, or ended by somebody else meanwhile.
+            with suppress(NotFound, Conflict):  # The episode was erased, or something else has ended it.
                 await self._episodes.end(await self._episodes.get(episode_id), status, **why)
             self._unwritten.pop(episode_id, None)
         for held in list(self._all):
@@ -193,7 +199,7 @@ class Sessions:
             else:
                 await self._expire(held.episode)
 
-    def _expired(self, held: Held) -> bool:
+    def _expired(self, held: OpenEnvironment) -> bool:
         episode, now = held.episode, self._clock()
         if episode is not None and (episode.turns != held.turns or episode.answering or episode.stepping.locked()):
             held.turns, held.used_at = episode.turns, now
@@ -206,22 +212,22 @@ class Sessions:
                 await self._episodes.never_train(episode)  # It has no verdict.
                 await self._end(episode, "closed", reason="lease expired")
 
-    async def _reap_again_and_again(self) -> None:
+    async def _reap_periodically(self) -> None:
         while True:
-            await asyncio.sleep(min(LOOK_S, self._settings.lease_s / 4))
+            await asyncio.sleep(min(REAP_S, self._settings.lease_s / 4))
             try:
                 await self.reap()
             except UpturnError as error:
-                log.warning("leases could not be looked at: %s", error)
+                log.warning("could not check the leases: %s", error)
             except Exception:
-                log.exception("leases could not be looked at")
+                log.exception("could not check the leases")
 
     # ------------------------------------------------------------------------------------------------- the rest
 
-    async def _begin(self, name: str, task: str, seed: int) -> tuple[Held, Reset]:
+    async def _begin(self, name: str, task: str, seed: int) -> tuple[OpenEnvironment, Reset]:
         held = None
         try:
-            held = Held(name, await self.instances.make(name), self._clock())
+            held = OpenEnvironment(name, await self.instances.make(name), self._clock())
             reset = await held.instance.reset(task, seed)
         except Exception as error:
             if held is None:
@@ -240,11 +246,11 @@ class Sessions:
         self._all.add(held)
         return held, reset
 
-    async def _discard_begun(self, beginning: asyncio.Task[tuple[Held, Reset]]) -> None:
-        with suppress(UpturnError):  # It did not begin.
+    async def _discard_begun(self, beginning: asyncio.Task[tuple[OpenEnvironment, Reset]]) -> None:
+        with suppress(UpturnError):  # It did not start.
             self.discard((await beginning)[0])
 
-    async def _close(self, held: Held) -> None:
+    async def _close(self, held: OpenEnvironment) -> None:
         try:
             await held.instance.close()
         except Exception as error:
@@ -252,7 +258,8 @@ class Sessions:
         finally:
             self.health.leave(held.name)
 
-    async def _act(self, episode: Episode, text: str, given: Transition | None = None) -> StepResult:
+    async def _act(self, episode: Episode, text: str, known: Transition | None = None) -> StepResult:
+        """Take a step: ask the environment, unless the transition is `known` without it."""
         async with episode.stepping:
             episode.must_be_open()
             held = self._of.get(episode.id)
@@ -261,12 +268,12 @@ class Sessions:
                     await self._end(episode, "error", error_class="EnvironmentLost", reason="its environment is gone")
                 raise Conflict(f"episode {episode.id} has no environment", code="no_environment")
             if episode.steps >= episode.horizon:
-                raise HorizonReached(f"episode {episode.id} has used its {episode.horizon} turns")
-            transition = given if given is not None else await self._ask(episode, held, held.instance.step(text))
+                raise HorizonReached(f"episode {episode.id} has used all of its {episode.horizon} turns")
+            transition = known if known is not None else await self._ask(episode, held, held.instance.step(text))
             truncated = not transition.terminated and (transition.truncated or episode.steps + 1 >= episode.horizon)
             try:
                 await self._writer.write(step_write(episode, text, transition, truncated))
-            except Exception as error:  # It is a step ahead of its record: the same step again would be another one.
+            except Exception as error:  # The environment is one step ahead of its record, so a retry would differ.
                 await self._end(episode, "error", error_class=type(error).__name__, reason="a step was not recorded")
                 raise
             episode.steps += 1
@@ -298,28 +305,28 @@ class Sessions:
 
         return await self._ask(episode, held, suggested())
 
-    async def _ask(self, episode: Episode, held: Held, answer: Awaitable[T]) -> T:
+    async def _ask(self, episode: Episode, held: OpenEnvironment, answer: Awaitable[T]) -> T:
         try:
             return await answer
         except UpturnError:
             raise
         except Exception as error:
-            episode.must_be_open()  # Whoever ended it meanwhile has closed its environment.
+            episode.must_be_open()  # If the episode has ended in the meantime, that closed the environment.
             self.health.of(held.name).errors[class_of(error)] += 1
             await self._end(episode, "error", error_class=class_of(error), reason=text_of(error))
             raise EnvironmentFailed(f"{held.name} failed: {class_of(error)}: {text_of(error)}") from error
 
     async def _end(self, episode: Episode, status: str, **why: Any) -> None:
-        """End an episode, later where the database does not take it now."""
+        """End an episode; if the database is unavailable, do it later."""
         try:
             await self._episodes.end(episode, status, **why)
         except Unavailable:
             self._unwritten[episode.id] = (status, why)
             log.warning("the end of episode %s (%s) will be written later", episode.id, status)
 
-    def _keep(self, doing: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run something to its end, whoever waits for it."""
-        task = asyncio.create_task(doing)
+    def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run a coroutine to completion, even if its caller is cancelled."""
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

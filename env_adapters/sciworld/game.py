@@ -1,10 +1,8 @@
-"""ScienceWorld (arXiv 2203.07540): elementary science by text commands, in a house with ten rooms.
+"""One ScienceWorld episode: a seat in a Java process and a simulated world in it.
 
-The simulator is the package `scienceworld` (Apache-2.0), a Java program; its Python part is not used, since it starts a
-process for every instance and lists all valid actions after each step. A task is one of 30 types and a variation.
-Ours: the splits; the reward of a step, which is what the score, cut to 0..1, gained over the best so far (the raw
-score, -100 to 100, is in `info`), so that neither a wrong focus, which ends the episode as a failure, nor starting over
-takes anything away; and the limit of moves. The processes are `sciworld_java.py`.
+A reward is the gain of the score, clipped to 0..1, over the best score so far (the raw score, -100 to 100, is in
+`info`). So neither a wrong focus, which ends the episode as a failure, nor starting over takes reward away. This, and
+the limit of moves, are choices of this project. The Java processes are in `java.py`.
 """
 
 from __future__ import annotations
@@ -12,56 +10,18 @@ from __future__ import annotations
 import random
 import re
 from contextlib import suppress
-from functools import cache
 from typing import Any
 
-from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Isolation, Reset, Transition, UnknownTask
+from env_adapters.protocol import EnvironmentFailure, Reset, Transition, UnknownTask
 from env_adapters.sciworld import java as sciworld_java
-from env_adapters.splits import held_out
+from env_adapters.sciworld.tasks import splits_by_task
 
-PAPER = {
-    "boil": 30,
-    "melt": 30,
-    "freeze": 30,
-    "change-the-state-of-matter-of": 30,
-    "use-thermometer": 540,
-    "measure-melting-point-known-substance": 436,
-    "measure-melting-point-unknown-substance": 300,
-    "power-component": 20,
-    "power-component-renewable-vs-nonrenewable-energy": 20,
-    "test-conductivity": 900,
-    "test-conductivity-of-unknown-substances": 600,
-    "find-living-thing": 300,
-    "find-non-living-thing": 300,
-    "find-plant": 300,
-    "find-animal": 300,
-    "chemistry-mix": 32,
-    "chemistry-mix-paint-secondary-color": 36,
-    "chemistry-mix-paint-tertiary-color": 36,
-    "lifespan-longest-lived": 125,
-    "lifespan-shortest-lived": 125,
-    "lifespan-longest-lived-then-shortest-lived": 125,
-    "identify-life-stages-1": 14,
-    "identify-life-stages-2": 10,
-}
-"""The 23 types of AgentGym, and so of AgentGym-RL (arXiv 2509.08755), with their variations."""
-MORE = {
-    "grow-plant": 126,
-    "grow-fruit": 126,
-    "inclined-plane-determine-angle": 168,
-    "inclined-plane-friction-named-surfaces": 1386,
-    "inclined-plane-friction-unnamed-surfaces": 162,
-    "mendelian-genetics-known-plant": 120,
-    "mendelian-genetics-unknown-plant": 480,
-}
-"""The simulator's other types."""
-TEST_SHARE = 0.2
 MOVES = 200
-"""An episode is cut after these, of which `wait` takes ten. Ours: the package's 100 would cut some of its own
-solutions, which take up to 178 (measured)."""
+"""Moves after which an episode is truncated; `wait` takes ten. The package's own limit of 100 would truncate some of
+its own solutions, which take up to 178 (measured)."""
 ACTION_CHARS = 200
 OBSERVATION_CHARS = 4000
-"""Longest texts to and from the simulator; ours."""
+"""Longest texts to and from the simulator, chosen by this project."""
 ACTIONS = (
     "look around | look at X | look in X | inventory | task | go to X | open X | close X | pick up X | put down X | "
     "move X to Y | pour X in Y | dunk X in Y | mix X | use X on Y | activate X | deactivate X | connect X to Y | "
@@ -74,23 +34,8 @@ INSTRUCTIONS = (
 )
 INVALID = f"No known action matches that. Use one of: {ACTIONS}"
 NO_CHOICE = "That is no number of the list. The request is cancelled."
-TOOLS: list[dict[str, Any]] = [
-    {
-        "type": "function",
-        "function": {
-            "name": "act",
-            "description": f"Do one action: {ACTIONS}; or a number of a list of choices.",
-            "parameters": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": ["action"],
-                "properties": {"action": {"type": "string"}},
-            },
-        },
-    }
-]
 WHOLE = 0.999
-"""A score of at least this is the whole one: it is a sum of parts."""
+"""Scores from this value count as complete: a score is a sum of fractions."""
 
 
 class SciWorld:
@@ -105,12 +50,12 @@ class SciWorld:
         self._done: list[str] = []
         self._solution: list[str] | None = None
         self._choices: list[str] = []
-        """The numbers of the list that was shown, where it asks for one."""
+        """The numbers of the simulator's list of choices, while it asks for one."""
         self._best = 0.0
 
     def reset(self, task: str, seed: int) -> Reset:
-        """Begin a task; the seed decides what happens by chance in it."""
-        if task not in _places():
+        """Begin a task. The seed determines the random events."""
+        if task not in splits_by_task():
             raise UnknownTask(f"no ScienceWorld task {task!r}; they are named like 'find-animal/12'")
         name, _, number = task.partition("/")
         self._leave()
@@ -136,11 +81,11 @@ class SciWorld:
         return world
 
     def step(self, text: str) -> Transition:
-        """Do what the action in an answer says.
+        """Execute the action in an answer.
 
         Raises:
-            ValueError: the episode is over, or has not begun.
-            EnvironmentFailure: the simulator or its process broke.
+            ValueError: the episode is over or has not begun.
+            EnvironmentFailure: the simulator or its process failed.
         """
         java, world = self._open()
         action = read_action(text)
@@ -180,9 +125,9 @@ class SciWorld:
         )
 
     def oracle(self) -> str:
-        """Return the next action of the simulator's own solution that has not been done.
+        """Return the next action of the simulator's own solution that the player has not done yet.
 
-        The solution begins at the beginning: whoever has changed what it counts on, it does not lead back.
+        The solution starts from the initial state and does not recover from changes that invalidate it.
         """
         java, _ = self._open()
         if self._solution is None:
@@ -200,7 +145,7 @@ class SciWorld:
         return found
 
     def random(self, rng: random.Random) -> str:
-        """Return one of the actions that the simulator calls valid now, or a number of the list it asks about."""
+        """Return an action that the simulator reports as valid, or a number while it asks for a choice."""
         java, world = self._open()
         if self._choices:
             return rng.choice(self._choices)
@@ -212,7 +157,7 @@ class SciWorld:
         return rng.choice(sorted(java.call(valid)))
 
     def close(self) -> None:
-        """Forget the world and leave the seat."""
+        """Release the world and the seat."""
         self._leave()
         java, self._java = self._java, None
         if java is not None:
@@ -224,75 +169,17 @@ class SciWorld:
         return self._java, self._world
 
     def _leave(self) -> None:
-        """End the episode; its world takes memory."""
+        """End the episode and release its world, which takes memory."""
         java, world, self._world = self._java, self._world, None
         if java is not None and world is not None and java.alive:
-            with suppress(EnvironmentFailure):  # A dead process holds nothing.
+            with suppress(EnvironmentFailure):  # A dead process holds no memory.
                 java.call(lambda: java.release(world))
 
 
 def read_action(text: str) -> str:
-    """Return the action of an answer: its first `Action:` line, else its first line that is not empty."""
+    """Return the action of an answer: its first `Action:` line, otherwise its first non-empty line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     marked = [line for line in lines if re.match(r"[*_`\s]*action\s*[*_`]*:", line, re.IGNORECASE)]
     line = re.sub(r"^[*_`\s]*action\s*[*_`]*:", "", next(iter(marked or lines), ""), flags=re.IGNORECASE)
     plain = " ".join(line.encode("ascii", "ignore").decode().strip(" \t`'\"*>.").split())
     return plain[:ACTION_CHARS].lower()
-
-
-@cache
-def _places() -> dict[str, str]:
-    """Return the split of every task."""
-    places: dict[str, str] = {}
-    for types, prefix in ((PAPER, ""), (MORE, "more_")):
-        for name, count in types.items():
-            tasks = [f"{name}/{variation}" for variation in range(count)]
-            chosen = held_out("sciworld", tasks, max(1, round(count * TEST_SHARE)))
-            places.update((task, prefix + ("test" if task in chosen else "train")) for task in tasks)
-    return places
-
-
-class ScienceWorld:
-    """The family of all 7207 variations of the 30 types."""
-
-    name = "sciworld"
-    description = "Do an elementary science task, such as boiling water, by text commands in a house."
-    isolation: Isolation = "host"
-    step_timeout_s = 120.0
-    tools = TOOLS
-
-    def splits(self) -> list[str]:
-        """Four disjoint splits, ours: of every type a fifth is for testing, chosen by a hash.
-
-        `train` and `test` have the 23 types that the paper plays, `more_train` and `more_test` the other seven.
-        """
-        return ["train", "test", "more_train", "more_test"]
-
-    def tasks(self, split: str) -> list[str]:
-        """Names like `find-animal/12` (type, variation)."""
-        if split not in self.splits():
-            raise UnknownTask(f"ScienceWorld has no split {split!r}; it has {', '.join(self.splits())}")
-        return [task for task, its in _places().items() if its == split]
-
-    def missing(self) -> str | None:
-        """Return what has to be installed, or None."""
-        return sciworld_java.missing()
-
-    def text_of(self, name: str, arguments: dict[str, Any]) -> str:
-        """Return a call of `act` as its action."""
-        if name != "act":
-            raise ValueError(f"ScienceWorld has no tool {name!r}; it has act")
-        if set(arguments) != {"action"} or not isinstance(arguments["action"], str):
-            raise ValueError(f"the arguments of act are {arguments!r}")
-        return f"Action: {' '.join(arguments['action'].split())}"
-
-    def make(self) -> SciWorld:
-        """Make an instance; a Java process starts with its first reset, where one is needed."""
-        if (needs := self.missing()) is not None:
-            raise EnvironmentMissing(needs)
-        return SciWorld()
-
-
-def make_family() -> ScienceWorld:
-    """Return the family."""
-    return ScienceWorld()

@@ -1,10 +1,10 @@
 """A small shop with a forum, in a real browser: tasks of 8 to 15 actions over many pages, checked in its database.
 
-The site (`site.py`, `pages.py`) is our own: made-up products, reviews, orders, threads and people, new for each task.
-An episode has a site, a database in memory and a host name to itself, served inside this process. A task is a template
-and a number, which seeds everything; the seed of an episode changes nothing. `stop` ends it, and it is a success when
-the database is exactly as the task wants it, nothing else ordered, posted or changed (and the answer is right, where
-the task asks for one). The splits are ours.
+The site (`site.py`, `pages.py`) belongs to this project: made-up products, reviews, orders, threads and people, new for
+each task. Each episode has its own site, in-memory database and host name, served by this process. A task is a template
+and a number, which seeds everything; the episode's seed has no effect. `stop` ends the episode. It is a success if the
+database is exactly in the wanted state, with nothing else ordered, posted or changed (and if the answer is right, when
+the task asks for one). The splits are chosen by this project.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cache
 
 from env_adapters.browser import browser
 from env_adapters.browser.actions import instructions, random_action, read_action
-from env_adapters.browser.family import BrowserFamily
+from env_adapters.browser.spec import BrowserSpec
 from env_adapters.browser.tab import Tab
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Reset, Transition, UnknownTask
 from env_adapters.shop import database
@@ -37,7 +37,7 @@ INVALID = "Not an action. Use one of: " + ", ".join(KINDS) + "."
 
 
 class Shop:
-    """One instance: a browser's page, and the site that it shows."""
+    """One instance: a browser page and the site that it shows."""
 
     def __init__(self, shared: browser.Browser) -> None:
         self._browser = shared
@@ -49,7 +49,7 @@ class Shop:
         self._over = True
 
     def reset(self, task: str, seed: int) -> Reset:
-        """Begin a task; the seed changes nothing."""
+        """Begin a task. The seed has no effect."""
         if task not in all_tasks():
             raise UnknownTask(f"no shop task {task!r}; they are named like 'order-two/7'")
         self._close_site()
@@ -57,7 +57,7 @@ class Shop:
         db = database.made(rng)
         self._task, self._before = TEMPLATES[task.partition("/")[0]](db, rng), database.state(db)
         self._site, self._over = Site(db), False
-        self._host = f"{secrets.token_hex(8)}.shop.test"  # Nobody else's; no page shows it.
+        self._host = f"{secrets.token_hex(8)}.shop.test"  # Unguessable, and shown on no page.
         self._browser.web.add(self._host, self._site)
         self._tab.open(f"http://{self._host}/")
         messages = [
@@ -67,11 +67,11 @@ class Shop:
         return Reset(messages, {"goal": self._task.goal, "template": task.partition("/")[0]})
 
     def step(self, text: str) -> Transition:
-        """Do what the action in an answer says; `stop` ends the task.
+        """Execute the action in an answer; `stop` ends the episode.
 
         Raises:
-            ValueError: the episode is over, or has not begun.
-            EnvironmentFailure: the browser has died, or a page broke.
+            ValueError: the episode is over or has not begun.
+            EnvironmentFailure: the browser has died, or a page failed.
         """
         site = self._open_site()
         action = read_action(text, KINDS)
@@ -84,7 +84,7 @@ class Shop:
             return Transition(verdict, float(success), True, success=success)
         problem = self._tab.act(action)
         if site.failed is not None:
-            raise EnvironmentFailure(f"a page broke: {type(site.failed).__name__}: {site.failed}") from site.failed
+            raise EnvironmentFailure(f"a page failed: {type(site.failed).__name__}: {site.failed}") from site.failed
         if problem is not None:
             return Transition(f"{problem}\n{self._tab.view.text}", 0.0, False, valid=False)
         return Transition(self._tab.view.text, 0.0, False)
@@ -95,12 +95,12 @@ class Shop:
         return str(Solver(self._task, site.db, self._tab.view, site.visited).next())
 
     def random(self, rng: random.Random) -> str:
-        """Return an action on something that the page shows; what is typed are words of the task."""
+        """Return a random action on the page's elements; typed text comes from the task."""
         self._open_site()
         return random_action(self._tab.view, KINDS, self._task.goal, rng)
 
     def close(self) -> None:
-        """Close the page and drop the site."""
+        """Close the page and the site."""
         self._over = True
         self._tab.close()
         self._close_site()
@@ -117,8 +117,8 @@ class Shop:
             self._site = None
 
 
-class Shops(BrowserFamily):
-    """The family of all templates and numbers."""
+class Shops(BrowserSpec):
+    """All templates and numbers."""
 
     name = "shop"
     description = "Order, review, post and report in a web shop with a forum, by ids of a page's elements."
@@ -126,11 +126,11 @@ class Shops(BrowserFamily):
     kinds = KINDS
 
     def missing(self) -> str | None:
-        """Return what has to be installed, or None."""
+        """Return the commands that install what is missing, or None."""
         return browser.missing()
 
     def make(self) -> Shop:
-        """Make an instance; the browser starts with its first reset."""
+        """Make an instance. The browser starts with its first reset."""
         if (needs := self.missing()) is not None:
             raise EnvironmentMissing(needs)
         return Shop(browser.shared())
@@ -138,10 +138,10 @@ class Shops(BrowserFamily):
 
 @cache
 def all_tasks() -> dict[str, str]:
-    """Return every task and its split."""
+    """Return the split of every task."""
     return numbered("shop", sorted(TEMPLATES), TASKS_PER_TEMPLATE, TESTS_PER_TEMPLATE)
 
 
-def make_family() -> Shops:
-    """Return the family."""
+def make_spec() -> Shops:
+    """Return the spec."""
     return Shops(all_tasks())

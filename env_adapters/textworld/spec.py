@@ -1,9 +1,8 @@
-"""TextWorld: text adventures that are generated (arXiv 1806.11532): find a coin or a treasure, cook after a recipe.
+"""TextWorld: generated text adventures (arXiv 1806.11532): find a coin or a treasure, cook by a recipe.
 
-Responsible for an episode's rules, the prompt and the solver. Which games there are is in `textworld_games.py`, what
-one reads in `textworld_text.py`. A task is one game, `cooking-2/17`: the seed of a reset changes nothing. A reward is
-the share of the game's points that a step gained; who does what a game forbids has lost. There is no limit of steps
-but the horizon.
+Responsible for an episode's rules, the prompt and the solver; `games.py` generates the games, `text.py` renders them. A
+task is one game, such as `cooking-2/17`, so the seed of a reset has no effect. A reward is the share of the game's
+points that a step earned; a forbidden action loses the game. The horizon is the only limit of steps.
 """
 
 from __future__ import annotations
@@ -44,22 +43,22 @@ TOOLS: list[dict[str, Any]] = [
 
 
 class Game:
-    """One instance: a game and how far it is."""
+    """One instance: a game and its progress."""
 
     def __init__(self) -> None:
         self._progress: Progress | None = None
         """None before the reset and after the end."""
         self._commands: dict[str, Any] = {}
-        """The actions that are possible now, by their commands in alphabetical order."""
+        """The possible actions by command, in alphabetical order."""
         self._names: dict[str, str] = {}
         self._descriptions: dict[str, str] = {}
         self._score, self._moves, self._has_read = 0, 0, False
 
     def reset(self, task: str, seed: int) -> Reset:
-        """Begin a task. It is one game: the seed changes nothing.
+        """Begin a task. The seed has no effect.
 
         Raises:
-            UnknownTask: there is no such task.
+            UnknownTask: the task does not exist.
         """
         game = load(task)
         self._progress = Progress(game)
@@ -93,13 +92,13 @@ class Game:
         self._commands = dict(sorted(actions, key=lambda pair: (pair[0], str(pair[1]))))
 
     def step(self, text: str) -> Transition:
-        """Do what the command in an answer says.
+        """Execute the command in an answer.
 
         Raises:
-            ValueError: the episode is over, or has not begun.
+            ValueError: the episode is over or has not begun.
         """
-        progress, said = self._playing(), read_action(text)
-        command = find_command(said, self._commands) if len(said) <= ACTION_CHARACTERS else None
+        progress, answer = self._playing(), read_action(text)
+        command = find_command(answer, self._commands) if len(answer) <= ACTION_CHARACTERS else None
         if command is None:
             return Transition(INVALID, 0.0, False, valid=False, info=self._now())
         action, before = self._commands[command], self._score
@@ -107,22 +106,22 @@ class Game:
         self._has_read |= command == "examine cookbook"
         self._score, self._moves = progress.score, self._moves + 1
         self._find_commands()
-        seen, won, lost = self._seen(command, action), progress.completed, progress.failed
+        observation, won, lost = self._observation(command, action), progress.completed, progress.failed
         if self._score > before:
-            seen += f"\nYour score is now {self._score} of {progress.game.max_score}."
+            observation += f"\nYour score is now {self._score} of {progress.game.max_score}."
         if over := won or lost:
-            seen += "\nYou have won." if won else "\nYou have lost."
+            observation += "\nYou have won." if won else "\nYou have lost."
             self._progress, self._commands = None, {}
         return Transition(
-            seen,
+            observation,
             (self._score - before) / progress.game.max_score,
             over,
             success=won if over else None,
             info=self._now(),
         )
 
-    def _seen(self, command: str, action: Any) -> str:
-        """Return what one sees after a command."""
+    def _observation(self, command: str, action: Any) -> str:
+        """Return the text that a command shows."""
         scene, verb = self._scene(), command.partition(" ")[0]
         if verb in ("go", "look"):
             return scene.look()
@@ -134,17 +133,17 @@ class Game:
         return f"You {command}."
 
     def oracle(self) -> str:
-        """Return the next command of the package's solver, which looks for a way from wherever one is.
+        """Return the next command of the package's solver, which plans from the current state.
 
-        It reads the cookbook when it first sees it: it knows the recipe, but nobody who learns from it does.
+        It examines the cookbook when it first sees one: the solver knows the recipe, but a student of it does not.
 
         Raises:
-            NotImplementedError: it knows no way.
+            NotImplementedError: the solver has no plan from here.
         """
         progress = self._playing()
         if "examine cookbook" in self._commands and not self._has_read:
             return "examine cookbook"
-        return self._command(progress.way()[0])
+        return self._command(progress.plan()[0])
 
     def random(self, rng: random.Random) -> str:
         """Return one of the possible commands."""
@@ -157,7 +156,7 @@ class Game:
 
 
 class TextWorld:
-    """The family of all levels, 50 games each."""
+    """All levels, 50 games each."""
 
     name = "textworld"
     description = "Play a generated text adventure: find a coin or a treasure in a maze of rooms, or cook a meal."
@@ -169,7 +168,7 @@ class TextWorld:
         self._splits = tasks()
 
     def missing(self) -> str | None:
-        """Say how to install the package, if it is missing."""
+        """Return the command that installs the package, or None if it is installed."""
         return None if importlib.util.find_spec("textworld") else "pip install 'textworld==1.7.0'"
 
     def text_of(self, name: str, arguments: dict[str, Any]) -> str:
@@ -182,11 +181,11 @@ class TextWorld:
         return " ".join(command.split())
 
     def splits(self) -> list[str]:
-        """Two disjoint splits, ours: of each level's 50 games, 10 chosen by a hash are `test`."""
+        """Return the two disjoint splits. `test` has 10 of each level's 50 games, chosen by a hash."""
         return list(self._splits)
 
     def tasks(self, split: str) -> list[str]:
-        """Names like `cooking-2/17` (level, game), by level and then by number."""
+        """Return names such as `cooking-2/17` (level, game), by level, then by number."""
         if split not in self._splits:
             raise UnknownTask(f"TextWorld has no split {split!r}; it has train and test")
         return list(self._splits[split])
@@ -198,6 +197,6 @@ class TextWorld:
         return Game()
 
 
-def make_family() -> TextWorld:
-    """Return the family."""
+def make_spec() -> TextWorld:
+    """Return the spec."""
     return TextWorld()

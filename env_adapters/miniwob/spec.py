@@ -1,10 +1,10 @@
 """MiniWoB++: small web pages with one thing to do each, in a real browser, read as text and acted on by element ids.
 
-The pages are those of the package `miniwob` (MIT); its own code, which wants Selenium and a browser per episode, is not
-used. A task is a page and a number, which seeds the page's `Math.random`; the seed of an episode changes nothing. The
-page's clock stands still between actions, so neither its timers nor the package's reward for being fast depend on how
-fast the machine is: there is no time limit, and the reward is the raw one, cut to 0..1 (it can be -1, and a part where
-the page gives parts). Success is the package's binary reward: the whole of it. The splits are ours.
+The pages come from the package `miniwob` (MIT). Its code, which needs Selenium and one browser per episode, is not
+used. A task is a page and a number, which seeds the page's `Math.random`; the episode's seed has no effect. The page's
+clock stands still between actions, so neither its timers nor the package's bonus for speed depend on the machine: there
+is no time limit, and the reward is the raw one, clipped to 0..1 (it can be -1, or a fraction on pages that give partial
+credit). Success is the package's binary reward: the full raw reward. The splits are chosen by this project.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from env_adapters.browser import browser
 from env_adapters.browser.actions import Action, instructions, random_action, read_action
-from env_adapters.browser.family import BrowserFamily
+from env_adapters.browser.spec import BrowserSpec
 from env_adapters.browser.tab import Tab
 from env_adapters.browser.web import Request, Response
 from env_adapters.miniwob.oracle import solve
@@ -29,12 +29,12 @@ SIZE = (500, 320)  # The package's own window.
 TASKS_PER_PAGE = 10
 TESTS_PER_PAGE = 2
 WHOLE = 0.999
-"""A raw reward of at least this is the whole one; sums of parts are not exactly 1."""
+"""Raw rewards from this value count as complete; sums of fractions are not exactly 1."""
 KINDS = ("click", "type", "select", "hover", "press", "scroll")
 INSTRUCTIONS = instructions(KINDS, "Do what the task says on the web page.")
 INVALID = "Not an action. Use one of: " + ", ".join(KINDS) + "."
 FURNITURE = "#query, #reward-display, #sync-task-cover, #click-canvas"
-"""Parts of a page that are not of its task."""
+"""Elements of a page that do not belong to its task."""
 KINDS_OF_FILES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -46,7 +46,7 @@ STATE = "{done: WOB_DONE_GLOBAL, raw: WOB_RAW_REWARD_GLOBAL, goal: core.getUtter
 
 
 class MiniWob:
-    """One instance: a page in a context of its own."""
+    """One instance: a page in its own context."""
 
     def __init__(self, shared: browser.Browser) -> None:
         self._tab = Tab(shared, size=SIZE, skip=FURNITURE, more=STATE)
@@ -54,7 +54,7 @@ class MiniWob:
         self._done: list[Action] = []
 
     def reset(self, task: str, seed: int) -> Reset:
-        """Begin a task; the seed changes nothing."""
+        """Begin a task. The seed has no effect."""
         if task not in all_tasks():
             raise UnknownTask(f"no MiniWoB task {task!r}; they are named like 'click-button/7'")
         self._page, self._over, self._done = task.rpartition("/")[0], False, []
@@ -69,10 +69,10 @@ class MiniWob:
         return Reset(messages, {"goal": self._goal, "page": self._page})
 
     def step(self, text: str) -> Transition:
-        """Do what the action in an answer says.
+        """Execute the action in an answer.
 
         Raises:
-            ValueError: the episode is over, or has not begun.
+            ValueError: the episode is over or has not begun.
             EnvironmentFailure: the browser has died, or the page was left.
         """
         self._must_be_open()
@@ -100,13 +100,13 @@ class MiniWob:
         """Return the next action of the page's solver.
 
         Raises:
-            NotImplementedError: this page has none.
+            NotImplementedError: the page has no solver.
         """
         self._must_be_open()
         return str(solve(self._page, self._goal, self._tab.view, self._done))
 
     def random(self, rng: random.Random) -> str:
-        """Return an action on something that the page shows; what is typed are words of the task."""
+        """Return a random action on the page's elements; typed text comes from the task."""
         self._must_be_open()
         return random_action(self._tab.view, KINDS, self._goal, rng)
 
@@ -120,8 +120,8 @@ class MiniWob:
             raise ValueError("this MiniWoB episode is over or has not begun: reset it first")
 
 
-class Pages(BrowserFamily):
-    """The family of all pages that can be played as text."""
+class Pages(BrowserSpec):
+    """All pages that can be played as text."""
 
     name = "miniwob"
     description = "Do one small thing on a web page, such as filling in a form, by ids of its elements."
@@ -129,12 +129,12 @@ class Pages(BrowserFamily):
     kinds = KINDS
 
     def missing(self) -> str | None:
-        """Return what has to be installed, or None."""
+        """Return the commands that install what is missing, or None."""
         needs = [] if importlib.util.find_spec("miniwob") else ["pip install miniwob"]
         return " and ".join(needs + ([browser.NEEDS] if browser.missing() else [])) or None
 
     def make(self) -> MiniWob:
-        """Make an instance; the browser starts with its first reset."""
+        """Make an instance. The browser starts with its first reset."""
         if (needs := self.missing()) is not None:
             raise EnvironmentMissing(needs)
         shared = browser.shared()
@@ -144,15 +144,15 @@ class Pages(BrowserFamily):
 
 @cache
 def all_tasks() -> dict[str, str]:
-    """Return every task and its split."""
+    """Return the split of every task."""
     return numbered("miniwob", PAGES, TASKS_PER_PAGE, TESTS_PER_PAGE)
 
 
 @cache
 def _root() -> Path:
-    spec = importlib.util.find_spec("miniwob")  # Importing it takes gymnasium, Selenium and a second.
+    spec = importlib.util.find_spec("miniwob")  # Importing it loads gymnasium and Selenium and takes a second.
     if spec is None or spec.origin is None:
-        raise EnvironmentFailure("the package miniwob has gone")
+        raise EnvironmentFailure("the package miniwob is no longer installed")
     return Path(spec.origin).parent / "html"
 
 
@@ -173,6 +173,6 @@ def page_file(request: Request) -> Response:
     return _file(request.path)
 
 
-def make_family() -> Pages:
-    """Return the family."""
+def make_spec() -> Pages:
+    """Return the spec."""
     return Pages(all_tasks())

@@ -1,15 +1,15 @@
-"""Any environment of Gymnasium's registry (MIT), as text: `gymnasium:CartPole-v1`.
+"""Any environment of Gymnasium's registry (MIT) as text: `gymnasium:CartPole-v1`.
 
-Responsible for tasks, playing and the verdict; how spaces become text is `gymnasium_text.py`. An id is only ever looked
-up among those that are registered: Gymnasium's `module:Id` would import what a caller names, and is refused.
+Responsible for tasks, playing and the verdict; `text.py` turns spaces into text. Only registered ids are accepted:
+Gymnasium's form `module:Id` would import a module of the caller's choice, so it is refused.
 
-- A task is a seed (`seed-17`); the splits are ours. With the episode's seeds 0, 1, 2 it is
-  Gymnasium's own seed 17, 1017, 2017: within 31 bits, and no two tasks share one.
-- Rewards are the environment's own, as its users know them, and not between 0 and 1: their sum is the return, which
-  `info` gives as well. An episode is a success when its return reaches the specification's `reward_threshold`, or
-  where there is none when its last reward is above 0; for the well-known environments `gymnasium_text.py` says it.
-- What has a terminal drawing (`render_mode="ansi"`) shows that, the others their numbers.
-- There is no solver. A random player draws from the action space, among the actions of `info["action_mask"]` if given.
+- A task is a seed (`seed-17`); the splits are chosen by this project. With an episode's seed 0, 1, 2 it is Gymnasium's
+  seed 17, 1017, 2017: these fit into 31 bits, and no two tasks share one.
+- Rewards are the environment's own and not limited to 0..1. Their sum is the return, which `info` contains too. An
+  episode is a success if its return reaches the registry's `reward_threshold` or, without a threshold, if its last
+  reward is above 0; `text.py` has other rules for some well-known environments.
+- Environments with a terminal rendering (`render_mode="ansi"`) show that, all others their numbers.
+- There is no solver. A random player samples the action space, restricted to `info["action_mask"]` if present.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TASKS = 1000
 TEST_SHARE = 0.2
 LARGEST_OBSERVATION = 512
-"""Numbers that are still written out; ours. Pictures have more."""
+"""Maximum count of numbers in an observation, chosen by this project. Images have more."""
 _INSTALL = "pip install 'upturn[gymnasium]'"
 
 
@@ -66,10 +66,10 @@ class Game:
         )
 
     def step(self, text: str) -> Transition:
-        """Do what an answer says.
+        """Execute the action in an answer.
 
         Raises:
-            ValueError: the episode is over, or has not begun.
+            ValueError: the episode is over or has not begun.
         """
         if self._over:
             raise ValueError("this episode is over or has not begun: reset it before a step")
@@ -100,15 +100,15 @@ class Game:
 
     def _show(self, observation: Any) -> str:
         if self._env.render_mode == "ansi":
-            return self._text.uncoloured(str(self._env.render()))
+            return self._text.without_colors(str(self._env.render()))
         return self._text.show(observation)
 
     def oracle(self) -> str:
-        """There is no solver."""
+        """Raise `NotImplementedError`: there is no solver."""
         raise NotImplementedError("Gymnasium's environments have no solver")
 
     def random(self, rng: random.Random) -> str:
-        """Return any action of the space that is possible now."""
+        """Return a random possible action."""
         import numpy as np
         from gymnasium import spaces
 
@@ -127,16 +127,16 @@ class Game:
 
 
 def read_action(text: str) -> str:
-    """Return the action of an answer: its first `Action:` line, else its first line that is not empty."""
+    """Return the action of an answer: its first `Action:` line, otherwise its first non-empty line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     marked = [line for line in lines if re.match(r"action\s*:", line, re.IGNORECASE)]
     line = re.sub(r"^action\s*:", "", next(iter(marked or lines), ""), flags=re.IGNORECASE)
     line = line.lstrip(" \t`*>").rstrip(" \t`*.")
-    return line if re.fullmatch(r'".+"', line) else line.strip("'\"")  # A text in quotes is JSON.
+    return line if re.fullmatch(r'".+"', line) else line.strip("'\"")  # A quoted text is JSON.
 
 
 class Gymnasium:
-    """The family of one registered id."""
+    """One registered id."""
 
     isolation: Isolation = "host"
     step_timeout_s = 30.0
@@ -167,21 +167,21 @@ class Gymnasium:
         return [f"seed-{number}" for number in range(TASKS)]
 
     def missing(self) -> str | None:
-        """Return how to get Gymnasium, if it is missing; what one environment needs beyond it, `make` says."""
+        """Return the command that installs Gymnasium, or None. `make` reports an environment's further needs."""
         return None if importlib.util.find_spec("gymnasium") else _INSTALL
 
     def text_of(self, name: str, arguments: dict[str, Any]) -> str:
-        """Return the action of the one tool."""
+        """Return the action of a call of `act`."""
         if name != "act" or not isinstance(arguments.get("action"), str):
             raise ValueError(f"{self.name} has the tool act with the text `action`, not {name!r} with {arguments!r}")
         return str(arguments["action"])
 
     def splits(self) -> list[str]:
-        """Two disjoint splits, ours: a fifth of the seeds, chosen by a hash, is `test`."""
+        """Return the two disjoint splits. `test` has a fifth of the seeds, chosen by a hash."""
         return ["train", "test"]
 
     def tasks(self, split: str) -> list[str]:
-        """Names like `seed-17`."""
+        """Return names such as `seed-17`."""
         if split not in self.splits():
             raise UnknownTask(f"{self.name} has no split {split!r}; it has train and test")
         return [task for task in self._all() if (task in self._test) == (split == "test")]
@@ -207,16 +207,16 @@ class Gymnasium:
         return Game(env, self._id)
 
 
-def make_family(identifier: str) -> Gymnasium:
-    """Return the family of a registered id.
+def make_spec(identifier: str) -> Gymnasium:
+    """Return the spec of a registered id.
 
     Raises:
-        UnknownTask: the registry does not have it.
+        UnknownTask: the registry does not have the id.
     """
     if importlib.util.find_spec("gymnasium"):
         import gymnasium
 
         if identifier not in gymnasium.registry:
             near = difflib.get_close_matches(identifier, gymnasium.registry, n=3)
-            raise UnknownTask(f"Gymnasium has no {identifier!r}{': do you mean ' if near else ''}{', '.join(near)}")
+            raise UnknownTask(f"Gymnasium has no {identifier!r}{'; did you mean ' if near else ''}{', '.join(near)}")
     return Gymnasium(identifier)

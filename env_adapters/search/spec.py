@@ -1,9 +1,9 @@
-"""Deep search: find passages with a search engine, over several turns, and answer a question (Search-R1, 2503.09516).
+"""Deep search: answer a question by searching passages over several turns (Search-R1, arXiv 2503.09516).
 
-Responsible for the prompt, reading an answer's tags, judging, and a solver. Which passages there are is
-`search_corpus.py`, how they are found `search_index.py`, what is asked `search_questions.py`. The tags, three passages
-a search and the exact match are Search-R1's and AgentGym's. Ours: the questions about the CIA World Factbook and their
-splits, and that a wrong answer ends the episode too (AgentGym's server lets one guess again and again).
+Responsible for the prompt, parsing an answer's tags, judging, and a solver. `corpus.py` holds the passages, `index.py`
+finds them, `questions.py` makes the questions. The tags, three passages per search and the exact match are Search-R1's
+and AgentGym's. Chosen by this project: the questions about the CIA World Factbook and their splits, and that a wrong
+answer ends the episode too (AgentGym's server accepts any number of guesses).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from env_adapters.search.questions import Question, Support, factbook_questions,
 COLLECTION = "a text collection"
 PASSAGES = 3
 SHOWN_CHARS = 800
-"""Of one passage; those of the Factbook are shorter."""
+"""Maximum length of a shown passage; the Factbook's passages are shorter."""
 ANSWER_CHARS = 500
 SEEN_WORDS = 1000
-"""Of what was read, for the random player."""
+"""Words of the shown passages that are kept for the random player."""
 INSTRUCTIONS = (
     "Answer the question. Each of your messages is one of these:\n"
     "<search>words</search> shows the {count} passages of {corpus} that fit best. Search for one thing at a time.\n"
@@ -65,32 +65,32 @@ _ARGUMENT = {"search": "query", "answer": "text"}
 
 
 def read_action(text: str) -> tuple[str, str]:
-    """Return what an answer does (`search`, `answer` or nothing) and with which words.
+    """Return the action of an answer (`search`, `answer` or empty) and its words.
 
-    Thoughts are left out, the first tag counts, and its end may be missing, since a stop sequence cuts it off.
+    Thoughts are ignored, the first tag counts, and its end may be missing, since a stop sequence cuts it off.
     """
-    spoken = re.sub(r"<think>.*?(</think>|$)", " ", text, flags=re.DOTALL | re.IGNORECASE)
-    spoken = re.split(r"</think>", spoken, flags=re.IGNORECASE)[-1]
-    found = re.search(r"<\s*(search|answer)\s*>(.*?)(<\s*/|$)", spoken, re.DOTALL | re.IGNORECASE)
+    visible = re.sub(r"<think>.*?(</think>|$)", " ", text, flags=re.DOTALL | re.IGNORECASE)
+    visible = re.split(r"</think>", visible, flags=re.IGNORECASE)[-1]
+    found = re.search(r"<\s*(search|answer)\s*>(.*?)(<\s*/|$)", visible, re.DOTALL | re.IGNORECASE)
     words = " ".join(found[2].split()).strip('`*"') if found else ""
     return (found[1].lower(), words) if found and words else ("", "")
 
 
-def normalised(text: str) -> str:
-    """Return SQuAD's normal form (no capitals, punctuation or articles), and without accents."""
+def normalized(text: str) -> str:
+    """Return SQuAD's normal form (lowercase, no punctuation or articles), without accents."""
     bare = "".join(c for c in folded(text.lower()) if c not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
 
 def f1(given: str, right: str) -> float:
-    """Return SQuAD's F1: how far the words of two answers are the same."""
-    one, two = normalised(given).split(), normalised(right).split()
+    """Return SQuAD's F1 score of the words of two answers, 0 to 1."""
+    one, two = normalized(given).split(), normalized(right).split()
     same = sum((Counter(one) & Counter(two)).values())
     return 2 * same / (len(one) + len(two)) if same else 0.0
 
 
 def show(hits: Iterable[Hit]) -> str:
-    """Return passages as an agent reads them."""
+    """Return passages as the agent's observation."""
     lines = []
     for number, hit in enumerate(hits, 1):
         text = hit.passage.text
@@ -100,21 +100,21 @@ def show(hits: Iterable[Hit]) -> str:
 
 
 class Inquiry:
-    """One instance: a question, and what has been found for it."""
+    """One instance: a question and the progress toward its answer."""
 
-    def __init__(self, family: Search) -> None:
-        self._family = family
+    def __init__(self, spec: Search) -> None:
+        self._spec = spec
         self._question: Question | None = None
         self._missing: list[Support] = []
-        """What no passage has shown yet, and was not searched for in its own words."""
+        """Supports that no shown passage contains and whose query has not been searched."""
         self._seen: list[str] = []
 
     def reset(self, task: str, seed: int) -> Reset:
-        """Begin with a question. The seed changes nothing."""
-        question = self._family.question(task)
+        """Begin a task. The seed has no effect."""
+        question = self._spec.question(task)
         self._question, self._seen = question, question.text.split()
         self._missing = list(question.supports)
-        system = INSTRUCTIONS.format(count=PASSAGES, corpus=self._family.corpus)
+        system = INSTRUCTIONS.format(count=PASSAGES, corpus=self._spec.corpus)
         messages = [{"role": "system", "content": system}, {"role": "user", "content": f"Question: {question.text}"}]
         return Reset(messages, {"question": question.text, "passages": len(question.supports)})
 
@@ -124,21 +124,21 @@ class Inquiry:
         return self._question
 
     def step(self, text: str) -> Transition:
-        """Search or answer, as an answer's first tag says.
+        """Search or answer, according to an answer's first tag.
 
         Raises:
-            ValueError: the episode is over, or has not begun.
+            ValueError: the episode is over or has not begun.
         """
         question = self._asked()
         action, words = read_action(text)
         if action == "search":
-            hits = self._family.retriever.search(words, PASSAGES)
+            hits = self._spec.retriever.search(words, PASSAGES)
             self._note(question, words, hits)
             return Transition(show(hits), 0.0, False)
         if action == "answer":
             self._question = None
             given = words[:ANSWER_CHARS]
-            right = normalised(given) in {normalised(answer) for answer in question.answers}
+            right = normalized(given) in {normalized(answer) for answer in question.answers}
             best = max(f1(given, answer) for answer in question.answers)
             return Transition("Correct." if right else "Wrong.", float(right), True, success=right, info={"f1": best})
         return Transition(INVALID, 0.0, False, valid=False)
@@ -149,20 +149,20 @@ class Inquiry:
         self._missing = [
             support
             for support in self._missing
-            if normalised(support.query) != normalised(words) and not any(support.is_in(hit.passage) for hit in hits)
+            if normalized(support.query) != normalized(words) and not any(support.is_in(hit.passage) for hit in hits)
         ]
 
     def oracle(self) -> str:
-        """Search for the passages that the answer needs and that have not been seen, then answer."""
+        """Search for the needed passages that have not been shown, then answer."""
         question = self._asked()
         if self._missing:
             return f"<search>{self._missing[0].query}</search>"
         return f"<answer>{question.answers[0]}</answer>"
 
     def random(self, rng: random.Random) -> str:
-        """Search for two words of what was read, or answer what is right for some question."""
+        """Search for two words of the shown passages, or give an answer that is correct for some question."""
         if rng.random() < 0.2:
-            return f"<answer>{rng.choice(self._family.guesses)}</answer>"
+            return f"<answer>{rng.choice(self._spec.guesses)}</answer>"
         return f"<search>{rng.choice(self._seen)} {rng.choice(self._seen)}</search>"
 
     def close(self) -> None:
@@ -171,7 +171,7 @@ class Inquiry:
 
 
 class Search:
-    """The family of all questions about one corpus."""
+    """All questions about one corpus."""
 
     isolation: Isolation = "thread"
     tools = TOOLS
@@ -199,22 +199,22 @@ class Search:
 
     @cached_property
     def guesses(self) -> list[str]:
-        """All answers that are right for some question."""
+        """All answers that are correct for some question."""
         return sorted({answer for question in self._questions.values() for answer in question.answers})
 
     @property
     def retriever(self) -> Retriever:
-        """What finds the passages; an index is built at its first use, by one thread."""
+        """The retriever; its index is built on first use, by one thread."""
         with self._lock:
             if self._retriever is None:
                 self._retriever = self._make_retriever()
             return self._retriever
 
     def question(self, task: str) -> Question:
-        """Return a task.
+        """Return a task's question.
 
         Raises:
-            UnknownTask: there is no such task.
+            UnknownTask: the task does not exist.
         """
         if task not in self._questions:
             example = next(iter(self._questions), "")
@@ -222,7 +222,7 @@ class Search:
         return self._questions[task]
 
     def missing(self) -> str | None:
-        """Return how to install the Factbook, where it is needed and is not there."""
+        """Return the command that installs the Factbook, or None if it is installed or not needed."""
         return INSTALL if self._needs_factbook and not has_factbook() else None
 
     def text_of(self, name: str, arguments: dict[str, Any]) -> str:
@@ -235,17 +235,17 @@ class Search:
         return f"<{name}>{words}</{name}>"
 
     def splits(self) -> list[str]:
-        """Two disjoint splits, ours: a fifth of the countries (of a file: of the questions), by a hash, is `test`."""
+        """Return the two disjoint splits. `test` has a fifth of the countries (of a file's questions), by a hash."""
         return ["train", "test"]
 
     def tasks(self, split: str) -> list[str]:
-        """Names like `2/former-zaire/capital`: how many passages are needed, the clue, what is asked."""
+        """Return names such as `2/former-zaire/capital`: number of needed passages, clue, requested fact."""
         if split not in self.splits():
             raise UnknownTask(f"{self.name} has no split {split!r}; it has train and test")
         return [task for task, question in self._questions.items() if question.split == split]
 
     def make(self) -> Inquiry:
-        """Make an instance; all share the index, which is built now if there is none.
+        """Make an instance. All instances share the index, which is built now if necessary.
 
         Raises:
             EnvironmentMissing: the Factbook is not installed.
@@ -254,14 +254,16 @@ class Search:
         return Inquiry(self)
 
 
-def make_family(argument: str = "", name: str = "search") -> Search:
-    """Return the family of a corpus; without an argument of the Factbook.
+def make_spec(argument: str = "", name: str = "search") -> Search:
+    """Return the spec of a corpus; without an argument, of the Factbook.
 
-    The argument is `CORPUS` or `CORPUS,QUESTIONS`: a file of JSON lines or the URL of a `/retrieve`, and a file of
-    questions. Without questions they are those about the Factbook, so its passages have to be in that corpus.
+    Args:
+        argument: `CORPUS` or `CORPUS,QUESTIONS`: a JSON Lines file or the URL of a `/retrieve`, and a file of
+            questions. The default questions are the ones about the Factbook, so the corpus must contain its passages.
+        name: the environment's name.
 
     Raises:
-        ValueError: the argument is of another form.
+        ValueError: the argument has another form.
     """
     source, _, asked = argument.partition(",")
     if argument and not source:

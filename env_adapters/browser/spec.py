@@ -1,4 +1,4 @@
-"""What families of tasks in a browser have in common; each adds its name, its tasks, and how an instance is made."""
+"""What the specs of web environments share; each adds its name, its tasks, and how to make an instance."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from env_adapters.browser.actions import text_of, tools
 from env_adapters.protocol import Isolation, UnknownTask
 
 
-class BrowserFamily:
+class BrowserSpec:
     """Tasks in two disjoint splits, played by actions on a page's elements."""
 
     name: ClassVar[str]
     title: ClassVar[str]
-    """In messages."""
+    """The name in messages."""
     kinds: ClassVar[tuple[str, ...]]
-    """Of action."""
+    """Kinds of actions."""
     isolation: Isolation = "host"
     step_timeout_s = 90.0
 
     def __init__(self, tasks: Mapping[str, str]) -> None:
         self._tasks = tasks
-        """The split of every task."""
+        """Split by task."""
         self.tools = tools(self.kinds)
 
     def splits(self) -> list[str]:
-        """Two splits, ours: of every group of tasks some numbers, chosen by a hash, are `test`."""
+        """Return the two disjoint splits. `test` has some tasks of every group, chosen by a hash."""
         return ["train", "test"]
 
     def tasks(self, split: str) -> list[str]:
-        """Names like `click-button/7`, by group and number."""
+        """Return names such as `click-button/7`, by group and number."""
         if split not in self.splits():
             raise UnknownTask(f"{self.title} has no split {split!r}; it has train and test")
         return [task for task, where in self._tasks.items() if where == split]

@@ -1,0 +1,140 @@
+"""One TextCraft episode: an inventory, a goal, the rules of AgentGym's server, and a solver."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+
+from env_adapters.answer import read_action
+from env_adapters.protocol import Reset, Transition, UnknownTask
+from env_adapters.textcraft.recipes import Book, Recipe
+
+DISTRACTORS = 3
+"""Commands in the prompt that the goal does not need; default chosen by this project, AgentGym has up to 10."""
+INSTRUCTIONS = (
+    "Craft the goal. Answer with one action only: get N item | craft N item using N item, N item | inventory\n"
+    "Get what no command crafts, then craft with the counts of the commands. Example for a torch:\n"
+    "get 1 coal\nget 1 stick\ncraft 1 torch using 1 coal, 1 stick"
+)
+INVALID = "Not an action. Use get, craft or inventory."
+
+
+class Game:
+    """One instance: an inventory, a goal and the rules."""
+
+    def __init__(self, book: Book, tasks: dict[str, str]) -> None:
+        self._book, self._tasks = book, tasks
+        self._goal, self._over = "", True
+        self._kind: dict[str, str] = {}
+        self._inventory: Counter[str] = Counter()
+        self._commands: list[str] = []
+        """The crafting commands of the prompt."""
+
+    def reset(self, task: str, seed: int) -> Reset:
+        """Begin a task. The seed chooses the distractors, the kinds of planks and wool, and the order of the lines."""
+        if task not in self._tasks:
+            raise UnknownTask(f"no TextCraft task {task!r}; they are named like '1/acacia_planks'")
+        book, rng = self._book, random.Random(f"textcraft/{task}/{seed}")
+        self._goal, self._over, self._inventory = self._tasks[task], False, Counter()
+        self._kind = {tag: rng.choice(kinds) for tag in sorted(book.tags) if (kinds := book.kinds(tag))}
+        needed, pending = dict[str, Recipe](), [self._goal]
+        while pending:
+            name = pending.pop()
+            name = self._kind.get(name, name)
+            if name in book.best and name not in needed:
+                needed[name] = book.best[name]
+                pending.extend(ingredient for ingredient, _ in needed[name].ingredients)
+        near = {str(use) for recipe in needed.values() for name, _ in recipe.ingredients for use in book.users[name]}
+        near |= {str(other) for name in needed for other in book.recipes[name]}
+        lines = sorted(str(recipe) for recipe in needed.values())
+        spare = sorted(near.difference(lines))
+        lines += rng.sample(spare, min(DISTRACTORS, len(spare)))
+        rng.shuffle(lines)
+        self._commands = lines
+        commands = "Crafting commands:\n" + "\n".join(lines) + f"\n\nGoal: craft {self._goal}."
+        messages = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": commands}]
+        return Reset(messages, {"goal": self._goal, "depth": book.depth[self._goal]})
+
+    def step(self, text: str) -> Transition:
+        """Execute the action in an answer.
+
+        Raises:
+            ValueError: the episode is over or has not begun.
+        """
+        if self._over:
+            raise ValueError("this TextCraft episode is over or has not begun: reset it before a step")
+        action = read_action(text)
+        if action == "inventory":
+            listed = " ".join(f"[{item}] ({count})" for item, count in self._inventory.items())
+            return Transition(f"Inventory: {listed or 'You are not carrying anything.'}", 0.0, False)
+        if found := re.fullmatch(r"get ([0-9]{1,6}) (.+)", action):
+            return Transition(self._get(found[2], int(found[1])), 0.0, False)
+        if found := re.fullmatch(r"craft (?:[0-9]+ )?(.+?) using (.+)", action):
+            observation, done = self._craft(found[1], found[2])
+            self._over = done
+            return Transition(observation, float(done), done, success=True if done else None)
+        return Transition(INVALID, 0.0, False, valid=False)
+
+    def _get(self, item: str, count: int) -> str:
+        if item not in self._book.items or item in self._book.recipes or item in self._book.tags or not count:
+            return f"Could not find {item}"
+        self._inventory[item] += count
+        return f"Got {count} {item}"
+
+    def _craft(self, item: str, using: str) -> tuple[str, bool]:
+        """Return the observation, and whether this crafted the goal."""
+        given: Counter[str] = Counter()
+        for part in using.split(","):
+            found = re.fullmatch(r"([0-9]{1,6}) (.+)", part.strip())
+            if found is None:
+                return f"Wrong item format: {part.strip()}", False
+            given[found[2]] += int(found[1])
+        if any(self._inventory[name] < count for name, count in given.items()):
+            return f"Could not find enough items to craft {item}", False
+        for recipe in self._book.recipes.get(item, []):
+            if self._fits(recipe, dict(given)):
+                self._inventory.subtract(given)
+                self._inventory[item] += recipe.count
+                self._inventory = +self._inventory
+                return f"Crafted {recipe.count} {item}", item == self._goal
+        return f"Could not find a valid recipe for {item}", False
+
+    def _fits(self, recipe: Recipe, given: dict[str, int]) -> bool:
+        for name, count in recipe.ingredients:
+            fit = next((item for item, n in given.items() if n == count and self._book.matches(item, name)), None)
+            if fit is None:
+                return False
+            del given[fit]
+        return not given
+
+    def oracle(self) -> str:
+        """Return the next action: one `get` per missing base item, then the crafts, innermost first."""
+        if self._over:
+            raise ValueError("this TextCraft episode is over or has not begun: reset it before asking for an action")
+        gets, crafts = Counter[str](), list[str]()
+        self._plan(self._goal, Counter(self._inventory), gets, crafts)
+        return next((f"get {count} {item}" for item, count in gets.items() if count), crafts[0])
+
+    def random(self, rng: random.Random) -> str:
+        """Return a command of the prompt, or a `get` of one of its ingredients."""
+        command = rng.choice(self._commands)
+        return rng.choice([command, *(f"get {part}" for part in command.partition(" using ")[2].split(", "))])
+
+    def _plan(self, item: str, stock: Counter[str], gets: Counter[str], crafts: list[str]) -> None:
+        """Append the actions that craft one batch of an item, consuming the stock."""
+        recipe, used = self._book.best[item], list[str]()
+        for wanted, count in recipe.ingredients:
+            have = (name for name, n in stock.items() if n >= count and self._book.matches(name, wanted))
+            name = next(have, self._kind.get(wanted, wanted))
+            while stock[name] < count and name in self._book.best:
+                self._plan(name, stock, gets, crafts)
+                stock[name] += self._book.best[name].count
+            gets[name] += max(0, count - stock[name])
+            stock[name] = max(0, stock[name] - count)
+            used.append(f"{count} {name}")
+        crafts.append(f"craft {recipe.count} {item} using {', '.join(used)}")
+
+    def close(self) -> None:
+        """End the episode."""
+        self._over = True
