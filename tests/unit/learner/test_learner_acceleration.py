@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 
-from learner.acceleration import accelerate
 from learner.checks import BadInput
+from learner.model.acceleration import accelerate
 from learner.packing import pack
 from learner.settings import LearnerSettings
 from tests.unit.learner.test_learner_samples import random_samples, tiny_policy, unguarded

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from learner.chosen_logprobs import chosen_logprobs
+from learner.model.chosen_logprobs import chosen_logprobs
 
 HIDDEN, VOCABULARY, TOKENS = 8, 50, 21
 
@@ -35,7 +35,7 @@ def made(dtype=torch.float32):
 @pytest.mark.parametrize("at_once", [VOCABULARY * 4, 1, 2**20])
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 def test_logprobs_entropies_and_gradients_are_those_of_a_plain_log_softmax(monkeypatch, at_once, dtype, apart):
-    monkeypatch.setattr("learner.chosen_logprobs.LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr("learner.model.chosen_logprobs.LOGITS_AT_ONCE", at_once)
     head, hidden, target, temperature = made(dtype)
     inputs, weights = [hidden, *head.parameters()], torch.randn(TOKENS)
     values, entropy = chosen_logprobs(head, hidden, target, temperature, VOCABULARY)
@@ -52,7 +52,7 @@ def test_logprobs_entropies_and_gradients_are_those_of_a_plain_log_softmax(monke
 
 def test_no_tensor_is_ever_larger_than_a_piece_of_logits(monkeypatch):
     piece = VOCABULARY * 10  # more than the head's own weights
-    monkeypatch.setattr("learner.chosen_logprobs.LOGITS_AT_ONCE", piece)
+    monkeypatch.setattr("learner.model.chosen_logprobs.LOGITS_AT_ONCE", piece)
     head, hidden, target, temperature = made()
     with Largest() as largest:
         chosen_logprobs(head, hidden, target, temperature, VOCABULARY)[0].sum().backward()

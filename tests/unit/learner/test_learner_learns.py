@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from learner.model import Policy
+from learner.model.policy import Policy
 from learner.step import Trainer
 from upturn.wire import OptimiserConfig, RunConfig, Sample
 

@@ -10,9 +10,9 @@ import httpx2
 import pytest
 import torch
 
-from learner.heartbeat import Heartbeat, RunLost
+from learner.leases import Heartbeat, RunLost
 from learner.loop import do_next_run
-from learner.model import load_policy
+from learner.model.load import load_policy
 from learner.settings import LearnerSettings
 from tests.support.tiny_model import make_tiny_model
 from tests.unit.learner.test_learner_samples import random_samples, unguarded

@@ -11,8 +11,8 @@ from liger_kernel.chunked_loss.grpo_loss import LigerFusedLinearGRPOLoss
 
 from learner.algorithms.credit import Seen, credit_of
 from learner.minibatch import Minibatch
+from learner.model.reference import Reference
 from learner.packing import RowLimits, trained_positions
-from learner.reference import Reference
 from learner.step import Trainer
 from tests.unit.learner.test_learner_samples import plain_logprobs, random_samples, tiny_policy, unguarded
 from upturn.wire import RunConfig
@@ -54,7 +54,7 @@ def ours(policy, samples, seen, config, rows=4096):
     policy.model.zero_grad(set_to_none=True)
     reference = Reference(policy, None) if config.kl_coef > 0 or config.algorithm == "dpo" else None
     minibatch = Minibatch(samples, policy, reference, config, RowLimits(rows))
-    minibatch.seen = seen
+    minibatch.passes = seen
     sums = minibatch.backward(credit_of(config, samples, seen))
     return sums.losses["loss"] / sums.units, {n: p.grad / sums.units for n, p in policy.trainable().items()}
 
@@ -133,7 +133,7 @@ def test_rows_of_any_size_agree(tmp_path, config):
     policy, samples, seen = made(tmp_path)
     if config.algorithm == "dpo":
         samples = [s for s in samples if s.episode_id[-1] in "01"]
-        seen = Minibatch(samples, policy, Reference(policy, None), config, RowLimits()).look()
+        seen = Minibatch(samples, policy, Reference(policy, None), config, RowLimits()).no_grad_pass()
     elif config.algorithm == "agent_evol":
         kept = [i for i, s in enumerate(samples) if s.reward > 0]
         samples, seen = [samples[i] for i in kept], [seen[i] for i in kept]
@@ -150,7 +150,7 @@ def test_dpo_is_ligers_loss_and_its_gradient_that_of_the_closed_form(tmp_path):
     policy, samples, _ = made(tmp_path)
     samples = [s for s in samples if s.episode_id[-1] in "01"]  # one better and one worse episode of each group
     minibatch = Minibatch(samples, policy, Reference(policy, None), config, RowLimits(60))
-    seen = [Seen(s.old, s.reference - 0.1 * i) for i, s in enumerate(minibatch.look())]
+    seen = [Seen(s.old, s.reference - 0.1 * i) for i, s in enumerate(minibatch.no_grad_pass())]
     credit = credit_of(config, samples, seen)
     _, gradients = ours(policy, samples, seen, config, rows=60)
 
@@ -173,7 +173,7 @@ def test_ppo_adds_the_values_loss_over_the_same_tokens(tmp_path):
     policy.add_value_head()
     with torch.no_grad():
         policy.value_head.weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
-    look = Minibatch(samples, policy, None, config, RowLimits()).look()
+    look = Minibatch(samples, policy, None, config, RowLimits()).no_grad_pass()
     seen = [Seen(s.old, None, v.values) for s, v in zip(seen, look, strict=True)]
     credit = credit_of(config, samples, seen)
     policy.value_head.zero_grad()

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from learner.attention import trie_of
-from learner.model import Policy
+from learner.model.attention import trie_of
+from learner.model.policy import Policy
 from learner.packing import RowLimits, pack
 from tests.unit.learner.test_learner_samples import plain_logprobs, random_samples, sample, tiny_policy
 
@@ -93,7 +93,7 @@ def test_a_head_in_pieces_gives_the_same_numbers(tmp_path, monkeypatch):
     policy, samples = tiny_policy(tmp_path), random_samples(groups=1)
     (row,) = pack(samples)
     whole = policy.logprobs(row)
-    monkeypatch.setattr("learner.chosen_logprobs.LOGITS_AT_ONCE", 259 * 2)
+    monkeypatch.setattr("learner.model.chosen_logprobs.LOGITS_AT_ONCE", 259 * 2)
     pieces = policy.logprobs(row)
     torch.testing.assert_close(pieces.values, whole.values)
     torch.testing.assert_close(pieces.entropy, whole.entropy)

@@ -10,7 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from learner.model import load_policy
+from learner.model.load import load_policy
 from learner.publish import write_version
 from learner.step import Trainer
 from tests.support.tiny_model import make_tiny_model

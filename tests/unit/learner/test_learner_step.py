@@ -79,7 +79,7 @@ def test_rows_of_any_size_give_the_same_gradient(tmp_path):
     assert norms[2]["loss"] == pytest.approx(norms[0]["loss"], rel=1e-4, abs=1e-6)
 
 
-def test_a_batch_that_teaches_nothing_leaves_weights_and_optimiser_alone(tmp_path):
+def test_a_batch_that_teaches_nothing_leaves_weights_and_optimizer_unchanged(tmp_path):
     policy = tiny_policy(tmp_path)
     trainer, before = Trainer(policy, unguarded()), policy.snapshot()
     same = [sample([1, 2], [0, 1], episode=str(i), reward=1.0) for i in range(4)]
@@ -88,7 +88,7 @@ def test_a_batch_that_teaches_nothing_leaves_weights_and_optimiser_alone(tmp_pat
         assert not result.trained
         assert result.episodes == []
     assert all(torch.equal(before[name], p) for name, p in policy.trainable().items())
-    assert not trainer.optimiser.state
+    assert not trainer.optimizer.state
 
 
 def test_sft_learns_demonstrations_and_reports_no_mismatch(tmp_path):
