@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from learner.parallel import distributed
-from upturn.wire import COMPARING, BatchView, RunConfig, Sample
+from upturn.wire import BatchView, RunConfig, Sample
 
 _GIB = 2**30
 
@@ -69,7 +69,7 @@ def check_batch(samples: Sequence[Sample], config: RunConfig, vocabulary: int) -
                 f"episode {s.episode_id} trains tokens that were sampled at temperature 0: sample at a "
                 "temperature above 0"
             )
-    if samples and config.algorithm in COMPARING and all(s.group is None for s in samples):
+    if samples and config.traits.groups == "required" and all(s.group is None for s in samples):
         raise BadInput(
             f"{config.algorithm} compares the episodes of a group, and no episode has one: name a group "
             "when episodes are opened, or take reinforce_pp or ppo"
@@ -83,7 +83,8 @@ def check_groups(batch: BatchView, config: RunConfig) -> None:
         BadInput: the algorithm compares episodes, and each one recorded stands alone.
     """
     grouped = batch.groups + batch.groups_without_variance
-    if config.algorithm in COMPARING and config.play is None and batch.groups_incomplete > 1 and not grouped:
+    required = config.traits.groups == "required"
+    if required and config.play is None and batch.groups_incomplete > 1 and not grouped:
         raise BadInput(
             f"{config.algorithm} compares the episodes of a group, and none of the {batch.episodes} "
             "recorded ones has another beside it: name a group when episodes are opened, or take "
@@ -147,7 +148,7 @@ def needed_bytes(parameters: int, stored_bytes: int, config: RunConfig) -> int:
     """
     if config.kind == "adapter":
         return stored_bytes
-    has_reference = config.algorithm == "dpo" or config.kl_coef > 0
+    has_reference = config.traits.needs_reference or config.kl_coef > 0
     return parameters * 4 * (5 if has_reference else 4)
 
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from learner.algorithms.credit import IMITATING, Credit, Seen
-from learner.algorithms.gae import value_loss
+from learner.algorithms.credit import Credit, NoGradPass
 from learner.algorithms.loss import LossConfig, mismatch_kl, policy_loss
 from learner.algorithms.normalization import token_weights, units
+from learner.algorithms.ppo import value_loss
+from learner.algorithms.registry import algorithm_of
 from learner.algorithms.sft import imitation_loss
 from learner.model import Logprobs, Policy
 from learner.packing import Row, RowLimits, pack
@@ -83,16 +84,17 @@ class Minibatch:
         """This process's."""
         self._missing = max(distributed.gathered(len(self.rows))) - len(self.rows)
         """Passes with nothing to train: every process must gather the weights as often as the others."""
-        self.seen: list[Seen] | None = None
+        self.seen: list[NoGradPass] | None = None
         """Of this process's samples."""
         self._policy = policy
         self._reference = reference
         self._config = config
         self._loss = LossConfig.of(config)
+        self._imitates = algorithm_of(config).loss == "imitation"
 
-    def look(self) -> list[Seen]:
+    def look(self) -> list[NoGradPass]:
         """Take logprobs, the reference's and values as they are now, without gradient; [S] in the samples' order."""
-        found: dict[int, Seen] = {}
+        found: dict[int, NoGradPass] = {}
         for row in self.rows:
             distributed.any_of(False)
             with torch.no_grad():
@@ -100,7 +102,7 @@ class Minibatch:
             reference = {} if self._reference is None else row.by_sample(self._reference.logprobs(row))
             values = {} if now.state_values is None else row.by_sample(now.state_values)
             for i, old in row.by_sample(now.values).items():
-                found[i] = Seen(old, reference.get(i), values.get(i))
+                found[i] = NoGradPass(old, reference.get(i), values.get(i))
         for _ in range(self._missing):
             distributed.any_of(False)
             with torch.no_grad():
@@ -165,7 +167,7 @@ class Minibatch:
         advantages = row.in_order(credit.advantages).to(device)[usable]
         weight = torch.ones_like(advantages) if credit.pairs is not None else token_weights(sample, self._config)
         named: dict[str, Tensor] = {"entropy": current.entropy[usable].sum()}
-        if self._config.algorithm in IMITATING:
+        if self._imitates:
             loss = imitation_loss(logprobs, weight * advantages)
         else:
             old = logprobs.detach() if self.seen is None else row.in_order([s.old for s in self.seen])[usable]
@@ -209,12 +211,12 @@ class Minibatch:
 
     def _reference_of(self, row: Row) -> Tensor | None:
         """Return [M] the reference's logprobs of a row, from the look where there was one."""
-        if self.seen is None or self._reference is None or self._config.algorithm in IMITATING:
+        if self.seen is None or self._reference is None or self._imitates:
             return self._reference_now(row)
         return row.in_order([s.reference for s in self.seen if s.reference is not None])
 
     def _reference_now(self, row: Row) -> Tensor | None:
-        if self.seen is not None or self._reference is None or self._config.algorithm in IMITATING:
+        if self.seen is not None or self._reference is None or self._imitates:
             return None
         return self._reference.logprobs(row)
 

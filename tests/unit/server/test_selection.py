@@ -315,11 +315,11 @@ def test_old_rows_of_a_run_still_read() -> None:
         "tis_cap": 2.0,
         "clip": 0.2,
         "kl_coef": 0.001,
-        "normalise_std": False,
+        "normalize_std": False,
         "minibatches": 1,
         "checkpoint_every": 10,
         "seed": 0,
     }
     config = RunConfig.model_validate(stored)
     assert (config.kl_in, config.kl_estimator, config.policy_loss) == ("loss", "k3", "ppo")
-    assert not config.normalise_std
+    assert not config.normalize_std
