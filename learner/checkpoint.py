@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from learner.parallel import distributed
 from learner.step import Trainer
 from upturn.wire import RunConfig
+from upturn.wire.spelling import to_british
 
 KEPT = 2
 """Checkpoints of a run that are kept."""
@@ -38,8 +39,8 @@ class CheckpointError(RuntimeError):
 
 
 def config_sha256(config: RunConfig) -> str:
-    """Return the hash that ties a checkpoint to its run's config."""
-    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+    """Return the hash that ties a checkpoint to its run's config; over British keys, as in existing checkpoints."""
+    return hashlib.sha256(to_british(config.model_dump_json()).encode()).hexdigest()
 
 
 def save_checkpoint(trainer: Trainer, root: Path, step: int) -> Path:

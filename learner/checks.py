@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from upturn.wire import COMPARING, BatchView, RunConfig, Sample
+from upturn.wire import BatchView, RunConfig, Sample
 
 
 class BadInput(ValueError):
@@ -52,7 +52,7 @@ def check_batch(samples: Sequence[Sample], config: RunConfig, vocabulary: int) -
                 f"episode {s.episode_id} trains tokens that were sampled at temperature 0: sample at a "
                 "temperature above 0"
             )
-    if samples and config.algorithm in COMPARING and all(s.group is None for s in samples):
+    if samples and config.traits.groups == "required" and all(s.group is None for s in samples):
         raise BadInput(
             f"{config.algorithm} compares the episodes of a group, but no episode belongs to one: name a group "
             "when episodes are opened, or use reinforce_pp or ppo"
@@ -66,7 +66,8 @@ def check_groups(batch: BatchView, config: RunConfig) -> None:
         BadInput: the algorithm compares episodes, and each recorded episode is alone.
     """
     grouped = batch.groups + batch.groups_without_variance
-    if config.algorithm in COMPARING and config.play is None and batch.groups_incomplete > 1 and not grouped:
+    required = config.traits.groups == "required"
+    if required and config.play is None and batch.groups_incomplete > 1 and not grouped:
         raise BadInput(
             f"{config.algorithm} compares the episodes of a group, but each of the {batch.episodes} "
             "recorded episodes is alone in its group: name a group when episodes are opened, or use "

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from learner.algorithms.credit import IMITATING, Credit, Seen
-from learner.algorithms.gae import value_loss
+from learner.algorithms.credit import Credit, NoGradPass
 from learner.algorithms.loss import LossConfig, mismatch_kl, policy_loss
 from learner.algorithms.normalization import token_weights, units
+from learner.algorithms.ppo import value_loss
+from learner.algorithms.registry import algorithm_of
 from learner.algorithms.sft import imitation_loss
 from learner.figures import Sums
 from learner.model.policy import Logprobs, Policy
@@ -54,16 +55,17 @@ class Minibatch:
         """The rows of this process."""
         self._missing = max(distributed.gathered(len(self.rows))) - len(self.rows)
         """Passes that train nothing: every process must gather the weights as often as the others do."""
-        self.passes: list[Seen] | None = None
+        self.passes: list[NoGradPass] | None = None
         """Results of `no_grad_pass` for this process's samples; None before it."""
         self._policy = policy
         self._reference = reference
         self._config = config
         self._loss = LossConfig.of(config)
+        self._imitates = algorithm_of(config).loss == "imitation"
 
-    def no_grad_pass(self) -> list[Seen]:
+    def no_grad_pass(self) -> list[NoGradPass]:
         """Compute logprobs, the reference's logprobs and values without gradient; [S] in the samples' order."""
-        measured: dict[int, Seen] = {}
+        passes: dict[int, NoGradPass] = {}
         for row in self.rows:
             distributed.any_of(False)
             with torch.no_grad():
@@ -71,14 +73,14 @@ class Minibatch:
             reference = {} if self._reference is None else row.by_sample(self._reference.logprobs(row))
             values = {} if now.state_values is None else row.by_sample(now.state_values)
             for i, old in row.by_sample(now.values).items():
-                measured[i] = Seen(old, reference.get(i), values.get(i))
+                passes[i] = NoGradPass(old, reference.get(i), values.get(i))
         for _ in range(self._missing):
             distributed.any_of(False)
             with torch.no_grad():
                 self._policy.logprobs(_EMPTY)
             if self._reference is not None:
                 self._reference.logprobs(_EMPTY)
-        self.passes = [measured[i] for i in range(len(self._mine))]
+        self.passes = [passes[i] for i in range(len(self._mine))]
         if distributed.count() == 1:
             return self.passes
         own = {i: one.to("cpu") for i, one in zip(self._mine, self.passes, strict=True)}
@@ -136,7 +138,7 @@ class Minibatch:
         advantages = row.in_order(credit.advantages).to(device)[usable]
         weight = torch.ones_like(advantages) if credit.pairs is not None else token_weights(sample, self._config)
         named: dict[str, Tensor] = {"entropy": current.entropy[usable].sum()}
-        if self._config.algorithm in IMITATING:
+        if self._imitates:
             loss = imitation_loss(logprobs, weight * advantages)
         else:
             old = logprobs.detach() if self.passes is None else row.in_order([s.old for s in self.passes])[usable]
@@ -180,12 +182,12 @@ class Minibatch:
 
     def _reference_of(self, row: Row) -> Tensor | None:
         """Return [M] the reference's logprobs of a row, from `no_grad_pass` if it ran; None if the loss needs none."""
-        if self.passes is None or self._reference is None or self._config.algorithm in IMITATING:
+        if self.passes is None or self._reference is None or self._imitates:
             return self._reference_now(row)
         return row.in_order([s.reference for s in self.passes if s.reference is not None])
 
     def _reference_now(self, row: Row) -> Tensor | None:
-        if self.passes is not None or self._reference is None or self._config.algorithm in IMITATING:
+        if self.passes is not None or self._reference is None or self._imitates:
             return None
         return self._reference.logprobs(row)
 

@@ -17,7 +17,8 @@ from statistics import fmean
 
 import torch
 
-from learner.algorithms.credit import IMITATING, Credit, Seen, credit_of, needs_a_look, needs_reference, teaching
+from learner.algorithms.credit import Credit, NoGradPass
+from learner.algorithms.registry import algorithm_of
 from learner.checks import check_batch
 from learner.figures import Sums, lineage, repetition
 from learner.guards import check_mismatch
@@ -55,18 +56,19 @@ class Trainer:
     def __init__(self, policy: Policy, config: RunConfig, max_row_tokens: int | None = None) -> None:
         self.policy = policy
         self.config = config
-        o = config.optimiser
-        if config.algorithm == "ppo":
+        self.algorithm = algorithm_of(config)
+        o = config.optimizer
+        if config.traits.needs_values:
             policy.add_value_head()
         policy.shard()
         groups = [{"params": list(policy.trainable().values()), "lr": o.lr}]
-        if config.algorithm == "ppo":
+        if config.traits.needs_values:
             groups.append({"params": list(policy.value_parameters()), "lr": config.ppo.value_lr})
-        self._rates = [config.optimiser.lr, config.ppo.value_lr]
+        self._rates = [config.optimizer.lr, config.ppo.value_lr]
         self.optimizer = torch.optim.AdamW(
             groups, lr=o.lr, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay, fused=True
         )
-        self.reference = Reference(policy, config.reference_reset_every) if needs_reference(config) else None
+        self.reference = Reference(policy, config.reference_reset_every) if self.algorithm.needs_reference else None
         self._limits = policy.row_limits(max_row_tokens)
 
     def step(self, samples: Sequence[Sample], step: int) -> StepResult:
@@ -84,7 +86,7 @@ class Trainer:
         began = time.perf_counter()
         check_batch(samples, self.config, self.policy.vocabulary)
         reset = self.reference is not None and self.reference.advance(step)
-        episodes = teaching(self.config, samples)
+        episodes = self.algorithm.teachable_episodes(samples)
         chosen = [s for s in samples if s.episode_id in episodes and trained_positions(s)]
         if not chosen:
             return StepResult(False, [], {"trained_tokens": 0.0, "skipped": 1.0})
@@ -100,7 +102,7 @@ class Trainer:
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate at a global learner step: linear warmup, then constant."""
-        return self.config.optimiser.lr * self._warmup(step)
+        return self.config.optimizer.lr * self._warmup(step)
 
     def _train(self, minibatches: list[Minibatch], step: int) -> tuple[list[Sums], list[float], dict[str, float]]:
         """Train on all minibatches; return the sums of each, gradient norms, and advantages by episode.
@@ -110,14 +112,14 @@ class Trainer:
         done: list[Sums] = []
         norms: list[float] = []
         advantages: dict[str, float] = {}
-        together = [[m] for m in minibatches] if self.config.algorithm == "dpo" else [minibatches]
+        together = [[m] for m in minibatches] if self.algorithm.credit_per_minibatch else [minibatches]
         for some in together:
-            measured: list[Seen] = []
-            if needs_a_look(self.config) or (len(some) > 1 and self.config.algorithm not in IMITATING):
-                measured = [one for minibatch in some for one in minibatch.no_grad_pass()]
+            passes: list[NoGradPass] = []
+            if self.algorithm.needs_no_grad_pass or (len(some) > 1 and self.algorithm.loss == "policy_gradient"):
+                passes = [one for minibatch in some for one in minibatch.no_grad_pass()]
                 self._check_mismatch([m.mismatch_sum() for m in some])
             samples = [s for m in some for s in m.samples]
-            credit = credit_of(self.config, samples, measured or None)
+            credit = self.algorithm.credit(samples, passes or None)
             advantages |= credit.by_episode(samples)
             for minibatch, its_credit in zip(some, _parts(credit, some), strict=True):
                 sums = minibatch.backward(its_credit)
@@ -133,7 +135,7 @@ class Trainer:
             sums: sums of the mismatch KL in nats, each with its number of tokens.
         """
         tokens = sum(count for _, count in sums)
-        if self.config.algorithm in IMITATING or not tokens:
+        if self.algorithm.loss == "imitation" or not tokens:
             return
         try:
             check_mismatch(sum(total for total, _ in sums) / tokens, self.config.guards)
@@ -159,7 +161,7 @@ class Trainer:
         norm = math.nan
         if gradients and sums.units:
             torch._foreach_div_([part(gradient) for gradient in gradients], float(sums.units))
-            norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimiser.grad_clip)))
+            norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.grad_clip)))
         if not math.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)
             raise FloatingPointError(
@@ -174,7 +176,7 @@ class Trainer:
 
     def _warmup(self, step: int) -> float:
         """Return the factor of the learning rates at a global learner step."""
-        steps = self.config.optimiser.warmup_steps
+        steps = self.config.optimizer.warmup_steps
         return min(1.0, (step + 1) / steps) if steps else 1.0
 
     def _metrics(

@@ -22,7 +22,7 @@ from learner.model.load import load_policy
 from learner.model.policy import Policy
 from learner.settings import LearnerSettings
 from learner.step import Trainer
-from upturn.wire import OptimiserConfig, RunConfig, Sample
+from upturn.wire import OptimizerConfig, RunConfig, Sample
 
 
 def samples(episodes: list[dict[str, Any]]) -> list[Sample]:
@@ -60,7 +60,7 @@ def main() -> None:
     torch.set_num_threads(given["threads"])
     memory = Memory()
     episodes = json.loads(Path(given["batch"]).read_text())
-    config = RunConfig(steps=100, optimiser=OptimiserConfig(lr=given["lr"]))
+    config = RunConfig(steps=100, optimizer=OptimizerConfig(lr=given["lr"]))
     policy = load_policy(Path(given["model"]), None, config, torch.device("cpu"))
     accelerate(
         policy,

@@ -84,7 +84,7 @@ def needed_bytes(parameters: int, stored_bytes: int, config: RunConfig) -> int:
     """
     if config.kind == "adapter":
         return stored_bytes
-    has_reference = config.algorithm == "dpo" or config.kl_coef > 0
+    has_reference = config.traits.needs_reference or config.kl_coef > 0
     return parameters * 4 * (5 if has_reference else 4)
 
 

@@ -25,15 +25,15 @@ from tests.support.tiny_model import make_tiny_model
 from tests.unit.learner.test_learner_loop import CONFIG, set_up
 from tests.unit.learner.test_learner_program import held_at_publishing, over_http
 from tests.unit.learner.test_learner_samples import random_samples, unguarded
-from upturn.wire import OptimiserConfig
+from upturn.wire import OptimizerConfig
 
 ROOT = Path(__file__).parents[2]
-PLAIN = unguarded(steps=4, optimiser=OptimiserConfig(lr=1e-4))  # Adam turns a gradient near 0 into up to twice lr
+PLAIN = unguarded(steps=4, optimizer=OptimizerConfig(lr=1e-4))  # Adam turns a gradient near 0 into up to twice lr
 CONFIGS = {
     "grpo": PLAIN.model_copy(update={"kl_coef": 0.05, "minibatches": 2, "reference_reset_every": 2}),
-    "ppo": PLAIN.model_copy(update={"algorithm": "ppo", "minibatches": 2, "loss_normalisation": "sample"}),
+    "ppo": PLAIN.model_copy(update={"algorithm": "ppo", "minibatches": 2, "loss_normalization": "sample"}),
     "dpo": PLAIN.model_copy(update={"algorithm": "dpo"}),
-    "sft": PLAIN.model_copy(update={"algorithm": "sft", "loss_normalisation": "sample"}),
+    "sft": PLAIN.model_copy(update={"algorithm": "sft", "loss_normalization": "sample"}),
     "adapter": PLAIN.model_copy(update={"kind": "adapter", "lora_rank": 4, "kl_coef": 0.05}),
 }
 

@@ -27,7 +27,7 @@ from server.recording.tokens import chain_hashes
 from server.store.database import Database, new_id
 from server.store.tables import BatchRow, EpisodeRow, NodeRow, RunEpisodeRow, RunRow, StepRow, TurnRow
 from server.store.writer import Writer
-from server.training.selection import samples
+from server.training.branches import samples
 from tests.support.live import Live
 from tests.support.postgres import running_postgres
 from upturn.wire import RewardRequest

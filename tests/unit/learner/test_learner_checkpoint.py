@@ -8,9 +8,9 @@ import torch
 from learner.checkpoint import CheckpointError, load_checkpoint, newest_checkpoint, save_checkpoint
 from learner.step import Trainer
 from tests.unit.learner.test_learner_samples import random_samples, tiny_policy, unguarded
-from upturn.wire import OptimiserConfig
+from upturn.wire import OptimizerConfig
 
-FULL = unguarded(steps=4, optimiser=OptimiserConfig(lr=1e-3, warmup_steps=3), kl_coef=0.01, minibatches=2)
+FULL = unguarded(steps=4, optimizer=OptimizerConfig(lr=1e-3, warmup_steps=3), kl_coef=0.01, minibatches=2)
 ADAPTER = FULL.model_copy(update={"kind": "adapter", "lora_rank": 4})
 
 

@@ -18,11 +18,11 @@ from tests.support.tiny_model import make_tiny_model
 from tests.unit.learner.test_learner_samples import random_samples, unguarded
 from upturn.client import Client, UpturnAPIError
 from upturn.manifest import verify_manifest
-from upturn.wire import BatchView, OptimiserConfig, PolicyView, RunConfig, RunStep, RunView, StepwiseHorizon
+from upturn.wire import BatchView, OptimizerConfig, PolicyView, RunConfig, RunStep, RunView, StepwiseHorizon
 
 CONFIG = unguarded(
     steps=3,
-    optimiser=OptimiserConfig(lr=1e-3),
+    optimizer=OptimizerConfig(lr=1e-3),
     schedule=StepwiseHorizon(rounds=[4, 8], every=2),
     checkpoint_every=1,
 )
@@ -231,7 +231,7 @@ def test_where_a_trained_batch_has_lost_episodes_the_run_goes_on_from_its_publis
     assert server.replayed == [0, 1]
     final = weights_of(server)
     change = max(float((final[n] - published[n]).abs().max()) for n in final)
-    assert 0 < change < 2 * CONFIG.optimiser.lr  # one Adam step from the published weights, not three from the base
+    assert 0 < change < 2 * CONFIG.optimizer.lr  # one Adam step from the published weights, not three from the base
 
 
 def test_a_cancelled_run_ends_quietly_and_gives_nothing_back(tmp_path):

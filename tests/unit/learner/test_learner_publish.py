@@ -16,7 +16,7 @@ from learner.step import Trainer
 from tests.support.tiny_model import make_tiny_model
 from tests.unit.learner.test_learner_samples import random_samples, tiny_policy, unguarded
 from upturn.manifest import verify_manifest
-from upturn.wire import OptimiserConfig
+from upturn.wire import OptimizerConfig
 
 CPU = torch.device("cpu")
 
@@ -34,8 +34,8 @@ def served_logprobs(model, probe):
         return model(input_ids=ids).logits[0, :-1].float().log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
 
 
-FULL = unguarded(steps=1, optimiser=OptimiserConfig(lr=1e-3))
-ADAPTER = unguarded(steps=1, kind="adapter", lora_rank=4, optimiser=OptimiserConfig(lr=1e-2))
+FULL = unguarded(steps=1, optimizer=OptimizerConfig(lr=1e-3))
+ADAPTER = unguarded(steps=1, kind="adapter", lora_rank=4, optimizer=OptimizerConfig(lr=1e-2))
 
 
 def test_full_weights_carry_an_explicit_head_and_load_with_tokenizer_as_the_same_tied_model(tmp_path):

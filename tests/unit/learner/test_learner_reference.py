@@ -10,10 +10,10 @@ from learner.model.reference import Reference
 from learner.packing import pack
 from learner.step import Trainer
 from tests.unit.learner.test_learner_samples import random_samples, tiny_policy, unguarded
-from upturn.wire import OptimiserConfig
+from upturn.wire import OptimizerConfig
 
-ADAPTER = unguarded(kind="adapter", lora_rank=4, kl_coef=0.1, optimiser=OptimiserConfig(lr=1e-2))
-FULL = unguarded(kl_coef=0.1, optimiser=OptimiserConfig(lr=1e-3))
+ADAPTER = unguarded(kind="adapter", lora_rank=4, kl_coef=0.1, optimizer=OptimizerConfig(lr=1e-2))
+FULL = unguarded(kl_coef=0.1, optimizer=OptimizerConfig(lr=1e-3))
 
 
 def test_a_new_adapters_reference_is_its_base_and_holds_no_copy(tmp_path):

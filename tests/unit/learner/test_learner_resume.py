@@ -15,10 +15,10 @@ from learner.step import Trainer
 from tests.unit.learner.test_learner_loop import set_up
 from tests.unit.learner.test_learner_samples import unguarded
 from upturn.client import Client
-from upturn.wire import AdaptiveHorizon, OptimiserConfig
+from upturn.wire import AdaptiveHorizon, OptimizerConfig
 
 CPU = torch.device("cpu")
-BASE = {"steps": 4, "optimiser": OptimiserConfig(lr=1e-3, warmup_steps=3), "checkpoint_every": 1}
+BASE = {"steps": 4, "optimizer": OptimizerConfig(lr=1e-3, warmup_steps=3), "checkpoint_every": 1}
 CONFIGS = {
     "full": unguarded(**BASE),
     "checkpoints apart": unguarded(**{**BASE, "checkpoint_every": 3}),

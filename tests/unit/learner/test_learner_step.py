@@ -9,9 +9,9 @@ import torch
 
 from learner.step import Trainer
 from tests.unit.learner.test_learner_samples import plain_logprobs, random_samples, sample, tiny_policy, unguarded
-from upturn.wire import OptimiserConfig
+from upturn.wire import OptimizerConfig
 
-LARGE_STEPS = OptimiserConfig(lr=1e-3)
+LARGE_STEPS = OptimizerConfig(lr=1e-3)
 
 
 def on_policy(policy, samples):
@@ -34,7 +34,7 @@ def likelihood(policy, samples, reward):
 
 @pytest.mark.parametrize("minibatches", [1, 3])
 def test_a_step_makes_good_episodes_likelier_and_bad_ones_less_likely(tmp_path, minibatches):
-    config = unguarded(steps=1, optimiser=LARGE_STEPS, minibatches=minibatches)
+    config = unguarded(steps=1, optimizer=LARGE_STEPS, minibatches=minibatches)
     policy = tiny_policy(tmp_path, config)
     samples = on_policy(policy, random_samples())
     good, bad = likelihood(policy, samples, 1.0), likelihood(policy, samples, 0.0)
@@ -92,7 +92,7 @@ def test_a_batch_that_teaches_nothing_leaves_weights_and_optimizer_unchanged(tmp
 
 
 def test_sft_learns_demonstrations_and_reports_no_mismatch(tmp_path):
-    config = unguarded(steps=1, algorithm="sft", optimiser=LARGE_STEPS)
+    config = unguarded(steps=1, algorithm="sft", optimizer=LARGE_STEPS)
     policy = tiny_policy(tmp_path, config)
     shown = [s.model_copy(update={"logprobs": [0.0] * len(s.logprobs), "group": None}) for s in random_samples()]
     trainer = Trainer(policy, config)
@@ -104,7 +104,7 @@ def test_sft_learns_demonstrations_and_reports_no_mismatch(tmp_path):
 def test_the_kl_term_keeps_the_policy_near_the_weights_it_began_with(tmp_path):
     kl = {}
     for coefficient in (1e-6, 50.0):
-        config = unguarded(steps=4, optimiser=LARGE_STEPS, kl_coef=coefficient)
+        config = unguarded(steps=4, optimizer=LARGE_STEPS, kl_coef=coefficient)
         policy = tiny_policy(tmp_path, config)
         samples, trainer = on_policy(policy, random_samples()), Trainer(policy, config)
         results = [trainer.step(samples, step).metrics["reference_kl"] for step in range(4)]
@@ -114,7 +114,7 @@ def test_the_kl_term_keeps_the_policy_near_the_weights_it_began_with(tmp_path):
 
 
 def test_an_adapter_trains_and_its_base_stays(tmp_path):
-    config = unguarded(steps=1, kind="adapter", lora_rank=4, optimiser=OptimiserConfig(lr=1e-2), kl_coef=0.1)
+    config = unguarded(steps=1, kind="adapter", lora_rank=4, optimizer=OptimizerConfig(lr=1e-2), kl_coef=0.1)
     policy = tiny_policy(tmp_path, config)
     assert all("lora_" in name for name in policy.trainable())
     base = {n: p.detach().clone() for n, p in policy.model.named_parameters() if "lora_" not in n}
@@ -137,6 +137,6 @@ def test_a_gradient_that_is_not_finite_is_an_error_and_changes_no_weight(tmp_pat
 
 
 def test_the_learning_rate_warms_up_by_global_step(tmp_path):
-    config = unguarded(steps=1, optimiser=OptimiserConfig(lr=1.0, warmup_steps=4))
+    config = unguarded(steps=1, optimizer=OptimizerConfig(lr=1.0, warmup_steps=4))
     trainer = Trainer(tiny_policy(tmp_path, config), config)
     assert [trainer.learning_rate(step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
