@@ -134,43 +134,67 @@ class Minibatch:
             return
         sums.nonfinite += int((~usable).sum())
         sample = row.sample[usable]
-        logprobs = current.values[usable]
-        advantages = row.in_order(credit.advantages).to(device)[usable]
-        weight = torch.ones_like(advantages) if credit.pairs is not None else token_weights(sample, self._config)
-        named: dict[str, Tensor] = {"entropy": current.entropy[usable].sum()}
-        if self._imitates:
-            loss = imitation_loss(logprobs, weight * advantages)
-        else:
-            old = logprobs.detach() if self.passes is None else row.in_order([s.old for s in self.passes])[usable]
-            out = policy_loss(
-                logprobs,
-                old,
-                row.engine_logprobs[usable],
-                advantages,
-                sample,
-                weight,
-                self._loss,
-                None if reference is None else reference[usable],
-            )
-            loss = out.loss
-            named |= {
-                "mismatch_kl": out.mismatch_kl_sum,
-                "clipped_share": out.clipped_sum,
-                "capped_share": out.capped_sum,
-                "masked_share": out.masked_sum,
-            }
-            if reference is not None:
-                named["reference_kl"] = out.reference_kl_sum
+        weight = (
+            torch.ones(len(sample), device=device) if credit.pairs is not None else token_weights(sample, self._config)
+        )
+        loss, metrics = self._policy_loss(row, usable, current, reference, credit, weight)
         if credit.returns is not None and current.state_values is not None:
-            missed = value_loss(current.state_values[usable], row.in_order(credit.returns).to(device)[usable], weight)
-            sums.losses["value_loss"] += float(missed.detach())
-            loss = loss + self._config.ppo.value_coef * missed
+            returns = row.in_order(credit.returns).to(device)[usable]
+            error = value_loss(current.state_values[usable], returns, weight)
+            sums.losses["value_loss"] += float(error.detach())
+            loss = loss + self._config.ppo.value_coef * error
         loss.backward()
         sums.losses["loss"] += float(loss.detach())
         sums.units += units(sample, self._config)
         sums.tokens += len(sample)
-        for name, value in named.items():
+        for name, value in metrics.items():
             sums.per_token[name] += float(value)
+
+    def _policy_loss(
+        self,
+        row: Row,
+        usable: Tensor,
+        current: Logprobs,
+        reference: Tensor | None,
+        credit: Credit,
+        weight: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the summed loss of a row's m usable tokens, and their sums by metric name.
+
+        Args:
+            row: M trained tokens.
+            usable: [M] bool, tokens with finite logprobs.
+            current: [M] of the policy.
+            reference: [M] logprobs of the reference, if the loss needs one.
+            credit: the credit of this process's samples.
+            weight: [m] weights of the usable tokens.
+        """
+        logprobs = current.values[usable]
+        advantages = row.in_order(credit.advantages).to(self._policy.device)[usable]
+        entropy = current.entropy[usable].sum()
+        if self._imitates:
+            return imitation_loss(logprobs, weight * advantages), {"entropy": entropy}
+        old = logprobs.detach() if self.passes is None else row.in_order([s.old for s in self.passes])[usable]
+        out = policy_loss(
+            logprobs,
+            old,
+            row.engine_logprobs[usable],
+            advantages,
+            row.sample[usable],
+            weight,
+            self._loss,
+            None if reference is None else reference[usable],
+        )
+        metrics = {
+            "entropy": entropy,
+            "mismatch_kl": out.mismatch_kl_sum,
+            "clipped_share": out.clipped_sum,
+            "capped_share": out.capped_sum,
+            "masked_share": out.masked_sum,
+        }
+        if reference is not None:
+            metrics["reference_kl"] = out.reference_kl_sum
+        return out.loss, metrics
 
     def _backward_nothing(self) -> None:
         """Gather the weights as often as `_backward_row` does, and add nothing to gradients or sums."""

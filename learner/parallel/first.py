@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class FirstProcessClient:
-    """What the learner asks of the server. Every process must make every call, except those of the last two methods.
+    """The learner's requests to the server. Every process must call every method, except `fail_run` and `return_batch`.
 
     Args:
         client: the server's client; only process 0 uses it.

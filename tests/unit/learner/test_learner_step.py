@@ -1,4 +1,4 @@
-"""One learner step: what it changes, what it leaves alone, and what it reports."""
+"""One learner step: the weights that it changes, those that it keeps, and its metrics."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ LARGE_STEPS = OptimizerConfig(lr=1e-3)
 
 
 def on_policy(policy, samples):
-    """Return the samples with the engine's logprobs replaced by the policy's own, as a float32 engine's would be."""
-    found = []
+    """Return the samples with the policy's own logprobs as the engine's, as from a float32 engine."""
+    own = []
     for one in samples:
         logprobs = [0.0] * len(one.token_ids)
         with torch.no_grad():
             values = plain_logprobs(policy, one).tolist()
         for i, value in zip([i for i, m in enumerate(one.loss_mask) if m], values, strict=True):
             logprobs[i] = value
-        found.append(one.model_copy(update={"logprobs": logprobs}))
-    return found
+        own.append(one.model_copy(update={"logprobs": logprobs}))
+    return own
 
 
 def likelihood(policy, samples, reward):
@@ -57,7 +57,7 @@ def test_on_policy_samples_have_no_mismatch_and_every_metric_is_finite(tmp_path)
     assert all(isinstance(v, float) and math.isfinite(v) for v in metrics.values())
 
 
-def test_lineage_names_every_trained_episode_with_its_advantage_and_its_tokens_over_all_branches(tmp_path):
+def test_lineage_lists_every_trained_episode_with_its_advantage_and_its_tokens_over_all_branches(tmp_path):
     policy, samples = tiny_policy(tmp_path), random_samples(groups=2)
     samples += [sample([1, 2], [0, 1], episode=f"same{i}", group="same", reward=1.0) for i in range(3)]
     result = Trainer(policy, unguarded()).step(samples, 0)
@@ -101,7 +101,7 @@ def test_sft_learns_demonstrations_and_reports_no_mismatch(tmp_path):
     assert "mismatch_kl" not in losses[0]
 
 
-def test_the_kl_term_keeps_the_policy_near_the_weights_it_began_with(tmp_path):
+def test_the_kl_term_keeps_the_policy_near_its_initial_weights(tmp_path):
     kl = {}
     for coefficient in (1e-6, 50.0):
         config = unguarded(steps=4, optimizer=LARGE_STEPS, kl_coef=coefficient)
@@ -113,7 +113,7 @@ def test_the_kl_term_keeps_the_policy_near_the_weights_it_began_with(tmp_path):
     assert kl[50.0] < kl[1e-6]
 
 
-def test_an_adapter_trains_and_its_base_stays(tmp_path):
+def test_an_adapter_trains_and_its_base_does_not_change(tmp_path):
     config = unguarded(steps=1, kind="adapter", lora_rank=4, optimizer=OptimizerConfig(lr=1e-2), kl_coef=0.1)
     policy = tiny_policy(tmp_path, config)
     assert all("lora_" in name for name in policy.trainable())
@@ -126,7 +126,7 @@ def test_an_adapter_trains_and_its_base_stays(tmp_path):
     assert all(torch.equal(base[n], p) for n, p in policy.model.named_parameters() if n in base)
 
 
-def test_a_gradient_that_is_not_finite_is_an_error_and_changes_no_weight(tmp_path):
+def test_a_nonfinite_gradient_is_an_error_and_changes_no_weight(tmp_path):
     policy = tiny_policy(tmp_path)
     trainer, before = Trainer(policy, unguarded()), policy.snapshot()
     name = next(iter(policy.trainable()))
@@ -136,7 +136,7 @@ def test_a_gradient_that_is_not_finite_is_an_error_and_changes_no_weight(tmp_pat
     assert all(torch.equal(before[name], p) for name, p in policy.trainable().items())
 
 
-def test_the_learning_rate_warms_up_by_global_step(tmp_path):
+def test_the_learning_rate_warms_up_over_global_steps(tmp_path):
     config = unguarded(steps=1, optimizer=OptimizerConfig(lr=1.0, warmup_steps=4))
     trainer = Trainer(tiny_policy(tmp_path, config), config)
     assert [trainer.learning_rate(step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
