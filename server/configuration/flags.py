@@ -63,11 +63,6 @@ def flags_of(settings: type[BaseSettings]) -> tuple[Flag, ...]:
     return tuple(flags)
 
 
-def topics_of(settings: type[BaseSettings]) -> list[str]:
-    """Return the sections that have flags, in the order of the settings."""
-    return list(dict.fromkeys(flag.topic for flag in flags_of(settings) if flag.topic))
-
-
 def suggestion(wrong: str, right: Iterable[str]) -> str:
     """Return `; did you mean ...?` with the closest name, or nothing where none is close."""
     close = get_close_matches(wrong, list(right), n=1)

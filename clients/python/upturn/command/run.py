@@ -30,7 +30,7 @@ def run(app: typer.Typer, arguments: list[str], program: str) -> int:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else program
         if message := error.format_message():  # type: ignore[attr-defined]
-            print(f"{command}: {message}", file=sys.stderr)
+            print(f"{command}: {message.replace('Value error, ', '')}", file=sys.stderr)
             print(f"`{command} --help` shows the usage.", file=sys.stderr)
         return 2
     except typer.Abort:
