@@ -1,12 +1,11 @@
-"""`python -m server import FILE`: takes what `export` wrote into this server's database.
+"""`python -m server import FILE`: reads what `export` wrote into this server's database.
 
-A record is checked before anything of it is written, and a few records are one transaction: a running server goes on
-meanwhile, and a damaged file leaves nothing half written. Policy versions stay the numbers that they were.
+Each record is validated before any of it is written, and a few records share a transaction: a running server is not
+blocked, and a damaged file leaves no partial episode. Policy versions keep their numbers.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,10 +17,11 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from server.commands.database import add_flags, open_database
-from server.commands.export import CHUNK, FORMS, Progress, explain, form_of
+from server.commands.database import open_database
+from server.commands.export import CHUNK, Progress, explain, form_of
 from server.errors import BadRequest, UpturnError
 from server.recording.portable import EpisodeRecord, erase_content, write_record
+from server.settings import Settings
 from server.store.database import Database
 from server.store.tables import EpisodeRow
 
@@ -31,7 +31,7 @@ Numbered = tuple[str, EpisodeRecord]
 
 @dataclass(slots=True)
 class Counts:
-    """What became of the records that are committed."""
+    """Outcomes of the committed records."""
 
     new: int = 0
     replaced: int = 0
@@ -41,31 +41,18 @@ class Counts:
         return f"{self.new} episodes imported, {self.replaced} replaced, {self.skipped} skipped (already there)"
 
 
-def run(arguments: list[str]) -> int:
+def run(settings: Settings, *, file: Path, file_format: str | None = None, replace: bool = False) -> int:
     """Import; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m server import",
-        allow_abbrev=False,
-        description="Take episodes that `export` wrote into the database, with their ids. Episodes that are there "
-        "already are skipped. The server may be running.",
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="what export wrote")
-    parser.add_argument(
-        "--replace", action="store_true", help="replace episodes that are there already, save those that are still open"
-    )
-    parser.add_argument("--format", choices=FORMS, help="default: what the file's name ends with")
-    add_flags(parser)
-    options = parser.parse_args(arguments)
     counts, code = Counts(), 0
     try:
-        form = form_of(options.file, options.format)
-        database = open_database(options)
+        form = form_of(file, file_format)
+        database = open_database(settings)
         try:
-            import_file(database, options.file, form, counts, replace=options.replace)
+            import_file(database, file, form, counts, replace=replace)
         finally:
             database.close()
     except KeyboardInterrupt:
-        print("import: interrupted; run it again to go on", file=sys.stderr)
+        print("import: interrupted; run it again to continue", file=sys.stderr)
         code = 130
     except (UpturnError, OSError, sa.exc.DBAPIError) as error:
         print(f"import: {explain(error)}", file=sys.stderr)
@@ -78,7 +65,7 @@ def import_file(database: Database, file: Path, form: str, counts: Counts, *, re
     """Store the records of a file; `counts` grows with each transaction.
 
     Raises:
-        BadRequest: a record is not one, and where it stands. Nothing of its transaction is stored.
+        BadRequest: names the place of an invalid record. Nothing of its transaction is stored.
     """
     records = _lines(file) if form == "jsonl" else _rows(file)
     with Progress("read") as progress:
@@ -132,8 +119,8 @@ def _rows(file: Path) -> Iterator[Numbered]:
                 for row in batch.to_pylist():
                     number += 1
                     yield _checked(f"row {number}", row)
-    except ValueError as error:  # pyarrow's own errors are such
-        raise BadRequest(f"{file} is no readable Parquet file: {error}") from error
+    except ValueError as error:  # The base of pyarrow's own errors.
+        raise BadRequest(f"{file} is not a readable Parquet file: {error}") from error
 
 
 def _checked(place: str, data: bytes | dict[str, Any]) -> Numbered:

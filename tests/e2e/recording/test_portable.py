@@ -20,6 +20,7 @@ import pytest
 import sqlalchemy as sa
 
 import migrations
+from server.__main__ import main
 from server.commands import export, import_
 from server.recording.episode import Episode, Episodes
 from server.recording.recorder import NewTurn, Prompt, Recorder, Span
@@ -169,12 +170,12 @@ def source(tmp_path: Path) -> tuple[Path, dict[str, str]]:
 
 
 def exported(data_dir: Path, file: Path, *flags: str) -> list[dict[str, Any]]:
-    assert export.run([str(file), "--data-dir", str(data_dir), *flags]) == 0
+    assert main(["export", str(file), "--data-dir", str(data_dir), *flags]) == 0
     return [json.loads(line) for line in file.read_text().splitlines()] if file.suffix == ".jsonl" else []
 
 
 def imported(data_dir: Path, file: Path, *flags: str) -> int:
-    return import_.run([str(file), "--data-dir", str(data_dir), *flags])
+    return main(["import", str(file), "--data-dir", str(data_dir), *flags])
 
 
 def samples_in(data_dir: Path, ids: list[str]) -> list[Any]:
@@ -355,7 +356,7 @@ def test_a_damaged_line_is_named_and_nothing_around_it_is_half_written(
 def test_a_file_that_is_no_parquet_is_said_plainly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.parquet").write_text("not at all")
     assert imported(tmp_path / "target", tmp_path / "bad.parquet") == 1
-    assert "no readable Parquet file" in capsys.readouterr().err
+    assert "not a readable Parquet file" in capsys.readouterr().err
 
 
 def test_a_server_that_runs_on_the_database_shows_what_was_imported_and_answers_meanwhile(
@@ -392,7 +393,7 @@ def test_an_interrupt_leaves_the_file_that_was_there(
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # Whatever ran in this process before.
     sa.event.listen(sa.Engine, "before_cursor_execute", interrupt)
     try:
-        assert export.run([str(tmp_path / "all.jsonl"), "--data-dir", str(data_dir)]) == 130
+        assert main(["export", str(tmp_path / "all.jsonl"), "--data-dir", str(data_dir)]) == 130
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", interrupt)
         signal.signal(signal.SIGINT, handler)
@@ -418,7 +419,7 @@ def test_memory_does_not_grow_with_the_number_of_episodes(
         target, moved = tmp_path / f"target{count}", tmp_path / f"many{count}.{form}"
         assert imported(target, tmp_path / "many.jsonl") == 0
         tracemalloc.start()
-        exported(target, moved) if form == "parquet" else export.run([str(moved), "--data-dir", str(target)])
+        exported(target, moved) if form == "parquet" else main(["export", str(moved), "--data-dir", str(target)])
         imported(tmp_path / f"again{count}", moved)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
@@ -484,7 +485,8 @@ def test_parquet_without_pyarrow_says_what_to_install_and_jsonl_needs_none(
     source: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     code = (
-        "import sys; sys.modules['pyarrow'] = None; from server.commands.export import run; sys.exit(run(sys.argv[1:]))"
+        "import sys; sys.modules['pyarrow'] = None; from server.__main__ import main; "
+        "sys.exit(main(['export', *sys.argv[1:]]))"
     )
     for form, returned in (("parquet", 1), ("jsonl", 0)):
         done = subprocess.run(
@@ -495,7 +497,7 @@ def test_parquet_without_pyarrow_says_what_to_install_and_jsonl_needs_none(
             capture_output=True,
         )
         assert done.returncode == returned
-        assert ("pip install 'upturn[export]'" in done.stderr) == bool(returned)
+        assert ("pip install pyarrow" in done.stderr) == bool(returned)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "x.jsonl"]
 
 
