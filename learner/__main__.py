@@ -6,7 +6,6 @@ import os
 import secrets
 import socket
 import sys
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,41 +14,40 @@ import typer
 from pydantic import ValidationError
 
 from learner.settings import LearnerSettings
+from upturn import __version__
+from upturn.command.run import OPTIONS, help_unless_command
+from upturn.command.run import run as run_command
 
-app = typer.Typer(
-    name="python -m learner",
-    help="Trains the policies of an Upturn server on its recorded episodes.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+PROGRAM = "python -m learner"
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, context_settings=OPTIONS)
+"""Without rich, whose tables cut the names of long options."""
 _DEFAULT = LearnerSettings(server="", learner="-")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run a command; exits the program with the command's code, or 2 for a wrong command line."""
-    app(arguments, prog_name="python -m learner")
+def main(arguments: list[str]) -> int:
+    """Run a command; return its exit code."""
+    return run_command(app, arguments, PROGRAM)
 
 
-def _print_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"upturn {metadata.version('upturn-server')}")
+        print(f"upturn-server {__version__}")
         raise typer.Exit
 
 
-@app.callback()
-def options(
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Options without a command."""
+    """Train the policies of an Upturn server on its recorded episodes."""
+    help_unless_command(context)
 
 
 @app.command(
-    help="Claims training runs from the server, trains them, and publishes each new version.",
+    help="Claim training runs from the server, train them, and publish each new version.",
     short_help="Train the runs that wait on the server.",
     epilog="The API key is read from UPTURN_KEY. SIGTERM or Ctrl-C gives the batch back and exits.",
 )
@@ -97,8 +95,8 @@ def run(
         bool, typer.Option("--liger", help="Use Liger's kernels; needs CUDA and the extra `liger`.")
     ] = False,
     heartbeat_s: Annotated[float, typer.Option(metavar="S", help="Seconds between heartbeats.")] = _DEFAULT.heartbeat_s,
-) -> None:
-    """Check the settings, then work until told to stop."""
+) -> int:
+    """Check the settings, then work until told to stop; return the exit code."""
     try:
         settings = LearnerSettings(
             server=server,
@@ -117,17 +115,17 @@ def run(
             heartbeat_s=heartbeat_s,
         )
     except ValidationError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(2) from None
+        wrong = (f"--{str(e['loc'][0]).replace('_', '-')}: {e['msg']}" for e in error.errors())
+        raise typer.BadParameter("; ".join(wrong)) from None
     _require_torch()
     from learner.program import work
 
-    raise typer.Exit(work(settings))
+    return work(settings)
 
 
 @app.command(
-    help="Runs `python -m learner run` as several processes that share one model and each batch.",
-    short_help="Do the same as several processes, on one machine or several.",
+    help="Run `python -m learner run` as several processes that share one model and each batch.",
+    short_help="Train with several processes, on one machine or several.",
     epilog="All other options are those of `python -m learner run` and apply to every process.",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
@@ -149,16 +147,16 @@ def launch(
             metavar="NAME", help="Name that the machines share; needed if several learners meet at one address."
         ),
     ] = "upturn",
-) -> None:
-    """Check the options of all processes, then start them and wait for their end."""
+) -> int:
+    """Check the options of all processes, then start them and wait for their end; return the exit code."""
     if machines > 1 and meet is None:
         raise typer.BadParameter("several machines need --meet HOST:PORT")
     group = typer.main.get_group(app)
-    group.commands["run"].make_context("python -m learner run", list(context.args))  # refuses what they would refuse
+    group.commands["run"].make_context(f"{PROGRAM} run", list(context.args))  # refuses what they would refuse
     _require_torch()
     from learner.parallel.launch import launch_processes
 
-    raise typer.Exit(launch_processes(context.args, processes, machines, meet, job))
+    return launch_processes(context.args, processes, machines, meet, job)
 
 
 def _require_torch() -> None:
@@ -168,4 +166,4 @@ def _require_torch() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -56,7 +56,7 @@ def samples_of(step: int, broken: bool) -> list[Sample]:
     return samples
 
 
-def program_whose_second_process_has_no_memory() -> None:
+def program_whose_second_process_has_no_memory() -> int:
     """Run `python -m learner` with an out-of-memory error in the second process."""
     compute = Policy.compute
 
@@ -66,7 +66,7 @@ def program_whose_second_process_has_no_memory() -> None:
         return compute(policy, row)
 
     Policy.compute = without_memory
-    program(sys.argv[1:])
+    return program(sys.argv[1:])
 
 
 def main() -> None:
@@ -78,7 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "run":
-        program_whose_second_process_has_no_memory()
-    else:
-        main()
+    sys.exit(program_whose_second_process_has_no_memory() if sys.argv[1] == "run" else main())
