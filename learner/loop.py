@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from learner.best import KeptVersion, best_of
 from learner.checkpoint import save_checkpoint
 from learner.checks import BadInput, check_groups
 from learner.guards import RunStopped, check_collapse
@@ -23,12 +23,12 @@ from learner.model.acceleration import accelerate
 from learner.parallel import distributed
 from learner.parallel.ending import ProcessFailed
 from learner.parallel.first import FirstProcessClient
-from learner.publish import write_version
-from learner.resume import load_start, resume, version_in_service
+from learner.resume import load_start, resume
 from learner.settings import LearnerSettings
 from learner.step import Trainer
+from learner.versions import RunVersions
 from upturn.client import Client, UpturnAPIError
-from upturn.wire import BatchAck, BatchRequest, BatchView, PolicyPublish, RunClaim, RunEnd, RunStep, RunView
+from upturn.wire import BatchAck, BatchRequest, BatchView, RunClaim, RunEnd, RunStep, RunView
 
 log = logging.getLogger(__name__)
 
@@ -70,36 +70,32 @@ def train(run: RunView, client: FirstProcessClient, settings: LearnerSettings, h
     policy = load_start(run, policies, settings.torch_device())
     accelerate(policy, settings)
     trainer = Trainer(policy, run.config, settings.max_row_tokens)
-    loop = _Loop(run, client, settings.learner, heartbeat, trainer, work)
+    versions = RunVersions(run, client, settings.learner, policy, work / "policies" / run.id, policies)
+    loop = _Loop(run, client, settings.learner, heartbeat, trainer, versions, work / "checkpoints" / run.id)
     first = resume(trainer, run, policies, loop.checkpoints, loop.replayed)
-    loop.serving = version_in_service(run, policies)
     try:
         for step in range(first, run.config.steps):
             check_collapse(loop.recorded, run.config.guards)
             loop.step(step)
     except RunStopped as stopped:
-        raise RunStopped(f"{stopped}. {loop.serve_best()}") from stopped
+        raise RunStopped(f"{stopped}. {versions.serve_best(loop.recorded)}") from stopped
 
 
+@dataclass
 class _Loop:
-    """The steps of one run, and the state that one step leaves to the next."""
+    """The steps of one run."""
 
-    def __init__(
-        self,
-        run: RunView,
-        client: FirstProcessClient,
-        learner: str,
-        heartbeat: Heartbeat,
-        trainer: Trainer,
-        work: Path,
-    ) -> None:
-        self.run, self.client, self.learner, self.heartbeat, self.trainer = run, client, learner, heartbeat, trainer
-        self.versions, self.checkpoints = work / "policies" / run.id, work / "checkpoints" / run.id
-        self.kept = KeptVersion(self.versions / "best")
-        self.recorded = list(run.steps)
+    run: RunView
+    client: FirstProcessClient
+    learner: str
+    heartbeat: Heartbeat
+    trainer: Trainer
+    versions: RunVersions
+    checkpoints: Path
+
+    def __post_init__(self) -> None:
+        self.recorded = list(self.run.steps)
         """Every finished step, as the server recorded it."""
-        self.serving: Path | None = None
-        """Directory of the run's newest version, which plays the next step; None is the version the run began with."""
 
     def step(self, step: int) -> None:
         """Train one step: lease, train, publish, checkpoint, acknowledge."""
@@ -115,72 +111,35 @@ class _Loop:
             self.heartbeat.check()
             metrics = {**result.metrics, "lease_s": time.perf_counter() - asked - result.metrics.get("train_s", 0.0)}
             metrics |= horizon_metrics(config.schedule, step, self.recorded)
-            policy_version, played_by = None, self.serving
+            version, played_by = None, self.versions.newest
             if result.trained:
-                policy_version, times = self._publish(step, horizon)
+                version, times = self.versions.publish(step, horizon)
                 metrics |= times
             if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
                 save_checkpoint(self.trainer, self.checkpoints, step + 1)
             ack = BatchAck(
                 learner=self.learner,
                 state="trained",
-                policy_version=policy_version,
+                policy_version=version,
                 episodes=result.episodes,
                 metrics=metrics,
             )
             metrics = self.client.acknowledge_batch(batch.id, ack).metrics
         self.recorded.append(
-            RunStep(step=step, horizon=horizon, policy_version=policy_version, metrics=metrics | _measured(batch))
+            RunStep(step=step, horizon=horizon, policy_version=version, metrics=metrics | _measured(batch))
         )
-        log.info("run %s step %d horizon %d version %s %s", self.run.id, step, horizon, policy_version, _brief(metrics))
-        best = best_of(self.recorded, config.guards.best_window)
-        if best is not None and best.step == step and played_by is not None:
-            self.kept.replace(played_by)
+        log.info("run %s step %d horizon %d version %s %s", self.run.id, step, horizon, version, _brief(metrics))
+        self.versions.keep_if_best(played_by, self.recorded)
 
     def replayed(self, step: int) -> BatchView:
         """Return the batch of a finished step again."""
         request = self._request(step, self.recorded[step].horizon)
         return self.client.lease_batch(request.model_copy(update={"replay": True}))
 
-    def serve_best(self) -> str:
-        """Publish the run's best version again unless it is the newest; return a sentence about the outcome."""
-        best = best_of(self.recorded, self.run.config.guards.best_window)
-        if best is None:
-            return "No version has played enough steps to be judged the best"
-        what = (
-            f"The best version, {'the first' if best.version is None else best.version}, had a mean success of "
-            f"{best.success:.3f} at step {best.step}"
-        )
-        newest = next((s.policy_version for s in reversed(self.recorded) if s.policy_version is not None), None)
-        if best.version == newest:
-            return f"{what} and is the newest"
-        if best.version is None or not self.kept.exists():
-            return f"{what}: promote it"
-        self.trainer.policy.load_published(self.kept.directory)
-        version, _ = self._publish(len(self.recorded), self.recorded[-1].horizon)
-        return f"{what} and serves again as version {version}"
-
     def _prepare(self, step: int) -> None:
         """Let the server play the next step's episodes during this one, if the run overlaps them."""
         if self.run.config.overlap and step < self.run.config.steps:
             self.client.prepare_batch(self._request(step, horizon_at(self.run.config.schedule, step)))
-
-    def _publish(self, step: int, horizon: int) -> tuple[int, dict[str, float]]:
-        """Write and publish a version; return its number, and the seconds that both took."""
-        began = time.perf_counter()
-        version = write_version(self.trainer.policy, self.versions, step, {"run_id": self.run.id, "horizon": horizon})
-        written = time.perf_counter()
-        publish = PolicyPublish(
-            run_id=self.run.id,
-            learner=self.learner,
-            step=step,
-            path=str(version.directory),
-            manifest_sha256=version.manifest_sha256,
-            probe=version.probe,
-        )
-        number = self.client.publish(publish).version
-        self.serving = version.directory
-        return number, {"write_s": written - began, "publish_s": time.perf_counter() - written}
 
     def _request(self, step: int, horizon: int) -> BatchRequest:
         return BatchRequest(run_id=self.run.id, learner=self.learner, step=step, horizon=horizon)

@@ -57,12 +57,6 @@ def full_weights_under(version: PolicyView, versions: dict[int, PolicyView]) -> 
     return version
 
 
-def version_in_service(run: RunView, policies: PolicyList) -> Path | None:
-    """Return the directory of the newest version that the run published; None before the first."""
-    own = [p for p in policies.data if p.run_id == run.id]
-    return Path(max(own, key=lambda p: p.version).path) if own else None
-
-
 def resume(
     trainer: Trainer, run: RunView, policies: PolicyList, checkpoints: Path, batch_of: Callable[[int], BatchView]
 ) -> int:

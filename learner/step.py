@@ -92,8 +92,8 @@ class Trainer:
             return StepResult(False, [], {"trained_tokens": 0.0, "skipped": 1.0})
         with memory_advice(self._limits.max_tokens):
             minibatches = [
-                Minibatch(part, self.policy, self.reference, self.config, self._limits)
-                for part in self._split(chosen, step)
+                Minibatch(chunk, self.policy, self.reference, self.config, self._limits)
+                for chunk in self._split(chosen, step)
             ]
             done, norms, advantages = self._train(minibatches, step)
         metrics = self._metrics(done, minibatches, samples, step, time.perf_counter() - began)
