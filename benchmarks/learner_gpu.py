@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from learner.acceleration import accelerate
-from learner.model import Policy, with_new_adapter
+from learner.model.acceleration import accelerate
+from learner.model.load import with_new_adapter
+from learner.model.policy import Policy
 from learner.packing import RowLimits, pack
 from learner.settings import LearnerSettings
 from learner.step import Trainer

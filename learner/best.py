@@ -1,7 +1,7 @@
-"""The best version of a run: found from the recorded steps, kept on disk, served again where a guard stops the run.
+"""The best version of a run: found from the recorded steps, kept on disk, and served again if a guard stops the run.
 
-What a step recorded judges the version that played it, which is the one published before. A version's success is the
-mean of the `best_window` steps up to that one; a single batch says too little.
+A step's figures judge the version that played it, which is the version published before. A version's success is the
+mean over the `best_window` steps up to that step; a single batch says too little.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from learner.parallel.distributed import from_first
 from upturn.wire import RunStep
 
 
 @dataclass(frozen=True)
 class Best:
-    """The version whose episodes went best."""
+    """The version with the most successful episodes."""
 
     step: int
-    """Learner step that it played last."""
+    """Last learner step that it played."""
     version: int | None
     """None is the version that the run began with."""
     success: float
-    """Mean success of the window, or mean reward where nothing says what success is."""
+    """Mean success rate of the window, or mean reward if the record has no success rate."""
 
 
 def best_of(recorded: Sequence[RunStep], window: int) -> Best | None:
-    """Return the best of the run's versions, the first among equals; None before a window is full.
+    """Return the best of the run's versions, the first among equals; None until a window is full.
 
     Args:
         recorded: the run's finished steps, oldest first.
-        window: learner steps that a mean is taken over.
+        window: number of learner steps that a mean covers.
     """
     best: Best | None = None
     version: int | None = None
@@ -47,18 +48,34 @@ def best_of(recorded: Sequence[RunStep], window: int) -> Best | None:
     return best
 
 
-def keep(version: Path, kept: Path) -> None:
-    """Keep a published version's files under `kept`, whatever the server deletes later; by links where there are any.
+class KeptVersion:
+    """A copy of the run's best version that survives the server's deletion of old versions.
+
+    Process 0 alone touches the files; every process must make every call.
 
     Args:
-        version: directory of the version.
-        kept: directory that holds the run's best; replaced as a whole.
+        directory: holds the copy, replaced as a whole.
     """
-    unfinished = kept.with_name(f"{kept.name}.part")
-    for stale in (unfinished, kept):
-        shutil.rmtree(stale, ignore_errors=True)
-    shutil.copytree(version, unfinished, copy_function=_link)
-    os.replace(unfinished, kept)
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def exists(self) -> bool:
+        """Return whether a version is kept."""
+        return from_first(self.directory.is_dir)
+
+    def replace(self, version: Path) -> None:
+        """Keep a published version's files, as hard links where possible; do nothing if they are already deleted."""
+        from_first(self._replace, version)
+
+    def _replace(self, version: Path) -> None:
+        if not version.is_dir():
+            return
+        unfinished = self.directory.with_name(f"{self.directory.name}.part")
+        for stale in (unfinished, self.directory):
+            shutil.rmtree(stale, ignore_errors=True)
+        shutil.copytree(version, unfinished, copy_function=_link)
+        os.replace(unfinished, self.directory)
 
 
 def _link(source: str, target: str) -> None:

@@ -1,9 +1,9 @@
-"""Checkpoints: what a learner needs to go on exactly where it stopped, with as many processes as it then has.
+"""Checkpoints: the state from which a learner continues exactly where it stopped, with any number of processes.
 
-Trained weights, value head, optimiser, random state, the reference where it was reset, the global step and a hash of
-the run's config. PyTorch's distributed checkpoint writes each process's parts and reads them into other parts. A
-checkpoint is written beside its place and renamed into it, so that one either exists whole or not at all; the newest
-two are kept.
+A checkpoint holds trained weights, value head, optimizer, random state, the reference if it was reset, the global step
+and a hash of the run's config. PyTorch's distributed checkpoint writes each process's parts, and reads them into
+different parts if needed. A checkpoint is written under a temporary name and renamed, so that it exists whole or not at
+all; the newest two are kept.
 """
 
 from __future__ import annotations
@@ -28,17 +28,19 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from learner.parallel import distributed
 from learner.step import Trainer
 from upturn.wire import RunConfig
+from upturn.wire.spelling import to_british
 
 KEPT = 2
+"""Checkpoints of a run that are kept."""
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint belongs to another run's config, or cannot be written or read."""
+    """A checkpoint belongs to another config, or cannot be written or read."""
 
 
 def config_sha256(config: RunConfig) -> str:
-    """Return the hash that ties a checkpoint to its run's config."""
-    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+    """Return the hash that ties a checkpoint to its run's config; over British keys, as in existing checkpoints."""
+    return hashlib.sha256(to_british(config.model_dump_json()).encode()).hexdigest()
 
 
 def save_checkpoint(trainer: Trainer, root: Path, step: int) -> Path:
@@ -68,16 +70,16 @@ def save_checkpoint(trainer: Trainer, root: Path, step: int) -> Path:
 
 
 def newest_checkpoint(root: Path, up_to: int) -> tuple[int, Path] | None:
-    """Return step and directory of the newest checkpoint of at most `up_to` finished steps, if there is one."""
+    """Return step and directory of the newest checkpoint after at most `up_to` finished steps; None if none exists."""
     steps = [step for step in _checkpoints(root) if step <= up_to]
     return (max(steps), _checkpoints(root)[max(steps)]) if steps else None
 
 
 def load_checkpoint(trainer: Trainer, directory: Path) -> None:
-    """Put a checkpoint's state into a trainer that has not trained yet.
+    """Load a checkpoint into a trainer that has not trained yet.
 
     Raises:
-        CheckpointError: it was written under another config, or is broken.
+        CheckpointError: the checkpoint was written under another config, or is broken.
     """
     facts = json.loads((directory / "state.json").read_text())
     if facts["config_sha256"] != config_sha256(trainer.config):
@@ -89,7 +91,7 @@ def load_checkpoint(trainer: Trainer, directory: Path) -> None:
         known = reader.read_metadata().state_dict_metadata
         for name, p in _parameters(trainer).items():
             if f"optimiser.{name}.step" in known:
-                trainer.optimiser.state[p] = {
+                trainer.optimizer.state[p] = {
                     "step": torch.zeros((), device=p.device),
                     "exp_avg": torch.zeros_like(p),
                     "exp_avg_sq": torch.zeros_like(p),
@@ -104,23 +106,26 @@ def load_checkpoint(trainer: Trainer, directory: Path) -> None:
 
 
 def _checkpoints(root: Path) -> dict[int, Path]:
-    """Return the whole checkpoints under `root` by step."""
-    found = (d for d in root.glob("step-*") if d.is_dir() and d.suffix != ".part")
-    return {int(directory.name.removeprefix("step-")): directory for directory in found}
+    """Return the complete checkpoints under `root` by step."""
+    directories = (d for d in root.glob("step-*") if d.is_dir() and d.suffix != ".part")
+    return {int(directory.name.removeprefix("step-")): directory for directory in directories}
 
 
 def _parameters(trainer: Trainer) -> dict[str, Tensor]:
-    """Return all that the optimiser changes, by name."""
+    """Return the parameters that the optimizer updates, by name."""
     head = trainer.policy.value_head
     values = {} if head is None else {f"value_head.{name}": p for name, p in head.named_parameters()}
     return {f"weights.{name}": p for name, p in trainer.policy.trainable().items()} | values
 
 
 def _state(trainer: Trainer) -> dict[str, Tensor]:
-    """Return all tensors of a checkpoint; they share memory with the trainer's, the random state apart."""
+    """Return all tensors of a checkpoint; except for the random state they share memory with the trainer's.
+
+    The prefix `optimiser.` is part of the format on disk.
+    """
     state = {name: p.detach() for name, p in _parameters(trainer).items()}
     for name, p in _parameters(trainer).items():
-        state |= {f"optimiser.{name}.{moment}": kept for moment, kept in trainer.optimiser.state.get(p, {}).items()}
+        state |= {f"optimiser.{name}.{moment}": kept for moment, kept in trainer.optimizer.state.get(p, {}).items()}
     reference = trainer.reference
     if reference is not None and reference.anchor and reference.weights is not None:
         state |= {f"reference.{name}": p for name, p in reference.weights.items()}
@@ -136,14 +141,14 @@ def _processes() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _plain_errors(directory: Path) -> Iterator[None]:
-    """Raise what the distributed checkpoint raises as an error of ours: its own is no Exception."""
+    """Turn the distributed checkpoint's errors into `CheckpointError`: its own class is not an Exception."""
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is no mistake
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is intended
             yield
     except CheckpointException as error:
         for failure, _ in error.failures.values():
-            if not isinstance(failure, Exception):  # a stop that came meanwhile
+            if not isinstance(failure, Exception):  # a stop that arrived during the write
                 raise failure from None
         causes = "; ".join(str(failure[0]) for failure in error.failures.values())
         raise CheckpointError(f"{directory} cannot be written or read: {causes}") from error

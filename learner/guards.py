@@ -1,9 +1,9 @@
-"""When a run is stopped rather than its model ruined.
+"""Guards: stop a run before its model is ruined.
 
-The mismatch between engine and learner is looked at before the weights change, in every batch: beyond its bound they
-do not hold the same model. The other figures drift when a policy collapses; each must be beyond its bound for
-`patience` learner steps in a row. They are read from the steps as the server recorded them, so that a resumed run
-stops where an uninterrupted one does.
+The mismatch between engine and learner is checked in every batch before the weights change: above its bound they do not
+hold the same model. The other figures drift when a policy collapses; each must be beyond its bound for `patience`
+learner steps in a row. They come from the steps as the server recorded them, so that a resumed run stops at the same
+step as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from upturn.wire import Guards, RunStep
 
 
 class RunStopped(RuntimeError):
-    """A guard has stopped the run; the message is the reason that the run ends with."""
+    """A guard stopped the run; the message is the reason that the run ends with."""
 
 
 def check_mismatch(mismatch_kl: float, guards: Guards) -> None:
     """Stop a run whose engine and learner disagree.
 
     Args:
-        mismatch_kl: mean over the tokens of a batch or minibatch, nats.
+        mismatch_kl: mean over the tokens of a batch or minibatch, in nats.
         guards: the run's.
 
     Raises:
@@ -29,14 +29,14 @@ def check_mismatch(mismatch_kl: float, guards: Guards) -> None:
     """
     if guards.mismatch_kl is not None and not mismatch_kl <= guards.mismatch_kl:
         raise RunStopped(
-            f"the engine and the learner differ by {mismatch_kl:.3g} nats a token (guards.mismatch_kl is "
-            f"{guards.mismatch_kl:g}), so they do not hold the same weights or sample at another temperature; "
-            "no weight of this step was changed. Look at the engine's dtype and at max_staleness"
+            f"the engine and the learner differ by {mismatch_kl:.3g} nats per token (guards.mismatch_kl is "
+            f"{guards.mismatch_kl:g}), so they hold different weights or sample at different temperatures; "
+            "this step changed no weight. Check the engine's dtype and max_staleness"
         )
 
 
 def check_collapse(steps: Sequence[RunStep], guards: Guards) -> None:
-    """Stop a run whose policy collapses.
+    """Stop a run whose policy is collapsing.
 
     Args:
         steps: the run's finished steps, oldest first.

@@ -1,9 +1,9 @@
-"""The horizon of each learner step: how many turns an episode may take.
+"""The horizon of each learner step: the largest number of turns that an episode may take.
 
-A pure function of the global learner step and of what the server recorded of the steps before it, so that resuming can
-neither skip nor lag a stage. (The reference keeps a counter in its scheduler: resumed at step 100 of [10, 20, 30]
-every 100, it plays 20 turns for one step and then 30.) Stands before step 7 of the straight line; the decision is only
-here.
+It is a pure function of the global learner step and of the recorded steps before it, so that resuming can neither skip
+nor lag a stage. (The reference implementation keeps a counter in its scheduler: resumed at step 100 of [10, 20, 30]
+every 100, it plays 20 turns for one step and then 30.) Comes before step 7 of the straight line; the horizon is decided
+only here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PRESETS: dict[str, StepwiseHorizon] = {
 """ScalingInter-RL's schedules for its five tasks (arXiv 2509.08755 and its released scripts)."""
 
 STAYED, SUCCESS_STOPPED_RISING, TOO_MANY_TRUNCATED = 0, 1, 2
-"""Why an adaptive step's stage is another than the step before; the metric `horizon_moved`."""
+"""Why an adaptive schedule advanced to the next stage at a step; the metric `horizon_moved`."""
 
 
 def horizon_at(schedule: HorizonSchedule, step: int, recorded: Sequence[RunStep] = ()) -> int:
@@ -33,6 +33,9 @@ def horizon_at(schedule: HorizonSchedule, step: int, recorded: Sequence[RunStep]
         schedule: the run's.
         step: global learner step.
         recorded: all finished steps before it, oldest first; only an adaptive schedule reads them.
+
+    Raises:
+        ValueError: the step is negative, or an adaptive schedule has too few recorded steps.
     """
     if step < 0:
         raise ValueError(f"a learner step is never negative, got {step}")
@@ -44,16 +47,20 @@ def horizon_at(schedule: HorizonSchedule, step: int, recorded: Sequence[RunStep]
 
 
 def stage_at(schedule: AdaptiveHorizon, step: int, recorded: Sequence[RunStep]) -> tuple[int, int]:
-    """Return an adaptive step's stage, counted from 0, and why it moved if it did just now.
+    """Return the stage of an adaptive schedule at a step, counted from 0, and why it advanced at this step.
 
-    The stage begins at 0 and is carried through all steps before this one. After each of them, with the steps of the
-    same stage: it moves on where a window's mean success is less than `min_gain` above that of the window before, or a
-    window's mean share of truncated episodes is above `max_truncated`. A step without a figure is passed over.
+    The stage begins at 0 and is derived from all steps before this one. After each of them, considering only the steps
+    of the current stage, it advances if the mean success of the last window is less than `min_gain` above that of the
+    window before, or if the last window's mean share of truncated episodes is above `max_truncated`. Steps without the
+    figure are skipped.
 
     Args:
         schedule: the run's.
         step: global learner step, from 0.
         recorded: all finished steps before it, oldest first.
+
+    Raises:
+        ValueError: a step before this one is not recorded.
     """
     if [s.step for s in recorded[:step]] != list(range(step)):
         raise ValueError(f"the horizon of step {step} needs all {step} recorded steps before it")
@@ -61,7 +68,7 @@ def stage_at(schedule: AdaptiveHorizon, step: int, recorded: Sequence[RunStep]) 
     for past in recorded[:step]:
         success += _figures(past, "success_rate", "mean_reward")
         truncated += _figures(past, "truncated_share")
-        moved = _why(schedule, success, truncated)
+        moved = _reason(schedule, success, truncated)
         if moved and stage < len(schedule.rounds) - 1:
             stage, success, truncated = stage + 1, [], []
         else:
@@ -70,14 +77,15 @@ def stage_at(schedule: AdaptiveHorizon, step: int, recorded: Sequence[RunStep]) 
 
 
 def horizon_metrics(schedule: HorizonSchedule, step: int, recorded: Sequence[RunStep]) -> dict[str, float]:
-    """Return the decision as metrics of the step; none where there was nothing to decide."""
+    """Return the stage as metrics of the step; empty unless the schedule is adaptive."""
     if not isinstance(schedule, AdaptiveHorizon):
         return {}
     stage, moved = stage_at(schedule, step, recorded)
     return {"horizon_stage": float(stage), "horizon_moved": float(moved)}
 
 
-def _why(schedule: AdaptiveHorizon, success: list[float], truncated: list[float]) -> int:
+def _reason(schedule: AdaptiveHorizon, success: list[float], truncated: list[float]) -> int:
+    """Return why the stage advances now, or `STAYED`."""
     window = schedule.window
     if len(truncated) >= window and fmean(truncated[-window:]) > schedule.max_truncated:
         return TOO_MANY_TRUNCATED
@@ -88,5 +96,5 @@ def _why(schedule: AdaptiveHorizon, success: list[float], truncated: list[float]
 
 
 def _figures(step: RunStep, *names: str) -> list[float]:
-    """Return the first of a step's figures that it has, as a list of one or none."""
+    """Return a list of the first of the named figures that a step has; empty if it has neither."""
     return [step.metrics[name] for name in names if name in step.metrics][:1]

@@ -1,4 +1,4 @@
-"""Packing: the samples of a batch as token tries, so that what they share is computed once.
+"""Packing: the samples of a batch as token tries, so that common prefixes are computed once.
 
 The episodes of a group begin with the same prompt, and the branches of a forked episode share its history. A row holds
 such samples as one trie in depth-first order:
@@ -7,10 +7,10 @@ such samples as one trie in depth-first order:
     sample 1   P0 P1 B0 B1            depth      0  1  2  3  2  3     (the position ids)
                                       end        6  6  4  4  6  6     (one past the node's subtree)
 
-In this order node j is an ancestor of node i, or i itself, exactly when `j <= i < end[j]`: that is what node i sees
-(`attention.py`). Each trained token of each sample points at its *parent* node, whose hidden state predicts it; a node
-that two samples share is computed once and trained only by the samples whose mask says so. The result equals a forward
-pass over each sample alone.
+In this order node j is an ancestor of node i, or i itself, exactly when `j <= i < end[j]`; these are the positions that
+node i attends to (`model/attention.py`). Each trained token of each sample points at its *parent* node, whose hidden
+state predicts it. A node that two samples share is computed once, and trained only by the samples whose mask includes
+it. The result equals a forward pass over each sample alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from upturn.wire import Sample
 
 @dataclass(frozen=True)
 class RowLimits:
-    """When a row is full."""
+    """Bounds of a packed row."""
 
     max_tokens: int = 4096
     """Nodes in a row; a longer sample gets a row of its own."""
@@ -47,24 +47,28 @@ class Row:
     parent: Tensor
     """[M] node whose hidden state predicts the trained token."""
     target: Tensor
-    """[M] the trained token's id."""
+    """[M] ids of the trained tokens."""
     engine_logprobs: Tensor
-    """[M] the engine's logprob at sampling time."""
+    """[M] the engine's logprobs at sampling time."""
     temperature: Tensor
-    """[M] sampling temperature."""
+    """[M] sampling temperatures."""
     sample: Tensor
-    """[M] index of the sample, in the packed batch, that trains the token; a sample lies in one row."""
+    """[M] index in the packed batch of the sample that trains the token; each sample lies in one row."""
     unpacked_tokens: int
-    """Sum of the lengths of the row's samples: what a row-per-sample trainer computes."""
+    """Sum of the lengths of the row's samples: the tokens that a trainer with one row per sample computes."""
 
     def in_order(self, by_sample: Sequence[Tensor]) -> Tensor:
-        """Return [M] what each sample's tensor [m] says of its tokens: a row holds its samples one after another."""
+        """Return [M] the values of the row's trained tokens, since a row holds its samples one after another.
+
+        Args:
+            by_sample: [S] of [m], the values of each sample's trained tokens.
+        """
         return torch.cat([by_sample[i] for i in self.sample.unique_consecutive().tolist()])
 
     def by_sample(self, values: Tensor) -> dict[int, Tensor]:
-        """Return the pieces of `values` [M] that belong to each sample of the row, by the sample's number."""
-        numbers, counts = self.sample.unique_consecutive(return_counts=True)
-        return dict(zip(numbers.tolist(), values.split(counts.tolist()), strict=True))
+        """Return the pieces [m] of `values` [M] that belong to each sample of the row, by the sample's index."""
+        indices, counts = self.sample.unique_consecutive(return_counts=True)
+        return dict(zip(indices.tolist(), values.split(counts.tolist()), strict=True))
 
     def to(self, device: torch.device) -> Row:
         """Return the row with its tensors on `device`."""
@@ -75,13 +79,13 @@ class Row:
 def pack(samples: Sequence[Sample], limits: RowLimits = RowLimits()) -> list[Row]:
     """Pack samples into rows; every sample lies in exactly one row.
 
-    In lexicographic order each sample shares more with its neighbour than with any other, and appending its unshared
-    end keeps the nodes in depth-first order. A row is filled up: attention costs by what is visible, so a sample is
-    never dearer in it than alone.
+    In lexicographic order the longest prefix that a sample shares with any other is shared with a neighbor, and
+    appending its unshared end keeps the nodes in depth-first order. Rows are filled up: attention costs time by visible
+    positions, so a sample never costs more in a shared row than alone.
 
     Args:
-        samples: [S] of any lengths; their order is kept in `Row.sample`.
-        limits: when a row is full.
+        samples: [S] of any lengths; `Row.sample` refers to their order.
+        limits: bounds of a row.
     """
     rows: list[Row] = []
     open_row = _OpenRow()
@@ -98,12 +102,12 @@ def pack(samples: Sequence[Sample], limits: RowLimits = RowLimits()) -> list[Row
 
 
 def trained_positions(sample: Sample) -> list[int]:
-    """Return where a sample trains: its mask is 1 and the engine's logprob is finite.
+    """Return the positions that a sample trains: its mask is 1 and the engine's logprob is finite.
 
-    A token without a finite logprob is in no mask and no denominator; the rest of its sample trains.
+    A token without a finite logprob counts in no mask and no denominator; the rest of its sample trains.
 
     Raises:
-        BadBatch: the first token is trained, which nothing predicts.
+        BadBatch: the first token is trained, but nothing predicts it.
     """
     positions = [i for i, trained in enumerate(sample.loss_mask) if trained and math.isfinite(sample.logprobs[i])]
     if positions and positions[0] == 0:
@@ -112,7 +116,7 @@ def trained_positions(sample: Sample) -> list[int]:
 
 
 class _OpenRow:
-    """A row while samples are appended in lexicographic order."""
+    """A row to which samples are appended in lexicographic order."""
 
     def __init__(self) -> None:
         self.token_ids: list[int] = []
@@ -122,15 +126,15 @@ class _OpenRow:
         self.unpacked_tokens = 0
         self._last: list[int] = []
         self._path: list[int] = []
-        """Nodes of the sample appended last."""
+        """Nodes of the last appended sample."""
 
     def shared(self, sample: Sample) -> int:
-        """Return how many leading tokens the sample shares with the one appended last."""
+        """Return the number of leading tokens that a sample shares with the last appended one."""
         pairs = zip(self._last, sample.token_ids, strict=False)
         return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(self._last), len(sample.token_ids)))
 
     def append(self, index: int, sample: Sample) -> None:
-        """Append the sample's unshared end as new nodes, and its trained tokens."""
+        """Append a sample's unshared end as new nodes, and its trained tokens."""
         shared, first_new = self.shared(sample), len(self.token_ids)
         new = sample.token_ids[shared:]
         path = self._path[:shared] + list(range(first_new, first_new + len(new)))

@@ -1,8 +1,8 @@
 """Writing a policy version to storage that the server shares (step 10 of the straight line).
 
-A version is a directory; its `manifest.json` is written last, so that a crash leaves nothing that could be taken for
-one. Full weights carry an explicit `lm_head.weight` even where the head is tied to the embeddings: without it vLLM's
-reload on CPU silently keeps the old head. The probe comes from the weights *as published*, rounded to the published
+A version is a directory. Its `manifest.json` is written last, so that a crash never leaves a directory that looks like
+a version. Full weights have an explicit `lm_head.weight` even if it is tied to the embeddings: without it vLLM's reload
+on a CPU silently keeps the old output layer. The probe comes from the weights *as published*, rounded to the published
 dtype, so that the server's check compares like with like.
 """
 
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from learner.model import Policy
+from learner.model.policy import Policy
 from learner.packing import pack
 from learner.parallel import distributed
 from learner.parallel.sharding import whole
@@ -29,7 +29,7 @@ from upturn.manifest import write_manifest
 from upturn.wire import Probe, Sample
 
 PROBE_TOKENS = 160
-"""Longer than one KV block of 128: stale blocks only show beyond it."""
+"""Longer than one KV block of 128 tokens: stale blocks only show after it."""
 
 _PROBE_TEXT = (
     "You are standing in a room with a wooden table, two chairs and a closed door to the north. On the table lie "
@@ -50,7 +50,7 @@ _COPIED = (
 
 @dataclass(frozen=True)
 class Version:
-    """A written version, ready to be announced."""
+    """A written version, ready to be published."""
 
     directory: Path
     manifest_sha256: str
@@ -61,16 +61,16 @@ def write_version(policy: Policy, root: Path, step: int, facts: dict[str, Any]) 
     """Write the policy's weights into a new directory under `root`.
 
     Args:
-        policy: what to publish.
+        policy: the policy to publish.
         root: the run's directory of versions.
-        step: global learner step; names the directory. A step done again after a crash gets a new one.
-        facts: what the manifest says beside the files: run, horizon and the like.
+        step: global learner step, which names the directory. A step repeated after a crash gets a new directory.
+        facts: entries of the manifest in addition to the files: run, horizon and the like.
 
     Raises:
         FloatingPointError: a weight is not finite; nothing is written.
     """
     weights = policy.rounded()
-    directory = distributed.from_first(lambda: _new_directory(root, step))
+    directory = distributed.from_first(_new_directory, root, step)
     with policy.holding(weights):
         if policy.is_adapter:
             _write_adapter(policy, directory)
@@ -79,11 +79,11 @@ def write_version(policy: Policy, root: Path, step: int, facts: dict[str, Any]) 
         probe = probe_of(policy)
     kind = "adapter" if policy.is_adapter else "full"
     own = {"kind": kind, "base": str(policy.directory), "dtype": str(policy.dtype).removeprefix("torch."), "step": step}
-    return Version(directory, distributed.from_first(lambda: write_manifest(directory, {**facts, **own})), probe)
+    return Version(directory, distributed.from_first(write_manifest, directory, {**facts, **own}), probe)
 
 
 def probe_of(policy: Policy) -> Probe:
-    """Return a fixed text's token ids [T] and the policy's logprobs [T-1] of them at temperature 1."""
+    """Return the token ids [T] of a fixed text and their logprobs [T-1] under the policy at temperature 1."""
     ids = probe_token_ids(policy)
     rest = len(ids) - 1
     text = Sample(
@@ -101,7 +101,7 @@ def probe_of(policy: Policy) -> Probe:
 
 
 def probe_token_ids(policy: Policy) -> list[int]:
-    """Return the probe's ids: an English text, or a fixed sequence where there is no `tokenizer.json`."""
+    """Return the probe's token ids [T]: an English text, or a fixed sequence if there is no `tokenizer.json`."""
     vocabulary = policy.vocabulary
     file = policy.directory / "tokenizer.json"
     if not file.is_file():
@@ -111,7 +111,7 @@ def probe_token_ids(policy: Policy) -> list[int]:
 
 
 def _new_directory(root: Path, step: int) -> Path:
-    """Make and return `step-000012`, or `step-000012-2` and so on where that exists: a version is never overwritten."""
+    """Make and return `step-000012`, or `step-000012-2` and so on if it exists: a version is never overwritten."""
     for attempt in count(1):
         directory = root / (f"step-{step:06d}" if attempt == 1 else f"step-{step:06d}-{attempt}")
         if not directory.exists():
@@ -121,7 +121,7 @@ def _new_directory(root: Path, step: int) -> Path:
 
 
 def _write_full(policy: Policy, directory: Path) -> None:
-    """Write every tensor under its HF name, tied ones too, with the base's config and tokenizer."""
+    """Write every tensor, also tied ones, under its Hugging Face name, with the base's config and tokenizer."""
     named = {"lm_head.weight": policy.model.get_output_embeddings().weight, **policy.model.state_dict()}
     weights = _stored(named, policy.dtype)
 
@@ -150,7 +150,7 @@ def _write_adapter(policy: Policy, directory: Path) -> None:
 
 
 def _stored(named: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return whole copies in `dtype` that share no memory, as safetensors wants them; in process 0 alone."""
+    """Return whole copies in `dtype` that share no memory, which safetensors requires; empty except in process 0."""
     stored: dict[str, Tensor] = {}
     for name, tensor in named.items():
         gathered = whole(tensor.detach())

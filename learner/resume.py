@@ -1,9 +1,9 @@
-"""Where a run begins: which weights, and after how many finished steps.
+"""Where a run begins or continues: from which weights, and after how many finished steps.
 
-The server's count of acknowledged steps decides. Where the newest checkpoint is as new, the run goes on exactly. Where
-steps were acknowledged after it, they are computed again on their recorded batches, without publishing anything: the
-state is then that of a run that never stopped. Where that cannot be (an episode was erased since), the newest published
-version is loaded with the optimiser's state of the checkpoint.
+The server's count of acknowledged steps decides. If the newest checkpoint is from the last of them, the run continues
+exactly. Steps that were acknowledged after the checkpoint are computed again on their recorded batches without
+publishing, which leads to the state of a run that never stopped. If that is impossible because an episode was erased,
+the newest published version is loaded, with the optimizer's state from the checkpoint.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from learner.checkpoint import load_checkpoint, newest_checkpoint
-from learner.model import Policy, load_policy
+from learner.model.load import load_policy
+from learner.model.policy import Policy
 from learner.parallel import distributed
 from learner.step import Trainer
 from upturn.client import UpturnAPIError
@@ -25,7 +26,12 @@ log = logging.getLogger(__name__)
 
 
 def load_start(run: RunView, policies: PolicyList, device: torch.device) -> Policy:
-    """Load the weights that the run began with: its first version, or the head as long as it has none."""
+    """Load the weights that the run began with: its first version, or head if it has no first version yet.
+
+    Raises:
+        FileNotFoundError: the version's weights were deleted.
+        LookupError: an adapter has no listed ancestor with full weights.
+    """
     versions = {p.version: p for p in policies.data}
     head = next(p for p in policies.data if p.head)
     start = head if run.first_version is None else versions[run.first_version]
@@ -33,13 +39,13 @@ def load_start(run: RunView, policies: PolicyList, device: torch.device) -> Poli
     adapter = Path(start.path) if start.kind == "adapter" else None
     for path in (Path(full.path), Path(start.path)):
         if not path.is_dir():
-            raise FileNotFoundError(f"the weights that run {run.id} began with are gone: {path}")
+            raise FileNotFoundError(f"the weights that run {run.id} began with were deleted: {path}")
     log.info("run %s begins with %s from %s", run.id, start.id, start.path)
     return load_policy(Path(full.path), adapter, run.config, device)
 
 
 def full_weights_under(version: PolicyView, versions: dict[int, PolicyView]) -> PolicyView:
-    """Return the version itself, or the full weights that an adapter lies on: its first ancestor of that kind.
+    """Return the version itself, or for an adapter its base: the nearest ancestor with full weights.
 
     Raises:
         LookupError: an ancestor is not listed.
@@ -51,39 +57,33 @@ def full_weights_under(version: PolicyView, versions: dict[int, PolicyView]) -> 
     return version
 
 
-def version_in_service(run: RunView, policies: PolicyList) -> Path | None:
-    """Return the directory of the newest version that the run published; None where it has published none."""
-    own = [p for p in policies.data if p.run_id == run.id]
-    return Path(max(own, key=lambda p: p.version).path) if own else None
-
-
 def resume(
     trainer: Trainer, run: RunView, policies: PolicyList, checkpoints: Path, batch_of: Callable[[int], BatchView]
 ) -> int:
     """Bring the trainer to the state after the run's acknowledged steps; return their number.
 
     Args:
-        trainer: as the run began.
-        run: with its recorded steps.
+        trainer: with the weights that the run began with.
+        run: the run with its recorded steps.
         policies: all versions.
         checkpoints: the run's directory of checkpoints.
-        batch_of: gives the batch of a finished step again.
+        batch_of: returns the batch of a finished step.
     """
-    checkpoint = distributed.from_first(lambda: newest_checkpoint(checkpoints, run.step))
+    checkpoint = distributed.from_first(newest_checkpoint, checkpoints, run.step)
     if checkpoint is not None:
         load_checkpoint(trainer, checkpoint[1])
     first = 0 if checkpoint is None else checkpoint[0]
     if not _compute_again(trainer, run, range(first, run.step), batch_of):
         _take_published(trainer, run, policies, first)
     elif run.step:
-        log.info("run %s goes on exactly after step %d", run.id, run.step)
+        log.info("run %s continues exactly after step %d", run.id, run.step)
     return run.step
 
 
 def _compute_again(trainer: Trainer, run: RunView, steps: range, batch_of: Callable[[int], BatchView]) -> bool:
-    """Repeat finished steps on their recorded batches; return whether all of them are as they were.
+    """Repeat finished steps on their recorded batches; return whether all batches were still complete.
 
-    Nothing is published and nothing acknowledged: the versions of these steps exist.
+    Nothing is published or acknowledged: the versions of these steps exist.
     """
     recorded = {s.step: s.metrics for s in run.steps}
     for step in steps:
@@ -92,7 +92,7 @@ def _compute_again(trainer: Trainer, run: RunView, steps: range, batch_of: Calla
         except UpturnAPIError as error:
             if error.status != 409:
                 raise
-            log.warning("the batch of step %d cannot be had again: %s", step, error)
+            log.warning("the batch of step %d is no longer available: %s", step, error)
             return False
         result = trainer.step(samples, step)
         if result.metrics["trained_tokens"] != recorded[step].get("trained_tokens"):
@@ -102,13 +102,13 @@ def _compute_again(trainer: Trainer, run: RunView, steps: range, batch_of: Calla
 
 
 def _take_published(trainer: Trainer, run: RunView, policies: PolicyList, first: int) -> None:
-    """Load the run's newest version where its steps cannot be computed again, and the reference's version."""
+    """Load the run's newest version, and the reference's version, if its steps cannot be computed again."""
     published = {p.step: Path(p.path) for p in policies.data if p.run_id == run.id and p.step is not None}
-    unseen = [step for step in published if first <= step < run.step]
-    if unseen:
-        newest = published[max(unseen)]
+    missing = [step for step in published if first <= step < run.step]
+    if missing:
+        newest = published[max(missing)]
         trainer.policy.load_published(newest)
-        log.info("run %s goes on after step %d from %s", run.id, run.step, newest)
+        log.info("run %s continues after step %d from %s", run.id, run.step, newest)
     reference = trainer.reference
     if reference is None or not run.step or reference.anchor == reference.anchor_of(run.step - 1):
         return
@@ -116,5 +116,5 @@ def _take_published(trainer: Trainer, run: RunView, policies: PolicyList, first:
     if before:
         reference.set(run.step - 1, trainer.policy.published_weights(published[max(before)]))
     else:
-        log.warning("the reference's version is gone: the policy of now takes its place")
+        log.warning("the reference's version was deleted: the current policy becomes the reference")
         reference.set(run.step - 1, trainer.policy.snapshot())

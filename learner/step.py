@@ -1,9 +1,9 @@
-"""One learner step: samples in, new weights and named figures out (step 9 of the straight line).
+"""One learner step: samples in, new weights and metrics out (step 9 of the straight line).
 
-    check ── which episodes teach ── minibatches ── [ a look without gradient ] ── credit ── forward, back ── update
+    check ── which episodes teach ── minibatches ── [ no-grad pass ] ── credit ── forward, backward ── update
 
-Once per minibatch gradients of all rows add up, are divided by the whole minibatch's tokens (or samples, or pairs),
-clipped, and change the weights; how a minibatch fell into rows, and rows to processes, makes no difference.
+For each minibatch the gradients of all rows are summed, divided by the whole minibatch's tokens (or samples, or pairs),
+clipped, and applied to the weights. How samples are packed into rows and dealt to processes makes no difference.
 """
 
 from __future__ import annotations
@@ -17,80 +17,83 @@ from statistics import fmean
 
 import torch
 
-from learner.algorithms.credit import IMITATING, Credit, Seen, credit_of, needs_a_look, needs_reference, teaching
-from learner.checks import check_batch, memory_advice
-from learner.figures import lineage, repetition
+from learner.algorithms.credit import Credit, NoGradPass
+from learner.algorithms.registry import algorithm_of
+from learner.checks import check_batch
+from learner.figures import Sums, lineage, repetition
 from learner.guards import check_mismatch
-from learner.minibatch import Minibatch, Sums
-from learner.model import Policy
+from learner.minibatch import Minibatch
+from learner.model.fit import memory_advice
+from learner.model.policy import Policy
+from learner.model.reference import Reference
 from learner.packing import trained_positions
 from learner.parallel import distributed
-from learner.parallel.sharding import part, shard, whole
-from learner.reference import Reference
+from learner.parallel.sharding import part, whole
 from upturn.wire import RunConfig, Sample, TrainedEpisode
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one learner step did."""
+    """The outcome of one learner step."""
 
     trained: bool
-    """False where no sample could teach anything: the weights are unchanged."""
+    """False if no sample could teach anything: the weights are unchanged."""
     episodes: list[TrainedEpisode]
-    """Lineage: the episodes that entered, with advantage and trained tokens."""
+    """Lineage: the trained episodes with advantage and number of trained tokens."""
     metrics: dict[str, float]
-    """Finite figures by name; `_s` seconds, `_tokens` counts, shares and means per trained token."""
+    """Finite figures by name; `_s` is seconds, `_tokens` a count; shares and means are per trained token."""
 
 
 class Trainer:
-    """A policy with its optimiser, its reference and, for PPO, its value head.
+    """A policy with its optimizer, its reference and, for PPO, its value head.
 
     Args:
         policy: the weights to train.
         config: the run's.
-        max_row_tokens: nodes in a packed row; None is what suits the device.
+        max_row_tokens: nodes in a packed row; None chooses by device.
     """
 
     def __init__(self, policy: Policy, config: RunConfig, max_row_tokens: int | None = None) -> None:
         self.policy = policy
         self.config = config
-        o = config.optimiser
-        if config.algorithm == "ppo":
+        self.algorithm = algorithm_of(config)
+        o = config.optimizer
+        if config.traits.needs_values:
             policy.add_value_head()
-        shard(policy)
+        policy.shard()
         groups = [{"params": list(policy.trainable().values()), "lr": o.lr}]
-        if config.algorithm == "ppo":
+        if config.traits.needs_values:
             groups.append({"params": list(policy.value_parameters()), "lr": config.ppo.value_lr})
-        self._rates = [config.optimiser.lr, config.ppo.value_lr]
-        self.optimiser = torch.optim.AdamW(
+        self._rates = [config.optimizer.lr, config.ppo.value_lr]
+        self.optimizer = torch.optim.AdamW(
             groups, lr=o.lr, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay, fused=True
         )
-        self.reference = Reference(policy, config.reference_reset_every) if needs_reference(config) else None
+        self.reference = Reference(policy, config.reference_reset_every) if self.algorithm.needs_reference else None
         self._limits = policy.row_limits(max_row_tokens)
 
     def step(self, samples: Sequence[Sample], step: int) -> StepResult:
         """Train on the samples of one batch.
 
         Args:
-            samples: [S] with the branches of an episode as separate samples.
+            samples: [S] with each branch of an episode as a separate sample.
             step: global learner step, from 0.
 
         Raises:
             BadInput: the batch cannot be trained on; no weight has changed.
             RunStopped: engine and learner disagree; no weight has changed.
-            FloatingPointError: the gradient is not finite; the weights are those of before that update.
+            FloatingPointError: the gradient is not finite; that update is not applied.
         """
         began = time.perf_counter()
         check_batch(samples, self.config, self.policy.vocabulary)
         reset = self.reference is not None and self.reference.advance(step)
-        episodes = teaching(self.config, samples)
+        episodes = self.algorithm.teachable_episodes(samples)
         chosen = [s for s in samples if s.episode_id in episodes and trained_positions(s)]
         if not chosen:
             return StepResult(False, [], {"trained_tokens": 0.0, "skipped": 1.0})
         with memory_advice(self._limits.max_tokens):
             minibatches = [
-                Minibatch(part, self.policy, self.reference, self.config, self._limits)
-                for part in self._split(chosen, step)
+                Minibatch(chunk, self.policy, self.reference, self.config, self._limits)
+                for chunk in self._split(chosen, step)
             ]
             done, norms, advantages = self._train(minibatches, step)
         metrics = self._metrics(done, minibatches, samples, step, time.perf_counter() - began)
@@ -98,25 +101,25 @@ class Trainer:
         return StepResult(True, lineage(chosen, advantages), metrics)
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a global step: linear warm-up, then constant."""
-        return self.config.optimiser.lr * self._warmth(step)
+        """Return the learning rate at a global learner step: linear warmup, then constant."""
+        return self.config.optimizer.lr * self._warmup(step)
 
     def _train(self, minibatches: list[Minibatch], step: int) -> tuple[list[Sums], list[float], dict[str, float]]:
-        """Train on all minibatches; return what each added up to, gradient norms, and advantages by episode.
+        """Train on all minibatches; return the sums of each, gradient norms, and advantages by episode.
 
-        DPO's weights depend on the policy of the moment, so each of its minibatches is looked at in turn.
+        DPO's weights depend on the current policy, so each of its minibatches gets its own no-grad pass.
         """
         done: list[Sums] = []
         norms: list[float] = []
         advantages: dict[str, float] = {}
-        together = [[m] for m in minibatches] if self.config.algorithm == "dpo" else [minibatches]
+        together = [[m] for m in minibatches] if self.algorithm.credit_per_minibatch else [minibatches]
         for some in together:
-            seen: list[Seen] = []
-            if needs_a_look(self.config) or (len(some) > 1 and self.config.algorithm not in IMITATING):
-                seen = [one for minibatch in some for one in minibatch.look()]
+            passes: list[NoGradPass] = []
+            if self.algorithm.needs_no_grad_pass or (len(some) > 1 and self.algorithm.loss == "policy_gradient"):
+                passes = [one for minibatch in some for one in minibatch.no_grad_pass()]
                 self._check_mismatch([m.mismatch_sum() for m in some])
             samples = [s for m in some for s in m.samples]
-            credit = credit_of(self.config, samples, seen or None)
+            credit = self.algorithm.credit(samples, passes or None)
             advantages |= credit.by_episode(samples)
             for minibatch, its_credit in zip(some, _parts(credit, some), strict=True):
                 sums = minibatch.backward(its_credit)
@@ -126,18 +129,22 @@ class Trainer:
         return done, norms, advantages
 
     def _check_mismatch(self, sums: list[tuple[float, int]]) -> None:
-        """Stop where engine and learner disagree; a demonstration has no engine."""
+        """Stop the run if engine and learner disagree; a demonstration has no engine.
+
+        Args:
+            sums: sums of the mismatch KL in nats, each with its number of tokens.
+        """
         tokens = sum(count for _, count in sums)
-        if self.config.algorithm in IMITATING or not tokens:
+        if self.algorithm.loss == "imitation" or not tokens:
             return
         try:
             check_mismatch(sum(total for total, _ in sums) / tokens, self.config.guards)
         except BaseException:
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
             raise
 
     def _split(self, samples: list[Sample], step: int) -> list[list[Sample]]:
-        """Split samples into minibatches of whole groups, in an order that seed and step decide."""
+        """Split samples into minibatches of whole groups, in an order that depends on seed and step."""
         groups: dict[str, list[Sample]] = {}
         for sample in samples:
             groups.setdefault(sample.group or sample.episode_id, []).append(sample)
@@ -148,28 +155,29 @@ class Trainer:
         return [[sample for unit in units[i::count] for sample in unit] for i in range(count)]
 
     def _update(self, step: int, sums: Sums) -> float:
-        """Divide the gradient by its units, clip it, change the weights; return its norm before clipping."""
-        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        """Divide the gradient by its units, clip it and update the weights; return its norm before clipping."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = math.nan
         if gradients and sums.units:
             torch._foreach_div_([part(gradient) for gradient in gradients], float(sums.units))
-            norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimiser.grad_clip)))
+            norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.grad_clip)))
         if not math.isfinite(norm):
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
             raise FloatingPointError(
                 f"the gradient of learner step {step} is not finite ({sums.nonfinite} tokens had no finite logprob): "
-                "lower the learning rate, or begin again from an earlier version"
+                "lower the learning rate, or restart from an earlier version"
             )
-        for group, rate in zip(self.optimiser.param_groups, self._rates, strict=False):
-            group["lr"] = rate * self._warmth(step)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=False):
+            group["lr"] = rate * self._warmup(step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def _warmth(self, step: int) -> float:
-        warmup = self.config.optimiser.warmup_steps
-        return min(1.0, (step + 1) / warmup) if warmup else 1.0
+    def _warmup(self, step: int) -> float:
+        """Return the factor of the learning rates at a global learner step."""
+        steps = self.config.optimizer.warmup_steps
+        return min(1.0, (step + 1) / steps) if steps else 1.0
 
     def _metrics(
         self,
@@ -179,6 +187,7 @@ class Trainer:
         step: int,
         train_s: float,
     ) -> dict[str, float]:
+        """Return the metrics of a step over all processes."""
         tokens, units = sum(d.tokens for d in done), sum(d.units for d in done)
         own = [(1, len(row.token_ids), row.unpacked_tokens) for m in minibatches for row in m.rows]
         everywhere = [counts for some in distributed.gathered(own) for counts in some]
@@ -203,7 +212,7 @@ class Trainer:
 
 
 def _parts(credit: Credit, minibatches: Sequence[Minibatch]) -> list[Credit]:
-    """Return the credit of each minibatch; all its samples lie one after another."""
+    """Return the credit of each minibatch; the minibatches' samples are contiguous and in order."""
     parts, first = [], 0
     for minibatch in minibatches:
         last = first + len(minibatch.samples)

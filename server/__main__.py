@@ -1,50 +1,43 @@
-"""`python -m server COMMAND`: finds the command's module and runs it; each is loaded only when it is asked for."""
+"""`python -m server COMMAND`: the commands of `server/commands/`, which `upturn COMMAND` runs too."""
 
 from __future__ import annotations
 
-import logging
 import sys
-from importlib import import_module
+from typing import Annotated
 
-from pydantic import ValidationError
+import typer
 
-from server.section import SettingsError
+from server.commands.app import app
+from upturn import __version__
+from upturn.command.run import OPTIONS, help_unless_command, run
 
-COMMANDS = {
-    "serve": ("serve", "start the server (it migrates the database first)"),
-    "migrate": ("migrate", "bring the database to the newest revision and stop"),
-    "keys": ("keys", "create, list and revoke API keys"),
-    "export": ("export", "write recorded episodes to a file"),
-    "import": ("import_", "take exported episodes into this database"),
-    "doctor": ("doctor", "check a model before anyone trains it"),
-}
-"""Module in `server/commands/`, and what it does, by command."""
-USAGE = """usage: python -m server COMMAND [--config FILE] [settings]
-
-commands:
-{}
-
-Settings come from a TOML file (--config), the environment (UPTURN_...), and flags, the later one winning.
-`python -m server COMMAND --help` lists those of a command.""".format(
-    "\n".join(f"  {name:9} {does}" for name, (_, does) in COMMANDS.items())
+PROGRAM = "python -m server"
+root = typer.Typer(
+    rich_markup_mode="markdown", pretty_exceptions_enable=False, add_completion=False, context_settings=OPTIONS
 )
+root.add_typer(app)
 
 
-def main(args: list[str]) -> int:
-    """Run a command; return the exit code."""
-    if not args or args[0] not in COMMANDS:
-        asked = args[:1] in (["-h"], ["--help"])
-        print(USAGE, file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    for noisy in ("alembic", "apscheduler"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    module = import_module(f"server.commands.{COMMANDS[args[0]][0]}")
-    try:
-        return int(module.run(args[1:]))
-    except (ValidationError, SettingsError) as error:
-        print(f"settings: {error}", file=sys.stderr)
-        return 2
+def main(arguments: list[str]) -> int:
+    """Run a command; return its exit code."""
+    return run(root, arguments, PROGRAM)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"upturn-server {__version__}")
+        raise typer.Exit
+
+
+@root.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Serve a language-model agent behind the OpenAI API, and train it on its own episodes."""
+    help_unless_command(context)
 
 
 if __name__ == "__main__":

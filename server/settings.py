@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from server.configuration import sources
 from server.engines.settings import EngineSettings
 from server.environments.settings import EnvironmentSettings
 from server.feedback.settings import RewardSettings
-from server.section import Section, SettingsError
 from server.training.settings import CanarySettings, GateSettings, LearnerSettings, ScheduleSettings, WatchSettings
 from server.versions.settings import ShadowSettings, VersionSettings
-
-EnvSource = PydanticBaseSettingsSource
-PREFIX = "UPTURN_"
-NESTED = "__"
 
 
 class Settings(BaseSettings):
     """All settings of `python -m server serve`."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_nested_delimiter=NESTED,
+        env_prefix=sources.PREFIX,
+        env_nested_delimiter=sources.NESTED,
         extra="forbid",
         frozen=True,
         use_attribute_docstrings=True,
@@ -106,31 +95,15 @@ class Settings(BaseSettings):
         return self
 
     @classmethod
-    def load(cls, args: list[str], *, program: str = "python -m server serve") -> Settings:
-        """Read the settings; `--config FILE` names the TOML file.
+    def load(cls, args: list[str]) -> Settings:
+        """Read the settings from a TOML file, which `--config FILE` names, the environment, and flags.
 
         Raises:
-            SystemExit: after `--help`, or for an unknown flag.
-            pydantic.ValidationError: a value is wrong or a key unknown.
-            SettingsError: there is no such file, or an environment variable with our prefix is no setting.
+            pydantic.ValidationError: a value is wrong, or a key of the file is unknown.
+            SettingsError: a flag or variable is unknown, or a source cannot be read.
         """
-        args, config = _take_config(args)
-        _refuse_unknown_environment()
-
-        class Loaded(cls):  # type: ignore[valid-type,misc]
-            @classmethod
-            def settings_customise_sources(
-                cls, settings_cls: type[BaseSettings], env_settings: EnvSource, **_: Any
-            ) -> tuple[PydanticBaseSettingsSource, ...]:
-                """Order of precedence, highest first."""
-                flags: PydanticBaseSettingsSource = CliSettingsSource(
-                    settings_cls, cli_parse_args=args, cli_prog_name=program
-                )
-                file = [TomlConfigSettingsSource(settings_cls, toml_file=config)] if config else []
-                return (flags, env_settings, *file)
-
-        Loaded.__doc__ = cls.__doc__
-        return cls.model_construct(**dict(iter(Loaded())))  # A plain dict(...) would call the setting `keys`.
+        loaded = sources.read(cls, args)
+        return cls.model_construct(**dict(iter(loaded)))  # A plain dict(...) would call the setting `keys`.
 
 
 def _is_loopback(host: str) -> bool:
@@ -138,37 +111,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _take_config(args: list[str]) -> tuple[list[str], Path | None]:
-    """Return the arguments without `--config FILE`, and the file."""
-    for position, argument in enumerate(args):
-        name, equals, value = argument.partition("=")
-        if name == "--config":
-            rest = args[position + 1 :]
-            if not equals and not rest:
-                raise SettingsError("--config needs a file")
-            path = Path(value if equals else rest[0])
-            if not path.is_file():
-                raise SettingsError(f"--config {path}: no such file")
-            return args[:position] + (rest if equals else rest[1:]), path
-    return args, None
-
-
-def _refuse_unknown_environment() -> None:
-    """pydantic-settings ignores a mistyped variable; a setting that silently does nothing is worse than an error."""
-    known = {f"{PREFIX}KEY"}  # The learner's API key, which the same environment may hold.
-    for name, field in Settings.model_fields.items():
-        known.add(f"{PREFIX}{name}".upper())
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
-            known.update(f"{PREFIX}{name}{NESTED}{inner}".upper() for inner in section.model_fields)
-    unknown = sorted(
-        v
-        for v in os.environ
-        if v.upper().startswith(PREFIX)
-        and v.upper() not in known
-        and not v.upper().startswith(f"{PREFIX}SCHEDULE{NESTED}RUN{NESTED}")
-    )
-    if unknown:
-        raise SettingsError(f"unknown settings in the environment: {', '.join(unknown)}")

@@ -16,12 +16,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.support.trl_peer import Memory
-from learner.acceleration import accelerate
 from learner.minibatch import Minibatch
-from learner.model import Policy, load_policy
+from learner.model.acceleration import accelerate
+from learner.model.load import load_policy
+from learner.model.policy import Policy
 from learner.settings import LearnerSettings
 from learner.step import Trainer
-from upturn.wire import OptimiserConfig, RunConfig, Sample
+from upturn.wire import OptimizerConfig, RunConfig, Sample
 
 
 def samples(episodes: list[dict[str, Any]]) -> list[Sample]:
@@ -45,7 +46,7 @@ def samples(episodes: list[dict[str, Any]]) -> list[Sample]:
 
 def as_sampled(given: list[Sample], policy: Policy, config: RunConfig, max_row_tokens: int) -> list[Sample]:
     """Return the samples with the policy's own logprobs as the engine's: then no importance weight is at work."""
-    seen = Minibatch(given, policy, None, config, policy.row_limits(max_row_tokens)).look()
+    seen = Minibatch(given, policy, None, config, policy.row_limits(max_row_tokens)).no_grad_pass()
     found = []
     for sample, one in zip(given, seen, strict=True):
         own = iter(one.old.tolist())
@@ -59,7 +60,7 @@ def main() -> None:
     torch.set_num_threads(given["threads"])
     memory = Memory()
     episodes = json.loads(Path(given["batch"]).read_text())
-    config = RunConfig(steps=100, optimiser=OptimiserConfig(lr=given["lr"]))
+    config = RunConfig(steps=100, optimizer=OptimizerConfig(lr=given["lr"]))
     policy = load_policy(Path(given["model"]), None, config, torch.device("cpu"))
     accelerate(
         policy,

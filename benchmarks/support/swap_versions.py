@@ -18,7 +18,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from learner.model import Policy, load_policy
+from learner.model.load import load_policy
+from learner.model.policy import Policy
 from learner.packing import pack
 from learner.publish import Version, write_version
 from server.recording.tokens import unpack_ids, unpack_logprobs

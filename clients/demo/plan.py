@@ -6,7 +6,7 @@ Measured on 2 CPU cores with SmolLM2-135M-Instruct; `docs/demo.md` says what was
 from __future__ import annotations
 
 from upturn.wire import (
-    OptimiserConfig,
+    OptimizerConfig,
     PlayPlan,
     PlayRequest,
     RunConfig,
@@ -55,7 +55,7 @@ def supervised(tasks: list[str], steps: int, kind: str, seed: int) -> RunConfig:
         kind=kind,  # type: ignore[arg-type]
         seed=seed,
         play=PlayPlan(environment=ENVIRONMENT, tasks=tasks, groups=16, group_size=1, agent="oracle"),
-        optimiser=OptimiserConfig(lr=5e-5, beta2=0.95, warmup_steps=3),
+        optimizer=OptimizerConfig(lr=5e-5, beta2=0.95, warmup_steps=3),
         checkpoint_every=steps,
     )
 
@@ -71,6 +71,6 @@ def reinforcement(tasks: list[str], steps: int, kind: str, seed: int) -> RunConf
             environment=ENVIRONMENT, tasks=tasks, groups=10, group_size=8, sampling=Sampling(max_tokens=MAX_TOKENS)
         ),
         schedule=StepwiseHorizon(rounds=ROUNDS, every=max(1, steps // len(ROUNDS))),
-        optimiser=OptimiserConfig(lr=2e-5, beta2=0.95),
+        optimizer=OptimizerConfig(lr=2e-5, beta2=0.95),
         checkpoint_every=100,
     )

@@ -1,1 +1,1 @@
-"""The algorithms: what each sampled token is worth, and the loss that follows from it. Pure functions of tensors."""
+"""The algorithms: a file each, with the credit of every trained token, and the losses they share."""

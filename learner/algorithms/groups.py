@@ -1,6 +1,6 @@
-"""The rewards of a batch by group: what every algorithm that compares episodes of one task begins with.
+"""The rewards of a batch by group, for algorithms that compare the episodes of a task.
 
-One reward per *episode*: an episode whose history forked has several samples and still counts once.
+One reward per *episode*: an episode with a forked history has several samples and still counts once.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from upturn.wire import Sample
 
 
 def rewards_by_group(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
-    """Return each group's rewards by episode; episodes without a group are in none.
+    """Return each group's rewards by episode id; episodes without a group are left out.
 
     Args:
-        samples: [S] the samples of a batch; those of one episode share group and reward.
+        samples: [S] the samples of a batch; samples of one episode share group and reward.
     """
     groups: dict[str, dict[str, float]] = {}
     for sample in samples:
@@ -24,5 +24,5 @@ def rewards_by_group(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
 
 
 def comparable_groups(samples: Sequence[Sample]) -> list[dict[str, float]]:
-    """Return the rewards of the groups that say something: at least two episodes whose rewards are not all equal."""
+    """Return the rewards of each group that has at least two episodes and not only equal rewards."""
     return [rewards for rewards in rewards_by_group(samples).values() if len(set(rewards.values())) > 1]

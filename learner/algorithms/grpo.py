@@ -1,36 +1,33 @@
-"""GRPO's advantage (arXiv 2402.03300, section 4.1.2) and Dr. GRPO's (arXiv 2503.20783).
+"""GRPO (arXiv 2402.03300, section 4.1.2): an episode against the other episodes of its group, that is, of its task.
 
-An episode is compared with the other episodes of its group, that is, of the same task:
+    A_i = (r_i - mean(r)) / (std(r) + 1e-6)      std with n - 1, as in AgentGym-RL
 
-    GRPO      A_i = (r_i - mean(r)) / (std(r) + 1e-6)     std with n - 1, as in AgentGym-RL
-    Dr. GRPO  A_i =  r_i - mean(r)
-
-A group of fewer than two episodes, or whose rewards are all equal, says nothing and is left out, as is an episode
-without a group.
+Groups of fewer than two episodes, groups whose rewards are all equal, and episodes without a group have no advantage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
+from learner.algorithms.algorithm import EpisodeAlgorithm
 from learner.algorithms.groups import comparable_groups
 from upturn.wire import Sample
 
-_STD_FLOOR = 1e-6  # the reference's
+_STD_FLOOR = 1e-6  # From AgentGym-RL.
 
 
-def grpo_advantages(samples: Sequence[Sample], *, normalise_std: bool = True) -> dict[str, float]:
-    """Return the advantage of every episode that has one, by episode id.
+class GRPO(EpisodeAlgorithm):
+    """Advantage: reward minus the group's mean, divided by its standard deviation unless `normalize_std` is false."""
 
-    Args:
-        samples: [S] the samples of a batch; those of one episode share group and reward.
-        normalise_std: True is GRPO, False is Dr. GRPO.
-    """
-    advantages: dict[str, float] = {}
-    for rewards in comparable_groups(samples):
-        mean, scale = fmean(rewards.values()), 1.0
-        if normalise_std:
-            scale = stdev(rewards.values()) + _STD_FLOOR
-        advantages |= {episode: (reward - mean) / scale for episode, reward in rewards.items()}
-    return advantages
+    def episode_credit(self, samples: Sequence[Sample]) -> Mapping[str, float]:
+        """Return the advantage of each episode in a comparable group."""
+        advantages: dict[str, float] = {}
+        for rewards in comparable_groups(samples):
+            mean, scale = fmean(rewards.values()), self.scale(list(rewards.values()))
+            advantages |= {episode: (reward - mean) / scale for episode, reward in rewards.items()}
+        return advantages
+
+    def scale(self, rewards: Sequence[float]) -> float:
+        """Return the divisor of a group's advantages."""
+        return stdev(rewards) + _STD_FLOOR if self.config.normalize_std else 1.0

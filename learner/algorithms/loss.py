@@ -1,13 +1,13 @@
 """The masked policy-gradient loss: three forms of the ratio, truncated importance sampling, an optional KL term.
 
-Three logprobs of each sampled token meet here:
+Each sampled token has three logprobs:
 
-    engine   the engine's, at sampling time, recorded with the turn
-    old      the learner's, before this learner step's first update
-    current  the learner's, now; only this one has a gradient
+    engine   from the engine at sampling time, recorded with the turn
+    old      from the learner, before the first update of this learner step
+    current  from the learner, during the update; only this one has a gradient
 
-With one minibatch per step `old` is `current.detach()`: the ratio is 1 and its gradient is the policy gradient. With
-more, `old` comes from a pass without gradient before the first update. Per token (numbers are arXiv's):
+With one minibatch per step, `old` is `current.detach()`: the ratio is 1 and its gradient is the policy gradient. With
+several, `old` comes from a no-grad pass before the first update. Per token (numbers are arXiv's):
 
     ratio  = exp(current - old)
     ppo      min(ratio * A, clip(ratio) * A)                 clip to [1 - low, 1 + high]                  (1707.06347);
@@ -15,12 +15,12 @@ more, `old` comes from a pass without gradient before the first update. Per toke
     cispo    stop(min(ratio, 1 + high)) * A * current        every token keeps its gradient               (2506.13585)
     gspo     min(s * A, clip(s) * A)                         s = exp(mean of current - old over a sample) (2507.18071)
     tis    = min(exp(old - engine), tis_cap)                 truncated importance weight, as in V-trace   (1802.01561)
-    keep   = 0 where the sample's mean ratio old/engine leaves [1/cap, cap]
+    keep   = 0 if the sample's geometric mean of old/engine leaves [1/cap, cap], otherwise 1
     loss   = sum weight * keep * (-tis * term + kl_coef * KL(current, reference))
 
-It is a *sum*: `weight` and the division by the minibatch's units (`normalisation.py`) make a mean of it, so that
-splitting a minibatch into rows changes nothing. The advantage reaches every sampled token and no other: what enters
-is already gathered by the loss mask.
+The loss is a *sum*; `weight` and the division by the minibatch's units (`normalization.py`) turn it into a mean, so
+splitting a minibatch into rows changes nothing. The advantage reaches every sampled token and no other, because the
+inputs are already gathered by the loss mask.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from learner.algorithms.kl import Estimator, kl_estimate
 from upturn.wire import RunConfig
 
 _LARGEST_LOG_RATIO = 20.0
-"""Beyond e^20 a ratio is noise, and float32 is not far from its end."""
+"""A ratio beyond e^20 is noise, and close to the range of float32."""
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What shapes the loss; the run's config says whose the defaults are."""
+    """Settings of the loss; `RunConfig` gives the sources of the defaults."""
 
     form: Literal["ppo", "cispo", "gspo"] = "ppo"
     clip: float = 0.2
@@ -49,13 +49,13 @@ class LossConfig:
     tis_cap: float = 2.0
     sequence_cap: float = 3.0
     kl_coef: float = 0.0
-    """Of the KL in the loss."""
+    """Weight of the KL in the loss."""
     kl_estimator: Estimator = "k3"
     kl_clamp: float = 10.0
 
     @classmethod
     def of(cls, config: RunConfig) -> LossConfig:
-        """Return a run's."""
+        """Return the settings of a run."""
         return cls(
             form=config.policy_loss,
             clip=config.clip,
@@ -69,29 +69,29 @@ class LossConfig:
 
     @property
     def lowest(self) -> float:
-        """The clip's lower end."""
+        """Lower bound of the ratio."""
         return 1 - self.clip
 
     @property
     def highest(self) -> float:
-        """The clip's upper end."""
+        """Upper bound of the ratio."""
         return 1 + (self.clip if self.clip_high is None else self.clip_high)
 
 
 @dataclass(frozen=True)
 class LossOutput:
-    """The loss and what it saw; sums are over this call's tokens, so that several calls add up."""
+    """The loss and its figures, as sums over the tokens of one call, so that calls add up."""
 
     loss: Tensor
-    """[] with gradient; a weighted sum over this call's tokens."""
+    """[] weighted sum, with gradient."""
     mismatch_kl_sum: Tensor
     """[] k3 estimate of KL(engine || old)."""
     clipped_sum: Tensor
-    """[] tokens whose ratio the clip held back."""
+    """[] number of tokens whose ratio was clipped."""
     capped_sum: Tensor
-    """[] tokens whose importance weight the cap held back."""
+    """[] number of tokens whose importance weight was capped."""
     masked_sum: Tensor
-    """[] tokens of samples dropped for extreme mismatch."""
+    """[] number of tokens in samples dropped for extreme mismatch."""
     reference_kl_sum: Tensor
     """[] estimate of KL(current || reference); 0 without a reference."""
 
@@ -113,10 +113,10 @@ def policy_loss(
         old: [M] the learner's logprobs before the first update of this step.
         engine: [M] the engine's logprobs at sampling time.
         advantages: [M] the advantage of each token.
-        sample: [M] number of the sample that each token belongs to, from 0; a sample is never split over calls.
-        weight: [M] of each token (`normalisation.token_weights`).
-        config: what shapes the loss.
-        reference: [M] logprobs of the reference; needed where `kl_coef` is above 0.
+        sample: [M] index of each token's sample, from 0; a sample is never split over calls.
+        weight: [M] the weight of each token (`normalization.token_weights`).
+        config: settings of the loss.
+        reference: [M] logprobs of the reference; required if `kl_coef` is above 0.
     """
     old = old.detach()
     mismatch = (old - engine).clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
@@ -141,17 +141,17 @@ def policy_loss(
 
 
 def mismatch_kl(old: Tensor, engine: Tensor) -> Tensor:
-    """Return [M] the k3 estimate of KL(engine || old): 0 where engine and learner agree."""
+    """Return [M] the k3 estimate of KL(engine || old), which is 0 where engine and learner agree."""
     mismatch = (old - engine).clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
     return mismatch.exp() - mismatch - 1
 
 
 def mean_by_sample(values: Tensor, sample: Tensor) -> Tensor:
-    """Return [M] the mean of `values` over the sample that each token belongs to.
+    """Return [M] the mean of `values` over each token's sample.
 
     Args:
-        values: [M]
-        sample: [M] number of each token's sample.
+        values: [M] one value per token.
+        sample: [M] index of each token's sample, from 0.
     """
     samples = int(sample.max()) + 1 if len(sample) else 0
     total = values.new_zeros(samples).index_add(0, sample, values)
@@ -162,11 +162,12 @@ def mean_by_sample(values: Tensor, sample: Tensor) -> Tensor:
 def _term(
     current: Tensor, old: Tensor, advantages: Tensor, sample: Tensor, config: LossConfig
 ) -> tuple[Tensor, Tensor]:
-    """Return [M] what each token adds to the objective, and [M] whether the clip held it back."""
+    """Return [M] each token's term of the objective, and [M] whether its ratio was clipped."""
     log_ratio = (current - old).clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
     if config.form == "cispo":
         ratio = log_ratio.detach().exp()
         return ratio.clamp(max=config.highest) * advantages * current, ratio > config.highest
     ratio = (mean_by_sample(log_ratio, sample) if config.form == "gspo" else log_ratio).exp()
-    free, held = ratio * advantages, ratio.clamp(config.lowest, config.highest) * advantages
-    return torch.minimum(free, held), held < free
+    unclipped = ratio * advantages
+    clipped = ratio.clamp(config.lowest, config.highest) * advantages
+    return torch.minimum(unclipped, clipped), clipped < unclipped

@@ -1,48 +1,34 @@
-"""REINFORCE++ (arXiv 2501.03262): no group, the whole batch is the baseline.
+"""REINFORCE++ (arXiv 2501.03262): no group; the whole batch is the baseline.
 
-    G_t = discounted return of the token (`returns.py`), a KL term in the reward included
+    G_t = discounted return of the token (`returns.py`), including a KL term in the reward
     A_t = (G_t - mean(G)) / std(G)              over all trained tokens of the batch, std with n
 
-The baseline form first takes the mean reward of its group from each reward, and then normalises over the batch too.
-An episode without a group has the batch's mean alone, so live episodes train beside played ones.
+Since it needs no group, it trains on live traffic, where no task is repeated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean
 
-import torch
-from torch import Tensor
-
-from learner.algorithms.groups import rewards_by_group
+from learner.algorithms.algorithm import TokenAlgorithm
+from learner.algorithms.credit import Credit, NoGradPass
+from learner.algorithms.returns import discounted_returns, discounts, normalized_over_batch, turns_after
 from upturn.wire import Sample
 
-_STD_FLOOR = 1e-8  # the authors'
 
+class ReinforcePP(TokenAlgorithm):
+    """Advantage: the token's return, normalized over the batch."""
 
-def centred_rewards(samples: Sequence[Sample]) -> dict[str, float]:
-    """Return each episode's reward less its group's mean, for the baseline form.
+    def teachable_episodes(self, samples: Sequence[Sample]) -> set[str]:
+        """Return all episodes, or none if all rewards are equal."""
+        rewards = self.episode_rewards(samples)
+        return set(rewards) if len(set(rewards.values())) > 1 else set()
 
-    An episode without a group keeps its place against the batch: its baseline is the mean of all such episodes. A
-    group of one episode says nothing and is left out.
-
-    Args:
-        samples: [S] the samples of a batch; those of one episode share group and reward.
-    """
-    groups = [rewards for rewards in rewards_by_group(samples).values() if len(rewards) > 1]
-    alone = {s.episode_id: s.reward for s in samples if s.group is None}
-    return {
-        episode: reward - fmean(rewards.values()) for rewards in (*groups, alone) for episode, reward in rewards.items()
-    }
-
-
-def normalised_over_batch(returns: Sequence[Tensor]) -> list[Tensor]:
-    """Return the returns with mean 0 and standard deviation 1 over all trained tokens of the batch.
-
-    Args:
-        returns: [S] of [m], one tensor per sample.
-    """
-    together = torch.cat(list(returns))
-    scale = together.std(correction=0) + _STD_FLOOR
-    return [(one - together.mean()) / scale for one in returns]
+    def credit(self, samples: Sequence[Sample], passes: Sequence[NoGradPass] | None) -> Credit:
+        """Return the normalized returns."""
+        rewards = self.token_rewards(samples, passes)
+        returns = [
+            discounted_returns(of_tokens, discounts(turns_after(sample), self.config.turn_discount))
+            for sample, of_tokens in zip(samples, rewards, strict=True)
+        ]
+        return Credit([one.float() for one in normalized_over_batch(returns)])

@@ -1,1 +1,1 @@
-"""The commands of `python -m server`, one module each, with `run(arguments) -> exit code`."""
+"""The commands of `python -m server`: `app.py` declares them, the other modules do them, with `run(settings, ...)`."""

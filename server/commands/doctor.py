@@ -1,12 +1,10 @@
-"""`python -m server doctor MODEL`: checks a model, the engine and the database before anyone trains, one line a check.
+"""`python -m server doctor MODEL`: checks a model, the engine and the database before anyone trains; one line per check.
 
-`server/doctor/checks.py` and `doctor_engine.py` make the checks of the model; this file finds the model, asks the
-database, and prints.
+`server/doctor/` checks the model and the engine; this file locates the model, checks the database, and prints.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import sys
@@ -32,34 +30,18 @@ from server.store.database import Database
 LEARNER_PACKAGES = ("torch", "transformers", "peft", "safetensors")
 
 
-def run(arguments: list[str]) -> int:
-    """Run the checks; return the exit code: 1 if any of them failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m server doctor",
-        usage="python -m server doctor [MODEL] [--quick] [--json] [settings]",
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Checks, before anyone trains: the model's files, chat template and tokenizer; that the engine's\n"
-        "logprobs are the learner's; that weights can be swapped in and out; the database's schema.\n"
-        "MODEL comes first: a directory or a name, as the setting `model`, which is its default.",
-        epilog="Settings are those of `serve`, such as --engine.kind local, --engine.dtype float32, --config FILE,\n"
-        "--weights adapter, --data-dir DIRECTORY; `python -m server serve --help` lists them. The model is\n"
-        "loaded in float32 beside the engine; changed copies of it are kept in the data directory meanwhile.",
-    )
-    parser.add_argument("--quick", action="store_true", help="leave out the engine: a matter of seconds")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
-    named = arguments[:1] if arguments and not arguments[0].startswith("-") else []
-    options, rest = parser.parse_known_args(arguments[len(named) :])
-    settings = Settings.load([*(f"--model={name}" for name in named), *rest], program=parser.prog)
+def run(settings: Settings, *, quick: bool = False, as_json: bool = False) -> int:
+    """Run the checks; return the exit code: 1 if any of them failed, 2 where there is no model to check."""
     if settings.engine.kind == "scripted":
-        parser.error("the scripted engine has no model to examine: choose another --engine.kind")
+        print("doctor: the scripted engine has no model to examine: choose another --engine.kind", file=sys.stderr)
+        return 2
     try:
-        checks = asyncio.run(_examine(settings, quick=options.quick, lines=not options.json))
+        checks = asyncio.run(_examine(settings, quick=quick, lines=not as_json))
     except KeyboardInterrupt:
         print("doctor: interrupted", file=sys.stderr)
         return 130
     failed = sum(check.result == "fail" for check in checks)
-    if options.json:
+    if as_json:
         print(
             json.dumps(
                 {"model": settings.model, "passed": not failed, "checks": [asdict(c) for c in checks]},
@@ -72,7 +54,7 @@ def run(arguments: list[str]) -> int:
 
 
 async def _examine(settings: Settings, *, quick: bool, lines: bool) -> list[Check]:
-    """Make all checks, printing each when it is known."""
+    """Make all checks, printing each as it completes."""
     checks = []
     async for check in _all(settings, quick):
         checks.append(check)
@@ -97,12 +79,12 @@ async def _all(settings: Settings, quick: bool) -> AsyncIterator[Check]:
         yield Check(
             "engine",
             "skip",
-            "left out by --quick"
+            "skipped by --quick"
             if quick
             else f"not installed: {', '.join(missing)}"
             if missing
-            else f"{settings.engine.url} may be serving, and the checks swap its weights",
-            "" if quick else "pip install 'upturn[learn]'" if missing else "leave out --engine.url",
+            else f"{settings.engine.url} may be serving, and the checks would swap its weights",
+            "" if quick else "run `python3 run.py setup`" if missing else "omit --engine.url",
         )
         return
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -118,7 +100,7 @@ def schema_check(url: str) -> Check:
     name, advice = "database schema", "python -m server migrate"
     file = sa.make_url(url).database if url.startswith("sqlite") else None
     if file and not Path(file).is_file():
-        return Check(name, "skip", f"{file} is not there yet", "serving makes it")
+        return Check(name, "skip", f"{file} does not exist yet", "serving creates it")
     database = Database(url)
     try:
         with database.reader.connect() as connection:

@@ -1,15 +1,13 @@
 """`python -m server export FILE`: writes episodes as JSONL or Parquet, for `datasets`, analysis or another server.
 
-Reads a few episodes at a time, so that memory does not grow with the database and a running server is not delayed. The
-file appears complete or not at all. `server/recording/portable/` defines the records.
+Reads a few episodes at a time, so memory does not grow with the database and a running server is not blocked. The file
+appears complete or not at all. `server/recording/portable/` says what a record is.
 """
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,50 +15,54 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from server.commands.database import add_flags, settings_of
-from server.errors import BadRequest, NotFound, UpturnError
+from server.commands.database import open_existing_database
+from server.errors import BadRequest, UpturnError
 from server.recording.portable.arrow import arrow_schema
 from server.recording.portable.from_rows import read_records
 from server.recording.portable.records import EpisodeRecord
+from server.settings import Settings
 from server.store.database import Database
 from server.store.tables import EpisodeRow, RewardRow, StepRow
 from server.training.rewards import rewards_of
 
 CHUNK = 32
-"""Episodes in memory at a time, per row group of Parquet, and per transaction of the import."""
+"""Episodes in memory at once; also the size of a Parquet row group and of an import's transaction."""
 ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
-FORMS = ("jsonl", "parquet")
-STATUSES = ("open", "terminated", "truncated", "closed", "error")
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m server export",
-        allow_abbrev=False,
-        description="Write episodes to a file: one line (JSONL) or row (Parquet) each. docs/data.md lists the fields.",
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="file to write; replaced if it exists")
-    parser.add_argument(
-        "--since",
-        type=moment,
-        metavar="WHEN",
-        help="opened at or after: a date, a date with time (UTC by default), or Unix seconds",
-    )
-    parser.add_argument("--until", type=moment, metavar="WHEN", help="opened before")
-    parser.add_argument("--environment", action="append", metavar="NAME", help="of this environment; can be repeated")
-    parser.add_argument("--status", action="append", choices=STATUSES, help="with this status; can be repeated")
-    parser.add_argument("--min-reward", type=float, metavar="R", help="with a total reward of at least R")
-    parser.add_argument("--trainable", action="store_true", help="only episodes that may be trained on")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N episodes, oldest first")
-    parser.add_argument("--format", choices=FORMS, help="default: by the file's ending")
-    add_flags(parser)
-    options = parser.parse_args(arguments)
+def run(
+    settings: Settings,
+    *,
+    file: Path,
+    since: float | None = None,
+    until: float | None = None,
+    environments: Sequence[str] = (),
+    statuses: Sequence[str] = (),
+    trainable: bool = False,
+    min_reward: float | None = None,
+    limit: int | None = None,
+    file_format: str | None = None,
+) -> int:
+    """Export; return the exit code.
+
+    Args:
+        settings: say where the database is.
+        file: file to write.
+        since: Unix time at or after which an episode opened.
+        until: Unix time before which an episode opened.
+        environments: their names; empty is any.
+        statuses: empty is any.
+        trainable: only episodes that may be trained on.
+        min_reward: least total reward.
+        limit: largest number of episodes, oldest first.
+        file_format: `jsonl` or `parquet`; None decides by the file's ending.
+    """
+    query = query_of(since, until, environments, statuses, trainable, rewarded=min_reward is not None)
     try:
-        form = form_of(options.file, options.format)
-        database = _existing_database(options)
+        form = form_of(file, file_format)
+        database = open_existing_database(settings)
         try:
-            count = export(database, options.file, form, query_of(options), options.limit, options.min_reward)
+            count = export(database, file, form, query, limit, min_reward)
         finally:
             database.close()
     except KeyboardInterrupt:
@@ -69,7 +71,7 @@ def run(arguments: list[str]) -> int:
     except (UpturnError, OSError, sa.exc.DBAPIError) as error:
         print(f"export: {explain(error)}", file=sys.stderr)
         return 1
-    print(f"{count} episodes in {options.file}")
+    print(f"{count} episodes in {file}")
     return 0
 
 
@@ -81,7 +83,7 @@ def export(
     limit: int | None = None,
     min_reward: float | None = None,
 ) -> int:
-    """Write the episodes that `query` selects by id and whose total reward suffices, oldest first; return how many."""
+    """Write the selected episodes with at least `min_reward`, oldest first; return how many were written."""
     last, count = "", 0
     with Progress("exported") as progress, whole_file(file) as part, _writing(part, form) as write:
         while limit is None or count < limit:
@@ -101,21 +103,28 @@ def export(
     return count
 
 
-def query_of(options: argparse.Namespace) -> sa.Select[str]:
-    """Return the query for the ids of the episodes that pass the filters."""
+def query_of(
+    since: float | None,
+    until: float | None,
+    environments: Sequence[str],
+    statuses: Sequence[str],
+    trainable: bool,
+    rewarded: bool,
+) -> sa.Select[str]:
+    """Return the ids of the episodes that match every filter."""
     query = sa.select(EpisodeRow.id)
-    if options.since is not None:
-        query = query.where(EpisodeRow.opened_at >= options.since)
-    if options.until is not None:
-        query = query.where(EpisodeRow.opened_at < options.until)
-    if options.environment:
-        query = query.where(EpisodeRow.environment.in_(options.environment))
-    if options.status:
-        query = query.where(EpisodeRow.status.in_(options.status))
-    if options.trainable:
+    if since is not None:
+        query = query.where(EpisodeRow.opened_at >= since)
+    if until is not None:
+        query = query.where(EpisodeRow.opened_at < until)
+    if environments:
+        query = query.where(EpisodeRow.environment.in_(environments))
+    if statuses:
+        query = query.where(EpisodeRow.status.in_(statuses))
+    if trainable:
         query = query.where(EpisodeRow.trainable)
-    if options.min_reward is not None:
-        # Only narrows: the total depends on the rules of the sources, so `export` computes it for each episode.
+    if rewarded:
+        # The total depends on the rules of sources: `export` computes it per episode.
         query = query.where(
             sa.or_(*(sa.exists().where(row.episode_id == EpisodeRow.id) for row in (StepRow, RewardRow)))
         )
@@ -128,12 +137,12 @@ def form_of(file: Path, asked: str | None) -> str:
     if form is None:
         raise BadRequest(f"{file} ends neither in .jsonl nor in .parquet: choose with --format")
     if form == "parquet" and find_spec("pyarrow") is None:
-        raise BadRequest("Parquet needs pyarrow: pip install 'upturn[export]', or use .jsonl")
+        raise BadRequest("Parquet needs pyarrow: pip install pyarrow, or use .jsonl")
     return form
 
 
 def explain(error: Exception) -> str:
-    """Return the error in one line, with advice if the database is not at the newest revision."""
+    """Return the error in one line, with advice where the database is not at the newest revision."""
     if not isinstance(error, sa.exc.DBAPIError):
         return str(error)
     reason = str(error.orig).strip().split("\n")[0]
@@ -143,7 +152,7 @@ def explain(error: Exception) -> str:
 
 
 class Progress:
-    """A counter on stderr, if stderr is a terminal."""
+    """A counter line on stderr, where stderr is a terminal."""
 
     def __init__(self, done: str) -> None:
         self._done = done
@@ -157,14 +166,14 @@ class Progress:
             print(file=sys.stderr)
 
     def show(self, count: int) -> None:
-        """Show the number of episodes."""
+        """Update the counter."""
         if self._shown:
             print(f"\r{self._done} {count} episodes", end="", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
-    """Yield a path next to `file` to write to. It replaces `file` if the block succeeds, otherwise it is deleted."""
+    """Yield a path beside `file` to write to; it replaces `file` if the block succeeds, and is deleted otherwise."""
     part = file.with_name(f"{file.name}.part")
     try:
         yield part
@@ -173,27 +182,9 @@ def whole_file(file: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def moment(text: str) -> float:
-    """Parse a date, a date with time, or Unix seconds; return Unix seconds."""
-    try:
-        return float(text)
-    except ValueError:
-        read = datetime.datetime.fromisoformat(text)
-    return (read if read.tzinfo else read.replace(tzinfo=datetime.UTC)).timestamp()
-
-
-def _existing_database(options: argparse.Namespace) -> Database:
-    """Open an existing database without migrating it."""
-    url = settings_of(options).resolved_database_url
-    file = sa.make_url(url).database if url.startswith("sqlite") else None
-    if file and not Path(file).is_file():
-        raise NotFound(f"there is no database {file}: pass the server's --data-dir or --database-url")
-    return Database(url)
-
-
 @contextmanager
 def _writing(path: Path, form: str) -> Iterator[Callable[[list[EpisodeRecord]], Any]]:
-    """Yield a function that writes records in the given format."""
+    """Yield a function that writes records in one of the two formats."""
     if form == "jsonl":
         with path.open("wb") as file:
             yield lambda records: file.writelines(record.model_dump_json().encode() + b"\n" for record in records)

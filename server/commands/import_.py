@@ -1,12 +1,11 @@
-"""`python -m server import FILE`: reads episodes that `export` wrote into this server's database.
+"""`python -m server import FILE`: reads what `export` wrote into this server's database.
 
-Records are validated before they are written, a few per transaction, so that a running server is not blocked and a
-damaged file leaves nothing half written. Policy versions keep their numbers.
+Each record is validated before any of it is written, and a few records share a transaction: a running server is not
+blocked, and a damaged file leaves no partial episode. Policy versions keep their numbers.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,11 +17,12 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from server.commands.database import add_flags, open_database
-from server.commands.export import CHUNK, FORMS, Progress, explain, form_of
+from server.commands.database import open_database
+from server.commands.export import CHUNK, Progress, explain, form_of
 from server.errors import BadRequest, UpturnError
 from server.recording.portable.records import EpisodeRecord
 from server.recording.portable.to_rows import erase_content, write_record
+from server.settings import Settings
 from server.store.database import Database
 from server.store.tables import EpisodeRow
 
@@ -42,25 +42,14 @@ class Counts:
         return f"{self.new} episodes imported, {self.replaced} replaced, {self.skipped} skipped (already there)"
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m server import",
-        allow_abbrev=False,
-        description="Read episodes that `export` wrote into the database, with their ids. Existing episodes are "
-        "skipped. The server may be running.",
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="file that `export` wrote")
-    parser.add_argument("--replace", action="store_true", help="replace existing episodes unless they are open")
-    parser.add_argument("--format", choices=FORMS, help="default: by the file's ending")
-    add_flags(parser)
-    options = parser.parse_args(arguments)
+def run(settings: Settings, *, file: Path, file_format: str | None = None, replace: bool = False) -> int:
+    """Import; return the exit code."""
     counts, code = Counts(), 0
     try:
-        form = form_of(options.file, options.format)
-        database = open_database(options)
+        form = form_of(file, file_format)
+        database = open_database(settings)
         try:
-            import_file(database, options.file, form, counts, replace=options.replace)
+            import_file(database, file, form, counts, replace=replace)
         finally:
             database.close()
     except KeyboardInterrupt:
@@ -77,7 +66,7 @@ def import_file(database: Database, file: Path, form: str, counts: Counts, *, re
     """Store the records of a file; `counts` is updated after each transaction.
 
     Raises:
-        BadRequest: a record is invalid; the message names its place. Its whole transaction is rolled back.
+        BadRequest: names the place of an invalid record. Nothing of its transaction is stored.
     """
     records = _lines(file) if form == "jsonl" else _rows(file)
     with Progress("read") as progress:
@@ -132,7 +121,7 @@ def _rows(file: Path) -> Iterator[Numbered]:
                 for row in batch.to_pylist():
                     number += 1
                     yield _checked(f"row {number}", row)
-    except ValueError as error:  # Base class of pyarrow's errors.
+    except ValueError as error:  # The base of pyarrow's own errors.
         raise BadRequest(f"{file} is not a readable Parquet file: {error}") from error
 
 

@@ -1,43 +1,49 @@
-"""`python -m server keys create | list | revoke`: API keys in the database, with or without a running server."""
+"""`python -m server keys create | list | revoke`: API keys in the database, whether or not a server is running."""
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import get_args
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from server.commands.database import add_flags, open_database
+from server.commands.database import open_database
 from server.errors import NotFound
 from server.recording.keys import create_key, list_keys, revoke_key
+from server.settings import Settings
 from upturn.wire import KeyCreate, KeyView, Scope
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; return its exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        request = (
-            KeyCreate(
-                name=options.name,
-                scopes=options.scope,
-                requests_per_minute=options.requests_per_minute,
-                max_concurrent=options.max_concurrent,
+def run(
+    settings: Settings,
+    *,
+    create: bool = False,
+    name: str = "",
+    scopes: Sequence[Scope] = (),
+    requests_per_minute: int | None = None,
+    max_concurrent: int | None = None,
+    revoke: str | None = None,
+) -> int:
+    """Create a key, revoke the key with the id `revoke`, or list all keys; return the exit code."""
+    request = None
+    if create:
+        try:
+            request = KeyCreate(
+                name=name,
+                scopes=list(scopes),
+                requests_per_minute=requests_per_minute,
+                max_concurrent=max_concurrent,
             )
-            if options.action == "create"
-            else None
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        print(f"{first['loc'][0]}: {first['msg']}", file=sys.stderr)
-        return 2
-    database = open_database(options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            print(f"{first['loc'][0]}: {first['msg']}", file=sys.stderr)
+            return 2
+    database = open_database(settings)
     try:
         with Session(database.writer) as session, session.begin():
-            lines = _do(session, request, options)
+            lines = _apply(session, request, revoke)
     except NotFound as error:
         print(error, file=sys.stderr)
         return 1
@@ -48,14 +54,14 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _do(session: Session, request: KeyCreate | None, options: argparse.Namespace) -> list[str]:
-    """Carry out the action; return the lines to print after the commit."""
+def _apply(session: Session, request: KeyCreate | None, revoked: str | None) -> list[str]:
+    """Create, revoke or list; return the lines to print after the commit."""
     if request is not None:
         made = create_key(session, request)
-        return [made.key, f"{made.id}: {made.name} ({', '.join(made.scopes)}); the key is shown only once"]
-    if options.action == "revoke":
-        revoke_key(session, options.id)
-        return [f"{options.id} is revoked; a running server refuses it within a second or so"]
+        return [made.key, f"{made.id}: {made.name} ({', '.join(made.scopes)}); the key is shown only this once"]
+    if revoked is not None:
+        revoke_key(session, revoked)
+        return [f"{revoked} is revoked; a running server refuses it within a second or so"]
     return [_line(key) for key in list_keys(session)] or ["no keys"]
 
 
@@ -68,29 +74,3 @@ def _line(key: KeyView) -> str:
 
 def _date(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="python -m server keys",
-        allow_abbrev=False,
-        description="Create, list and revoke API keys. A running server notices within a second or so.",
-    )
-    actions = top.add_subparsers(dest="action", required=True, metavar="create | list | revoke")
-    create = actions.add_parser("create", allow_abbrev=False, help="create a key and show it once")
-    create.add_argument("--name", required=True, help="owner of the key, for display only")
-    create.add_argument(
-        "--scope",
-        action="append",
-        required=True,
-        choices=get_args(Scope),
-        help="what the key may do; can be repeated",
-    )
-    create.add_argument("--requests-per-minute", type=int, metavar="N", help="default: no limit")
-    create.add_argument("--max-concurrent", type=int, metavar="N", help="concurrent requests; default: no limit")
-    listing = actions.add_parser("list", allow_abbrev=False, help="list all keys, newest first")
-    revoke = actions.add_parser("revoke", allow_abbrev=False, help="revoke a key")
-    revoke.add_argument("id", help="id of the key, as shown by `list`")
-    for action in (create, listing, revoke):
-        add_flags(action)
-    return top

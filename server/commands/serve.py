@@ -1,4 +1,4 @@
-"""`python -m server serve`: listen, show the first admin key where one was made, and serve until a signal."""
+"""`python -m server serve`: listen, show the first admin key if one was created, and serve until a signal."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from server.settings import Settings
 from server.store.database import Database
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; return its exit code."""
-    settings = Settings.load(arguments)
+def run(settings: Settings) -> int:
+    """Serve; return the exit code."""
     _allow_many_connections()
-    # The protocol is named since asyncio turns Nagle's delay off (40 ms an answer) only where it sees TCP.
+    # asyncio disables Nagle's algorithm (40 ms per answer) only on sockets whose protocol is explicitly TCP.
     listener = socket.socket(
         socket.AF_INET6 if ":" in settings.host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
     )
@@ -44,12 +43,12 @@ def run(arguments: list[str]) -> int:
 
 
 def _allow_many_connections() -> None:
-    """Take all the open files that the system grants: each connection is one, and a shell's usual 1024 are few."""
+    """Raise the limit of open files as far as permitted: each connection is one, and a shell's usual 1024 are few."""
     if sys.platform != "win32":
         import resource
 
-        now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, min(most, 65_536)) if most > 0 else now, most))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65_536)) if hard > 0 else soft, hard))
 
 
 def _show_first_admin_key(settings: Settings) -> None:
@@ -61,5 +60,5 @@ def _show_first_admin_key(settings: Settings) -> None:
             made = first_admin_key(session)
     finally:
         database.close()
-    if made is not None:  # Only once it is committed: a key that was shown works.
+    if made is not None:  # After the commit: a key that was shown is valid.
         print(f"upturn: the admin key, shown only this once: {made.key}", flush=True)

@@ -1,4 +1,4 @@
-"""What agents have done lately, counted in SQL: newly scored episodes, and the last live turn."""
+"""Recent activity of live agents, from SQL: newly scored episodes, and the last live turn."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from server.store.tables import EpisodeRow, RewardRow, RunEpisodeRow, StepRow, T
 
 
 def scored_since(session: Session, since: float | None, most: int) -> int:
-    """Count episodes that were scored after a time and that no run has had; stop at `most`.
+    """Count episodes that were scored after a time and that no run has trained on; stop at `most`.
 
-    An episode is scored once it has ended and has a reward that counts. Those of the server's own plays do not count.
+    An episode is scored once it has ended and has a reward that counts. Episodes of the server's own plays are ignored.
     """
     stepped = sa.exists().where(StepRow.episode_id == EpisodeRow.id)
     rewarded = (
@@ -25,7 +25,7 @@ def scored_since(session: Session, since: float | None, most: int) -> int:
         EpisodeRow.status.in_(("terminated", "truncated", "closed")),
         EpisodeRow.play_id.is_(None),
         EpisodeRow.purpose != "evaluation",
-        # An environment that was left before its end has given no verdict.
+        # An environment that was closed before its end gave no verdict.
         sa.or_(EpisodeRow.status != "closed", EpisodeRow.environment.is_(None)),
         sa.not_(sa.exists().where(RunEpisodeRow.episode_id == EpisodeRow.id)),
         sa.or_(stepped, rewarded.is_not(None)),
@@ -36,7 +36,7 @@ def scored_since(session: Session, since: float | None, most: int) -> int:
 
 
 def last_live_turn(session: Session) -> float | None:
-    """Return when an agent last had an answer; the server's own plays do not count."""
+    """Return the time of the last answer to an agent; the server's own plays are ignored."""
     return session.scalar(
         sa.select(TurnRow.created_at)
         .join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id)

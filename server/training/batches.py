@@ -1,6 +1,6 @@
-"""The batch of a learner step: play its tasks, select, lease, and take the acknowledgement (steps 6 and 7).
+"""The batch of a learner step: play its tasks, select episodes, lease, and record the acknowledgement (steps 6 and 7).
 
-A batch is found by (run, step): asking again gives the same one, so a learner that died in the middle goes on with it.
+A batch is identified by (run, step): repeated requests return the same one, so a restarted learner continues with it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from server.errors import Conflict, NotFound, Unavailable
 from server.store.database import Database, new_id
 from server.store.tables import BatchRow, EpisodeRow, MetricRow, RunEpisodeRow
 from server.store.writer import Writer
+from server.training.branches import samples
 from server.training.budget import end_if_spent
 from server.training.curriculum import record_of, tasks_of, tasks_of_step
 from server.training.gate import PromotionGate
 from server.training.runs import hold
-from server.training.selection import Selection, samples, select
+from server.training.selection import Selection, select
 from server.versions.routing import Pointers
 from upturn.wire import BatchAck, BatchRequest, BatchView, PlayPlan, PlayRequest, PlayView, RunConfig, Sample
 
-WAIT_S = 10.0  # How long one request waits for the play; then the learner asks again.
+WAIT_S = 10.0  # Maximum wait of one request for the play; the learner then asks again.
 
 
 class Batches:
@@ -45,8 +46,8 @@ class Batches:
         """Return the batch of a step: leased with its samples, or still gathering.
 
         Raises:
-            Conflict: the learner does not hold the run, or the step is trained already.
-            Unavailable: the play that was to fill the batch failed; the next request starts another.
+            Conflict: the learner does not hold the run, the step is already trained, or a replayed step is not.
+            Unavailable: the play for this batch failed; the next request starts another.
         """
         async with self._one_at_a_time:
             run_config, batch_id = await self._writer.write(lambda session: _find_or_make(session, request))
@@ -56,9 +57,9 @@ class Batches:
                 if request.replay:
                     samples_again = await asyncio.to_thread(self._samples, batch_id, config)
                     return _view(batch, None, samples_again).model_copy(update={"state": "leased"})
-                raise Conflict(f"step {request.step} of {request.run_id} is trained", code="batch_trained")
+                raise Conflict(f"step {request.step} of {request.run_id} is already trained", code="batch_trained")
             if request.replay:
-                raise Conflict(f"step {request.step} of {request.run_id} is not trained", code="batch_not_trained")
+                raise Conflict(f"step {request.step} of {request.run_id} is not trained yet", code="batch_not_trained")
             first = batch.step == 0 and batch.state == "gathering" and batch.play_id is None
             if first and config.evaluation is not None and not await self._gate.ready(request.run_id, WAIT_S):
                 return _view(batch, None, [])
@@ -83,7 +84,12 @@ class Batches:
         return _view(batch, play, await asyncio.to_thread(self._samples, batch_id, config))
 
     async def acknowledge(self, batch_id: str, ack: BatchAck) -> None:
-        """Record that a batch was trained (with lineage and metrics), or that it is given back."""
+        """Record that a batch was trained (with lineage and metrics) or returned.
+
+        Raises:
+            NotFound: no such batch.
+            Conflict: the learner does not hold the run, or the batch was trained differently.
+        """
 
         def record(session: Session) -> None:
             batch = session.get(BatchRow, batch_id)
@@ -93,9 +99,9 @@ class Batches:
             if batch.state == "trained":
                 if (ack.state, ack.policy_version) == ("trained", batch.policy_version):
                     return
-                raise Conflict(f"batch {batch_id} is trained", code="batch_trained")
+                raise Conflict(f"batch {batch_id} is already trained", code="batch_trained")
             if ack.state == "returned":
-                return  # The same episodes wait for the next learner that asks for this step.
+                return  # The next learner that asks for this step gets the same episodes.
             batch.state, batch.policy_version = "trained", ack.policy_version
             run.step = batch.step + 1
             for trained in ack.episodes:
@@ -165,13 +171,13 @@ class Batches:
             return samples(
                 session,
                 [row.episode_id for row in chosen],
-                by_prompt=config.algorithm == "dpo",
+                by_prompt=config.traits.by_prompt,
                 rewards={row.episode_id: row.reward for row in chosen if row.reward is not None},
             )
 
 
 def _find_or_make(session: Session, request: BatchRequest) -> tuple[dict[str, Any], str]:
-    """Return the config of a run that the learner holds, and the id of the step's batch."""
+    """Return the run's config and the id of the step's batch, which is created if needed; the learner holds the run."""
     run = hold(session, request.run_id, request.learner)
     found = session.scalar(sa.select(BatchRow).where(BatchRow.run_id == request.run_id, BatchRow.step == request.step))
     if found is None:
@@ -189,12 +195,12 @@ def _find_or_make(session: Session, request: BatchRequest) -> tuple[dict[str, An
 
 
 def _record(session: Session, batch_id: str, chosen: Selection) -> None:
-    """Lease the batch with these episodes, unless another request has done so in the meantime."""
+    """Lease the batch with these episodes, unless a concurrent request already has."""
     batch = session.get_one(BatchRow, batch_id)
     if batch.state != "gathering":
         return
     batch.stats, batch.state = chosen.stats, "leased"
-    # One that was erased since it was chosen is gone.
+    # Skip episodes erased since the selection.
     for episode_id in session.scalars(sa.select(EpisodeRow.id).where(EpisodeRow.id.in_(chosen.episode_ids))).all():
         session.add(
             RunEpisodeRow(

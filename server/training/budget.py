@@ -1,4 +1,4 @@
-"""What a run may use. It is looked at when a learner step is acknowledged, in the same transaction."""
+"""A run's budget, checked in the transaction that acknowledges a learner step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from upturn.wire import RunConfig
 
 
 def end_if_spent(session: Session, run: RunRow, now: float) -> None:
-    """End a run well, with the reason, where its budget is used; its learner hears of it at its next call."""
+    """End a run as done if a part of its budget is used up; its learner learns of it at its next call."""
     budget = RunConfig.model_validate(run.config).budget
     session.flush()
     tokens = (

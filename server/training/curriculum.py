@@ -1,6 +1,6 @@
 """Which tasks a learner step plays: a pure function of the run's plan, its seed, the step and the recorded episodes.
 
-Asked again, it names the same tasks; once a play has started, the play's own row says what they were.
+Repeated calls return the same tasks; once a play has started, its own row records them.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from server.errors import NotFound
 from server.store.tables import BatchRow, EpisodeRow
 from upturn.wire import PlayPlan
 
-RECENT = 32  # Newest episodes of a task that say how well the policy does it: four groups of eight.
+RECENT = 32  # Newest episodes of a task that estimate its success: four groups of eight.
 
 Record = dict[tuple[str, str], tuple[int, int]]
-"""By environment and task: successes among the newest episodes, and how many those are."""
+"""By (environment, task): successes among the newest episodes, and the number of those episodes."""
 
 
 def tasks_of_split(environment: str, split: str) -> list[str]:
-    """Return a split's tasks. It may read files: not for the event loop.
+    """Return a split's tasks. May read files, so call it outside the event loop.
 
     Raises:
-        NotFound: unknown environment or split, or one without tasks.
+        NotFound: unknown environment or split, or a split without tasks.
     """
     env = find_environment(environment)
     if split not in env.splits():
@@ -42,10 +42,10 @@ def tasks_of_split(environment: str, split: str) -> list[str]:
 
 
 def tasks_of(plan: PlayPlan) -> dict[str, list[str]]:
-    """Return the tasks a plan chooses from, by environment. It may read files: not for the event loop.
+    """Return the tasks a plan chooses from, by environment. May read files, so call it outside the event loop.
 
     Raises:
-        NotFound: unknown environment or split, or one without tasks.
+        NotFound: unknown environment or split, or a split without tasks.
     """
     found = {}
     for name, choice in plan.choices.items():
@@ -55,7 +55,7 @@ def tasks_of(plan: PlayPlan) -> dict[str, list[str]]:
 
 
 def record_of(session: Session, run_id: str, step: int) -> Record:
-    """Return how the tasks that a run played before a step went; an episode without a verdict says nothing."""
+    """Return the success of the tasks that a run played before a step; episodes without a verdict are ignored."""
     played = (
         sa.select(
             EpisodeRow.environment,
@@ -89,17 +89,17 @@ def record_of(session: Session, run_id: str, step: int) -> Record:
 def tasks_of_step(
     plan: PlayPlan, tasks: dict[str, list[str]], seed: int, step: int, record: Record | None = None
 ) -> dict[str, list[str]]:
-    """Return the tasks of a learner step by environment, `plan.groups` together.
+    """Return the tasks of a learner step by environment, `plan.groups` in total.
 
-    There are fewer where an environment has not as many, or where `uniform` comes to the end of its tasks: each comes
-    once before any comes again, and none twice in a step.
+    There are fewer if an environment has too few tasks, or if `uniform` reaches the end of its order: it plays every
+    task once before repeating any, and never plays a task twice in a step.
 
     Args:
-        plan: the run's.
-        tasks: what it chooses from, as `tasks_of` says.
-        seed: the run's.
-        step: of the learner, from 0.
-        record: how the run's tasks went, which `learnability` needs.
+        plan: the run's plan.
+        tasks: the tasks to choose from, from `tasks_of`.
+        seed: the run's seed.
+        step: learner step, from 0.
+        record: success of the run's tasks, required by `learnability`.
     """
     chosen: dict[str, list[str]] = {}
     for environment, places in _places(plan, step).items():
@@ -117,19 +117,19 @@ def tasks_of_step(
 
 
 def learnability(won: int, count: int) -> float:
-    """Return how much a task is worth playing: p(1-p) of its success, as in Sampling For Learnability (2408.15099).
+    """Return a task's learnability p(1-p), where p is its success rate (Sampling For Learnability, arXiv 2408.15099).
 
-    p is (won + 1) / (count + 2), Laplace's estimate: never 0 or 1, so that a solved or hopeless task still comes up,
-    and 1/2 for a task that was never played, which no other task is worth more than.
+    p is Laplace's estimate (won + 1) / (count + 2): never 0 or 1, so solved and hopeless tasks still come up, and 1/2
+    for a task that was never played, which is the maximum.
     """
     p = (won + 1) / (count + 2)
     return p * (1 - p)
 
 
 def _places(plan: PlayPlan, step: int) -> dict[str, list[int]]:
-    """Return which of its own groups each environment plays in a step, counted from the run's first.
+    """Return the indices of the groups that each environment plays in a step, counted per environment over the run.
 
-    The environments take turns in a fixed order in which each occurs as often as its weight says, evenly spread.
+    The environments alternate in a fixed order in which each occurs as often as its weight, evenly spread.
     """
     weights = {name: choice.weight for name, choice in plan.choices.items()}
     order = [
@@ -145,7 +145,7 @@ def _places(plan: PlayPlan, step: int) -> dict[str, list[int]]:
 
 
 def _in_turn(tasks: list[str], places: list[int], seed: int) -> list[str]:
-    """Return the tasks at some places of an endless seeded order in which each comes once before any comes again."""
+    """Return the tasks at some places of an endless seeded order that repeats no task before all have come up."""
     orders: dict[int, list[str]] = {}
     chosen: dict[str, None] = {}
     for place in places:
@@ -157,7 +157,7 @@ def _in_turn(tasks: list[str], places: list[int], seed: int) -> list[str]:
 
 
 def _learnable(tasks: list[str], count: int, seed: str, record: dict[str, tuple[int, int]]) -> list[str]:
-    """Draw tasks without replacement, weighted by learnability: the smallest of exponential times at these rates."""
+    """Draw tasks without replacement, weighted by learnability: the smallest exponential times at these rates."""
     rng = random.Random(seed)
     times = {task: -math.log(1 - rng.random()) / learnability(*record[task]) for task in tasks}
     return heapq.nsmallest(count, tasks, key=times.__getitem__)

@@ -25,7 +25,7 @@ LOOK_S = 2.0  # Pause before looking again for a run: one that another server qu
 
 def program(settings: LearnerSettings) -> list[str]:
     """Return the command line of the learner, as far as settings decide it."""
-    several = ["learner.parallel.launch", "--processes", str(settings.processes)]
+    several = ["learner", "launch", "--processes", str(settings.processes)]
     threads = [] if settings.threads is None else ["--threads", str(settings.threads)]
     nice = ["nice", "-n", str(settings.nice)] if settings.nice else []
     return [*nice, sys.executable, "-m", *(several if settings.processes > 1 else ["learner", "run"]), *threads]

@@ -1,8 +1,8 @@
-"""What live episodes of a version earned, in the order in which it became known.
+"""Rewards of a version's live episodes, in the order in which they became known.
 
-Live is what the bearer of a key has opened here: neither the server's own plays nor what was imported. An episode
-counts for a version where that alone answered in it: in an environment once that has ended, without one once somebody
-has rewarded it.
+A live episode was opened here with an API key: it is neither one of the server's own plays nor imported. It counts for
+a version if only that version answered in it, once its environment has ended or, without an environment, once it has a
+reward.
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ from server.training.rewards import rewards_of
 def live_rewards(
     session: Session, version: int, limit: int, *, opened_from: float | None = None, known_before: float | None = None
 ) -> list[float]:
-    """Return rewards of a version's live episodes: the first ones since a time, else the newest known before one.
+    """Return rewards of a version's live episodes: the first ones since a time, or the last ones before a time.
 
-    The first ones come oldest first, the newest ones newest first.
+    Args:
+        session: database session.
+        version: the policy version.
+        limit: maximum number of episodes.
+        opened_from: return the first episodes opened at or after this time, oldest first.
+        known_before: return the last episodes whose reward was known before this time, newest first.
     """
     first_reward = (
         sa.select(sa.func.min(RewardRow.created_at)).where(RewardRow.episode_id == EpisodeRow.id).scalar_subquery()

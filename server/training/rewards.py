@@ -1,4 +1,4 @@
-"""What each episode earned: its environment's rewards, and those from outside by the rules of their sources."""
+"""Each episode's reward: its environment's rewards plus external rewards, combined by the rules of their sources."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from server.store.tables import RewardRow, StepRow
 
 
 def rewards_of(session: Session, episode_ids: Sequence[str]) -> dict[str, float | None]:
-    """Return each episode's reward as of now; None where nobody has rewarded it."""
+    """Return each episode's current reward, by episode id; None without any reward."""
     steps: dict[str, list[float]] = defaultdict(list)
     late: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for episode_id, reward in session.execute(

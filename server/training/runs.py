@@ -1,6 +1,6 @@
-"""Training runs: a row each, from start to end; one at a time, by a unique slot and a lease in SQL.
+"""Training runs, one row each. A unique slot and a lease in SQL allow one run at a time.
 
-A paused run has lost its learner and keeps its steps: resumed, it waits in the queue and goes on where it was.
+A paused run has no learner and keeps its steps: once resumed, it waits in the queue and continues at its step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BY_REQUEST = "paused by request"
 
 
 class Runs:
-    """All runs. A learner holds a run by a lease that its heartbeats renew."""
+    """All runs. A learner holds a run through a lease, which its heartbeats renew."""
 
     def __init__(
         self,
@@ -41,11 +41,11 @@ class Runs:
         self._lease_s = lease_s
         self.clock = clock
         self._heard_at: float | None = None
-        """When a learner last had or renewed its lease here; None once its run has ended."""
+        """When this process last granted or renewed a lease; None once the run has ended."""
 
     @property
     def training(self) -> bool:
-        """Whether a learner is at work on a run, as far as this process has heard."""
+        """Whether a learner is training, as far as this process knows."""
         return self._heard_at is not None and self.clock() - self._heard_at < self._lease_s
 
     async def create(self, config: RunConfig, trigger: str) -> RunView:
@@ -63,7 +63,7 @@ class Runs:
         """Refuse a run that this server cannot serve.
 
         Raises:
-            BadRequest: it serves another kind of weights.
+            BadRequest: the server serves another kind of weights.
         """
         served = "full" if self._pointers.shared else "adapter"
         if config.kind != served:
@@ -74,7 +74,11 @@ class Runs:
             )
 
     async def claim(self, request: RunClaim) -> RunView | None:
-        """Give a learner a run: one whose learner was lost, or the oldest queued; None where nothing is due."""
+        """Give a learner the run whose learner was lost, or the oldest queued one; None if no run is due.
+
+        Raises:
+            NotFound: the request names a run that does not exist.
+        """
 
         def take(session: Session) -> str | None:
             now = self.clock()
@@ -88,7 +92,7 @@ class Runs:
                 _stop_clock(row, min(now, row.lease_until or now))
             row.state, row.slot, row.learner, row.lease_until = "running", SLOT, request.learner, now + self._lease_s
             row.resumed_at = now
-            session.flush()  # The unique slot: of two servers that claim at once, one fails here.
+            session.flush()  # The unique slot: if two servers claim at once, one fails here.
             return row.id
 
         if request.run_id is not None:
@@ -116,7 +120,7 @@ class Runs:
         self._heard_at = self.clock()
 
     async def release(self, learner: str) -> None:
-        """Let go of what a learner holds: it has been stopped in order, and its run may go on at once elsewhere."""
+        """End the lease of a learner that was shut down, so that another may claim its run at once."""
         change = (
             sa.update(RunRow)
             .where(RunRow.learner == learner, RunRow.state == "running")
@@ -125,7 +129,7 @@ class Runs:
         await self._writer.write(lambda session: session.execute(change))
 
     async def due(self, learner: str) -> str | None:
-        """Return the run that a learner would get by claiming one."""
+        """Return the id of the run that a learner would get by claiming one."""
 
         def read() -> str | None:
             with self._database.read() as session:
@@ -135,25 +139,32 @@ class Runs:
         return await asyncio.to_thread(read)
 
     async def pause(self, run_id: str) -> RunView:
-        """Take a run from its learner, which hears of it at its next call; its steps and its batch stay.
+        """Take a run from its learner, which learns of it at its next call; steps and batch are kept.
 
         Raises:
-            Conflict: it has ended.
+            NotFound: no such run.
+            Conflict: the run has ended.
         """
         await self._writer.write(lambda session: pause_run(unfinished(session, run_id), BY_REQUEST, self.clock()))
         return await self.view(run_id)
 
     async def resume(self, run_id: str) -> RunView:
-        """Let a paused run go on at its step; one that is not paused is left as it is.
+        """Queue a paused run to continue at its step; other runs are left unchanged.
 
         Raises:
-            Conflict: it has ended.
+            NotFound: no such run.
+            Conflict: the run has ended.
         """
         await self._writer.write(lambda session: resume_run(unfinished(session, run_id), self.clock()))
         return await self.view(run_id)
 
     async def end(self, run_id: str, end: RunEnd) -> RunView:
-        """Record how a run ended."""
+        """Record how a run ended.
+
+        Raises:
+            NotFound: no such run.
+            Conflict: the learner does not hold the run.
+        """
 
         def finish(session: Session) -> None:
             close_run(hold(session, run_id, end.learner), end.state, end.reason, self.clock())
@@ -163,7 +174,12 @@ class Runs:
         return await self.view(run_id)
 
     async def cancel(self, run_id: str, reason: str = "cancelled by request") -> RunView:
-        """Cancel a run; its learner hears of it at its next call."""
+        """Cancel a run; its learner learns of it at its next call.
+
+        Raises:
+            NotFound: no such run.
+            Conflict: the run has ended.
+        """
 
         def finish(session: Session) -> None:
             close_run(unfinished(session, run_id), "cancelled", reason, self.clock())
@@ -172,7 +188,7 @@ class Runs:
         return await self.view(run_id)
 
     async def fail(self, run_id: str, reason: str) -> None:
-        """Mark an unfinished run failed: its learner died too often."""
+        """Mark an unfinished run as failed, since its learner died too often."""
 
         def finish(session: Session) -> None:
             row = _get(session, run_id)
@@ -220,14 +236,14 @@ def hold(session: Session, run_id: str, learner: str) -> RunRow:
     """Return a run that this learner holds.
 
     Raises:
-        NotFound: there is no such run.
-        Conflict: it was cancelled or paused, has ended, or is another learner's.
+        NotFound: no such run.
+        Conflict: the run was cancelled or paused, has ended, or is held by another learner.
     """
     row = _get(session, run_id)
     if row.state == "cancelled":
         raise Conflict(f"run {run_id} was cancelled", code="run_cancelled")
     if row.state in ("queued", "paused"):
-        raise Conflict(f"run {run_id} is held by nobody: it is {row.state}", code="lease_lost")
+        raise Conflict(f"run {run_id} has no learner: it is {row.state}", code="lease_lost")
     if row.state != "running":
         raise Conflict(f"run {run_id} is {row.state}", code="run_ended")
     if row.learner != learner:
@@ -246,8 +262,8 @@ def unfinished(session: Session, run_id: str) -> RunRow:
     """Return a run that has not ended.
 
     Raises:
-        NotFound: there is no such run.
-        Conflict: it has ended.
+        NotFound: no such run.
+        Conflict: the run has ended.
     """
     row = _get(session, run_id)
     if row.state not in UNFINISHED:
@@ -256,7 +272,7 @@ def unfinished(session: Session, run_id: str) -> RunRow:
 
 
 def new_run(config: RunConfig, trigger: str, now: float) -> RunRow:
-    """Return the row of a run that waits for its learner."""
+    """Return the row of a new queued run."""
     return RunRow(
         id=new_id("run"),
         state="queued",
@@ -270,14 +286,14 @@ def new_run(config: RunConfig, trigger: str, now: float) -> RunRow:
 
 
 def pause_run(row: RunRow, reason: str, now: float) -> None:
-    """Take an unfinished run from its learner."""
+    """Pause an unfinished run and take it from its learner."""
     if row.state == "running":
         _stop_clock(row, now)
     row.state, row.reason, row.slot, row.learner, row.lease_until = "paused", reason, None, None, None
 
 
 def resume_run(row: RunRow, now: float) -> None:
-    """Put a paused run into the queue."""
+    """Queue a paused run."""
     if row.state == "paused":
         row.state, row.reason, row.resumed_at = "queued", None, now
 
@@ -290,7 +306,7 @@ def close_run(row: RunRow, state: str, reason: str, now: float) -> None:
 
 
 def active_s(row: RunRow, now: float) -> float:
-    """Return how long a run has been running, without its pauses."""
+    """Return the running time of a run in seconds, without pauses."""
     began = row.resumed_at if row.state == "running" else None
     return row.active_s + (max(0.0, now - began) if began is not None else 0.0)
 
@@ -300,20 +316,20 @@ def _stop_clock(row: RunRow, now: float) -> None:
 
 
 def _due(session: Session, learner: str, run_id: str | None, now: float) -> RunRow | None:
-    """Return the run that a learner may take: one whose learner was lost, else the oldest queued."""
+    """Return the run that a learner may claim: the run whose learner was lost, otherwise the oldest queued one."""
     running = session.scalar(sa.select(RunRow).where(RunRow.slot == SLOT))
     if running is not None:
         lost = (running.lease_until or 0) <= now or running.learner == learner
         return running if lost and run_id in (None, running.id) else None
     tried = sa.select(RunRow.id).where(RunRow.gate == "canary")
     if session.scalar(undecided().limit(1)) is not None or session.scalar(tried.limit(1)) is not None:
-        return None  # Its evaluation needs the versions as they are, and what comes next builds on the decision.
+        return None  # The evaluation needs the current versions, and the next run builds on its decision.
     due = sa.select(RunRow).where(RunRow.state == "queued").order_by(RunRow.id).limit(1)
     return session.scalar(due if run_id is None else due.where(RunRow.id == run_id))
 
 
 def undecided() -> sa.Select[RunRow]:
-    """Return the query of the runs that have ended and wait for the promotion gate, the oldest end first."""
+    """Return the query of ended runs that wait for the promotion gate, earliest end first."""
     return sa.select(RunRow).where(RunRow.gate == "due", RunRow.ended_at.is_not(None)).order_by(RunRow.ended_at)
 
 

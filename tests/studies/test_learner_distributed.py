@@ -1,4 +1,4 @@
-"""Several learner processes do what one does; they end together, and a checkpoint fits any number of them."""
+"""Several learner processes get the results of one and end together; a checkpoint fits any number of processes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.main import get_group
 
-from learner.__main__ import parser as learner_options
+from learner.__main__ import app
 from learner.loop import do_next_run
-from learner.minibatch import deal
-from learner.parallel import launch
+from learner.parallel.deal import deal
 from server.training.learner_process import program
 from server.training.settings import LearnerSettings
 from tests.support.learner_process import work
@@ -25,21 +25,21 @@ from tests.support.tiny_model import make_tiny_model
 from tests.unit.learner.test_learner_loop import CONFIG, set_up
 from tests.unit.learner.test_learner_program import held_at_publishing, over_http
 from tests.unit.learner.test_learner_samples import random_samples, unguarded
-from upturn.wire import OptimiserConfig
+from upturn.wire import OptimizerConfig
 
 ROOT = Path(__file__).parents[2]
-PLAIN = unguarded(steps=4, optimiser=OptimiserConfig(lr=1e-4))  # Adam makes up to twice lr of a gradient near 0
+PLAIN = unguarded(steps=4, optimizer=OptimizerConfig(lr=1e-4))  # Adam turns a gradient near 0 into up to twice lr
 CONFIGS = {
     "grpo": PLAIN.model_copy(update={"kl_coef": 0.05, "minibatches": 2, "reference_reset_every": 2}),
-    "ppo": PLAIN.model_copy(update={"algorithm": "ppo", "minibatches": 2, "loss_normalisation": "sample"}),
+    "ppo": PLAIN.model_copy(update={"algorithm": "ppo", "minibatches": 2, "loss_normalization": "sample"}),
     "dpo": PLAIN.model_copy(update={"algorithm": "dpo"}),
-    "sft": PLAIN.model_copy(update={"algorithm": "sft", "loss_normalisation": "sample"}),
+    "sft": PLAIN.model_copy(update={"algorithm": "sft", "loss_normalization": "sample"}),
     "adapter": PLAIN.model_copy(update={"kind": "adapter", "lora_rank": 4, "kl_coef": 0.05}),
 }
 
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `tests/support/learner_process.py` as two processes and wait for them."""
+    """Run `tests/support/learner_process.py` as two processes and wait for their end."""
     command = [
         sys.executable,
         "-m",
@@ -75,7 +75,7 @@ def order_of(tmp_path, model, name, config, steps=(0, 3), **more):
 
 
 def in_two(tmp_path, orders) -> None:
-    """Do some orders in two processes."""
+    """Carry out orders in two processes."""
     file = tmp_path / "orders.json"
     file.write_text(json.dumps(orders))
     done = torchrun(str(file))
@@ -97,7 +97,7 @@ def assert_same(one, other, tolerance=1e-5):
             assert others[name] == pytest.approx(step[name], rel=tolerance, abs=tolerance), name
 
 
-def test_one_process_two_and_any_row_length_agree_on_weights_and_metrics(tmp_path):
+def test_weights_and_metrics_do_not_depend_on_the_number_of_processes_or_the_row_length(tmp_path):
     torch.set_num_threads(1)
     model = make_tiny_model(tmp_path / "base")
     alone = {name: order_of(tmp_path, model, f"{name}-1", config) for name, config in CONFIGS.items()}
@@ -125,7 +125,7 @@ def test_one_process_two_and_any_row_length_agree_on_weights_and_metrics(tmp_pat
     assert_same(*broken)
 
 
-def test_a_checkpoint_of_one_process_goes_on_in_two_and_one_of_two_in_one(tmp_path):
+def test_a_checkpoint_of_one_process_resumes_in_two_and_of_two_in_one(tmp_path):
     torch.set_num_threads(1)
     model = make_tiny_model(tmp_path / "base")
     names = ("grpo", "ppo", "adapter")
@@ -171,13 +171,13 @@ def options(url, tmp_path):
 
 
 def launched(url, tmp_path):
-    command = [sys.executable, "-m", "learner.parallel.launch", "--processes", "2", *options(url, tmp_path)]
+    command = [sys.executable, "-m", "learner", "launch", "--processes", "2", *options(url, tmp_path)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 @contextlib.contextmanager
 def ended(process):
-    """Leave no process behind, whatever the test does."""
+    """Kill the process at the end of the `with` block."""
     try:
         yield
     finally:
@@ -186,7 +186,7 @@ def ended(process):
         process.stdout.close()
 
 
-def test_the_launched_processes_train_a_run_as_one_does_and_the_server_hears_one(tmp_path):
+def test_launched_processes_train_a_run_like_one_and_only_one_talks_to_the_server(tmp_path):
     server, _ = set_up(tmp_path, CONFIG.model_copy(update={"checkpoint_every": 1}))
     with over_http(server) as url:
         process = launched(url, tmp_path)
@@ -204,7 +204,7 @@ def test_the_launched_processes_train_a_run_as_one_does_and_the_server_hears_one
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
-def test_a_process_that_dies_ends_the_other_with_a_clear_line_and_a_stop_gives_the_batch_back(tmp_path, how):
+def test_a_killed_process_ends_the_other_with_a_clear_line_and_a_stop_gives_the_batch_back(tmp_path, how):
     server, _ = set_up(tmp_path)
     publishing, leave = held_at_publishing(server)
     with over_http(server) as url:
@@ -230,7 +230,7 @@ def test_a_process_that_dies_ends_the_other_with_a_clear_line_and_a_stop_gives_t
         assert "stopped by SIGTERM" in output
 
 
-def test_what_one_process_meets_alone_fails_the_run_with_its_reason(tmp_path):
+def test_an_error_in_one_process_fails_the_run_with_its_reason(tmp_path):
     server, _ = set_up(tmp_path)
     with over_http(server) as url:
         done = torchrun("run", *options(url, tmp_path))
@@ -241,26 +241,28 @@ def test_what_one_process_meets_alone_fails_the_run_with_its_reason(tmp_path):
 
 
 def second_of(launcher):
-    """Return the id of a launcher's process of rank 1."""
+    """Return the process id of a launcher's child with rank 1."""
     for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
         if b"\0RANK=1\0" in Path(f"/proc/{child}/environ").read_bytes():
             return int(child)
-    raise AssertionError("there is no second process")
+    raise AssertionError("the launcher has no second process")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_the_server_starts_as_many_processes_as_its_settings_say(processes):
+def test_the_server_starts_the_number_of_processes_in_its_settings(processes):
     settings = LearnerSettings(processes=processes, threads=3)
-    _, dash_m, module, *arguments = program(settings)
-    assert (dash_m, module) == ("-m", "learner" if processes == 1 else "learner.parallel.launch")
+    _, dash_m, module, command, *arguments = program(settings)
+    assert (dash_m, module, command) == ("-m", "learner", "run" if processes == 1 else "launch")
+    commands = get_group(app).commands
     if processes > 1:
-        own, arguments = launch.parser().parse_known_args(arguments)
-        assert own.processes == processes
-        arguments = ["run", *arguments]
-    assert learner_options().parse_args([*arguments, "--server", "http://upturn", "--once"]).threads == 3
+        context = commands["launch"].make_context("launch", arguments)
+        assert context.params["processes"] == processes
+        arguments = context.args
+    arguments = [*arguments, "--server", "http://upturn", "--once"]
+    assert commands["run"].make_context("run", arguments).params["threads"] == 3
 
 
-def test_samples_are_dealt_whole_with_about_as_many_tokens_for_each():
+def test_samples_are_dealt_whole_with_about_the_same_number_of_tokens_for_each_process():
     samples = random_samples(groups=8)
     for processes in (1, 2, 3, 40):
         dealt = deal(samples, processes)

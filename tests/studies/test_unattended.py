@@ -20,7 +20,7 @@ from upturn.wire import (
     EpisodeOpen,
     EvaluationPlan,
     FixedHorizon,
-    OptimiserConfig,
+    OptimizerConfig,
     PlayPlan,
     RewardRequest,
     RunConfig,
@@ -40,7 +40,7 @@ def run_of(steps: int, lr: float) -> RunConfig:
         evaluation=PLAN,
         schedule=FixedHorizon(horizon=1),
         checkpoint_every=4,
-        optimiser=OptimiserConfig(lr=lr),
+        optimizer=OptimizerConfig(lr=lr),
         play=PlayPlan(
             environment="first-byte", tasks=make_spec().tasks("train"), groups=8, group_size=8, sampling=SHORT
         ),

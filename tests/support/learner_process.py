@@ -1,7 +1,7 @@
-"""One of several learner processes as `tests/studies/test_learner_distributed.py` wants it.
+"""One of several learner processes, for `tests/studies/test_learner_distributed.py`.
 
-python -m tests.support.learner_process ORDERS.json        steps on given samples
-python -m tests.support.learner_process run --server ...    the program, where the second process runs out of memory
+python -m tests.support.learner_process ORDERS.json        learner steps on generated samples
+python -m tests.support.learner_process run --server ...    the program, in which the second process runs out of memory
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from learner.__main__ import main as program
 from learner.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from learner.model import Logprobs, Policy, load_policy
+from learner.model.load import load_policy
+from learner.model.policy import Logprobs, Policy
 from learner.parallel import distributed
 from learner.parallel.sharding import whole
 from learner.step import Trainer
@@ -24,19 +25,20 @@ from upturn.wire import RunConfig, Sample
 
 
 def work(order: dict) -> None:
-    """Train some steps, save a checkpoint where asked, and write what came out.
+    """Train some steps, save a checkpoint if ordered, and write weights and metrics.
 
     Args:
-        order: `model`, `config`, `steps`, `max_row_tokens`, `out`, and `save` or `load`: a directory of checkpoints.
+        order: `model`, `config`, `steps`, `max_row_tokens`, `out`, and optionally `save` or `load`: a directory of
+            checkpoints.
     """
     config, out = RunConfig.model_validate(order["config"]), Path(order["out"])
     policy = load_policy(Path(order["model"]), None, config, torch.device("cpu"))
     trainer = Trainer(policy, config, order["max_row_tokens"])
     first, last = order["steps"]
     if "load" in order:
-        found = newest_checkpoint(Path(order["load"]), first)
-        assert found is not None and found[0] == first
-        load_checkpoint(trainer, found[1])
+        newest = newest_checkpoint(Path(order["load"]), first)
+        assert newest is not None and newest[0] == first
+        load_checkpoint(trainer, newest[1])
     metrics = [trainer.step(samples_of(step, order.get("broken", False)), step).metrics for step in range(first, last)]
     if "save" in order:
         save_checkpoint(trainer, Path(order["save"]), last)
@@ -47,7 +49,7 @@ def work(order: dict) -> None:
 
 
 def samples_of(step: int, broken: bool) -> list[Sample]:
-    """Return the samples of a step; a broken one has a temperature at which no logprob is a number."""
+    """Return the samples of a step; if broken, one has a temperature so low that its logprobs are NaN."""
     samples = random_samples(seed=step)
     if broken:
         samples[0] = samples[0].model_copy(update={"temperatures": [1e-45] * len(samples[0].token_ids)})
@@ -55,7 +57,7 @@ def samples_of(step: int, broken: bool) -> list[Sample]:
 
 
 def program_whose_second_process_has_no_memory() -> int:
-    """Run `python -m learner` as it is, but for one error in one process."""
+    """Run `python -m learner` with an out-of-memory error in the second process."""
     compute = Policy.compute
 
     def without_memory(policy, row) -> Logprobs:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import migrations
-from server.commands import export, import_
+from server.__main__ import main
 from server.recording.episode import Episode
 from server.recording.episodes import Episodes
 from server.recording.recorder import NewTurn, Prompt, Recorder, Span
@@ -150,10 +150,10 @@ def new_database(directory: Path) -> Database:
 
 def exported(data_dir: Path, file: Path, *flags: str) -> list[dict[str, Any]]:
     """Export a data directory; return the records, for JSONL."""
-    assert export.run([str(file), "--data-dir", str(data_dir), *flags]) == 0
+    assert main(["export", str(file), "--data-dir", str(data_dir), *flags]) == 0
     return [json.loads(line) for line in file.read_text().splitlines()] if file.suffix == ".jsonl" else []
 
 
 def imported(data_dir: Path, file: Path, *flags: str) -> int:
     """Import a file into a data directory; return the exit code."""
-    return import_.run([str(file), "--data-dir", str(data_dir), *flags])
+    return main(["import", str(file), "--data-dir", str(data_dir), *flags])

@@ -1,1 +1,3 @@
-"""Upturn's client: the wire messages, the Python client, and the upturn command."""
+"""Upturn's client: the wire messages, the Python client, and the `upturn` command."""
+
+__version__ = "0.1.0"

@@ -24,7 +24,7 @@ from tests.support.runs.scripted import LEARNER, PROBE
 from tests.support.tiny_model import make_tiny_model
 from upturn.client import Client, UpturnAPIError
 from upturn.manifest import MANIFEST, verify_manifest, write_manifest
-from upturn.wire import OptimiserConfig, PolicyPublish, Probe, RunClaim, RunConfig, RunRequest
+from upturn.wire import OptimizerConfig, PolicyPublish, Probe, RunClaim, RunConfig, RunRequest
 
 ASK = [{"role": "user", "content": "Hi"}]
 KILLS = 6
@@ -89,7 +89,7 @@ def test_a_learner_killed_while_it_writes_leaves_no_half_version_and_the_run_goe
             record_group(live)
         run = live.client.create_run(
             RunRequest(
-                config=RunConfig(steps=2, optimiser=OptimiserConfig(lr=1e-3), max_staleness=10, checkpoint_every=1)
+                config=RunConfig(steps=2, optimizer=OptimizerConfig(lr=1e-3), max_staleness=10, checkpoint_every=1)
             )
         )
         versions = tmp_path / "data" / "learner" / "policies" / run.id
@@ -112,7 +112,7 @@ def test_a_learner_whose_disk_is_full_fails_its_run_with_the_reason_and_the_cham
     model = make_tiny_model(tmp_path / "model")
     with serving(settings_for(tmp_path / "data", model=str(model), engine=LOCAL)) as live:
         record_group(live)
-        run = live.client.create_run(RunRequest(config=RunConfig(steps=1, optimiser=OptimiserConfig(lr=1e-3))))
+        run = live.client.create_run(RunRequest(config=RunConfig(steps=1, optimizer=OptimizerConfig(lr=1e-3))))
         command = (
             f"ulimit -f 64; exec {sys.executable} -m learner run --server {live.url} --once "
             f"--work-dir {tmp_path / 'data' / 'learner'} --threads 1"

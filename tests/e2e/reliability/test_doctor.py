@@ -15,6 +15,7 @@ from alembic import command
 from safetensors.torch import load_file, save_file
 
 import migrations
+from server.__main__ import main
 from server.assembly import Built
 from server.commands import doctor
 from server.doctor.checks import Check, model_checks
@@ -63,7 +64,7 @@ def test_a_good_model_passes_every_check_and_the_json_says_the_same(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data_dir = tmp_path / "data"
-    code = doctor.run([str(tiny), "--json", "--engine.kind", "local", "--weights", "full", "--data-dir", str(data_dir)])
+    code = main(["doctor", str(tiny), "--json", "--engine.kind", "local", "--weights", "full", "--data-dir", str(data_dir)])
     said = json.loads(capsys.readouterr().out)
     assert (code, said["passed"]) == (0, True)
     assert [check["name"] for check in said["checks"]] == NAMES
@@ -74,7 +75,7 @@ def test_a_good_model_passes_every_check_and_the_json_says_the_same(
 
 def test_quick_says_a_line_a_check_and_needs_no_torch(tiny: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from server.commands.doctor import run; code = run(sys.argv[1:]); "
+        "import sys; from server.__main__ import main; code = main(['doctor', *sys.argv[1:]]); "
         "sys.exit(3 if 'torch' in sys.modules else code)"
     )
     done = subprocess.run(
@@ -92,7 +93,7 @@ def test_quick_says_a_line_a_check_and_needs_no_torch(tiny: Path, tmp_path: Path
 
 def test_a_model_that_is_not_there_fails_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
-    assert doctor.run([str(tmp_path / "empty"), "--quick", "--data-dir", str(tmp_path)]) == 1
+    assert main(["doctor", str(tmp_path / "empty"), "--quick", "--data-dir", str(tmp_path)]) == 1
     said = capsys.readouterr().out
     assert "fail  model files      config.json" in said and "Hugging Face's layout" in said
 
@@ -245,9 +246,7 @@ def test_the_schema_is_compared_and_never_changed(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments_are_refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        doctor.run(arguments)
-    assert ended.value.code == 2
+    assert main(["doctor", *arguments]) == 2
     assert says in capsys.readouterr().err
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from server.commands import export
+from server.__main__ import main
 from server.feedback.settings import RewardSettings
 from server.store.tables import RunEpisodeRow
 from server.training.activity import scored_since
@@ -165,7 +165,7 @@ def test_exports_filter_by_the_reward_that_counts(live: Live, tmp_path: Path) ->
 
     def exported(*more: str) -> dict[str, float]:
         file = tmp_path / "out.jsonl"
-        assert export.run([str(file), "--data-dir", data, *more]) == 0
+        assert main(["export", str(file), "--data-dir", data, *more]) == 0
         return {line["id"]: line["reward"] for line in map(json.loads, file.read_text().splitlines())}
 
     assert exported("--min-reward", "1") == {capped: 1.0, plain: 2.0}

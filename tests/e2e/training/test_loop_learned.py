@@ -12,7 +12,7 @@ import pytest
 from env_adapters import environment_spec
 from tests.support.runs.learned import ASK, record_group, serve_tiny, wait_for
 from upturn.wire import (
-    OptimiserConfig,
+    OptimizerConfig,
     PlayPlan,
     PlayRequest,
     RunConfig,
@@ -31,7 +31,7 @@ def test_from_a_chat_to_a_step_and_a_swap_so_that_the_next_answer_is_version_1(
     with serve_tiny(tmp_path, engine, kind) as live:
         record_group(live)
         run = live.client.create_run(
-            RunRequest(config=RunConfig(steps=1, kind=kind, optimiser=OptimiserConfig(lr=1e-3), checkpoint_every=1))
+            RunRequest(config=RunConfig(steps=1, kind=kind, optimizer=OptimizerConfig(lr=1e-3), checkpoint_every=1))
         )
         ended = wait_for(live, run.id)
         assert ended.state == "done", ended.reason
@@ -61,7 +61,7 @@ def test_an_oracle_run_is_recorded_episodes_and_a_version(tmp_path: Path) -> Non
                 config=RunConfig(
                     algorithm="sft",
                     steps=2,
-                    optimiser=OptimiserConfig(lr=1e-3),
+                    optimizer=OptimizerConfig(lr=1e-3),
                     play=PlayPlan(environment="textcraft", tasks=tasks, groups=2, group_size=1, agent="oracle"),
                 )
             )
@@ -83,7 +83,7 @@ def test_a_learner_that_is_killed_is_started_again_and_its_run_goes_on(tmp_path:
                 config=RunConfig(
                     algorithm="sft",
                     steps=4,
-                    optimiser=OptimiserConfig(lr=1e-3),
+                    optimizer=OptimizerConfig(lr=1e-3),
                     checkpoint_every=1,
                     play=PlayPlan(environment="textcraft", tasks=tasks, groups=2, group_size=1, agent="oracle"),
                 )

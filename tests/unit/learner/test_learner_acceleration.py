@@ -1,4 +1,4 @@
-"""Settings about speed and memory change neither."""
+"""Settings for speed and memory do not change logprobs or gradients."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import shutil
 import pytest
 import torch
 
-from learner.acceleration import accelerate
 from learner.checks import BadInput
+from learner.model.acceleration import accelerate
 from learner.packing import pack
 from learner.settings import LearnerSettings
 from tests.unit.learner.test_learner_samples import random_samples, tiny_policy, unguarded
 
 
 def step(policy, **settings):
-    """Return logprobs and gradients of a row, and the bytes that were kept for the way back."""
+    """Return logprobs and gradients of a row, and the number of bytes kept for the backward pass."""
     accelerate(policy, LearnerSettings(server="", learner="-", **settings))
     (row,) = pack(random_samples())
     kept = {}
@@ -31,7 +31,7 @@ def step(policy, **settings):
 
 
 @pytest.mark.parametrize("config", [unguarded(), unguarded(kind="adapter", lora_rank=4)], ids=["full", "adapter"])
-def test_activation_checkpointing_keeps_less_and_changes_no_number(tmp_path, config):
+def test_activation_checkpointing_keeps_less_memory_and_changes_no_number(tmp_path, config):
     values, gradients, kept = step(tiny_policy(tmp_path, config))
     again, recomputed, less = step(tiny_policy(tmp_path, config), activation_checkpointing=True)
     assert less < 0.7 * kept
@@ -40,9 +40,9 @@ def test_activation_checkpointing_keeps_less_and_changes_no_number(tmp_path, con
         torch.testing.assert_close(mine, right)
 
 
-@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.filterwarnings("ignore")  # warnings of the compiler itself
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_layers_keep_less_and_change_no_number(tmp_path):
+def test_compiled_layers_keep_less_memory_and_change_no_number(tmp_path):
     values, gradients, kept = step(tiny_policy(tmp_path))
     again, compiled, less = step(tiny_policy(tmp_path), compile=True)
     assert less < kept
@@ -51,6 +51,6 @@ def test_compiled_layers_keep_less_and_change_no_number(tmp_path):
         torch.testing.assert_close(mine / right.abs().max(), right / right.abs().max(), atol=2e-5, rtol=0)
 
 
-def test_liger_without_cuda_is_refused_with_what_to_do(tmp_path):
+def test_liger_without_cuda_is_refused_with_advice(tmp_path):
     with pytest.raises(BadInput, match="without --liger"):
         step(tiny_policy(tmp_path), liger=True)

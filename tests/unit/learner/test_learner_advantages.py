@@ -1,4 +1,4 @@
-"""Advantages: what each algorithm makes of rewards, and that the reward reaches every sampled token."""
+"""Advantages: each algorithm's credit for given rewards, and that the reward reaches every sampled token."""
 
 from __future__ import annotations
 
@@ -10,23 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.algorithms.agent_evol import evol_weights
-from learner.algorithms.credit import Seen, credit_of, teaching
-from learner.algorithms.gae import gae
-from learner.algorithms.grpo import grpo_advantages
-from learner.algorithms.reinforce_pp import centred_rewards, normalised_over_batch
-from learner.algorithms.returns import discounted_returns, discounts, turns_after
-from learner.algorithms.rloo import rloo_advantages
+from learner.algorithms.algorithm import EpisodeAlgorithm, TokenAlgorithm
+from learner.algorithms.credit import NoGradPass
+from learner.algorithms.ppo import gae
+from learner.algorithms.registry import algorithm_of
+from learner.algorithms.returns import discounted_returns, discounts, normalized_over_batch, turns_after
 from learner.packing import trained_positions
 from tests.unit.learner.test_learner_samples import random_samples, sample
 from upturn.wire import RunConfig
 
-GROUPED = {
-    "grpo": grpo_advantages,
-    "dr_grpo": lambda samples: grpo_advantages(samples, normalise_std=False),
-    "rloo": rloo_advantages,
-    "reinforce_pp_baseline": centred_rewards,
-}
+GROUPED = ("grpo", "dr_grpo", "rloo", "reinforce_pp_baseline")
 REWARDS = st.lists(st.floats(-100, 100, width=32), min_size=2, max_size=8)
 repeatable = settings(derandomize=True, deadline=None, max_examples=60)
 
@@ -35,10 +28,24 @@ def rewarded(rewards: dict[str, float], group: str | None = "g"):
     return [sample([1, 2], [0, 1], episode=e, group=group, reward=r) for e, r in rewards.items()]
 
 
-def looked_at(samples, values=None, reference=-1.0):
-    """Return what a pass without gradient would see: old logprobs of -1, and given values."""
+def algorithm(name, **fields):
+    """Return an algorithm with the settings of a run."""
+    return algorithm_of(RunConfig.model_validate({"steps": 1, "algorithm": name, **fields}))
+
+
+def by_episode(name, samples, **fields):
+    """Return an algorithm's number for each episode: its credit, or the reward that its tokens' credit starts from."""
+    chosen = algorithm(name, **fields)
+    if isinstance(chosen, EpisodeAlgorithm):
+        return chosen.episode_credit(samples)
+    assert isinstance(chosen, TokenAlgorithm)
+    return chosen.episode_rewards(samples)
+
+
+def passes_of(samples, values=None, reference=-1.0):
+    """Return the figures of a no-grad pass: old logprobs of -1, and the given values."""
     return [
-        Seen(
+        NoGradPass(
             torch.full((len(trained_positions(s)),), -1.0),
             torch.full((len(trained_positions(s)),), reference),
             torch.zeros(len(trained_positions(s))) if values is None else values[i],
@@ -49,31 +56,33 @@ def looked_at(samples, values=None, reference=-1.0):
 
 def test_grpo_divides_by_the_unbiased_std_and_dr_grpo_does_not():
     samples = rewarded({"a": 1.0, "b": 0.0})
-    assert grpo_advantages(samples) == pytest.approx({"a": 0.7071, "b": -0.7071}, abs=1e-4)
-    assert grpo_advantages(samples, normalise_std=False) == {"a": 0.5, "b": -0.5}
+    assert by_episode("grpo", samples) == pytest.approx({"a": 0.7071, "b": -0.7071}, abs=1e-4)
+    assert by_episode("dr_grpo", samples) == {"a": 0.5, "b": -0.5}
+    assert by_episode("grpo", samples, normalize_std=False) == {"a": 0.5, "b": -0.5}
 
 
 def test_rloo_compares_with_the_mean_of_the_others():
-    assert rloo_advantages(rewarded({"a": 1.0, "b": 0.0, "c": 0.5})) == {"a": 0.75, "b": -0.75, "c": 0.0}
+    assert by_episode("rloo", rewarded({"a": 1.0, "b": 0.0, "c": 0.5})) == {"a": 0.75, "b": -0.75, "c": 0.0}
 
 
 def test_an_episode_with_several_branches_counts_once():
     once = rewarded({"a": 1.0, "b": 0.0, "c": 0.0})
-    for advantages in GROUPED.values():
-        assert advantages([*once, once[0], once[0]]) == advantages(once)
+    for name in GROUPED:
+        assert by_episode(name, [*once, once[0], once[0]]) == by_episode(name, once)
 
 
 def test_groups_are_never_compared_with_each_other():
     samples = rewarded({"a": 1.0, "b": 0.0}, "g") + rewarded({"c": 100.0, "d": 0.0}, "h")
-    assert grpo_advantages(samples)["a"] == pytest.approx(grpo_advantages(samples)["c"], rel=1e-4)
-    assert rloo_advantages(samples)["a"] == 1.0
+    advantages = by_episode("grpo", samples)
+    assert advantages["a"] == pytest.approx(advantages["c"], rel=1e-4)
+    assert by_episode("rloo", samples)["a"] == 1.0
 
 
 def test_no_variance_a_single_episode_and_no_group_give_no_advantage():
-    for advantages in (grpo_advantages, rloo_advantages):
-        assert advantages(rewarded({"a": 1.0, "b": 1.0})) == {}
-        assert advantages(rewarded({"a": 1.0})) == {}
-        assert advantages(rewarded({"a": 1.0, "b": 0.0}, None)) == {}
+    for name in ("grpo", "rloo"):
+        assert by_episode(name, rewarded({"a": 1.0, "b": 1.0})) == {}
+        assert by_episode(name, rewarded({"a": 1.0})) == {}
+        assert by_episode(name, rewarded({"a": 1.0, "b": 0.0}, None)) == {}
 
 
 @repeatable
@@ -82,8 +91,8 @@ def test_the_advantages_of_every_group_sum_to_zero(groups):
     samples = [
         s for g, rewards in enumerate(groups) for s in rewarded({f"{g}-{i}": r for i, r in enumerate(rewards)}, f"g{g}")
     ]
-    for name, advantages in GROUPED.items():
-        found = advantages(samples)
+    for name in GROUPED:
+        found = by_episode(name, samples)
         for g, rewards in enumerate(groups):
             mine = [found[f"{g}-{i}"] for i in range(len(rewards)) if f"{g}-{i}" in found]
             assert sum(mine) == pytest.approx(0, abs=1e-4 * max(1, *(abs(a) for a in mine), 1)), name
@@ -91,21 +100,21 @@ def test_the_advantages_of_every_group_sum_to_zero(groups):
 
 def test_reinforce_pp_needs_no_group_and_its_baseline_form_compares_groupless_episodes_with_each_other():
     samples = rewarded({"a": 1.0, "b": 0.0}, "g") + rewarded({"c": 1.0, "d": 0.0, "e": 0.5}, None)
-    assert centred_rewards(samples) == {"a": 0.5, "b": -0.5, "c": 0.5, "d": -0.5, "e": 0.0}
-    assert teaching(RunConfig(steps=1, algorithm="reinforce_pp"), samples) == set("abcde")
-    assert teaching(RunConfig(steps=1, algorithm="grpo"), samples) == set("ab")
+    assert by_episode("reinforce_pp_baseline", samples) == {"a": 0.5, "b": -0.5, "c": 0.5, "d": -0.5, "e": 0.0}
+    assert algorithm("reinforce_pp").teachable_episodes(samples) == set("abcde")
+    assert algorithm("grpo").teachable_episodes(samples) == set("ab")
     same = rewarded({"a": 1.0, "b": 1.0})
-    assert teaching(RunConfig(steps=1, algorithm="reinforce_pp"), same) == set()
-    assert teaching(RunConfig(steps=1, algorithm="ppo"), same) == set("ab")  # a value can be learned
+    assert algorithm("reinforce_pp").teachable_episodes(same) == set()
+    assert algorithm("ppo").teachable_episodes(same) == set("ab")  # equal rewards still teach the value head
 
 
 @repeatable
 @given(st.lists(st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=5), min_size=1, max_size=5))
-def test_the_batch_is_normalised_over_its_tokens(returns):
+def test_returns_are_normalized_over_all_tokens_of_the_batch(returns):
     tensors = [torch.tensor(one, dtype=torch.float64) for one in returns]
     flat = [value for one in returns for value in one]
     expected = [(value - fmean(flat)) / (pstdev(flat) + 1e-8) for value in flat]
-    assert torch.cat(normalised_over_batch(tensors)).tolist() == pytest.approx(expected, abs=1e-6)
+    assert torch.cat(normalized_over_batch(tensors)).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_turn_is_a_run_of_sampled_tokens_and_counts_the_turns_after_it():
@@ -118,11 +127,9 @@ def test_a_turn_is_a_run_of_sampled_tokens_and_counts_the_turns_after_it():
 def test_an_early_turn_gets_less_of_the_reward_where_turns_are_discounted():
     won = sample([1, 2, 3, 9, 5, 9, 6], [0, 1, 1, 0, 1, 0, 1], episode="a", reward=1.0)
     lost = won.model_copy(update={"episode_id": "b", "reward": 0.0})
-    for algorithm in ("dr_grpo", "rloo"):
-        config = RunConfig(steps=1, algorithm=algorithm, turn_discount=0.5)
-        worth = 0.5 if algorithm == "dr_grpo" else 1.0
-        first, second = credit_of(config, [won, lost], None).advantages
-        assert first.tolist() == [worth / 4, worth / 4, worth / 2, worth]
+    for name, last in (("dr_grpo", 0.5), ("rloo", 1.0)):
+        first, second = algorithm(name, turn_discount=0.5).credit([won, lost], None).advantages
+        assert first.tolist() == [last / 4, last / 4, last / 2, last]
         assert torch.equal(second, -first)
     factors = discounts(turns_after(won), 0.5)
     assert factors.tolist() == [1.0, 0.5, 0.5, 1.0]
@@ -160,49 +167,47 @@ def test_a_value_sees_across_an_observation_as_if_it_were_not_there():
     without = sample([1, 2, 3], [0, 1, 1], episode="a", reward=1.0)
     between = sample([1, 2, 8, 9, 3, 9], [0, 1, 0, 0, 1, 0], episode="b", reward=1.0)
     values = [torch.tensor([0.5, 0.25])] * 2
-    config = RunConfig(steps=1, algorithm="ppo")
-    credit = credit_of(config, [without, between], looked_at([without, between], values))
+    credit = algorithm("ppo").credit([without, between], passes_of([without, between], values))
     assert torch.equal(credit.advantages[0], credit.advantages[1])
     assert credit.returns is not None
     assert credit.returns[0].tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "ppo"])
-def test_success_and_failure_differ_at_every_sampled_token_although_the_episode_ends_with_an_observation(algorithm):
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "ppo"])
+def test_success_and_failure_differ_at_every_sampled_token_although_the_episode_ends_with_an_observation(name):
     won = sample([1, 2, 3, 4, 9, 5, 9], [0, 0, 1, 1, 0, 1, 0], episode="won", reward=1.0)
     lost = won.model_copy(update={"episode_id": "lost", "reward": 0.0})
-    assert won.reward * won.loss_mask[-1] == 0.0  # what the reference's mask leaves of the reward
-    config = RunConfig(steps=1, algorithm=algorithm)
-    good, bad = credit_of(config, [won, lost], looked_at([won, lost])).advantages
+    assert won.reward * won.loss_mask[-1] == 0.0  # all that AgentGym-RL's mask leaves of the reward
+    good, bad = algorithm(name).credit([won, lost], passes_of([won, lost])).advantages
     assert len(good) == 3
     assert bool((good > 0).all() and (bad < 0).all())
     assert torch.equal(good, -bad)
 
 
-def test_a_kl_in_the_reward_is_taken_off_each_tokens_future():
+def test_a_kl_in_the_reward_is_subtracted_from_each_tokens_return():
+    kl = {"kl_coef": 0.1, "kl_in": "reward", "kl_estimator": "k1"}
     samples = rewarded({"a": 1.0, "b": 0.0})
-    seen = looked_at(samples, reference=-2.0)  # the policy is a nat likelier than the reference
-    config = RunConfig(steps=1, algorithm="dr_grpo", kl_coef=0.1, kl_in="reward", kl_estimator="k1")
-    assert torch.cat(credit_of(config, samples, seen).advantages).tolist() == pytest.approx([0.5, -0.5])
-    seen[0] = looked_at(samples, reference=-1.0)[0]  # only b has left the reference
-    assert torch.cat(credit_of(config, samples, seen).advantages).tolist() == pytest.approx([0.55, -0.55])
+    passes = passes_of(samples, reference=-2.0)  # the policy is one nat likelier than the reference
+    chosen = algorithm("dr_grpo", **kl)
+    assert torch.cat(chosen.credit(samples, passes).advantages).tolist() == pytest.approx([0.5, -0.5])
+    passes[0] = passes_of(samples, reference=-1.0)[0]  # only b has left the reference
+    assert torch.cat(chosen.credit(samples, passes).advantages).tolist() == pytest.approx([0.55, -0.55])
     long = [sample([1, 2, 3], [0, 1, 1], episode=e, reward=r) for e, r in (("a", 1.0), ("b", 0.0))]
-    config = config.model_copy(update={"algorithm": "reinforce_pp"})
-    seen = looked_at(long, reference=-2.0)
+    passes = passes_of(long, reference=-2.0)
     flat = [1 - 0.2, 1 - 0.1, -0.2, -0.1]
     expected = [(value - fmean(flat)) / pstdev(flat) for value in flat]
-    assert torch.cat(credit_of(config, long, seen).advantages).tolist() == pytest.approx(expected, abs=1e-5)
+    advantages = algorithm("reinforce_pp", **kl).credit(long, passes).advantages
+    assert torch.cat(advantages).tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_agent_evol_weighs_what_was_rewarded_by_its_reward_and_forgets_the_rest():
+def test_agent_evol_weights_episodes_above_the_threshold_by_reward_and_drops_the_rest():
     samples = rewarded({"a": 1.0, "b": 0.5, "c": 0.0})
-    assert evol_weights(samples, 0.0) == {"a": pytest.approx(4 / 3), "b": pytest.approx(2 / 3)}
-    assert evol_weights(samples, 0.9) == {"a": 1.0}
-    assert evol_weights(samples, 2.0) == {}
+    assert by_episode("agent_evol", samples) == {"a": pytest.approx(4 / 3), "b": pytest.approx(2 / 3)}
+    assert by_episode("agent_evol", samples, evol_threshold=0.9) == {"a": 1.0}
+    assert by_episode("agent_evol", samples, evol_threshold=2.0) == {}
 
 
-def test_lineage_gives_each_episode_the_mean_over_its_tokens():
+def test_lineage_records_each_episodes_mean_over_its_tokens():
     samples = random_samples(groups=1, size=4)
-    config = RunConfig(steps=1, algorithm="rloo")
-    found = credit_of(config, samples, None).by_episode(samples)
-    assert found == pytest.approx(rloo_advantages(samples))
+    found = algorithm("rloo").credit(samples, None).by_episode(samples)
+    assert found == pytest.approx(by_episode("rloo", samples))

@@ -1,4 +1,4 @@
-"""Attention over a trie is attention under its dense mask, on a CPU and in FlexAttention's form."""
+"""Attention over a trie equals attention under its dense mask, on a CPU and with FlexAttention."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import torch
 from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
-from learner.attention import attend, block_mask, trie_of
+from learner.model.attention import attend, block_mask, trie_of
 from learner.packing import pack
 from tests.unit.learner.test_learner_samples import random_samples, sample, tiny_policy
 
 
 def dense_mask(end):
-    """Return [N, N] bool: query i sees key j where j is an ancestor of i or i itself."""
+    """Return [N, N] bool: query i sees key j if j is an ancestor of i or i itself."""
     node = torch.arange(len(end))
     return (node[None, :] <= node[:, None]) & (node[:, None] < end[None, :])
 
 
 def ends(seed):
-    """Return what a forest of tries looks like."""
+    """Return [N] the subtree ends of a row with several tries."""
     (row,) = pack(random_samples(seed))
     return row.end
 
@@ -29,20 +29,20 @@ def heads(nodes, kept=True):
     return [torch.randn(1, heads, nodes, 16, requires_grad=kept) for heads in (4, 2, 2)]
 
 
-def test_the_runs_of_two_branches_are_those_in_the_docstring():
+def test_the_chains_of_two_branches_match_the_docstring():
     trunk, branch = trie_of(torch.tensor([6, 6, 4, 4, 6, 6])).form
-    assert (trunk.nodes, trunk.seen.tolist(), trunk.mask) == (4, [0, 1, 2, 3], None)
-    assert (branch.nodes, branch.seen.tolist()) == (2, [0, 1, 4, 5])
+    assert (trunk.nodes, trunk.visible.tolist(), trunk.mask) == (4, [0, 1, 2, 3], None)
+    assert (branch.nodes, branch.visible.tolist()) == (2, [0, 1, 4, 5])
     assert branch.mask.tolist() == [[True, True, True, False], [True, True, True, True]]
 
 
-def test_a_sample_alone_is_causal():
+def test_a_single_sample_uses_plain_causal_attention():
     (row,) = pack([sample([1, 2, 3], [0, 1, 1])])
     assert trie_of(row.end) is None
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_runs_attend_as_the_dense_mask_does_forward_and_back(seed):
+def test_chains_equal_the_dense_mask_forward_and_backward(seed):
     end = ends(seed)
     query, key, value = inputs = heads(len(end))
     out, _ = attend(torch.nn.Module(), query, key, value, None, trie_of(end), scaling=0.3)
@@ -55,7 +55,7 @@ def test_runs_attend_as_the_dense_mask_does_forward_and_back(seed):
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_the_block_mask_attends_as_the_dense_mask_does():
+def test_the_block_mask_equals_the_dense_mask():
     end = ends(0)
     query, key, value = heads(len(end), kept=False)
     flex = flex_attention(query, key, value, block_mask=block_mask(end), enable_gqa=True)
@@ -66,5 +66,5 @@ def test_the_block_mask_attends_as_the_dense_mask_does():
 def test_a_model_whose_layers_ignore_the_trie_is_refused(tmp_path):
     policy = tiny_policy(tmp_path)
     policy.model.set_attn_implementation("sdpa")
-    with pytest.raises(ValueError, match="do not pass on"):
+    with pytest.raises(ValueError, match="do not pass on the trie"):
         policy.logprobs(pack(random_samples())[0])

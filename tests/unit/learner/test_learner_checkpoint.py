@@ -1,4 +1,4 @@
-"""A learner that is killed and started again does what an uninterrupted one does."""
+"""A learner that is killed and restarted does the same as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from learner.checkpoint import CheckpointError, load_checkpoint, newest_checkpoint, save_checkpoint
 from learner.step import Trainer
 from tests.unit.learner.test_learner_samples import random_samples, tiny_policy, unguarded
-from upturn.wire import OptimiserConfig
+from upturn.wire import OptimizerConfig
 
-FULL = unguarded(steps=4, optimiser=OptimiserConfig(lr=1e-3, warmup_steps=3), kl_coef=0.01, minibatches=2)
+FULL = unguarded(steps=4, optimizer=OptimizerConfig(lr=1e-3, warmup_steps=3), kl_coef=0.01, minibatches=2)
 ADAPTER = FULL.model_copy(update={"kind": "adapter", "lora_rank": 4})
 
 
@@ -22,7 +22,7 @@ def trained(tmp_path, config, steps, trainer=None):
 
 
 @pytest.mark.parametrize("config", [FULL, ADAPTER], ids=["full", "adapter"])
-def test_four_steps_equal_two_a_kill_and_two_more_bit_for_bit(tmp_path, config):
+def test_two_steps_a_restart_and_two_steps_equal_four_steps_bit_for_bit(tmp_path, config):
     whole = trained(tmp_path, config, range(4))
     save_checkpoint(trained(tmp_path, config, range(2)), tmp_path / "checkpoints", 2)
 
@@ -35,7 +35,7 @@ def test_four_steps_equal_two_a_kill_and_two_more_bit_for_bit(tmp_path, config):
     assert all(torch.equal(p, resumed.policy.trainable()[name]) for name, p in whole.policy.trainable().items())
 
 
-def test_the_newest_two_are_kept_and_an_unfinished_one_does_not_count(tmp_path):
+def test_the_newest_two_checkpoints_are_kept_and_an_unfinished_one_is_ignored(tmp_path):
     trainer, root = Trainer(tiny_policy(tmp_path), unguarded()), tmp_path / "checkpoints"
     assert newest_checkpoint(root, up_to=10) is None
     for step in (1, 2, 3):
@@ -46,7 +46,7 @@ def test_the_newest_two_are_kept_and_an_unfinished_one_does_not_count(tmp_path):
     assert sorted(d.name for d in root.iterdir()) == ["step-000002", "step-000003", "step-000004.part"]
 
 
-def test_a_step_may_be_saved_again(tmp_path):
+def test_the_checkpoint_of_a_step_can_be_overwritten(tmp_path):
     trainer = Trainer(tiny_policy(tmp_path), unguarded())
     assert save_checkpoint(trainer, tmp_path / "c", 1) == save_checkpoint(trainer, tmp_path / "c", 1)
 

@@ -1,4 +1,4 @@
-"""Bad input: one clear line that says what to do, before any weight changes."""
+"""Bad input is refused before any weight changes, with one line that says what to do."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import shutil
 import pytest
 import torch
 
-from learner import checks
-from learner.checks import BadBatch, BadInput, BadModel, TooLittleMemory, memory_advice
+from learner.checks import BadBatch, BadInput
 from learner.loop import do_next_run
-from learner.model import load_policy
+from learner.model import fit
+from learner.model.fit import BadModel, TooLittleMemory, memory_advice
+from learner.model.load import load_policy
 from learner.publish import write_version
 from learner.step import Trainer
 from tests.support.tiny_model import make_tiny_model
@@ -31,12 +32,12 @@ BAD_BATCHES = {
     ),
     "temperature": (lambda s: {"temperatures": [0.0] * len(s.token_ids)}, BadBatch, "temperature above 0"),
     "first token": (lambda s: {"loss_mask": [1] * len(s.token_ids)}, BadBatch, "nothing predicts it"),
-    "no group": (lambda s: {"group": None}, BadInput, "name a group .* or take reinforce_pp"),
+    "no group": (lambda s: {"group": None}, BadInput, "name a group .* or use reinforce_pp"),
 }
 
 
 @pytest.mark.parametrize("name", list(BAD_BATCHES))
-def test_a_batch_that_is_not_one_is_refused_and_no_weight_changes(tmp_path, name):
+def test_a_malformed_batch_is_refused_and_no_weight_changes(tmp_path, name):
     change, kind, says = BAD_BATCHES[name]
     policy = tiny_policy(tmp_path)
     trainer, before = Trainer(policy, unguarded()), policy.snapshot()
@@ -48,7 +49,7 @@ def test_a_batch_that_is_not_one_is_refused_and_no_weight_changes(tmp_path, name
     assert all(p.grad is None for p in policy.trainable().values())
 
 
-def test_a_directory_that_is_no_model_is_refused(tmp_path):
+def test_a_directory_without_a_complete_model_is_refused(tmp_path):
     config = RunConfig(steps=1)
     with pytest.raises(BadModel, match=r"no config\.json"):
         load_policy(tmp_path, None, config, CPU)
@@ -69,19 +70,19 @@ def test_a_directory_that_is_no_model_is_refused(tmp_path):
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(tmp_path, monkeypatch):
     model = make_tiny_model(tmp_path / "model")
-    monkeypatch.setattr(checks, "free_bytes", lambda device: 1_000_000)
+    monkeypatch.setattr(fit, "free_bytes", lambda device: 1_000_000)
     with pytest.raises(TooLittleMemory, match=r"needs .* GiB .* are free: train an adapter"):
         load_policy(model, None, RunConfig(steps=1), CPU)
     assert load_policy(model, None, RunConfig(steps=1, kind="adapter"), CPU).is_adapter
 
 
-def test_this_machine_says_how_much_memory_is_free():
-    free = checks.free_bytes(CPU)
+def test_the_free_memory_of_this_machine_is_known():
+    free = fit.free_bytes(CPU)
     assert free is not None
     assert free > 100 * 2**20
 
 
-def test_a_step_that_runs_out_of_memory_says_which_option_to_lower():
+def test_an_out_of_memory_error_names_the_option_to_lower():
     with pytest.raises(TooLittleMemory, match="--max-row-tokens below 4096"), memory_advice(4096):
         raise torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(TooLittleMemory, match="--max-row-tokens"), memory_advice(4096):
@@ -90,7 +91,7 @@ def test_a_step_that_runs_out_of_memory_says_which_option_to_lower():
         raise RuntimeError("another")
 
 
-def test_a_live_run_whose_episodes_all_stand_alone_says_so_at_its_first_step(tmp_path):
+def test_a_live_run_with_only_single_episodes_fails_at_its_first_step_with_that_reason(tmp_path):
     server, settings = set_up(tmp_path)
     server.teach_nothing_at, real = {0}, server.lease
 
@@ -101,14 +102,14 @@ def test_a_live_run_whose_episodes_all_stand_alone_says_so_at_its_first_step(tmp
         return server.answer(view)
 
     server.lease = alone
-    with pytest.raises(BadInput, match="none of the 12 recorded ones has another beside it: name a group"):
+    with pytest.raises(BadInput, match="each of the 12 recorded episodes is alone in its group: name a group"):
         do_next_run(server.client(), settings)
     assert server.run.state == "failed"
     assert server.run.reason.startswith("grpo compares the episodes of a group")
     assert len(server.versions) == 1
 
 
-def test_a_version_whose_writing_fails_has_no_manifest(tmp_path, monkeypatch):
+def test_a_version_that_could_not_be_written_has_no_manifest(tmp_path, monkeypatch):
     policy = tiny_policy(tmp_path)
     monkeypatch.setattr("learner.publish.probe_of", lambda policy: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -1,4 +1,4 @@
-"""A run is stopped rather than its model ruined, and the best version serves again."""
+"""A guard stops a run before its model is ruined, and the best version serves again."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def steps_of(name, values):
 
 
 @pytest.mark.parametrize("minibatches", [1, 2])
-def test_a_batch_of_another_model_stops_the_run_before_any_weight_changes(tmp_path, minibatches):
+def test_a_batch_from_another_model_stops_the_run_before_any_weight_changes(tmp_path, minibatches):
     config = RunConfig(steps=1, minibatches=minibatches)
     policy = tiny_policy(tmp_path, config)
     trainer, before = Trainer(policy, config), policy.snapshot()
-    with pytest.raises(RunStopped, match=r"differ by .* nats a token .* no weight of this step was changed"):
+    with pytest.raises(RunStopped, match=r"differ by .* nats per token .* this step changed no weight"):
         trainer.step(random_samples(), 0)
     assert all(torch.equal(before[name], p) for name, p in policy.trainable().items())
-    assert trainer.step(on_policy(policy, random_samples()), 0).trained  # and nothing of that gradient is left
+    assert trainer.step(on_policy(policy, random_samples()), 0).trained  # the refused gradient is gone
     fresh = tiny_policy(tmp_path, config)
     Trainer(fresh, config).step(on_policy(fresh, random_samples()), 0)
     assert all(torch.equal(p, policy.trainable()[name]) for name, p in fresh.trainable().items())
@@ -58,7 +58,7 @@ def test_each_guard_stops_after_its_patience_and_names_its_figure(guards, name, 
     assert "5 learner steps in a row" in str(stopped.value)
 
 
-def test_repetition_counts_what_a_turn_says_twice_and_not_what_two_turns_say():
+def test_repetition_counts_repeats_within_a_turn_and_not_across_turns():
     loop = [7, 8] * 10
     assert repetition([sample([1, *loop], [0] + [1] * 20)]) == pytest.approx(1 - 2 / 17)
     twice = [2, 3, 4, 5, 6]
@@ -66,7 +66,7 @@ def test_repetition_counts_what_a_turn_says_twice_and_not_what_two_turns_say():
     assert repetition([sample([1, 2], [0, 1])]) == 0.0
 
 
-def test_the_best_version_is_the_one_that_played_the_best_window():
+def test_the_best_version_played_the_most_successful_window():
     steps = steps_of("success_rate", [0.1, 0.2, 0.9, 0.8, 0.3])
     assert best_of(steps, 2) == best_of(steps[:4], 2)
     best = best_of(steps, 2)
@@ -94,7 +94,7 @@ def test_a_stopped_run_ends_with_its_reason_and_serves_its_best_version_again(tm
     )
 
 
-def test_the_best_version_is_kept_although_the_server_deletes_its_directory(tmp_path):
+def test_the_best_version_survives_the_deletion_of_its_directory(tmp_path):
     guards = Guards(mismatch_kl=None, min_entropy=100.0, patience=4, best_window=1)
     server, settings = set_up(tmp_path, CONFIG.model_copy(update={"steps": 10, "guards": guards}))
     server.success = [0.1, 0.9, 0.1]
@@ -111,7 +111,7 @@ def test_the_best_version_is_kept_although_the_server_deletes_its_directory(tmp_
 
 
 @pytest.mark.parametrize("config", [unguarded(), unguarded(minibatches=2), unguarded(algorithm="sft")])
-def test_tokens_without_a_finite_logprob_are_counted_and_the_rest_trains_as_if_they_were_masked(tmp_path, config):
+def test_tokens_without_a_finite_logprob_are_counted_and_train_like_masked_tokens(tmp_path, config):
     samples = random_samples()
     broken, masked, lost = [], [], 0
     for one in samples:
@@ -132,18 +132,18 @@ def test_tokens_without_a_finite_logprob_are_counted_and_the_rest_trains_as_if_t
     assert all(torch.equal(p, other.trainable()[name]) for name, p in one.trainable().items())
 
 
-def test_a_token_that_the_learner_finds_impossible_is_left_out_and_one_that_is_no_number_takes_its_row_along(tmp_path):
+def test_an_impossible_token_is_omitted_and_a_nan_omits_its_whole_row(tmp_path):
     config, samples = unguarded(), random_samples()
     policy = tiny_policy(tmp_path, config)
     trainer, real = Trainer(policy, config, max_row_tokens=1), policy.logprobs
 
     def broken(row):
-        found = real(row)
+        logprobs = real(row)
         if row.target.tolist() == [t for t, m in zip(samples[0].token_ids, samples[0].loss_mask, strict=True) if m]:
-            found.values.data[0] = math.nan
+            logprobs.values.data[0] = math.nan
         elif len(row.target) > 1 and int(row.sample[0]) == 1:
-            found.values.data[0] = -math.inf
-        return found
+            logprobs.values.data[0] = -math.inf
+        return logprobs
 
     policy.logprobs = broken
     metrics = trainer.step(samples, 0).metrics

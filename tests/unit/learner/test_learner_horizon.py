@@ -8,12 +8,12 @@ from learner.horizon import PRESETS, STAYED, SUCCESS_STOPPED_RISING, TOO_MANY_TR
 from upturn.wire import AdaptiveHorizon, FixedHorizon, RunStep, StepwiseHorizon
 
 
-def test_stepwise_changes_after_exactly_every_steps_and_keeps_the_last_round():
+def test_stepwise_advances_after_exactly_every_steps_and_keeps_the_last_round():
     schedule = StepwiseHorizon(rounds=[10, 20, 30], every=100)
     assert [horizon_at(schedule, step) for step in (0, 99, 100, 199, 200, 299, 10_000)] == [10, 10, 20, 20, 30, 30, 30]
 
 
-def test_a_run_resumed_at_any_step_sees_the_same_horizons_as_an_uninterrupted_one():
+def test_a_run_resumed_at_any_step_has_the_horizons_of_an_uninterrupted_one():
     schedule = StepwiseHorizon(rounds=[6, 13, 20], every=7)
     whole = [horizon_at(schedule, step) for step in range(30)]
     for start in range(30):
@@ -24,7 +24,7 @@ def test_fixed_never_changes():
     assert {horizon_at(FixedHorizon(horizon=12), step) for step in range(500)} == {12}
 
 
-def test_the_presets_are_the_papers():
+def test_the_presets_match_the_paper():
     assert {name: (p.rounds, p.every) for name, p in PRESETS.items()} == {
         "babyai": ([6, 13, 20], 100),
         "textcraft": ([10, 20, 30], 100),
@@ -35,7 +35,7 @@ def test_the_presets_are_the_papers():
 
 
 def recorded(*figures):
-    """Return finished steps with (success, truncated share) each."""
+    """Return a finished step for each pair of success rate and truncated share."""
     return [
         RunStep(step=i, horizon=1, policy_version=None, metrics={"success_rate": s, "truncated_share": t})
         for i, (s, t) in enumerate(figures)
@@ -46,7 +46,7 @@ def horizons(schedule, steps):
     return [horizon_at(schedule, step, steps) for step in range(len(steps) + 1)]
 
 
-def test_adaptive_moves_on_when_success_stops_rising_and_judges_each_stage_by_its_own_steps():
+def test_adaptive_advances_when_success_stops_rising_and_judges_each_stage_by_its_own_steps():
     schedule = AdaptiveHorizon(rounds=[5, 10, 20], window=2, min_gain=0.05)
     rising = recorded(*[(s, 0.0) for s in (0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.3, 0.3, 0.0, 0.0)])
     assert horizons(schedule, rising) == [5, 5, 5, 5, 5, 5, 5, 10, 10, 10, 10]
@@ -54,14 +54,14 @@ def test_adaptive_moves_on_when_success_stops_rising_and_judges_each_stage_by_it
     assert stage_at(schedule, 8, rising) == (1, STAYED)
 
 
-def test_adaptive_moves_on_when_too_many_episodes_are_cut():
+def test_adaptive_advances_when_too_many_episodes_are_truncated():
     schedule = AdaptiveHorizon(rounds=[5, 10], window=2, max_truncated=0.5)
     cut = recorded((0.1, 0.4), (0.2, 0.5), (0.3, 0.6), (0.4, 0.6))
     assert horizons(schedule, cut) == [5, 5, 5, 10, 10]
     assert stage_at(schedule, 3, cut) == (1, TOO_MANY_TRUNCATED)
 
 
-def test_adaptive_never_leaves_the_last_stage_and_passes_over_steps_without_a_figure():
+def test_adaptive_never_leaves_the_last_stage_and_skips_steps_without_a_figure():
     schedule = AdaptiveHorizon(rounds=[5, 10], window=1, min_gain=0.1)
     flat = recorded(*[(0.5, 0.0)] * 8)
     assert horizons(schedule, flat)[-1] == 10
@@ -69,7 +69,7 @@ def test_adaptive_never_leaves_the_last_stage_and_passes_over_steps_without_a_fi
     assert horizons(schedule, flat)[:4] == [5, 5, 5, 10]
 
 
-def test_adaptive_is_a_function_of_the_record_alone_and_refuses_a_part_of_it():
+def test_adaptive_depends_only_on_the_record_and_refuses_an_incomplete_one():
     schedule = AdaptiveHorizon(rounds=[5, 10, 20], window=1, min_gain=0.1)
     steps = recorded(*[(0.1 * (i % 3), 0.0) for i in range(12)])
     assert horizons(schedule, steps) == [horizon_at(schedule, n, steps[:n]) for n in range(13)]

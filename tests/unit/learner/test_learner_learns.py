@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from learner.model import Policy
+from learner.model.policy import Policy
 from learner.step import Trainer
-from upturn.wire import OptimiserConfig, RunConfig, Sample
+from upturn.wire import OptimizerConfig, RunConfig, Sample
 
 VOCABULARY = 12
 """Tokens 0 to 4 are states, 5 to 11 are actions of which one is right; a state is no action at all."""
@@ -29,7 +29,7 @@ ALGORITHMS = {
     "sft": {},
     "grpo with dapo's clip, two minibatches": {"algorithm": "grpo", "clip_high": 0.28, "minibatches": 2},
     "grpo with cispo's": {"algorithm": "grpo", "policy_loss": "cispo", "clip_high": 4.0, "minibatches": 2},
-    "grpo with gspo's": {"algorithm": "grpo", "policy_loss": "gspo", "minibatches": 2, "loss_normalisation": "sample"},
+    "grpo with gspo's": {"algorithm": "grpo", "policy_loss": "gspo", "minibatches": 2, "loss_normalization": "sample"},
     "reinforce_pp with a kl in the reward": {
         "algorithm": "reinforce_pp",
         "kl_coef": 0.01,
@@ -100,7 +100,7 @@ def mean_reward(samples: list[Sample]) -> float:
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 def test_the_optimum_is_reached_from_random_weights(name, turns):
     fields = {"algorithm": name, **ALGORITHMS[name]}
-    config = RunConfig.model_validate({"steps": 100, "optimiser": OptimiserConfig(lr=1e-2), **fields})
+    config = RunConfig.model_validate({"steps": 100, "optimizer": OptimizerConfig(lr=1e-2), **fields})
     policy = random_policy()
     trainer = Trainer(policy, config)
     assert mean_reward(played(policy, turns, 256, step=10_000)) < 0.3

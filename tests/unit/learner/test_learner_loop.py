@@ -1,4 +1,4 @@
-"""The loop against a small server in process: every ending, and going on after a kill."""
+"""The loop against a small in-process server: every ending, and continuing after an interrupt."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import httpx2
 import pytest
 import torch
 
-from learner.heartbeat import Heartbeat, RunLost
+from learner.leases import Heartbeat, RunLost
 from learner.loop import do_next_run
-from learner.model import load_policy
+from learner.model.load import load_policy
 from learner.settings import LearnerSettings
 from tests.support.tiny_model import make_tiny_model
 from tests.unit.learner.test_learner_samples import random_samples, unguarded
 from upturn.client import Client, UpturnAPIError
 from upturn.manifest import verify_manifest
-from upturn.wire import BatchView, OptimiserConfig, PolicyView, RunConfig, RunStep, RunView, StepwiseHorizon
+from upturn.wire import BatchView, OptimizerConfig, PolicyView, RunConfig, RunStep, RunView, StepwiseHorizon
 
 CONFIG = unguarded(
     steps=3,
-    optimiser=OptimiserConfig(lr=1e-3),
+    optimizer=OptimizerConfig(lr=1e-3),
     schedule=StepwiseHorizon(rounds=[4, 8], every=2),
     checkpoint_every=1,
 )
 
 
 class Server:
-    """Just enough of Upturn's server for one run; `before` may answer or fail any request."""
+    """A minimal Upturn server for one run; `before` may answer or fail any request."""
 
     def __init__(self, base: Path, config: RunConfig = CONFIG) -> None:
         self.run = RunView(
@@ -41,11 +41,11 @@ class Server:
         self.horizons: list[int] = []
         self.teach_nothing_at: set[int] = set()
         self.success: list[float] = []
-        """Success rate of each batch, the last one for all later ones; half where it is empty."""
+        """Success rate of each batch; the last also applies to later batches. If empty, 0.5."""
         self.leased: dict[int, BatchView] = {}
         self.replayed: list[int] = []
         self.prepared: list[tuple[int, int]] = []
-        """Steps that were to be played ahead, and how many were acknowledged then."""
+        """Each step to play ahead, with the number of acknowledgements at that time."""
         self.before = lambda path, body: None
 
     def version(self, number, kind, path, sha256=None, step=None):
@@ -154,7 +154,7 @@ def weights_of(server):
     return policy.snapshot()
 
 
-def test_with_overlap_the_next_step_is_played_before_this_one_is_trained(tmp_path):
+def test_with_overlap_the_next_step_is_played_before_the_current_one_is_trained(tmp_path):
     play = {"environment": "textcraft", "tasks": ["1/x"]}
     config = RunConfig.model_validate({**CONFIG.model_dump(), "overlap": True, "play": play})
     server, settings = set_up(tmp_path, config)
@@ -163,7 +163,7 @@ def test_with_overlap_the_next_step_is_played_before_this_one_is_trained(tmp_pat
     assert server.run.state == "done"
 
 
-def test_a_run_publishes_a_version_a_step_follows_the_schedule_and_ends_done(tmp_path):
+def test_a_run_publishes_a_version_per_step_follows_the_schedule_and_ends_done(tmp_path):
     server, settings = set_up(tmp_path)
     run = do_next_run(server.client(), settings)
     assert (run.state, run.step) == ("done", 3)
@@ -174,7 +174,7 @@ def test_a_run_publishes_a_version_a_step_follows_the_schedule_and_ends_done(tmp
     assert do_next_run(server.client(), settings) is None
 
 
-def test_a_batch_that_teaches_nothing_is_acknowledged_without_a_version_and_the_run_goes_on(tmp_path):
+def test_a_batch_that_teaches_nothing_is_acknowledged_without_a_version_and_the_run_continues(tmp_path):
     server, settings = set_up(tmp_path)
     server.teach_nothing_at = {0, 2}
     assert do_next_run(server.client(), settings).state == "done"
@@ -184,7 +184,7 @@ def test_a_batch_that_teaches_nothing_is_acknowledged_without_a_version_and_the_
 
 
 @pytest.mark.parametrize("config", [CONFIG, CONFIG.model_copy(update={"kind": "adapter"})], ids=["full", "adapter"])
-def test_a_learner_interrupted_at_any_step_goes_on_as_if_it_had_not_been(tmp_path, config):
+def test_a_learner_interrupted_at_any_step_resumes_to_the_same_weights(tmp_path, config):
     whole, settings = set_up(tmp_path / "whole", config)
     do_next_run(whole.client(), settings)
 
@@ -213,7 +213,7 @@ def test_a_learner_interrupted_at_any_step_goes_on_as_if_it_had_not_been(tmp_pat
     assert one == two
 
 
-def test_where_a_trained_batch_has_lost_episodes_the_run_goes_on_from_its_published_version(tmp_path):
+def test_a_run_continues_from_its_published_version_if_a_trained_batch_has_lost_episodes(tmp_path):
     config = CONFIG.model_copy(update={"checkpoint_every": 100})
     server, settings = set_up(tmp_path, config)
 
@@ -223,7 +223,7 @@ def test_where_a_trained_batch_has_lost_episodes_the_run_goes_on_from_its_publis
     server.before = away
     with pytest.raises(UpturnAPIError, match="503"):
         do_next_run(server.client(), settings)
-    assert server.run.state == "running"  # the server was away, so the run is left to go on
+    assert server.run.state == "running"  # the server was away, so the run can continue later
     published = weights_of(server)
     server.leased[1] = server.leased[1].model_copy(update={"samples": server.leased[1].samples[:-1]})
     server.before = lambda path, body: None
@@ -231,7 +231,7 @@ def test_where_a_trained_batch_has_lost_episodes_the_run_goes_on_from_its_publis
     assert server.replayed == [0, 1]
     final = weights_of(server)
     change = max(float((final[n] - published[n]).abs().max()) for n in final)
-    assert 0 < change < 2 * CONFIG.optimiser.lr  # one Adam step from the published weights, not three from the base
+    assert 0 < change < 2 * CONFIG.optimizer.lr  # one Adam step from the published weights, not three from the base
 
 
 def test_a_cancelled_run_ends_quietly_and_gives_nothing_back(tmp_path):
@@ -274,4 +274,4 @@ def test_a_lost_lease_stops_the_loop_at_its_next_check(tmp_path):
             while time.monotonic() < until:
                 heartbeat.check()
                 time.sleep(0.005)
-    assert len(beats) == 2  # a server that is away is asked again; a lost lease is final
+    assert len(beats) == 2  # a heartbeat is repeated while the server is away; a lost lease is final

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from learner.algorithms.grpo import grpo_advantages
 from learner.algorithms.kl import kl_estimate
 from learner.algorithms.loss import LossConfig, policy_loss
 from learner.algorithms.normalization import token_weights, units
+from learner.algorithms.registry import algorithm_of
 from learner.algorithms.sft import imitation_loss
 from learner.packing import pack
 from tests.unit.learner.test_learner_samples import sample
@@ -44,7 +44,7 @@ def test_a_reward_reaches_every_sampled_token_although_the_episode_ends_with_an_
     assert sum(reference_credit(won)) == 0.0  # the reference's bug: success and failure look alike
 
     samples = [won, lost]
-    advantages = grpo_advantages(samples)
+    advantages = algorithm_of(RunConfig(steps=1)).episode_credit(samples)
     (row,) = pack(samples)
     per_token = torch.tensor([advantages[s.episode_id] for s in samples])[row.sample]
     current = row.engine_logprobs.clone().requires_grad_()
@@ -182,6 +182,6 @@ def test_normalisations_weigh_tokens_samples_and_lengths_as_they_say():
     of = torch.tensor([0, 0, 0, 1])
     expected = (("token", [1.0] * 4, 4), ("sample", [1 / 3] * 3 + [1.0], 2), ("constant", [0.1] * 4, 2))
     for name, weights, count in expected:
-        config = RunConfig(steps=1, loss_normalisation=name, constant_tokens=10)
+        config = RunConfig(steps=1, loss_normalization=name, constant_tokens=10)
         assert token_weights(of, config).tolist() == pytest.approx(weights)
         assert units(of, config) == count

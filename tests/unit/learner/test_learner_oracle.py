@@ -9,24 +9,25 @@ import torch
 from liger_kernel.chunked_loss.dpo_loss import LigerFusedLinearDPOFunction
 from liger_kernel.chunked_loss.grpo_loss import LigerFusedLinearGRPOLoss
 
-from learner.algorithms.credit import Seen, credit_of
+from learner.algorithms.credit import NoGradPass
+from learner.algorithms.registry import algorithm_of
 from learner.minibatch import Minibatch
+from learner.model.reference import Reference
 from learner.packing import RowLimits, trained_positions
-from learner.reference import Reference
 from learner.step import Trainer
 from tests.unit.learner.test_learner_samples import plain_logprobs, random_samples, tiny_policy, unguarded
 from upturn.wire import RunConfig
 
 FORMS = {
-    "grpo": ({"loss_normalisation": "sample"}, {"loss_type": "grpo"}),
+    "grpo": ({"loss_normalization": "sample"}, {"loss_type": "grpo"}),
     "dapo": ({"clip_high": 0.28}, {"loss_type": "dapo", "epsilon_high": 0.28}),
     "dr_grpo": (
-        {"loss_normalisation": "constant", "constant_tokens": 50},
+        {"loss_normalization": "constant", "constant_tokens": 50},
         {"loss_type": "dr_grpo", "max_completion_length": 50},
     ),
     "cispo": ({"policy_loss": "cispo", "clip_high": 0.3}, {"loss_type": "cispo", "epsilon_high": 1.3}),
     "gspo": (
-        {"policy_loss": "gspo", "loss_normalisation": "sample"},
+        {"policy_loss": "gspo", "loss_normalization": "sample"},
         {"loss_type": "grpo", "importance_sampling_level": "sequence"},
     ),
     "kl": ({"kl_coef": 0.3}, {"loss_type": "dapo", "beta": 0.3}),
@@ -36,7 +37,7 @@ FORMS = {
 def made(directory, seed=0):
     """Return a policy, multi-turn samples with forks, and old, engine's and reference's logprobs near the policy's."""
     policy, rng = tiny_policy(directory), torch.Generator().manual_seed(seed)
-    samples, seen = [], []
+    samples, passes = [], []
     for one in random_samples(seed):
         one = one.model_copy(update={"temperatures": [1.0] * len(one.token_ids)})
         with torch.no_grad():
@@ -45,17 +46,17 @@ def made(directory, seed=0):
         logprobs = torch.zeros(len(one.token_ids))
         logprobs[trained_positions(one)] = engine
         samples.append(one.model_copy(update={"logprobs": logprobs.tolist()}))
-        seen.append(Seen(old, reference))
-    return policy, samples, seen
+        passes.append(NoGradPass(old, reference))
+    return policy, samples, passes
 
 
-def ours(policy, samples, seen, config, rows=4096):
+def ours(policy, samples, passes, config, rows=4096):
     """Return loss and gradients of one packed minibatch."""
     policy.model.zero_grad(set_to_none=True)
-    reference = Reference(policy, None) if config.kl_coef > 0 or config.algorithm == "dpo" else None
+    reference = Reference(policy, None) if algorithm_of(config).needs_reference else None
     minibatch = Minibatch(samples, policy, reference, config, RowLimits(rows))
-    minibatch.seen = seen
-    sums = minibatch.backward(credit_of(config, samples, seen))
+    minibatch.passes = passes
+    sums = minibatch.backward(algorithm_of(config).credit(samples, passes))
     return sums.losses["loss"] / sums.units, {n: p.grad / sums.units for n, p in policy.trainable().items()}
 
 
@@ -89,12 +90,12 @@ def assert_same(policy, expected_loss, loss, gradients):
 def test_packed_losses_and_gradients_are_ligers_on_a_padded_batch(tmp_path, form):
     fields, arguments = FORMS[form]
     config = unguarded(sequence_cap=1e6, **fields)
-    policy, samples, seen = made(tmp_path)
-    loss, gradients = ours(policy, samples, seen, config)
+    policy, samples, passes = made(tmp_path)
+    loss, gradients = ours(policy, samples, passes, config)
 
-    advantages = torch.tensor([float(a[0]) for a in credit_of(config, samples, seen).advantages])
+    advantages = torch.tensor([float(a[0]) for a in algorithm_of(config).credit(samples, passes).advantages])
     mask = padded(samples, [torch.ones(len(trained_positions(s))) for s in samples])
-    old, reference = padded(samples, [s.old for s in seen]), padded(samples, [s.reference for s in seen])
+    old, reference = padded(samples, [s.old for s in passes]), padded(samples, [s.reference for s in passes])
     engine = padded(samples, [torch.tensor(s.logprobs)[trained_positions(s)] for s in samples])
     policy.model.zero_grad(set_to_none=True)
     hidden, targets = padded_hidden(policy, samples)
@@ -119,7 +120,7 @@ def test_packed_losses_and_gradients_are_ligers_on_a_padded_batch(tmp_path, form
     "config",
     [
         unguarded(),
-        unguarded(loss_normalisation="sample"),
+        unguarded(loss_normalization="sample"),
         unguarded(policy_loss="gspo"),
         unguarded(kl_coef=0.1),
         unguarded(algorithm="sft"),
@@ -127,19 +128,19 @@ def test_packed_losses_and_gradients_are_ligers_on_a_padded_batch(tmp_path, form
         unguarded(algorithm="dpo"),
         unguarded(algorithm="reinforce_pp", kl_coef=0.1, kl_in="reward"),
     ],
-    ids=lambda c: f"{c.algorithm}-{c.policy_loss}-{c.loss_normalisation}-{c.kl_coef}",
+    ids=lambda c: f"{c.algorithm}-{c.policy_loss}-{c.loss_normalization}-{c.kl_coef}",
 )
 def test_rows_of_any_size_agree(tmp_path, config):
-    policy, samples, seen = made(tmp_path)
+    policy, samples, passes = made(tmp_path)
     if config.algorithm == "dpo":
         samples = [s for s in samples if s.episode_id[-1] in "01"]
-        seen = Minibatch(samples, policy, Reference(policy, None), config, RowLimits()).look()
+        passes = Minibatch(samples, policy, Reference(policy, None), config, RowLimits()).no_grad_pass()
     elif config.algorithm == "agent_evol":
         kept = [i for i, s in enumerate(samples) if s.reward > 0]
-        samples, seen = [samples[i] for i in kept], [seen[i] for i in kept]
-    loss, gradients = ours(policy, samples, seen, config)
+        samples, passes = [samples[i] for i in kept], [passes[i] for i in kept]
+    loss, gradients = ours(policy, samples, passes, config)
     for rows in (80, 1):
-        other_loss, others = ours(policy, samples, seen, config, rows)
+        other_loss, others = ours(policy, samples, passes, config, rows)
         assert other_loss == pytest.approx(loss, abs=1e-5)
         for name in gradients:
             torch.testing.assert_close(others[name], gradients[name], atol=1e-5, rtol=1e-3, msg=name)
@@ -150,13 +151,13 @@ def test_dpo_is_ligers_loss_and_its_gradient_that_of_the_closed_form(tmp_path):
     policy, samples, _ = made(tmp_path)
     samples = [s for s in samples if s.episode_id[-1] in "01"]  # one better and one worse episode of each group
     minibatch = Minibatch(samples, policy, Reference(policy, None), config, RowLimits(60))
-    seen = [Seen(s.old, s.reference - 0.1 * i) for i, s in enumerate(minibatch.look())]
-    credit = credit_of(config, samples, seen)
-    _, gradients = ours(policy, samples, seen, config, rows=60)
+    passes = [NoGradPass(s.old, s.reference - 0.1 * i) for i, s in enumerate(minibatch.no_grad_pass())]
+    credit = algorithm_of(config).credit(samples, passes)
+    _, gradients = ours(policy, samples, passes, config, rows=60)
 
     policy.model.zero_grad(set_to_none=True)
     sums = {s.episode_id: plain_logprobs(policy, s).sum() for s in samples}
-    references = {s.episode_id: float(one.reference.sum()) for s, one in zip(samples, seen, strict=True)}
+    references = {s.episode_id: float(one.reference.sum()) for s, one in zip(samples, passes, strict=True)}
     groups = sorted({s.group for s in samples})
     chosen, rejected = (torch.stack([sums[f"{g}e{e}"] for g in groups]) for e in (1, 0))
     first, second = (torch.tensor([references[f"{g}e{e}"] for g in groups]) for e in (1, 0))
@@ -169,21 +170,21 @@ def test_dpo_is_ligers_loss_and_its_gradient_that_of_the_closed_form(tmp_path):
 
 def test_ppo_adds_the_values_loss_over_the_same_tokens(tmp_path):
     config = unguarded(algorithm="ppo")
-    policy, samples, seen = made(tmp_path)
+    policy, samples, passes = made(tmp_path)
     policy.add_value_head()
     with torch.no_grad():
         policy.value_head.weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
-    look = Minibatch(samples, policy, None, config, RowLimits()).look()
-    seen = [Seen(s.old, None, v.values) for s, v in zip(seen, look, strict=True)]
-    credit = credit_of(config, samples, seen)
+    look = Minibatch(samples, policy, None, config, RowLimits()).no_grad_pass()
+    passes = [NoGradPass(s.old, None, v.values) for s, v in zip(passes, look, strict=True)]
+    credit = algorithm_of(config).credit(samples, passes)
     policy.value_head.zero_grad()
-    loss, gradients = ours(policy, samples, seen, config, rows=60)
+    loss, gradients = ours(policy, samples, passes, config, rows=60)
     head = policy.value_head.weight.grad.clone() / sum(len(trained_positions(s)) for s in samples)
 
     policy.model.zero_grad(set_to_none=True)
     policy.value_head.zero_grad()
     terms, tokens = [], 0
-    for one, saw, advantage, target in zip(samples, seen, credit.advantages, credit.returns, strict=True):
+    for one, saw, advantage, target in zip(samples, passes, credit.advantages, credit.returns, strict=True):
         positions = torch.tensor(trained_positions(one))
         hidden = policy.model.get_decoder()(input_ids=torch.tensor([one.token_ids])).last_hidden_state[0]
         values = policy.value_head(hidden[positions - 1])[:, 0]
@@ -233,17 +234,17 @@ def test_the_reward_reaches_the_weights_in_every_algorithm(tmp_path, algorithm):
         assert moved[0] > 0 > moved[1]
 
 
-@pytest.mark.parametrize("fields", [{}, {"loss_normalisation": "sample"}, {"algorithm": "sft"}], ids=str)
+@pytest.mark.parametrize("fields", [{}, {"loss_normalization": "sample"}, {"algorithm": "sft"}], ids=str)
 def test_the_gradient_that_a_step_clips_is_the_mean_of_the_closed_form(tmp_path, fields):
     config = unguarded(sequence_cap=1e6, **fields)
     policy, samples, _ = made(tmp_path)
-    advantages = credit_of(config, samples, None).advantages
+    advantages = algorithm_of(config).credit(samples, None).advantages
     terms, tokens = [], sum(len(trained_positions(s)) for s in samples)
     for one, advantage in zip(samples, advantages, strict=True):
         now = plain_logprobs(policy, one)
         tis = (now.detach() - torch.tensor(one.logprobs)[trained_positions(one)]).exp().clamp(max=2.0)
         term = -(advantage * (1.0 if config.algorithm == "sft" else tis) * now)
-        terms.append(term.mean() / len(samples) if fields.get("loss_normalisation") else term.sum() / tokens)
+        terms.append(term.mean() / len(samples) if fields.get("loss_normalization") else term.sum() / tokens)
     torch.stack(terms).sum().backward()
     expected = torch.nn.utils.get_total_norm([p.grad for p in policy.trainable().values()])
     policy.model.zero_grad(set_to_none=True)

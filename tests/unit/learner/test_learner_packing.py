@@ -1,4 +1,4 @@
-"""Packing computes shared tokens once and changes no number."""
+"""Packing computes shared tokens once and changes no result."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from learner.attention import trie_of
-from learner.model import Policy
+from learner.model.attention import trie_of
+from learner.model.policy import Policy
 from learner.packing import RowLimits, pack
 from tests.unit.learner.test_learner_samples import plain_logprobs, random_samples, sample, tiny_policy
 
@@ -24,16 +24,16 @@ SHAPE = {
 
 
 def gathered(policy, samples, rows):
-    """Return the packed logprobs as one list a sample."""
-    found = [[] for _ in samples]
+    """Return [S] of [m], the packed logprobs of each sample."""
+    by_sample = [[] for _ in samples]
     for row in rows:
         values = policy.logprobs(row).values
         for i, value in zip(row.sample.tolist(), values, strict=True):
-            found[i].append(value)
-    return [torch.stack(values) for values in found]
+            by_sample[i].append(value)
+    return [torch.stack(values) for values in by_sample]
 
 
-def test_the_trie_of_two_branches_is_the_one_in_the_docstring():
+def test_the_trie_of_two_branches_matches_the_docstring():
     first = sample([10, 11, 20, 21], [0, 0, 1, 1])
     second = sample([10, 11, 30, 31], [0, 0, 1, 1])
     (row,) = pack([first, second])
@@ -46,14 +46,14 @@ def test_the_trie_of_two_branches_is_the_one_in_the_docstring():
 
 
 @pytest.mark.parametrize("limits", [RowLimits(), RowLimits(max_tokens=60), RowLimits(max_tokens=1)])
-def test_packed_logprobs_equal_those_of_each_sample_alone(tmp_path, limits):
+def test_packed_logprobs_equal_a_pass_over_each_sample_alone(tmp_path, limits):
     policy, samples = tiny_policy(tmp_path), random_samples()
     with torch.no_grad():
         for one, packed in zip(samples, gathered(policy, samples, pack(samples, limits)), strict=True):
             torch.testing.assert_close(packed, plain_logprobs(policy, one), atol=1e-5, rtol=0)
 
 
-def test_gradients_agree_with_those_of_each_sample_alone(tmp_path):
+def test_packed_gradients_equal_a_pass_over_each_sample_alone(tmp_path):
     policy, samples = tiny_policy(tmp_path), random_samples(seed=1)
     rows = pack(samples)
     assert sum(len(row.token_ids) for row in rows) < 0.7 * sum(row.unpacked_tokens for row in rows)
@@ -73,7 +73,7 @@ def test_gradients_agree_with_those_of_each_sample_alone(tmp_path):
     ],
     ids=["llama", "qwen2", "qwen3"],
 )
-def test_llama_and_qwen_with_grouped_queries_take_the_tree_mask(tmp_path, make):
+def test_llama_and_qwen_with_grouped_queries_use_the_trie(tmp_path, make):
     torch.manual_seed(0)
     policy, samples = Policy(make(), tmp_path, torch.float32), random_samples(seed=2)
     rows = pack(samples)
@@ -89,17 +89,17 @@ def test_a_model_with_sliding_windows_is_refused(tmp_path):
         Policy(Qwen2ForCausalLM(config), tmp_path, torch.float32)
 
 
-def test_a_head_in_pieces_gives_the_same_numbers(tmp_path, monkeypatch):
+def test_an_output_layer_in_pieces_gives_the_same_numbers(tmp_path, monkeypatch):
     policy, samples = tiny_policy(tmp_path), random_samples(groups=1)
     (row,) = pack(samples)
     whole = policy.logprobs(row)
-    monkeypatch.setattr("learner.chosen_logprobs.LOGITS_AT_ONCE", 259 * 2)
+    monkeypatch.setattr("learner.model.chosen_logprobs.LOGITS_AT_ONCE", 259 * 2)
     pieces = policy.logprobs(row)
     torch.testing.assert_close(pieces.values, whole.values)
     torch.testing.assert_close(pieces.entropy, whole.entropy)
 
 
-def test_entropy_is_that_of_the_tempered_distribution(tmp_path):
+def test_entropy_is_of_the_distribution_at_the_sampling_temperature(tmp_path):
     policy = tiny_policy(tmp_path)
     one = sample([1, 2, 3, 4], [0, 1, 1, 1], temperature=0.5)
     (row,) = pack([one])
@@ -109,14 +109,14 @@ def test_entropy_is_that_of_the_tempered_distribution(tmp_path):
         torch.testing.assert_close(policy.logprobs(row).entropy, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_token_that_two_samples_share_is_trained_only_where_a_mask_says_so():
+def test_a_token_that_two_samples_share_is_trained_only_by_the_sample_whose_mask_includes_it():
     first = sample([1, 2, 3], [0, 1, 1], episode="a")
     second = sample([1, 2, 4], [0, 0, 1], episode="a")
     (row,) = pack([first, second])
     assert sorted(row.target.tolist()) == [2, 3, 4]
 
 
-def test_every_sample_lies_in_exactly_one_row_and_rows_keep_their_limit():
+def test_every_sample_is_in_exactly_one_row_and_rows_keep_their_limit():
     samples = random_samples(groups=5)
     rows = pack(samples, RowLimits(max_tokens=70))
     assert len(rows) > 1
@@ -136,7 +136,7 @@ def test_a_token_without_a_finite_logprob_is_not_trained_and_the_rest_of_its_sam
     assert row.engine_logprobs.tolist() == [-1.0, -2.0]
 
 
-def test_what_is_known_by_sample_finds_its_tokens_in_a_row():
+def test_values_by_sample_map_to_the_tokens_of_a_row_and_back():
     samples = [sample([1, 2, 3], [0, 1, 1], episode="a"), sample([1, 5], [0, 1], episode="b")]
     (row,) = pack(samples)
     by_sample = [torch.tensor([2.0, 3.0]), torch.tensor([5.0])]

@@ -1,4 +1,4 @@
-"""`python -m learner` as a process: how it ends."""
+"""`python -m learner`: its command line, and how the process ends."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import pytest
 
 from learner.__main__ import main
 from tests.unit.learner.test_learner_loop import set_up
+
+ROOT = Path(__file__).parents[3]
 
 
 @contextlib.contextmanager
@@ -49,7 +51,7 @@ def over_http(server):
 
 
 def held_at_publishing(server):
-    """Let a version's publication wait; return the event that one has come, and the one that lets it go on."""
+    """Block the publication of versions; return an event that is set when one arrives, and one that releases it."""
     publishing, leave = threading.Event(), threading.Event()
 
     def before(path, body):
@@ -61,21 +63,20 @@ def held_at_publishing(server):
     return publishing, leave
 
 
-def test_sigterm_in_the_middle_of_a_step_gives_the_batch_back_and_ends_with_code_0(tmp_path):
+def test_sigterm_during_a_step_gives_the_batch_back_and_ends_with_code_0(tmp_path):
     server, _ = set_up(tmp_path)
     publishing, leave = held_at_publishing(server)
     with over_http(server) as url:
         command = [sys.executable, "-m", "learner", "run", "--server", url, "--work-dir", str(tmp_path / "work")]
         command += ["--device", "cpu", "--threads", "1", "--learner", "me"]
-        root = Path(__file__).parents[3]
-        process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
             assert publishing.wait(120)
             process.send_signal(signal.SIGTERM)
             output, _ = process.communicate(timeout=60)
         finally:
             leave.set()
-            process.kill()  # nothing, where it has ended
+            process.kill()  # does nothing if it has ended
             process.wait()
             process.stdout.close()
     assert process.returncode == 0, output
@@ -86,7 +87,7 @@ def test_sigterm_in_the_middle_of_a_step_gives_the_batch_back_and_ends_with_code
 
 
 def test_an_interrupt_ends_with_code_130(monkeypatch):
-    monkeypatch.setattr("learner.__main__.do_next_run", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr("learner.program.do_next_run", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         assert main(["run", "--server", "http://upturn"]) == 130
@@ -95,10 +96,8 @@ def test_an_interrupt_ends_with_code_130(monkeypatch):
             signal.signal(number, handler)
 
 
-def test_the_help_names_every_option_and_where_the_key_comes_from(capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["run", "--help"])
-    assert ended.value.code == 0
+def test_the_help_names_every_option_and_the_variable_of_the_key(capsys):
+    assert main(["run", "--help"]) == 0
     text = capsys.readouterr().out
     for option in ("--server", "--run", "--once", "--device", "--threads", "--work-dir", "--learner", "UPTURN_KEY"):
         assert option in text
@@ -106,4 +105,39 @@ def test_the_help_names_every_option_and_where_the_key_comes_from(capsys):
 
 def test_a_wrong_setting_ends_with_code_2(capsys):
     assert main(["run", "--server", "http://upturn", "--threads", "0"]) == 2
-    assert "threads" in capsys.readouterr().err
+    assert "--threads" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run", "--server", "http://upturn", "--heartbeats-s", "3"],
+        ["launch", "--processes", "2", "--server", "http://upturn", "--heartbeats-s", "3"],
+    ],
+    ids=["run", "launch"],
+)
+def test_a_misspelled_option_ends_with_code_2_and_a_suggestion(capsys, command):
+    assert main(command) == 2
+    assert "--heartbeat-s" in capsys.readouterr().err
+
+
+def test_several_machines_need_a_meeting_point(capsys):
+    assert main(["launch", "--processes", "2", "--machines", "2", "--server", "http://upturn"]) == 2
+    assert "--meet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["launch", "--help"], ["--version"]])
+def test_help_and_version_need_no_torch(arguments):
+    program = "import sys; sys.modules['torch'] = None; from learner.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert not done.stderr
+
+
+def test_the_older_module_still_launches_with_a_warning():
+    command = [sys.executable, "-m", "learner.parallel.launch", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--processes" in done.stdout
+    assert "use python -m learner launch" in done.stderr

@@ -1,4 +1,4 @@
-"""What is published is what was trained, and it says so itself."""
+"""A published version holds the trained weights, and its manifest and probe prove it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from learner.model import load_policy
+from learner.model.load import load_policy
 from learner.publish import write_version
 from learner.step import Trainer
 from tests.support.tiny_model import make_tiny_model
 from tests.unit.learner.test_learner_samples import random_samples, tiny_policy, unguarded
 from upturn.manifest import verify_manifest
-from upturn.wire import OptimiserConfig
+from upturn.wire import OptimizerConfig
 
 CPU = torch.device("cpu")
 
@@ -34,11 +34,11 @@ def served_logprobs(model, probe):
         return model(input_ids=ids).logits[0, :-1].float().log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
 
 
-FULL = unguarded(steps=1, optimiser=OptimiserConfig(lr=1e-3))
-ADAPTER = unguarded(steps=1, kind="adapter", lora_rank=4, optimiser=OptimiserConfig(lr=1e-2))
+FULL = unguarded(steps=1, optimizer=OptimizerConfig(lr=1e-3))
+ADAPTER = unguarded(steps=1, kind="adapter", lora_rank=4, optimizer=OptimizerConfig(lr=1e-2))
 
 
-def test_full_weights_carry_an_explicit_head_and_load_with_tokenizer_as_the_same_tied_model(tmp_path):
+def test_full_weights_have_an_explicit_lm_head_and_load_with_tokenizer_as_the_same_tied_model(tmp_path):
     policy = trained(tmp_path, FULL)
     version = write_version(policy, tmp_path / "versions", 3, {"run_id": "r"})
     stored = load_file(version.directory / "model.safetensors")
@@ -54,7 +54,7 @@ def test_full_weights_carry_an_explicit_head_and_load_with_tokenizer_as_the_same
     assert set(again.trainable()) == set(policy.trainable())
 
 
-def test_the_manifest_is_right_and_says_where_the_version_comes_from(tmp_path):
+def test_the_manifest_verifies_and_names_the_origin_of_the_version(tmp_path):
     policy = trained(tmp_path, FULL)
     version = write_version(policy, tmp_path / "versions", 3, {"run_id": "r", "horizon": 10})
     manifest = verify_manifest(version.directory, version.manifest_sha256)
@@ -65,7 +65,7 @@ def test_the_manifest_is_right_and_says_where_the_version_comes_from(tmp_path):
     assert version.directory.name == "step-000003"
 
 
-def test_the_probe_is_of_the_rounded_weights_and_training_goes_on_with_the_exact_ones(tmp_path):
+def test_the_probe_uses_the_rounded_weights_and_training_keeps_the_exact_ones(tmp_path):
     policy = trained(tmp_path, FULL, torch.bfloat16)
     assert policy.dtype == torch.bfloat16
     assert all(p.dtype == torch.float32 for p in policy.trainable().values())
@@ -75,7 +75,7 @@ def test_the_probe_is_of_the_rounded_weights_and_training_goes_on_with_the_exact
     assert {t.dtype for t in load_file(version.directory / "model.safetensors").values()} == {torch.bfloat16}
     served = AutoModelForCausalLM.from_pretrained(version.directory, dtype=torch.bfloat16)
     gap = (served_logprobs(served, version.probe) - torch.tensor(version.probe.logprobs)).abs()
-    assert gap.mean() < 0.05  # bfloat16's own noise
+    assert gap.mean() < 0.05  # noise of bfloat16
     exact = load_policy(version.directory, None, FULL, CPU)
     own = torch.tensor(write_version(exact, tmp_path / "again", 0, {}).probe.logprobs)
     assert torch.equal(own, torch.tensor(version.probe.logprobs))
@@ -98,7 +98,7 @@ def test_without_a_tokenizer_the_probe_is_a_fixed_sequence_within_the_vocabulary
     assert max(ids) < 259
 
 
-def test_an_adapter_is_published_in_pefts_format_and_serves_what_the_probe_says(tmp_path):
+def test_an_adapter_is_published_in_the_format_of_peft_and_matches_its_probe(tmp_path):
     policy = trained(tmp_path, ADAPTER)
     version = write_version(policy, tmp_path / "versions", 0, {})
     assert {p.name for p in version.directory.iterdir()} == {
@@ -114,7 +114,7 @@ def test_an_adapter_is_published_in_pefts_format_and_serves_what_the_probe_says(
     assert verify_manifest(version.directory, version.manifest_sha256)["kind"] == "adapter"
 
 
-def test_a_run_goes_on_from_a_published_adapter_or_merges_it_into_full_weights(tmp_path):
+def test_a_run_continues_a_published_adapter_or_merges_it_into_full_weights(tmp_path):
     policy = trained(tmp_path, ADAPTER)
     version = write_version(policy, tmp_path / "versions", 0, {})
     for config in (ADAPTER, FULL):
@@ -127,7 +127,7 @@ def test_a_run_goes_on_from_a_published_adapter_or_merges_it_into_full_weights(t
 
 
 @pytest.mark.parametrize("config", [FULL, ADAPTER], ids=["full", "adapter"])
-def test_published_weights_can_be_put_back_into_a_policy(tmp_path, config):
+def test_published_weights_can_be_loaded_into_a_policy(tmp_path, config):
     policy = trained(tmp_path, config)
     version = write_version(policy, tmp_path / "versions", 0, {})
     fresh = load_policy(policy.directory, None, config, CPU)
@@ -135,7 +135,7 @@ def test_published_weights_can_be_put_back_into_a_policy(tmp_path, config):
     assert all(torch.equal(p, policy.trainable()[name]) for name, p in fresh.trainable().items())
 
 
-def test_weights_that_are_not_finite_are_refused_and_nothing_is_written(tmp_path):
+def test_nonfinite_weights_are_refused_and_nothing_is_written(tmp_path):
     policy = tiny_policy(tmp_path)
     with torch.no_grad():
         next(iter(policy.trainable().values()))[0, 0] = float("inf")
@@ -144,7 +144,7 @@ def test_weights_that_are_not_finite_are_refused_and_nothing_is_written(tmp_path
     assert not (tmp_path / "versions").exists()
 
 
-def test_a_step_done_again_never_overwrites_a_version(tmp_path):
+def test_a_repeated_step_never_overwrites_a_version(tmp_path):
     policy = tiny_policy(tmp_path)
     names = [write_version(policy, tmp_path / "versions", 7, {}).directory.name for _ in range(3)]
     assert names == ["step-000007", "step-000007-2", "step-000007-3"]

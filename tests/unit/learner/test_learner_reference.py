@@ -1,4 +1,4 @@
-"""The reference: what it is, when it is reset, and that it survives a restart."""
+"""The reference: its weights, its resets, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from learner.checkpoint import load_checkpoint, save_checkpoint
+from learner.model.reference import Reference
 from learner.packing import pack
-from learner.reference import Reference
 from learner.step import Trainer
 from tests.unit.learner.test_learner_samples import random_samples, tiny_policy, unguarded
-from upturn.wire import OptimiserConfig
+from upturn.wire import OptimizerConfig
 
-ADAPTER = unguarded(kind="adapter", lora_rank=4, kl_coef=0.1, optimiser=OptimiserConfig(lr=1e-2))
-FULL = unguarded(kl_coef=0.1, optimiser=OptimiserConfig(lr=1e-3))
+ADAPTER = unguarded(kind="adapter", lora_rank=4, kl_coef=0.1, optimizer=OptimizerConfig(lr=1e-2))
+FULL = unguarded(kl_coef=0.1, optimizer=OptimizerConfig(lr=1e-3))
 
 
 def test_a_new_adapters_reference_is_its_base_and_holds_no_copy(tmp_path):
@@ -29,7 +29,7 @@ def test_a_new_adapters_reference_is_its_base_and_holds_no_copy(tmp_path):
 
 
 @pytest.mark.parametrize("config", [ADAPTER, FULL], ids=["adapter", "full"])
-def test_the_reference_is_what_the_run_began_with(tmp_path, config):
+def test_the_reference_holds_the_weights_that_the_run_began_with(tmp_path, config):
     policy = tiny_policy(tmp_path, config)
     Trainer(policy, config.model_copy(update={"kl_coef": 0.0})).step(random_samples(), 0)  # an earlier run
     (row, *_) = pack(random_samples())
@@ -39,7 +39,7 @@ def test_the_reference_is_what_the_run_began_with(tmp_path, config):
     torch.testing.assert_close(trainer.reference.logprobs(row), began, atol=1e-6, rtol=0)
 
 
-def test_it_is_reset_at_its_interval_and_the_step_says_so(tmp_path):
+def test_the_reference_is_reset_at_its_interval_and_the_metrics_show_it(tmp_path):
     config = FULL.model_copy(update={"reference_reset_every": 2})
     trainer = Trainer(tiny_policy(tmp_path, config), config)
     metrics = [trainer.step(random_samples(step), step).metrics for step in range(5)]

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and goes on equals one that was never stopped."""
+"""A run that is killed at any moment and resumed equals one that was never stopped."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from learner.step import Trainer
 from tests.unit.learner.test_learner_loop import set_up
 from tests.unit.learner.test_learner_samples import unguarded
 from upturn.client import Client
-from upturn.wire import AdaptiveHorizon, OptimiserConfig
+from upturn.wire import AdaptiveHorizon, OptimizerConfig
 
 CPU = torch.device("cpu")
-BASE = {"steps": 4, "optimiser": OptimiserConfig(lr=1e-3, warmup_steps=3), "checkpoint_every": 1}
+BASE = {"steps": 4, "optimizer": OptimizerConfig(lr=1e-3, warmup_steps=3), "checkpoint_every": 1}
 CONFIGS = {
     "full": unguarded(**BASE),
     "checkpoints apart": unguarded(**{**BASE, "checkpoint_every": 3}),
@@ -33,11 +33,11 @@ CONFIGS = {
 
 
 class Killed(BaseException):
-    """kill -9: nothing runs after it, so the server hears nothing more."""
+    """kill -9: nothing runs after it, so the server gets no further requests."""
 
 
 class Deadly:
-    """A server's connection that kills the learner at a request, before or after the server has handled it."""
+    """A connection to the server that kills the learner at a request, before or after the server has handled it."""
 
     def __init__(self, server, path: str, step: int, after: bool) -> None:
         self.server, self.path, self.step, self.after, self.dead = server, path, step, after, False
@@ -71,7 +71,7 @@ def final(server):
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
-def test_a_run_killed_again_and_again_equals_an_uninterrupted_one(tmp_path, name):
+def test_a_run_killed_several_times_equals_an_uninterrupted_one(tmp_path, name):
     config = CONFIGS[name]
     whole, settings = set_up(tmp_path / "whole", config)
     whole.success = [0.2, 0.5, 0.5, 0.6]
@@ -98,11 +98,11 @@ def test_a_run_killed_again_and_again_equals_an_uninterrupted_one(tmp_path, name
     for one, other in zip(server.run.steps, whole.run.steps, strict=True):
         for figure in ("loss", "grad_norm", "entropy", "reference_kl", "value_loss", "horizon_moved"):
             assert one.metrics.get(figure) == pytest.approx(other.metrics.get(figure), abs=1e-6), figure
-    expected, found = final(whole), final(server)
-    assert all((expected[n] - found[n]).abs().max() <= 1e-6 for n in expected)
+    expected, resumed = final(whole), final(server)
+    assert all((expected[n] - resumed[n]).abs().max() <= 1e-6 for n in expected)
 
 
-def test_the_adaptive_schedule_of_that_run_really_moved(tmp_path):
+def test_the_adaptive_schedule_of_that_run_advanced(tmp_path):
     server, settings = set_up(tmp_path, CONFIGS["adaptive horizon"])
     server.success = [0.2, 0.5, 0.5, 0.6]
     do_next_run(server.client(), settings)
@@ -111,7 +111,7 @@ def test_the_adaptive_schedule_of_that_run_really_moved(tmp_path):
     assert [s.metrics["horizon_stage"] for s in server.run.steps] == [0, 0, 0, 1]
 
 
-def test_a_reset_reference_is_taken_from_its_published_version_where_a_batch_is_gone(tmp_path):
+def test_a_reset_reference_is_loaded_from_its_published_version_if_a_batch_has_changed(tmp_path):
     config = unguarded(**{**BASE, "checkpoint_every": 100}, kl_coef=0.1, reference_reset_every=2)
     server, settings = set_up(tmp_path, config)
     deadly = Deadly(server, "/batches", 3, after=False)
@@ -121,7 +121,7 @@ def test_a_reset_reference_is_taken_from_its_published_version_where_a_batch_is_
     trainer = Trainer(load_start(server.run, server.client().policies(), CPU), config)
     done = resume(trainer, server.run, server.client().policies(), tmp_path / "none", lambda step: server.leased[step])
     assert (done, trainer.reference.anchor) == (3, 2)
-    published = load_file(Path(server.versions[2].path, "model.safetensors"))  # by step 1, the last before the reset
+    published = load_file(Path(server.versions[2].path, "model.safetensors"))  # from step 1, the last before the reset
     assert all(torch.equal(published[name], weight) for name, weight in trainer.reference.weights.items())
     newest = load_file(Path(server.versions[3].path, "model.safetensors"))
     assert all(torch.equal(newest[name], weight) for name, weight in trainer.policy.trainable().items())

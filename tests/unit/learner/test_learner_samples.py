@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from learner.model import Policy, load_policy
+from learner.model.load import load_policy
+from learner.model.policy import Policy
 from tests.support.tiny_model import make_tiny_model
 from upturn.wire import Guards, RunConfig, Sample
 

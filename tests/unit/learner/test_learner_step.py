@@ -1,4 +1,4 @@
-"""One learner step: what it changes, what it leaves alone, and what it reports."""
+"""One learner step: the weights that it changes, those that it keeps, and its metrics."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch
 
 from learner.step import Trainer
 from tests.unit.learner.test_learner_samples import plain_logprobs, random_samples, sample, tiny_policy, unguarded
-from upturn.wire import OptimiserConfig
+from upturn.wire import OptimizerConfig
 
-LARGE_STEPS = OptimiserConfig(lr=1e-3)
+LARGE_STEPS = OptimizerConfig(lr=1e-3)
 
 
 def on_policy(policy, samples):
-    """Return the samples with the engine's logprobs replaced by the policy's own, as a float32 engine's would be."""
-    found = []
+    """Return the samples with the policy's own logprobs as the engine's, as from a float32 engine."""
+    own = []
     for one in samples:
         logprobs = [0.0] * len(one.token_ids)
         with torch.no_grad():
             values = plain_logprobs(policy, one).tolist()
         for i, value in zip([i for i, m in enumerate(one.loss_mask) if m], values, strict=True):
             logprobs[i] = value
-        found.append(one.model_copy(update={"logprobs": logprobs}))
-    return found
+        own.append(one.model_copy(update={"logprobs": logprobs}))
+    return own
 
 
 def likelihood(policy, samples, reward):
@@ -34,7 +34,7 @@ def likelihood(policy, samples, reward):
 
 @pytest.mark.parametrize("minibatches", [1, 3])
 def test_a_step_makes_good_episodes_likelier_and_bad_ones_less_likely(tmp_path, minibatches):
-    config = unguarded(steps=1, optimiser=LARGE_STEPS, minibatches=minibatches)
+    config = unguarded(steps=1, optimizer=LARGE_STEPS, minibatches=minibatches)
     policy = tiny_policy(tmp_path, config)
     samples = on_policy(policy, random_samples())
     good, bad = likelihood(policy, samples, 1.0), likelihood(policy, samples, 0.0)
@@ -57,7 +57,7 @@ def test_on_policy_samples_have_no_mismatch_and_every_metric_is_finite(tmp_path)
     assert all(isinstance(v, float) and math.isfinite(v) for v in metrics.values())
 
 
-def test_lineage_names_every_trained_episode_with_its_advantage_and_its_tokens_over_all_branches(tmp_path):
+def test_lineage_lists_every_trained_episode_with_its_advantage_and_its_tokens_over_all_branches(tmp_path):
     policy, samples = tiny_policy(tmp_path), random_samples(groups=2)
     samples += [sample([1, 2], [0, 1], episode=f"same{i}", group="same", reward=1.0) for i in range(3)]
     result = Trainer(policy, unguarded()).step(samples, 0)
@@ -79,7 +79,7 @@ def test_rows_of_any_size_give_the_same_gradient(tmp_path):
     assert norms[2]["loss"] == pytest.approx(norms[0]["loss"], rel=1e-4, abs=1e-6)
 
 
-def test_a_batch_that_teaches_nothing_leaves_weights_and_optimiser_alone(tmp_path):
+def test_a_batch_that_teaches_nothing_leaves_weights_and_optimizer_unchanged(tmp_path):
     policy = tiny_policy(tmp_path)
     trainer, before = Trainer(policy, unguarded()), policy.snapshot()
     same = [sample([1, 2], [0, 1], episode=str(i), reward=1.0) for i in range(4)]
@@ -88,11 +88,11 @@ def test_a_batch_that_teaches_nothing_leaves_weights_and_optimiser_alone(tmp_pat
         assert not result.trained
         assert result.episodes == []
     assert all(torch.equal(before[name], p) for name, p in policy.trainable().items())
-    assert not trainer.optimiser.state
+    assert not trainer.optimizer.state
 
 
 def test_sft_learns_demonstrations_and_reports_no_mismatch(tmp_path):
-    config = unguarded(steps=1, algorithm="sft", optimiser=LARGE_STEPS)
+    config = unguarded(steps=1, algorithm="sft", optimizer=LARGE_STEPS)
     policy = tiny_policy(tmp_path, config)
     shown = [s.model_copy(update={"logprobs": [0.0] * len(s.logprobs), "group": None}) for s in random_samples()]
     trainer = Trainer(policy, config)
@@ -101,10 +101,10 @@ def test_sft_learns_demonstrations_and_reports_no_mismatch(tmp_path):
     assert "mismatch_kl" not in losses[0]
 
 
-def test_the_kl_term_keeps_the_policy_near_the_weights_it_began_with(tmp_path):
+def test_the_kl_term_keeps_the_policy_near_its_initial_weights(tmp_path):
     kl = {}
     for coefficient in (1e-6, 50.0):
-        config = unguarded(steps=4, optimiser=LARGE_STEPS, kl_coef=coefficient)
+        config = unguarded(steps=4, optimizer=LARGE_STEPS, kl_coef=coefficient)
         policy = tiny_policy(tmp_path, config)
         samples, trainer = on_policy(policy, random_samples()), Trainer(policy, config)
         results = [trainer.step(samples, step).metrics["reference_kl"] for step in range(4)]
@@ -113,8 +113,8 @@ def test_the_kl_term_keeps_the_policy_near_the_weights_it_began_with(tmp_path):
     assert kl[50.0] < kl[1e-6]
 
 
-def test_an_adapter_trains_and_its_base_stays(tmp_path):
-    config = unguarded(steps=1, kind="adapter", lora_rank=4, optimiser=OptimiserConfig(lr=1e-2), kl_coef=0.1)
+def test_an_adapter_trains_and_its_base_does_not_change(tmp_path):
+    config = unguarded(steps=1, kind="adapter", lora_rank=4, optimizer=OptimizerConfig(lr=1e-2), kl_coef=0.1)
     policy = tiny_policy(tmp_path, config)
     assert all("lora_" in name for name in policy.trainable())
     base = {n: p.detach().clone() for n, p in policy.model.named_parameters() if "lora_" not in n}
@@ -126,7 +126,7 @@ def test_an_adapter_trains_and_its_base_stays(tmp_path):
     assert all(torch.equal(base[n], p) for n, p in policy.model.named_parameters() if n in base)
 
 
-def test_a_gradient_that_is_not_finite_is_an_error_and_changes_no_weight(tmp_path):
+def test_a_nonfinite_gradient_is_an_error_and_changes_no_weight(tmp_path):
     policy = tiny_policy(tmp_path)
     trainer, before = Trainer(policy, unguarded()), policy.snapshot()
     name = next(iter(policy.trainable()))
@@ -136,7 +136,7 @@ def test_a_gradient_that_is_not_finite_is_an_error_and_changes_no_weight(tmp_pat
     assert all(torch.equal(before[name], p) for name, p in policy.trainable().items())
 
 
-def test_the_learning_rate_warms_up_by_global_step(tmp_path):
-    config = unguarded(steps=1, optimiser=OptimiserConfig(lr=1.0, warmup_steps=4))
+def test_the_learning_rate_warms_up_over_global_steps(tmp_path):
+    config = unguarded(steps=1, optimizer=OptimizerConfig(lr=1.0, warmup_steps=4))
     trainer = Trainer(tiny_policy(tmp_path, config), config)
     assert [trainer.learning_rate(step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]

@@ -22,14 +22,14 @@ PLAIN = {
 
 
 def named() -> set[str]:
-    """Return everything that a page sets in code marks."""
+    """Return every name in code marks on the pages."""
     return {name for page in PAGES.glob("*.md") for name in re.findall(r"`([\w.]+)(?:: \w+)?`", page.read_text())}
 
 
 @pytest.mark.parametrize(
     ("model", "prefix"), [(RunConfig, ""), (PpoConfig, "ppo."), (Guards, "guards."), (AdaptiveHorizon, "")]
 )
-def test_every_setting_has_its_place(model: type[BaseModel], prefix: str) -> None:
+def test_every_setting_is_explained(model: type[BaseModel], prefix: str) -> None:
     assert [name for name in model.model_fields if prefix + name not in named() and name not in named()] == []
 
 

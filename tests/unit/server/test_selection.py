@@ -1,4 +1,4 @@
-"""Which recorded episodes each algorithm is given."""
+"""Which recorded episodes a batch takes for each algorithm."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import migrations
 from server.recording.tokens import pack_ids, pack_logprobs
 from server.store.database import Database
 from server.store.tables import ApiKeyRow, EpisodeRow, NodeRow, PlayRow, RewardRow, TurnRow
-from server.training.selection import samples, select
+from server.training.branches import samples
+from server.training.selection import select
 from upturn.wire import RunConfig
 
 HEAD = 5
 
 
 class Record:
-    """A database that episodes of one turn can be written into."""
+    """A database to write one-turn episodes into."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -40,7 +41,7 @@ class Record:
         key: str | None = None,
         ended: float = 1.0,
     ) -> None:
-        """Write an episode whose agent answered one prompt."""
+        """Write an episode with one prompt and one answer."""
         self.session.add(
             EpisodeRow(
                 id=name,
@@ -108,7 +109,7 @@ class Record:
         self.session.flush()
 
     def turn(self, name: str, version: int | None) -> None:
-        """Write a later turn of an episode, which another version sampled."""
+        """Write a later turn of an episode, sampled by another version."""
         self.session.add(
             TurnRow(
                 id=f"later-{name}",
@@ -131,7 +132,7 @@ class Record:
         self.session.flush()
 
     def chosen(self, algorithm: str, play_id: str | None = None, **fields: object) -> tuple[list[str], dict[str, Any]]:
-        """Return what a batch takes of a play and of live episodes, and its counts."""
+        """Return the episodes that a batch takes from a play and from live agents, and its counts."""
         config = RunConfig.model_validate({"steps": 1, "algorithm": algorithm, **fields})
         found = select(self.session, config, run_id="run", play_id=play_id, head=HEAD, now=100.0)
         return found.episode_ids, found.stats
@@ -163,7 +164,7 @@ def test_a_group_needs_two_episodes_and_different_rewards(record: Record, algori
 
 
 @pytest.mark.parametrize("algorithm", ["reinforce_pp", "ppo"])
-def test_an_algorithm_without_groups_takes_every_fresh_rewarded_episode(record: Record, algorithm: str) -> None:
+def test_an_algorithm_that_ignores_groups_takes_every_fresh_rewarded_episode(record: Record, algorithm: str) -> None:
     record.episode("a", 1.0, "flat")
     record.episode("b", 1.0, "flat")
     record.episode("c", 0.0)
@@ -175,7 +176,7 @@ def test_an_algorithm_without_groups_takes_every_fresh_rewarded_episode(record: 
     assert record.chosen(algorithm, max_staleness=2)[0] == ["a", "b", "c", "stale"]
 
 
-def test_the_baseline_form_takes_groups_that_differ_and_live_episodes_beside_them(record: Record) -> None:
+def test_the_group_baseline_takes_groups_with_different_rewards_and_ungrouped_live_episodes(record: Record) -> None:
     for name, reward, group in (
         ("a", 1.0, "g"),
         ("b", 0.0, "g"),
@@ -188,7 +189,7 @@ def test_the_baseline_form_takes_groups_that_differ_and_live_episodes_beside_the
     assert record.chosen("reinforce_pp_baseline")[0] == ["a", "b", "live"]
 
 
-def test_agent_evol_takes_what_was_rewarded_above_the_threshold_whoever_sampled_it(record: Record) -> None:
+def test_agent_evol_takes_episodes_above_the_threshold_whoever_sampled_them(record: Record) -> None:
     record.episode("half", 0.5, version=0)
     record.episode("none", 0.0)
     record.episode("shown", 1.0, version=None)
@@ -215,7 +216,7 @@ def test_dpo_takes_the_best_and_the_worst_of_a_group(record: Record) -> None:
     assert (stats["groups"], stats["groups_without_variance"], stats["groups_incomplete"]) == (1, 1, 1)
 
 
-def test_dpo_pairs_live_answers_to_the_same_prompt_and_names_their_group(record: Record) -> None:
+def test_dpo_pairs_live_answers_to_the_same_prompt_as_one_group(record: Record) -> None:
     record.episode("a", 1.0)
     record.episode("b", 0.0, version=0)
     record.episode("other", 1.0, prompt=(1, 3))
@@ -227,7 +228,7 @@ def test_dpo_pairs_live_answers_to_the_same_prompt_and_names_their_group(record:
     assert [s.group for s in samples(record.session, ids)] == [None, None]
 
 
-def test_one_turn_that_is_too_old_or_nobodys_makes_an_episode_stale(record: Record) -> None:
+def test_one_turn_that_is_too_old_or_has_no_version_makes_an_episode_stale(record: Record) -> None:
     for name, version in (("a", HEAD), ("b", HEAD - 1), ("c", HEAD - 2), ("d", None)):
         record.episode(name, 1.0)
         record.turn(name, version)
@@ -236,7 +237,7 @@ def test_one_turn_that_is_too_old_or_nobodys_makes_an_episode_stale(record: Reco
     assert record.chosen("agent_evol")[0] == ["a", "b", "c", "d"]
 
 
-def test_live_episodes_are_taken_by_source_count_of_rewards_key_and_age(record: Record) -> None:
+def test_live_episodes_are_filtered_by_source_number_of_rewards_key_and_age(record: Record) -> None:
     for name in ("one", "two"):
         record.session.add(ApiKeyRow(id=f"key_{name}", key_hash=name, name=f"agent {name}", scopes=[], created_at=0.0))
     record.episode("a", 1.0, sources=("user",), key="one", ended=10.0)
@@ -254,10 +255,10 @@ def test_live_episodes_are_taken_by_source_count_of_rewards_key_and_age(record: 
     assert live(min_rewards=3) == live(sources=["nobody"]) == live(keys=["nobody"]) == []
     assert live(keys=["key_one"]) == live(keys=["agent one"]) == ["a", "c"]
     assert live(keys=["agent one", "key_two"], max_age_s=60.0) == ["b", "c"]
-    assert live(limit=2) == ["b", "c"], "not the newest"
+    assert live(limit=2) == ["b", "c"], "the newest are taken"
 
 
-def test_beside_a_play_live_episodes_are_taken_where_they_are_asked_for_and_fill_their_share_at_most(
+def test_live_episodes_join_a_play_only_if_configured_and_up_to_their_share(
     record: Record,
 ) -> None:
     record.session.add(PlayRow(id="play", state="done", request={}, created_at=0.0))
@@ -274,10 +275,10 @@ def test_beside_a_play_live_episodes_are_taken_where_they_are_asked_for_and_fill
     assert (stats["episodes"], stats["errors"], stats["success_rate"]) == (9, 1, 1.0)
     assert len(record.chosen("reinforce_pp", "play", live={"share": 0.25, "limit": 1})[0]) == 7
     assert len(record.chosen("reinforce_pp", "play", live={"share": 0.9})[0]) == 12
-    assert record.chosen("reinforce_pp", "other", live={"share": 0.9})[0] == [], "a share of nothing"
+    assert record.chosen("reinforce_pp", "other", live={"share": 0.9})[0] == [], "a share of an empty play is empty"
 
 
-def test_live_groups_are_taken_whole_and_those_that_teach_nothing_hold_up_no_others(record: Record) -> None:
+def test_live_groups_are_taken_whole_and_useless_groups_do_not_block_others(record: Record) -> None:
     for name, reward, group in (
         ("a", 1.0, "fits"),
         ("b", 0.0, "fits"),
@@ -293,8 +294,7 @@ def test_live_groups_are_taken_whole_and_those_that_teach_nothing_hold_up_no_oth
     assert record.chosen("grpo")[0] == ["a", "b", "c", "d", "e"]
 
 
-def test_old_rows_of_a_run_still_read() -> None:
-    """The config that the first versions stored."""
+def test_a_config_stored_by_the_first_versions_still_loads() -> None:
     stored = {
         "algorithm": "grpo",
         "steps": 3,
@@ -322,4 +322,4 @@ def test_old_rows_of_a_run_still_read() -> None:
     }
     config = RunConfig.model_validate(stored)
     assert (config.kl_in, config.kl_estimator, config.policy_loss) == ("loss", "k3", "ppo")
-    assert not config.normalise_std
+    assert not config.normalize_std and config.optimizer.beta2 == 0.99

@@ -4,6 +4,11 @@ The server, the learner and the clients share this package and nothing else. It 
 unknown fields, so a misspelled field is an error and never a silent default. Times are Unix seconds.
 """
 
+from upturn.wire.algorithms import (
+    ALGORITHMS,
+    AlgorithmName,
+    AlgorithmTraits,
+)
 from upturn.wire.base import (
     Message,
     ServerView,
@@ -81,24 +86,24 @@ from upturn.wire.policies import (
     PolicyView,
     Probe,
 )
-from upturn.wire.runs import (
-    COMPARING,
+from upturn.wire.run_config import (
     AdaptiveHorizon,
-    Algorithm,
     FixedHorizon,
     Guards,
     HorizonSchedule,
-    OptimiserConfig,
+    OptimizerConfig,
     PpoConfig,
     RunBudget,
-    RunClaim,
     RunConfig,
+    StepwiseHorizon,
+)
+from upturn.wire.runs import (
+    RunClaim,
     RunEnd,
     RunList,
     RunRequest,
     RunStep,
     RunView,
-    StepwiseHorizon,
 )
 from upturn.wire.schedule import (
     CronTrigger,
@@ -118,10 +123,11 @@ from upturn.wire.shadow import (
 )
 
 __all__ = [
-    "COMPARING",
+    "ALGORITHMS",
     "LARGEST_REWARD",
     "AdaptiveHorizon",
-    "Algorithm",
+    "AlgorithmName",
+    "AlgorithmTraits",
     "Ancestor",
     "BatchAck",
     "BatchRequest",
@@ -159,7 +165,7 @@ __all__ = [
     "LiveFigures",
     "LivePlan",
     "Message",
-    "OptimiserConfig",
+    "OptimizerConfig",
     "PlayPlan",
     "PlayRequest",
     "PlayView",

@@ -1,4 +1,4 @@
-"""Batches: what a learner leases, trains on and gives back."""
+"""Batches: what a learner leases, trains on, and acknowledges or returns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from upturn.wire.plays import PlayView
 
 
 class BatchRequest(Message):
-    """Lease the batch of one learner step. Asking again for the same step gives the same batch."""
+    """Lease the batch of one learner step. Repeated requests for a step return the same batch."""
 
     run_id: str
     learner: str
@@ -19,9 +19,9 @@ class BatchRequest(Message):
     """Global learner step, from 0."""
     horizon: int = Field(ge=1, le=10_000)
     replay: bool = False
-    """A step that is trained already, for a learner that computes it again on its way back from a checkpoint."""
+    """Return the batch of a trained step, for a learner that resumes from a checkpoint and repeats the step."""
     prepare: bool = False
-    """Only begin to play the step's episodes, while the one before it is trained; answered at once."""
+    """Only start playing the step's episodes, while the previous step trains; returns at once."""
 
 
 class Sample(Message):
@@ -38,7 +38,7 @@ class Sample(Message):
     loss_mask: list[int]
     """[T] 1 where this sample trains the token; every sampled token is trained in exactly one sample."""
     logprobs: list[float]
-    """[T] the engine's logprobs at sampling time; 0.0 where the mask is 0 and in demonstrations."""
+    """[T] the engine's logprobs at sampling time; 0.0 where the mask is 0, and in demonstrations."""
     temperatures: list[float]
     """[T] sampling temperature; 1.0 where the mask is 0."""
     reward: float
@@ -46,7 +46,7 @@ class Sample(Message):
 
 
 class BatchView(Message):
-    """A leased batch, or how far the server is in gathering it."""
+    """A leased batch, or the progress of gathering it."""
 
     id: str
     run_id: str
@@ -54,45 +54,46 @@ class BatchView(Message):
     horizon: int
     state: Literal["gathering", "leased", "trained", "returned"]
     play: PlayView | None
-    """The play that fills it, without its results."""
+    """The play for this batch, without its results."""
     samples: list[Sample]
     """Empty while gathering."""
     episodes: int
-    """Episodes that were considered."""
+    """Episodes considered."""
     groups: int
     groups_without_variance: int
     """Groups skipped because all their rewards are equal."""
     groups_incomplete: int
-    """Groups skipped because fewer than two episodes were valid."""
+    """Groups skipped because they had fewer than two valid episodes."""
     success_rate: float | None
     mean_reward: float | None
     truncated_share: float | None
     mean_turns: float | None
     errors: int
-    """Episodes that failed and are in no sample."""
+    """Episodes that failed and were left out."""
     played_episodes: int = 0
-    """Episodes taken of those that the server played."""
+    """Episodes taken from the play."""
     live_episodes: int = 0
-    """Episodes taken of live agents'."""
+    """Episodes taken from live agents."""
     by_environment: dict[str, int] = Field(default_factory=dict)
-    """Played episodes taken, by environment."""
+    """Episodes taken from the play, by environment."""
 
 
 class TrainedEpisode(Message):
-    """Lineage: how one episode entered the training."""
+    """Lineage: how one episode entered training."""
 
     episode_id: str
     advantage: float
+    """Mean over its trained tokens."""
     weight: float
-    """Trained tokens."""
+    """Number of trained tokens."""
 
 
 class BatchAck(Message):
-    """The learner trained on a batch (or gives it back)."""
+    """A learner trained on a batch, or returns it."""
 
     learner: str
     state: Literal["trained", "returned"]
     policy_version: int | None = None
-    """Version published from it; None where nothing was published."""
+    """Version published from the batch; None if none was."""
     episodes: list[TrainedEpisode] = Field(default_factory=list)
     metrics: dict[str, float] = Field(default_factory=dict)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from upturn.wire.base import Message
-from upturn.wire.runs import RunConfig
+from upturn.wire.run_config import RunConfig
 
 TriggerName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$")]
 

@@ -1,9 +1,9 @@
-"""The reference of a KL term or of DPO: the weights that the run began with, or those of its last reset.
+"""The reference of a KL term or of DPO: the weights that the run began with, or those at its last reset.
 
-No second model is held. A new adapter's reference is its base with the adapter off; any other is a copy of the trained
-weights alone, swapped in for a moment. Under long training a fixed reference makes an adapter collapse, so
-`reference_reset_every` steps the policy of that moment becomes the reference. Which moment is a pure function of the
-global step: `anchor`.
+No second model is held. A new adapter's reference is its base with the adapter off; any other reference is a copy of
+the trained weights alone, swapped in for a pass. In long training a fixed reference makes an adapter collapse, so every
+`reference_reset_every` steps the current policy becomes the reference. The step of the last reset, `anchor`, is a pure
+function of the global learner step.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from learner.model import Policy
+from learner.model.policy import Policy
 from learner.packing import Row
 
 
 class Reference:
-    """Logprobs of weights that are not trained any more.
+    """Frozen weights, and their logprobs.
 
     Args:
-        policy: as the run begins.
+        policy: the policy at the beginning of the run.
         reset_every: learner steps between two resets; None never resets.
     """
 
@@ -27,23 +27,23 @@ class Reference:
         self._policy = policy
         self._reset_every = reset_every
         self.anchor = 0
-        """Learner steps after which the policy became the reference; 0 is the run's beginning."""
+        """Number of learner steps after which the policy became the reference; 0 is the run's beginning."""
         self.weights: dict[str, Tensor] | None = None if policy.adapter_is_neutral else policy.snapshot()
-        """None is the base with its adapter off."""
+        """Trained weights by name; None is the base with its adapter off."""
 
     def anchor_of(self, step: int) -> int:
-        """Return the anchor that a learner step has."""
+        """Return the anchor that applies at a learner step."""
         return 0 if self._reset_every is None else step // self._reset_every * self._reset_every
 
     def advance(self, step: int) -> bool:
-        """Reset where the step begins a new interval; return whether it did."""
+        """Reset if the step begins a new interval; return whether it did."""
         if self.anchor == self.anchor_of(step):
             return False
         self.set(step, self._policy.snapshot())
         return True
 
     def set(self, step: int, weights: dict[str, Tensor]) -> None:
-        """Take weights as those of the anchor of `step`."""
+        """Use weights as the reference that applies at `step`."""
         self.anchor, self.weights = self.anchor_of(step), weights
 
     def logprobs(self, row: Row) -> Tensor:

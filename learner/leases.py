@@ -1,32 +1,36 @@
-"""The heartbeat: a thread that keeps a run's lease while the learner is busy, and notices when the run is lost."""
+"""What the learner holds on the server for a limited time: a run, kept by heartbeats, and the batch of a step."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
 from learner.parallel import distributed
+from learner.parallel.first import FirstProcessClient
 from upturn.client import Client, UpturnAPIError
+from upturn.wire import BatchRequest, BatchView
 
 log = logging.getLogger(__name__)
 
 LOST_CODES = frozenset({"run_cancelled", "run_ended", "lease_lost"})
-"""Error codes by which the server says that a run is not this learner's any more."""
+"""Error codes with which the server says that a run no longer belongs to this learner."""
 
 
 class RunLost(Exception):
-    """The run was cancelled, or another learner holds it: stop, and change nothing more."""
+    """The run was cancelled, or another learner holds it: stop, and change nothing further."""
 
 
 class Heartbeat:
-    """Posts a heartbeat while the `with` block lasts; `check()` raises once the run is lost.
+    """Sends heartbeats from a thread of process 0 while the `with` block lasts, and notices if the run is lost.
 
     Args:
-        client: the server's client; it may be used by several threads.
+        client: the server's client, which several threads may use.
         run_id: the run whose lease to keep.
-        learner: the name that holds it.
+        learner: name of the learner that holds it.
         every_s: pause between two heartbeats.
     """
 
@@ -52,7 +56,15 @@ class Heartbeat:
             self._thread.join(timeout=self._every_s)
 
     def check(self) -> None:
-        """Raise where the run is lost.
+        """Raise in all processes if the run is lost. Every process must call it.
+
+        Raises:
+            RunLost: with the server's reason.
+        """
+        distributed.from_first(self.check_here)
+
+    def check_here(self) -> None:
+        """Raise in process 0 if the run is lost; other processes notice nothing.
 
         Raises:
             RunLost: with the server's reason.
@@ -68,4 +80,17 @@ class Heartbeat:
                 if error.status in (404, 409):
                     self._lost = f"{error.code}: {error.message}"
                     return
-                log.warning("heartbeat of run %s failed and is tried again: %s", self._run_id, error)
+                log.warning("heartbeat of run %s failed and will be sent again: %s", self._run_id, error)
+
+
+@contextlib.contextmanager
+def leased(client: FirstProcessClient, request: BatchRequest, heartbeat: Heartbeat) -> Iterator[BatchView]:
+    """Lease a batch, waiting until it is gathered; give it back if the `with` block is interrupted."""
+    batch = client.lease_batch(request, on_progress=lambda _: heartbeat.check_here())
+    try:
+        yield batch
+    except RunLost:
+        raise  # the server has taken back the batch together with the run
+    except BaseException:
+        client.return_batch(batch, request.learner)
+        raise

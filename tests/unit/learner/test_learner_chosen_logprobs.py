@@ -1,4 +1,4 @@
-"""The head: right numbers, and never the logits of a row."""
+"""Logprobs of chosen tokens are exact, and the logits of a whole row never exist."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from learner.chosen_logprobs import chosen_logprobs
+from learner.model.chosen_logprobs import chosen_logprobs
 
 HIDDEN, VOCABULARY, TOKENS = 8, 50, 21
 
 
 class Largest(TorchDispatchMode):
-    """Notes the largest tensor that any operation returns."""
+    """Records the size of the largest tensor that any operation returns."""
 
     def __init__(self):
         super().__init__()
@@ -27,19 +27,19 @@ class Largest(TorchDispatchMode):
 
 def made(dtype=torch.float32):
     torch.manual_seed(0)
-    head = torch.nn.Linear(HIDDEN, VOCABULARY, dtype=dtype)
+    output_layer = torch.nn.Linear(HIDDEN, VOCABULARY, dtype=dtype)
     hidden = torch.randn(TOKENS, HIDDEN, dtype=dtype, requires_grad=True)
-    return head, hidden, torch.randint(VOCABULARY, (TOKENS,)), torch.rand(TOKENS) + 0.5
+    return output_layer, hidden, torch.randint(VOCABULARY, (TOKENS,)), torch.rand(TOKENS) + 0.5
 
 
 @pytest.mark.parametrize("at_once", [VOCABULARY * 4, 1, 2**20])
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-def test_logprobs_entropies_and_gradients_are_those_of_a_plain_log_softmax(monkeypatch, at_once, dtype, apart):
-    monkeypatch.setattr("learner.chosen_logprobs.LOGITS_AT_ONCE", at_once)
-    head, hidden, target, temperature = made(dtype)
-    inputs, weights = [hidden, *head.parameters()], torch.randn(TOKENS)
-    values, entropy = chosen_logprobs(head, hidden, target, temperature, VOCABULARY)
-    plain = (head(hidden).float() / temperature[:, None]).log_softmax(-1)
+def test_logprobs_entropies_and_gradients_equal_a_plain_log_softmax(monkeypatch, at_once, dtype, apart):
+    monkeypatch.setattr("learner.model.chosen_logprobs.LOGITS_AT_ONCE", at_once)
+    output_layer, hidden, target, temperature = made(dtype)
+    inputs, weights = [hidden, *output_layer.parameters()], torch.randn(TOKENS)
+    values, entropy = chosen_logprobs(output_layer, hidden, target, temperature, VOCABULARY)
+    plain = (output_layer(hidden).float() / temperature[:, None]).log_softmax(-1)
     expected = plain.gather(-1, target[:, None])[:, 0]
     assert values.dtype == entropy.dtype == torch.float32
     torch.testing.assert_close(values, expected)
@@ -51,9 +51,9 @@ def test_logprobs_entropies_and_gradients_are_those_of_a_plain_log_softmax(monke
 
 
 def test_no_tensor_is_ever_larger_than_a_piece_of_logits(monkeypatch):
-    piece = VOCABULARY * 10  # more than the head's own weights
-    monkeypatch.setattr("learner.chosen_logprobs.LOGITS_AT_ONCE", piece)
-    head, hidden, target, temperature = made()
+    piece = VOCABULARY * 10  # more than the output layer's own weights
+    monkeypatch.setattr("learner.model.chosen_logprobs.LOGITS_AT_ONCE", piece)
+    output_layer, hidden, target, temperature = made()
     with Largest() as largest:
-        chosen_logprobs(head, hidden, target, temperature, VOCABULARY)[0].sum().backward()
+        chosen_logprobs(output_layer, hidden, target, temperature, VOCABULARY)[0].sum().backward()
     assert largest.numel == piece < TOKENS * VOCABULARY

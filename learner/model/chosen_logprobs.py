@@ -1,8 +1,8 @@
-"""Logprobs of chosen tokens from hidden states, without ever holding the logits of a row.
+"""Logprobs of chosen tokens from hidden states, without ever holding the logits of a whole row.
 
-The head runs on a piece of the tokens at a time. A piece's logits are thrown away on the way forward and computed again
-on the way back (`torch.utils.checkpoint`), where they turn into their own gradient in place: one float32 tensor of
-`LOGITS_AT_ONCE` is the most there is beside the head's own output.
+The output layer runs on a piece of the tokens at a time. The forward pass drops a piece's logits and the backward pass
+computes them again (`torch.utils.checkpoint`) and turns them into their own gradient in place, so memory holds at most
+one float32 tensor of `LOGITS_AT_ONCE` in addition to the output layer's own output.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ LOGITS_AT_ONCE = 16 * 2**20
 
 
 def chosen_logprobs(
-    head: Callable[[Tensor], Tensor], hidden: Tensor, target: Tensor, temperature: Tensor, vocabulary: int
+    output_layer: Callable[[Tensor], Tensor], hidden: Tensor, target: Tensor, temperature: Tensor, vocabulary: int
 ) -> tuple[Tensor, Tensor]:
     """Return [M] float32 log_softmax(logits / temperature) at the targets, with gradient, and [M] entropies in nats.
 
     Args:
-        head: hidden states to logits.
+        output_layer: maps hidden states to logits.
         hidden: [M, H]
         target: [M] token ids.
         temperature: [M]
-        vocabulary: logits for each token.
+        vocabulary: V, the number of logits for each token.
     """
     piece = max(1, LOGITS_AT_ONCE // vocabulary)
 
     def of_piece(hidden: Tensor, target: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
-        return _Chosen.apply(head(hidden), target, temperature)
+        return _Chosen.apply(output_layer(hidden), target, temperature)
 
     pieces = [
-        checkpoint(of_piece, *several, use_reentrant=False)
-        for several in zip(hidden.split(piece), target.split(piece), temperature.split(piece), strict=True)
+        checkpoint(of_piece, *inputs, use_reentrant=False)
+        for inputs in zip(hidden.split(piece), target.split(piece), temperature.split(piece), strict=True)
     ]
     return torch.cat([p[0] for p in pieces]), torch.cat([p[1] for p in pieces])
 
 
 class _Chosen(torch.autograd.Function):
-    """Logits [m, V] to logprobs of targets [m] and entropies [m]; in float32, whatever the logits are."""
+    """Maps logits [m, V] to logprobs of targets [m] and entropies [m]; float32 for logits of any dtype."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,6 +61,6 @@ class _Chosen(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, chosen: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         logits, target, temperature, total = ctx.saved_tensors
-        by_logit = (chosen / temperature)[:, None]  # (1 at the target, less p) / temperature
+        by_logit = (chosen / temperature)[:, None]  # d logprob / d logit = (1 at the target, minus p) / temperature
         gradient = (logits.float() / temperature[:, None]).sub_(total[:, None]).exp_().mul_(-by_logit)
         return gradient.scatter_add_(-1, target[:, None], by_logit).to(logits.dtype), None, None

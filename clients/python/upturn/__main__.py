@@ -1,0 +1,7 @@
+"""`python -m upturn` is the `upturn` command."""
+
+import sys
+
+from upturn.command import main
+
+sys.exit(main())

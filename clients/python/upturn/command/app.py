@@ -1,0 +1,84 @@
+"""Builds the `upturn` command: the client's subcommands, then those of the entry point group `upturn.commands`.
+
+An entry point of the group is a `typer.Typer`; its commands become subcommands of `upturn`. The server's distribution
+declares one. Without it, the server's commands say how to install it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Annotated
+
+import typer
+
+from upturn import __version__
+from upturn.command.run import OPTIONS, help_unless_command, run
+
+GROUP = "upturn.commands"
+SERVER_COMMANDS = ("serve", "migrate", "keys", "export", "import", "doctor")
+"""Commands that the server's distribution brings."""
+MISSING = (
+    "upturn {}: the server is not installed; run `python3 run.py setup` in a checkout of Upturn, or use its container"
+)
+
+
+def build() -> typer.Typer:
+    """Return the application with every subcommand that is installed."""
+    from upturn.command import episodes, play, policies, runs, status
+
+    app = typer.Typer(
+        help="Serve, observe and train a language-model agent with Upturn.",
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+        context_settings=OPTIONS,
+    )
+    app.callback(invoke_without_command=True)(_options)
+    app.command("status")(status.status)
+    app.command("policies")(policies.policies)
+    app.command("runs")(runs.runs)
+    app.command("play")(play.play)
+    app.add_typer(runs.group, name="run")
+    app.add_typer(episodes.group, name="episodes")
+    installed = entry_points(group=GROUP)
+    for entry in installed:
+        app.add_typer(entry.load())
+    if not any(entry.name == "server" for entry in installed):
+        for name in SERVER_COMMANDS:
+            app.command(
+                name,
+                help="Part of the server, which is not installed.",
+                rich_help_panel="Server (not installed)",
+                context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+            )(_missing(name))
+    return app
+
+
+def main() -> int:
+    """Run `upturn`; return the exit code."""
+    return run(build(), sys.argv[1:], "upturn")
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and end, where `--version` was given."""
+    if wanted:
+        print(f"upturn {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    help_unless_command(context)
+
+
+def _missing(name: str) -> Callable[[], int]:
+    def command() -> int:
+        print(MISSING.format(name), file=sys.stderr)
+        return 1
+
+    return command

@@ -1,0 +1,64 @@
+"""`upturn episodes show`: an episode as a readable transcript."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import typer
+
+from upturn.command.connection import LOCAL, AsJson, Key, Server, connect
+from upturn.command.output import print_json, time_text
+from upturn.command.run import OPTIONS
+from upturn.wire import EpisodeView
+
+group = typer.Typer(help="Read recorded episodes.", no_args_is_help=True, context_settings=OPTIONS)
+
+
+@group.callback()
+def _group() -> None:
+    """Read recorded episodes."""
+
+
+@group.command("show")
+def show(episode_id: str, server: Server = LOCAL, key: Key = None, as_json: AsJson = False) -> None:
+    """Print the transcript of an episode: messages, answers, steps and rewards."""
+    with connect(server, key) as client:
+        episode = client.episode(episode_id)
+    if as_json:
+        print_json(episode)
+    else:
+        print(transcript(episode))
+
+
+def transcript(episode: EpisodeView) -> str:
+    """Return an episode as text: a header, then every turn, step and reward."""
+    subject = f"{episode.environment} {episode.task}" if episode.environment else "live agent"
+    lines = [
+        f"episode {episode.id}: {subject}, {episode.status}, {len(episode.turns)} turns, reward {episode.reward}",
+        f"opened {time_text(episode.opened_at)}, closed {time_text(episode.closed_at)}",
+    ]
+    for turn in episode.turns:
+        version = "demonstration" if turn.policy_version is None else f"@{turn.policy_version}"
+        reason = "" if turn.trainable else f", not trainable: {turn.untrainable_reason}"
+        tokens = f"{turn.prompt_tokens}+{turn.completion_tokens} tokens"
+        lines += ["", f"--- turn {turn.index} ({version}, {tokens}, {turn.finish_reason}{reason})"]
+        lines += [f"[{message.get('role', '?')}] {text_of(message)}" for message in (*turn.messages, turn.answer)]
+    if episode.steps:
+        lines += ["", "--- steps"]
+        lines += [f"{step.index}: {step.action!r}, reward {step.reward:g}" for step in episode.steps]
+    if episode.rewards:
+        lines += ["", "--- rewards"]
+        lines += [
+            f"{reward.value:g} from {reward.source}, {'episode' if reward.turn is None else f'turn {reward.turn}'}"
+            for reward in episode.rewards
+        ]
+    return "\n".join(lines)
+
+
+def text_of(message: dict[str, Any]) -> str:
+    """Return a message's text, and its tool calls as JSON."""
+    content = message.get("content")
+    text = content if isinstance(content, str) else "" if content is None else json.dumps(content, ensure_ascii=False)
+    calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.get("tool_calls") or []]
+    return "\n".join([part for part in (text, *calls) if part])

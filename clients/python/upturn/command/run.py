@@ -1,0 +1,47 @@
+"""Runs a Typer application with this project's conventions: errors in two lines on stderr, an exit code returned."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+# Typer exports one of its usage errors only; their base class is click's or its own, depending on the version.
+UsageError = typer.BadParameter.__mro__[1]
+
+OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+"""Context settings that every command has."""
+
+
+def run(app: typer.Typer, arguments: list[str], program: str) -> int:
+    """Run a command line and return its exit code.
+
+    Args:
+        app: its commands; each returns its exit code, or None for 0.
+        arguments: what follows the program's name.
+        program: the program's name in help and errors.
+
+    Returns:
+        The command's exit code; 2 after wrong usage, 130 after Ctrl-C.
+    """
+    try:
+        code = app(arguments, prog_name=program, standalone_mode=False)
+    except UsageError as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else program
+        if message := error.format_message():  # type: ignore[attr-defined]
+            print(f"{command}: {message.replace('Value error, ', '')}", file=sys.stderr)
+            print(f"`{command} --help` shows the usage.", file=sys.stderr)
+        return 2
+    except typer.Abort:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 130
+    return int(code or 0)
+
+
+def help_unless_command(context: typer.Context) -> None:
+    """Show the help and exit with 2 where a group of commands is called without any."""
+    if context.invoked_subcommand is None:
+        if text := context.get_help():  # Empty where rich has printed it.
+            print(text)
+        raise typer.Exit(2)

@@ -1,0 +1,176 @@
+"""`upturn runs` and `upturn run ...`: list, follow, start and cancel training runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from upturn.client import Client
+from upturn.command.connection import LOCAL, AsJson, Key, Server, connect
+from upturn.command.output import print_json, print_table, time_text
+from upturn.command.run import OPTIONS
+from upturn.wire import RunConfig, RunRequest, RunStep, RunView
+
+ACTIVE = ("queued", "running", "paused")
+"""States of a run that has not ended."""
+POLL_S = 2.0
+
+group = typer.Typer(help="Start, show or cancel a training run.", no_args_is_help=True, context_settings=OPTIONS)
+
+
+def runs(
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Print each learner step as it ends, until no run is queued or running.")
+    ] = False,
+    server: Server = LOCAL,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the training runs, newest first."""
+    with connect(server, key) as client:
+        if watch:
+            _follow(client)
+            return
+        found = client.runs().data
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("run", "state", "algorithm", "steps", "versions", "gate", "created", "trigger"),
+        [
+            (
+                run.id,
+                run.state,
+                run.config.algorithm,
+                f"{run.step}/{run.config.steps}",
+                _versions(run),
+                run.gate or "-",
+                time_text(run.created_at),
+                run.trigger,
+            )
+            for run in found
+        ],
+    )
+
+
+@group.command("start")
+def start(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="TOML or JSON file of the run's settings (docs/algorithms); default: the server's `schedule.run`.",
+        ),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Print each learner step as it ends.")] = False,
+    server: Server = LOCAL,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> int:
+    """Request a training run."""
+    request = RunRequest(config=read_config(config) if config else None)
+    with connect(server, key) as client:
+        made = client.create_run(request)
+        if watch:
+            made = _follow_one(client, made)
+    if as_json:
+        print_json(made)
+    else:
+        print(run_line(made))
+    return 1 if made.state == "failed" else 0
+
+
+@group.command("show")
+def show(run_id: str, server: Server = LOCAL, key: Key = None, as_json: AsJson = False) -> None:
+    """Show a run and each of its learner steps."""
+    with connect(server, key) as client:
+        found = client.run(run_id)
+    if as_json:
+        print_json(found)
+        return
+    print(run_line(found))
+    for step in found.steps:
+        print(step_line(found, step))
+
+
+@group.command("cancel")
+def cancel(run_id: str, server: Server = LOCAL, key: Key = None, as_json: AsJson = False) -> None:
+    """Cancel a run; its learner stops at its next request."""
+    with connect(server, key) as client:
+        ended = client.cancel_run(run_id)
+    if as_json:
+        print_json(ended)
+    else:
+        print(run_line(ended))
+
+
+def read_config(file: Path) -> RunConfig:
+    """Read a run's settings from a TOML or JSON file.
+
+    Raises:
+        typer.BadParameter: the file is not valid TOML or JSON, or a setting is unknown or wrong.
+    """
+    try:
+        text = file.read_text()
+        data = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+        return RunConfig.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise typer.BadParameter(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except (ValueError, TypeError) as error:
+        raise typer.BadParameter(f"{file}: {error}") from error
+
+
+def run_line(run: RunView) -> str:
+    """Return a run's state in one line."""
+    reason = f": {run.reason}" if run.reason else ""
+    return f"run {run.id} {run.state}, {run.config.algorithm}, step {run.step} of {run.config.steps}{reason}"
+
+
+def step_line(run: RunView, step: RunStep) -> str:
+    """Return what a learner step showed in one line."""
+    version = "no version" if step.policy_version is None else f"@{step.policy_version}"
+    success, reward, loss = (step.metrics.get(name, math.nan) for name in ("success_rate", "mean_reward", "loss"))
+    return (
+        f"  step {step.step + 1}/{run.config.steps}  horizon {step.horizon}  success {success:.1%}  "
+        f"reward {reward:.3f}  loss {loss:.4f}  {version}"
+    )
+
+
+def _versions(run: RunView) -> str:
+    if run.last_version is None:
+        return "-"
+    return f"@{run.first_version} to @{run.last_version}"
+
+
+def _follow(client: Client) -> None:
+    """Follow every run in turn until none is queued or running."""
+    while waiting := [run for run in reversed(client.runs().data) if run.state in ("queued", "running")]:
+        running = [run for run in waiting if run.state == "running"]
+        print(run_line(_follow_one(client, (running or waiting)[0])), flush=True)
+    print("no run is queued or running", flush=True)
+
+
+def _follow_one(client: Client, run: RunView) -> RunView:
+    """Print a run's steps as they end, on stderr; return the run when it is no longer queued or running."""
+    print(run_line(run), file=sys.stderr, flush=True)
+    shown = 0
+    while True:
+        run = client.run(run.id)
+        for step in run.steps[shown:]:
+            print(step_line(run, step), file=sys.stderr, flush=True)
+        shown = len(run.steps)
+        if run.state not in ("queued", "running"):
+            return run
+        time.sleep(POLL_S)

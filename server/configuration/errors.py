@@ -1,0 +1,29 @@
+"""Explains in one line per mistake why settings are wrong."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings
+
+from server.configuration.flags import flags_of, suggestion
+
+SHOWN = 40
+"""Longest wrong value that is repeated in the message, in characters."""
+
+
+def explain(error: ValidationError, settings: type[BaseSettings]) -> list[str]:
+    """Return a line for each wrong value and each unknown key, with a suggestion for the key."""
+    return [_line(detail, settings) for detail in error.errors(include_url=False)]
+
+
+def _line(detail: ErrorDetails, settings: type[BaseSettings]) -> str:
+    path = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        known = [flag.path for flag in flags_of(settings)]
+        sections = {path.rpartition(".")[0] for path in known} - {""}
+        return f"{path}: no such setting{suggestion(path, [*known, *sections])}"
+    message = detail["msg"].removeprefix("Value error, ")
+    value = detail["input"]
+    shown = f", not {value!r}" if isinstance(value, str | int | float) and len(str(value)) <= SHOWN else ""
+    return f"{path}: {message}{shown}" if path else message
