@@ -1,4 +1,4 @@
-"""`python -m server doctor MODEL`: checks a model, the engine and the database before anyone trains; one line per check.
+"""`python -m server doctor MODEL`: checks a model, the engine and the database before training, one line per check.
 
 `server/doctor/` checks the model and the engine; this file locates the model, checks the database, and prints.
 """

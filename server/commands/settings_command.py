@@ -1,7 +1,7 @@
 """A Typer command that takes every setting as a flag without parsing any.
 
-`Settings.load` parses them, so that flags, variables and the file follow one rule. This file adds what Typer then lacks:
-completion of the flags and their values, and help by topic.
+`Settings.load` parses them, so that flags, variables and the file follow one rule. This module adds what Typer then
+lacks: completion of the flags and their values, and help by topic.
 """
 
 from __future__ import annotations

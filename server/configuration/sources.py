@@ -15,8 +15,10 @@ from pydantic_settings import (
     CliSettingsSource,
     EnvSettingsSource,
     PydanticBaseSettingsSource,
-    SettingsError as SourceError,
     TomlConfigSettingsSource,
+)
+from pydantic_settings import (
+    SettingsError as SourceError,
 )
 
 from server.configuration.flags import american, flags_of, suggestion

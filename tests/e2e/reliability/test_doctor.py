@@ -15,8 +15,8 @@ from alembic import command
 from safetensors.torch import load_file, save_file
 
 import migrations
-from server.assembly import Built
 from server.__main__ import main
+from server.assembly import Built
 from server.commands import doctor
 from server.doctor.checks import Check, model_checks
 from server.doctor.engine_checks import engine_checks
@@ -64,7 +64,9 @@ def test_a_good_model_passes_every_check_and_the_json_says_the_same(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data_dir = tmp_path / "data"
-    code = main(["doctor", str(tiny), "--json", "--engine.kind", "local", "--weights", "full", "--data-dir", str(data_dir)])
+    code = main(
+        ["doctor", str(tiny), "--json", "--engine.kind", "local", "--weights", "full", "--data-dir", str(data_dir)]
+    )
     said = json.loads(capsys.readouterr().out)
     assert (code, said["passed"]) == (0, True)
     assert [check["name"] for check in said["checks"]] == NAMES
