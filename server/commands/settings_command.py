@@ -98,7 +98,7 @@ def _topics() -> list[str]:
 
 
 def _options(flags: Iterable[Flag]) -> list[Any]:
-    """Return Typer's options for flags: those of a function with one parameter for each."""
+    """Return Typer's options for flags, by declaring a function with one parameter per flag."""
 
     def command(**_: str | None) -> None: ...
 
