@@ -15,7 +15,7 @@ COPY learner learner
 COPY clients clients
 COPY env_adapters env_adapters
 COPY migrations migrations
-# run.py installs into /upturn/.venv, with placeholders for packages that break beside a CPU torch.
+# run.py installs into /upturn/.venv, with placeholders for packages that break with a CPU torch.
 RUN ACCELERATOR=$([ "$VLLM" = gpu ] && echo cuda || echo cpu) python run.py setup
 ENV PATH=/upturn/.venv/bin:$PATH PYTHONUNBUFFERED=1
 VOLUME /data

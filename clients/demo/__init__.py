@@ -1,1 +1,1 @@
-"""The demo: a newcomer's whole tour, as a client of the server's public API. `python3 run.py demo`."""
+"""The demo: a complete tour as a client of the server's public API. `python3 run.py demo`."""

@@ -1,4 +1,4 @@
-"""Names the machine that a number was measured on."""
+"""Describes the machine on which a figure was measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def machine() -> str:
-    """Return cores, processor, GPU (if any) and Python in words."""
+    """Return cores, processor, GPU (if any) and Python version as text."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():

@@ -1,6 +1,6 @@
-"""What the demo does by default, in one place: tasks, stages, horizons, learning rates.
+"""The demo's defaults: tasks, stages, horizons, learning rates.
 
-Measured on 2 CPU cores with SmolLM2-135M-Instruct; `docs/demo.md` says what was tried.
+Chosen by measurement on 2 CPU cores with SmolLM2-135M-Instruct; `docs/demo.md` lists the alternatives tried.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from upturn.wire import (
 
 ENVIRONMENT = "textcraft"
 DEPTHS = ("1",)
-"""Goal depths that are played: how many crafts deep a goal is."""
+"""Depths of the goals that are played: number of crafting steps."""
 MAX_TOKENS = 32
-"""Longest answer: an action is about a dozen tokens."""
+"""Maximum length of an answer; an action has about a dozen tokens."""
 ROUNDS = [4, 6]
-"""Horizons of the RL stage (ScalingInter-RL's `stepwise`); evaluations use the last one."""
+"""Horizons of the RL stage (ScalingInter-RL's `stepwise` schedule); evaluations use the last one."""
 EVALUATION_SEED = 1000
 EVALUATIONS_PER_GOAL = 6
 SFT_STEPS = 8
@@ -33,7 +33,7 @@ def of_depths(tasks: list[str]) -> list[str]:
 
 
 def evaluation(tasks: list[str], per_goal: int) -> PlayRequest:
-    """Return the play that measures a version: the same goals and seeds each time, sampled as in training."""
+    """Return the play that evaluates a version: always the same goals and seeds, sampled as in training."""
     return PlayRequest(
         environment=ENVIRONMENT,
         tasks=tasks,
@@ -48,7 +48,7 @@ def evaluation(tasks: list[str], per_goal: int) -> PlayRequest:
 
 
 def supervised(tasks: list[str], steps: int, kind: str, seed: int) -> RunConfig:
-    """Return the first stage: a little supervised training on the environment's own solver's episodes."""
+    """Return the first stage: brief supervised training on episodes of the environment's solver."""
     return RunConfig(
         algorithm="sft",
         steps=steps,
@@ -61,7 +61,7 @@ def supervised(tasks: list[str], steps: int, kind: str, seed: int) -> RunConfig:
 
 
 def reinforcement(tasks: list[str], steps: int, kind: str, seed: int) -> RunConfig:
-    """Return the second stage: GRPO under a horizon that grows."""
+    """Return the second stage: GRPO under a growing horizon."""
     return RunConfig(
         algorithm="grpo",
         steps=steps,

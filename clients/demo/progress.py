@@ -1,4 +1,4 @@
-"""Progress of plays and runs: a moving bar on a terminal, one line a step elsewhere."""
+"""Progress of plays and runs: a bar on a terminal, one line per learner step elsewhere."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from upturn.wire import PlayView, RunView
 
 
 class Progress:
-    """Writes what happens to standard output."""
+    """Writes progress to standard output."""
 
     def __init__(self) -> None:
         self._terminal = sys.stdout.isatty()
         self._began = time.monotonic()
 
     def say(self, text: str) -> None:
-        """Write a line that stays."""
+        """Write a permanent line."""
         clear = "\r\033[K" if self._terminal else ""
         print(f"{clear}[{time.monotonic() - self._began:6.1f} s] {text}", flush=True)
 
     def show(self, text: str) -> None:
-        """Write a line that the next one replaces; nothing where there is no terminal."""
+        """Write a line that the next one overwrites; does nothing without a terminal."""
         if self._terminal:
             print(f"\r\033[K[{time.monotonic() - self._began:6.1f} s] {text}", end="", flush=True)
 
     def play(self, view: PlayView) -> None:
-        """Show how far a play is."""
+        """Show the progress of a play."""
         width = 24
         done = width * view.finished // max(1, view.episodes)
         self.show(
             f"  [{'#' * done}{'.' * (width - done)}] {view.finished}/{view.episodes} episodes, "
-            f"{view.succeeded} reached their goal, {view.sampled_tokens} tokens"
+            f"{view.succeeded} reached the goal, {view.sampled_tokens} tokens"
         )
 
 
 def follow(client: Client, run_id: str, progress: Progress, wait_s: float = 1.0) -> RunView:
-    """Show a run's steps as they are trained; return the run when it has ended."""
+    """Show a run's learner steps as they end; return the run when it has ended."""
     shown = 0
     began = time.monotonic()
     while True:

@@ -1,4 +1,4 @@
-"""What the demo shows at the end: the table, the interval, the plot, the JSON line. Every number is the server's."""
+"""The demo's results: tables, confidence interval and plot. Every number comes from the server."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Stage:
 
     @property
     def success(self) -> float:
-        """Share of held-out episodes that reached their goal."""
+        """Fraction of held-out episodes that reached the goal."""
         return self.play.success_rate or 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One RL step."""
+    """One learner step of the RL stage."""
 
     step: int
-    """From 1."""
+    """Counted from 1."""
     horizon: int
     success: float
     reward: float
@@ -60,31 +60,31 @@ def rows(run: RunView, policies: list[PolicyView]) -> list[Row]:
 
 
 def gains(before: PlayView, after: PlayView) -> list[float]:
-    """Return [G] the gain in success of each goal, both measured on the same seeds."""
+    """Return [G] the gain in success of each goal evaluated in both plays, on the same seeds."""
 
     def by_goal(play: PlayView) -> dict[str, float]:
-        found: dict[str, list[float]] = defaultdict(list)
+        verdicts: dict[str, list[float]] = defaultdict(list)
         for result in play.results:
             if result.success is not None:
-                found[result.task].append(float(result.success))
-        return {task: sum(values) / len(values) for task, values in found.items()}
+                verdicts[result.task].append(float(result.success))
+        return {task: sum(values) / len(values) for task, values in verdicts.items()}
 
     first, second = by_goal(before), by_goal(after)
     return [second[task] - first[task] for task in sorted(first.keys() & second.keys())]
 
 
 def interval(differences: list[float], seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % percentile-bootstrap interval of the mean over goals (Efron, 1979)."""
+    """Return the 95 % percentile bootstrap interval of the mean over goals (Efron, 1979)."""
     rng = random.Random(seed)
     count = len(differences)
     means = sorted(sum(rng.choices(differences, k=count)) / count for _ in range(RESAMPLES))
     return means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1]
 
 
-def table(found: list[Row], stages: list[Stage]) -> str:
+def table(trained: list[Row], stages: list[Stage]) -> str:
     """Return both tables as text."""
     lines = ["step  horizon  success  mean reward  version  swap s  play s  train s"]
-    for row in found:
+    for row in trained:
         version = "-" if row.version is None else f"@{row.version}"
         swap = "-" if row.swap_s is None else f"{row.swap_s:.2f}"
         lines.append(
@@ -99,21 +99,21 @@ def table(found: list[Row], stages: list[Stage]) -> str:
     return "\n".join(lines)
 
 
-def plot(found: list[Row], stages: list[Stage], path: Path, title: str) -> None:
-    """Draw success, horizon and the stages into a PNG file."""
+def plot(trained: list[Row], stages: list[Stage], path: Path, title: str) -> None:
+    """Plot success, horizon and stages to a PNG file."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), width_ratios=(3, 1.2), layout="constrained")
-    steps = [row.step for row in found]
-    left.plot(steps, [row.success for row in found], marker="o", color="#2a6fdb", label="success in training plays")
+    steps = [row.step for row in trained]
+    left.plot(steps, [row.success for row in trained], marker="o", color="#2a6fdb", label="success in training plays")
     left.xaxis.get_major_locator().set_params(integer=True)
     left.set(xlabel="learner step", ylabel="success rate", ylim=(0, 1), title=title)
     horizon = left.twinx()
-    horizon.step(steps, [row.horizon for row in found], where="mid", color="#999999", linestyle="--", label="horizon")
-    horizon.set(ylabel="horizon (turns)", ylim=(0, 1.5 * max((row.horizon for row in found), default=1)))
+    horizon.step(steps, [row.horizon for row in trained], where="mid", color="#999999", linestyle="--", label="horizon")
+    horizon.set(ylabel="horizon (turns)", ylim=(0, 1.5 * max((row.horizon for row in trained), default=1)))
     handles = left.get_legend_handles_labels()[0] + horizon.get_legend_handles_labels()[0]
     left.legend(handles=handles, loc="lower right", frameon=False)
     bars = right.bar([stage.name for stage in stages], [stage.success for stage in stages], color="#2a6fdb")

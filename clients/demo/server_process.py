@@ -1,4 +1,4 @@
-"""Starts the server as a child, waits until it answers, and stops it with everything it started."""
+"""Runs the server as a child process: starts it, waits until it is ready, and stops it with all its children."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import Self
 
 import httpx2
 
-START_S = 900.0  # A large model loads for minutes.
+START_S = 900.0  # A large model takes minutes to load.
 STOP_S = 30.0
 PR_SET_PDEATHSIG = 1
 ROOT = Path(__file__).parents[2]
 
 
 class ServerProcess:
-    """`python -m server serve` with some flags, for the length of a `with` block."""
+    """`python -m server serve` for the duration of a `with` block."""
 
     def __init__(self, data_dir: Path, port: int, flags: list[str], on_wait: Callable[[float], None]) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -45,7 +45,7 @@ class ServerProcess:
     def __enter__(self) -> Self:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
-            # A session of its own: Ctrl-C reaches the demo first, which then stops the server in order.
+            # A new session: Ctrl-C reaches only the demo, which then shuts the server down.
             self._process = subprocess.Popen(
                 self._command,
                 stdout=output,
@@ -98,13 +98,13 @@ class ServerProcess:
 
 
 def _stop_with_parent() -> None:
-    """If the demo is killed, the server gets SIGTERM and stops in order."""
+    """Have the kernel send SIGTERM to the server if the demo is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on."""
+    """Return an unused port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

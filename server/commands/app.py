@@ -44,7 +44,7 @@ def moment(text: str) -> float:
     """Read a date, a date with time, or Unix seconds; return Unix seconds.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text is neither.
     """
     try:
         return float(text)
@@ -215,8 +215,8 @@ def doctor(
 
     Checks the model's files, chat template and tokenizer; that the engine's logprobs match the learner's; that weights
     can be swapped in and out; and the database's schema. MODEL comes first: a directory or a name, as the setting
-    `model`, which is its default. The model is loaded in float32 beside the engine; modified copies of it lie in the
-    data directory meanwhile. All settings of `serve` are accepted.
+    `model`, which is its default. The model is loaded in float32 in addition to the engine; modified copies of it
+    are kept in the data directory during the checks. All settings of `serve` are accepted.
     """
     return _run("doctor", {"config": config}, context.args, quick=quick, as_json=as_json)
 

@@ -21,7 +21,7 @@ def open_database(settings: Settings) -> Database:
 
 
 def open_existing_database(settings: Settings) -> Database:
-    """Open the database as it is: reading creates and migrates nothing.
+    """Open the database without creating or migrating it.
 
     Raises:
         NotFound: the SQLite file does not exist.

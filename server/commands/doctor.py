@@ -1,4 +1,4 @@
-"""`python -m server doctor MODEL`: checks a model, the engine and the database before anyone trains; one line per check.
+"""`python -m server doctor MODEL`: checks a model, the engine and the database before training, one line per check.
 
 `server/doctor/` checks the model and the engine; this file locates the model, checks the database, and prints.
 """
@@ -31,7 +31,7 @@ LEARNER_PACKAGES = ("torch", "transformers", "peft", "safetensors")
 
 
 def run(settings: Settings, *, quick: bool = False, as_json: bool = False) -> int:
-    """Run the checks; return the exit code: 1 if any of them failed, 2 where there is no model to check."""
+    """Run the checks; return the exit code: 1 if any of them failed, 2 where the engine has no model."""
     if settings.engine.kind == "scripted":
         print("doctor: the scripted engine has no model to examine: choose another --engine.kind", file=sys.stderr)
         return 2

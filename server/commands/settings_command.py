@@ -1,7 +1,7 @@
 """A Typer command that takes every setting as a flag without parsing any.
 
-`Settings.load` parses them, so that flags, variables and the file follow one rule. This file adds what Typer then lacks:
-completion of the flags and their values, and help by topic.
+`Settings.load` parses them, so that flags, variables and the file follow one rule. This module adds what Typer then
+lacks: completion of the flags and their values, and help by topic.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _topics() -> list[str]:
 
 
 def _options(flags: Iterable[Flag]) -> list[Any]:
-    """Return Typer's options for flags: those of a function with one parameter for each."""
+    """Return Typer's options for flags, by declaring a function with one parameter per flag."""
 
     def command(**_: str | None) -> None: ...
 

@@ -96,10 +96,10 @@ def read(settings: type[BaseSettings], arguments: list[str]) -> Any:
 
 
 def check_environment(settings: type[BaseSettings], variables: Mapping[str, str]) -> None:
-    """Refuse variables with our prefix that are no settings: pydantic-settings ignores them.
+    """Refuse unknown variables with the prefix `UPTURN_`, which pydantic-settings would ignore.
 
     Raises:
-        SettingsError: names each unknown variable, with a suggestion.
+        SettingsError: names every unknown variable, with a suggestion.
     """
     paths = [flag.path for flag in flags_of(settings)]
     known = {f"{PREFIX}{path.replace('.', NESTED)}".upper() for path in [*paths, *_prefixes(paths)]}

@@ -10,30 +10,30 @@ from server.section import Section
 
 
 class EngineSettings(Section):
-    """What samples the answers."""
+    """The engine, which samples the answers."""
 
     kind: Literal["auto", "vllm", "local", "scripted"] = "auto"
-    """`vllm` (a child process, or `url`), `local` (transformers in this process), `scripted` (fixed answers); `auto`
-    takes vllm where it is installed, else local."""
+    """`vllm`: a child process, or a running server at `url`; `local`: transformers in the server's process; `scripted`:
+    fixed answers, for tests; `auto`: vllm if installed, otherwise local."""
     url: str | None = None
-    """A running vLLM to use instead of starting one; its control routes must be reachable from here only."""
+    """URL of a running vLLM to use instead of starting one. Its control routes must be reachable only from here."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Weights and computation; `auto` is what the model's files hold."""
+    """Data type of weights and computation; `auto`: as stored in the model's files."""
     context_tokens: int = Field(default=2048, ge=128)
-    """Longest prompt plus answer."""
+    """Maximum length of prompt plus answer, in tokens."""
     max_concurrent: int = Field(default=64, ge=1)
-    """Answers sampled at once; more wait in the engine."""
+    """Maximum number of answers sampled concurrently; further requests wait in the engine."""
     kv_cache_gib: float = Field(default=1.0, gt=0)
-    """Memory for the key-value cache on a CPU."""
+    """Size of the key-value cache on a CPU, in GiB."""
     gpu_memory: float = Field(default=0.45, gt=0, lt=1)
-    """vLLM's share of the GPU's memory."""
+    """Fraction of the GPU's memory that vLLM uses."""
     gpu: int = Field(default=0, ge=0)
-    """vLLM's GPU."""
+    """Index of vLLM's GPU."""
     cpu_cores: str | None = None
-    """Cores vLLM computes on, such as `0-1`; None takes all of this machine's."""
+    """CPU cores that vLLM computes on, such as `0-1`; default: all."""
     max_lora_rank: int = Field(default=16, ge=1, le=512)
-    """Largest rank of an adapter."""
+    """Maximum rank of an adapter."""
     max_adapters: int = Field(default=4, ge=2)
-    """Adapters that can answer at once."""
+    """Maximum number of adapters loaded concurrently."""
     extra_args: list[str] = []
-    """More arguments for vLLM."""
+    """Additional vLLM command-line arguments."""

@@ -11,14 +11,14 @@ from server.section import Section
 
 
 class EnvironmentSettings(Section):
-    """Environments: additions to the built-in ones, where they run, and how many may be open."""
+    """Environments beyond the built-in ones, where environments run, and how many may be open."""
 
     modules: list[str] = []
-    """Environments of your own: modules with `make_spec()`, such as `games.guess`."""
+    """Modules of your own environments, each with `make_spec()`, such as `games.guess`."""
     remote: dict[str, str] = {}
-    """Remote environments by the name they get here, such as `{"maze": "openenv@http://10.0.0.7:8000"}`."""
+    """Remote environments by URL, under their local names, such as `{"shop": "openenv@http://10.0.0.7:8000"}`."""
     workers: int | None = Field(default=None, ge=0)
-    """Host processes on this machine, for environments that are heavy or can hang; None: one per two cores."""
+    """Host processes on this machine, for environments that are heavy or may hang; default: one per two cores."""
     hosts: list[Annotated[str, Field(pattern=r"^\S+:[0-9]{1,5}$")]] = []
     """Hosts on other machines (`python -m env_adapters serve`), such as `10.0.0.8:8200`."""
     token_file: Path | None = None
@@ -26,6 +26,6 @@ class EnvironmentSettings(Section):
     capacity: int = Field(default=256, ge=1)
     """Maximum number of open environment episodes; further ones are refused with 429."""
     capacity_of: dict[str, int] = {}
-    """Capacity of single environments, such as `{"miniwob": 16}`."""
+    """Capacity per environment, such as `{"miniwob": 16}`."""
     lease_s: float = Field(default=900.0, gt=0)
-    """Seconds without a turn or step after which an episode is closed; episodes of plays are exempt."""
+    """Seconds without a turn or step after which an episode is closed; the episodes of plays are exempt."""

@@ -1,4 +1,4 @@
-"""Settings of policy versions: what is kept, what is loaded, and shadow answers."""
+"""Settings of policy versions: which stay on disk, which are loaded, and shadow answers."""
 
 from __future__ import annotations
 
@@ -8,32 +8,33 @@ from server.section import Section
 
 
 class ShadowSettings(Section):
-    """How many live turns the newest version answers once more, unseen."""
+    """Shadow answers: the head also answers a share of live turns, unseen by users."""
 
     share: float = Field(default=0.0, ge=0, le=1)
-    """Share of live turns whose prompt the head answers too, after the turn is answered. It needs adapters."""
+    """Fraction of live turns whose prompt the head also answers, after the turn is answered. Requires adapters."""
     max_tokens: int = Field(default=512, ge=1)
-    """Longest such answer."""
+    """Maximum length of a shadow answer, in tokens."""
     waiting: int = Field(default=100, ge=1, le=10_000)
-    """Turns that wait for it; more are left out."""
+    """Maximum number of turns waiting for a shadow answer; further turns are skipped."""
     keep: int = Field(default=10_000, ge=1)
-    """Such answers that are kept, the newest ones."""
+    """Number of newest shadow answers that are kept."""
 
 
 class VersionSettings(Section):
     """Which versions' weights stay on disk, and which are loaded.
 
-    The base, champion and head, the champion before, pinned ones, and what open episodes, runs and the gate need stay
-    anyway.
+    Always kept: base, champion, previous champion, head, pinned versions, and what open episodes, runs and the gate
+    need.
     """
 
     newest: int = Field(default=3, ge=1)
-    """Newest versions whose weights stay."""
+    """Number of newest versions whose weights are kept."""
     ancestors: int = Field(default=1, ge=0)
-    """So many versions stay that the champion was trained from, one from the other."""
+    """Number of the champion's ancestors whose weights are kept, nearest first."""
     best: bool = True
-    """The version with the highest success in an evaluation stays, for each environment."""
+    """Keep the version with the highest evaluation success, per environment."""
     on_demand: int = Field(default=2, ge=1)
-    """Adapters that are loaded at once since calls name them (`name@N`) or go on with a conversation on them."""
+    """Maximum number of adapters loaded on demand: because a call names one (`name@N`) or continues a conversation on
+    it."""
     idle_s: float = Field(default=600.0, gt=0)
-    """One of those that nobody has used for so long is unloaded."""
+    """Seconds without use after which an adapter loaded on demand is unloaded."""

@@ -1,9 +1,7 @@
-"""A synchronous Python client for everything in `wire`. Needs pydantic and httpx2 only.
+"""The synchronous Python client: one method per route, typed messages in and out, one rule for retries.
 
-What it is responsible for: one method per route, typed messages in and out, and one rule for trying again. A refused
-request (429, 503) or one that never left this machine is always sent again; one whose answer was lost is sent again
-only where the server promises that repeating it changes nothing. Every other error is raised at once as
-`UpturnAPIError`.
+A refused request (429, 503), or one that never reached the server, is always retried. A request whose answer was lost
+is retried only where repeating it changes nothing. Every other error is raised at once as `UpturnAPIError`.
 """
 
 from __future__ import annotations
@@ -65,51 +63,51 @@ _POLL_S = 0.5
 
 
 class Client(Transport):
-    """Every operation of a server, with its types; how it is made is `Transport`'s."""
+    """Every operation of a server. `Transport` documents the constructor."""
 
     def ready(self) -> ServerView:
-        """Ask what the server serves; waits while its engine starts."""
+        """Return what the server serves; waits while its engine starts."""
         return self._get("/readyz", ServerView)
 
     # ------------------------------------------------------------------------------- environments and episodes
 
     def environments(self) -> EnvironmentList:
-        """List the environments that the server can play."""
+        """List the server's environments."""
         return self._get("/v1/environments", EnvironmentList)
 
     def tasks(self, environment: str, split: str) -> TaskList:
         """List all tasks of one split."""
         path = f"/v1/environments/{quote(environment, safe=':/')}/tasks"
-        found = self._get(path, TaskList, split=split)
-        while len(found.tasks) < found.total:
-            more = self._get(path, TaskList, split=split, offset=str(len(found.tasks)))
-            found = more.model_copy(update={"tasks": found.tasks + more.tasks})
-        return found
+        listed = self._get(path, TaskList, split=split)
+        while len(listed.tasks) < listed.total:
+            page = self._get(path, TaskList, split=split, offset=str(len(listed.tasks)))
+            listed = page.model_copy(update={"tasks": listed.tasks + page.tasks})
+        return listed
 
     def open_episode(self, request: EpisodeOpen) -> EpisodeOpened:
-        """Open an episode; its key is shown only in this answer."""
+        """Open an episode; only this answer contains its key."""
         return self._post("/v1/episodes", request, EpisodeOpened)
 
     def step(self, episode_id: str, action: str) -> StepResult:
-        """Act in an episode's environment. Never sent twice: an action has effects."""
+        """Act in an episode's environment. Never retried after a lost answer: an action has effects."""
         return self._post(f"/v1/episodes/{episode_id}/steps", StepRequest(action=action), StepResult)
 
     def call(self, episode_id: str, name: str, arguments: dict[str, Any]) -> StepResult:
-        """Act by a tool call. Never sent twice."""
+        """Act by a tool call. Never retried after a lost answer."""
         request = StepRequest(tool_call=ToolUse(name=name, arguments=arguments))
         return self._post(f"/v1/episodes/{episode_id}/steps", request, StepResult)
 
     def reward(self, episode_id: str, request: RewardRequest) -> RewardView:
-        """Add a reward; with an idempotency key a lost answer is asked for again."""
+        """Add a reward; retried after a lost answer only if it has an idempotency key."""
         path = f"/v1/episodes/{episode_id}/rewards"
         return self._post(path, request, RewardView, repeatable=request.key is not None)
 
     def reward_sources(self) -> RewardSourceList:
-        """List who gives rewards, and how they count."""
+        """List the sources of rewards and their rules."""
         return self._get("/v1/reward-sources", RewardSourceList)
 
     def set_reward_source(self, name: str, rule: RewardRule) -> RewardSourceView:
-        """Change how a source's rewards count; only the fields that were given to `rule` change."""
+        """Change a source's rule; only the fields set in `rule` change."""
         answer = self._request(
             "PUT",
             f"/v1/reward-sources/{quote(name, safe='')}",
@@ -119,15 +117,15 @@ class Client(Transport):
         return RewardSourceView.model_validate_json(answer.content)
 
     def scorers(self) -> ScorerList:
-        """List the reward functions and judges, and how they have done."""
+        """List the reward functions and judges with their statistics."""
         return self._get("/v1/scorers", ScorerList)
 
     def close_episode(self, episode_id: str, reason: str | None = None) -> EpisodeView:
-        """End an episode and read its transcript."""
+        """Close an episode; return its transcript."""
         return self._post(f"/v1/episodes/{episode_id}/close", EpisodeClose(reason=reason), EpisodeView, repeatable=True)
 
     def episode(self, episode_id: str) -> EpisodeView:
-        """Read an episode's whole transcript."""
+        """Return an episode's transcript."""
         return self._get(f"/v1/episodes/{episode_id}", EpisodeView)
 
     def erase_episode(self, episode_id: str) -> None:
@@ -135,48 +133,48 @@ class Client(Transport):
         self._request("DELETE", f"/v1/episodes/{episode_id}", repeatable=False)
 
     def trained(self, episode_id: str) -> EpisodeTrained:
-        """Ask which runs and policy versions were trained on an episode."""
+        """Return the runs and policy versions trained on an episode."""
         return self._get(f"/v1/episodes/{episode_id}/trained", EpisodeTrained)
 
     # ---------------------------------------------------------------------------------------------------- keys
 
     def create_key(self, request: KeyCreate) -> KeyCreated:
-        """Create an API key; it is shown only in this answer. Never sent twice: each time makes another key."""
+        """Create an API key; only this answer contains it. Never retried after a lost answer."""
         return self._post("/v1/keys", request, KeyCreated)
 
     def keys(self) -> KeyList:
-        """List all API keys, newest first, with the revoked ones."""
+        """List all API keys, including revoked ones, newest first."""
         return self._get("/v1/keys", KeyList)
 
     def revoke_key(self, key_id: str) -> None:
-        """Revoke a key, and with it the keys of the episodes it opened."""
+        """Revoke a key and the keys of the episodes it opened."""
         self._request("DELETE", f"/v1/keys/{key_id}", repeatable=True)
 
     def erase_episodes_of_key(self, key_id: str = "me") -> Erased:
-        """Erase every episode that a key has opened; `me` is this client's own key."""
+        """Erase every episode that a key opened; `me` is this client's key."""
         answer = self._request("DELETE", f"/v1/keys/{key_id}/episodes", repeatable=True)
         return Erased.model_validate_json(answer.content)
 
     def trained_on_key(self, key_id: str = "me") -> KeyTrained:
-        """Ask which runs and policy versions were trained on the episodes of a key."""
+        """Return the runs and policy versions trained on the episodes of a key."""
         return self._get(f"/v1/keys/{key_id}/trained", KeyTrained)
 
     # --------------------------------------------------------------------------------------------------- plays
 
     def start_play(self, request: PlayRequest) -> PlayView:
-        """Let the server play tasks with a policy."""
+        """Start a play: the server plays tasks with a policy."""
         return self._post("/v1/plays", request, PlayView)
 
     def play(self, play_id: str) -> PlayView:
-        """Read where a play stands."""
+        """Return a play's progress."""
         return self._get(f"/v1/plays/{play_id}", PlayView)
 
     def cancel_play(self, play_id: str) -> PlayView:
-        """Stop a play."""
+        """Cancel a play."""
         return self._post(f"/v1/plays/{play_id}/cancel", None, PlayView, repeatable=True)
 
     def wait_for_play(self, play_id: str, on_progress: Callable[[PlayView], None] | None = None) -> PlayView:
-        """Ask until a play has ended, however it ended; `on_progress` sees every answer."""
+        """Poll until a play has ended in any state; `on_progress` receives every answer."""
         while True:
             view = self.play(play_id)
             if on_progress is not None:
@@ -188,11 +186,11 @@ class Client(Transport):
     # ------------------------------------------------------------------------------------------- training runs
 
     def create_run(self, request: RunRequest) -> RunView:
-        """Ask for a training run."""
+        """Request a training run."""
         return self._post("/v1/runs", request, RunView)
 
     def run(self, run_id: str) -> RunView:
-        """Read one run with the metrics of its steps."""
+        """Return a run with the metrics of its steps."""
         return self._get(f"/v1/runs/{run_id}", RunView)
 
     def runs(self) -> RunList:
@@ -200,36 +198,36 @@ class Client(Transport):
         return self._get("/v1/runs", RunList)
 
     def cancel_run(self, run_id: str) -> RunView:
-        """Cancel a run; its learner notices at its next request."""
+        """Cancel a run; its learner stops at its next request."""
         return self._post(f"/v1/runs/{run_id}/cancel", None, RunView, repeatable=True)
 
     def pause_run(self, run_id: str) -> RunView:
-        """Take a run from its learner; its steps and its batch stay."""
+        """Pause a run: its learner loses the lease, its steps and batch are kept."""
         return self._post(f"/v1/runs/{run_id}/pause", None, RunView, repeatable=True)
 
     def resume_run(self, run_id: str) -> RunView:
-        """Let a paused run go on at its step."""
+        """Resume a paused run at its step."""
         return self._post(f"/v1/runs/{run_id}/resume", None, RunView, repeatable=True)
 
     def schedule(self) -> ScheduleView:
-        """Read what starts runs by themselves, and what each trigger waits for."""
+        """Return the triggers that start runs, and what each is waiting for."""
         return self._get("/v1/schedule", ScheduleView)
 
     def add_trigger(self, name: str, trigger: Trigger) -> TriggerView:
-        """Set a trigger; 409 where there is one of this name."""
+        """Add a trigger; 409 where the name is taken."""
         return self._post("/v1/schedule/triggers", TriggerCreate(name=name, trigger=trigger), TriggerView)
 
     def remove_trigger(self, name: str) -> None:
-        """Remove a trigger that was set by API."""
+        """Remove a trigger that was added over the API."""
         self._request("DELETE", f"/v1/schedule/triggers/{name}", repeatable=False)
 
     def claim_run(self, request: RunClaim) -> RunView | None:
-        """Take the lease of a run; None where no run waits. Claiming a run that one already holds renews the lease."""
+        """Claim the lease of a run; None where no run is waiting. Claiming a run again renews its lease."""
         response = self._request("POST", "/v1/runs/claim", body=request, repeatable=True)
         return None if response.status_code == 204 else RunView.model_validate_json(response.content)
 
     def heartbeat_run(self, run_id: str, learner: str) -> None:
-        """Keep a run's lease; 409 where another learner has it or the run is cancelled."""
+        """Renew a run's lease; 409 where another learner holds it or the run is cancelled."""
         self._request("POST", f"/v1/runs/{run_id}/heartbeat", body={"learner": learner}, repeatable=True)
 
     def end_run(self, run_id: str, request: RunEnd) -> RunView:
@@ -239,11 +237,13 @@ class Client(Transport):
     def lease_batch(self, request: BatchRequest, on_progress: Callable[[BatchView], None] | None = None) -> BatchView:
         """Lease the batch of one learner step, waiting until the server has gathered it.
 
-        `on_progress` sees every answer; raising from it ends the wait.
+        Args:
+            request: names the run and the step.
+            on_progress: receives every answer; an exception from it ends the wait.
 
         Raises:
-            UpturnAPIError: also with code `play_failed` where the play that fills the batch ended badly, and
-                `batch_trained` or `batch_returned` where the server will not lease this step's batch again.
+            UpturnAPIError: also with code `play_failed` where the play that fills the batch failed or was cancelled,
+                and `batch_trained` or `batch_returned` where the server will not lease this step's batch again.
         """
         while True:
             view = self._post("/v1/batches", request, BatchView, repeatable=True)
@@ -258,17 +258,17 @@ class Client(Transport):
             self._sleep(_POLL_S)
 
     def prepare_batch(self, request: BatchRequest) -> None:
-        """Let the server begin to play a step's episodes."""
+        """Let the server start playing a step's episodes."""
         self._post("/v1/batches", request.model_copy(update={"prepare": True}), BatchView, repeatable=True)
 
     def acknowledge_batch(self, batch_id: str, request: BatchAck) -> None:
-        """Say that a batch was trained on, or give it back."""
+        """Report that a batch was trained on, or return it."""
         self._request("POST", f"/v1/batches/{batch_id}/ack", body=request, repeatable=True)
 
     # ------------------------------------------------------------------------------------------------ policies
 
     def publish(self, request: PolicyPublish) -> PolicyView:
-        """Announce published weights; answered once they are checked. The manifest's hash identifies them."""
+        """Publish weights, identified by their manifest's hash; answered once they are checked."""
         return self._post("/v1/policies", request, PolicyView, repeatable=True)
 
     def policies(self) -> PolicyList:
@@ -281,26 +281,26 @@ class Client(Transport):
         return self._post(f"/v1/policies/{version}/promote", request, PolicyView, repeatable=True)
 
     def rollback(self, reason: str = "by hand") -> PolicyView:
-        """Make the previous champion the champion again. Never sent twice: a second one would go further back."""
+        """Make the previous champion the champion again. Never retried after a lost answer."""
         return self._post("/v1/policies/rollback", PromotionRequest(reason=reason), PolicyView)
 
     def pin(self, version: int) -> PolicyView:
-        """Keep a version's weights whatever comes; as the champion, the watch does not take it back."""
+        """Pin a version: its weights are never deleted, and the watch does not roll it back."""
         return self._post(f"/v1/policies/{version}/pin", None, PolicyView, repeatable=True)
 
     def unpin(self, version: int) -> PolicyView:
-        """Treat a version like all others again."""
+        """Unpin a version."""
         answer = self._request("DELETE", f"/v1/policies/{version}/pin", repeatable=True)
         return PolicyView.model_validate_json(answer.content)
 
     def lineage(self, version: int) -> PolicyLineage:
-        """Read what a version comes from: its versions back to the base, and the episodes that trained it."""
+        """Return a version's lineage: its ancestors back to the base, and the episodes that trained it."""
         return self._get(f"/v1/policies/{version}/lineage", PolicyLineage)
 
     def shadows(self) -> ShadowList:
-        """Read what the newest version would have said to live prompts, newest first."""
+        """List the head's shadow answers to live prompts, newest first."""
         return self._get("/v1/shadow", ShadowList)
 
     def promotions(self) -> PromotionList:
-        """Read the ledger of champions, newest first."""
+        """List all promotions and rollbacks, newest first."""
         return self._get("/v1/promotions", PromotionList)

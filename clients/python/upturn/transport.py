@@ -1,4 +1,4 @@
-"""Sends requests to an Upturn server until they are answered, refused for good, or have been tried for long enough."""
+"""Sends requests to an Upturn server and retries within a time budget; `client.py` builds on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ View = TypeVar("View", bound=Message)
 
 _REFUSED = (429, 503)
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
-_LONGEST_PAUSE_S = 10.0
+_MAX_PAUSE_S = 10.0
 
 
 class UpturnAPIError(Exception):
@@ -35,11 +35,11 @@ class Transport:
 
     Args:
         base_url: the server's address without `/v1`, such as `http://127.0.0.1:8000`.
-        key: API key, where the server wants one.
-        timeout_s: longest wait for one answer; longer than the server's long poll of about 20 s.
-        retry_s: retry budget: how long one call may go on trying a server that is away or overloaded.
-        transport: an httpx2 transport for tests; None is the network.
-        sleep: how to wait between tries.
+        key: API key, where the server requires one.
+        timeout_s: maximum wait for one answer; must exceed the server's long poll of about 20 s.
+        retry_s: retry budget of one call: total wait for a server that is unreachable or overloaded.
+        transport: an httpx2 transport, for tests; None is the network.
+        sleep: waits between attempts.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class Transport:
         transport: httpx2.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        patience = httpx2.Timeout(timeout_s, connect=min(timeout_s, 10.0))
+        timeout = httpx2.Timeout(timeout_s, connect=min(timeout_s, 10.0))
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx2.Client(base_url=base_url, headers=headers, timeout=patience, transport=transport)
+        self._http = httpx2.Client(base_url=base_url, headers=headers, timeout=timeout, transport=transport)
         self._retry_s = retry_s
         self._sleep = sleep
 
@@ -85,7 +85,7 @@ class Transport:
         body: Message | dict[str, Any] | None = None,
         params: dict[str, str] | None = None,
     ) -> httpx2.Response:
-        """Send one request until it is answered, refused for good, or the retry budget is spent."""
+        """Send one request until it succeeds, fails permanently, or the retry budget is spent."""
         text = body.model_dump_json() if isinstance(body, Message) else json.dumps(body) if body is not None else None
         headers = {"content-type": "application/json"} if text is not None else None
         waited_s, pause_s = 0.0, 0.25
@@ -95,22 +95,22 @@ class Transport:
             except httpx2.TransportError as error:
                 failure = UpturnAPIError(0, "connection_error", f"{method} {path}: {type(error).__name__}: {error}")
                 failure.__cause__ = error
-                again = repeatable or isinstance(error, _NEVER_SENT)
+                retry = repeatable or isinstance(error, _NEVER_SENT)
             else:
                 if response.is_success:
                     return response
                 failure = _error_of(response)
-                again = response.status_code in _REFUSED
+                retry = response.status_code in _REFUSED
             wait_s = pause_s if failure.retry_after_s is None else failure.retry_after_s
-            if not again or waited_s + wait_s > self._retry_s:
+            if not retry or waited_s + wait_s > self._retry_s:
                 raise failure
             self._sleep(wait_s)
             waited_s += max(wait_s, 0.01)
-            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+            pause_s = min(pause_s * 2, _MAX_PAUSE_S)
 
 
 def _error_of(response: httpx2.Response) -> UpturnAPIError:
-    """Read OpenAI's error body; an answer that is not one (a proxy's page, say) becomes its own message."""
+    """Parse OpenAI's error body; the message of any other answer, such as a proxy's page, is its text."""
     try:
         error = json.loads(response.content)["error"]
         code, message = error.get("code") or error.get("type") or "error", error["message"]
@@ -120,7 +120,7 @@ def _error_of(response: httpx2.Response) -> UpturnAPIError:
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
-    """Return `Retry-After` in seconds; its other form, a date, counts as absent."""
+    """Return `Retry-After` in seconds, or None; the date form is ignored."""
     try:
         return max(0.0, float(response.headers["retry-after"]))
     except (KeyError, ValueError):

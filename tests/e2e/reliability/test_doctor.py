@@ -64,7 +64,9 @@ def test_a_good_model_passes_every_check_and_the_json_says_the_same(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data_dir = tmp_path / "data"
-    code = main(["doctor", str(tiny), "--json", "--engine.kind", "local", "--weights", "full", "--data-dir", str(data_dir)])
+    code = main(
+        ["doctor", str(tiny), "--json", "--engine.kind", "local", "--weights", "full", "--data-dir", str(data_dir)]
+    )
     said = json.loads(capsys.readouterr().out)
     assert (code, said["passed"]) == (0, True)
     assert [check["name"] for check in said["checks"]] == NAMES

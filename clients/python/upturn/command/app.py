@@ -1,4 +1,4 @@
-"""Builds the `upturn` command: the client's subcommands, then those of the entry point group `upturn.commands`.
+"""Builds the `upturn` command: the client's subcommands, then the entry point group `upturn.commands`.
 
 An entry point of the group is a `typer.Typer`; its commands become subcommands of `upturn`. The server's distribution
 declares one. Without it, the server's commands say how to install it.

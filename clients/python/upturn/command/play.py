@@ -1,4 +1,4 @@
-"""`upturn play`: let the server play an environment with a policy, and show how often it succeeded."""
+"""`upturn play`: let the server play an environment with a policy, and show the success rate."""
 
 from __future__ import annotations
 

@@ -17,8 +17,15 @@ def policies(server: Server = LOCAL, key: Key = None, as_json: AsJson = False) -
     print_table(
         ("version", "kind", "state", "run", "step", "created"),
         [
-            (p.id, p.kind, state_of(p), p.run_id or "-", "-" if p.step is None else str(p.step), time_text(p.created_at))
-            for p in found
+            (
+                policy.id,
+                policy.kind,
+                state_of(policy),
+                policy.run_id or "-",
+                "-" if policy.step is None else str(policy.step),
+                time_text(policy.created_at),
+            )
+            for policy in found
         ],
     )
 

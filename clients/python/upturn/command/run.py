@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Any, cast
 
 import typer
 
 # Typer exports one of its usage errors only; their base class is click's or its own, depending on the version.
-UsageError = typer.BadParameter.__mro__[1]
+UsageError = cast(type[Exception], typer.BadParameter.__mro__[1])
 
 OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 """Context settings that every command has."""
@@ -27,9 +28,9 @@ def run(app: typer.Typer, arguments: list[str], program: str) -> int:
     try:
         code = app(arguments, prog_name=program, standalone_mode=False)
     except UsageError as error:
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else program
-        if message := error.format_message():  # type: ignore[attr-defined]
+        usage: Any = error
+        command = usage.ctx.command_path if usage.ctx is not None else program
+        if message := usage.format_message():
             print(f"{command}: {message.replace('Value error, ', '')}", file=sys.stderr)
             print(f"`{command} --help` shows the usage.", file=sys.stderr)
         return 2

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -126,10 +127,19 @@ def read_config(file: Path) -> RunConfig:
         data = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
         return RunConfig.model_validate_json(json.dumps(data))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise typer.BadParameter(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        wrong = "; ".join(_mistake(detail["type"], detail["loc"], detail["msg"]) for detail in error.errors())
+        raise typer.BadParameter(f"{file}: {wrong}") from error
     except (ValueError, TypeError) as error:
         raise typer.BadParameter(f"{file}: {error}") from error
+
+
+def _mistake(kind: str, place: tuple[int | str, ...], message: str) -> str:
+    """Return what is wrong with a setting, with a suggestion for an unknown one."""
+    name = ".".join(map(str, place))
+    if kind != "extra_forbidden":
+        return f"{name}: {message}"
+    close = get_close_matches(name, RunConfig.model_fields, n=1)
+    return f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else "")
 
 
 def run_line(run: RunView) -> str:
