@@ -1,4 +1,4 @@
-"""Settings of policy versions: what is kept, what is loaded, and shadow answers."""
+"""Settings of policy versions: weights kept on disk, adapters kept loaded, and shadow answers."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from server.section import Section
 
 
 class ShadowSettings(Section):
-    """How many live turns the newest version answers once more, unseen."""
+    """Shadow answers: the head answers live prompts too, recorded and never served."""
 
     share: float = Field(default=0.0, ge=0, le=1)
-    """Share of live turns whose prompt the head answers too, after the turn is answered. It needs adapters."""
+    """Share of live turns whose prompt the head also answers, after the turn is answered. Needs adapters."""
     max_tokens: int = Field(default=512, ge=1)
-    """Longest such answer."""
+    """Maximum tokens of a shadow answer."""
     waiting: int = Field(default=100, ge=1, le=10_000)
-    """Turns that wait for it; more are left out."""
+    """Maximum turns waiting for a shadow answer; further turns get none."""
     keep: int = Field(default=10_000, ge=1)
-    """Such answers that are kept, the newest ones."""
+    """Shadow answers to keep; the oldest are deleted first."""
 
 
 class VersionSettings(Section):
-    """Which versions' weights stay on disk, and which are loaded.
+    """Which versions' weights stay on disk, and which adapters stay loaded.
 
-    The base, champion and head, the champion before, pinned ones, and what open episodes, runs and the gate need stay
-    anyway.
+    Always kept on disk: the base, champion and head, the previous champion, pinned versions, and versions that open
+    episodes, unfinished runs and the gate need.
     """
 
     newest: int = Field(default=3, ge=1)
-    """Newest versions whose weights stay."""
+    """Number of newest versions whose weights are kept."""
     ancestors: int = Field(default=1, ge=0)
-    """So many versions stay that the champion was trained from, one from the other."""
+    """Number of the champion's ancestors (the version it was trained from, and so on) whose weights are kept."""
     best: bool = True
-    """The version with the highest success in an evaluation stays, for each environment."""
+    """Keep, for each environment, the version with the highest evaluated success rate."""
     on_demand: int = Field(default=2, ge=1)
-    """Adapters that are loaded at once since calls name them (`name@N`) or go on with a conversation on them."""
+    """Maximum adapters loaded because a call names them (`name@N`) or continues a conversation that began on them."""
     idle_s: float = Field(default=600.0, gt=0)
-    """One of those that nobody has used for so long is unloaded."""
+    """Seconds without use after which an adapter loaded on demand is unloaded."""

@@ -1,0 +1,47 @@
+"""Adding a promotion objection takes one decorated function: the gate then refuses candidates with its text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from server.training import gate_rule
+from server.training.gate_rule import Comparison, Measured, Pair, decide, objection
+from server.training.settings import GateSettings
+from upturn.wire import GateEvidence
+
+TASKS = [f"task {number}" for number in range(20)]
+
+
+def results(success: bool) -> Measured:
+    return Measured("eval", {task: [success] * 4 for task in TASKS}, episodes=80, steps=100, invalid_steps=0)
+
+
+COMPARED = Comparison(1, 2, 10, 0, {"textcraft": Pair(results(False), results(True))}, {})
+
+
+def test_one_function_adds_an_objection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_rule, "OBJECTIONS", [*gate_rule.OBJECTIONS])
+    assert decide(GateSettings(), COMPARED).promoted
+
+    @objection
+    def too_good_to_be_true(evidence: GateEvidence, _: GateSettings) -> Iterator[str]:
+        """The candidate succeeds in every episode of an environment."""
+        for name, found in evidence.environments.items():
+            if found.candidate.success_rate == 1.0:
+                yield f"{name}: every episode of version {evidence.candidate} succeeded"
+
+    refused = decide(GateSettings(), COMPARED)
+    assert not refused.promoted
+    assert refused.objections == ["textcraft: every episode of version 2 succeeded"]
+
+
+def test_the_added_objection_is_gone_again() -> None:
+    evidence = decide(GateSettings(), COMPARED)
+    assert evidence.promoted and evidence.objections == []
+
+
+def test_every_objection_says_what_it_objects_to() -> None:
+    assert len(gate_rule.OBJECTIONS) >= 9
+    assert all(function.__doc__ for function in gate_rule.OBJECTIONS)
