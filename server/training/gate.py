@@ -65,7 +65,9 @@ class PromotionGate:
         await background.end(self._task)
 
     async def ready(self, run_id: str, wait_s: float) -> bool:
-        """Return whether a run may play its first learner step: its plan is valid, and the champion has been evaluated.
+        """Return whether a run may start its first learner step: its evaluation plan is valid.
+
+        With full weights the champion must also have been evaluated, since the run replaces it in the engine.
 
         Args:
             run_id: a run that a learner holds.
@@ -85,8 +87,9 @@ class PromotionGate:
                 measured = await self._evaluations.measure(run_id, version, environment, plan, horizon, wait_s)
                 if measured is None:
                     return False
-                for reason in too_few_verdicts(self._settings, environment, version, measured.figures):
-                    raise Unmeasurable(reason)
+                few = next(too_few_verdicts(self._settings, environment, version, measured.figures), None)
+                if few is not None:
+                    raise Unmeasurable(few)
         except Unavailable:
             raise
         except (Unmeasurable, UpturnError) as error:

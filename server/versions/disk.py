@@ -71,9 +71,9 @@ def _champions(session: Session, depth: int) -> set[int]:
 
 def _needed_by_runs(session: Session) -> set[int]:
     """Return the first and last versions of unfinished runs, and of runs whose gate or canary is undecided."""
-    open_ = sa.or_(RunRow.ended_at.is_(None), RunRow.gate.in_(("due", "canary")))
-    rows = session.execute(sa.select(RunRow.first_version, RunRow.last_version).where(open_))
-    return {version for row in rows for version in row if version is not None}
+    undecided = sa.or_(RunRow.ended_at.is_(None), RunRow.gate.in_(("due", "canary")))
+    versions = session.execute(sa.select(RunRow.first_version, RunRow.last_version).where(undecided))
+    return {version for pair in versions for version in pair if version is not None}
 
 
 def _best(session: Session, ready: Iterable[int]) -> set[int]:

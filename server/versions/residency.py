@@ -119,7 +119,7 @@ class Residency:
         free = on_demand - self._needed(GRACE_S)
         if not free:
             raise Unavailable(
-                f"all {len(on_demand)} versions loaded on demand are in use, the maximum (versions.on_demand)",
+                f"all {len(on_demand)} versions that may be loaded on demand (versions.on_demand) are in use",
                 code="versions_busy",
             )
         await self._unload(min(free, key=self._requested_at.__getitem__))
