@@ -39,7 +39,7 @@ from server.training.gate import PromotionGate
 from server.training.learner_process import LearnerProcess
 from server.training.live_watch import LiveWatch, check_settings
 from server.training.runs import Runs
-from server.training.schedule import Schedule
+from server.training.scheduling.schedule import Schedule
 from server.versions.champion import Champions
 from server.versions.publish import Publisher
 from server.versions.routing import Pointers

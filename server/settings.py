@@ -20,7 +20,8 @@ from server.engines.settings import EngineSettings
 from server.environments.settings import EnvironmentSettings
 from server.feedback.settings import RewardSettings
 from server.section import Section, SettingsError
-from server.training.settings import CanarySettings, GateSettings, LearnerSettings, ScheduleSettings, WatchSettings
+from server.training.scheduling.settings import ScheduleSettings
+from server.training.settings import CanarySettings, GateSettings, LearnerSettings, WatchSettings
 from server.versions.settings import ShadowSettings, VersionSettings
 
 EnvSource = PydanticBaseSettingsSource

@@ -26,7 +26,7 @@ from server.training.batches import Batches
 from server.training.gate import PromotionGate
 from server.training.live_watch import LiveWatch
 from server.training.runs import Runs
-from server.training.schedule import Schedule
+from server.training.scheduling.schedule import Schedule
 from server.versions.champion import Champions
 from server.versions.publish import Publisher
 from server.versions.residency import Residency

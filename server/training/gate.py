@@ -20,7 +20,8 @@ from server.store.database import BROKEN, Database
 from server.store.tables import MetricRow, RunRow
 from server.store.writer import Writer
 from server.training.evaluations import Evaluations, Unmeasurable, last_horizon
-from server.training.gate_rule import RUN_METRICS, Comparison, Measured, Pair, decide, too_few_verdicts
+from server.training.gate_rule import RUN_METRICS, Comparison, Measured, Pair, decide
+from server.training.objections import too_few_verdicts
 from server.training.runs import Runs, undecided
 from server.training.settings import GateSettings
 from server.versions import ledger

@@ -4,18 +4,18 @@ The gain of a task is the candidate's mean success on it minus the champion's, o
 percentile-bootstrap interval (Efron, 1979): tasks are resampled with replacement within each environment, and every
 environment has the same weight. Pairing by task removes the variance of task difficulty.
 
-The candidate is promoted if no function in `OBJECTIONS` objects. To add an objection, write one function below and
-decorate it with `@objection`.
+The candidate is promoted unless one of the functions in `objections.py` objects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from server.training.objections import OBJECTIONS
 from server.training.settings import GateSettings
 from upturn.wire import EnvironmentEvidence, Figures, GateEvidence, Interval
 
@@ -23,11 +23,6 @@ RESAMPLES = 10_000
 METHOD = f"percentile bootstrap of the mean gain over tasks, paired, each environment by itself, {RESAMPLES} resamples"
 RUN_METRICS = ("reference_kl", "entropy")
 """Metrics of learner steps whose mean over the run is part of the evidence."""
-
-Objection = Callable[[GateEvidence, GateSettings], Iterator[str]]
-"""Yields the reasons against promoting the candidate: (evidence so far, settings) -> one sentence each."""
-OBJECTIONS: list[Objection] = []
-"""All objections, in the order in which the decision lists them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +120,8 @@ def decide(rule: GateSettings, compared: Comparison, objections: Sequence[str] =
         objections=list(objections),
         promoted=False,
     )
-    found = [*objections, *(text for objects in OBJECTIONS for text in objects(evidence, rule))]
-    return evidence.model_copy(update={"objections": found, "promoted": not found})
+    reasons = [*objections, *(reason for objects in OBJECTIONS for reason in objects(evidence, rule))]
+    return evidence.model_copy(update={"objections": reasons, "promoted": not reasons})
 
 
 def bootstrap(gains: Sequence[Sequence[float]], confidence: float, seed: int) -> tuple[Interval, list[Interval]]:
@@ -153,115 +148,9 @@ def bootstrap(gains: Sequence[Sequence[float]], confidence: float, seed: int) ->
     )
 
 
-def too_few_verdicts(rule: GateSettings, name: str, version: int, figures: Figures) -> Iterator[str]:
-    """Object if too many of a version's episodes in an environment have no verdict to decide anything."""
-    if figures.without_verdict > rule.max_errors * figures.episodes:
-        yield (
-            f"{name}: {figures.without_verdict} of {figures.episodes} episodes of version {version} have no verdict, "
-            f"more than {rule.max_errors:.0%}"
-        )
-
-
-def objection(function: Objection) -> Objection:
-    """Register a function as the last objection."""
-    OBJECTIONS.append(function)
-    return function
-
-
-@objection
-def episodes_lack_verdicts(evidence: GateEvidence, rule: GateSettings) -> Iterator[str]:
-    """Too many episodes of either version failed or were not judged (`max_errors`)."""
-    for name, found in evidence.environments.items():
-        yield from too_few_verdicts(rule, name, evidence.champion, found.champion)
-        yield from too_few_verdicts(rule, name, evidence.candidate, found.candidate)
-
-
-@objection
-def too_few_tasks(evidence: GateEvidence, rule: GateSettings) -> Iterator[str]:
-    """An environment has fewer than `min_tasks` tasks with a verdict on both versions."""
-    for name, found in evidence.environments.items():
-        if found.tasks < rule.min_tasks:
-            yield f"{name}: {found.tasks} tasks have a verdict on both versions, {rule.min_tasks} are needed"
-
-
-@objection
-def an_environment_lost(evidence: GateEvidence, rule: GateSettings) -> Iterator[str]:
-    """The mean success in an environment fell by more than `margin`."""
-    for name, found in evidence.environments.items():
-        if found.gain is not None and found.gain.mean < -rule.margin:
-            yield f"{name}: success changed by {found.gain.mean:+.3f}, the allowed fall is {rule.margin:g}"
-
-
-@objection
-def more_invalid_steps(evidence: GateEvidence, rule: GateSettings) -> Iterator[str]:
-    """The share of steps that could not be understood rose by more than `max_invalid_rise` in an environment."""
-    for name, found in evidence.environments.items():
-        before, after = _invalid_share(found.champion), _invalid_share(found.candidate)
-        if after > before + rule.max_invalid_rise:
-            yield f"{name}: {after:.1%} of the steps could not be understood, {before:.1%} of the champion's"
-
-
-@objection
-def more_bad_tool_calls(evidence: GateEvidence, rule: GateSettings) -> Iterator[str]:
-    """The share of bad tool calls rose by more than `max_tool_error_rise`, if both versions called tools."""
-    for name, found in evidence.environments.items():
-        champion, candidate = found.champion, found.candidate
-        if rule.max_tool_error_rise is None or not champion.calls or not candidate.calls:
-            continue
-        before, after = champion.bad_calls / champion.calls, candidate.bad_calls / candidate.calls
-        if after > before + rule.max_tool_error_rise:
-            yield f"{name}: {after:.1%} of the tool calls could not be parsed, {before:.1%} of the champion's"
-
-
-@objection
-def slower_answers(evidence: GateEvidence, rule: GateSettings) -> Iterator[str]:
-    """The mean duration of an answer is more than `max_latency_ratio` times the champion's, if both were measured."""
-    for name, found in evidence.environments.items():
-        before, after = found.champion.latency_ms, found.candidate.latency_ms
-        if rule.max_latency_ratio is None or not before or after is None:
-            continue
-        if after / before > rule.max_latency_ratio:
-            yield (
-                f"{name}: an answer takes {after:.0f} ms, {after / before:.2f} times the champion's; at most "
-                f"{rule.max_latency_ratio:g} times is allowed"
-            )
-
-
-@objection
-def nothing_measured(evidence: GateEvidence, _: GateSettings) -> Iterator[str]:
-    """There is no comparison, and no other reason for that is known."""
-    if not evidence.environments and not evidence.objections:
-        yield "nothing was measured"
-
-
-@objection
-def gain_not_certain(evidence: GateEvidence, rule: GateSettings) -> Iterator[str]:
-    """The lower bound of the mean gain's interval is not above `min_gain`."""
-    gain = evidence.gain
-    if gain is not None and gain.low <= rule.min_gain:
-        yield (
-            f"the mean gain is {gain.mean:+.3f} with a {rule.confidence:.0%} interval from {gain.low:+.3f} to "
-            f"{gain.high:+.3f}: its lower bound is not above {rule.min_gain:g}"
-        )
-
-
-@objection
-def run_metrics_out_of_bounds(evidence: GateEvidence, rule: GateSettings) -> Iterator[str]:
-    """The run's mean `reference_kl` is above `max_kl`, or its mean `entropy` below `min_entropy`."""
-    kl, entropy = evidence.metrics.get("reference_kl"), evidence.metrics.get("entropy")
-    if rule.max_kl is not None and kl is not None and kl > rule.max_kl:
-        yield f"the run's mean reference_kl is {kl:.4g}, at most {rule.max_kl:g} is allowed"
-    if rule.min_entropy is not None and entropy is not None and entropy < rule.min_entropy:
-        yield f"the run's mean entropy is {entropy:.4g}, at least {rule.min_entropy:g} is needed"
-
-
 def _interval(center: float, drawn: npt.NDArray[np.float64], confidence: float) -> Interval:
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(mean=center, low=float(low), high=float(high))
-
-
-def _invalid_share(figures: Figures) -> float:
-    return figures.invalid_steps / figures.steps if figures.steps else 0.0
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from server.commands import export
 from server.feedback.settings import RewardSettings
 from server.store.tables import RunEpisodeRow
-from server.training.activity import scored_since
+from server.training.scheduling.activity import scored_since
 from tests.e2e.training.test_loop_scripted import ASK, LEARNER, claim, lease, reward_two
 from tests.support.live import Live, script, serving, settings_for
 from upturn.client import Client

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from server.settings import Settings
-from server.training.settings import ScheduleSettings
+from server.training.scheduling.settings import ScheduleSettings
 from tests.e2e.training.test_loop_scripted import LEARNER, claim, lease, reward_two
 from tests.support.live import Live, script, serving, settings_for, until
 from upturn.client import UpturnAPIError

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.training import gate_rule
-from server.training.gate_rule import Comparison, Measured, Pair, decide, objection
+from server.training.gate_rule import Comparison, Measured, Pair, decide
+from server.training.objections import OBJECTIONS, objection
 from server.training.settings import GateSettings
 from upturn.wire import GateEvidence
 
@@ -21,15 +21,23 @@ def results(success: bool) -> Measured:
 COMPARED = Comparison(1, 2, 10, 0, {"textcraft": Pair(results(False), results(True))}, {})
 
 
-def test_one_function_adds_an_objection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate_rule, "OBJECTIONS", [*gate_rule.OBJECTIONS])
+@pytest.fixture
+def temporarily() -> Iterator[None]:
+    """Remove the objections that a test adds."""
+    before = [*OBJECTIONS]
+    yield
+    OBJECTIONS[:] = before
+
+
+@pytest.mark.usefixtures("temporarily")
+def test_one_function_adds_an_objection() -> None:
     assert decide(GateSettings(), COMPARED).promoted
 
     @objection
     def too_good_to_be_true(evidence: GateEvidence, _: GateSettings) -> Iterator[str]:
         """The candidate succeeds in every episode of an environment."""
-        for name, found in evidence.environments.items():
-            if found.candidate.success_rate == 1.0:
+        for name, result in evidence.environments.items():
+            if result.candidate.success_rate == 1.0:
                 yield f"{name}: every episode of version {evidence.candidate} succeeded"
 
     refused = decide(GateSettings(), COMPARED)
@@ -43,5 +51,5 @@ def test_the_added_objection_is_gone_again() -> None:
 
 
 def test_every_objection_says_what_it_objects_to() -> None:
-    assert len(gate_rule.OBJECTIONS) >= 9
-    assert all(function.__doc__ for function in gate_rule.OBJECTIONS)
+    assert len(OBJECTIONS) >= 9
+    assert all(function.__doc__ for function in OBJECTIONS)

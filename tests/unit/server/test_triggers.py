@@ -15,11 +15,11 @@ from server.store.database import Database, new_id
 from server.store.tables import BatchRow, EpisodeRow, MetricRow, RewardRow, RunEpisodeRow, RunRow, StepRow, TurnRow
 from server.store.writer import Writer
 from server.training.budget import end_if_spent
-from server.training.dispatch import WINDOW_CLOSED
 from server.training.runs import Runs
-from server.training.schedule import Schedule
-from server.training.settings import ScheduleSettings
-from server.training.triggers import check_trigger, describe, next_time
+from server.training.scheduling.dispatch import WINDOW_CLOSED
+from server.training.scheduling.schedule import Schedule
+from server.training.scheduling.settings import ScheduleSettings
+from server.training.scheduling.triggers import check_trigger, describe, next_time
 from server.versions.routing import Pointers
 from upturn.wire import (
     CronTrigger,

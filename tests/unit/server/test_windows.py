@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from server.training.windows import Windows
+from server.training.scheduling.windows import Windows
 
 
 def at(text: str) -> float:

@@ -12,7 +12,7 @@ from apscheduler.triggers.cron import CronTrigger as CronTimes
 from apscheduler.triggers.interval import IntervalTrigger as IntervalTimes
 from pydantic import TypeAdapter
 
-from server.training.windows import zone
+from server.training.scheduling.windows import zone
 from upturn.wire.schedule import CronTrigger, EpisodesTrigger, IdleTrigger, IntervalTrigger, Trigger
 
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")

@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 
 from server.errors import BadRequest
 from server.store.tables import RunRow, TriggerRow
-from server.training.activity import last_live_turn, scored_since
 from server.training.runs import UNFINISHED, new_run, pause_run, resume_run
-from server.training.settings import ScheduleSettings
-from server.training.triggers import describe, idle_s, next_time, read_trigger
-from server.training.windows import Windows
+from server.training.scheduling.activity import last_live_turn, scored_since
+from server.training.scheduling.settings import ScheduleSettings
+from server.training.scheduling.triggers import describe, idle_s, next_time, read_trigger
+from server.training.scheduling.windows import Windows
 from upturn.wire import EpisodesTrigger, RunConfig, Trigger
 
 log = logging.getLogger("upturn.schedule")

@@ -21,11 +21,11 @@ from server.errors import BadRequest, Conflict, NotFound, Unavailable
 from server.store.database import BROKEN, Database
 from server.store.tables import TriggerRow
 from server.store.writer import Writer
-from server.training.dispatch import Activity, Dispatcher, count_activity, unfinished_run, waits_for
 from server.training.learner_process import LearnerProcess
 from server.training.runs import Runs
-from server.training.settings import ScheduleSettings
-from server.training.triggers import check_trigger, next_time, read_trigger
+from server.training.scheduling.dispatch import Activity, Dispatcher, count_activity, unfinished_run, waits_for
+from server.training.scheduling.settings import ScheduleSettings
+from server.training.scheduling.triggers import check_trigger, next_time, read_trigger
 from upturn.wire import RunConfig, RunView, ScheduleView, Trigger, TriggerCreate, TriggerView
 
 log = logging.getLogger("upturn.schedule")
