@@ -134,7 +134,7 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
                 runs_,
                 data_dir=settings.data_dir.absolute(),
                 key=callers.own_key("own learner", "learner"),
-                visible_gpus=visible(*built.placement.learner_gpus),
+                gpu_variables=visible(*built.placement.learner_gpus),
                 gpu_memory=built.placement.learner_share,
             )
             if settings.learner.start and own_url

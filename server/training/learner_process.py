@@ -41,7 +41,7 @@ class LearnerProcess:
         *,
         data_dir: Path,
         key: str,
-        visible_gpus: Mapping[str, str],
+        gpu_variables: Mapping[str, str],
         gpu_memory: float | None,
     ) -> None:
         """Prepare the process's environment; nothing starts before `start`.
@@ -51,7 +51,7 @@ class LearnerProcess:
             runs: says which run is due.
             data_dir: absolute; holds the learner's work and its logs.
             key: API key with which the learner calls the server.
-            visible_gpus: environment variables that show the learner its GPUs alone.
+            gpu_variables: environment variables that restrict the learner to its GPUs.
             gpu_memory: fraction of a shared GPU's memory that the learner may use; None is unlimited.
         """
         self._settings = settings
@@ -64,7 +64,7 @@ class LearnerProcess:
         self._environment = {
             "OMP_WAIT_POLICY": "PASSIVE",
             **os.environ,
-            **visible_gpus,
+            **gpu_variables,
             "UPTURN_KEY": key,
         }
         self._server_url = ""

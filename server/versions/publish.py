@@ -31,7 +31,12 @@ class Publisher:
     """Takes new versions into service."""
 
     def __init__(self, serving: Serving, validate: Callable[[Path, str], None]) -> None:
-        """`validate` raises BadRequest unless a directory holds weights of this model, of a kind."""
+        """Connect the parts.
+
+        Args:
+            serving: loads the versions and holds the lock.
+            validate: raises BadRequest unless a directory holds weights of this model, of a kind (full or adapter).
+        """
         self._serving = serving
         self._engine = serving.engine
         self._pointers = serving.pointers
@@ -83,7 +88,7 @@ class Publisher:
             return rows.view(row, self._pointers, self._engine) if row else None
 
     def _verify(self, path: Path, sha256: str) -> str:
-        """Verify the files, every name, shape and finite value among them; return the kind of weights."""
+        """Verify the hashes, names, shapes and finite values of the weights; return their kind."""
         root = self._serving.root
         if not path.resolve().is_relative_to(root):
             raise BadRequest(f"weights must be in a directory under {root}", param="path", code="bad_path")
