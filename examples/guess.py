@@ -4,7 +4,7 @@ import random
 import re
 
 from env_adapters.protocol import Reset, Transition, UnknownTask
-from env_adapters.simple import SimpleFamily
+from env_adapters.simple import SimpleSpec
 
 TASKS = {"train": ["below-10", "below-100"], "test": ["below-50"]}
 
@@ -42,6 +42,6 @@ class Guess:
         """Release nothing."""
 
 
-def make_family() -> SimpleFamily:
+def make_spec() -> SimpleSpec:
     """Return the environment's definition; the server finds it by this name."""
-    return SimpleFamily("guess", "Guess a number.", Guess, TASKS)
+    return SimpleSpec("guess", "Guess a number.", Guess, TASKS)

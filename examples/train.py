@@ -4,7 +4,7 @@ import os
 import time
 
 from upturn.client import Client
-from upturn.wire import OptimiserConfig, PlayPlan, RunConfig, RunRequest, RunView, StepwiseHorizon
+from upturn.wire import OptimizerConfig, PlayPlan, RunConfig, RunRequest, RunView, StepwiseHorizon
 
 SERVER = os.environ.get("UPTURN_SERVER", "http://127.0.0.1:8000")
 KEY = os.environ.get("UPTURN_KEY")
@@ -13,14 +13,14 @@ STAGES = {
         algorithm="sft",
         steps=8,
         play=PlayPlan(environment="textcraft", split="train", groups=16, group_size=1, agent="oracle"),
-        optimiser=OptimiserConfig(lr=5e-5, warmup_steps=3),
+        optimizer=OptimizerConfig(lr=5e-5, warmup_steps=3),
     ),
     "GRPO": RunConfig(
         algorithm="grpo",
         steps=20,
         play=PlayPlan(environment="textcraft", split="train", groups=8, group_size=8),
         schedule=StepwiseHorizon(rounds=[4, 6], every=10),
-        optimiser=OptimiserConfig(lr=2e-5),
+        optimizer=OptimizerConfig(lr=2e-5),
     ),
 }
 

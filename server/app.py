@@ -24,6 +24,7 @@ from server.environments.plays import Plays
 from server.feedback.scorers import Scorers, make_scorers
 from server.feedback.sources import RewardSources
 from server.metrics import Metrics
+from server.placement import visible
 from server.recording.episodes import Episodes
 from server.recording.privacy import Privacy
 from server.recording.recorder import Recorder
@@ -38,10 +39,12 @@ from server.training.gate import PromotionGate
 from server.training.learner_process import LearnerProcess
 from server.training.live_watch import LiveWatch, check_settings
 from server.training.runs import Runs
-from server.training.schedule import Schedule
+from server.training.scheduling.schedule import Schedule
+from server.versions.champion import Champions
+from server.versions.publish import Publisher
 from server.versions.routing import Pointers
+from server.versions.serving import Serving
 from server.versions.shadow import Shadow
-from server.versions.swap import Swap
 
 
 def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> FastAPI:
@@ -93,30 +96,30 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
             turns=turns,
             concurrent=settings.concurrent_episodes,
         )
-        swap = Swap(
+        serving = Serving(
+            settings.versions,
             database=database,
             writer=writer,
             engine=engine,
             pointers=pointers,
             base=built.base,
             root=settings.data_dir,
-            validate=built.validate,
             open_versions=episodes_.open_versions,
             held_versions=lambda: episodes_.held_versions() | turns.versions(),
-            settings=settings.versions,
         )
+        publisher, champions = Publisher(serving, built.validate), Champions(serving)
         runs_ = Runs(database, writer, pointers, settings.learner.lease_s)
         metrics.training = lambda: runs_.training
         gate = PromotionGate(
             settings.gate,
             database=database,
             writer=writer,
-            swap=swap,
+            champions=champions,
             pointers=pointers,
             runs=runs_,
             evaluations=Evaluations(database, plays_, settings.name),
         )
-        watch = LiveWatch(settings.watch, settings.canary, database=database, swap=swap, pointers=pointers)
+        watch = LiveWatch(settings.watch, settings.canary, database=database, champions=champions, pointers=pointers)
         shadow_ = Shadow(
             settings.shadow,
             database=database,
@@ -131,7 +134,8 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
                 runs_,
                 data_dir=settings.data_dir.absolute(),
                 key=callers.own_key("own learner", "learner"),
-                placement=built.placement,
+                gpu_variables=visible(*built.placement.learner_gpus),
+                gpu_memory=built.placement.learner_share,
             )
             if settings.learner.start and own_url
             else None
@@ -148,7 +152,10 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
             limits=Limits(),
             engine=engine,
             pointers=pointers,
-            swap=swap,
+            serving=serving,
+            residency=serving.residency,
+            publisher=publisher,
+            champions=champions,
             episodes=episodes_,
             privacy=privacy,
             environments=environments,
@@ -170,11 +177,11 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
             await episodes_.fail_interrupted()
             await plays_.fail_interrupted()
             await reward_sources.start()
-            await swap.start()
+            await serving.start()
             gate.start()
             watch.start()
             shadow_.start()
-            swap.residency.start()
+            serving.residency.start()
             await schedule_.start()
             retention.start()
             scorers.start()
@@ -186,7 +193,7 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
             await gate.close()
             await watch.close()
             await shadow_.close()
-            await swap.residency.close()
+            await serving.residency.close()
             await schedule_.close()
             retention.close()
             if learner:

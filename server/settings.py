@@ -13,7 +13,8 @@ from server.configuration import sources
 from server.engines.settings import EngineSettings
 from server.environments.settings import EnvironmentSettings
 from server.feedback.settings import RewardSettings
-from server.training.settings import CanarySettings, GateSettings, LearnerSettings, ScheduleSettings, WatchSettings
+from server.training.scheduling.settings import ScheduleSettings
+from server.training.settings import CanarySettings, GateSettings, LearnerSettings, WatchSettings
 from server.versions.settings import ShadowSettings, VersionSettings
 
 

@@ -75,7 +75,7 @@ async def open_episode(
     """Open an episode of an environment, or of a live agent."""
     if no_train:
         body = body.model_copy(update={"trainable": False})
-    await parts.swap.residency.bring(body.policy)
+    await parts.residency.load_on_demand(body.policy)
     episode_id = new_id("ep")
     version = parts.pointers.for_new_episode(
         body.policy, parts.engine, episode_id=episode_id, owner_hash=caller.key_hash

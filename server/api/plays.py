@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/plays", tags=["plays"])
 @router.post("", status_code=202)
 async def start_play(body: PlayRequest, parts: Parts) -> PlayView:
     """Begin a play."""
-    await parts.swap.residency.bring(body.policy)
+    await parts.residency.load_on_demand(body.policy)
     return await parts.plays.view(await parts.plays.start(body))
 
 

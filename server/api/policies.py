@@ -42,7 +42,7 @@ async def list_models(parts: Parts) -> dict[str, Any]:
 @router.get("/models/{model:path}", dependencies=[needs("agent")])
 async def get_model(model: str, parts: Parts) -> dict[str, Any]:
     """One of them."""
-    await parts.swap.residency.bring(model)
+    await parts.residency.load_on_demand(model)
     parts.pointers.resolve(model, parts.engine)
     return {"id": model, "object": "model", "created": 0, "owned_by": "upturn"}
 
@@ -51,25 +51,25 @@ async def get_model(model: str, parts: Parts) -> dict[str, Any]:
 async def publish(body: PolicyPublish, parts: Parts) -> PolicyView:
     """Publish a version and wait until it serves."""
     await parts.runs.heartbeat(body.run_id, body.learner)
-    return await parts.swap.publish(body)
+    return await parts.publisher.publish(body)
 
 
 @router.get("/policies", dependencies=[needs("learner")])
 async def list_policies(parts: Parts) -> PolicyList:
     """All versions, newest first."""
-    return PolicyList(data=await asyncio.to_thread(parts.swap.views))
+    return PolicyList(data=await asyncio.to_thread(parts.serving.views))
 
 
 @router.post("/policies/rollback", dependencies=[needs("admin")])
 async def rollback(parts: Parts, caller: CallerOf, body: PromotionRequest | None = None) -> PolicyView:
     """Make the champion before this one the champion again."""
-    return await parts.swap.rollback(by=caller.name, reason=(body or PromotionRequest()).reason)
+    return await parts.champions.rollback(by=caller.name, reason=(body or PromotionRequest()).reason)
 
 
 @router.get("/policies/{version}", dependencies=[needs("learner")])
 async def get_policy(version: Version, parts: Parts) -> PolicyView:
     """One version."""
-    found = await asyncio.to_thread(parts.swap.views, version)
+    found = await asyncio.to_thread(parts.serving.views, version)
     if not found:
         raise NotFound(f"no version {version}", code="version_not_found")
     return found[0]
@@ -78,19 +78,19 @@ async def get_policy(version: Version, parts: Parts) -> PolicyView:
 @router.post("/policies/{version}/promote", dependencies=[needs("admin")])
 async def promote(version: Version, parts: Parts, caller: CallerOf, body: PromotionRequest | None = None) -> PolicyView:
     """Make a version the champion."""
-    return await parts.swap.promote(version, by=caller.name, reason=(body or PromotionRequest()).reason)
+    return await parts.champions.promote(version, by=caller.name, reason=(body or PromotionRequest()).reason)
 
 
 @router.post("/policies/{version}/pin", dependencies=[needs("admin")])
 async def pin(version: Version, parts: Parts) -> PolicyView:
     """Keep a version's weights whatever comes; as the champion, it is not taken back by the watch either."""
-    return await parts.swap.pin(version, True)
+    return await parts.champions.pin(version, True)
 
 
 @router.delete("/policies/{version}/pin", dependencies=[needs("admin")])
 async def unpin(version: Version, parts: Parts) -> PolicyView:
     """Treat a version like all others again."""
-    return await parts.swap.pin(version, False)
+    return await parts.champions.pin(version, False)
 
 
 @router.get("/policies/{version}/lineage", dependencies=[needs("learner")])

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 
 from server.api.access.authentication import needs
 from server.api.state import Parts
-from server.versions.shadow import shadows
+from server.versions.shadow import read_shadows
 from upturn.wire import ShadowList
 
 router = APIRouter(prefix="/v1", tags=["policies"])
@@ -18,4 +18,4 @@ router = APIRouter(prefix="/v1", tags=["policies"])
 @router.get("/shadow", dependencies=[needs("admin")])
 async def list_shadows(parts: Parts, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> ShadowList:
     """The newest shadow answers, beside what was served."""
-    return ShadowList(data=await asyncio.to_thread(shadows, parts.database, limit))
+    return ShadowList(data=await asyncio.to_thread(read_shadows, parts.database, limit))

@@ -26,10 +26,13 @@ from server.training.batches import Batches
 from server.training.gate import PromotionGate
 from server.training.live_watch import LiveWatch
 from server.training.runs import Runs
-from server.training.schedule import Schedule
+from server.training.scheduling.schedule import Schedule
+from server.versions.champion import Champions
+from server.versions.publish import Publisher
+from server.versions.residency import Residency
 from server.versions.routing import Pointers
+from server.versions.serving import Serving
 from server.versions.shadow import Shadow
-from server.versions.swap import Swap
 
 
 @dataclass(slots=True)
@@ -43,7 +46,10 @@ class State:
     limits: Limits
     engine: Engine
     pointers: Pointers
-    swap: Swap
+    serving: Serving
+    residency: Residency
+    publisher: Publisher
+    champions: Champions
     episodes: Episodes
     privacy: Privacy
     environments: OpenEnvironments

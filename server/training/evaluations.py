@@ -1,4 +1,4 @@
-"""Evaluations for the gate (step 13): plays of a version on a plan's tasks, found again in the record."""
+"""Evaluations for the gate (step 13): plays of a version on a plan's tasks, reused from the record after a restart."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from server.training.curriculum import tasks_of_split
 from server.training.gate_rule import Measured
 from upturn.wire import EvaluationPlan, HorizonSchedule, PlayRequest
 
-ATTEMPTS = 3  # Plays of one evaluation that may be interrupted by the server's end.
+ATTEMPTS = 3  # Plays of one evaluation that server restarts may interrupt before it counts as failed.
 
 
 class Unmeasurable(Exception):
-    """There will be no figures; the message says why."""
+    """An evaluation can give no results; the message says why."""
 
 
 class Evaluations:
-    """Plays what a plan asks for, each version and environment once for a run."""
+    """Plays evaluation plans: each version once per environment and run."""
 
     def __init__(self, database: Database, plays: Plays, name: str) -> None:
         self._database = database
@@ -36,7 +36,7 @@ class Evaluations:
         """Refuse a plan that cannot be played.
 
         Raises:
-            NotFound: unknown environment, split or task.
+            NotFound: an environment, split or task does not exist.
         """
         for environment in plan.tasks:
             request = await asyncio.to_thread(self._request, plan, horizon, environment, 0)
@@ -45,10 +45,10 @@ class Evaluations:
     async def measure(
         self, run_id: str, version: int, environment: str, plan: EvaluationPlan, horizon: int, wait_s: float
     ) -> Measured | None:
-        """Return a version's figures in one environment, or None where they are still being played after `wait_s`.
+        """Return a version's results in one environment, or None if the play is still running after `wait_s` seconds.
 
         Raises:
-            Unmeasurable: the play failed, was cancelled or interrupted too often, or others answered in it.
+            Unmeasurable: the play failed, was cancelled, was interrupted too often, or other versions answered in it.
         """
         request = await asyncio.to_thread(self._request, plan, horizon, environment, version)
         async with self._one_at_a_time:
@@ -60,10 +60,10 @@ class Evaluations:
             return None
         if view.state != "done":
             raise Unmeasurable(f"{environment}: the evaluation of version {version} {view.state}: {view.error}")
-        return await asyncio.to_thread(self._figures, play_id, version, view.episodes, plan.tools)
+        return await asyncio.to_thread(self._results, play_id, version, view.episodes, plan.tools)
 
     async def _find(self, run_id: str, request: PlayRequest) -> str | None:
-        """Return the play that answers a request, running or ended; None where one has to be started."""
+        """Return the run's play for a request, running or ended; None if one must be started."""
 
         def read() -> list[PlayRow]:
             with self._database.read() as session:
@@ -85,8 +85,8 @@ class Evaluations:
         return None
 
     def _request(self, plan: EvaluationPlan, horizon: int, environment: str, version: int) -> PlayRequest:
-        named = plan.tasks[environment]
-        tasks = tasks_of_split(environment, named) if isinstance(named, str) else named
+        chosen = plan.tasks[environment]
+        tasks = tasks_of_split(environment, chosen) if isinstance(chosen, str) else chosen
         return PlayRequest(
             environment=environment,
             tasks=tasks,
@@ -100,8 +100,8 @@ class Evaluations:
             purpose="evaluation",
         )
 
-    def _figures(self, play_id: str, version: int, episodes: int, tools: bool) -> Measured:
-        ours = sa.select(EpisodeRow.id).where(EpisodeRow.play_id == play_id)
+    def _results(self, play_id: str, version: int, episodes: int, tools: bool) -> Measured:
+        of_play = sa.select(EpisodeRow.id).where(EpisodeRow.play_id == play_id)
         invalid = sa.case((StepRow.info["valid"].as_boolean().is_(False), 1), else_=0)
         with self._database.read() as session:
             evaluation = session.scalar(sa.select(EvaluationRow).where(EvaluationRow.play_id == play_id))
@@ -111,14 +111,16 @@ class Evaluations:
                 .order_by(EpisodeRow.id)
             ).all()
             steps, invalid_steps = session.execute(
-                sa.select(sa.func.count(), sa.func.sum(invalid)).where(StepRow.episode_id.in_(ours))
+                sa.select(sa.func.count(), sa.func.sum(invalid)).where(StepRow.episode_id.in_(of_play))
             ).one()
-            latency_ms = session.scalar(sa.select(sa.func.avg(TurnRow.duration_ms)).where(TurnRow.episode_id.in_(ours)))
-            answers = session.scalars(sa.select(TurnRow.answer).where(TurnRow.episode_id.in_(ours))) if tools else ()
-            called = [good for answer in answers if (good := calls_well(answer)) is not None]
+            latency_ms = session.scalar(
+                sa.select(sa.func.avg(TurnRow.duration_ms)).where(TurnRow.episode_id.in_(of_play))
+            )
+            answers = session.scalars(sa.select(TurnRow.answer).where(TurnRow.episode_id.in_(of_play))) if tools else ()
+            well_called = [good for answer in answers if (good := calls_well(answer)) is not None]
         if evaluation is None or evaluation.policy_version != version:
             what = "no episode has a verdict" if not verdicts else f"not every answer came from version {version}"
-            raise Unmeasurable(f"evaluation by {play_id}: {what}")
+            raise Unmeasurable(f"evaluation {play_id}: {what}")
         by_task: dict[str, list[bool]] = {}
         for task, success in verdicts:
             by_task.setdefault(task or "", []).append(bool(success))
@@ -128,14 +130,14 @@ class Evaluations:
             episodes,
             steps,
             invalid_steps or 0,
-            calls=len(called),
-            bad_calls=called.count(False),
+            calls=len(well_called),
+            bad_calls=well_called.count(False),
             latency_ms=latency_ms,
         )
 
 
 def calls_well(answer: dict[str, Any]) -> bool | None:
-    """Return whether an answer's tool calls can be read, with arguments by name; None where it calls nothing."""
+    """Return whether an answer's tool calls can be parsed and have named arguments; None if it calls no tool."""
     calls = answer.get("tool_calls") or []
     if not calls:
         return False if CALL_OPEN in (answer.get("content") or "") else None
@@ -146,5 +148,5 @@ def calls_well(answer: dict[str, Any]) -> bool | None:
 
 
 def last_horizon(schedule: HorizonSchedule) -> int:
-    """Return the horizon that a schedule ends with."""
+    """Return the last horizon of a schedule."""
     return schedule.horizon if schedule.kind == "fixed" else schedule.rounds[-1]

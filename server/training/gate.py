@@ -1,9 +1,9 @@
-"""The promotion gate: a run's last version is compared with the champion, then promoted or undone (step 13).
+"""The promotion gate: compare a run's last version, the candidate, with the champion; promote or undo it (step 13).
 
-With adapters both are in the engine, and are evaluated when the run has ended. One engine of full weights holds one
-version: there the champion is evaluated before the run's first step. Everything the gate knows stands in rows (the
-run's `gate`, its evaluation plays), so after a restart it goes on with the figures it has and plays what is missing.
-No new run begins while a decision is due. What to decide is `gate_rule.py`, who acts on it `server/versions/swap.py`.
+With adapters the engine holds both versions, and both are evaluated after the run. One engine of full weights holds one
+version, so the champion is evaluated before the run's first learner step. The gate keeps its state in rows (the run's
+`gate`, its evaluation plays): after a restart it reuses the recorded results and plays what is missing. No run starts
+while a decision is due. `gate_rule.py` decides, `server/versions/champion.py` acts on the decision.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from server.store.database import BROKEN, Database
 from server.store.tables import MetricRow, RunRow
 from server.store.writer import Writer
 from server.training.evaluations import Evaluations, Unmeasurable, last_horizon
-from server.training.gate_rule import LOOKED_AT, Comparison, Measured, Pair, decide, too_few_verdicts
+from server.training.gate_rule import RUN_METRICS, Comparison, Measured, Pair, decide
+from server.training.objections import too_few_verdicts
 from server.training.runs import Runs, undecided
 from server.training.settings import GateSettings
 from server.versions import ledger
+from server.versions.champion import Champions
 from server.versions.routing import Pointers
-from server.versions.swap import Swap
 from upturn.wire import GateEvidence, RunConfig
 
 log = logging.getLogger("upturn.gate")
-LOOK_S = 1.0  # Pause between two looks for runs that have ended.
-WAIT_S = 10.0
+INTERVAL_S = 1.0  # Pause between two checks for candidates.
+WAIT_S = 10.0  # Longest wait for an evaluation's results before asking again.
 
 
 class PromotionGate:
-    """Decides on candidates, one after the other."""
+    """Decides on candidates, one at a time."""
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class PromotionGate:
         database: Database,
         writer: Writer,
         evaluations: Evaluations,
-        swap: Swap,
+        champions: Champions,
         pointers: Pointers,
         runs: Runs,
     ) -> None:
@@ -51,24 +52,30 @@ class PromotionGate:
         self._database = database
         self._writer = writer
         self._evaluations = evaluations
-        self._swap = swap
+        self._champions = champions
         self._pointers = pointers
         self._runs = runs
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to look for candidates; those that were left undecided come first."""
-        self._task = asyncio.create_task(self._look())
+        """Start deciding on candidates in the background, undecided candidates of earlier runs included."""
+        self._task = asyncio.create_task(self._check_repeatedly())
 
     async def close(self) -> None:
-        """Stop; what is undecided is taken up at the next start."""
+        """Stop; the next start continues with undecided candidates."""
         await background.end(self._task)
 
     async def ready(self, run_id: str, wait_s: float) -> bool:
-        """Return whether a run's first step may be played: its plan can be, and the champion has its figures.
+        """Return whether a run may start its first learner step: its evaluation plan is valid.
+
+        With full weights the champion must also have been evaluated, since the run replaces it in the engine.
+
+        Args:
+            run_id: a run that a learner holds.
+            wait_s: how long to wait for the champion's evaluation before returning False.
 
         Raises:
-            Conflict: that cannot be; the run has failed, since no candidate of it could ever be judged.
+            Conflict: the run's candidates could never be judged; the run has been marked failed.
         """
         run = await self._runs.view(run_id)
         plan, version = run.config.evaluation, run.first_version
@@ -78,53 +85,54 @@ class PromotionGate:
         try:
             await self._evaluations.check(plan, horizon)
             for environment in plan.tasks if self._pointers.shared else ():
-                found = await self._evaluations.measure(run_id, version, environment, plan, horizon, wait_s)
-                if found is None:
+                measured = await self._evaluations.measure(run_id, version, environment, plan, horizon, wait_s)
+                if measured is None:
                     return False
-                if few := too_few_verdicts(self._settings, environment, version, found.figures):
-                    raise Unmeasurable(few[0])
+                few = next(too_few_verdicts(self._settings, environment, version, measured.figures), None)
+                if few is not None:
+                    raise Unmeasurable(few)
         except Unavailable:
             raise
         except (Unmeasurable, UpturnError) as error:
-            reason = f"the gate could never judge it: {error}"
+            reason = f"the gate could never judge its candidates: {error}"
             await self._runs.fail(run_id, reason)
             raise Conflict(f"run {run_id} has failed: {reason}", code="run_ended") from error
         return True
 
     async def check(self) -> None:
-        """Decide on all candidates that wait for it."""
+        """Decide on all candidates of ended runs."""
         for run in await asyncio.to_thread(self._undecided):
             await self._judge(run)
 
-    async def _look(self) -> None:
+    async def _check_repeatedly(self) -> None:
         while True:
             try:
                 await self.check()
             except (*BROKEN, UpturnError) as error:
-                log.error("the gate cannot act, and tries again: %s", error)
+                log.error("the gate cannot act, retrying: %s", error)
             except Exception:
-                log.exception("the gate cannot act, and tries again")
-            await asyncio.sleep(LOOK_S)
+                log.exception("the gate cannot act, retrying")
+            await asyncio.sleep(INTERVAL_S)
 
     async def _judge(self, run: RunRow) -> None:
-        champion, head = await asyncio.to_thread(self._standing)
+        champion, newest = await asyncio.to_thread(self._approved_and_newest)
         candidate = run.last_version
-        if candidate is None or candidate == champion or candidate != head:
-            await self._nothing_to_decide(run, head)
-        elif candidate == self._pointers.head:  # Else another server holds it.
-            await self._swap.settle(run.id, await self._evidence(run, champion, candidate))
+        if candidate is None or candidate == champion or candidate != newest:
+            await self._void(run, newest)
+        elif candidate == self._pointers.head:  # Otherwise another server on this database holds the candidate.
+            await self._champions.settle(run.id, await self._evidence(run, champion, candidate))
 
     async def _evidence(self, run: RunRow, champion: int, candidate: int) -> GateEvidence:
-        """Compare, and decide; whatever prevents a comparison is an objection."""
+        """Compare candidate and champion, and decide; anything that prevents a comparison is an objection."""
         pairs: dict[str, Pair] = {}
         objections: list[str] = []
         config = RunConfig.model_validate(run.config)
         if run.state != "done":
-            objections.append(f"the run has not ended well: {run.state}, {run.reason}")
+            objections.append(f"the run did not end well: {run.state}, {run.reason}")
         elif self._pointers.shared and champion != run.first_version:
             objections.append(
-                f"version {champion} has become the champion meanwhile, and was not evaluated before the "
-                "run's first step"
+                f"version {champion} became the champion in the meantime, and was not evaluated before the run's "
+                "first step"
             )
         else:
             try:
@@ -149,22 +157,22 @@ class PromotionGate:
         if plan is None:
             raise Unmeasurable("the run has no evaluation plan")
 
-        async def figures(version: int, environment: str) -> Measured:
+        async def measured(version: int, environment: str) -> Measured:
             while True:
-                found = await self._evaluations.measure(
+                result = await self._evaluations.measure(
                     run_id, version, environment, plan, last_horizon(config.schedule), WAIT_S
                 )
-                if found is not None:
-                    return found
+                if result is not None:
+                    return result
 
         return {
-            environment: Pair(await figures(champion, environment), await figures(candidate, environment))
+            environment: Pair(await measured(champion, environment), await measured(candidate, environment))
             for environment in plan.tasks
         }
 
-    async def _nothing_to_decide(self, run: RunRow, head: int) -> None:
-        """Note that a run published nothing, or that its version is not the newest any more, or is approved by hand."""
-        log.info("run %s has no candidate: its last version is %s, the newest is %d", run.id, run.last_version, head)
+    async def _void(self, run: RunRow, newest: int) -> None:
+        """Record that a run has no candidate: no version, not the newest version, or one promoted by hand already."""
+        log.info("run %s has no candidate: its last version is %s, the newest is %d", run.id, run.last_version, newest)
         change = sa.update(RunRow).where(RunRow.id == run.id, RunRow.gate == "due").values(gate="void")
         await self._writer.write(lambda session: session.execute(change))
 
@@ -172,17 +180,17 @@ class PromotionGate:
         with self._database.read() as session:
             return session.scalars(undecided()).all()
 
-    def _standing(self) -> tuple[int, int]:
-        """Return the champion that was approved, and the newest trained version, as the record has them."""
+    def _approved_and_newest(self) -> tuple[int, int]:
+        """Return the approved champion and the newest trained version, as recorded."""
         with self._database.read() as session:
-            head = ledger.champion(session) if self._pointers.shared else ledger.head(session)
-            return ledger.approved(session), head
+            newest = ledger.champion(session) if self._pointers.shared else ledger.head(session)
+            return ledger.approved(session), newest
 
     def _metrics(self, run_id: str) -> dict[str, float]:
-        """Return means over a run's learner steps."""
+        """Return means of `RUN_METRICS` over a run's learner steps."""
         query = (
             sa.select(MetricRow.name, sa.func.avg(MetricRow.value).label("mean"))
-            .where(MetricRow.run_id == run_id, MetricRow.name.in_(LOOKED_AT))
+            .where(MetricRow.run_id == run_id, MetricRow.name.in_(RUN_METRICS))
             .group_by(MetricRow.name)
         )
         with self._database.read() as session:

@@ -1,8 +1,8 @@
-"""Live traffic has the last word: a promoted version that earns less is taken back, a canary is decided on (step 13).
+"""The live-reward watch: roll back a promoted version that earns less, and decide on a canary (step 14).
 
-What is watched stands in the ledger: the row that made the champion what it is, while that is a promotion, and the
-newest row, while that is a canary. Every few seconds the rewards are read again and compared again from the first one,
-so a restart loses nothing. What counts as worse is `regression.py`, who acts on it `server/versions/swap.py`.
+The ledger says what to watch: the row that approved the champion if it is a promotion, and the newest row if it is a
+canary. Every few seconds all rewards since then are read and compared from the first one, so a restart loses nothing.
+`regression.py` decides what counts as worse, `server/versions/champion.py` acts on it.
 """
 
 from __future__ import annotations
@@ -22,30 +22,32 @@ from server.section import SettingsError
 from server.store.database import BROKEN, Database
 from server.store.tables import PolicyVersionRow, PromotionRow
 from server.training.live_rewards import live_rewards
-from server.training.regression import compare, fewest, said
+from server.training.regression import compare, min_pairs_to_detect, summary
 from server.training.settings import CanarySettings, WatchSettings
 from server.versions import ledger
+from server.versions.champion import Champions
 from server.versions.routing import Pointers
-from server.versions.swap import Swap
 from upturn.wire import LiveEvidence
 
 log = logging.getLogger("upturn.watch")
 T = TypeVar("T")
-LOOK_S, LONGEST_S = 2.0, 30.0  # Pause between two looks.
-LOAD = 0.05  # Share of the time that looking may take, where there are very many episodes.
+MIN_PAUSE_S, MAX_PAUSE_S = 2.0, 30.0  # Pause between two checks.
+MAX_LOAD = 0.05  # Share of the time that checks may take, up to the longest pause.
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A promotion, and what has come of it."""
+    """A watched promotion and the rewards since."""
 
     row_id: int
+    """Its row in the ledger."""
     pinned: bool
+    """The promoted version must not be rolled back."""
     evidence: LiveEvidence
 
 
 class LiveWatch:
-    """Compares live rewards, and has the swap act on them."""
+    """Compares live rewards of champion and predecessor, or of canary and champion, and acts on the result."""
 
     def __init__(
         self,
@@ -53,68 +55,69 @@ class LiveWatch:
         canary: CanarySettings,
         *,
         database: Database,
-        swap: Swap,
+        champions: Champions,
         pointers: Pointers,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._rule = watch
         self._canary = canary
         self._database = database
-        self._swap = swap
+        self._champions = champions
         self._pointers = pointers
         self.clock = clock
         self._before: tuple[int, list[float]] = -1, []
-        """What the champion before a promotion had earned, by the promotion's row: it does not change any more."""
+        """A promotion's row, and the rewards of the previous champion before it, which no longer change."""
         self._passed = -1
-        """The promotion that has stood the whole window: nothing more can come of it."""
-        self._told: str | None = None
-        """What the log has last said of a version that cannot be taken back."""
+        """Row of the last promotion that passed its whole window: its verdict is final."""
+        self._last_logged: str | None = None
+        """The last message about a version that cannot be rolled back, logged once."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to look."""
-        self._task = asyncio.create_task(self._look())
+        """Start watching in the background."""
+        self._task = asyncio.create_task(self._check_repeatedly())
 
     async def close(self) -> None:
-        """Stop; the next start goes on with the same figures."""
+        """Stop; the next start continues from the recorded rewards."""
         await background.end(self._task)
 
     async def check(self) -> None:
-        """Look once: at the canary, else at the champion."""
+        """Run one interim analysis of the canary, if there is one, and one of the champion."""
         canary = await asyncio.to_thread(self._read, ledger.canary)
         if canary is not None and not self._pointers.shared:
-            await self._try(canary)
+            await self._check_canary(canary)
         if self._rule.enabled:
-            await self._watch()
+            await self._check_champion()
 
-    async def _look(self) -> None:
+    async def _check_repeatedly(self) -> None:
         while True:
             began = time.monotonic()
             try:
                 await self.check()
             except (*BROKEN, UpturnError) as error:
-                log.error("the watch cannot act, and tries again: %s", error)
+                log.error("the watch cannot act, retrying: %s", error)
             except Exception:
-                log.exception("the watch cannot act, and tries again")
-            await asyncio.sleep(min(LONGEST_S, max(LOOK_S, (time.monotonic() - began) / LOAD)))
+                log.exception("the watch cannot act, retrying")
+            await asyncio.sleep(min(MAX_PAUSE_S, max(MIN_PAUSE_S, (time.monotonic() - began) / MAX_LOAD)))
 
-    async def _watch(self) -> None:
-        """Take the champion back where it earns less than the one before."""
-        found = await asyncio.to_thread(self._read, self._since_promotion)
-        if found is None or not found.evidence.worse or self._pointers.champion != found.evidence.now.version:
+    async def _check_champion(self) -> None:
+        """Roll the champion back if it earns less than the previous one."""
+        watched = await asyncio.to_thread(self._read, self._since_promotion)
+        if watched is None or not watched.evidence.worse or self._pointers.champion != watched.evidence.now.version:
             return
-        what = f"version {found.evidence.now.version} earns less, {said(found.evidence)}"
-        if found.pinned:
-            self._tell(f"{what}; it is pinned, and stays")
+        reason = summary(watched.evidence)
+        finding = f"version {watched.evidence.now.version} earns less, {reason}"
+        if watched.pinned:
+            self._log_once(f"{finding}; it stays because it is pinned")
             return
         try:
-            await self._swap.take_back(found.row_id, found.evidence, said(found.evidence))
+            await self._champions.take_back(watched.row_id, watched.evidence, reason)
         except NotFound as error:
-            self._tell(f"{what}; it cannot be taken back: {error}")
+            self._log_once(f"{finding}; it cannot be rolled back: {error}")
 
     def _since_promotion(self, session: Session) -> Watched | None:
-        """Return what the champion has earned since its promotion; None where nothing is watched or to be told yet."""
-        row, rule = ledger.standing(session), self._rule
+        """Return the champion's rewards since its promotion, compared; None if it is not watched or has too few."""
+        row, rule = ledger.approval(session), self._rule
         if row.action != "promote" or row.from_version in (None, row.to_version) or row.id == self._passed:
             return None
         assert row.from_version is not None
@@ -130,21 +133,25 @@ class LiveWatch:
             return None
         return Watched(row.id, session.get_one(PolicyVersionRow, row.to_version).pinned, evidence)
 
-    async def _try(self, row: PromotionRow) -> None:
-        """Decide on the canary, where there is enough to decide on."""
+    async def _check_canary(self, row: PromotionRow) -> None:
+        """Promote or reject the canary once its rewards or its time are enough."""
         assert row.from_version is not None
-        promote, reason, evidence = await asyncio.to_thread(self._read, lambda session: self._tried(session, row))
+        promote, reason, evidence = await asyncio.to_thread(
+            self._read, lambda session: self._judge_canary(session, row)
+        )
         if promote is not None:
-            await self._swap.end_canary(row.id, row.from_version, promote=promote, reason=reason, evidence=evidence)
+            await self._champions.settle_canary(
+                row.id, row.from_version, promote=promote, reason=reason, evidence=evidence
+            )
 
-    def _tried(self, session: Session, row: PromotionRow) -> tuple[bool | None, str, LiveEvidence | None]:
-        """Return whether the canary is to be promoted, None where that is open, and why."""
+    def _judge_canary(self, session: Session, row: PromotionRow) -> tuple[bool | None, str, LiveEvidence | None]:
+        """Return whether to promote the canary, None while that is undecided, with the reason and the evidence."""
         candidate, champion = row.from_version, row.to_version
         assert candidate is not None
         if session.get_one(PolicyVersionRow, candidate).state != "ready":
-            return False, "its weights are gone", None
+            return False, "its weights have been deleted", None
         if self._canary.share == 0:
-            return True, "the settings want no canary any more", None
+            return True, "the settings no longer ask for a canary", None
         least = self._canary.min_episodes
         rule = self._rule.model_copy(
             update={"window": max(self._rule.window, least), "min_episodes": min(self._rule.min_episodes, least)}
@@ -153,18 +160,18 @@ class LiveWatch:
         now = live_rewards(session, candidate, rule.window, opened_from=row.created_at)
         evidence = compare(rule, (champion, before), (candidate, now))
         if evidence is not None and evidence.worse:
-            return False, said(evidence), evidence
+            return False, summary(evidence), evidence
         if evidence is not None and evidence.now.episodes >= least:
-            return True, said(evidence), evidence
+            return True, summary(evidence), evidence
         if self.clock() - row.created_at >= 3600 * self._canary.max_hours:
-            few = f"{min(len(before), len(now))} rewarded episodes of each within {self._canary.max_hours:g} hours"
-            return True, few if evidence is None else f"{few}; {said(evidence)}", evidence
+            count = f"{min(len(before), len(now))} rewarded episodes of each within {self._canary.max_hours:g} hours"
+            return True, count if evidence is None else f"{count}; {summary(evidence)}", evidence
         return None, "", None
 
-    def _tell(self, what: str) -> None:
-        if what != self._told:
-            log.error("%s", what)
-            self._told = what
+    def _log_once(self, message: str) -> None:
+        if message != self._last_logged:
+            log.error("%s", message)
+            self._last_logged = message
 
     def _read(self, query: Callable[[Session], T]) -> T:
         with self._database.read() as session:
@@ -172,8 +179,12 @@ class LiveWatch:
 
 
 def check_settings(watch: WatchSettings, canary: CanarySettings) -> None:
-    """Raise SettingsError where one that earns the least there is could not be told from one that earns the most."""
-    least = fewest(watch)
+    """Refuse settings with which even the largest possible fall of rewards would not be detected.
+
+    Raises:
+        SettingsError: `watch.window` or `canary.min_episodes` is too small.
+    """
+    least = min_pairs_to_detect(watch)
     for name, wanted, episodes in (
         ("watch.window", watch.enabled, watch.window),
         ("canary.min_episodes", canary.share > 0, canary.min_episodes),
@@ -181,7 +192,7 @@ def check_settings(watch: WatchSettings, canary: CanarySettings) -> None:
         if wanted and (least is None or episodes < least):
             needed = "no number of episodes is enough" if least is None else f"it takes {least}"
             raise SettingsError(
-                f"{name} = {episodes} is too few to find out that a version is worse, even if it "
-                f"always earns watch.low where the other earns watch.high: {needed} with watch.alpha = "
-                f"{watch.alpha:g} and watch.min_drop = {watch.min_drop:g}"
+                f"{name} = {episodes} episodes are too few to detect that a version is worse, even if it always earns "
+                f"watch.low and the other always watch.high: {needed} with watch.alpha = {watch.alpha:g} and "
+                f"watch.min_drop = {watch.min_drop:g}"
             )

@@ -1,11 +1,11 @@
-"""Whether a version earns less than another: a test that may be looked at after every episode. Pure functions.
+"""Whether a version earns less than another: a sequential test, valid after every episode. Pure functions.
 
-The k-th episode of the one is set against the k-th of the other. Somebody who believes that the later version is worse
-starts with a capital of 1 and bets a part of it on each pair. While the later one falls short by no more than is
-tolerated, no such bet gains on average, so the capital ever reaches 1 / alpha with probability alpha at most (Ville's
-inequality): however often one looks, and whatever the rewards are distributed like, as long as they are bounded. The
-capital is split evenly over bets of several sizes, of which one is about right. Testing by betting for bounded means is
-Waudby-Smith and Ramdas, arXiv:2010.09686.
+The k-th episode of the newer version is paired with the k-th of the older one. A gambler who believes that the newer
+version is worse starts with a capital of 1 and bets a share of it on each pair. If the true drop is at most the
+tolerated one, no bet gains on average, so the capital ever reaches 1 / alpha with a probability of at most alpha
+(Ville's inequality): at every interim analysis, and for any distribution of bounded rewards. The capital is
+split evenly over bets of several sizes, so that one is about right. Testing by betting for bounded means: Waudby-Smith
+and Ramdas, arXiv:2010.09686.
 """
 
 from __future__ import annotations
@@ -20,17 +20,22 @@ from upturn.wire import LiveEvidence, LiveFigures
 
 METHOD = "betting on pairs of episodes, arXiv:2010.09686"
 BETS = np.arange(1, 20)[:, None] / 20
-"""[M, 1] sizes of the bets, as shares of the largest that cannot lose more than all."""
+"""[M, 1] sizes of the bets, as fractions of the largest bet that cannot lose more than the whole capital."""
 
-MOST = 2000  # Episodes of a version that settings may ask for.
+MAX_EPISODES = 2000  # The largest `watch.window` and `canary.min_episodes`.
 
 
 def compare(
     rule: WatchSettings, before: tuple[int, Sequence[float]], now: tuple[int, Sequence[float]]
 ) -> LiveEvidence | None:
-    """Compare the rewards of two versions, each in the order in which they count; None where there are too few.
+    """Compare the rewards of two versions; None if there are fewer than `min_episodes` pairs.
 
-    What was decided once stays so: further pairs add nothing after the first at which the later one is worse.
+    A decision is final: pairs after the first one at which the newer version counts as worse change nothing.
+
+    Args:
+        rule: bounds of the rewards, tolerated drop, and alpha.
+        before: the older version and [K] its rewards, in the order in which they are paired.
+        now: the newer version and [K'] its rewards.
     """
     pairs, least = min(len(before[1]), len(now[1])), rule.min_episodes
     if pairs < least:
@@ -40,9 +45,9 @@ def compare(
         np.clip(np.asarray(rewards[:pairs], dtype=np.float64), rule.low, rule.high) for _, rewards in (before, now)
     )
     tolerated = rule.min_drop / width
-    gains = (earns - earned) / width + tolerated  # [K] at least 0 on average, where nothing is wrong
+    gains = (earns - earned) / width + tolerated  # [K] mean at least 0 if the drop is tolerable
     capital = np.logaddexp.reduce(np.cumsum(np.log1p(-BETS / (1 + tolerated) * gains), axis=1), axis=0)
-    capital -= math.log(len(BETS))  # [K] natural logarithm
+    capital -= math.log(len(BETS))  # [K] log of the mean capital over the bet sizes
     worse = np.flatnonzero(capital[least - 1 :] >= math.log(1 / rule.alpha))
     at = least - 1 + int(worse[0]) if len(worse) else pairs - 1
     return LiveEvidence(
@@ -55,20 +60,22 @@ def compare(
     )
 
 
-def fewest(rule: WatchSettings) -> int | None:
-    """Return the pairs after which one that always earns the least counts as worse than one that always earns the most.
+def min_pairs_to_detect(rule: WatchSettings) -> int | None:
+    """Return after how many pairs rewards of always `low` count as worse than rewards of always `high`.
 
-    None where `MOST` are too few even then.
+    None if `MAX_EPISODES` pairs are too few even for that.
     """
-    evidence = compare(rule.model_copy(update={"min_episodes": 1}), (0, [rule.high] * MOST), (0, [rule.low] * MOST))
+    evidence = compare(
+        rule.model_copy(update={"min_episodes": 1}), (0, [rule.high] * MAX_EPISODES), (0, [rule.low] * MAX_EPISODES)
+    )
     return evidence.now.episodes if evidence is not None and evidence.worse else None
 
 
-def said(evidence: LiveEvidence) -> str:
-    """Return what the figures say, in a sentence."""
+def summary(evidence: LiveEvidence) -> str:
+    """Return the evidence as a sentence."""
     now, before = evidence.now, evidence.before
     return (
-        f"mean live reward {now.mean_reward:.3f} over {now.episodes} episodes, {before.mean_reward:.3f} over as "
-        f"many of version {before.version}: evidence {evidence.e_value:.3g} of the "
-        f"{1 / evidence.rule['alpha']:.3g} that count as worse"
+        f"mean live reward {now.mean_reward:.3f} over {now.episodes} episodes, {before.mean_reward:.3f} over as many "
+        f"of version {before.version}: evidence {evidence.e_value:.3g}, where "
+        f"{1 / evidence.rule['alpha']:.3g} counts as worse"
     )

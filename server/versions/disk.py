@@ -1,7 +1,7 @@
-"""Which versions' weights stay on disk, and how the others go (after step 12).
+"""Which versions' weights stay on disk, and the deletion of the others (after step 12).
 
-A version is `retired` in its row before its directory goes, so a server that dies in between finds what is left at its
-next start.
+A version's row says `retired` before its directory is deleted, so after a crash in between the next start deletes the
+directory.
 """
 
 from __future__ import annotations
@@ -18,49 +18,49 @@ from server.versions import ledger
 from server.versions.settings import VersionSettings
 
 
-def surplus(session: Session, rule: VersionSettings, in_use: Set[int]) -> list[int]:
-    """Return the versions whose weights nothing needs any more; `in_use` are those that somebody may ask next."""
+def unneeded(session: Session, settings: VersionSettings, in_use: Set[int]) -> list[int]:
+    """Return the versions whose weights can be deleted; `in_use` are the versions that the next request may need."""
     ready = {
         row.version: row
         for row in session.scalars(sa.select(PolicyVersionRow).where(PolicyVersionRow.state == "ready"))
     }
-    newest = sorted(ready, reverse=True)[: rule.newest]
+    newest = sorted(ready, reverse=True)[: settings.newest]
     pinned = {version for version, row in ready.items() if row.pinned or row.kind == "base"}
-    best = _best(session, ready.keys()) if rule.best else set()
-    kept = in_use | {*newest} | pinned | best | _needed_by_runs(session) | _champions(session, rule.ancestors)
+    best = _best(session, ready.keys()) if settings.best else set()
+    kept = in_use | {*newest} | pinned | best | _needed_by_runs(session) | _champions(session, settings.ancestors)
     return sorted(ready.keys() - kept)
 
 
 def retire(session: Session, versions: Sequence[int]) -> None:
-    """Say that the weights of some versions are gone."""
+    """Mark versions whose weights are about to be deleted."""
     session.execute(sa.update(PolicyVersionRow).where(PolicyVersionRow.version.in_(versions)).values(state="retired"))
 
 
-def left_behind(session: Session, root: Path) -> list[Path]:
-    """Return the directories under `root` of versions that are gone; few of them exist."""
-    gone = sa.select(PolicyVersionRow.path).where(PolicyVersionRow.state == "retired")
-    there = sa.select(PolicyVersionRow.path).where(PolicyVersionRow.state.in_(("ready", "loading")))
-    paths = map(Path, session.scalars(gone.where(PolicyVersionRow.path.not_in(there))))
+def leftover(session: Session, root: Path) -> list[Path]:
+    """Return the directories under `root` that a crash left behind: of retired versions and of no other."""
+    retired = sa.select(PolicyVersionRow.path).where(PolicyVersionRow.state == "retired")
+    in_use = sa.select(PolicyVersionRow.path).where(PolicyVersionRow.state.in_(("ready", "loading")))
+    paths = map(Path, session.scalars(retired.where(PolicyVersionRow.path.not_in(in_use))))
     return [path for path in paths if path.is_relative_to(root) and path.exists()]
 
 
 def delete(directories: Iterable[Path]) -> None:
-    """Delete weights; what cannot be deleted now goes at a later start."""
+    """Delete directories of weights; a later start deletes what cannot be deleted now."""
     for directory in directories:
         shutil.rmtree(directory, ignore_errors=True)
 
 
 def _champions(session: Session, depth: int) -> set[int]:
-    """Return the champion, what a rollback would go to, and what it was trained from, `depth` versions back."""
-    standing = ledger.standing(session)
+    """Return the champion, the targets of a rollback, and `depth` ancestors of the approved champion."""
+    approval = ledger.approval(session)
     champion = ledger.champion(session)
-    before = {
-        standing.from_version,
-        ledger.champion_before(session, champion),
-        ledger.champion_before(session, standing.to_version),
+    previous = {
+        approval.from_version,
+        ledger.previous_champion(session, champion),
+        ledger.previous_champion(session, approval.to_version),
     }
-    kept = {champion, standing.to_version} | {version for version in before if version is not None}
-    version: int | None = standing.to_version
+    kept = {champion, approval.to_version} | {version for version in previous if version is not None}
+    version: int | None = approval.to_version
     for _ in range(depth):
         version = session.scalar(sa.select(PolicyVersionRow.parent).where(PolicyVersionRow.version == version))
         if version is None:
@@ -70,14 +70,14 @@ def _champions(session: Session, depth: int) -> set[int]:
 
 
 def _needed_by_runs(session: Session) -> set[int]:
-    """Return what runs that go on began and stand with, and what the gate or a canary has to decide on."""
-    open_ = sa.or_(RunRow.ended_at.is_(None), RunRow.gate.in_(("due", "canary")))
-    rows = session.execute(sa.select(RunRow.first_version, RunRow.last_version).where(open_))
-    return {version for row in rows for version in row if version is not None}
+    """Return the first and last versions of unfinished runs, and of runs whose gate or canary is undecided."""
+    undecided = sa.or_(RunRow.ended_at.is_(None), RunRow.gate.in_(("due", "canary")))
+    versions = session.execute(sa.select(RunRow.first_version, RunRow.last_version).where(undecided))
+    return {version for pair in versions for version in pair if version is not None}
 
 
 def _best(session: Session, ready: Iterable[int]) -> set[int]:
-    """Return the version with the highest success in an evaluation, for each environment; of equals the newest."""
+    """Return, for each environment, the version with the highest evaluated success rate; the newest wins a tie."""
     rows = session.scalars(
         sa.select(EvaluationRow)
         .where(EvaluationRow.success_rate.is_not(None), EvaluationRow.policy_version.in_(ready))

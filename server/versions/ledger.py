@@ -1,4 +1,7 @@
-"""The ledger of champions: what its rows say, and the decisions that become rows. The swap alone writes them."""
+"""The ledger of champions: queries of its rows, and the decisions that become rows. Only `server/versions` writes them.
+
+All functions read or write the database: not for the event loop.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ Evidence = GateEvidence | LiveEvidence
 EVIDENCE: TypeAdapter[Evidence] = TypeAdapter(Evidence)
 
 
-def entry(
+def new_entry(
     before: int | None,
     to: int,
     action: str,
@@ -28,7 +31,7 @@ def entry(
     run_id: str | None = None,
     evidence: Evidence | None = None,
 ) -> PromotionRow:
-    """Return a new row."""
+    """Return a new row, not yet in the session."""
     return PromotionRow(
         from_version=before,
         to_version=to,
@@ -47,7 +50,7 @@ def champion(session: Session) -> int:
 
 
 def head(session: Session) -> int:
-    """Return the newest trained version; where that was rejected or taken back by the watch, the champion."""
+    """Return the newest trained version; the champion if that was rejected or rolled back by the watch."""
     rejected = sa.select(sa.func.max(PromotionRow.from_version)).where(
         sa.or_(
             PromotionRow.action == "reject",
@@ -63,14 +66,14 @@ def head(session: Session) -> int:
     return champion(session) if newest is None else newest
 
 
-def standing(session: Session) -> PromotionRow:
-    """Return the row that made the champion what it is, not counting what runs with a gate publish on the way."""
-    on_the_way = sa.and_(PromotionRow.action == "publish", RunRow.gate.is_not(None))
+def approval(session: Session) -> PromotionRow:
+    """Return the row that made the approved version the champion; versions that a gated run publishes do not count."""
+    published_by_gated_run = sa.and_(PromotionRow.action == "publish", RunRow.gate.is_not(None))
     query = (
         sa.select(PromotionRow)
         .outerjoin(PolicyVersionRow, PolicyVersionRow.version == PromotionRow.to_version)
         .outerjoin(RunRow, RunRow.id == PolicyVersionRow.run_id)
-        .where(sa.not_(on_the_way), PromotionRow.action.not_in(("canary", "reject")))
+        .where(sa.not_(published_by_gated_run), PromotionRow.action.not_in(("canary", "reject")))
         .order_by(PromotionRow.id.desc())
         .limit(1)
     )
@@ -78,18 +81,18 @@ def standing(session: Session) -> PromotionRow:
 
 
 def approved(session: Session) -> int:
-    """Return the champion, not counting what runs with a gate have published into live traffic on the way."""
-    return standing(session).to_version
+    """Return the champion, not counting versions that a gated run has published into live traffic."""
+    return approval(session).to_version
 
 
 def canary(session: Session) -> PromotionRow | None:
-    """Return the row of the canary in progress: whatever is decided afterwards has ended it."""
+    """Return the row of the canary in progress, if any: any newer row has ended it."""
     newest = session.scalars(sa.select(PromotionRow).order_by(PromotionRow.id.desc()).limit(1)).one()
     return newest if newest.action == "canary" else None
 
 
-def champion_before(session: Session, version: int) -> int | None:
-    """Return the champion before a version became it; rejected candidates never were, and rollbacks do not count."""
+def previous_champion(session: Session, version: int) -> int | None:
+    """Return the champion that a version last replaced; rejected candidates and rollbacks do not count."""
     return session.scalar(
         sa.select(PromotionRow.from_version)
         .where(
@@ -102,21 +105,17 @@ def champion_before(session: Session, version: int) -> int | None:
     )
 
 
-def change(session: Session, before: int, to: int, action: str, reason: str, by: str) -> None:
-    """Record a change of the champion by hand; a canary in progress has nothing more to decide."""
-    end_canary(session, "void")
-    session.add(entry(before, to, action, reason, by))
+def record_manual_change(session: Session, before: int, to: int, action: str, reason: str, by: str) -> None:
+    """Record a change of the champion by hand; it ends a canary in progress."""
+    _end_canary(session, "void")
+    session.add(new_entry(before, to, action, reason, by))
 
 
-def end_canary(session: Session, gate: str) -> None:
-    """Say what became of the run whose candidate is in the canary."""
-    session.execute(sa.update(RunRow).where(RunRow.gate == "canary").values(gate=gate))
+def record_gate_decision(session: Session, run_id: str, evidence: GateEvidence, champion: int, *, canary: bool) -> bool:
+    """Record that the gate promoted a run's candidate, to champion or to canary, or rejected it.
 
-
-def settle(session: Session, run_id: str, evidence: GateEvidence, champion: int, *, canary: bool) -> bool:
-    """Record a decision of the gate; return False where the run has one, or its candidate is champion by hand.
-
-    A candidate that is approved becomes the champion, or the canary.
+    Returns:
+        False if the run's decision is already recorded, or its candidate has been made the champion by hand.
     """
     run = session.get_one(RunRow, run_id)
     if run.gate != "due":
@@ -124,47 +123,50 @@ def settle(session: Session, run_id: str, evidence: GateEvidence, champion: int,
     if champion == evidence.candidate:
         run.gate = "void"
         return False
-    if evidence.objections:
+    gain = evidence.gain
+    reason = f"mean gain {gain.mean:+.3f}, from {gain.low:+.3f} to {gain.high:+.3f}" if gain else ""
+    if not evidence.promoted:
         run.gate, before, to, action = "rejected", evidence.candidate, champion, "reject"
         reason = "; ".join(evidence.objections)
+    elif canary:
+        run.gate, before, to, action = "canary", evidence.candidate, champion, "canary"
     else:
-        gain = evidence.gain
-        reason = f"mean gain {gain.mean:+.3f}, from {gain.low:+.3f} to {gain.high:+.3f}" if gain else ""
-        if canary:
-            run.gate, before, to, action = "canary", evidence.candidate, champion, "canary"
-        else:
-            run.gate, before, to, action = "promoted", champion, evidence.candidate, "promote"
-    session.add(entry(before, to, action, reason, BY_GATE, run_id=run_id, evidence=evidence))
+        run.gate, before, to, action = "promoted", champion, evidence.candidate, "promote"
+    session.add(new_entry(before, to, action, reason, BY_GATE, run_id=run_id, evidence=evidence))
     return True
 
 
-def settle_canary(session: Session, row_id: int, *, promote: bool, reason: str, evidence: LiveEvidence | None) -> bool:
-    """Record what became of a canary; return False where that is over."""
+def record_canary_outcome(
+    session: Session, row_id: int, *, promote: bool, reason: str, evidence: LiveEvidence | None
+) -> bool:
+    """Record that a canary was promoted or rejected; return False if that canary is no longer in progress."""
     row = canary(session)
     if row is None or row.id != row_id or row.from_version is None:
         return False
-    end_canary(session, "promoted" if promote else "rejected")
+    _end_canary(session, "promoted" if promote else "rejected")
     before, to = (row.to_version, row.from_version) if promote else (row.from_version, row.to_version)
     session.add(
-        entry(before, to, "promote" if promote else "reject", reason, BY_CANARY, run_id=row.run_id, evidence=evidence)
+        new_entry(
+            before, to, "promote" if promote else "reject", reason, BY_CANARY, run_id=row.run_id, evidence=evidence
+        )
     )
     return True
 
 
-def take_back(session: Session, row_id: int, reason: str, evidence: LiveEvidence) -> bool:
-    """Record that a promotion is taken back; return False where another version has become the champion meanwhile."""
-    row = standing(session)
+def record_rollback(session: Session, row_id: int, reason: str, evidence: LiveEvidence) -> bool:
+    """Record that the watch rolled a promotion back; return False if the champion has changed since that promotion."""
+    row = approval(session)
     if row.id != row_id or row.from_version is None:
         return False
-    end_canary(session, "void")
+    _end_canary(session, "void")
     session.add(
-        entry(row.to_version, row.from_version, "rollback", reason, BY_WATCH, run_id=row.run_id, evidence=evidence)
+        new_entry(row.to_version, row.from_version, "rollback", reason, BY_WATCH, run_id=row.run_id, evidence=evidence)
     )
     return True
 
 
 def entries(database: Database, limit: int) -> list[PromotionView]:
-    """Return the newest rows, newest first. Reads the database: not for the event loop."""
+    """Return the newest rows, newest first."""
     with database.read() as session:
         return [
             _view(row) for row in session.scalars(sa.select(PromotionRow).order_by(PromotionRow.id.desc()).limit(limit))
@@ -172,16 +174,21 @@ def entries(database: Database, limit: int) -> list[PromotionView]:
 
 
 def read_entry(database: Database, number: int) -> PromotionView:
-    """Return one row. Reads the database: not for the event loop.
+    """Return one row.
 
     Raises:
-        NotFound: there is none of this number.
+        NotFound: no row has this number.
     """
     with database.read() as session:
         row = session.get(PromotionRow, number)
     if row is None:
-        raise NotFound(f"no promotion {number}", code="promotion_not_found")
+        raise NotFound(f"promotion {number} does not exist", code="promotion_not_found")
     return _view(row)
+
+
+def _end_canary(session: Session, gate: str) -> None:
+    """Set the gate state of the run whose candidate is the canary."""
+    session.execute(sa.update(RunRow).where(RunRow.gate == "canary").values(gate=gate))
 
 
 def _view(row: PromotionRow) -> PromotionView:

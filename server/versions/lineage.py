@@ -1,4 +1,4 @@
-"""What a version was trained from and on. Reads the database: not for the event loop."""
+"""Lineage: the versions and episodes that a version was trained from. Reads the database: not for the event loop."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from upturn.wire import Ancestor, LineageEpisode, PolicyLineage
 
 
 def read_lineage(database: Database, version: int, limit: int) -> PolicyLineage:
-    """Return the versions back to the base, and the episodes of the steps between the parent and this version.
+    """Return a version's ancestors back to the base, and the episodes of the learner steps since its parent.
+
+    Args:
+        database: read in one session.
+        version: a version that was ever published.
+        limit: episodes to return; the counts cover all of them.
 
     Raises:
-        NotFound: no such version.
+        NotFound: the version does not exist.
     """
     with database.read() as session:
         row = session.get(PolicyVersionRow, version)
         if row is None:
-            raise NotFound(f"no version {version}", code="version_not_found")
-        parents = _parents(session, row)
+            raise NotFound(f"version {version} does not exist", code="version_not_found")
+        parents = _ancestors(session, row)
         steps = _steps(row, parents[0] if parents else None)
         trained = RunEpisodeRow.batch_id.in_(sa.select(BatchRow.id).where(*steps))
         episodes = session.execute(
@@ -46,7 +51,7 @@ def read_lineage(database: Database, version: int, limit: int) -> PolicyLineage:
     )
 
 
-def _parents(session: Session, row: PolicyVersionRow) -> list[PolicyVersionRow]:
+def _ancestors(session: Session, row: PolicyVersionRow) -> list[PolicyVersionRow]:
     parents = []
     while row.parent is not None:
         row = session.get_one(PolicyVersionRow, row.parent)
@@ -55,6 +60,6 @@ def _parents(session: Session, row: PolicyVersionRow) -> list[PolicyVersionRow]:
 
 
 def _steps(row: PolicyVersionRow, parent: PolicyVersionRow | None) -> list[sa.ColumnElement[bool]]:
-    """Return which batches trained a version: those of its run since the parent, if that is the run's own."""
+    """Return conditions for the batches that trained a version: its run's, after the parent's if of the same run."""
     since = parent.step if parent is not None and parent.run_id == row.run_id and parent.step is not None else -1
     return [BatchRow.run_id == row.run_id, BatchRow.step.between(since + 1, -1 if row.step is None else row.step)]

@@ -1,8 +1,8 @@
-"""Which adapters the engine holds: those with a role, those that answer, and a few that somebody asked for by number.
+"""Which adapters the engine holds: versions with a role, versions that are answering, and a few loaded on demand.
 
-A kept version that a call names (`name@N`), or that a conversation began on, is loaded when it is asked for, and
-unloaded when nobody has asked for it for a while, or when another one needs its place. Between its load and its role a
-version has neither, so everything here waits for the swap's lock.
+A version on disk is loaded when a call names it (`name@N`) or continues a conversation that began on it. It is unloaded
+after a time without use, or when another version needs its place. A version that is being published is loaded before it
+has a role, so every unload here holds the lock of `Serving`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from server import background
 from server.engines.protocol import Engine
 from server.errors import NotFound, Unavailable, UpturnError
 from server.store.database import BROKEN, Database
+from server.versions import rows
 from server.versions.routing import Pointers, named_version
-from server.versions.rows import ready_version
 from server.versions.settings import VersionSettings
 
 log = logging.getLogger("upturn.residency")
 GRACE_S = 5.0
-"""Between asking for a version and the first token of its answer; it is not unloaded so soon."""
+"""Time allowed from the request for a version to the first token of its answer; it is not unloaded earlier."""
 
 
 class Residency:
-    """Loads adapters on demand, a bounded number of them."""
+    """Loads a bounded number of adapters on demand."""
 
     def __init__(
         self,
@@ -35,88 +35,94 @@ class Residency:
         database: Database,
         engine: Engine,
         pointers: Pointers,
-        swapping: asyncio.Lock,
+        lock: asyncio.Lock,
         load: Callable[[int], Awaitable[None]],
         held: Callable[[], set[int]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`lock` guards every load and unload, `load` loads a version, `held` returns the versions in use."""
         self._settings = settings
         self._database = database
         self._engine = engine
         self._pointers = pointers
-        self._swapping = swapping
+        self._lock = lock
         self._load = load
         self._held = held
         self.clock = clock
-        self._asked: dict[int, float] = {}
-        """When each version was last asked for by number, or by a conversation that began on it."""
-        self._leaving: set[int] = set()
-        """What is being unloaded."""
+        self._requested_at: dict[int, float] = {}
+        """When a call last named each version, or continued a conversation that began on it."""
+        self._unloading: set[int] = set()
+        """Versions that are being unloaded."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to look for adapters that nobody uses."""
+        """Start unloading unused adapters in the background."""
         if not self._pointers.shared:
-            self._task = asyncio.create_task(self._look())
+            self._task = asyncio.create_task(self._unload_unused())
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Stop the background task."""
         await background.end(self._task)
 
-    async def bring(self, model: str | None, began_on: int | None = None) -> None:
-        """Load the version that a call needs, where it is kept: that of `name@N`, else the one it began on.
+    async def load_on_demand(self, model: str | None, began_on: int | None = None) -> None:
+        """Load the version that a call needs if its weights are on disk.
 
-        What is not kept, and what one engine of full weights cannot hold, is left to `Pointers.resolve` to refuse.
+        A version whose weights are deleted, or that one engine of full weights does not hold, is left to
+        `Pointers.resolve` to refuse.
+
+        Args:
+            model: the call's model; N of `name@N` is the version needed.
+            began_on: the version that the call's episode began on, needed if `model` has no `@`.
 
         Raises:
-            Unavailable: as many are loaded as may be, and all of them are in use.
+            Unavailable: the maximum number of versions is loaded, and all of them are in use.
         """
         name, at, _ = (model or self._pointers.name).partition("@")
         version = named_version(model) if at else began_on
         if name != self._pointers.name or version is None or self._pointers.shared or version >= 2**31:
             return
-        if version not in self._engine.versions or version in self._leaving:
-            async with self._swapping:
+        if version not in self._engine.versions or version in self._unloading:
+            async with self._lock:
                 try:
-                    await asyncio.to_thread(self._must_be_kept, version)
+                    await asyncio.to_thread(self._check_on_disk, version)
                 except NotFound:
                     return
                 await self._make_room(version)
                 await self._load(version)
-        self._asked[version] = self.clock()
+        self._requested_at[version] = self.clock()
 
     async def tidy(self) -> None:
-        """Unload the adapters that have no role and that nobody has used for a while. The caller has the lock."""
+        """Unload adapters without a role that have not been used for `idle_s`. The caller holds the lock."""
         if self._pointers.shared:
             return
         for version in self._engine.versions - self._needed(self._settings.idle_s):
-            if version not in self._needed(self._settings.idle_s):  # It may have been asked for meanwhile.
+            if version not in self._needed(self._settings.idle_s):  # A call may have requested it in the meantime.
                 await self._unload(version)
 
     async def _unload(self, version: int) -> None:
-        self._asked.pop(version, None)
-        self._leaving.add(version)
+        self._requested_at.pop(version, None)
+        self._unloading.add(version)
         try:
             await self._engine.unload(version)
         finally:
-            self._leaving.discard(version)
+            self._unloading.discard(version)
 
     async def _make_room(self, version: int) -> None:
-        """Unload the one that was asked for longest ago, where there are as many as may be beside a version.
+        """If the limit is reached without `version`, unload the version on demand whose last request is oldest.
 
         Raises:
             Unavailable: all of them are in use.
         """
-        on_demand = (self._engine.versions & self._asked.keys()) - self._roles() - {version}
+        on_demand = (self._engine.versions & self._requested_at.keys()) - self._roles() - {version}
         if len(on_demand) < self._settings.on_demand:
             return
         free = on_demand - self._needed(GRACE_S)
         if not free:
             raise Unavailable(
-                f"{len(on_demand)} versions are loaded on demand, as many as may be, and all are in use",
+                f"all {len(on_demand)} versions that may be loaded on demand (versions.on_demand) are in use",
                 code="versions_busy",
             )
-        await self._unload(min(free, key=self._asked.__getitem__))
+        await self._unload(min(free, key=self._requested_at.__getitem__))
 
     def _roles(self) -> set[int]:
         canary = set() if self._pointers.canary is None else {self._pointers.canary}
@@ -124,17 +130,17 @@ class Residency:
 
     def _needed(self, idle_s: float) -> set[int]:
         since = self.clock() - idle_s
-        return self._roles() | self._held() | {version for version, at in self._asked.items() if at > since}
+        return self._roles() | self._held() | {version for version, at in self._requested_at.items() if at > since}
 
-    def _must_be_kept(self, version: int) -> None:
+    def _check_on_disk(self, version: int) -> None:
         with self._database.read() as session:
-            ready_version(session, version)
+            rows.ready(session, version)
 
-    async def _look(self) -> None:
+    async def _unload_unused(self) -> None:
         while True:
             await asyncio.sleep(self._settings.idle_s / 4)
             try:
-                async with self._swapping:
+                async with self._lock:
                     await self.tidy()
             except (*BROKEN, UpturnError) as error:
-                log.error("adapters cannot be unloaded now: %s", error)
+                log.error("cannot unload unused adapters, retrying later: %s", error)

@@ -1,4 +1,4 @@
-"""Which policy version a request gets, and which episode it belongs to (step 1 of the straight line)."""
+"""The policy version that a request gets, and the episode it belongs to (step 1 of the straight line)."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from server.recording.tokens import chain_hashes
 
 @dataclass(slots=True)
 class Pointers:
-    """The two versions that have a role; moved by the swap only."""
+    """The versions that have a role. Only `Serving`, `Publisher` and `Champions` change them."""
 
     name: str
-    """The policy's name."""
+    """Name of the policy."""
     champion: int = 0
     """The version that live traffic gets."""
     head: int = 0
     """The newest trained version, which training episodes use."""
     shared: bool = False
-    """One engine of full weights: champion and head are the version it holds."""
+    """One engine of full weights: champion and head are both the version it holds."""
     canary: int | None = None
-    """The candidate that a share of new live episodes gets."""
+    """The candidate that a share of new live episodes gets, if any."""
     share: float = 0.0
-    """Which share."""
+    """The canary's share of new live episodes, 0 to 1."""
     by_key: bool = False
-    """An API key gets it with all its new episodes, or with none."""
+    """Draw the canary by API key: all new episodes of a key get it, or none."""
 
     def resolve(self, model: str | None, engine: Engine) -> int:
         """Return the version that `name`, `name@N`, `name@champion` or `name@head` means now.
 
         Raises:
-            NotFound: another name, or a version that the engine does not hold.
+            NotFound: not this policy's name, or a version that the engine does not hold.
         """
         name, at, which = (model or self.name).partition("@")
         if name != self.name or (at and not which):
@@ -48,21 +48,21 @@ class Pointers:
         if (number := named_version(model)) is None or number not in engine.versions:
             if self.shared and number is not None:
                 raise NotFound(
-                    f"{model} does not serve: one engine of full weights holds one version, now "
+                    f"{model} is not loaded: one engine of full weights holds one version, now "
                     f"{self.name}@{self.head}; promote version {number} to serve it",
                     param="model",
                     code="model_not_found",
                 )
             loaded = ", ".join(f"{self.name}@{v}" for v in sorted(engine.versions))
             raise NotFound(
-                f"no version {which!r} of {self.name!r} is loaded; loaded: {loaded}",
+                f"version {which!r} of {self.name!r} is not loaded; loaded: {loaded}",
                 param="model",
                 code="model_not_found",
             )
         return number
 
     def for_new_episode(self, model: str | None, engine: Engine, *, episode_id: str, owner_hash: str) -> int:
-        """Return the version that a new live episode begins on: perhaps the canary, where the agent names none.
+        """Return the version that a new live episode begins on: the canary for a share, unless `model` names a version.
 
         Raises:
             NotFound: as `resolve` does.
@@ -74,7 +74,12 @@ class Pointers:
         return self.canary if int.from_bytes(drawn[:8]) < self.share * 2**64 else version
 
     def for_episode(self, episode: Episode, model: str | None, engine: Engine) -> int:
-        """Return the version for a call of an episode: the one it began with while the engine still holds it."""
+        """Return the version for a call of an episode: the version it began on, unless `model` names another.
+
+        Raises:
+            NotFound: as `resolve` does.
+            Unavailable: the engine no longer holds the version that the episode began on.
+        """
         if model is not None and "@" in model:
             return self.resolve(model, engine)
         self.resolve(model, engine)
@@ -83,12 +88,13 @@ class Pointers:
         if self.shared:
             return self.head
         raise Unavailable(
-            f"version {episode.policy_version}, on which episode {episode.id} began, is gone", code="version_gone"
+            f"version {episode.policy_version}, on which episode {episode.id} began, is no longer loaded",
+            code="version_gone",
         )
 
 
 def named_version(model: str | None) -> int | None:
-    """Return N of `name@N`."""
+    """Return N of `name@N`, or None."""
     which = (model or "").partition("@")[2]
     return int(which) if which.isdecimal() and which.isascii() and len(which) <= 10 else None
 
@@ -96,10 +102,10 @@ def named_version(model: str | None) -> int | None:
 async def find_episode(
     episodes: Episodes, owner: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]]
 ) -> str | None:
-    """Return the open live episode of a caller that has recorded the longest beginning of a conversation."""
+    """Return the caller's open live episode whose record matches the longest prefix of a conversation, or None."""
     ends = [
-        found
-        for found, message in zip(chain_hashes(messages, tools), messages, strict=True)
+        digest
+        for digest, message in zip(chain_hashes(messages, tools), messages, strict=True)
         if message["role"] == "assistant"
-    ]  # What is recorded ends with an answer.
+    ]  # Recorded conversations end with an answer.
     return await episodes.find_live(owner, ends) if ends else None

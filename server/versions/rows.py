@@ -1,4 +1,4 @@
-"""The rows of `policy_version`: read as weights and as messages. Reads the database: not for the event loop."""
+"""Queries and updates of `policy_version` rows, and their view as a message. They block: not for the event loop."""
 
 from __future__ import annotations
 
@@ -17,55 +17,55 @@ from server.versions.routing import Pointers
 from upturn.wire import PolicyView
 
 
-def weights_of(session: Session, version: int) -> Weights:
-    """Return the weights of a version.
+def ready(session: Session, version: int) -> PolicyVersionRow:
+    """Return the row of a version whose weights are on disk.
 
     Raises:
-        NotFound: no such version, or its weights are gone.
-    """
-    return _weights(ready_version(session, version))
-
-
-def ready_version(session: Session, version: int) -> PolicyVersionRow:
-    """Return the row of a version whose weights are there.
-
-    Raises:
-        NotFound: no such version, or its weights are gone.
+        NotFound: the version does not exist, or its weights have been deleted.
     """
     row = session.get(PolicyVersionRow, version)
     if row is None or row.state != "ready":
-        raise NotFound(f"no version {version}, or its weights are gone", code="version_not_found")
+        raise NotFound(f"version {version} does not exist, or its weights have been deleted", code="version_not_found")
     return row
 
 
-def read_pointers(session: Session) -> tuple[Weights, Weights]:
-    """Return champion and head, as the ledger has them."""
+def weights(session: Session, version: int) -> Weights:
+    """Return the weights of a version.
+
+    Raises:
+        NotFound: the version does not exist, or its weights have been deleted.
+    """
+    return _weights(ready(session, version))
+
+
+def champion_and_head(session: Session) -> tuple[Weights, Weights]:
+    """Return the weights of the champion and of the head, as the ledger records them."""
     return (
         _weights(session.get_one(PolicyVersionRow, ledger.champion(session))),
         _weights(session.get_one(PolicyVersionRow, ledger.head(session))),
     )
 
 
-def listed(session: Session, only: int | None = None) -> Sequence[PolicyVersionRow]:
-    """Return the versions that serve or have served, newest first."""
+def list_served(session: Session, only: int | None = None) -> Sequence[PolicyVersionRow]:
+    """Return the versions that serve or have served, or only one of them, newest first."""
     query = sa.select(PolicyVersionRow).where(PolicyVersionRow.state.in_(("ready", "retired")))
     if only is not None:
         query = query.where(PolicyVersionRow.version == only)
     return session.scalars(query.order_by(PolicyVersionRow.version.desc())).all()
 
 
-def published(session: Session, sha256: str) -> PolicyVersionRow | None:
-    """Return the version that a manifest was published as."""
+def find_by_manifest(session: Session, sha256: str) -> PolicyVersionRow | None:
+    """Return the ready version that was published with a manifest of this SHA-256."""
     return session.scalar(
         sa.select(PolicyVersionRow).where(PolicyVersionRow.manifest_sha256 == sha256, PolicyVersionRow.state == "ready")
     )
 
 
 def register_base(session: Session, name: str, base: Path) -> None:
-    """Make the base model version 0, at the first start.
+    """Insert the base model as version 0 at the first start.
 
     Raises:
-        Conflict: the database began with another model.
+        Conflict: the database belongs to another base model.
     """
     row = session.get(PolicyVersionRow, 0)
     if row is None:
@@ -73,22 +73,48 @@ def register_base(session: Session, name: str, base: Path) -> None:
             PolicyVersionRow(version=0, name=name, state="ready", kind="base", path=str(base), created_at=time.time())
         )
         session.flush()
-        session.add(ledger.entry(None, 0, "first", "the base model", ledger.BY_SWAP))
+        session.add(ledger.new_entry(None, 0, "first", "the base model", ledger.BY_SWAP))
     elif row.path != str(base):
         raise Conflict(
-            f"this database began with the model {row.path}, not {base}: use another data directory for another model",
+            f"this database belongs to the base model {row.path}, not {base}: use another data directory for another "
+            "model",
             code="other_base_model",
         )
 
 
-def number(session: Session, row: PolicyVersionRow) -> int:
-    """Give a row the next version number and its step's horizon, and store it."""
+def insert(session: Session, row: PolicyVersionRow) -> int:
+    """Insert a row under the next version number, with its learner step's horizon; return the number."""
     row.version = (session.scalar(sa.select(sa.func.max(PolicyVersionRow.version))) or 0) + 1
     row.horizon = session.scalar(
         sa.select(BatchRow.horizon).where(BatchRow.run_id == row.run_id, BatchRow.step == row.step)
     )
     session.add(row)
     return row.version
+
+
+def set_ready(session: Session, version: int, *, check_mean: float, check_max: float, swap_s: float) -> None:
+    """Mark a version as serving, with the result of its check (nats) and the seconds its swap took."""
+    session.execute(
+        sa.update(PolicyVersionRow)
+        .where(PolicyVersionRow.version == version)
+        .values(state="ready", check_mean=check_mean, check_max=check_max, swap_s=swap_s)
+    )
+
+
+def set_failed(session: Session, version: int, reason: str) -> None:
+    """Mark a version as refused; its number stays used."""
+    session.execute(
+        sa.update(PolicyVersionRow).where(PolicyVersionRow.version == version).values(state="failed", reason=reason)
+    )
+
+
+def fail_interrupted(session: Session) -> None:
+    """Mark versions as failed that were loading when the server stopped."""
+    session.execute(
+        sa.update(PolicyVersionRow)
+        .where(PolicyVersionRow.state == "loading")
+        .values(state="failed", reason="the server stopped while loading it")
+    )
 
 
 def view(row: PolicyVersionRow, pointers: Pointers, engine: Engine) -> PolicyView:

@@ -1,7 +1,7 @@
-"""Shadow answers: what the newest version would have said to the prompts of live turns, recorded beside them.
+"""Shadow answers: the head's answers to the prompts of live turns, recorded with what was served.
 
-It happens after a turn is answered and recorded, one answer after the other, and reads the prompt's ids from the
-record. Nothing of it is ever served or trained on. More turns than the engine has time for are left out.
+They are sampled one at a time, after a turn is answered and recorded, from the recorded token ids of its prompt. They
+are never served and never trained on. Turns that the engine has no time for get none.
 """
 
 from __future__ import annotations
@@ -35,16 +35,19 @@ log = logging.getLogger("upturn.shadow")
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A recorded turn, as far as a shadow needs it."""
+    """The part of a recorded turn that a shadow answer needs."""
 
     prompt_ids: list[int]
+    """[P] token ids of the prompt."""
     answer_ids: list[int]
+    """[A] token ids of the served answer."""
     logprobs: list[float]
+    """[A] logprobs of the served answer, by the version that sampled it."""
     temperature: float
 
 
 class Shadow:
-    """Answers a share of live turns once more, with the head."""
+    """Answers a share of live turns with the head."""
 
     def __init__(
         self,
@@ -66,24 +69,24 @@ class Shadow:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to answer what is offered."""
+        """Start answering offered turns."""
         if self._settings.share > 0:
             self._task = asyncio.create_task(self._work())
 
     async def close(self) -> None:
-        """Stop; what waits is left out."""
+        """Stop; waiting turns get no shadow answer."""
         await background.end(self._task)
 
     def offer(self, turns: list[Turn]) -> None:
-        """Consider turns that are being answered; each counts once it is recorded. Costs its request nothing."""
+        """Queue a share of turns that are being answered, each once it is recorded. Does not delay their requests."""
         if self._task is None:
             return
         for turn in turns:
             drawn = int.from_bytes(hashlib.sha256(turn.id.encode()).digest()[:8])
             if drawn < self._settings.share * 2**64:
-                turn.done.add_done_callback(lambda done, turn_id=turn.id: self._take(done, turn_id))  # type: ignore[misc]
+                turn.done.add_done_callback(lambda done, turn_id=turn.id: self._queue(done, turn_id))  # type: ignore[misc]
 
-    def _take(self, done: asyncio.Future[object], turn_id: str) -> None:
+    def _queue(self, done: asyncio.Future[object], turn_id: str) -> None:
         answered = not done.cancelled() and done.exception() is None
         if answered and self._pointers.head != self._pointers.champion and not self._waiting.full():
             self._waiting.put_nowait(turn_id)
@@ -94,9 +97,9 @@ class Shadow:
             try:
                 await self._answer(turn_id)
             except (*BROKEN, UpturnError) as error:
-                log.warning("no shadow of turn %s: %s", turn_id, error)
+                log.warning("turn %s gets no shadow answer: %s", turn_id, error)
             except Exception:
-                log.exception("no shadow of turn %s", turn_id)
+                log.exception("turn %s gets no shadow answer", turn_id)
 
     async def _answer(self, turn_id: str) -> None:
         version = self._pointers.head
@@ -108,12 +111,12 @@ class Shadow:
         async with aclosing(self._engine.generate(version, served.prompt_ids, params, whole=True)) as answer:
             async for piece in answer:
                 ids += piece.token_ids
-        said = served.prompt_ids + served.answer_ids
-        scored = (await self._engine.spot_check(version, said, len(served.answer_ids)))[-len(served.answer_ids) :]
-        both = [(mine, its) for mine, its in zip(scored, served.logprobs, strict=True) if mine is not None]
+        length = len(served.answer_ids)
+        scores = (await self._engine.spot_check(version, served.prompt_ids + served.answer_ids, length))[-length:]
+        scored = [(mine, its) for mine, its in zip(scores, served.logprobs, strict=True) if mine is not None]
         same = next(
             (n for n, (ours, theirs) in enumerate(zip(ids, served.answer_ids, strict=False)) if ours != theirs),
-            min(len(ids), len(served.answer_ids)),
+            min(len(ids), length),
         )
         row = ShadowRow(
             id=new_id("sh"),
@@ -122,16 +125,16 @@ class Shadow:
             token_ids=pack_ids(ids),
             same_tokens=same,
             text=self._tokenizer.decode(ids),
-            served_tokens=len(served.answer_ids),
-            served_logprob=mean([its for _, its in both]),
-            logprob=mean([mine for mine, _ in both]),
+            served_tokens=length,
+            served_logprob=mean([its for _, its in scored]),
+            logprob=mean([mine for mine, _ in scored]),
             created_at=time.time(),
         )
         await self._writer.write(lambda session: self._record(session, row))
 
     def _record(self, session: Session, row: ShadowRow) -> None:
         if session.get(TurnRow, row.turn_id) is None:
-            return  # Its episode has been erased meanwhile.
+            return  # Its episode has been erased in the meantime.
         session.add(row)
         session.flush()
         beyond = sa.select(ShadowRow.id).order_by(ShadowRow.id.desc()).offset(self._settings.keep).limit(1)
@@ -139,7 +142,7 @@ class Shadow:
             session.execute(sa.delete(ShadowRow).where(ShadowRow.id <= last))
 
     def _read(self, turn_id: str, version: int) -> Served | None:
-        """Return what a turn was asked and what it said; None where there is nothing to set beside it."""
+        """Return a turn's prompt and answer; None if it was erased, is untrainable, or was answered by `version`."""
         with self._database.read() as session:
             turn = session.get(TurnRow, turn_id)
             if turn is None or turn.policy_version in (None, version) or turn.untrainable_reason is not None:
@@ -147,16 +150,16 @@ class Shadow:
             nodes = nodes_of(session, [turn.episode_id])[turn.episode_id]
         end = [node for node in nodes if node.turn_id == turn_id][-1]
         path = path_to(end, {node.id: node for node in nodes})
-        said = [node for node in path if node.turn_id == turn_id and node.sampled]
+        answer = [node for node in path if node.turn_id == turn_id and node.sampled]
         return Served(
-            prompt_ids=[token for node in path if node not in said for token in unpack_ids(node.token_ids)],
-            answer_ids=[token for node in said for token in unpack_ids(node.token_ids)],
-            logprobs=[x for node in said for x in unpack_logprobs(node.logprobs or b"")],
+            prompt_ids=[token for node in path if node not in answer for token in unpack_ids(node.token_ids)],
+            answer_ids=[token for node in answer for token in unpack_ids(node.token_ids)],
+            logprobs=[x for node in answer for x in unpack_logprobs(node.logprobs or b"")],
             temperature=turn.temperature,
         )
 
 
-def shadows(database: Database, limit: int) -> list[ShadowView]:
+def read_shadows(database: Database, limit: int) -> list[ShadowView]:
     """Return the newest shadow answers, newest first. Reads the database: not for the event loop."""
     query = (
         sa.select(ShadowRow, TurnRow)

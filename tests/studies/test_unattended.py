@@ -11,7 +11,8 @@ import pytest
 
 from server.engines.settings import EngineSettings
 from server.environments.settings import EnvironmentSettings
-from server.training.settings import LearnerSettings, ScheduleSettings
+from server.training.scheduling.settings import ScheduleSettings
+from server.training.settings import LearnerSettings
 from tests.support.environments.first_byte import make_spec
 from tests.support.live import Live, serving, settings_for, until
 from tests.support.tiny_model import make_tiny_model

@@ -1,7 +1,7 @@
-"""The manifest of published weights: which files a version has, with their hashes. Standard library only.
+"""The manifest of published weights: a version's files and their hashes. Standard library only.
 
-A directory of weights counts as published when its `manifest.json` exists and every hash in it is right: the learner
-writes it last, the server verifies it first.
+A directory of weights is complete when its `manifest.json` exists and every hash in it is correct: the learner writes
+the manifest last, the server verifies it first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MANIFEST = "manifest.json"
 
 
 class ManifestError(ValueError):
-    """The directory does not hold what its manifest says."""
+    """The directory does not match its manifest."""
 
 
 def sha256_of(path: Path) -> str:
@@ -43,18 +43,20 @@ def verify_manifest(directory: Path, expected_sha256: str) -> dict[str, Any]:
     """Check the manifest's own hash and every file it lists; return the manifest.
 
     Raises:
-        ManifestError: a file or the manifest is missing, changed, or not listed.
+        ManifestError: the manifest or a file is missing or changed, or a file is not listed.
     """
     path = directory / MANIFEST
     if not path.is_file():
         raise ManifestError(f"{directory} has no {MANIFEST}")
     if sha256_of(path) != expected_sha256:
-        raise ManifestError(f"{path} does not have the announced hash {expected_sha256}")
+        raise ManifestError(f"the SHA-256 of {path} is not the announced {expected_sha256}")
     manifest: dict[str, Any] = json.loads(path.read_text())
     present = {p.name for p in directory.iterdir() if p.is_file()} - {MANIFEST}
     if present != set(manifest["files"]):
-        raise ManifestError(f"{directory} holds {sorted(present)}, its manifest lists {sorted(manifest['files'])}")
+        raise ManifestError(
+            f"{directory} contains {sorted(present)}, but its manifest lists {sorted(manifest['files'])}"
+        )
     for name, entry in manifest["files"].items():
         if sha256_of(directory / name) != entry["sha256"]:
-            raise ManifestError(f"{directory / name} does not have the hash in its manifest")
+            raise ManifestError(f"the SHA-256 of {directory / name} is not the one in its manifest")
     return manifest

@@ -132,7 +132,7 @@ async def _begin(parts: State, call: Call, body: ChatRequest, ask: TurnRequest) 
     episode = await parts.episodes.get(found)
     if not call.trains:
         await parts.episodes.never_train(episode)
-    await parts.swap.residency.bring(body.model, episode.policy_version)
+    await parts.residency.load_on_demand(body.model, episode.policy_version)
     version = parts.pointers.for_episode(episode, body.model, parts.engine)
     try:
         return parts.turns.begin(episode, ask, version)
@@ -147,7 +147,7 @@ async def _begin(parts: State, call: Call, body: ChatRequest, ask: TurnRequest) 
 
 async def _in_new_episode(parts: State, call: Call, body: ChatRequest, ask: TurnRequest) -> list[Turn]:
     """Open an episode for a conversation that belongs to none, if it can be answered at all, and take its turns."""
-    await parts.swap.residency.bring(body.model)
+    await parts.residency.load_on_demand(body.model)
     episode_id = new_id("ep")
     version = parts.pointers.for_new_episode(body.model, parts.engine, episode_id=episode_id, owner_hash=ask.owner)
     ids = parts.turns.check(ask)

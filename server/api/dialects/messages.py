@@ -51,7 +51,7 @@ async def messages(body: MessagesRequest, parts: Parts, call: CallOf) -> Respons
 @router.post("/episodes/{episode_id}/v1/messages/count_tokens")
 async def count_tokens(body: CountRequest, parts: Parts, call: CallOf) -> dict[str, int]:
     """Count the tokens of a prompt, without an answer and without a record."""
-    await parts.swap.residency.bring(body.model)
+    await parts.residency.load_on_demand(body.model)
     parts.pointers.resolve(body.model, parts.engine)
     ask = body.chat().ask(parts.engine.context_tokens, owner="", digest="")
     return {"input_tokens": len(parts.renderer.prompt(ask.messages, ask.tools, ask.template_options))}

@@ -1,4 +1,4 @@
-"""The canary: a part of live traffic tries a candidate that the gate approved, before all of it gets it."""
+"""The canary: a share of live traffic gets a candidate that the gate approved, before all of it does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.section import SettingsError
 from server.training.settings import CanarySettings, WatchSettings
 from tests.support.live import Live, script, settings_for
 from tests.support.runs.gated import served, trained
-from tests.support.runs.live_rewards import earn, look, newest, talk
+from tests.support.runs.live_rewards import check_watch, earn, newest, talk
 from tests.support.runs.scripted import LEARNER, says
 from upturn.wire import EpisodeOpen, GateEvidence, LiveEvidence, RunClaim, RunConfig, RunRequest, RunView
 
@@ -24,7 +24,7 @@ CANARY = CanarySettings(share=0.5, min_episodes=10)
 
 @contextmanager
 def trying(tmp_path: Path, canary: CanarySettings = CANARY, **more: Any) -> Iterator[tuple[Live, RunView]]:
-    """A server on which version 1 has been approved by the gate and is tried."""
+    """Serve with version 1 approved by the gate and in the canary."""
     with served(tmp_path, "adapter", watch=WATCH, canary=canary, **more) as live:
         run = trained(live, "win", "adapter")
         assert run.gate == "canary"
@@ -38,13 +38,13 @@ def versions_opened(live: Live) -> set[int | None]:
 def until_decided(live: Live, rewards: dict[int, float]) -> None:
     for _ in range(20):
         earn(live.client, live.http, rewards)
-        look(live)
+        check_watch(live)
         if newest(live).action != "canary":
             return
     raise AssertionError("nothing was decided")
 
 
-def test_a_candidate_is_tried_by_a_part_of_live_traffic_and_then_promoted(tmp_path: Path) -> None:
+def test_a_candidate_serves_a_share_of_live_traffic_and_is_then_promoted(tmp_path: Path) -> None:
     with trying(tmp_path) as (live, run):
         begun = newest(live)
         assert (begun.action, begun.from_version, begun.to_version, begun.decided_by) == ("canary", 1, 0, "gate")
@@ -72,7 +72,7 @@ def test_a_candidate_that_earns_less_is_rejected_and_the_next_run_begins_from_th
         assert set(earn(live.client, live.http, 1.0)) == {0} and says(live, "policy@head")[1] == "policy@0"
 
 
-def test_an_episode_stays_on_the_version_that_it_began_on(tmp_path: Path) -> None:
+def test_an_episode_stays_on_the_version_it_began_on(tmp_path: Path) -> None:
     with trying(tmp_path) as (live, _):
         opened = [live.client.open_episode(EpisodeOpen()) for _ in range(40)]
         assert {episode.policy_version for episode in opened} == {0, 1}
@@ -80,42 +80,42 @@ def test_an_episode_stays_on_the_version_that_it_began_on(tmp_path: Path) -> Non
             assert [talk(live.http, episode.key) for _ in range(2)] == [episode.policy_version] * 2
 
 
-def test_a_key_has_one_version_for_all_its_episodes(tmp_path: Path) -> None:
+def test_all_episodes_of_a_key_get_the_same_version(tmp_path: Path) -> None:
     with trying(tmp_path, CANARY.model_copy(update={"by": "key"})) as (live, _):
         versions = [{talk(live.http, f"sk-{key}") for _ in range(3)} for key in range(12)]
         assert all(len(of_key) == 1 for of_key in versions) and set.union(*versions) == {0, 1}
 
 
-def test_no_run_begins_during_a_canary_and_what_is_done_by_hand_ends_it(tmp_path: Path) -> None:
+def test_no_run_starts_during_a_canary_and_a_promotion_by_hand_ends_it(tmp_path: Path) -> None:
     with trying(tmp_path) as (live, run):
         live.client.create_run(RunRequest(config=RunConfig(steps=1, kind="adapter")))
         assert live.client.claim_run(RunClaim(learner=LEARNER)) is None
         live.client.promote(0, "not this one")
         assert live.client.run(run.id).gate == "void" and set(earn(live.client, live.http, 1.0)) == {0}
-        look(live)
+        check_watch(live)
         assert newest(live).reason == "not this one"
         assert live.client.claim_run(RunClaim(learner=LEARNER)) is not None
 
 
-def test_after_its_time_a_candidate_that_is_not_known_to_be_worse_is_promoted(tmp_path: Path) -> None:
+def test_a_candidate_not_known_to_be_worse_is_promoted_after_the_maximum_time(tmp_path: Path) -> None:
     with trying(tmp_path) as (live, run):
-        look(live)
+        check_watch(live)
         assert newest(live).action == "canary"
         began = newest(live).created_at
         live.parts.watch.clock = lambda: began + 24 * 3600
-        look(live)
+        check_watch(live)
         assert (newest(live).action, live.client.run(run.id).gate) == ("promote", "promoted")
         assert newest(live).reason == "0 rewarded episodes of each within 24 hours"
 
 
-def test_a_restart_goes_on_with_the_canary_and_without_the_setting_promotes_it(tmp_path: Path) -> None:
+def test_a_restart_continues_the_canary_and_without_the_setting_promotes_it(tmp_path: Path) -> None:
     with trying(tmp_path):
         pass
     with served(tmp_path, "adapter", watch=WATCH, canary=CANARY) as live:
-        look(live)
+        check_watch(live)
         assert newest(live).action == "canary" and versions_opened(live) == {0, 1}
     with served(tmp_path, "adapter", watch=WATCH) as live:
-        look(live)
+        check_watch(live)
         assert newest(live).action == "promote" and says(live) == ("win", "policy@1")
 
 
@@ -125,7 +125,7 @@ def test_a_restart_goes_on_with_the_canary_and_without_the_setting_promotes_it(t
         ({}, r"canary\.share needs adapters"),
         (
             {"canary": CANARY.model_copy(update={"min_episodes": 3})},
-            r"canary\.min_episodes = 3 is too few .* it takes 7",
+            r"canary\.min_episodes = 3 episodes are too few .* it takes 7",
         ),
         (
             {"watch": WATCH.model_copy(update={"min_drop": 0.999})},
@@ -133,7 +133,7 @@ def test_a_restart_goes_on_with_the_canary_and_without_the_setting_promotes_it(t
         ),
     ],
 )
-async def test_what_could_not_be_tried_or_found_worse_is_refused_at_the_start(
+async def test_settings_that_cannot_serve_or_judge_a_canary_are_refused_at_the_start(
     tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
     model = str(script(tmp_path / "script", "Hi"))

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from server.__main__ import main
 from server.feedback.settings import RewardSettings
 from server.store.tables import RunEpisodeRow
-from server.training.activity import scored_since
+from server.training.scheduling.activity import scored_since
 from tests.support.live import Live, script, serving, settings_for
 from tests.support.runs.scripted import ASK, LEARNER, claim, lease, reward_two
 from upturn.client import Client

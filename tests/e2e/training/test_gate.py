@@ -1,4 +1,4 @@
-"""The promotion gate: what is better stays, what is not is undone, and the ledger says why."""
+"""The promotion gate: a better candidate is promoted, any other is undone, and the ledger says why."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from upturn.wire import (
 
 
 @pytest.mark.parametrize("kind", ["full", "adapter"])
-def test_what_is_better_is_promoted_what_is_not_is_undone_and_the_next_run_begins_from_the_champion(
+def test_a_better_candidate_is_promoted_a_worse_one_undone_and_the_next_run_starts_from_the_champion(
     tmp_path: Path, kind: str
 ) -> None:
     with served(tmp_path, kind) as live:
@@ -50,6 +50,7 @@ def test_what_is_better_is_promoted_what_is_not_is_undone_and_the_next_run_begin
         assert shown == promoted.model_dump(mode="json")
         evidence = shown["evidence"]
         assert (evidence["champion"], evidence["candidate"], evidence["horizon"]) == (0, 1, 2)
+        assert evidence["promoted"] and rejected.evidence is not None and not rejected.evidence.promoted
         assert evidence["metrics"] == {"entropy": 0.5} and evidence["rule"]["margin"] == 0.05
         figures = evidence["environments"][ENVIRONMENT]
         assert (figures["tasks"], figures["gain"]["low"]) == (12, 1.0)
@@ -58,11 +59,11 @@ def test_what_is_better_is_promoted_what_is_not_is_undone_and_the_next_run_begin
         ids = {figures[side]["evaluation_id"] for side in ("champion", "candidate")}
         assert ids == set(rows(live.parts.settings.data_dir, "select id from evaluation order by id limit 2"))
         live.client.rollback("too slow")
-        assert says(live) == ("add 1", "policy@0"), "the champion before is the one that the gate had"
+        assert says(live) == ("add 1", "policy@0"), "a rollback goes to the champion that the gate compared with"
 
 
 @pytest.mark.parametrize("kind", ["full", "adapter"])
-def test_a_restart_serves_the_champion_and_goes_on_from_it_after_a_rejection(tmp_path: Path, kind: str) -> None:
+def test_a_restart_after_a_rejection_serves_the_champion_and_trains_from_it(tmp_path: Path, kind: str) -> None:
     with served(tmp_path, kind, base="win") as live:
         assert trained(live, "add 1", kind).gate == "rejected"
     with served(tmp_path, kind, base="win") as live:
@@ -71,14 +72,14 @@ def test_a_restart_serves_the_champion_and_goes_on_from_it_after_a_rejection(tmp
 
 
 @pytest.mark.parametrize("kind", ["full", "adapter"])
-def test_a_candidate_that_breaks_its_environment_decides_nothing_and_is_undone(tmp_path: Path, kind: str) -> None:
+def test_a_candidate_that_breaks_its_environment_is_undone(tmp_path: Path, kind: str) -> None:
     with served(tmp_path, kind) as live:
         assert trained(live, "raise", kind).gate == "rejected"
         assert "nothing can be decided" in live.client.promotions().data[0].reason
         assert says(live) == ("add 1", "policy@0")
 
 
-def test_a_candidate_that_wins_but_calls_tools_wrongly_or_slowly_is_rejected(tmp_path: Path) -> None:
+def test_a_candidate_that_wins_with_bad_tool_calls_or_slow_answers_is_rejected(tmp_path: Path) -> None:
     call = '<tool_call>{"name": "add", "arguments": {"number": 1}}</tool_call>'
     rule = GateSettings(max_invalid_rise=1, max_latency_ratio=0.001)  # As if it were very slow.
     with served(tmp_path, "adapter", base=call, gate=rule) as live:
@@ -86,7 +87,7 @@ def test_a_candidate_that_wins_but_calls_tools_wrongly_or_slowly_is_rejected(tmp
         assert trained(live, "<tool_call>add</tool_call>|win", "adapter", plan=plan).gate == "rejected"
         newest = live.client.promotions().data[0]
         assert isinstance(newest.evidence, GateEvidence) and len(newest.evidence.objections) == 2
-        assert f"{ENVIRONMENT}: 100.0% of the tool calls could not be read, 0.0% of the champion's" in newest.reason
+        assert f"{ENVIRONMENT}: 100.0% of the tool calls could not be parsed, 0.0% of the champion's" in newest.reason
         assert "at most 0.001 times is allowed" in newest.reason
         figures = newest.evidence.environments[ENVIRONMENT]
         assert (figures.champion.calls, figures.champion.bad_calls) == (48, 0)
@@ -98,12 +99,12 @@ def test_a_run_that_did_not_end_well_is_undone_without_an_evaluation(tmp_path: P
     with served(tmp_path) as live:
         assert trained(live, "win", state="failed").gate == "rejected"
         newest = live.client.promotions().data[0]
-        assert "the run has not ended well: failed, tested" in newest.reason
+        assert "the run did not end well: failed, tested" in newest.reason
         assert newest.evidence is not None and newest.evidence.environments == {}
         assert says(live) == ("add 1", "policy@0")
 
 
-def test_a_run_that_published_nothing_leaves_nothing_to_decide(tmp_path: Path) -> None:
+def test_a_run_that_published_nothing_has_nothing_to_decide(tmp_path: Path) -> None:
     with served(tmp_path) as live:
         run = begin(live.client)
         live.client.cancel_run(run.id)
@@ -124,9 +125,9 @@ def test_a_run_that_could_never_be_judged_fails_before_its_first_step(
 ) -> None:
     with served(tmp_path, base=base) as live:
         run = begin(live.client, plan=PLAN.model_copy(update={"tasks": {ENVIRONMENT: tasks}}))
-        with pytest.raises(UpturnAPIError) as told:
+        with pytest.raises(UpturnAPIError) as refused:
             live.client.lease_batch(BatchRequest(run_id=run.id, learner=LEARNER, step=0, horizon=2))
-        assert told.value.code == "run_ended"
+        assert refused.value.code == "run_ended"
         failed = live.client.run(run.id)
         assert failed.state == "failed" and failed.reason is not None and why in failed.reason
 
@@ -138,7 +139,7 @@ def test_a_split_stands_for_all_its_tasks(tmp_path: Path) -> None:
         assert evidence is not None and evidence.environments[ENVIRONMENT].tasks == 3
 
 
-def test_no_run_begins_while_a_decision_is_due_and_what_is_done_by_hand_meanwhile_stays(tmp_path: Path) -> None:
+def test_no_run_starts_while_a_decision_is_due_and_a_promotion_by_hand_in_the_meantime_stays(tmp_path: Path) -> None:
     with served(tmp_path) as live:
         run = begin(live.client)
         publish(live.client, live.parts.settings.data_dir, run, "win", delay_s=0.3)
@@ -155,7 +156,7 @@ def test_no_run_begins_while_a_decision_is_due_and_what_is_done_by_hand_meanwhil
         assert following is not None and following.first_version == 0
 
 
-def test_a_champion_by_hand_that_was_not_evaluated_is_what_a_rejected_candidate_gives_way_to(tmp_path: Path) -> None:
+def test_a_candidate_is_rejected_in_favor_of_a_champion_promoted_by_hand_during_its_run(tmp_path: Path) -> None:
     with served(tmp_path) as live:
         assert trained(live, "win").gate == "promoted"
         run = begin(live.client)
@@ -165,11 +166,11 @@ def test_a_champion_by_hand_that_was_not_evaluated_is_what_a_rejected_candidate_
         end(live.client, run)
         assert decided(live.client, run).gate == "rejected"
         newest = live.client.promotions().data[0]
-        assert newest.to_version == 0 and "version 0 has become the champion meanwhile" in newest.reason
+        assert newest.to_version == 0 and "version 0 became the champion in the meantime" in newest.reason
         assert says(live) == ("add 1", "policy@0")
 
 
-def test_an_evaluation_that_is_interrupted_again_and_again_rejects(tmp_path: Path) -> None:
+def test_an_evaluation_that_is_interrupted_too_often_rejects(tmp_path: Path) -> None:
     with served(tmp_path) as live:
         run = begin(live.client)
         version = publish(live.client, live.parts.settings.data_dir, run, "win")
@@ -185,9 +186,7 @@ def test_an_evaluation_that_is_interrupted_again_and_again_rejects(tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["full", "adapter"])
-def test_killed_in_the_middle_of_an_evaluation_the_gate_goes_on_with_what_is_recorded(
-    tmp_path: Path, kind: str
-) -> None:
+def test_after_a_kill_during_an_evaluation_the_gate_continues_from_the_record(tmp_path: Path, kind: str) -> None:
     model, data = script(tmp_path / "script", "add 1"), tmp_path / "data"
     flags = (
         "--engine.kind",
@@ -223,16 +222,16 @@ def test_the_gate_decides_on_postgresql(tmp_path: Path) -> None:
         assert "100.0% of the steps could not be understood, 0.0% of the champion's" in newest.reason
 
 
-def test_two_looks_at_once_decide_once(tmp_path: Path) -> None:
+def test_concurrent_checks_decide_once(tmp_path: Path) -> None:
     with served(tmp_path) as live:
         run = begin(live.client)
         publish(live.client, live.parts.settings.data_dir, run, "win")
         end(live.client, run)
 
-        async def looks() -> None:
+        async def checks() -> None:
             await asyncio.gather(*(live.parts.gate.check() for _ in range(3)))
 
-        asyncio.run_coroutine_threadsafe(looks(), live.loop).result(timeout=60)
+        asyncio.run_coroutine_threadsafe(checks(), live.loop).result(timeout=60)
         assert decided(live.client, run).gate == "promoted"
         assert len([p for p in live.client.promotions().data if p.decided_by == "gate"]) == 1
 
@@ -244,14 +243,14 @@ def test_of_two_servers_on_one_database_the_one_that_serves_the_candidate_decide
         assert [p.action for p in second.client.promotions().data] == ["promote", "publish", "first"]
 
 
-def test_the_ledger_says_what_it_does_not_have(live: Live) -> None:
+def test_the_ledger_refuses_unknown_rows_and_invalid_limits(live: Live) -> None:
     assert live.http.get("/v1/promotions/7").json()["error"]["code"] == "promotion_not_found"
     assert live.http.get("/v1/promotions?limit=0").status_code == 400
     assert [(p.action, p.decided_by) for p in live.client.promotions().data] == [("first", "swap")]
 
 
 def rows(data: Path, query: str) -> list[Any]:
-    """The first column of what a database holds."""
+    """Return the first column of a query's result."""
     connection = sqlite3.connect(data / "upturn.db", timeout=30)
     try:
         return [row[0] for row in connection.execute(query)]
@@ -260,5 +259,5 @@ def rows(data: Path, query: str) -> list[Any]:
 
 
 def plays(data: Path) -> list[dict[str, Any]]:
-    """State of every evaluation that the gate asked for, oldest first."""
+    """Return the state of every evaluation that the gate requested, oldest first."""
     return [{"state": state} for state in rows(data, "select state from play where run_id is not null order by id")]

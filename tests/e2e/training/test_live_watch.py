@@ -1,4 +1,4 @@
-"""Live rewards decide: what earns less is taken back, and the ledger says why; once, and only where that is right."""
+"""The live-reward watch: a version that earns less is rolled back, once, and the ledger says why."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.live import Live, script, until
 from tests.support.postgres import running_postgres
 from tests.support.process import process
 from tests.support.runs.gated import begin, publish, served, trained
-from tests.support.runs.live_rewards import earn, look, newest, promoted, talk
+from tests.support.runs.live_rewards import check_watch, earn, newest, promoted, talk
 from tests.support.runs.scripted import LEARNER, says
 from upturn.client import Client
 from upturn.wire import EpisodeOpen, FixedHorizon, LiveEvidence, RewardRequest, RunClaim, RunConfig, RunRequest
@@ -39,45 +39,45 @@ def fallen(live: Live) -> None:
 
 
 @pytest.mark.parametrize("kind", ["adapter", "full"])
-def test_a_promoted_version_that_earns_less_is_taken_back_by_itself(tmp_path: Path, kind: str) -> None:
+def test_a_promoted_version_that_earns_less_is_rolled_back_automatically(tmp_path: Path, kind: str) -> None:
     with watched(tmp_path, kind) as live:
         earn(live.client, live.http, 1.0)
         assert trained(live, "win", kind).gate == "promoted" and says(live) == ("win", "policy@1")
         earn(live.client, live.http, 0.0)
-        until(lambda: newest(live).action == "rollback", "nothing was taken back")
+        until(lambda: newest(live).action == "rollback", "no rollback")
         row = newest(live)
         assert (row.from_version, row.to_version, row.decided_by) == (1, 0, "watch")
         assert "mean live reward 0.000 over" in row.reason and "1.000 over as many of version 0" in row.reason
         assert isinstance(row.evidence, LiveEvidence) and row.evidence.worse
         assert row.evidence.e_value >= 1 / WATCH.alpha and row.evidence.rule["alpha"] == WATCH.alpha
         assert says(live) == says(live, "policy@head") == ("add 1", "policy@0")
-        assert begin(live.client, kind).first_version == 0, "the next run does not build on it"
+        assert begin(live.client, kind).first_version == 0, "the next run must not build on it"
 
 
-def test_one_that_earns_as_much_stays_and_so_does_one_with_few_rewards(tmp_path: Path) -> None:
+def test_a_version_that_earns_as_much_or_has_few_rewards_stays(tmp_path: Path) -> None:
     with watched(tmp_path) as live:
         earn(live.client, live.http, 1.0)
         promoted(live)
         earn(live.client, live.http, 0.0, count=WATCH.min_episodes - 1)
-        look(live)
+        check_watch(live)
         assert newest(live).action == "promote"
         live.client.promote(0)
-        live.client.promote(1)  # Anew: what came before does not count.
+        live.client.promote(1)  # Promoted again: earlier rewards do not count.
         earn(live.client, live.http, 1.0)
-        look(live)
+        check_watch(live)
         assert newest(live).action == "promote" and says(live) == ("win", "policy@1")
 
 
-def test_it_takes_back_once_and_does_not_flap(tmp_path: Path) -> None:
+def test_the_watch_rolls_back_once_and_does_not_flap(tmp_path: Path) -> None:
     with watched(tmp_path) as live:
         fallen(live)
 
-        async def looks() -> None:
+        async def checks() -> None:
             await asyncio.gather(*(live.parts.watch.check() for _ in range(3)))
 
-        asyncio.run_coroutine_threadsafe(looks(), live.loop).result(timeout=60)
-        earn(live.client, live.http, 0.0)  # The version before earns as little now: that is nobody's fault.
-        look(live)
+        asyncio.run_coroutine_threadsafe(checks(), live.loop).result(timeout=60)
+        earn(live.client, live.http, 0.0)  # The previous version earns as little now, which must not roll it back.
+        check_watch(live)
         assert [p.action for p in live.client.promotions().data] == ["rollback", "promote", "first"]
 
 
@@ -96,7 +96,7 @@ def test_only_live_episodes_of_the_version_itself_count(tmp_path: Path) -> None:
             live.client.reward(episode.id, RewardRequest(value=0.0))
         nobodys = sa.text(f"update episode set owner_hash = null where id = '{imported.id}'")
         live.parts.writer.submit(lambda session: session.execute(nobodys)).result(timeout=60)
-        look(live)
+        check_watch(live)
         assert newest(live).action == "promote"
 
 
@@ -106,14 +106,14 @@ def test_a_pinned_champion_stays_until_it_is_unpinned(tmp_path: Path) -> None:
         promoted(live)
         assert live.client.pin(1).pinned
         earn(live.client, live.http, 0.0)
-        look(live)
+        check_watch(live)
         assert newest(live).action == "promote" and says(live) == ("win", "policy@1")
         assert not live.client.unpin(1).pinned
-        look(live)
+        check_watch(live)
         assert newest(live).action == "rollback"
 
 
-def test_it_never_goes_back_to_weights_that_are_gone(tmp_path: Path) -> None:
+def test_the_watch_never_rolls_back_to_deleted_weights(tmp_path: Path) -> None:
     with watched(tmp_path) as live:
         promoted(live, "add 1")
         earn(live.client, live.http, 1.0)
@@ -121,18 +121,18 @@ def test_it_never_goes_back_to_weights_that_are_gone(tmp_path: Path) -> None:
         gone = sa.text("update policy_version set state = 'retired' where version = 1")
         live.parts.writer.submit(lambda session: session.execute(gone)).result(timeout=60)
         earn(live.client, live.http, 0.0)
-        look(live)
+        check_watch(live)
         assert newest(live).action == "promote" and says(live) == ("win", "policy@2")
 
 
-def test_switched_off_it_changes_nothing(tmp_path: Path) -> None:
+def test_a_disabled_watch_changes_nothing(tmp_path: Path) -> None:
     with watched(tmp_path, watch=WATCH.model_copy(update={"enabled": False})) as live:
         fallen(live)
-        look(live)
+        check_watch(live)
         assert newest(live).action == "promote"
 
 
-def test_killed_in_the_middle_it_goes_on_with_what_is_recorded(tmp_path: Path) -> None:
+def test_after_a_kill_the_watch_continues_from_the_recorded_rewards(tmp_path: Path) -> None:
     flags = ("--engine.kind", "scripted", "--weights", "adapter", "--watch.min-episodes", "8", "--watch.window", "12")
     model, data = script(tmp_path / "script", "add 1"), tmp_path / "data"
     with process(data, model, *flags) as (server, url), Client(url) as client, httpx2.Client(base_url=url) as http:
@@ -146,7 +146,7 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_recorded(tmp_path: Path) -
     with process(data, model, *flags) as (_, url), Client(url) as client, httpx2.Client(base_url=url) as http:
         assert client.promotions().data[0].action == "promote"
         earn(client, http, 0.0, count=5)
-        until(lambda: client.promotions().data[0].action == "rollback", "nothing was taken back")
+        until(lambda: client.promotions().data[0].action == "rollback", "no rollback")
         assert next(p for p in client.policies().data if p.champion).version == 0
 
 
@@ -154,5 +154,5 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_recorded(tmp_path: Path) -
 def test_live_rewards_decide_on_postgresql(tmp_path: Path) -> None:
     with running_postgres() as server, watched(tmp_path, database_url=server.url) as live:
         fallen(live)
-        look(live)
+        check_watch(live)
         assert newest(live).action == "rollback" and says(live) == ("add 1", "policy@0")

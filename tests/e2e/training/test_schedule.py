@@ -1,4 +1,4 @@
-"""Runs that start by themselves."""
+"""Runs that triggers start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from server.settings import Settings
-from server.training.settings import ScheduleSettings
+from server.training.scheduling.settings import ScheduleSettings
 from tests.support.live import Live, script, serving, settings_for, until
 from tests.support.runs.scripted import LEARNER, claim, lease, reward_two
 from upturn.client import UpturnAPIError
@@ -29,8 +29,8 @@ from upturn.wire import (
 HOURLY = {"hourly": IntervalTrigger(kind="interval", every_s=3600)}
 
 
-def look(live: Live, after_s: float = 0.0) -> None:
-    """Let a server look at its schedule as if so much time had passed."""
+def check_schedule(live: Live, after_s: float = 0.0) -> None:
+    """Make a server check its schedule as if `after_s` seconds had passed."""
     live.parts.schedule.clock = lambda: time.time() + after_s
     asyncio.run_coroutine_threadsafe(live.parts.schedule.check(), live.loop).result(timeout=60)
 
@@ -48,23 +48,23 @@ def test_two_servers_on_one_database_start_one_run_when_a_trigger_is_due(tmp_pat
     with serving(settings) as first, serving(settings) as second:
         assert first.client.runs().data == []
         for live in (first, second):
-            look(live, 3601)
+            check_schedule(live, 3601)
         assert [(r.trigger, r.state) for r in second.client.runs().data] == [("hourly: every 3600 s", "queued")]
         claims = [live.client.claim_run(RunClaim(learner=f"learner of {live.url}")) for live in (first, second)]
         assert claims[0] is not None and claims[1] is None
         shown = trigger(second)
         assert (shown["fired_run"], shown["fired_why"]) == (claims[0].id, "every 3600 s")
         for live in (first, second):
-            look(live, 9000)
+            check_schedule(live, 9000)
         assert trigger(first)["waits_for"] == f"run {claims[0].id} to end (running)"
         assert len(first.client.runs().data) == 1, "an unfinished run must not be joined"
         first.client.cancel_run(claims[0].id)
         for live in (first, second):
-            look(live, 9001)
+            check_schedule(live, 9001)
         assert len(first.client.runs().data) == 2
 
 
-def test_episodes_that_end_start_a_run_without_anybody_looking(tmp_path: Path) -> None:
+def test_scored_episodes_start_a_run_without_waiting_for_the_next_periodic_check(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello.")
     settings = settings_for(tmp_path / "data", model=str(model), schedule=ScheduleSettings(run=RunConfig(steps=1)))
     with serving(settings) as live:
@@ -72,7 +72,7 @@ def test_episodes_that_end_start_a_run_without_anybody_looking(tmp_path: Path) -
         assert made.waits_for == "0 of 2 newly scored episodes"
         with pytest.raises(UpturnAPIError, match="trigger_exists"):
             live.client.add_trigger("fresh", EpisodesTrigger(kind="episodes", count=3))
-        look(live)
+        check_schedule(live)
         reward_two(live)
         until(lambda: len(live.client.runs().data) == 1, "two scored episodes started no run")
         assert live.client.runs().data[0].trigger == "fresh: 2 newly scored episodes"
@@ -90,14 +90,14 @@ def test_episodes_that_end_start_a_run_without_anybody_looking(tmp_path: Path) -
         {"name": "t", "trigger": {"kind": "cron", "cron": "0 3 * * *", "timezone": "Mars"}},
         {"name": "t", "trigger": {"kind": "interval", "every_s": 60}},
     ],
-)  # The last: there is no run to start.
-def test_a_wrong_trigger_is_refused(live: Live, wrong: dict[str, Any]) -> None:
+)  # The last one has no run to start.
+def test_an_invalid_trigger_is_refused(live: Live, wrong: dict[str, Any]) -> None:
     answer = live.http.post("/v1/schedule/triggers", json=wrong)
     assert answer.status_code == 400 and answer.json()["error"]["message"]
     assert live.http.get("/v1/schedule").json()["triggers"] == []
 
 
-def test_a_paused_run_goes_on_at_its_step_with_the_same_batch(live: Live) -> None:
+def test_a_paused_run_continues_at_its_step_with_the_same_batch(live: Live) -> None:
     reward_two(live)
     run_id = claim(live)
     live.client.acknowledge_batch(lease(live, run_id).id, BatchAck(learner=LEARNER, state="trained"))
@@ -117,7 +117,7 @@ def test_a_paused_run_goes_on_at_its_step_with_the_same_batch(live: Live) -> Non
     assert (same.id, same.samples) == (batch.id, batch.samples)
 
 
-def test_a_run_whose_budget_is_used_ends_well_and_tells_its_learner(live: Live) -> None:
+def test_a_run_whose_budget_is_used_is_done_and_its_learner_is_told(live: Live) -> None:
     reward_two(live)
     run = live.client.create_run(RunRequest(config=RunConfig(steps=9, budget=RunBudget(tokens=20))))
     live.client.claim_run(RunClaim(learner=LEARNER))
@@ -136,7 +136,7 @@ def test_a_run_whose_budget_is_used_ends_well_and_tells_its_learner(live: Live) 
     ("wrong", "why"),
     [
         ({"triggers": HOURLY}, r"needs a run of its own, or schedule\.run"),
-        ({"windows": ["01:00-06:00"]}, "is no window"),
+        ({"windows": ["01:00-06:00"]}, "is not a window"),
         ({"triggers": {"t": {"kind": "cron", "cron": "0 3 * *"}}, "run": {"steps": 1}}, "needs five fields"),
     ],
 )
@@ -145,7 +145,9 @@ def test_a_schedule_that_could_never_start_a_run_is_refused(wrong: dict[str, Any
         ScheduleSettings.model_validate(wrong)
 
 
-def test_triggers_can_stand_in_the_file_and_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triggers_can_be_set_in_the_file_and_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "upturn.toml"
     file.write_text("""
 [schedule]
@@ -161,7 +163,9 @@ timezone = "Europe/Berlin"
     assert {name: t.kind for name, t in schedule.triggers.items()} == {"nightly": "cron", "quiet": "idle"}
 
 
-def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_override_the_environment_which_overrides_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "upturn.toml"
     file.write_text('port = 1\nname = "file"\ndefault_horizon = 7\n[engine]\nkind = "local"\n')
     monkeypatch.setenv("UPTURN_PORT", "2")
@@ -176,7 +180,7 @@ def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("wrong", ["prot = 1", '[engine]\nkid = "local"', "port = 70000"])
-def test_a_wrong_setting_in_the_file_is_refused(tmp_path: Path, wrong: str) -> None:
+def test_an_invalid_setting_in_the_file_is_refused(tmp_path: Path, wrong: str) -> None:
     file = tmp_path / "upturn.toml"
     file.write_text(wrong)
     with pytest.raises(ValidationError):

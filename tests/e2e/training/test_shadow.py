@@ -1,4 +1,4 @@
-"""Shadow answers: what the newest version would have said to live prompts, recorded and never served."""
+"""Shadow answers: the head answers live prompts, recorded and never served."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ ALL = ShadowSettings(share=1.0)
 
 @contextmanager
 def shadowed(tmp_path: Path, shadow: ShadowSettings = ALL, answer: str = "add one") -> Iterator[Live]:
-    """A server whose champion says `add 1`, and whose newest version says something else."""
+    """Serve with a champion that says `add 1` and a head that says something else."""
     with served(tmp_path, "adapter", shadow=shadow) as live:
         assert new_version(live, answer) == 1
         yield live
 
 
 def shadows(live: Live, count: int) -> list[ShadowView]:
-    until(lambda: len(live.client.shadows().data) >= count, "no shadow came")
+    until(lambda: len(live.client.shadows().data) >= count, "no shadow answer was recorded")
     return live.client.shadows().data
 
 
-def test_the_newest_version_answers_the_same_prompt_unseen(tmp_path: Path) -> None:
+def test_the_head_answers_the_same_prompt_unseen(tmp_path: Path) -> None:
     with shadowed(tmp_path) as live:
         opened = live.client.open_episode(EpisodeOpen())
         assert [talk(live.http, opened.key) for _ in range(2)] == [0, 0]
@@ -44,15 +44,15 @@ def test_the_newest_version_answers_the_same_prompt_unseen(tmp_path: Path) -> No
         assert first.served == turns[0].answer and first.text.startswith("add one")
         assert first.same_tokens == len("add ") and first.served_tokens == len("add 1") + 1
         assert len(first.token_ids) == len("add one") + 1
-        said = [x for x, mine in zip(turns[0].logprobs, turns[0].loss_mask, strict=True) if mine and x is not None]
-        assert first.served_logprob == pytest.approx(sum(said) / len(said))
+        sampled = [x for x, mine in zip(turns[0].logprobs, turns[0].loss_mask, strict=True) if mine and x is not None]
+        assert first.served_logprob == pytest.approx(sum(sampled) / len(sampled))
         assert first.logprob is not None and first.logprob != first.served_logprob
         assert live.http.get("/v1/shadow?limit=1").json()["data"][0]["id"] == second.id
         assert live.http.get("/v1/shadow?limit=0").status_code == 400
-        assert len(live.client.episode(opened.id).turns) == 2, "it is no turn of the episode"
+        assert len(live.client.episode(opened.id).turns) == 2, "a shadow answer must not be a turn of the episode"
 
 
-def test_what_the_champion_or_the_head_said_itself_has_no_shadow(tmp_path: Path) -> None:
+def test_turns_of_the_head_and_turns_while_the_champion_is_the_head_get_no_shadow(tmp_path: Path) -> None:
     with shadowed(tmp_path) as live:
         opened = live.client.open_episode(EpisodeOpen())
         assert talk(live.http, opened.key, "policy@head") == 1
@@ -64,26 +64,26 @@ def test_what_the_champion_or_the_head_said_itself_has_no_shadow(tmp_path: Path)
         assert len(live.client.shadows().data) == 1
 
 
-def test_only_so_many_are_kept_and_an_erased_episode_takes_its_own_along(tmp_path: Path) -> None:
+def test_the_newest_shadows_are_kept_and_erasing_an_episode_erases_its_shadows(tmp_path: Path) -> None:
     with shadowed(tmp_path, ALL.model_copy(update={"keep": 2})) as live:
         opened = [live.client.open_episode(EpisodeOpen()) for _ in range(4)]
         for episode in opened:
             talk(live.http, episode.key)
         until(
             lambda: [s.episode_id for s in live.client.shadows().data] == [opened[3].id, opened[2].id],
-            "not the newest two are kept",
+            "the newest two are not the ones kept",
         )
         live.client.erase_episode(opened[3].id)
         assert [s.episode_id for s in live.client.shadows().data] == [opened[2].id]
 
 
-def test_a_share_of_nothing_records_nothing(tmp_path: Path) -> None:
+def test_a_share_of_zero_records_nothing(tmp_path: Path) -> None:
     with shadowed(tmp_path, ShadowSettings()) as live:
         talk(live.http, live.client.open_episode(EpisodeOpen()).key)
         assert live.client.shadows().data == []
 
 
-def test_an_episode_that_is_erased_while_its_shadow_waits_is_left_out(tmp_path: Path) -> None:
+def test_an_episode_erased_while_its_shadow_waits_gets_none(tmp_path: Path) -> None:
     with shadowed(tmp_path) as live:
         gone = live.client.open_episode(EpisodeOpen())
         talk(live.http, gone.key)

@@ -1,4 +1,4 @@
-"""Versions that are kept: asked for by number, pinned, traced to what trained them, deleted when nothing needs them."""
+"""Kept versions: loaded on demand, pinned, traced to what trained them, deleted when nothing needs them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def keeping(tmp_path: Path, versions: VersionSettings, weights: str = "adapter",
 
 
 def kept(live: Live) -> set[int]:
-    """Versions whose weights are there, by their rows and on disk alike."""
+    """Return the versions whose weights are kept, after comparing rows and disk."""
     views = live.client.policies().data
     by_row = {view.version for view in views if view.kept}
     assert by_row == {view.version for view in views if Path(view.path).exists()}
@@ -50,16 +50,16 @@ def loaded(live: Live) -> set[int]:
 
 
 def tidy(live: Live) -> None:
-    asyncio.run_coroutine_threadsafe(live.parts.swap.residency.tidy(), live.loop).result(timeout=60)
+    asyncio.run_coroutine_threadsafe(live.parts.residency.tidy(), live.loop).result(timeout=60)
 
 
 def later(live: Live, seconds: float) -> None:
-    """Let time pass for what the engine holds."""
-    now = live.parts.swap.residency.clock() + seconds
-    live.parts.swap.residency.clock = lambda: now
+    """Let time pass for the residency of adapters."""
+    now = live.parts.residency.clock() + seconds
+    live.parts.residency.clock = lambda: now
 
 
-def test_a_kept_version_is_loaded_when_a_call_names_it_and_unloaded_when_nobody_does(tmp_path: Path) -> None:
+def test_a_kept_version_is_loaded_when_a_call_names_it_and_unloaded_when_unused(tmp_path: Path) -> None:
     with keeping(tmp_path, VersionSettings(newest=10)) as live:
         for number in range(1, 5):
             assert new_version(live, f"I am {number}") == number
@@ -70,19 +70,21 @@ def test_a_kept_version_is_loaded_when_a_call_names_it_and_unloaded_when_nobody_
         assert loaded(live) == {0, 2, 3, 4}
         later(live, 60)
         assert says(live, "policy@1") == ("I am 1", "policy@1")
-        assert loaded(live) == {0, 1, 3, 4} or loaded(live) == {0, 1, 2, 4}, "two at most, the oldest goes"
+        assert loaded(live) == {0, 1, 3, 4} or loaded(live) == {0, 1, 2, 4}, (
+            "at most two on demand: the one unused longest is unloaded"
+        )
         later(live, 3600)
         tidy(live)
         assert loaded(live) == {0, 4}
-        assert talk(live.http, opened.key) == 3, "a conversation goes on with the version that it began on"
+        assert talk(live.http, opened.key) == 3, "a conversation stays on the version it began on"
 
 
-def test_a_version_that_is_being_checked_is_not_unloaded_although_it_has_no_role_yet(tmp_path: Path) -> None:
+def test_a_version_without_a_role_is_not_unloaded_while_it_is_checked(tmp_path: Path) -> None:
     with keeping(tmp_path, VersionSettings(idle_s=0.04)) as live:
         engine, check = live.parts.engine, live.parts.engine.spot_check
 
         async def slow(*asked: Any) -> Any:
-            await asyncio.sleep(0.5)  # Unused adapters are looked for every hundredth of a second.
+            await asyncio.sleep(0.5)  # Unused adapters are unloaded every hundredth of a second.
             return await check(*asked)
 
         engine.spot_check = slow  # type: ignore[method-assign]
@@ -91,7 +93,7 @@ def test_a_version_that_is_being_checked_is_not_unloaded_although_it_has_no_role
         assert says(live, "policy@head") == ("I am 1", "policy@1")
 
 
-def test_more_versions_at_once_than_may_be_loaded_are_refused_for_a_moment(tmp_path: Path) -> None:
+def test_versions_beyond_the_limit_on_demand_are_refused_until_one_is_free(tmp_path: Path) -> None:
     with keeping(tmp_path, VersionSettings(newest=10, on_demand=1)) as live:
         for number in range(1, 4):
             new_version(live, f"I am {number}")
@@ -104,22 +106,22 @@ def test_more_versions_at_once_than_may_be_loaded_are_refused_for_a_moment(tmp_p
         assert says(live, "policy@2")[1] == "policy@2"
 
 
-def test_many_calls_at_once_load_a_version_once_and_all_are_answered(tmp_path: Path) -> None:
+def test_concurrent_calls_load_a_version_once_and_all_are_answered(tmp_path: Path) -> None:
     with keeping(tmp_path, VersionSettings(newest=10)) as live:
         for number in range(1, 4):
             new_version(live, f"I am {number}")
 
-        async def bring() -> None:
-            await asyncio.gather(*(live.parts.swap.residency.bring(f"policy@{1 + n % 2}") for n in range(20)))
+        async def load() -> None:
+            await asyncio.gather(*(live.parts.residency.load_on_demand(f"policy@{1 + n % 2}") for n in range(20)))
 
-        asyncio.run_coroutine_threadsafe(bring(), live.loop).result(timeout=60)
+        asyncio.run_coroutine_threadsafe(load(), live.loop).result(timeout=60)
         assert loaded(live) == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(
     "model", ["policy@9", f"policy@{2**31 - 1}", f"policy@{2**31}", "policy@x", "policy@", "policy@-1"]
 )
-def test_a_version_that_is_not_there_is_refused(tmp_path: Path, model: str) -> None:
+def test_an_unknown_version_is_refused(tmp_path: Path, model: str) -> None:
     with keeping(tmp_path, FEW) as live, pytest.raises(openai.NotFoundError) as refused:
         says(live, model)
     assert refused.value.code == "model_not_found"
@@ -133,13 +135,13 @@ def test_one_engine_of_full_weights_says_why_it_cannot_serve_a_kept_version(tmp_
 
 
 @pytest.mark.parametrize("kind", ["adapter", "full"])
-def test_what_nothing_needs_is_deleted_and_what_is_pinned_stays(tmp_path: Path, kind: str) -> None:
+def test_unneeded_versions_are_deleted_and_pinned_ones_stay(tmp_path: Path, kind: str) -> None:
     with keeping(tmp_path, FEW, kind) as live:
         assert new_version(live, "one", kind) == 1 and live.client.pin(1).pinned
         live.client.promote(1)
         for number in range(2, 6):
             new_version(live, f"I am {number}", kind)
-        assert kept(live) == {0, 1, 4, 5}, "the run that made 5 began from 4"
+        assert kept(live) == {0, 1, 4, 5}, "4 stays because the run of 5 started from it"
         with pytest.raises(UpturnAPIError) as refused:
             live.client.promote(2)
         assert refused.value.code == "version_not_found"
@@ -150,11 +152,11 @@ def test_what_nothing_needs_is_deleted_and_what_is_pinned_stays(tmp_path: Path, 
         live.client.unpin(1)
         new_version(live, "six", kind)
         new_version(live, "seven", kind)
-        assert (1 in kept(live)) == (kind == "adapter"), "with adapters it is still the champion before"
+        assert (1 in kept(live)) == (kind == "adapter"), "with adapters it is still the previous champion"
         live.client.rollback()
 
 
-def test_the_champions_ancestors_the_one_before_and_the_best_of_an_environment_stay(tmp_path: Path) -> None:
+def test_ancestors_the_previous_champion_and_the_best_of_an_environment_stay(tmp_path: Path) -> None:
     with keeping(tmp_path, VersionSettings(newest=4, ancestors=2, best=True)) as live:
         assert trained(live, "win", "adapter").gate == "promoted"
         for number in range(2, 6):
@@ -163,10 +165,12 @@ def test_the_champions_ancestors_the_one_before_and_the_best_of_an_environment_s
         live.client.promote(4)
         for number in range(6, 11):
             new_version(live, f"I am {number}")
-        assert kept(live) == {0, 1, 2, 3, 4, 5, 7, 8, 9, 10}, "1 won, 2 and 3 led to 4, 5 was champion before it"
+        assert kept(live) == {0, 1, 2, 3, 4, 5, 7, 8, 9, 10}, (
+            "1 is the best, 2 and 3 are ancestors of 4, 5 is the previous champion"
+        )
 
 
-def test_a_server_that_died_while_deleting_goes_on_at_its_next_start(tmp_path: Path) -> None:
+def test_a_deletion_interrupted_by_a_crash_is_completed_at_the_next_start(tmp_path: Path) -> None:
     with keeping(tmp_path, FEW) as live:
         for number in range(1, 4):
             new_version(live, f"I am {number}")
@@ -177,7 +181,7 @@ def test_a_server_that_died_while_deleting_goes_on_at_its_next_start(tmp_path: P
         assert not gone.exists() and kept(live) == {0, 2, 3}
 
 
-def test_lineage_says_which_versions_and_episodes_a_version_comes_from(live: Live) -> None:
+def test_lineage_lists_the_versions_and_episodes_a_version_was_trained_from(live: Live) -> None:
     first = reward_two(live)
     live.client.create_run(RunRequest(config=RunConfig(steps=2)))
     run = live.client.claim_run(RunClaim(learner=LEARNER))
@@ -213,7 +217,7 @@ def test_lineage_says_which_versions_and_episodes_a_version_comes_from(live: Liv
     assert refused.value.code == "version_not_found"
 
 
-def test_a_paused_run_keeps_what_it_goes_on_from(tmp_path: Path) -> None:
+def test_a_paused_run_keeps_the_version_it_continues_from(tmp_path: Path) -> None:
     with keeping(tmp_path, FEW) as live:
         live.client.create_run(RunRequest(config=RunConfig(steps=1, kind="adapter", schedule=FixedHorizon(horizon=2))))
         run = live.client.claim_run(RunClaim(learner=LEARNER))

@@ -51,8 +51,8 @@ def promoted(live: Live, answer: str = "win") -> int:
     return version
 
 
-def look(live: Live) -> None:
-    """Make the watch check now; on its own it checks every few seconds."""
+def check_watch(live: Live) -> None:
+    """Make the watch check now; it checks by itself every few seconds."""
     asyncio.run_coroutine_threadsafe(live.parts.watch.check(), live.loop).result(timeout=60)
 
 

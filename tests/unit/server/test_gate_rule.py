@@ -1,7 +1,8 @@
-"""The promotion gate's rule: who is promoted, and on what evidence."""
+"""The promotion gate's rule: which candidates are promoted, and on what evidence."""
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 from typing import Any
@@ -11,13 +12,16 @@ import pytest
 
 from server.training.evaluations import calls_well
 from server.training.gate_rule import Comparison, Measured, Pair, bootstrap, decide
-from server.training.settings import GateSettings
+from server.training.regression import compare
+from server.training.settings import GateSettings, WatchSettings
+from server.versions import ledger
+from upturn.wire import GateEvidence
 
 RULE = GateSettings()
 
 
 def measured(share: float | list[float], tasks: int = 20, repetitions: int = 4, **more: int) -> Measured:
-    """Figures with a share of successes, the same for every task or one for each."""
+    """Return results with a share of successes, the same for every task or one per task."""
     shares = share if isinstance(share, list) else [share] * tasks
     verdicts = {f"task {n}": [r < round(s * repetitions) for r in range(repetitions)] for n, s in enumerate(shares)}
     counts = {"episodes": len(shares) * repetitions, "steps": 100, "invalid_steps": 0, **more}
@@ -29,8 +33,9 @@ def judged(
 ) -> tuple[bool, list[str]]:
     compared = Comparison(1, 2, 10, 0, {name: Pair(*pair) for name, pair in pairs.items()}, metrics or {})
     evidence = decide(rule, compared)
-    assert evidence == decide(rule, compared), "the same figures give the same decision"
-    return not evidence.objections, evidence.objections
+    assert evidence == decide(rule, compared), "the same results must give the same decision"
+    assert evidence.promoted is not bool(evidence.objections)
+    return evidence.promoted, evidence.objections
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -52,7 +57,7 @@ def test_a_clear_gain_is_promoted_and_the_same_loss_is_not(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_noise_alone_is_promoted_about_as_rarely_as_the_confidence_says(seed: int) -> None:
+def test_noise_is_promoted_about_as_rarely_as_the_confidence_allows(seed: int) -> None:
     rng = np.random.default_rng(seed)
     won = 0
     for _ in range(20):
@@ -64,20 +69,20 @@ def test_noise_alone_is_promoted_about_as_rarely_as_the_confidence_says(seed: in
     assert won <= 4
 
 
-def test_one_environment_that_lost_more_than_the_margin_rejects_whatever_the_others_won() -> None:
+def test_a_loss_beyond_the_margin_in_one_environment_rejects_whatever_the_others_gained() -> None:
     won, lost = (measured(0.0), measured(1.0)), (measured(1.0), measured([1.0] * 18 + [0.0] * 2))
     promoted, why = judged(a=won, b=won, c=lost)
-    assert not promoted and why == ["c: success changed by -0.100, and may fall by 0.05 at most"]
+    assert not promoted and why == ["c: success changed by -0.100, the allowed fall is 0.05"]
     assert judged(GateSettings(margin=0.2), a=won, b=won, c=lost) == (True, [])
 
 
-def test_every_environment_counts_the_same_however_many_tasks_it_has() -> None:
+def test_every_environment_has_the_same_weight_however_many_tasks_it_has() -> None:
     few, many = [1.0] * 10, [0.0] * 1000
     assert bootstrap([few, many], 0.95, 0)[0].mean == 0.5
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_pairing_sees_a_gain_that_tasks_of_unequal_difficulty_hide(seed: int) -> None:
+def test_pairing_detects_a_gain_that_is_hidden_by_unequal_task_difficulty(seed: int) -> None:
     rng = np.random.default_rng(seed)
     before = rng.choice([0.0, 0.25, 0.75], size=40)
     after = before + rng.choice([0.0, 0.25], size=40)
@@ -88,16 +93,16 @@ def test_pairing_sees_a_gain_that_tasks_of_unequal_difficulty_hide(seed: int) ->
     assert paired.low < np.mean(after - before) == pytest.approx(paired.mean)
 
 
-def test_the_interval_is_that_of_drawing_task_after_task() -> None:
+def test_the_interval_equals_that_of_drawing_task_after_task() -> None:
     rng = np.random.default_rng(3)
     gains = list(rng.choice([-0.5, -0.25, 0.0, 0.25, 0.5, 1.0], size=25))
     drawn = np.mean(rng.choice(gains, size=(20_000, 25)), axis=1)
-    found = bootstrap([gains], 0.9, 0)[0]
-    assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.05, 0.95]), abs=0.02)
+    interval = bootstrap([gains], 0.9, 0)[0]
+    assert (interval.low, interval.high) == pytest.approx(np.quantile(drawn, [0.05, 0.95]), abs=0.02)
     assert bootstrap([gains], 0.9, 0) == bootstrap([gains], 0.9, 0)
 
 
-def test_episodes_without_a_verdict_are_no_losses_and_too_many_of_them_decide_nothing() -> None:
+def test_episodes_without_a_verdict_are_not_losses_but_too_many_of_them_reject() -> None:
     won = measured(1.0)
     some = Measured("eval", {**won.verdicts, "task 0": []}, won.episodes, 1, 0)
     assert judged(a=(measured(0.0), some)) == (True, [])
@@ -106,16 +111,16 @@ def test_episodes_without_a_verdict_are_no_losses_and_too_many_of_them_decide_no
         assert not promoted and "20 of 100 episodes of version" in why[0]
 
 
-def test_too_few_tasks_decide_nothing() -> None:
+def test_too_few_tasks_reject() -> None:
     promoted, why = judged(a=(measured(0.0, tasks=9), measured(1.0, tasks=9)))
     assert not promoted and why == ["a: 9 tasks have a verdict on both versions, 10 are needed"]
     assert judged()[1] == ["nothing was measured"]
 
 
-def test_tool_calls_that_cannot_be_read_and_slow_answers_have_bounds_where_they_were_measured() -> None:
+def test_bad_tool_calls_and_slow_answers_are_bounded_if_they_were_measured() -> None:
     before = replace(measured(0.0), calls=100, bad_calls=1, latency_ms=200.0)
     after = replace(measured(1.0), calls=50, bad_calls=5, latency_ms=500.0)
-    assert judged(a=(before, after))[1] == ["a: 10.0% of the tool calls could not be read, 1.0% of the champion's"]
+    assert judged(a=(before, after))[1] == ["a: 10.0% of the tool calls could not be parsed, 1.0% of the champion's"]
     rule = GateSettings(max_tool_error_rise=None, max_latency_ratio=2.0)
     assert judged(rule, a=(before, after))[1] == [
         "a: an answer takes 500 ms, 2.50 times the champion's; at most 2 times is allowed"
@@ -125,7 +130,7 @@ def test_tool_calls_that_cannot_be_read_and_slow_answers_have_bounds_where_they_
     assert judged(rule, a=(measured(0.0), after))[0] and judged(rule, a=(before, measured(1.0)))[0]
 
 
-def test_a_tool_call_counts_as_good_where_its_arguments_have_names() -> None:
+def test_a_tool_call_is_good_if_its_arguments_have_names() -> None:
     def answer(content: str | None = None, *arguments: str) -> dict[str, Any]:
         calls = [{"function": {"name": "go", "arguments": written}} for written in arguments]
         return {"content": content, **({"tool_calls": calls} if calls else {})}
@@ -136,12 +141,26 @@ def test_a_tool_call_counts_as_good_where_its_arguments_have_names() -> None:
         assert calls_well(bad) is False
 
 
-def test_actions_that_nobody_understands_the_kl_and_the_entropy_have_bounds() -> None:
+def test_invalid_steps_the_kl_and_the_entropy_are_bounded() -> None:
     pair = (measured(0.0, invalid_steps=10), measured(1.0, invalid_steps=16))
     assert judged(a=pair)[1] == ["a: 16.0% of the steps could not be understood, 10.0% of the champion's"]
     assert judged(GateSettings(max_invalid_rise=0.1), a=pair)[0]
     pair = (measured(0.0), measured(1.0))
     rule = GateSettings(max_kl=0.1, min_entropy=0.2)
-    assert judged(rule, a=pair)[0], "a run without these metrics is not judged by them"
+    assert judged(rule, a=pair)[0], "bounds on metrics that the run lacks must not apply"
     assert judged(rule, {"reference_kl": 0.05, "entropy": 0.3}, a=pair)[0]
     assert len(judged(rule, {"reference_kl": 0.2, "entropy": 0.1}, a=pair)[1]) == 2
+
+
+@pytest.mark.parametrize("objections", [[], ["a: 9 tasks have a verdict on both versions, 10 are needed"]])
+def test_evidence_recorded_without_the_decision_loads_and_gets_it_from_its_objections(objections: list[str]) -> None:
+    stored = decide(RULE, Comparison(1, 2, 10, 0, {}, {})).model_dump(mode="json") | {"objections": objections}
+    del stored["promoted"]
+    for loaded in (ledger.EVIDENCE.validate_python(stored), GateEvidence.model_validate_json(json.dumps(stored))):
+        assert isinstance(loaded, GateEvidence) and loaded.promoted is (not objections)
+
+
+def test_recorded_evidence_on_live_rewards_loads_too() -> None:
+    evidence = compare(WatchSettings(), (1, [1.0] * 30), (2, [0.0] * 30))
+    assert evidence is not None
+    assert ledger.EVIDENCE.validate_python(evidence.model_dump(mode="json")) == evidence

@@ -1,4 +1,4 @@
-"""When triggers are due, and what starts: over a real database, by a clock that the test moves."""
+"""When triggers are due, and which runs they start: on a real database, with a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from server.store.tables import BatchRow, EpisodeRow, MetricRow, RewardRow, RunE
 from server.store.writer import Writer
 from server.training.budget import end_if_spent
 from server.training.runs import Runs
-from server.training.schedule import WINDOW_CLOSED, Schedule
-from server.training.settings import ScheduleSettings
-from server.training.triggers import check_trigger, next_time, why
+from server.training.scheduling.dispatch import WINDOW_CLOSED
+from server.training.scheduling.schedule import Schedule
+from server.training.scheduling.settings import ScheduleSettings
+from server.training.scheduling.triggers import check_trigger, describe, next_time
 from server.versions.routing import Pointers
 from upturn.wire import (
     CronTrigger,
@@ -39,7 +40,7 @@ RUN = RunConfig(steps=2)
 
 
 class Clock:
-    """A clock that stands still until it is moved."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.now = MIDNIGHT
@@ -49,7 +50,7 @@ class Clock:
 
 
 class Server:
-    """What of a server has to do with runs."""
+    """The part of a server that starts runs."""
 
     def __init__(self, url: str, clock: Clock, **settings: Any) -> None:
         self.clock = clock
@@ -62,11 +63,11 @@ class Server:
         )
 
     async def begin(self) -> None:
-        """Take over the settings, as at the start, without the task that looks by itself."""
-        await self.writer.write(self.schedule._take_settings)
+        """Store the triggers of the settings, as at the start, without starting the background task."""
+        await self.schedule.store_settings()
 
-    async def look(self, after_s: float = 0.0) -> list[tuple[str, str]]:
-        """Move the clock, let the schedule look, and return all runs, oldest first."""
+    async def check(self, after_s: float = 0.0) -> list[tuple[str, str]]:
+        """Move the clock, check the schedule, and return all runs, oldest first."""
         self.clock.now += after_s
         await self.schedule.check()
         return [(run.state, run.trigger) for run in reversed(await self.runs.views())]
@@ -77,7 +78,7 @@ class Server:
         return claimed
 
     async def finish(self) -> None:
-        """Do the run that waits."""
+        """Claim the queued run and end it."""
         run = await self.claim()
         await self.runs.end(run.id, RunEnd(learner="learner", state="done", reason="tested"))
 
@@ -93,7 +94,7 @@ Serve = Callable[..., Server]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Make servers on one database and one clock."""
+    """Start servers that share one database and one clock."""
     servers: list[Server] = []
     clock = Clock()
 
@@ -172,7 +173,7 @@ def test_cron_counts_weekdays_from_sunday_and_follows_its_time_zone() -> None:
     assert nexts("0 3 * * */3") == ["Wed 03 03:00", "Sat 06 03:00", "Sun 07 03:00"]
 
 
-def test_a_time_that_comes_twice_is_due_once_and_one_that_is_left_out_an_hour_later() -> None:
+def test_a_repeated_time_is_due_once_and_a_skipped_time_an_hour_later() -> None:
     def count(cron: str, day: datetime) -> int:
         trigger = CronTrigger(kind="cron", cron=cron, timezone="Europe/Berlin")
         found, end = next_time(trigger, 0.0, day.timestamp()), day.timestamp() + 24 * HOUR
@@ -203,56 +204,56 @@ def test_a_trigger_that_can_never_be_due_is_refused(cron: str, zone: str) -> Non
         check_trigger(CronTrigger(kind="cron", cron=cron, timezone=zone))
 
 
-def test_a_trigger_says_why() -> None:
-    assert why(CronTrigger(kind="cron", cron="0 3 * * *", timezone="Asia/Tokyo")) == "cron 0 3 * * * Asia/Tokyo"
-    assert why(IntervalTrigger(kind="interval", every_s=90)) == "every 90 s"
+def test_a_trigger_describes_when_it_starts_a_run() -> None:
+    assert describe(CronTrigger(kind="cron", cron="0 3 * * *", timezone="Asia/Tokyo")) == "cron 0 3 * * * Asia/Tokyo"
+    assert describe(IntervalTrigger(kind="interval", every_s=90)) == "every 90 s"
 
 
 # -------------------------------------------------------------------------------------------------------- starts
 
 
-async def test_an_interval_starts_a_run_each_time_and_what_was_missed_is_one(serve: Serve) -> None:
+async def test_an_interval_starts_a_run_each_time_and_one_run_for_all_missed_times(serve: Serve) -> None:
     server = serve(triggers={"t": IntervalTrigger(kind="interval", every_s=HOUR)})
     await server.begin()
-    assert await server.look(HOUR - 1) == []
+    assert await server.check(HOUR - 1) == []
     first = ("queued", "t: every 3600 s")
-    assert await server.look(1) == [first]
-    assert await server.look(3 * HOUR) == [first], "an unfinished run must not be joined"
+    assert await server.check(1) == [first]
+    assert await server.check(3 * HOUR) == [first], "an unfinished run must not be joined"
     assert "to end" in await server.waits_for()
     await server.finish()
-    assert len(await server.look()) == 2, "what was missed meanwhile starts"
+    assert len(await server.check()) == 2, "the missed times start a run"
     await server.finish()
-    assert len(await server.look(HOUR - 1)) == 2, "and it is one"
-    assert len(await server.look(1)) == 3
+    assert len(await server.check(HOUR - 1)) == 2, "and only one"
+    assert len(await server.check(1)) == 3
 
 
-async def test_what_was_missed_while_no_server_ran_is_started_once(serve: Serve) -> None:
+async def test_triggers_missed_while_no_server_ran_start_one_run(serve: Serve) -> None:
     settings = {"triggers": {"t": CronTrigger(kind="cron", cron="0 3 * * *")}}
     first = serve(**settings)
     await first.begin()
-    assert await first.look() == []
+    assert await first.check() == []
     again = serve(**settings)
     again.clock.now += 50 * HOUR
     await again.begin()
-    assert await again.look() == [("queued", "t: cron 0 3 * * * UTC")]
+    assert await again.check() == [("queued", "t: cron 0 3 * * * UTC")]
     view = (await again.schedule.view()).triggers[0]
     assert view.fired_why == "cron 0 3 * * * UTC, waited 169200 s" and utc(view.next_at) == "Wed 03 03:00"
     await again.finish()
-    assert len(await again.look()) == 1
+    assert len(await again.check()) == 1
 
 
-async def test_a_changed_setting_starts_anew_and_a_removed_one_is_gone(serve: Serve) -> None:
+async def test_a_changed_trigger_restarts_its_count_and_a_removed_one_is_deleted(serve: Serve) -> None:
     await serve(
         triggers={"t": IntervalTrigger(kind="interval", every_s=60), "u": IdleTrigger(kind="idle", minutes=1)}
     ).begin()
     server = serve(triggers={"t": IntervalTrigger(kind="interval", every_s=HOUR)})
     server.clock.now += 90
     await server.begin()
-    assert await server.look() == []
+    assert await server.check() == []
     assert [(t.name, t.next_at) for t in (await server.schedule.view()).triggers] == [("t", server.clock() + HOUR)]
 
 
-async def test_two_servers_on_one_database_start_one_run_and_do_one_at_a_time(serve: Serve) -> None:
+async def test_two_servers_on_one_database_start_one_run_and_execute_one_at_a_time(serve: Serve) -> None:
     settings = {
         "triggers": {
             "t": IntervalTrigger(kind="interval", every_s=HOUR),
@@ -274,10 +275,12 @@ async def test_two_servers_on_one_database_start_one_run_and_do_one_at_a_time(se
         taken = await servers[1].claim("learner 1")
         assert claimed[0] is not None and taken.id == claimed[0].id
         await servers[1].runs.end(taken.id, RunEnd(learner="learner 1", state="done", reason="tested"))
-    assert {t.fired_run for t in (await servers[1].schedule.view()).triggers} == {taken.id}, "one run for both"
+    assert {t.fired_run for t in (await servers[1].schedule.view()).triggers} == {taken.id}, (
+        "both triggers started the same run"
+    )
 
 
-async def test_triggers_that_would_start_other_runs_start_them_one_after_the_other(serve: Serve) -> None:
+async def test_triggers_of_different_runs_start_them_one_after_the_other(serve: Serve) -> None:
     server = serve(
         triggers={
             "a": IntervalTrigger(kind="interval", every_s=60),
@@ -286,9 +289,9 @@ async def test_triggers_that_would_start_other_runs_start_them_one_after_the_oth
         }
     )
     await server.begin()
-    assert await server.look(60) == [("queued", "a: every 60 s (+1)")]
+    assert await server.check(60) == [("queued", "a: every 60 s (+1)")]
     await server.finish()
-    assert (await server.look())[1] == ("queued", "b: every 60 s")
+    assert (await server.check())[1] == ("queued", "b: every 60 s")
     assert (await server.runs.views())[0].config.steps == 7
 
 
@@ -318,17 +321,17 @@ async def test_newly_scored_episodes_are_counted_once(serve: Serve) -> None:
     ]
     await server.write(*live, played, *others)
     await server.write(step, reward(live[0], clock), *(reward(other, clock) for other in others))
-    assert await server.look(5) == [] and await server.waits_for() == "2 of 3 newly scored episodes"
+    assert await server.check(5) == [] and await server.waits_for() == "2 of 3 newly scored episodes"
     await server.write(reward(live[1], clock))
-    assert await server.look(5) == [("queued", "t: 3 newly scored episodes")]
+    assert await server.check(5) == [("queued", "t: 3 newly scored episodes")]
     await server.finish()
     clock.now += 1
     await server.write(reward(live[0], clock), reward(live[2], clock))
-    assert len(await server.look(5)) == 1
+    assert len(await server.check(5)) == 1
     assert await server.waits_for() == "1 of 3 newly scored episodes", "a second reward makes no episode new"
 
 
-async def test_episodes_that_a_run_has_had_are_not_new(serve: Serve) -> None:
+async def test_episodes_that_a_run_has_used_are_not_new(serve: Serve) -> None:
     server = serve(triggers={"t": EpisodesTrigger(kind="episodes", count=1)})
     await server.begin()
     had, now = episode(server.clock), server.clock()
@@ -337,7 +340,7 @@ async def test_episodes_that_a_run_has_had_are_not_new(serve: Serve) -> None:
     await server.write(had, run)
     await server.write(batch)
     await server.write(reward(had, server.clock), RunEpisodeRow(run_id=run.id, episode_id=had.id, batch_id=batch.id))
-    assert len(await server.look(5)) == 1
+    assert len(await server.check(5)) == 1
 
 
 async def test_an_idle_trigger_starts_once_for_each_pause(serve: Serve) -> None:
@@ -345,24 +348,24 @@ async def test_an_idle_trigger_starts_once_for_each_pause(serve: Serve) -> None:
     await server.begin()
     live = episode(server.clock, "open")
     await server.write(live)
-    assert await server.look(300) == []
+    assert await server.check(300) == []
     await server.write(turn(live, server.clock))
-    assert await server.look(599) == [] and await server.waits_for() == "no live turn for 600 s; now 599 s"
-    assert await server.look(1) == [("queued", "t: no live turn for 10 min")]
+    assert await server.check(599) == [] and await server.waits_for() == "no live turn for 600 s; now 599 s"
+    assert await server.check(1) == [("queued", "t: no live turn for 10 min")]
     await server.finish()
-    assert len(await server.look(HOUR)) == 1 and "next live turn" in await server.waits_for()
+    assert len(await server.check(HOUR)) == 1 and "next live turn" in await server.waits_for()
     await server.write(turn(live, server.clock, 1))
-    assert len(await server.look(600)) == 2
+    assert len(await server.check(600)) == 2
 
 
 # ------------------------------------------------------------------------------------------------------- windows
 
 
-async def test_outside_of_its_window_a_trigger_waits_and_starts_one_run_when_it_opens(serve: Serve) -> None:
+async def test_outside_its_window_a_trigger_waits_and_starts_one_run_when_it_opens(serve: Serve) -> None:
     server = serve(triggers={"t": IntervalTrigger(kind="interval", every_s=HOUR)}, windows=["06:00-08:00 UTC"])
     await server.begin()
     for _ in range(5):
-        assert await server.look(HOUR) == []
+        assert await server.check(HOUR) == []
     assert await server.waits_for() == "the window to open"
     view = await server.schedule.view()
     assert (view.window_open, utc(view.window_opens_at), view.triggers[0].due_since) == (
@@ -371,53 +374,53 @@ async def test_outside_of_its_window_a_trigger_waits_and_starts_one_run_when_it_
         MIDNIGHT + HOUR,
     )
     assert await server.schedule.check() == 60.0
-    assert await server.look(HOUR) == [("queued", "t: every 3600 s")]
+    assert await server.check(HOUR) == [("queued", "t: every 3600 s")]
     await server.finish()
-    assert len(await server.look()) == 1
+    assert len(await server.check()) == 1
 
 
-async def test_a_pause_of_agents_that_ends_before_the_window_opens_starts_nothing(serve: Serve) -> None:
+async def test_an_idle_period_that_ends_before_the_window_opens_starts_nothing(serve: Serve) -> None:
     server = serve(triggers={"t": IdleTrigger(kind="idle", minutes=10)}, windows=["06:00-08:00 UTC"])
     await server.begin()
-    assert await server.look(6 * HOUR - 60) == []
+    assert await server.check(6 * HOUR - 60) == []
     live = episode(server.clock, "open")
     await server.write(live)
     await server.write(turn(live, server.clock))
-    assert await server.look(60) == []
+    assert await server.check(60) == []
 
 
-async def test_a_run_is_paused_when_its_window_closes_and_goes_on_in_the_next(serve: Serve) -> None:
+async def test_a_run_is_paused_when_its_window_closes_and_resumed_in_the_next(serve: Serve) -> None:
     server = serve(
         triggers={"t": CronTrigger(kind="cron", cron="0 1 * * *")},
         windows=["01:00-02:00 UTC"],
         pause_outside_windows=True,
     )
     await server.begin()
-    await server.look(HOUR)
+    await server.check(HOUR)
     run = await server.claim()
-    assert (await server.look(HOUR - 1))[0][0] == "running"
-    assert (await server.look(1))[0][0] == "paused" and (await server.runs.view(run.id)).reason == WINDOW_CLOSED
+    assert (await server.check(HOUR - 1))[0][0] == "running"
+    assert (await server.check(1))[0][0] == "paused" and (await server.runs.view(run.id)).reason == WINDOW_CLOSED
     with pytest.raises(Conflict) as lost:
         await server.runs.heartbeat(run.id, "learner")
     assert lost.value.code == "lease_lost"
-    assert (await server.look(22 * HOUR))[0][0] == "paused"
-    assert (await server.look(HOUR))[0][0] == "queued"
+    assert (await server.check(22 * HOUR))[0][0] == "paused"
+    assert (await server.check(HOUR))[0][0] == "queued"
     assert (await server.claim()).id == run.id
-    assert len(await server.look()) == 1, "the trigger waits for it"
+    assert len(await server.check()) == 1, "the trigger waits for it"
 
 
-async def test_without_the_setting_a_run_goes_on_and_one_by_request_needs_no_window(serve: Serve) -> None:
+async def test_without_the_setting_a_run_continues_and_a_requested_run_needs_no_window(serve: Serve) -> None:
     server = serve(windows=["01:00-02:00 UTC"])
     await server.begin()
     await server.schedule.request(RUN, "request")
     await server.claim()
-    assert await server.look(3 * HOUR) == [("running", "request")]
+    assert await server.check(3 * HOUR) == [("running", "request")]
 
 
 # ------------------------------------------------------------------------------------- pause, resume and budget
 
 
-async def test_a_paused_run_gives_its_place_away_and_goes_on_at_its_step(serve: Serve) -> None:
+async def test_a_paused_run_lets_another_run_start_and_continues_at_its_step(serve: Serve) -> None:
     server = serve()
     first = await server.schedule.request(RUN, "first")
     await server.claim()
@@ -428,7 +431,7 @@ async def test_a_paused_run_gives_its_place_away_and_goes_on_at_its_step(serve: 
     assert (await server.schedule.resume(first.id)).state == "queued"
     again = await server.claim("another")
     assert (again.id, again.state, again.first_version, again.reason) == (first.id, "running", 0, None)
-    assert (await server.schedule.resume(first.id)).state == "running", "what is not paused is left alone"
+    assert (await server.schedule.resume(first.id)).state == "running", "resuming a running run changes nothing"
     assert (await server.runs.cancel(first.id)).state == "cancelled"
     for change in (server.runs.pause, server.schedule.resume):
         with pytest.raises(Conflict):
@@ -446,7 +449,7 @@ async def test_a_paused_run_gives_its_place_away_and_goes_on_at_its_step(serve: 
         ({"steps": 3, "minutes": 21, "tokens": 201}, None),
     ],
 )
-async def test_a_run_ends_well_when_any_of_its_budget_is_used(
+async def test_a_run_is_done_when_any_part_of_its_budget_is_used(
     serve: Serve, budget: dict[str, Any], reason: str | None
 ) -> None:
     server = serve()
@@ -459,7 +462,7 @@ async def test_a_run_ends_well_when_any_of_its_budget_is_used(
     await server.claim()
     server.clock.now += 540
     await server.runs.heartbeat(run.id, "learner")
-    server.clock.now += 360  # A learner that is lost has been running until its lease ran out.
+    server.clock.now += 360  # A lost learner counts as running until its lease expired.
     await server.claim("another")
 
     def step(session: Any) -> None:
@@ -479,7 +482,7 @@ async def test_a_run_ends_well_when_any_of_its_budget_is_used(
 # ---------------------------------------------------------------------------------------------------- by request
 
 
-async def test_triggers_set_by_request_are_kept_and_those_of_the_settings_are_not_touched(serve: Serve) -> None:
+async def test_triggers_set_through_the_api_are_kept_and_triggers_of_the_settings_protected(serve: Serve) -> None:
     settings = {"triggers": {"mine": IntervalTrigger(kind="interval", every_s=60)}}
     server = serve(**settings)
     await server.begin()

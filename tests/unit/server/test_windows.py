@@ -1,4 +1,4 @@
-"""Windows of the day: over midnight, and where clocks are put forward and back."""
+"""Windows of the day: across midnight, and when clocks are set forward and back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from server.training.windows import Windows
+from server.training.scheduling.windows import Windows
 
 
 def at(text: str) -> float:
@@ -15,7 +15,7 @@ def at(text: str) -> float:
 
 
 def open_minutes(window: str, start: str, hours: int = 24) -> int:
-    """How many minutes a window is open."""
+    """Return the number of minutes that a window is open."""
     windows, begin = Windows([window]), at(start)
     return sum(windows.open_at(begin + timedelta(minutes=minute).total_seconds()) for minute in range(hours * 60))
 
@@ -50,33 +50,35 @@ def test_a_window_follows_its_own_time_zone(moment: str, is_open: bool) -> None:
         ("2026-06-02T06:00", False),
     ],
 )
-def test_a_window_may_go_over_midnight(moment: str, is_open: bool) -> None:
+def test_a_window_may_cross_midnight(moment: str, is_open: bool) -> None:
     assert Windows(["22:00-06:00 UTC"]).open_at(at(moment)) is is_open
 
 
-def test_a_window_is_an_hour_shorter_or_longer_where_clocks_change_within_it() -> None:
+def test_a_window_is_an_hour_shorter_or_longer_when_clocks_change_within_it() -> None:
     window = "01:00-06:00 Europe/Berlin"
     assert open_minutes(window, "2026-03-27T12:00") == 5 * 60
     assert open_minutes(window, "2026-03-28T12:00") == 4 * 60, "02:00 became 03:00"
     assert open_minutes(window, "2026-10-24T12:00") == 6 * 60, "03:00 became 02:00"
-    assert open_minutes("01:00-02:30 Europe/Berlin", "2026-10-24T12:00") == 150, "the hour that comes twice is inside"
+    assert open_minutes("01:00-02:30 Europe/Berlin", "2026-10-24T12:00") == 150, (
+        "both occurrences of the repeated hour are inside"
+    )
     assert open_minutes("02:30-03:30 Europe/Berlin", "2026-10-24T12:00") == 120
 
 
-def test_a_window_in_the_hour_that_is_left_out_opens_as_long_after_midnight() -> None:
+def test_a_window_in_the_skipped_hour_opens_as_long_after_midnight_as_on_other_days() -> None:
     window, eve = "02:15-02:45 Europe/Berlin", "2026-03-28T12:00"
     assert Windows([window]).open_at(at("2026-03-29T01:20")) and open_minutes(window, eve) == 30
-    assert open_minutes("02:30-03:00 Europe/Berlin", eve) == 0, "03:00 was before it could open"
+    assert open_minutes("02:30-03:00 Europe/Berlin", eve) == 0, "03:00 is earlier than its opening"
 
 
-def test_it_says_when_it_opens_and_whether_it_has_closed() -> None:
+def test_windows_report_the_next_opening_and_whether_one_has_closed() -> None:
     windows = Windows(["01:00-06:00 UTC", "12:00-13:00 UTC"])
     noon = at("2026-06-01T12:00")
     assert windows.opens_at(at("2026-06-01T07:00")) == noon and windows.opens_at(noon) is None
     assert windows.next_change(noon) == at("2026-06-01T13:00")
     assert windows.closed_since(at("2026-06-01T05:00"), at("2026-06-01T06:00"))
-    assert not windows.closed_since(at("2026-06-01T06:30"), at("2026-06-01T07:00")), "it began after the window"
-    assert not windows.closed_since(at("2026-06-01T05:00"), noon), "another is open"
+    assert not windows.closed_since(at("2026-06-01T06:30"), at("2026-06-01T07:00")), "the window closed before 06:30"
+    assert not windows.closed_since(at("2026-06-01T05:00"), noon), "another window is open"
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,6 @@ def test_it_says_when_it_opens_and_whether_it_has_closed() -> None:
         "01:00-06:00 ../UTC",
     ],
 )
-def test_what_is_no_window_is_refused(wrong: str) -> None:
+def test_invalid_windows_are_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"window|time zone"):
         Windows([wrong])

@@ -1,10 +1,10 @@
-"""The promotion gate: what is evaluated, what the figures were, and the ledger of decisions."""
+"""The promotion gate: the evaluation plan, the evidence of a decision, and the ledger of champions."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from upturn.wire.base import Message
 from upturn.wire.plans import Name, Tasks
@@ -12,21 +12,23 @@ from upturn.wire.plays import Sampling
 
 
 class EvaluationPlan(Message):
-    """How a run's candidate is compared with the champion: the same tasks and seeds, at the schedule's last horizon."""
+    """How a run's candidate and the champion are compared: on the same tasks and seeds, at the last horizon."""
 
     tasks: dict[str, Tasks | Name] = Field(min_length=1, max_length=100)
-    """By environment its tasks, or the name of a split (`test`); choose such as no run trains on."""
+    """By environment: tasks, or the name of a split (`test`). Choose tasks that no run trains on."""
     repetitions: int = Field(default=4, ge=1, le=1024)
     """Episodes per task and version."""
     tools: bool = False
-    """The versions are asked with the environments' actions as tools."""
+    """Offer the environments' actions as tools."""
     sampling: Sampling = Sampling()
+    """How both versions sample."""
     seed: int = Field(default=1000, ge=0, lt=2**31)
+    """Seed of the episodes, and of the bootstrap."""
 
     @field_validator("tasks")
     @classmethod
     def each_once(cls, tasks: dict[str, list[str] | str]) -> dict[str, list[str] | str]:
-        """A task that is listed twice would count as two."""
+        """Refuse duplicates: a task listed twice would count as two."""
         for environment, listed in tasks.items():
             if not isinstance(listed, str) and len(set(listed)) != len(listed):
                 raise ValueError(f"a task of {environment!r} is listed twice; `repetitions` repeats tasks")
@@ -34,7 +36,7 @@ class EvaluationPlan(Message):
 
 
 class Interval(Message):
-    """A mean and its bootstrap interval."""
+    """A mean and its bootstrap confidence interval."""
 
     mean: float
     low: float
@@ -42,37 +44,37 @@ class Interval(Message):
 
 
 class Figures(Message):
-    """What one version did on the tasks of one environment."""
+    """The results of one version on the tasks of one environment."""
 
     evaluation_id: str
     success_rate: float | None
     episodes: int
     without_verdict: int
-    """Episodes that failed, or whose end the environment did not judge: they count as nothing, not as 0."""
+    """Episodes that failed or that the environment did not judge: left out, not counted as 0."""
     steps: int
     invalid_steps: int
-    """Actions that could not be understood."""
+    """Steps whose action could not be understood."""
     calls: int = 0
-    """Answers that called a tool or tried to, where there were tools."""
+    """Answers that called a tool or tried to, if there were tools."""
     bad_calls: int = 0
-    """Those of which no call could be read, or one without proper arguments."""
+    """Tool-calling answers with a call that could not be parsed, or without named arguments."""
     latency_ms: float | None = None
-    """Mean time of an answer."""
+    """Mean duration of an answer."""
 
 
 class EnvironmentEvidence(Message):
     """Champion and candidate in one environment."""
 
     tasks: int
-    """Tasks on which both have a verdict."""
+    """Tasks on which both versions have a verdict."""
     gain: Interval | None
-    """Candidate's success less champion's, mean over tasks."""
+    """Candidate's success rate minus champion's, mean over tasks."""
     champion: Figures
     candidate: Figures
 
 
 class GateEvidence(Message):
-    """What a decision of the gate rests on."""
+    """A decision of the gate, and the evidence for it."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -81,18 +83,28 @@ class GateEvidence(Message):
     horizon: int
     method: str
     gain: Interval | None
-    """Mean over the environments' mean gains; None where there is nothing to compare."""
+    """Mean over the environments' mean gains; None if there is nothing to compare."""
     environments: dict[str, EnvironmentEvidence]
     metrics: dict[str, float]
-    """Means over the run's learner steps of the metrics that the rule looks at, where the run has them."""
+    """Means over the run's learner steps of the metrics that the rule bounds, as far as the run has them."""
     rule: dict[str, float | None]
-    """The settings at that time."""
+    """The gate's settings at the time of the decision."""
     objections: list[str]
-    """Why the candidate was rejected; empty where it was promoted."""
+    """Why the candidate was rejected; empty if it was promoted."""
+    promoted: bool
+    """Whether the candidate was promoted: to champion, or first to canary."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def derive_promoted(cls, data: Any) -> Any:
+        """Accept evidence recorded before `promoted` existed: a candidate without objections was promoted."""
+        if isinstance(data, dict) and "promoted" not in data and "objections" in data:
+            return {**data, "promoted": not data["objections"]}
+        return data
 
 
 class LiveFigures(Message):
-    """What one version earned in live traffic, over the episodes that were compared."""
+    """Rewards of one version in live traffic, over the compared episodes."""
 
     version: int
     episodes: int
@@ -100,25 +112,28 @@ class LiveFigures(Message):
 
 
 class LiveEvidence(Message):
-    """What a decision on live rewards rests on."""
+    """The evidence for a decision on live rewards."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     before: LiveFigures
-    """The version it is compared with."""
+    """The version that `now` is compared with."""
     now: LiveFigures
+    """The newer version: the promoted one, or the canary."""
     e_value: float
-    """Evidence that the later version earns less, by more than is tolerated; at 1 / alpha it counts."""
+    """Evidence (e-value) that `now` earns less by more than the tolerated drop; 1 / alpha is enough to decide."""
     worse: bool
+    """Whether the evidence was enough to decide that `now` earns less."""
     method: str
     rule: dict[str, float]
-    """The settings at that time."""
+    """The watch's settings at the time of the decision."""
 
 
 class PromotionRequest(Message):
-    """Say why a version is made the champion by hand."""
+    """Promote a version, or roll back, by hand."""
 
     reason: str = Field(default="by hand", min_length=1, max_length=1000)
+    """Recorded in the ledger."""
 
 
 class PromotionView(Message):
@@ -126,13 +141,13 @@ class PromotionView(Message):
 
     id: int
     from_version: int | None
-    """The champion before; of a `canary` and of a `reject`, the candidate."""
+    """The previous champion; for `canary` and `reject`, the candidate."""
     to_version: int
-    """The champion since."""
+    """The champion from then on."""
     action: Literal["first", "publish", "canary", "promote", "reject", "rollback"]
     reason: str
     decided_by: str | None
-    """Name of a caller's key, `gate`, `canary`, `watch`, `swap`, or None in rows of older servers."""
+    """Name of the caller's key, `gate`, `canary`, `watch` or `swap`; None in rows written by older servers."""
     run_id: str | None
     """The run whose candidate the gate judged."""
     evidence: GateEvidence | LiveEvidence | None

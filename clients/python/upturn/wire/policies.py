@@ -1,4 +1,4 @@
-"""Policy versions: publish, list."""
+"""Policy versions: publish, list, lineage."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from upturn.wire.base import Message
 
 
 class Probe(Message):
-    """The learner's own logprobs of a fixed text: what the engine must show after it loaded the version."""
+    """The learner's own logprobs of a fixed text, which the engine must reproduce after loading the version."""
 
     token_ids: list[int] = Field(min_length=130)
-    """[T] longer than one KV block of 128, since stale blocks only show beyond it."""
+    """[T] token ids, more than one KV block of 128: stale blocks only show beyond the first."""
     logprobs: list[float]
-    """[T-1] logprob of token t+1 given tokens 0..t, at temperature 1."""
+    """[T-1] logprob of token t+1 given tokens 0..t, at temperature 1, in nats."""
 
 
 class PolicyPublish(Message):
-    """Publish weights that lie on storage shared with the server."""
+    """Publish weights from storage that learner and server share."""
 
     run_id: str
     learner: str
     step: int = Field(ge=0, lt=2**31)
     path: str = Field(pattern=r"^[^\x00]+$", max_length=4096)
-    """Absolute directory that holds `manifest.json` and the files it lists."""
+    """Absolute path of the directory with `manifest.json` and the files it lists."""
     manifest_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     probe: Probe
 
@@ -43,33 +43,37 @@ class PolicyView(Message):
     parent: int | None
     run_id: str | None
     step: int | None
+    """The learner step of the run that produced it."""
     horizon: int | None
+    """The horizon of that learner step, in turns."""
     champion: bool
     canary: bool = False
-    """A share of live traffic tries it."""
+    """A share of live traffic gets it."""
     head: bool
     loaded: bool
     """The engine can answer with it now."""
     kept: bool = True
-    """Its weights are there; with adapters `name@version` then loads it."""
+    """Its weights are on disk; with adapters, calling `name@version` loads it."""
     pinned: bool = False
+    """Its weights are never deleted, and the watch does not roll it back."""
     swap_s: float | None
     """Seconds from the publish request to serving."""
     check_mean: float | None
     """Mean absolute difference between the engine's and the learner's logprobs of the probe, in nats."""
     check_max: float | None
+    """Maximum of the same, in nats."""
     created_at: float
 
 
 class Ancestor(Message):
-    """A version that others were trained from."""
+    """A version that a later version was trained from."""
 
     version: int
     run_id: str | None
     step: int | None
-    """The learner step of the run that made it."""
+    """The learner step of the run that produced it."""
     kept: bool
-    """Its weights are there."""
+    """Its weights are on disk."""
 
 
 class LineageEpisode(Message):
@@ -79,22 +83,22 @@ class LineageEpisode(Message):
     step: int
     advantage: float | None
     weight: float | None
-    """Trained tokens; None where the learner has not said."""
+    """Trained tokens; None until the learner has reported them."""
 
 
 class PolicyLineage(Message):
-    """What a version comes from."""
+    """The ancestors of a version, and the episodes that trained it."""
 
     version: int
     run_id: str | None
     parents: list[Ancestor]
-    """What it was trained from, and that from, back to the base."""
+    """Its parent, the parent's parent, and so on back to the base."""
     episodes: list[LineageEpisode]
-    """Those of the steps since the parent was published, in order, the first so many of them."""
+    """Episodes of the learner steps since the parent was published, in order, up to the requested limit."""
     trained_episodes: int
-    """How many these are in all."""
+    """Number of such episodes, beyond the limit too."""
     erased_episodes: int
-    """Episodes of these steps that have been erased since."""
+    """Episodes of these learner steps that have been erased since."""
 
 
 class PolicyList(Message):

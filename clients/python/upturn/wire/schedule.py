@@ -1,4 +1,4 @@
-"""The schedule: triggers that start training runs, and what each of them waits for."""
+"""The schedule: triggers that start training runs, and what each trigger waits for."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ TriggerName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$")]
 
 
 class _Trigger(Message):
-    """What all triggers have."""
+    """Fields of every trigger."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     run: RunConfig | None = None
-    """The run to start; None takes the server's configured one (`schedule.run`)."""
+    """The run to start; default: the server's configured run (`schedule.run`)."""
 
 
 class CronTrigger(_Trigger):
-    """At times of the day, week or year."""
+    """Starts a run at the times of a cron expression."""
 
     kind: Literal["cron"]
     cron: str = Field(max_length=100)
     """Minute, hour, day of the month, month, day of the week (0 and 7 are Sunday), such as `0 3 * * 1-5`."""
     timezone: str = Field(default="UTC", max_length=64)
-    """Its time zone, such as `Europe/Berlin`."""
+    """Time zone of the expression, such as `Europe/Berlin`."""
 
 
 class IntervalTrigger(_Trigger):
-    """Every so many seconds, counted from when the trigger was set."""
+    """Starts a run every `every_s` seconds, counted from when the trigger was set."""
 
     kind: Literal["interval"]
     every_s: float = Field(ge=1, le=1e9)
 
 
 class EpisodesTrigger(_Trigger):
-    """After so many newly scored episodes: of live agents, or environments that others play."""
+    """Starts a run after `count` newly scored episodes: of live agents, or in environments that other programs play."""
 
     kind: Literal["episodes"]
     count: int = Field(ge=1, le=1_000_000_000)
 
 
 class IdleTrigger(_Trigger):
-    """When no live turn came for so long; once for each such pause."""
+    """Starts a run when no live turn came for `minutes`; once per pause."""
 
     kind: Literal["idle"]
     minutes: float = Field(gt=0, le=1e6)
@@ -63,40 +63,41 @@ class TriggerCreate(Message):
 
 
 class TriggerView(Message):
-    """A trigger and where it stands."""
+    """A trigger and its state."""
 
     name: str
     source: Literal["settings", "api"]
-    """Where it was set; one of the settings is changed there."""
+    """Where it was set. A trigger from the settings can only be changed there."""
     trigger: Trigger
     next_at: float | None
-    """Next time of a cron or interval trigger."""
+    """Next time of a cron or interval trigger, in Unix seconds."""
     due_since: float | None
-    """It would have started a run at this time, and waits; times missed meanwhile are one."""
+    """When it became due, if it waits to start a run. Further times that pass while it waits do not add runs."""
     waits_for: str
-    """What has to happen before it starts a run."""
+    """What must happen before it starts a run."""
     fired_at: float | None
     """When it last started a run."""
     fired_run: str | None
-    """The run."""
+    """The run it last started."""
     fired_why: str | None
-    """Why it did."""
+    """Why it started that run."""
 
 
 class TriggerList(Message):
-    """All triggers by name."""
+    """All triggers, sorted by name."""
 
     data: list[TriggerView]
 
 
 class ScheduleView(Message):
-    """When runs start by themselves, and what holds them back."""
+    """Triggers and windows, and what currently keeps triggers from starting a run."""
 
     windows: list[str]
-    """When triggers may start runs; none is always."""
+    """Times of day when triggers may start runs; empty means always."""
     window_open: bool
+    """Whether triggers may start runs now."""
     window_opens_at: float | None
-    """Next opening, where it is closed."""
+    """When the next window opens, in Unix seconds; None while one is open."""
     unfinished_run: str | None
-    """The run that has to end before a trigger starts another."""
+    """The run that must end before a trigger starts another."""
     triggers: list[TriggerView]

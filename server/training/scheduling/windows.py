@@ -1,7 +1,7 @@
 """Windows of the day in which triggers may start runs, such as `01:00-06:00 Europe/Berlin`.
 
-A window follows the wall clock of its time zone, over midnight too. Where the clock is put back, an hour that comes
-twice is inside as a whole; where it is put forward, a missing time is as long after midnight as on any other day.
+A window follows the wall clock of its time zone, and may cross midnight. When clocks are set back, both occurrences of
+the repeated hour are inside; when they are set forward, a skipped time is as long after midnight as on any other day.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-FORM = re.compile(r"([01]\d|2[0-3]):([0-5]\d)\s*-\s*([01]\d|2[0-3]):([0-5]\d)\s+(\S{1,64})")
+PATTERN = re.compile(r"([01]\d|2[0-3]):([0-5]\d)\s*-\s*([01]\d|2[0-3]):([0-5]\d)\s+(\S{1,64})")
 
 
 def zone(name: str) -> ZoneInfo:
-    """Return a time zone by name.
+    """Return a time zone by its IANA name.
 
     Raises:
-        ValueError: there is no such zone.
+        ValueError: the time zone does not exist.
     """
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # OSError: a folder of zones, such as `Europe`.
-        raise ValueError(f"no time zone {name!r}: names are such as Europe/Berlin or UTC") from error
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # OSError: a folder of time zones, such as `Europe`.
+        raise ValueError(f"time zone {name!r} does not exist: names look like Europe/Berlin or UTC") from error
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One window."""
+    """A daily window, from `start` up to but excluding `end`, on the wall clock of `zone`."""
 
     start: time
     end: time
@@ -37,28 +37,28 @@ class Window:
 
     @classmethod
     def parse(cls, text: str) -> Window:
-        """Read a window.
+        """Parse a window.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the text is not a window.
         """
-        found = FORM.fullmatch(text.strip())
-        if found is None:
-            raise ValueError(f"{text!r} is no window: write it like 01:00-06:00 Europe/Berlin")
-        hours = [int(part) for part in found.groups()[:4]]
+        match = PATTERN.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(f"{text!r} is not a window: write it like 01:00-06:00 Europe/Berlin")
+        hours = [int(part) for part in match.groups()[:4]]
         start, end = time(hours[0], hours[1]), time(hours[2], hours[3])
         if start == end:
-            raise ValueError(f"the window {text!r} ends when it starts")
-        return cls(start, end, zone(found[5]))
+            raise ValueError(f"the window {text!r} is empty: it ends when it starts")
+        return cls(start, end, zone(match[5]))
 
     def spans(self, now: float) -> Iterator[tuple[float, float]]:
-        """Yield the window's openings and closings of the days around a time, in order."""
+        """Yield (opens, closes) in Unix seconds for the days around a time, in order."""
         today = datetime.fromtimestamp(now, self.zone).date()
         for offset in range(-2, 4):
             day = today + timedelta(days=offset)
             opens = self._at(day, self.start, fold=0)
             closes = self._at(day + timedelta(days=self.end <= self.start), self.end, fold=1)
-            if opens < closes:  # Else it lies in the hour that a clock put forward leaves out.
+            if opens < closes:  # Otherwise the window lies in the hour skipped when clocks are set forward.
                 yield opens, closes
 
     def _at(self, day: date, at: time, fold: int) -> float:
@@ -68,26 +68,26 @@ class Window:
 
 
 class Windows:
-    """All windows; without any, it is always open."""
+    """A set of windows. Without any, it is always open."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = list(texts)
         self._windows = [Window.parse(text) for text in texts]
 
     def open_at(self, now: float) -> bool:
-        """Whether any window is open."""
+        """Return whether any window is open."""
         return not self._windows or any(opens <= now < closes for opens, closes in self._spans(now))
 
     def opens_at(self, now: float) -> float | None:
-        """Return the next opening; None where it is open."""
+        """Return when the next window opens; None if one is open."""
         return None if self.open_at(now) else min(opens for opens, _ in self._spans(now) if opens > now)
 
     def closed_since(self, since: float, now: float) -> bool:
-        """Whether it is closed now, and has closed after `since`."""
+        """Return whether all windows are closed now, and one has closed after `since`."""
         return not self.open_at(now) and any(since < closes <= now for _, closes in self._spans(now))
 
     def next_change(self, now: float) -> float | None:
-        """Return when any window opens or closes next; None where there is none."""
+        """Return when any window opens or closes next; None without windows."""
         return min((at for span in self._spans(now) for at in span if at > now), default=None)
 
     def _spans(self, now: float) -> list[tuple[float, float]]:

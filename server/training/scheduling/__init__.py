@@ -1,0 +1,1 @@
+"""When training runs start: triggers, windows of the day, and requests."""
