@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -128,6 +129,21 @@ def test_a_line_without_its_file_or_with_contradicting_traits_is_an_error(monkey
     algorithm_of.__globals__["_class_of"].cache_clear()
     with pytest.raises(TypeError, match="rloo is off-policy and needs the imitation loss"):
         algorithm_of(RunConfig(steps=1).model_copy(update={"algorithm": "rloo"}))
+
+
+@pytest.mark.parametrize(
+    "traits",
+    [
+        {"episodes": "successes", "groups": "required"},
+        {"episodes": "above_threshold", "groups": "optional"},
+        {"episodes": "best_and_worst"},
+        {"by_prompt": True},
+    ],
+    ids=str,
+)
+def test_a_line_that_contradicts_itself_is_an_error(traits: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="groups must"):
+        AlgorithmTraits(**traits)
 
 
 def test_every_file_with_an_algorithm_is_registered_under_its_name() -> None:
