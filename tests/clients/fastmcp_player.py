@@ -1,4 +1,4 @@
-"""FastMCP's own client: `fastmcp_player.py URL KEY TASK ACTION...` plays, and prints as JSON what it saw."""
+"""FastMCP's own client: `fastmcp_player.py URL KEY TASK ACTION...` plays, and prints the result as JSON."""
 
 import asyncio
 import json

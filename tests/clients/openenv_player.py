@@ -1,4 +1,4 @@
-"""OpenEnv's own client: `openenv_player.py URL TASK ACTION...` plays, and prints as JSON what it saw."""
+"""OpenEnv's own client: `openenv_player.py URL TASK ACTION...` plays, and prints the result as JSON."""
 
 import json
 import sys

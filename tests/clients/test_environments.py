@@ -1,4 +1,4 @@
-"""Other people's environment servers and clients, unchanged: they play ours, and ours plays theirs."""
+"""Unmodified environment servers and clients of other projects, played by and playing on this project's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.clients, pytest.mark.timeout(1200)]
 
 
 def run(command: list[Any], environment: dict[str, str], folder: Path) -> dict[str, Any]:
-    """Run a client to its end and return what it printed last."""
+    """Run a client to completion and return the JSON of its last line."""
     done = subprocess.run(
         command, env=environment, cwd=folder, capture_output=True, text=True, check=False, timeout=240
     )
@@ -37,7 +37,7 @@ def run(command: list[Any], environment: dict[str, str], folder: Path) -> dict[s
 
 @contextmanager
 def running(command: list[Any], port: int, environment: dict[str, str], folder: Path) -> Iterator[str]:
-    """Run a server until the block ends, once it listens."""
+    """Run a server for the duration of the block; yields its URL once it listens."""
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
     try:
@@ -63,7 +63,7 @@ def free_port() -> int:
 
 
 def the_episode(live: Live, protocol: str) -> Any:
-    """The one episode that a guest has played to its end."""
+    """Return the only episode, which a guest has finished."""
     import sqlalchemy as sa
 
     from server.store.tables import EpisodeRow
@@ -77,7 +77,7 @@ def the_episode(live: Live, protocol: str) -> Any:
     return episode
 
 
-def test_openenvs_own_client_plays_our_environment(
+def test_openenvs_own_client_plays_an_environment_of_the_server(
     live: Live, openenv_python: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     said = run(
@@ -94,7 +94,7 @@ def test_openenvs_own_client_plays_our_environment(
     assert "EXECUTION_ERROR" in said["refused"]
 
 
-def test_fastmcps_own_client_plays_our_environment(
+def test_fastmcps_own_client_plays_an_environment_of_the_server(
     live: Live, fastmcp_python: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     said = run(
@@ -109,7 +109,7 @@ def test_fastmcps_own_client_plays_our_environment(
     the_episode(live, "mcp")
 
 
-def test_ours_plays_the_environment_that_openenv_init_makes(
+def test_the_openenv_adapter_plays_the_environment_that_openenv_init_makes(
     openenv_python: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     subprocess.run(
@@ -134,12 +134,12 @@ def test_ours_plays_the_environment_that_openenv_init_makes(
         env.reset("seed-4", 0)
         assert env.step("a").reward == pytest.approx(0.1)
         env.close()
-        other = environment_spec("openenv-echo").make()  # The server has room for one session: the last one has ended.
+        other = environment_spec("openenv-echo").make()  # The server's capacity is one session: the last one has ended.
         assert other.reset("seed-3", 0).messages
         other.close()
 
 
-def test_ours_plays_a_tool_server_made_with_fastmcp(
+def test_the_mcp_adapter_plays_a_tool_server_made_with_fastmcp(
     fastmcp_python: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     port = free_port()

@@ -1,4 +1,4 @@
-"""A server that knows the odd environments."""
+"""A server with the odd test environments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.live import Live, script, serving, settings_for
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Start a server with some settings of its environments, and what its model says."""
+    """Return a function that starts a server with a model's answers and settings of environments."""
     with ExitStack() as servers:
 
         def start(*answers: str, **environments: Any) -> Live:

@@ -1,4 +1,4 @@
-"""BabyAI: what is said of a map is true of it, what is offered works, and its solver wins."""
+"""BabyAI: descriptions match the map, offered actions work, and the solver wins."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FAR = {
     "UnlockPickupDist",
     "MoveTwoAcrossS8N9",
 }
-"""Levels of which some map takes more than 20 actions."""
+"""Levels with a map that takes more than 20 actions."""
 TRANSCRIPT = """
 import hashlib, random
 from env_adapters import environment_spec
@@ -46,7 +46,7 @@ print(hashlib.sha256("\\n".join(said).encode()).hexdigest())
 """
 
 
-def test_there_are_25_maps_of_each_of_the_40_levels_and_no_task_is_in_both_splits() -> None:
+def test_each_of_the_40_levels_has_25_maps_and_no_task_is_in_both_splits() -> None:
     train, test = BABYAI.tasks("train"), BABYAI.tasks("test")
     assert (len(LEVELS), len(train), len(test)) == (40, 800, 200)
     assert not set(train) & set(test)
@@ -81,12 +81,12 @@ def test_opening_the_wrong_door_first_fails_and_the_second_of_two_can_be_opened(
     level = make_level("OpenDoorsOrderN4Debug")
     level.reset(seed=0)
     with pytest.raises(NotImplementedError, match="the plan fails"):
-        solve(level)  # As minigrid has it.
+        solve(level)  # With minigrid's strict second door.
     relax(level.instrs)
     assert solve(level)
 
 
-def test_the_solver_goes_on_from_wherever_somebody_else_has_got_to() -> None:
+def test_the_solver_continues_from_another_players_state() -> None:
     for task in BABYAI.tasks("test")[3::20]:
         game, rng = BABYAI.make(), random.Random(task)
         game.reset(task, 0)
@@ -97,7 +97,7 @@ def test_the_solver_goes_on_from_wherever_somebody_else_has_got_to() -> None:
         assert turn.success, task
 
 
-def test_maps_that_are_left_out_have_their_only_key_locked_in() -> None:
+def test_the_maps_left_out_have_their_only_key_locked_in() -> None:
     make_spec().make()  # Registers the levels.
     for name, seeds in UNWINNABLE.items():
         for seed in seeds:
@@ -114,7 +114,7 @@ def test_maps_that_are_left_out_have_their_only_key_locked_in() -> None:
             assert any(room.locked and room.pos_inside(*keys[0]) for room in rooms)
 
 
-def test_what_is_said_of_things_walls_and_hands_is_what_minigrid_says_the_agent_sees() -> None:
+def test_the_description_matches_minigrids_view_of_objects_walls_and_hands() -> None:
     carried_something = 0
     for task in BABYAI.tasks("train")[::23]:
         name, _, seed = task.partition("/")
@@ -167,7 +167,7 @@ def drawn(*rows: str) -> World:
     return World(len(rows[0]), [names[cell] for row in rows for cell in row])
 
 
-def test_the_text_numbers_things_by_nearness_and_lists_what_is_possible() -> None:
+def test_the_text_numbers_objects_by_distance_and_lists_the_possible_actions() -> None:
     room = drawn("#########", "#.......#", "#.....r.#", "#.......#", "#..b....#", "#...r...#", "#.......#", "#########")
     sight = look(room, Pose(4, 6, 3), "blue key")
     assert describe(sight, "blue key") == (
@@ -195,7 +195,7 @@ def test_a_locked_door_opens_with_its_key_only_and_an_open_one_is_walked_through
     assert look(doorway, Pose(1, 1, 2), None).things == []
 
 
-def test_every_action_that_is_offered_changes_something_or_turns() -> None:
+def test_every_offered_action_changes_something_or_turns() -> None:
     for task in BABYAI.tasks("train")[::40]:
         name, _, seed = task.partition("/")
         level = make_level(name)
@@ -208,7 +208,7 @@ def test_every_action_that_is_offered_changes_something_or_turns() -> None:
             assert changed or not move.primitives, (task, action)
 
 
-def test_the_same_task_is_the_same_episode_in_another_process_whatever_its_hash_seed() -> None:
+def test_the_same_task_gives_the_same_episode_in_another_process_with_any_hash_seed() -> None:
     said = {
         subprocess.run(
             [sys.executable, "-W", "ignore", "-c", TRANSCRIPT],
@@ -223,7 +223,7 @@ def test_the_same_task_is_the_same_episode_in_another_process_whatever_its_hash_
     assert len(said.pop().strip()) == hashlib.sha256().digest_size * 2
 
 
-def test_pick_up_may_be_written_in_one_word_and_with_trimmings() -> None:
+def test_pick_up_is_accepted_as_one_word_and_with_markup() -> None:
     game = BABYAI.make()
     task = next(
         task for task in BABYAI.tasks("train") if "pick up red ball 1" in game.reset(task, 0).messages[1]["content"]
@@ -233,7 +233,7 @@ def test_pick_up_may_be_written_in_one_word_and_with_trimmings() -> None:
         assert game.step(answer).valid, answer
 
 
-def test_an_answer_that_is_no_possible_action_costs_nothing_but_the_turn() -> None:
+def test_an_impossible_action_costs_only_the_turn() -> None:
     game = BABYAI.make()
     first = game.reset("GoToObjMazeS7/3", 0).messages[1]["content"]
     for answer in ("", "fly to the moon", "pick up purple dragon 7", "x" * 100_000):
@@ -266,7 +266,7 @@ def test_tools_are_the_same_actions() -> None:
             BABYAI.text_of(name, arguments)
 
 
-def test_looking_needs_no_minigrid() -> None:
+def test_a_level_can_be_described_from_its_grid() -> None:
     level = make_level("GoToRedBall")
     level.reset(seed=1)
     assert look(world_of(level), pose_of(level), None).moves

@@ -1,4 +1,4 @@
-"""The browser that all web environments share: it dies alone, it comes back, and it leaves nothing behind."""
+"""The shared browser of web environments: failures are contained, it restarts, and it leaves no processes behind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print(*(process.pid for process in psutil.Process().children(recursive=True)), f
 
 
 def gone(pids: list[int]) -> bool:
-    """Wait until none of these processes is left."""
+    """Wait until all of these processes have ended."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
@@ -47,7 +47,7 @@ def test_no_process_outlives_the_one_that_started_it(end: str) -> None:
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
-def test_a_browser_that_is_killed_fails_its_episodes_only_and_the_next_reset_starts_another() -> None:
+def test_a_killed_browser_fails_only_its_episodes_and_the_next_reset_starts_another() -> None:
     one, two, other = make_spec().make(), make_spec().make(), shop.make_spec().make()
     one.reset("click-test/0", 0)
     begun = other.reset("order-two/0", 0)
@@ -69,7 +69,7 @@ def test_a_browser_that_is_killed_fails_its_episodes_only_and_the_next_reset_sta
         game.close()
 
 
-def test_a_page_whose_process_dies_fails_its_episode_and_the_browser_goes_on() -> None:
+def test_a_page_whose_process_dies_fails_its_episode_and_the_browser_continues() -> None:
     game, spare, shared = make_spec().make(), make_spec().make(), browser.shared()
     game.reset("click-test/0", 0)
     spare.reset("click-test/0", 0)
@@ -90,7 +90,7 @@ def test_a_page_whose_process_dies_fails_its_episode_and_the_browser_goes_on() -
     assert shared._pid == pid
 
 
-def test_a_browser_that_hangs_is_found_out_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_browser_is_detected_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(browser, "PULSE_S", 0.5)
     game, shared = make_spec().make(), browser.shared()
     game.reset("click-test/0", 0)
@@ -105,7 +105,7 @@ def test_a_browser_that_hangs_is_found_out_and_replaced(monkeypatch: pytest.Monk
     game.close()
 
 
-def test_a_window_that_loads_many_pages_has_their_memory_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_of_many_pages_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(browser, "PAGES", 3)
     game = shop.make_spec().make()
     game.reset("order-two/0", 0)
@@ -115,7 +115,7 @@ def test_a_window_that_loads_many_pages_has_their_memory_collected(monkeypatch: 
     game.close()
 
 
-def test_a_page_that_hangs_is_given_up_and_the_browser_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_page_is_abandoned_and_the_browser_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     game, other, shared = make_spec().make(), make_spec().make(), browser.shared()
     other.reset("click-test-2/0", 0)
     game.reset("click-test/0", 0)
@@ -167,7 +167,7 @@ def test_an_action_is_found_in_an_answer(answer: str, action: Action | None) -> 
         assert read_action(str(action), ALL_KINDS) == action
 
 
-def test_actions_that_an_environment_lacks_are_none() -> None:
+def test_actions_that_an_environment_lacks_are_not_recognized() -> None:
     assert read_action("stop [x]", KINDS) is None
     with pytest.raises(ValueError, match="no tool"):
         text_of(KINDS, "stop", {})

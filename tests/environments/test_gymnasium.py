@@ -1,4 +1,4 @@
-"""The promises of Gymnasium's environments as text."""
+"""Gymnasium's environments as text."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def play(name: str, *answers: str, task: str = "seed-3", seed: int = 0) -> list[
 
 
 def transcript(name: str) -> str:
-    """A random player's episodes of two tasks."""
+    """Return a random player's transcript of two tasks."""
     env, rng, seen = environment_spec(f"gymnasium:{name}").make(), random.Random("gymnasium"), []
     for task in ("seed-0", "seed-17"):
         seen.append(repr(env.reset(task, 5)))
@@ -57,7 +57,7 @@ def transcript(name: str) -> str:
     return "\n".join(seen)
 
 
-def test_gymnasium_is_a_kind_that_takes_an_id_and_not_an_environment_by_itself() -> None:
+def test_gymnasium_takes_an_id_and_is_not_an_environment_by_itself() -> None:
     assert "gymnasium" in REGISTRY.parametric()
     assert not any(name.startswith("gymnasium") for name in REGISTRY.names())
     for name in ("gymnasium", "gymnasium:", "gymnasium:Nothing-v0", "gymnasium:cartpole-v1", "gymnasium:CartPole"):
@@ -65,7 +65,7 @@ def test_gymnasium_is_a_kind_that_takes_an_id_and_not_an_environment_by_itself()
             environment_spec(name)
 
 
-def test_an_id_can_not_name_a_module_to_import() -> None:
+def test_an_id_cannot_name_a_module_to_import() -> None:
     for name in ("antigravity:CartPole-v1", "os:Any-v0", "gymnasium.envs.classic_control:CartPole-v1"):
         with pytest.raises(UnknownTask, match="Gymnasium has no"):
             environment_spec(f"gymnasium:{name}")
@@ -73,7 +73,7 @@ def test_an_id_can_not_name_a_module_to_import() -> None:
 
 
 @pytest.mark.parametrize("name", PLAYED)
-def test_a_random_player_only_does_what_is_possible(name: str) -> None:
+def test_a_random_player_only_takes_possible_actions(name: str) -> None:
     assert transcript(name)
 
 
@@ -110,7 +110,7 @@ def test_two_seeds_of_a_task_and_two_tasks_of_a_seed_are_different_games() -> No
     assert len(first) == 6
 
 
-def test_a_drawing_shows_in_brackets_what_a_terminal_shows_in_colour() -> None:
+def test_a_rendering_has_brackets_in_place_of_colors() -> None:
     env = environment_spec("gymnasium:FrozenLake-v1").make()
     reset = env.reset("seed-3", 0)
     assert [m["role"] for m in reset.messages] == ["system", "user"]
@@ -119,7 +119,7 @@ def test_a_drawing_shows_in_brackets_what_a_terminal_shows_in_colour() -> None:
     assert without_colors("\x1b[43m \x1b[0m|\x1b[34;1mR\x1b[0m|\x1b[35mB\x1b[0m\n") == "[ ]|(R)|<B>"
 
 
-def test_rewards_are_the_environments_own_and_the_verdict_is_by_the_return() -> None:
+def test_rewards_are_the_environments_own_and_the_return_decides_success() -> None:
     seen: list[Transition] = []
     env = environment_spec("gymnasium:CartPole-v1").make()
     env.reset("seed-3", 0)
@@ -133,7 +133,7 @@ def test_rewards_are_the_environments_own_and_the_verdict_is_by_the_return() -> 
         env.step("left")
 
 
-def test_reaching_the_goal_is_a_success_also_where_every_reward_is_negative() -> None:
+def test_reaching_the_goal_is_a_success_even_if_every_reward_is_negative() -> None:
     last = play("CliffWalking-v1", "up", *["right"] * 11, "down")[-1]
     assert (last.terminated, last.success, last.reward, last.info) == (True, True, -1.0, {"return": -13.0})
 
@@ -181,7 +181,7 @@ def test_the_action_is_found_in_an_answer(answer: str, action: str) -> None:
         "Action:",
     ],
 )
-def test_an_answer_that_is_no_action_says_what_is_possible_and_changes_nothing(answer: str) -> None:
+def test_an_answer_without_an_action_lists_the_possible_ones_and_changes_nothing(answer: str) -> None:
     wrong, right = play("FrozenLake-v1", answer, "left", seed=1)
     assert (wrong.reward, wrong.terminated, wrong.valid) == (0.0, False, False)
     assert wrong.observation.endswith("Answer with one action only: left | down | right | up")
@@ -207,7 +207,7 @@ NESTED = spaces.Dict({"go": spaces.Discrete(3, start=1), "with": spaces.Tuple((B
         (NESTED, '{"go": 3, "with": [[0, 1], [1, 0]]}', {"go": 3, "with": [[0.0, 1.0], [1, 0]]}),
     ],
 )
-def test_actions_of_every_space_are_read_from_text(space: spaces.Space[Any], text: str, value: Any) -> None:
+def test_actions_of_every_space_are_parsed_from_text(space: spaces.Space[Any], text: str, value: Any) -> None:
     assert describe(space)
     assert space.contains(read(space, text))
     assert show(read(space, text)) == show(value)
@@ -235,7 +235,7 @@ def test_actions_of_every_space_are_read_from_text(space: spaces.Space[Any], tex
         (spaces.Discrete(3), "1" * (LONGEST + 1)),
     ],
 )
-def test_what_is_out_of_a_space_is_refused_with_a_reason(space: spaces.Space[Any], text: str) -> None:
+def test_a_value_outside_the_space_is_refused_with_a_reason(space: spaces.Space[Any], text: str) -> None:
     with pytest.raises(ValueError, match="it "):
         read(space, text)
 
@@ -245,7 +245,7 @@ def test_a_space_without_a_text_form_is_refused() -> None:
         describe(spaces.Graph(spaces.Discrete(2), None))
 
 
-def test_what_cannot_be_made_here_says_why() -> None:
+def test_an_environment_that_cannot_be_made_says_why() -> None:
     with pytest.raises(EnvironmentMissing, match="LunarLander-v3 needs more packages"):
         environment_spec("gymnasium:LunarLander-v3").make()
     with pytest.raises(EnvironmentFailure, match="GymV21Environment-v0"):

@@ -1,4 +1,4 @@
-"""Environments that hang, break or die: their episode is an error in bounded time, and nobody else's."""
+"""Environments that hang, fail or die end their own episode as an error in bounded time, and no other episode."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def fails(live: Live, episode: str, action: str) -> str:
-    """Act; the episode fails with this class."""
+    """Act, expect the episode to fail, and return its error class."""
     answer = live.http.post(f"/v1/episodes/{episode}/steps", json={"action": action})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "environment_failed"), answer.text
     view = live.client.episode(episode)
@@ -45,7 +45,7 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("name", ["odd", "odd-thread", "odd/inline:x"])
-def test_an_episode_goes_the_same_way_wherever_its_environment_runs(serve: Serve, name: str) -> None:
+def test_an_episode_is_the_same_for_every_isolation(serve: Serve, name: str) -> None:
     live = serve()
     first = live.client.open_episode(EpisodeOpen(environment=name, task="train/7", seed=3))
     assert first.messages[0].content == "train/7 0.08885976812946916" and first.tools[0]["function"]["name"] == "add"
@@ -70,7 +70,7 @@ def test_an_episode_goes_the_same_way_wherever_its_environment_runs(serve: Serve
     ],
 )
 @pytest.mark.parametrize("name", ["odd", "odd-thread"])
-def test_what_breaks_or_hangs_is_an_error_with_its_class_and_hurts_nobody_else(
+def test_a_failing_or_hanging_environment_ends_its_episode_with_the_error_class_and_affects_no_other(
     serve: Serve, name: str, action: str, error: str
 ) -> None:
     live = serve()
@@ -85,7 +85,7 @@ def test_what_breaks_or_hangs_is_an_error_with_its_class_and_hurts_nobody_else(
     assert (health.started, health.errors) == (2, {error: 1})
 
 
-def test_an_environment_that_cannot_begin_is_said_to_and_counted(serve: Serve) -> None:
+def test_an_environment_that_cannot_start_is_reported_and_counted(serve: Serve) -> None:
     live = serve()
     answer = live.http.post("/v1/episodes", json={"environment": "odd", "task": "broken"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "environment_failed")
@@ -95,7 +95,7 @@ def test_an_environment_that_cannot_begin_is_said_to_and_counted(serve: Serve) -
     assert (odd.open, odd.errors) == (0, {"EnvironmentFailure": 1})
 
 
-def test_a_host_that_dies_fails_its_episodes_and_is_replaced(serve: Serve) -> None:
+def test_a_dead_host_fails_its_episodes_and_is_replaced(serve: Serve) -> None:
     live = serve()
     first, second = opened(live), opened(live)
     pid = says(live, first, "where").split()[0]
@@ -105,7 +105,7 @@ def test_a_host_that_dies_fails_its_episodes_and_is_replaced(serve: Serve) -> No
     assert says(live, opened(live), "where").split()[0] != pid
 
 
-def test_a_host_with_too_many_threads_that_do_not_end_is_replaced_and_ends_when_it_is_empty(serve: Serve) -> None:
+def test_a_host_with_too_many_stuck_threads_is_replaced_and_ends_when_it_is_empty(serve: Serve) -> None:
     live = serve()
     good, *bad = (opened(live) for _ in range(5))
     pid = int(says(live, good, "where").split()[0])
@@ -140,7 +140,7 @@ def test_no_host_outlives_its_server(tmp_path: Path) -> None:
 
 @contextmanager
 def host(token_file: Path) -> Iterator[str]:
-    """`python -m env_adapters serve` as users start it on another machine; yields where it listens."""
+    """Run `python -m env_adapters serve` as on another machine; yields its address."""
     command = [
         sys.executable,
         "-m",
@@ -161,7 +161,7 @@ def host(token_file: Path) -> Iterator[str]:
             running.terminate()
 
 
-def test_a_host_on_another_machine_wants_the_token(serve: Serve, tmp_path: Path) -> None:
+def test_a_host_on_another_machine_requires_the_token(serve: Serve, tmp_path: Path) -> None:
     right, wrong = tmp_path / "right", tmp_path / "wrong"
     right.write_text("secret\n")
     wrong.write_text("guess")
@@ -178,7 +178,7 @@ def test_a_host_on_another_machine_wants_the_token(serve: Serve, tmp_path: Path)
     assert answer.status_code == 503 and "no host" in answer.json()["error"]["message"]
 
 
-def test_new_instances_go_to_the_host_with_the_fewest(serve: Serve) -> None:
+def test_new_instances_go_to_the_host_with_the_fewest_instances(serve: Serve) -> None:
     live = serve(workers=2)
     episodes = [opened(live) for _ in range(4)]
     pids = [says(live, episode, "where").split()[0] for episode in episodes]
@@ -186,7 +186,7 @@ def test_new_instances_go_to_the_host_with_the_fewest(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("line", [b"GET / HTTP/1.1\r\n", b"[]\n", b'{"token": "x"}\n', b"x" * 2**20])
-def test_a_caller_that_speaks_something_else_is_sent_away(line: bytes) -> None:
+def test_a_host_disconnects_a_caller_with_another_protocol(line: bytes) -> None:
     async def answered() -> bytes:
         host = Host(token="secret")
         reader, writer = await asyncio.open_connection("127.0.0.1", await host.start("127.0.0.1", 0))
@@ -200,7 +200,7 @@ def test_a_caller_that_speaks_something_else_is_sent_away(line: bytes) -> None:
     assert asyncio.run(answered()) == b""
 
 
-def test_a_host_that_others_can_reach_wants_a_token() -> None:
+def test_a_host_that_is_reachable_from_other_machines_requires_a_token() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "env_adapters", "serve", "--host", "0.0.0.0"],
         cwd=ROOT,
@@ -211,7 +211,7 @@ def test_a_host_that_others_can_reach_wants_a_token() -> None:
     assert (done.returncode, "--token-file" in done.stderr) == (2, True)
 
 
-def test_a_late_thread_is_ended_or_counted_and_none_is_used_again_after_it() -> None:
+def test_a_thread_is_interrupted_or_counted_after_a_timeout_and_never_reused() -> None:
     def stubborn() -> None:
         until = time.monotonic() + 1
         while time.monotonic() < until:
@@ -233,7 +233,7 @@ def test_a_late_thread_is_ended_or_counted_and_none_is_used_again_after_it() -> 
     assert asyncio.run(outcome()) == [1, 5, 0]
 
 
-def test_a_client_that_closes_its_episode_in_the_middle_of_a_step_gets_no_late_step(serve: Serve) -> None:
+def test_closing_an_episode_during_a_step_records_no_late_step(serve: Serve) -> None:
     live = serve()
     episode = opened(live)
     with ThreadPoolExecutor(1) as pool, httpx2.Client(base_url=live.url, timeout=30) as other:

@@ -1,4 +1,4 @@
-"""Environments that nobody uses any more are closed, no more are open than may be, and nothing blocks meanwhile."""
+"""Unused environments are closed, the capacity is never exceeded, and nothing blocks in the meantime."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from upturn.wire import EpisodeOpen, EpisodeView, PlayRequest
 
 
 def passes(live: Live, seconds: float) -> None:
-    """Let time pass for leases, and look at them."""
+    """Advance the clock of the leases and check them."""
     environments = live.parts.environments
     now = environments._clock() + seconds
     environments._clock = lambda: now
@@ -52,7 +52,7 @@ def test_an_abandoned_episode_is_closed_with_the_reason_and_never_trained(serve:
     assert (gone.value.status, gone.value.code) == (409, "episode_ended")
 
 
-def test_turns_keep_an_episode_open_too(serve: Serve) -> None:
+def test_turns_renew_the_lease_too(serve: Serve) -> None:
     live = serve("win")
     first = live.client.open_episode(EpisodeOpen(environment="odd-thread", task="train/0"))
     for _ in range(3):
@@ -63,7 +63,7 @@ def test_turns_keep_an_episode_open_too(serve: Serve) -> None:
     assert says(live, first.id, "add 1") == "1"
 
 
-def test_one_more_environment_than_may_be_open_is_refused_with_a_time_to_come_back(serve: Serve) -> None:
+def test_an_environment_beyond_the_capacity_is_refused_with_retry_after(serve: Serve) -> None:
     live = serve(capacity=3, capacity_of={"odd-thread": 2})
     first, _ = opened(live, "odd-thread"), opened(live, "odd-thread")
     answer = refused(live)
@@ -75,7 +75,7 @@ def test_one_more_environment_than_may_be_open_is_refused_with_a_time_to_come_ba
     until(lambda: refused(live).status_code == 201)
 
 
-def test_a_play_waits_for_its_turn_where_all_environments_are_in_use(serve: Serve) -> None:
+def test_a_play_waits_for_capacity(serve: Serve) -> None:
     live = serve("win", capacity=2)
     left = opened(live, "odd-thread")
     play = live.client.start_play(
@@ -86,7 +86,7 @@ def test_a_play_waits_for_its_turn_where_all_environments_are_in_use(serve: Serv
     assert says(live, left, "add 1") == "1"
 
 
-def test_many_abandoned_episodes_neither_block_nor_keep_memory(serve: Serve) -> None:
+def test_many_abandoned_episodes_neither_block_nor_leak(serve: Serve) -> None:
     live = serve(capacity=100)
     me, sizes = psutil.Process(), []
     task = environment_spec("textcraft").tasks("train")[0]
@@ -103,7 +103,7 @@ def test_many_abandoned_episodes_neither_block_nor_keep_memory(serve: Serve) -> 
     assert live.client.step(played.id, "inventory").reward == 0
 
 
-def test_a_slow_close_holds_up_nobody(serve: Serve) -> None:
+def test_a_slow_close_delays_no_other_episode(serve: Serve) -> None:
     live = serve()
     slow, other = opened(live, "odd-thread"), opened(live, "odd-thread")
     says(live, slow, "close 0.6")
@@ -114,7 +114,7 @@ def test_a_slow_close_holds_up_nobody(serve: Serve) -> None:
     until(lambda: open_now(live) == 1)
 
 
-def test_a_step_that_could_not_be_recorded_ends_its_episode_as_soon_as_the_database_is_back(serve: Serve) -> None:
+def test_an_unrecorded_step_ends_its_episode_once_the_database_is_back(serve: Serve) -> None:
     live = serve()
     live.parts.database.writer.dispose()
     episode = opened(live, "odd-thread")
@@ -131,7 +131,7 @@ def test_a_step_that_could_not_be_recorded_ends_its_episode_as_soon_as_the_datab
 
 
 class Broken:
-    """A writer whose database is gone."""
+    """A writer whose database is unavailable."""
 
     async def write(self, work: object) -> None:
         from server.errors import Unavailable
@@ -139,7 +139,7 @@ class Broken:
         raise Unavailable("gone", code="database_unavailable")
 
 
-def test_episodes_of_the_process_before_are_closed_and_never_trained(serve: Serve, tmp_path: Any) -> None:
+def test_episodes_of_the_previous_process_are_closed_and_never_trained(serve: Serve, tmp_path: Any) -> None:
     first = serve()
     left = opened(first, "odd-thread")
     says(first, left, "add 1")
@@ -148,7 +148,7 @@ def test_episodes_of_the_process_before_are_closed_and_never_trained(serve: Serv
     assert (view.status, view.reason, view.trainable) == ("closed", "the server restarted", False)
 
 
-def test_a_reset_whose_caller_has_gone_leaves_nothing(serve: Serve) -> None:
+def test_a_reset_whose_caller_disconnects_leaves_no_environment_open(serve: Serve) -> None:
     live = serve()
     with httpx2.Client(base_url=live.url, timeout=0.05) as impatient, pytest.raises(httpx2.TimeoutException):
         impatient.post("/v1/episodes", json={"environment": "odd", "task": "train/0"})
@@ -156,7 +156,7 @@ def test_a_reset_whose_caller_has_gone_leaves_nothing(serve: Serve) -> None:
     assert threading.active_count() < 100
 
 
-def test_tasks_come_in_pages_and_names_may_have_colons_and_slashes(serve: Serve) -> None:
+def test_tasks_are_paged_and_names_may_contain_colons_and_slashes(serve: Serve) -> None:
     live = serve()
     page = live.http.get("/v1/environments/odd%2Finline%3Ax/tasks", params={"limit": 2, "offset": 10}).json()
     assert (page["total"], page["tasks"]) == (1500, ["train/10", "train/11"])
@@ -169,7 +169,7 @@ def test_tasks_come_in_pages_and_names_may_have_colons_and_slashes(serve: Serve)
     assert (odd.splits, odd.isolation, odd.missing) == ({"train": 1500, "test": 3}, "host", None)
 
 
-def test_an_action_comes_as_text_or_as_a_tool_call_and_a_call_that_does_not_fit_is_a_step(serve: Serve) -> None:
+def test_an_action_is_text_or_a_tool_call_and_an_invalid_call_is_a_step(serve: Serve) -> None:
     live = serve()
     episode = opened(live, "odd-thread")
     right = live.client.call(episode, "add", {"number": 3})

@@ -1,4 +1,4 @@
-"""MiniWoB++ in a real Chromium: the same task is the same page, solvers win, and nothing else is reached."""
+"""MiniWoB++ in a real Chromium: tasks are reproducible, solvers win, and pages reach nothing else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SOLVED = (
 TRANSCRIPT = """
 import hashlib, random
 from env_adapters import environment_spec
-for _ in range(2):  # The second time the browser has the pages' files.
+for _ in range(2):  # The second time the browser has cached the pages' files.
     game, said = environment_spec("miniwob").make(), []
     for task in ("email-inbox/3", "click-collapsible-2/1", "social-media/2", "tic-tac-toe/4"):
         said.append(game.reset(task, 0).messages[1]["content"])
@@ -55,7 +55,7 @@ def play(page: str) -> MiniWob:
     return game
 
 
-def test_every_page_has_ten_tasks_two_of_them_for_testing_and_a_reason_where_it_is_left_out() -> None:
+def test_every_page_has_ten_tasks_with_two_for_testing_or_a_reason_to_leave_it_out() -> None:
     train, test = MINIWOB.tasks("train"), MINIWOB.tasks("test")
     assert (len(train), len(test)) == (8 * len(PAGES), 2 * len(PAGES))
     assert not set(train) & set(test) and not set(PAGES) & set(LEFT_OUT)
@@ -78,7 +78,7 @@ def test_the_solver_wins(page: str) -> None:
     assert (turn.success, turn.reward, turn.info["raw_reward"]) == (True, 1.0, 1.0)
 
 
-def test_a_wrong_click_fails_and_is_never_less_than_0() -> None:
+def test_a_wrong_click_fails_with_a_reward_of_at_least_0() -> None:
     game = play("click-test-2")
     right = game.oracle()
     wrong = next(action for number in (1, 2) if (action := f"click [{number}]") != right)
@@ -90,7 +90,7 @@ def test_a_wrong_click_fails_and_is_never_less_than_0() -> None:
         game.step(right)
 
 
-def test_the_same_task_is_the_same_page_again_and_in_another_process_whatever_its_hash_seed() -> None:
+def test_the_same_task_gives_the_same_page_again_and_in_another_process_with_any_hash_seed() -> None:
     said = [
         line
         for seed in ("1", "2")
@@ -106,7 +106,7 @@ def test_the_same_task_is_the_same_page_again_and_in_another_process_whatever_it
     assert len(said[0]) == hashlib.sha256().digest_size * 2
 
 
-def test_what_is_no_action_costs_a_turn_and_changes_nothing() -> None:
+def test_an_answer_without_an_action_costs_a_turn_and_changes_nothing() -> None:
     game = play("enter-text")
     shown = game._tab.view.text
     for answer in ("", "dance", "click [999]", "click one", "type [999] [x]", "goto [http://example.com]", "x" * 9999):
@@ -116,7 +116,7 @@ def test_what_is_no_action_costs_a_turn_and_changes_nothing() -> None:
     game.close()
 
 
-def test_a_random_player_only_does_what_is_possible() -> None:
+def test_a_random_player_only_takes_possible_actions() -> None:
     rng, valid, steps = random.Random(0), 0, 0
     for page in ("click-button", "enter-text", "login-user"):
         game = play(page)

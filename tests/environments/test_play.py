@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ CALL = '<tool_call>\n{"name": "add", "arguments": {"number": 2}}\n</tool_call>'
 
 
 def played(live: Live, **request: object) -> PlayView:
-    """Play to the end."""
+    """Play and wait for the end."""
     body = {"environment": "odd-thread", "tasks": ["train/0"], "horizon": 5, "sampling": {"max_tokens": 200}, **request}
     return live.client.wait_for_play(live.client.start_play(PlayRequest.model_validate(body)).id)
 
@@ -55,12 +56,12 @@ def test_without_tools_a_call_is_only_text(serve: Serve) -> None:
     "request_",
     [{"tools": True, "agent": "oracle"}, {"tools": True, "environment": "gymnasium:none"}, {"agent": "nobody"}],
 )
-def test_a_play_that_makes_no_sense_is_refused(serve: Serve, request_: dict[str, object]) -> None:
+def test_an_inconsistent_play_is_refused(serve: Serve, request_: dict[str, object]) -> None:
     body = {"environment": "odd-thread", "tasks": ["train/0"], "horizon": 5, **request_}
     assert serve().http.post("/v1/plays", json=body).status_code in (400, 404)
 
 
-def test_a_random_player_plays_the_same_again_differs_within_a_group_and_is_never_trained_on(serve: Serve) -> None:
+def test_a_random_player_is_reproducible_varies_within_a_group_and_is_never_trained_on(serve: Serve) -> None:
     live = serve()
     plays = [played(live, agent="random", group_size=6, seed=5, horizon=8) for _ in range(2)]
     one, two = (
@@ -76,7 +77,7 @@ def test_a_random_player_plays_the_same_again_differs_within_a_group_and_is_neve
     assert live.client.lease_batch(BatchRequest(run_id=run.id, learner="t", step=0, horizon=8)).samples == []
 
 
-def test_an_environment_that_breaks_in_a_play_is_an_error_and_the_play_goes_on(serve: Serve) -> None:
+def test_a_failing_environment_ends_its_episode_as_an_error_and_the_play_continues(serve: Serve) -> None:
     live = serve("loop", "win")
     done = played(live, tasks=["train/0", "train/1"])
     assert (done.state, done.finished, done.errors, done.succeeded) == ("done", 2, 2, 0)
@@ -84,7 +85,7 @@ def test_an_environment_that_breaks_in_a_play_is_an_error_and_the_play_goes_on(s
     assert {result.success for result in done.results} == {None}
 
 
-def test_a_solver_that_hangs_is_an_error_of_its_episode_and_one_that_is_not_there_of_the_play(serve: Serve) -> None:
+def test_a_hanging_solver_fails_its_episode_and_a_missing_solver_is_reported(serve: Serve) -> None:
     live = serve()
     done = played(live, tasks=["train/13", "train/1"], agent="oracle")
     assert (done.state, done.errors, done.succeeded) == ("done", 1, 1)
@@ -100,7 +101,7 @@ def test_the_command_lists_environments_and_tasks(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == "test/0\ntest/1\ntest/2\n"
 
 
-def test_the_command_plays_and_prints_what_was_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_plays_and_prints_the_transcript(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["play", "textcraft", "--task", "1/acacia_planks"]) == 0
     told = capsys.readouterr().out
     assert "Goal: craft acacia planks." in told and "[1] > get 1 acacia logs\nGot 1 acacia logs\n" in told
@@ -124,15 +125,64 @@ def test_the_command_plays_a_model_by_its_url_with_tools(serve: Serve, capsys: p
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
+    [
+        (["plaz", "textcraft"], "Did you mean 'play'?"),
+        (["play", "textcraft", "--polic", "random"], "--policy"),
+        (["play", "textcraft", "--policy", "orcle"], "'oracle'"),
+        (["play", "textcraft", "--seed", "x"], "--seed"),
+        (["play"], "NAME"),
+    ],
+)
+def test_the_command_explains_wrong_usage(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_has_help_and_a_version(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    assert all(command in overview for command in ("list", "tasks", "play", "serve", "--version"))
+    assert main(["play", "--help"]) == 0
+    text = capsys.readouterr().out
+    for flag in (
+        "--task",
+        "--split",
+        "--seed",
+        "--episodes",
+        "--horizon",
+        "--policy",
+        "--base-url",
+        "--model",
+        "--key",
+    ):
+        assert flag in text
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() != ""
+
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("env_adapters.__main__.version", missing)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "unknown\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
     [
         (["play", "nothing"], "no environment 'nothing'"),
         (["tasks", "textcraft", "--split", "x"], "no split 'x'"),
         (["play", "textcraft", "--task", "x"], "no TextCraft task 'x'"),
         (["list", "--module", "not.there"], "No module named 'not'"),
+        (["play", "textcraf"], "did you mean 'textcraft'?"),
     ],
 )
-def test_the_command_says_in_one_line_what_is_wrong(arguments: list[str], said: str) -> None:
+def test_the_command_reports_an_error_in_one_line(arguments: list[str], message: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "env_adapters", *arguments],
         cwd=ROOT,
@@ -141,4 +191,4 @@ def test_the_command_says_in_one_line_what_is_wrong(arguments: list[str], said: 
         check=False,
         env={**os.environ, "PYTHONHASHSEED": "7"},
     )
-    assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1

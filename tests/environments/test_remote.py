@@ -1,7 +1,7 @@
-"""Environments elsewhere: how they get a name, and our clients of AgentGym, OpenEnv and MCP over real sockets.
+"""Remote environments: their registration, and the clients of AgentGym, OpenEnv and MCP over real sockets.
 
-The other side is this project's own server. Other people's servers are in tests/clients. AgentGym's other variants have
-no package: `elsewhere.py` speaks their shapes.
+The other side is this project's own server; tests/clients uses servers of other projects. AgentGym's other variants
+have no package, so `elsewhere.py` imitates them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _numbers = itertools.count()
 
 
 def named(spec: str) -> str:
-    """Register a spec under a new name."""
+    """Register an address under a new name."""
     name = f"elsewhere-{next(_numbers)}"
     REGISTRY.add_remote(name, spec)
     return name
@@ -69,13 +69,13 @@ def begun(spec: str, task: str, seed: int = 0) -> tuple[Environment, str]:
         ("openenv:x@http://host", "not a URL"),
     ],
 )
-def test_a_wrong_spec_is_refused_with_what_is_allowed(spec: str, said: str) -> None:
+def test_a_malformed_address_is_refused_with_the_allowed_forms(spec: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         REGISTRY.add_remote("elsewhere", spec)
     assert "elsewhere" not in REGISTRY.names()
 
 
-def test_a_name_is_given_once_and_never_that_of_another_environment() -> None:
+def test_a_name_is_given_once_and_never_shadows_another_environment() -> None:
     name = named("openenv@http://127.0.0.1:1")
     REGISTRY.add_remote(name, "openenv@http://127.0.0.1:1")
     assert name in REGISTRY.names()
@@ -91,20 +91,20 @@ def test_a_name_is_given_once_and_never_that_of_another_environment() -> None:
             REGISTRY.add_remote(bad, "openenv@http://127.0.0.1:1")
 
 
-def test_nobody_but_register_chooses_what_is_connected_to() -> None:
+def test_only_the_registry_decides_which_servers_are_contacted() -> None:
     for name in ("openenv@http://127.0.0.1:1", "openenv:http://127.0.0.1:1", "mcp:x", "agentgym:textcraft"):
         with pytest.raises(UnknownTask):
             environment_spec(name)
 
 
-def test_a_key_in_a_url_is_sent_as_a_bearer_token_and_shown_nowhere() -> None:
+def test_a_key_in_a_url_is_sent_as_a_bearer_token_and_never_displayed() -> None:
     where = place("https://sk%2Dsecret@example.org:8443/env/")
     assert (where.url, where.headers) == ("https://example.org:8443/env", {"authorization": "Bearer sk-secret"})
     found = environment_spec(named("openenv@https://sk-secret@example.org/env"))
     assert "example.org" in found.description and "secret" not in found.description
 
 
-def test_listing_asks_nobody_and_imports_nothing_heavy() -> None:
+def test_listing_sends_no_request_and_imports_nothing_heavy() -> None:
     code = (
         "import sys; from env_adapters import REGISTRY, environment_spec\n"
         "for name, spec in (('a', 'agentgym:babyai@http://h'), ('b', 'openenv@http://h'), ('c', 'mcp@http://h')):\n"
@@ -131,7 +131,7 @@ def test_splits_are_disjoint_bounded_and_the_same_everywhere(spec: str) -> None:
     ("spec", "task"),
     [("agentgym:textcraft@http://127.0.0.1:9", "textcraft/0"), ("openenv@http://127.0.0.1:9", "seed-0")],
 )
-def test_a_server_that_is_not_there_is_a_failure_of_the_environment(spec: str, task: str) -> None:
+def test_an_unreachable_server_is_a_failure_of_the_environment(spec: str, task: str) -> None:
     env = environment_spec(named(spec)).make()
     with pytest.raises(EnvironmentFailure, match="ConnectError"):
         env.reset(task, 0)
@@ -139,7 +139,7 @@ def test_a_server_that_is_not_there_is_a_failure_of_the_environment(spec: str, t
     env.close()
 
 
-def test_an_mcp_server_that_is_not_there_fails_when_an_instance_is_made() -> None:
+def test_an_unreachable_mcp_server_fails_when_an_instance_is_made() -> None:
     found = environment_spec(named("mcp@http://127.0.0.1:9/mcp"))
     assert found.tools == []
     with pytest.raises(EnvironmentFailure, match="ConnectError"):
@@ -149,7 +149,7 @@ def test_an_mcp_server_that_is_not_there_fails_when_an_instance_is_made() -> Non
 # --------------------------------------------------------------------------------------------------------- AgentGym
 
 
-def test_agentgyms_textcraft_is_played_through_its_protocol(live: Live) -> None:
+def test_agentgyms_textcraft_can_be_played_through_its_protocol(live: Live) -> None:
     index = [*TRAIN, *environment_spec("textcraft").tasks("test")].index("1/acacia_planks")
     env, first = begun(f"agentgym:textcraft@{live.url}/agentgym/textcraft", f"textcraft/{index}")
     assert first.endswith("Goal: craft acacia planks.")
@@ -165,7 +165,7 @@ def test_agentgyms_textcraft_is_played_through_its_protocol(live: Live) -> None:
     env.close()
 
 
-def test_an_error_that_comes_with_status_200_is_a_failure_and_no_reward(live: Live) -> None:
+def test_an_error_with_status_200_is_a_failure_without_a_reward(live: Live) -> None:
     with pytest.raises(EnvironmentFailure, match="404"):
         begun(f"agentgym:textcraft@{live.url}/agentgym/nothing", "textcraft/0")
     env, _ = begun(f"agentgym:textcraft@{live.url}/agentgym/textcraft", "textcraft/0")
@@ -178,7 +178,7 @@ def test_an_error_that_comes_with_status_200_is_a_failure_and_no_reward(live: Li
 @pytest.mark.parametrize(
     "task", ["", "textcraft", "textcraft/544", "textcraft/-1", "textcraft/01", "babyai/1", "textcraft/1/2"]
 )
-def test_an_unknown_agentgym_task_is_refused_before_anybody_is_asked(task: str) -> None:
+def test_an_unknown_agentgym_task_is_refused_without_a_request(task: str) -> None:
     with pytest.raises(UnknownTask, match="textcraft/0 to textcraft/543"):
         environment_spec(named("agentgym:textcraft@http://127.0.0.1:9")).make().reset(task, 0)
 
@@ -201,17 +201,17 @@ def test_an_unknown_agentgym_task_is_refused_before_anybody_is_asked(task: str) 
         ("todo", 'Action: f with Action Input: {"a": 1}', 'Action: f with Action Input: {"a": 1}'),
     ],
 )
-def test_an_action_is_read_as_agentgyms_own_client_reads_it(kind: str, answer: str, action: str) -> None:
+def test_an_action_is_parsed_as_by_agentgyms_own_client(kind: str, answer: str, action: str) -> None:
     assert KINDS[kind].read(answer) == action
 
 
-def test_an_answer_without_an_action_of_webarena_is_answered_as_its_client_does() -> None:
+def test_a_webarena_answer_without_an_action_gets_its_clients_message() -> None:
     with pytest.raises(NoAction, match="triple backticks"):
         KINDS["webarena"].read("click [1]")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_variant_of_agentgym_is_played_to_its_reward(kind: str) -> None:
+def test_every_variant_of_agentgym_can_be_played_to_its_reward(kind: str) -> None:
     with guessing(kind) as server:
         env, first = begun(f"agentgym:{kind}@{server.url}", f"{kind}/7")
         assert "task 7" in first
@@ -226,7 +226,7 @@ def test_every_variant_of_agentgym_is_played_to_its_reward(kind: str) -> None:
     assert server.unknown_fields == []
 
 
-def test_a_negative_score_of_sciworld_is_worth_nothing_and_is_kept() -> None:
+def test_a_negative_sciworld_score_earns_0_and_stays_in_info() -> None:
     with guessing("sciworld") as server:
         env, _ = begun(f"agentgym:sciworld@{server.url}", "sciworld/7")
         half = env.step("Action: half")
@@ -250,7 +250,7 @@ def test_a_negative_score_of_sciworld_is_worth_nothing_and_is_kept() -> None:
         "[" * 100_000,
     ],
 )
-def test_an_answer_that_makes_no_sense_is_a_failure_and_no_reward(answer: str) -> None:
+def test_a_malformed_response_is_a_failure_without_a_reward(answer: str) -> None:
     with guessing("textcraft") as server:
         env, _ = begun(f"agentgym:textcraft@{server.url}", "textcraft/7")
         server.step_answer = answer
@@ -259,7 +259,7 @@ def test_an_answer_that_makes_no_sense_is_a_failure_and_no_reward(answer: str) -
         env.close()
 
 
-def test_an_answer_that_is_too_large_or_a_redirect_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_too_large_response_or_a_redirect_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("env_adapters.remote.connection.ANSWER_BYTES", 1000)
     with guessing("textcraft") as server:
         env, _ = begun(f"agentgym:textcraft@{server.url}", "textcraft/7")
@@ -272,7 +272,7 @@ def test_an_answer_that_is_too_large_or_a_redirect_is_a_failure(monkeypatch: pyt
         env.close()
 
 
-def test_a_random_player_takes_what_alfworld_and_babyai_list_and_others_have_none() -> None:
+def test_a_random_player_uses_the_listed_actions_of_alfworld_and_babyai_only() -> None:
     import random
 
     for kind in ("alfworld", "babyai", "maze"):
@@ -291,7 +291,7 @@ def test_a_random_player_takes_what_alfworld_and_babyai_list_and_others_have_non
 # ---------------------------------------------------------------------------------------------------------- OpenEnv
 
 
-def test_an_openenv_server_is_played(live: Live) -> None:
+def test_an_openenv_server_can_be_played(live: Live) -> None:
     number = TRAIN.index("1/acacia_planks") if "1/acacia_planks" in TRAIN else TRAIN.index("1/birch_planks")
     goal = TRAIN[number].partition("/")[2].replace("_", " ")
     env, first = begun(f"openenv@{live.url}/openenv/textcraft", f"seed-{number}")
@@ -307,7 +307,7 @@ def test_an_openenv_server_is_played(live: Live) -> None:
     env.close()
 
 
-def test_what_an_openenv_server_refuses_as_no_action_is_shown_and_its_other_errors_are_failures(live: Live) -> None:
+def test_an_action_refused_by_an_openenv_server_is_shown_and_other_errors_are_failures(live: Live) -> None:
     env, _ = begun(f"openenv@{live.url}/openenv/textcraft", "seed-0")
     refused = env.step("x" * 1_000_001)
     assert (refused.valid, refused.reward, refused.terminated) == (False, 0.0, False)
@@ -380,11 +380,11 @@ def test_a_tool_server_is_an_environment(live: Live) -> None:
         ('Thought: so\nAction: a.b-c\n{"x": {"y": [1]}}', ("a.b-c", {"x": {"y": [1]}})),
     ],
 )
-def test_a_call_is_read_from_an_answer(text: str, call: tuple[str, dict[str, Any]]) -> None:
+def test_a_call_is_parsed_from_an_answer(text: str, call: tuple[str, dict[str, Any]]) -> None:
     assert read_call(text) == call
 
 
-def test_a_server_plays_an_environment_of_another_one_and_records_it(live: Live, tmp_path: Path) -> None:
+def test_a_server_plays_and_records_an_environment_of_another_server(live: Live, tmp_path: Path) -> None:
     from server.environments.settings import EnvironmentSettings
     from tests.support.live import script
 

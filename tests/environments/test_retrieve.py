@@ -1,4 +1,4 @@
-"""The promises of Search-R1's retrieval: ours for others, and others' for us."""
+"""Search-R1's retrieval protocol: the server's `/retrieve`, and remote retrieval servers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TASK = "2/former-northern-rhodesia/capital"
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A folder for indexes that is not the user's."""
+    """A directory for indexes other than the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -62,17 +62,17 @@ def test_one_query_and_several_are_answered_in_order(live: Live) -> None:
         {"query": "a", "return_scores": 1},
     ],
 )
-def test_a_request_of_another_form_is_refused(live: Live, body: dict[str, Any]) -> None:
+def test_a_malformed_request_is_refused(live: Live, body: dict[str, Any]) -> None:
     answer = live.http.post("/retrieve", json=body)
     assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
-def test_only_environments_that_have_passages_can_be_asked(live: Live) -> None:
+def test_only_environments_with_passages_can_be_queried(live: Live) -> None:
     for name, status in (("nowhere", 404), ("textcraft", 400), ("search", 200)):
         assert live.http.post(f"/retrieve?environment={name}", json={"query": "a"}).status_code == status
 
 
-def test_search_is_played_over_a_retrieval_server(live: Live) -> None:
+def test_search_can_be_played_over_a_retrieval_server(live: Live) -> None:
     env = make_spec(f"{live.url}/retrieve", name="elsewhere").make()
     env.reset(TASK, 0)
     here = make_spec().make()
@@ -88,7 +88,7 @@ def test_search_is_played_over_a_retrieval_server(live: Live) -> None:
 
 @contextmanager
 def answering(status: int, body: bytes) -> Iterator[str]:
-    """A retrieval server that always answers the same."""
+    """A retrieval server with a constant response."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -128,7 +128,7 @@ def answering(status: int, body: bytes) -> Iterator[str]:
         (200, {"result": [[{"document": {"contents": "a"}, "score": "b"}]]}),
     ],
 )
-def test_a_retrieval_server_that_breaks_is_a_failure_and_no_observation(
+def test_a_broken_retrieval_server_is_a_failure_and_not_an_observation(
     tmp_path: Path, status: int, answer: Any
 ) -> None:
     (tmp_path / "own.jsonl").write_text('{"question": "Who?", "golden_answers": ["nobody"]}')
@@ -139,7 +139,7 @@ def test_a_retrieval_server_that_breaks_is_a_failure_and_no_observation(
             env.step("<search>anything</search>")
 
 
-def test_a_retrieval_server_that_is_not_there_is_a_failure() -> None:
+def test_an_unreachable_retrieval_server_is_a_failure() -> None:
     with answering(200, b"") as url:
         env = make_spec(url).make()
     env.reset(TASK, 0)

@@ -1,4 +1,4 @@
-"""ScienceWorld in shared Java processes: its own solutions win, and an episode depends on nothing but task and seed."""
+"""ScienceWorld in shared Java processes: its own solutions win, and an episode depends only on task and seed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PLAYED = ("find-animal/7", "chemistry-mix-paint-secondary-color/3", "power-compo
 
 @pytest.fixture(autouse=True, scope="module")
 def java_ends() -> Iterator[None]:
-    """Leave no process behind."""
+    """Stop all Java processes after the tests."""
     yield
     sciworld_java.JAVAS.stop()
 
@@ -47,7 +47,7 @@ def begun(task: str, seed: int = 0) -> SciWorld:
 
 
 def transcript(task: str, *, looking: bool = True) -> Iterator[str]:
-    """A walk, a part of it at random; `looking` lists the valid actions more often than it takes one of them."""
+    """Return the transcript of a partly random walk; `looking` also lists the valid actions without taking one."""
     game: SciWorld = SCIWORLD.make()  # type: ignore[assignment]
     yield game.reset(task, 5).messages[1]["content"]
     rng = random.Random(task)
@@ -68,7 +68,7 @@ def digest(_: int = 0) -> str:
 
 
 def elsewhere(code: str, directory: Path) -> subprocess.Popen[str]:
-    """Run code in a Python of its own, in a directory of its own."""
+    """Run code in a separate Python process with its own working directory."""
     paths = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
         [sys.executable, "-c", code],
@@ -81,11 +81,11 @@ def elsewhere(code: str, directory: Path) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def alone() -> str:
-    """The walks one after another."""
+    """The transcripts of walks that run one after another."""
     return digest()
 
 
-def test_the_types_and_their_variations_are_those_of_the_package() -> None:
+def test_types_and_variations_match_the_package() -> None:
     java = sciworld_java.JAVAS.take()
 
     def counts() -> dict[str, int]:
@@ -132,7 +132,7 @@ def test_the_simulators_own_solution_wins_the_whole_reward(name: str) -> None:
     game.close()
 
 
-def test_a_wrong_focus_is_a_failure_that_takes_nothing_away() -> None:
+def test_a_wrong_focus_is_a_failure_that_takes_no_reward_away() -> None:
     game = begun("find-living-thing/0")
     first = [game.step(game.oracle()).reward for _ in range(3)]
     assert sum(first) > 0
@@ -141,7 +141,7 @@ def test_a_wrong_focus_is_a_failure_that_takes_nothing_away() -> None:
     game.close()
 
 
-def test_starting_over_gives_no_reward_twice() -> None:
+def test_starting_over_earns_no_reward_twice() -> None:
     game = begun("find-living-thing/0")
     path = ["open door to greenhouse", "go to greenhouse"]
     once = sum(game.step(action).reward for action in path)
@@ -151,7 +151,7 @@ def test_starting_over_gives_no_reward_twice() -> None:
     game.close()
 
 
-def test_where_several_things_fit_a_number_of_the_list_chooses() -> None:
+def test_an_ambiguous_action_is_resolved_by_a_number_of_the_list() -> None:
     for answer in ("3", "Action: 3", "3: open door between workshop and hallway"):
         game = begun("boil/0")
         asked = game.step("open door")
@@ -169,14 +169,14 @@ def test_where_several_things_fit_a_number_of_the_list_chooses() -> None:
 
 
 @pytest.mark.parametrize("answer", ["", "  \n ", "fly to the moon", "\ud800", "漢字", "x" * 100_000, "pick up " * 900])
-def test_what_is_no_action_is_answered_with_what_is_possible(answer: str) -> None:
+def test_an_answer_without_an_action_gets_the_possible_ones(answer: str) -> None:
     game = begun("boil/0")
     turn = game.step(answer)
     assert (turn.observation, turn.reward, turn.terminated, turn.valid) == (INVALID, 0.0, False, False)
     game.close()
 
 
-def test_too_many_moves_cut_the_episode() -> None:
+def test_too_many_moves_truncate_the_episode() -> None:
     game = begun("boil/0")
     turns = [game.step("look around")]
     while not turns[-1].truncated and len(turns) < 30:
@@ -208,7 +208,7 @@ def test_the_tool_is_the_same_action() -> None:
             SCIWORLD.text_of(name, arguments)
 
 
-def test_an_episode_is_the_same_among_others_and_looked_at(alone: str) -> None:
+def test_an_episode_is_the_same_among_others_and_while_observed(alone: str) -> None:
     walks = {task: transcript(task) for task in PLAYED}
     among: dict[str, list[str]] = {task: [] for task in PLAYED}
     for _ in range(6):
@@ -217,7 +217,9 @@ def test_an_episode_is_the_same_among_others_and_looked_at(alone: str) -> None:
     assert hashlib.sha256("\n".join("\n".join(among[task]) for task in PLAYED).encode()).hexdigest() == alone
 
 
-def test_an_episode_is_the_same_in_another_process_that_writes_nothing_where_it_is(alone: str, tmp_path: Path) -> None:
+def test_an_episode_is_the_same_in_another_process_and_leaves_its_working_directory_empty(
+    alone: str, tmp_path: Path
+) -> None:
     with elsewhere("from tests.environments.test_sciworld import digest; print(digest())", tmp_path) as other:
         assert other.communicate()[0].strip() == alone
     assert list(tmp_path.iterdir()) == []
@@ -251,7 +253,7 @@ def test_a_process_that_dies_or_hangs_fails_its_own_episodes_and_is_replaced(mon
         game.close()
 
 
-def test_where_the_parent_is_killed_java_ends_too(tmp_path: Path) -> None:
+def test_java_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     code = (
         "import time; from tests.environments.test_sciworld import begun; "
         "print(begun('boil/0')._java.process.pid, flush=True); time.sleep(600)"

@@ -1,4 +1,4 @@
-"""The promises of deep search: its questions, its index, its episodes, and corpora of other people."""
+"""Deep search: its questions, its index, its episodes, and users' own corpora."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EXAMPLE = "2/former-northern-rhodesia/capital"
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder for indexes that is not the user's."""
+    """A directory for indexes other than the user's cache."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
@@ -57,7 +57,7 @@ def solve(env: Inquiry) -> list[Transition]:
 
 
 def countries_asked(question: Question) -> set[str]:
-    """Names of the countries whose facts a question asks for."""
+    """Return the names of the countries whose facts a question asks for."""
     owners = [support.title.partition(":")[0] for support in question.supports]
     if "/neighbours-of-" in question.task:
         return {owners[0]}
@@ -69,7 +69,7 @@ def countries_asked(question: Question) -> set[str]:
 
 
 def digest(spec: Search) -> str:
-    """Everything a player can see: tasks, first messages, and what some searches show."""
+    """Return a digest of everything a player can see: tasks, first messages, and some search results."""
     seen, env = hashlib.sha256(), spec.make()
     for split in spec.splits():
         for task in spec.tasks(split):
@@ -107,7 +107,7 @@ def test_a_question_does_not_name_the_country_that_it_asks_for() -> None:
             )
 
 
-def test_what_an_answer_needs_stands_in_the_corpus_and_the_answer_itself_too() -> None:
+def test_the_corpus_contains_every_answer_and_its_supports() -> None:
     texts: dict[str, list[str]] = {}
     named = {name for entry in entries().values() for name in entry.names}
     for passage in Factbook().passages():
@@ -119,7 +119,7 @@ def test_what_an_answer_needs_stands_in_the_corpus_and_the_answer_itself_too() -
         assert question.answers[0] in named or any(question.answers[0] in text for text in texts[shown]), question
 
 
-def test_a_clue_fits_one_country_only() -> None:
+def test_a_clue_identifies_exactly_one_country() -> None:
     read = entries()
     codes = {entry.name: entry for entry in read.values()}
     for question in QUESTIONS.values():
@@ -140,7 +140,7 @@ def test_the_oracle_finds_every_passage_and_answers_every_question(spec: Search)
         assert all(step.reward == 0.0 and not step.terminated and step.valid for step in seen[:-1])
 
 
-def test_the_oracle_goes_on_from_any_state(spec: Search) -> None:
+def test_the_oracle_continues_from_any_state(spec: Search) -> None:
     env = begun(spec, EXAMPLE)
     env.step("nonsense")
     env.step("<search>capital of Zambia</search>")
@@ -148,7 +148,7 @@ def test_the_oracle_goes_on_from_any_state(spec: Search) -> None:
     assert len(solve(env)) == 2
 
 
-def test_the_first_messages_say_the_form_and_the_question(spec: Search) -> None:
+def test_the_first_messages_contain_the_format_and_the_question(spec: Search) -> None:
     reset = spec.make().reset(EXAMPLE, 3)
     assert [message["role"] for message in reset.messages] == ["system", "user"]
     assert "<search>" in reset.messages[0]["content"] and "<answer>" in reset.messages[0]["content"]
@@ -175,7 +175,7 @@ def test_a_wrong_answer_ends_the_episode_without_a_reward(spec: Search) -> None:
 
 
 @pytest.mark.parametrize("answer", ["Lusaka", "the lusaka.", '"LUSAKA"', " Lusáka "])
-def test_an_answer_is_right_however_it_is_spelled(spec: Search, answer: str) -> None:
+def test_an_answer_is_correct_in_any_accepted_spelling(spec: Search, answer: str) -> None:
     assert begun(spec, EXAMPLE).step(f"<answer>{answer}</answer>").reward == 1.0
 
 
@@ -191,7 +191,7 @@ def test_an_answer_is_right_however_it_is_spelled(spec: Search, answer: str) -> 
         "<think><search>a</search>",
     ],
 )
-def test_what_is_no_action_changes_nothing_and_says_what_is_possible(spec: Search, text: str) -> None:
+def test_an_answer_without_an_action_changes_nothing_and_lists_the_possible_ones(spec: Search, text: str) -> None:
     step = begun(spec, EXAMPLE).step(text)
     assert not step.valid and not step.terminated and step.reward == 0.0
     assert "<search>words</search>" in step.observation
@@ -228,7 +228,7 @@ def test_tool_calls_are_the_same_actions(spec: Search) -> None:
             spec.text_of(name, arguments)
 
 
-def test_a_random_player_is_understood_and_hardly_ever_right(spec: Search) -> None:
+def test_a_random_player_is_always_valid_and_rarely_correct(spec: Search) -> None:
     rng, right = random.Random("search"), 0
     for task in rng.sample(list(QUESTIONS), 60):
         env = begun(spec, task)
@@ -269,7 +269,7 @@ def test_listing_tasks_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_many_threads_may_search_and_build_at_once(tmp_path: Path, spec: Search) -> None:
+def test_many_threads_can_search_and_build_at_once(tmp_path: Path, spec: Search) -> None:
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"contents": f"Town {n}\nIt has {n} houses."}) + "\n" for n in range(300)))
     with ThreadPoolExecutor(8) as pool:
@@ -281,7 +281,7 @@ def test_many_threads_may_search_and_build_at_once(tmp_path: Path, spec: Search)
         assert len({*pool.map(lambda _: digest(spec), range(4))}) == 1
 
 
-def test_an_index_is_built_again_when_its_corpus_changed_and_half_of_one_is_never_seen(tmp_path: Path) -> None:
+def test_an_index_is_rebuilt_when_its_corpus_changes_and_never_visible_half_built(tmp_path: Path) -> None:
     corpus, folder = tmp_path / "corpus.jsonl", tmp_path / "index"
     corpus.write_text('{"contents": "One\\nfirst"}\n')
     old = build(JsonLines(corpus), folder)
@@ -321,7 +321,7 @@ def test_no_query_breaks_the_index(spec: Search, query: str) -> None:
     assert not step.terminated and step.reward == 0.0
 
 
-def test_common_words_find_something_too(spec: Search) -> None:
+def test_common_words_have_results_too(spec: Search) -> None:
     for query in ("population", "population of the country", "total land area of the world", "government"):
         assert "Doc 3" in begun(spec, EXAMPLE).step(f"<search>{query}</search>").observation
 
@@ -336,7 +336,7 @@ def test_a_broken_index_is_a_failure_and_not_an_observation(tmp_path: Path) -> N
 
 
 def write_own(folder: Path) -> str:
-    """Write somebody's corpus and questions; return the argument that names both."""
+    """Write a user's corpus and questions; return the argument that names both."""
     texts = [("Ada", "Ada keeps bees in Lund."), ("Lund", "Lund is a town in Skane."), ("Bo", "Bo paints." * 200)]
     (folder / "corpus.jsonl").write_text(
         "".join(json.dumps({"id": str(n), "contents": f'"{t}"\n{x}'}) + "\n" for n, (t, x) in enumerate(texts))
@@ -354,7 +354,7 @@ def write_own(folder: Path) -> str:
     return f"{folder / 'corpus.jsonl'},{folder / 'questions.jsonl'}"
 
 
-def test_somebody_s_own_corpus_and_questions_are_played(tmp_path: Path) -> None:
+def test_a_users_own_corpus_and_questions_can_be_played(tmp_path: Path) -> None:
     own = make_spec(write_own(tmp_path), name="own")
     train, test = own.tasks("train"), own.tasks("test")
     assert own.name == "own" and not set(train) & set(test) and len(train) + len(test) == 42 and len(test) > 3
@@ -378,14 +378,14 @@ def test_somebody_s_own_corpus_and_questions_are_played(tmp_path: Path) -> None:
         '{"question": " ", "golden_answers": ["a"]}',
     ],
 )
-def test_questions_of_another_form_are_a_failure_that_names_the_line(tmp_path: Path, line: str) -> None:
+def test_a_malformed_question_is_a_failure_that_names_the_line(tmp_path: Path, line: str) -> None:
     argument = write_own(tmp_path)
     (tmp_path / "questions.jsonl").write_text('{"question": "a", "golden_answers": ["b"]}\n' + line)
     with pytest.raises(EnvironmentFailure, match="line 2"):
         make_spec(argument).tasks("train")
 
 
-def test_a_corpus_that_is_not_there_is_a_failure(tmp_path: Path) -> None:
+def test_a_missing_corpus_is_a_failure(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFailure, match=r"nowhere\.jsonl"):
         make_spec(str(tmp_path / "nowhere.jsonl")).make()
     with pytest.raises(ValueError, match="CORPUS"):

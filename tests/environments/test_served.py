@@ -1,4 +1,4 @@
-"""Our environments behind AgentGym's, OpenEnv's and MCP's protocols, message by message over real sockets."""
+"""The server's environments behind AgentGym's, OpenEnv's and MCP's protocols, message by message over real sockets."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Mcp:
 
 
 def recorded(live: Live) -> list[EpisodeView]:
-    """All episodes, the oldest first."""
+    """Return all episodes, oldest first."""
     import sqlalchemy as sa
 
     from server.store.tables import EpisodeRow
@@ -112,14 +112,14 @@ def test_an_agentgym_client_plays_a_task_and_it_is_recorded(live: Live) -> None:
     assert episode.metadata == {"protocol": "agentgym"}
 
 
-def test_data_idx_names_train_tasks_then_test_tasks_then_the_same_with_the_next_seed(live: Live) -> None:
+def test_data_idx_counts_through_train_tasks_then_test_tasks_then_the_next_seed(live: Live) -> None:
     ident = agentgym(live, "create")["id"]
     said = [agentgym(live, "reset", {"id": ident, "data_idx": index}) for index in (0, 543, 544, 545)]
     assert [one["task_name"] for one in said] == [TASKS[0], TASKS[-1], TASKS[0], TASKS[1]]
     assert [episode.seed for episode in recorded(live)] == [0, 0, 1, 1]
 
 
-def test_agentgym_errors_come_with_status_200_as_its_own_servers_do(live: Live) -> None:
+def test_agentgym_errors_have_status_200_as_on_its_own_servers(live: Live) -> None:
     assert agentgym(live, "step", {"id": 99, "action": "x"}) == {"error": "The id 99 is not valid."}
     assert agentgym(live, "reset", {"id": 99, "data_idx": 0}) == {"error": "The id 99 is not valid."}
     ident = agentgym(live, "create")["id"]
@@ -139,7 +139,7 @@ def test_agentgym_errors_come_with_status_200_as_its_own_servers_do(live: Live) 
         assert live.http.post("/agentgym/textcraft/reset", json=wrong).status_code == 400
 
 
-def test_a_kind_with_a_colon_and_a_slash_in_its_name_is_served(live: Live) -> None:
+def test_an_environment_with_a_colon_and_a_slash_in_its_name_is_served(live: Live) -> None:
     assert live.http.get("/agentgym/gymnasium:FrozenLake-v1/").json() == "This is environment gymnasium:FrozenLake-v1."
     ident = agentgym(live, "create", environment="gymnasium:FrozenLake-v1")["id"]
     begun = agentgym(live, "reset", {"id": ident, "data_idx": 3}, "gymnasium:FrozenLake-v1")
@@ -148,7 +148,7 @@ def test_a_kind_with_a_colon_and_a_slash_in_its_name_is_served(live: Live) -> No
     assert live.http.get("/openenv/gymnasium:phys2d/CartPole-v1/metadata").json()["name"].endswith("phys2d/CartPole-v1")
 
 
-def test_the_next_task_closes_the_last_ones_episode_and_so_does_leaving(live: Live) -> None:
+def test_the_next_task_or_leaving_closes_the_last_tasks_episode(live: Live) -> None:
     ident = agentgym(live, "create")["id"]
     agentgym(live, "reset", {"id": ident, "data_idx": 0})
     agentgym(live, "reset", {"id": ident, "data_idx": 1})
@@ -160,9 +160,7 @@ def test_the_next_task_closes_the_last_ones_episode_and_so_does_leaving(live: Li
     until(lambda: live.parts.environments.health.open == 0, "an environment is still open")
 
 
-def test_too_many_guests_make_the_one_leave_that_was_not_used_for_longest(
-    live: Live, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_guests_evict_the_least_recently_used_one(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guests, "KEPT", 2)
     one, two = (agentgym(live, "create")["id"] for _ in range(2))
     for ident in (two, one):
@@ -195,7 +193,7 @@ def test_an_openenv_client_plays_a_task_and_it_is_recorded(live: Live) -> None:
     assert episode.metadata == {"protocol": "openenv", "label": "theirs-1"}
 
 
-def test_a_seed_alone_names_a_training_task(live: Live) -> None:
+def test_a_seed_alone_selects_a_training_task(live: Live) -> None:
     train = TEXTCRAFT.tasks("train")
     with openenv(live) as socket:
         for seed in (0, 1, len(train) + 1):
@@ -223,7 +221,7 @@ def test_a_seed_alone_names_a_training_task(live: Live) -> None:
         ('{"type": "reset", "data": {"task": "1/unicorn"}}', "EXECUTION_ERROR"),
     ],
 )
-def test_a_wrong_openenv_message_gets_an_error_and_the_session_goes_on(
+def test_a_malformed_openenv_message_gets_an_error_and_the_session_continues(
     live: Live, message: str | bytes, code: str
 ) -> None:
     with openenv(live) as socket:
@@ -233,7 +231,7 @@ def test_a_wrong_openenv_message_gets_an_error_and_the_session_goes_on(
         assert ask(socket, "reset", task="1/acacia_planks")["type"] == "observation"
 
 
-def test_an_openenv_client_that_leaves_or_dies_closes_its_episode(live: Live) -> None:
+def test_an_openenv_client_that_disconnects_or_dies_closes_its_episode(live: Live) -> None:
     with openenv(live) as polite, openenv(live) as rude:
         for socket in (polite, rude):
             ask(socket, "reset", seed=1)
@@ -246,7 +244,7 @@ def test_an_openenv_client_that_leaves_or_dies_closes_its_episode(live: Live) ->
     assert [e.reason for e in recorded(live)] == ["its client left"] * 2
 
 
-def test_a_page_of_another_site_cannot_play_from_a_browser(live: Live) -> None:
+def test_a_browser_page_from_another_site_cannot_play(live: Live) -> None:
     with openenv(live, origin="https://elsewhere.example") as socket:
         assert "a page of https://elsewhere.example may not play" in json.loads(socket.recv())["data"]["message"]
         with pytest.raises(websockets.ConnectionClosedOK):
@@ -290,14 +288,14 @@ def test_an_mcp_client_plays_a_task_by_text_and_by_tools_and_it_is_recorded(live
     assert (episode.status, episode.reward, episode.metadata) == ("terminated", 1.0, {"protocol": "mcp"})
 
 
-def test_a_newer_or_unknown_mcp_revision_gets_one_with_sessions(live: Live) -> None:
+def test_a_client_with_a_newer_or_unknown_mcp_revision_is_offered_one_with_sessions(live: Live) -> None:
     for asked in ("2026-07-28", "1999-01-01", None):
         about = Mcp(live).send("initialize", {"protocolVersion": asked}).json()["result"]
         assert about["protocolVersion"] == "2025-11-25"
     assert Mcp(live).send("server/discover").status_code == 400
 
 
-def test_what_is_no_mcp_request_is_refused_as_json_rpc_does(live: Live) -> None:
+def test_a_malformed_mcp_request_gets_a_json_rpc_error(live: Live) -> None:
     def post(content: str, kind: str = "application/json") -> httpx2.Response:
         return live.http.post("/mcp/textcraft", content=content, headers={"content-type": kind})
 
@@ -327,7 +325,7 @@ def test_what_is_no_mcp_request_is_refused_as_json_rpc_does(live: Live) -> None:
     assert "1/acacia_planks" in mcp.call("reset", task="1/unicorn")["content"][0]["text"]
 
 
-def test_a_tool_call_that_does_not_fit_the_environments_tool_is_a_step_with_its_reason(live: Live) -> None:
+def test_an_invalid_tool_call_is_a_step_with_its_reason(live: Live) -> None:
     mcp = Mcp(live)
     mcp.send("initialize", {})
     mcp.call("reset", seed=3)
@@ -339,7 +337,7 @@ def test_a_tool_call_that_does_not_fit_the_environments_tool_is_a_step_with_its_
 # ------------------------------------------------------------------------------------- keys, limits and failures
 
 
-def test_every_protocol_wants_a_key_with_the_scope_agent_where_keys_are_required(guarded: Live) -> None:
+def test_every_protocol_requires_a_key_with_the_scope_agent_if_keys_are_required(guarded: Live) -> None:
     admin_only, agent = key_with(guarded, "learner"), key_with(guarded, "agent")
     for key, status in ((None, 401), ("wrong", 401), (admin_only, 403), (agent, 200)):
         headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -353,7 +351,7 @@ def test_every_protocol_wants_a_key_with_the_scope_agent_where_keys_are_required
                 assert json.loads(socket.recv())["data"]["code"] == "SESSION_ERROR"
 
 
-def test_nobody_plays_in_the_session_of_another_key(guarded: Live) -> None:
+def test_a_key_cannot_play_in_the_session_of_another_key(guarded: Live) -> None:
     mine, other = key_with(guarded, "agent"), key_with(guarded, "agent")
     ident = agentgym(guarded, "create", headers={"authorization": f"Bearer {mine}"})["id"]
     assert "error" in agentgym(guarded, "reset", {"id": ident}, headers={"authorization": f"Bearer {other}"})
@@ -371,7 +369,7 @@ def test_a_message_of_a_websocket_counts_as_a_request_of_its_key(guarded: Live) 
     assert said[2]["data"]["code"] == "CAPACITY_REACHED"
 
 
-def test_an_environment_too_many_is_refused_as_each_protocol_does(tmp_path: Path) -> None:
+def test_an_environment_beyond_the_capacity_is_refused_in_each_protocols_form(tmp_path: Path) -> None:
     settings = settings_for(
         tmp_path / "data", model=str(script(tmp_path / "s", "Hi.")), environments=EnvironmentSettings(capacity=1)
     )
@@ -384,11 +382,11 @@ def test_an_environment_too_many_is_refused_as_each_protocol_does(tmp_path: Path
         mcp = Mcp(live)
         mcp.send("initialize", {})
         assert mcp.call("reset")["code"] == -32000
-        for seed in range(1, 4):  # Whoever has one may begin the next task.
+        for seed in range(1, 4):  # A client with an environment can begin further tasks.
             assert ask(first, "reset", seed=seed)["type"] == "observation"
         assert ask(first, "step", message="north")["type"] == "observation"
 
 
-def test_guests_are_not_in_our_own_schema(live: Live) -> None:
+def test_the_protocols_of_guests_are_not_in_the_servers_own_schema(live: Live) -> None:
     paths = live.http.get("/openapi.json").json()["paths"]
     assert not [path for path in paths if re.match("/(agentgym|openenv|mcp)", path)]

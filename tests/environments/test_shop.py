@@ -37,7 +37,7 @@ def begun(task: str) -> Shop:
 
 
 def until_stop(game: Shop) -> list[Transition]:
-    """Play the solver up to its `stop`."""
+    """Let the solver play until its `stop`."""
     seen = []
     while not (action := game.oracle()).startswith("stop"):
         assert len(seen) < 25
@@ -46,14 +46,14 @@ def until_stop(game: Shop) -> list[Transition]:
 
 
 def made(task: str) -> tuple[sqlite3.Connection, Task]:
-    """Make a task's database, as an episode does."""
+    """Make a task's database as an episode does."""
     rng = random.Random(f"shop/{task}")
     db = database.made(rng)
     return db, TEMPLATES[task.partition("/")[0]](db, rng)
 
 
 def digest() -> str:
-    """Every task's goal, wanted outcome and beginning."""
+    """Return a digest of every task's goal, wanted outcome and initial state."""
     seen = hashlib.sha256()
     for task in all_tasks():
         db, wanted = made(task)
@@ -63,7 +63,7 @@ def digest() -> str:
 
 
 def transcript() -> str:
-    """What the solver sees on its way through one task."""
+    """Return a digest of the pages that the solver visits in one task."""
     game = begun("find-reviewer/0")
     seen = [game._tab.view.text, *(turn.observation for turn in until_stop(game))]
     game.close()
@@ -71,13 +71,13 @@ def transcript() -> str:
 
 
 def pressed(game: Shop, name: str, text: str = "") -> Transition:
-    """Click what has this name, or type into it."""
+    """Click the element with this name, or type into it."""
     found = next(target.id for target in game._tab.view.targets if target.name == name)
     return game.step(f"type [{found}] [{text}]" if text else f"click [{found}]")
 
 
 def ordered(game: Shop, *, quantity: str, shipping: str) -> None:
-    """Order the product that is on the page, to the address Work."""
+    """Order the product on the page, to the address Work."""
     pressed(game, "Quantity", quantity)
     pressed(game, "Add to cart")
     pressed(game, "Go to checkout")
@@ -87,7 +87,7 @@ def ordered(game: Shop, *, quantity: str, shipping: str) -> None:
     assert "Status: processing" in pressed(game, "Place order").observation
 
 
-def test_there_are_ten_templates_with_fifty_tasks_each_ten_of_them_for_testing() -> None:
+def test_each_of_the_ten_templates_has_fifty_tasks_with_ten_for_testing() -> None:
     train, test = SHOP.tasks("train"), SHOP.tasks("test")
     assert (len(train), len(test), len(TEMPLATES)) == (400, 100, 10)
     assert not set(train) & set(test)
@@ -116,7 +116,7 @@ def test_every_task_is_the_same_in_another_process_and_never_done_from_the_start
 
 
 @pytest.mark.parametrize("template", sorted(TEMPLATES))
-def test_the_solver_does_every_template_in_8_to_15_actions(template: str) -> None:
+def test_the_solver_solves_every_template_in_8_to_15_actions(template: str) -> None:
     game = begun(next(task for task in SHOP.tasks("test") if task.startswith(f"{template}/")))
     seen = until_stop(game)
     assert all(turn.valid and not turn.terminated for turn in seen)
@@ -130,7 +130,7 @@ def test_the_solver_does_every_template_in_8_to_15_actions(template: str) -> Non
 
 
 @pytest.mark.parametrize("more", ["order", "post", "vote"])
-def test_whoever_does_more_than_the_task_says_fails(more: str) -> None:
+def test_doing_more_than_the_task_says_fails(more: str) -> None:
     game = begun("order-two/0" if more == "order" else "report-post/0")
     until_stop(game)
     if more == "order":
@@ -151,7 +151,7 @@ def test_whoever_does_more_than_the_task_says_fails(more: str) -> None:
     ("quantity", "shipping", "success"),
     [("1", "Express (next day)", True), ("2", "Express (next day)", False), ("1", "Pickup point", False)],
 )
-def test_an_order_must_be_the_one_that_is_wanted(quantity: str, shipping: str, success: bool) -> None:
+def test_an_order_must_match_the_wanted_one(quantity: str, shipping: str, success: bool) -> None:
     game = begun(
         next(
             task
@@ -168,7 +168,7 @@ def test_an_order_must_be_the_one_that_is_wanted(quantity: str, shipping: str, s
     game.close()
 
 
-def test_who_stops_at_once_or_answers_wrongly_fails() -> None:
+def test_stopping_at_once_or_answering_wrongly_fails() -> None:
     game = begun("order-two/1")
     assert game.step("stop [done]").success is False
     game.reset("find-reviewer/1", 0)
@@ -181,7 +181,7 @@ def test_who_stops_at_once_or_answers_wrongly_fails() -> None:
     game.close()
 
 
-def test_what_is_no_action_costs_a_turn_and_changes_nothing() -> None:
+def test_an_answer_without_an_action_costs_a_turn_and_changes_nothing() -> None:
     game = begun("order-two/1")
     shown = game._tab.view.text
     for answer in (
@@ -201,7 +201,7 @@ def test_what_is_no_action_costs_a_turn_and_changes_nothing() -> None:
     game.close()
 
 
-def test_back_leads_to_the_page_before_and_episodes_do_not_see_each_other() -> None:
+def test_go_back_shows_the_previous_page_and_episodes_are_isolated() -> None:
     one, two = begun("order-two/2"), begun("order-two/2")
     home = one._tab.view.text
     one.step("click [3]")
@@ -217,7 +217,7 @@ def test_back_leads_to_the_page_before_and_episodes_do_not_see_each_other() -> N
     two.close()
 
 
-def test_the_solver_goes_on_after_somebody_has_gone_astray() -> None:
+def test_the_solver_continues_after_a_detour() -> None:
     game = begun("order-cheapest/0")
     pressed(game, "Mugs")
     pressed(game, next(target.name for target in game._tab.view.targets if ", " in target.name))
@@ -231,7 +231,7 @@ def test_the_solver_goes_on_after_somebody_has_gone_astray() -> None:
     game.close()
 
 
-def test_a_page_that_breaks_is_a_failure_and_no_reward() -> None:
+def test_a_failing_page_is_a_failure_without_a_reward() -> None:
     game = begun("order-two/2")
     assert game._site is not None
     game._site.db.execute("DROP TABLE cart")
@@ -240,7 +240,7 @@ def test_a_page_that_breaks_is_a_failure_and_no_reward() -> None:
     game.close()
 
 
-def test_markup_and_sql_that_are_typed_in_the_browser_are_shown_as_text_and_stay_data() -> None:
+def test_markup_and_sql_typed_in_the_browser_stay_data() -> None:
     game = begun("report-post/1")
     while "Your reply" not in game._tab.view.text:
         game.step(game.oracle())
@@ -257,7 +257,7 @@ def test_markup_and_sql_that_are_typed_in_the_browser_are_shown_as_text_and_stay
     game.close()
 
 
-def test_a_page_reaches_its_own_host_only_and_no_other_episode_knows_its_name() -> None:
+def test_a_page_reaches_only_its_own_host_whose_name_is_secret() -> None:
     one, two = begun("order-two/1"), begun("order-two/1")
     assert one._host != two._host
     assert one._host.partition(".")[0] not in one._tab.view.text
@@ -291,7 +291,7 @@ def test_tool_calls_are_the_same_actions() -> None:
     game.close()
 
 
-def test_what_is_typed_is_text_and_never_markup() -> None:
+def test_typed_text_is_never_markup() -> None:
     site = Site(database.made(random.Random(0)))
     site(Request("POST", "/forum/t/1", {}, {"text": "<script>alert(1)</script> & more"}))
     shown = site(Request("GET", "/forum/t/1", {}, {})).body.decode()
@@ -301,14 +301,14 @@ def test_what_is_typed_is_text_and_never_markup() -> None:
 
 
 @pytest.mark.parametrize("path", ["/p/0", "/p/1;x", "/c/nothing", "/forum/t/99999", "/orders/1", "/forum/u/x", "/x"])
-def test_there_is_a_page_for_what_is_not_there(path: str) -> None:
+def test_a_missing_path_has_an_error_page(path: str) -> None:
     site = Site(database.made(random.Random(0)))
     assert site(Request("GET", path, {"page": "x", "q": "'; DROP TABLE cart"}, {})).status == 404
     assert site(Request("POST", path, {}, {})).status == 404
     site.db.close()
 
 
-def test_a_random_player_does_what_is_possible() -> None:
+def test_a_random_player_takes_possible_actions() -> None:
     rng = random.Random(1)
     game = begun("order-again/3")
     turns = []

@@ -1,4 +1,4 @@
-"""The promises of the TextCraft adapter."""
+"""TextCraft: its goals, splits, rules and solver."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def play(task: str, *answers: str) -> list[Transition]:
 
 
 def digest(seed: int = 0) -> str:
-    """Everything a player can see: the tasks of both splits, the first messages, and a solved episode of each."""
+    """Return a digest of everything a player can see: the tasks, the first messages, and a solved episode of each."""
     env, seen = make_spec().make(), hashlib.sha256()
     for task in ALL:
         seen.update(repr((task, env.reset(task, seed))).encode())
@@ -64,7 +64,7 @@ def test_the_oracle_solves_every_goal_with_actions_that_all_work() -> None:
     assert max(turns) == 48
 
 
-def test_the_oracle_goes_on_from_any_state() -> None:
+def test_the_oracle_continues_from_any_state() -> None:
     env = TEXTCRAFT.make()
     env.reset("2/birch_boat", 0)
     for answer in ("get 64 oak logs", "craft oak planks using 1 oak logs", "get 3 birch logs", "nonsense"):
@@ -73,7 +73,7 @@ def test_the_oracle_goes_on_from_any_state() -> None:
     assert [s.observation for s in solve(env)] == ["Crafted 4 birch planks"] * 2 + ["Crafted 1 birch boat"]
 
 
-def test_the_prompt_lists_a_command_for_everything_the_oracle_crafts() -> None:
+def test_the_prompt_lists_a_command_for_every_item_that_the_oracle_crafts() -> None:
     for task in ALL[::7]:
         env = TEXTCRAFT.make()
         reset = env.reset(task, 3)
@@ -116,7 +116,7 @@ def test_the_same_task_and_seed_give_the_same_text_in_every_process() -> None:
     assert len(digests) == 1
 
 
-def test_another_seed_gives_another_text_of_the_same_goal() -> None:
+def test_another_seed_gives_another_prompt_for_the_same_goal() -> None:
     texts = {TEXTCRAFT.make().reset("3/black_bed", seed).messages[-1]["content"] for seed in range(8)}
     assert len(texts) == 8
     assert {text.rpartition("Goal: ")[2] for text in texts} == {"craft black bed."}
@@ -127,7 +127,7 @@ def test_many_threads_give_the_same_text_as_one() -> None:
         assert {*pool.map(digest, [0] * 8)} == {digest()}
 
 
-def test_a_reset_forgets_the_last_episode() -> None:
+def test_a_reset_clears_the_last_episode() -> None:
     env = TEXTCRAFT.make()
     env.reset("1/acacia_planks", 0)
     env.step("get 1 acacia logs")
@@ -173,7 +173,7 @@ def test_every_answer_is_a_transition_with_its_reason(answer: str, observation: 
     )
 
 
-def test_any_kind_of_planks_will_do_where_a_command_says_planks_but_not_two_kinds() -> None:
+def test_any_single_kind_of_planks_fits_where_a_command_says_planks() -> None:
     have = ("get 9 oak logs", "craft oak planks using 1 oak logs", "get 9 birch logs")
     mixed = (*have, "craft birch planks using 1 birch logs", "craft stick using 2 oak planks, 2 birch planks")
     assert play("1/acacia_planks", *mixed)[-1].observation == "Could not find a valid recipe for stick"
@@ -219,7 +219,7 @@ def test_an_unknown_task_is_refused_with_an_example_of_a_name(task: str) -> None
         TEXTCRAFT.make().reset(task, 0)
 
 
-def test_instances_do_not_share_their_inventory_and_the_goal_is_told() -> None:
+def test_instances_do_not_share_their_inventory_and_the_goal_is_shown() -> None:
     one, two = TEXTCRAFT.make(), TEXTCRAFT.make()
     assert one.reset("2/birch_boat", 0).info == {"goal": "birch boat", "depth": 2}
     two.reset("2/birch_boat", 0)

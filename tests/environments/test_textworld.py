@@ -1,4 +1,4 @@
-"""TextWorld: what is told of a game is true of it, its solver wins from anywhere, and a game is the same everywhere."""
+"""TextWorld: descriptions match the game, the solver wins from any state, and a game is the same everywhere."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def solve(game: Game) -> list[Transition]:
 
 
 def play(task: str, rng: random.Random) -> list[object]:
-    """What is said when a random player and the solver take turns."""
+    """Return the transcript of a random player and the solver taking turns."""
     game, reset = begun(task)
     said: list[object] = [reset]
     for number in range(20):
@@ -60,7 +60,7 @@ def play(task: str, rng: random.Random) -> list[object]:
     return said
 
 
-def test_there_are_50_games_of_each_level_and_none_is_in_both_splits() -> None:
+def test_each_level_has_50_games_and_none_is_in_both_splits() -> None:
     train, test = TEXTWORLD.tasks("train"), TEXTWORLD.tasks("test")
     assert (len(LEVELS), len(train), len(test)) == (14, 560, 140)
     assert len({*train, *test}) == 700
@@ -80,7 +80,7 @@ def test_the_solver_wins_every_level_without_compiling_and_rewards_sum_up_to_one
     assert all(turn.valid and turn.reward >= 0 and not turn.truncated for turn in turns)
 
 
-def test_the_solver_goes_on_from_wherever_a_random_player_has_got_to() -> None:
+def test_the_solver_continues_from_a_random_players_state() -> None:
     for task in ("coin-2/7", "cooking-3/7"):
         game, _ = begun(task)
         for number in range(6):
@@ -93,8 +93,8 @@ def test_the_solver_goes_on_from_wherever_a_random_player_has_got_to() -> None:
         assert solve(game)[-1].success
 
 
-def test_where_the_solver_has_lost_its_way_it_says_so_at_once_and_the_game_goes_on() -> None:
-    game, _ = begun("cooking-4/23")  # The package's own tracker plans in a circle here and does not come back.
+def test_a_solver_without_a_plan_reports_it_at_once_and_the_game_continues() -> None:
+    game, _ = begun("cooking-4/23")  # The package's own tracker makes a circular plan here and does not return.
     rng = random.Random(123)
     for _ in range(40):
         assert not game.step(game.random(rng)).terminated
@@ -104,7 +104,7 @@ def test_where_the_solver_has_lost_its_way_it_says_so_at_once_and_the_game_goes_
         assert game.step("look").valid
 
 
-def test_a_game_of_every_challenge_is_the_same_in_every_process_whatever_was_made_before() -> None:
+def test_a_game_of_every_challenge_is_the_same_in_every_process_after_any_other_game() -> None:
     started = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", TRANSCRIPT, order],
@@ -121,7 +121,7 @@ def test_a_game_of_every_challenge_is_the_same_in_every_process_whatever_was_mad
     assert len(said.pop().splitlines()) == len(SOME)
 
 
-def test_a_random_player_does_only_what_is_possible_and_what_is_listed() -> None:
+def test_a_random_player_only_takes_listed_and_possible_actions() -> None:
     for level in ("simple-3", "coin-2", "treasure-1", "cooking-3"):
         game, reset = begun(f"{level}/7")
         rng, commands = random.Random(level), reset.info["commands"]
@@ -135,14 +135,14 @@ def test_a_random_player_does_only_what_is_possible_and_what_is_listed() -> None
                 break
 
 
-def test_games_side_by_side_in_threads_are_those_alone() -> None:
+def test_games_in_parallel_threads_equal_games_alone() -> None:
     tasks = ["coin-1/7", "cooking-1/7", "treasure-1/7", "cooking-1/7"] * 2
     with ThreadPoolExecutor(8) as threads:
         together = list(threads.map(lambda task: play(task, random.Random(task)), tasks))
     assert together == [play(task, random.Random(task)) for task in tasks]
 
 
-def test_a_simple_game_of_the_test_split_asks_for_a_food_that_no_other_game_has() -> None:
+def test_simple_games_of_the_test_split_ask_for_a_food_of_their_own() -> None:
     foods = {"garlic", "kiwi", "carrot"}
     for split, wanted in (("test", True), ("train", False)):
         tasks = [task for task in TEXTWORLD.tasks(split) if task.startswith("simple-2/")][:2]
@@ -151,7 +151,7 @@ def test_a_simple_game_of_the_test_split_asks_for_a_food_that_no_other_game_has(
             assert bool(names & foods) is wanted
 
 
-def test_a_room_tells_its_exits_doors_and_what_is_in_open_things() -> None:
+def test_a_room_lists_its_exits_doors_and_visible_contents() -> None:
     game, reset = begun("simple-1/7")
     room = reset.messages[-1]["content"]
     assert "-= Bedroom =-" in room
@@ -167,7 +167,7 @@ def test_a_room_tells_its_exits_doors_and_what_is_in_open_things() -> None:
     assert "Exits: east through wooden door (closed)." in game.step("look").observation
 
 
-def test_every_exit_and_thing_that_is_told_can_be_used() -> None:
+def test_every_listed_exit_and_object_can_be_used() -> None:
     for task in ("cooking-3/7", "treasure-2/7"):
         _, reset = begun(task)
         commands = reset.info["commands"]
@@ -179,7 +179,7 @@ def test_every_exit_and_thing_that_is_told_can_be_used() -> None:
         assert all(thing in text for thing in things)
 
 
-def test_cooking_is_told_by_the_cookbook_and_spoiling_an_ingredient_loses() -> None:
+def test_the_cookbook_explains_cooking_and_spoiling_an_ingredient_loses() -> None:
     game, _ = begun("cooking-2/7")
     while (action := game.oracle()) != "examine cookbook":
         game.step(action)
@@ -195,7 +195,7 @@ def test_cooking_is_told_by_the_cookbook_and_spoiling_an_ingredient_loses() -> N
 
 
 @pytest.mark.parametrize("answer", ["", " \n", "fly to the moon", "open " * 100, "go up", "take", "*", "(a|b)+$[", "é"])
-def test_an_answer_that_is_no_command_is_told_what_commands_there_are(answer: str) -> None:
+def test_an_answer_without_a_command_gets_the_list_of_commands(answer: str) -> None:
     game, _ = begun("coin-1/7")
     turn = game.step(answer)
     assert (turn.valid, turn.reward, turn.terminated, turn.success) == (False, 0.0, False, None)
@@ -222,7 +222,7 @@ def test_an_answer_that_is_no_command_is_told_what_commands_there_are(answer: st
         ("cook egg with stove", "cook egg with stove"),
     ],
 )
-def test_a_command_may_be_said_in_other_words_if_it_can_only_be_one(said: str, meant: str | None) -> None:
+def test_a_command_is_accepted_in_other_words_if_it_is_unambiguous(said: str, meant: str | None) -> None:
     commands = [
         "open trunk",
         "go north",

@@ -1,1 +1,1 @@
-"""Environments and services that tests play with."""
+"""Environments and services for tests."""

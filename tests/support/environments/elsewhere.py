@@ -1,6 +1,6 @@
 """A small game behind each of AgentGym's protocol variants, on a loopback port: guess 1, then 2.
 
-AgentGym's servers are no packages, so this speaks the shapes in which they answer: numbers, lists, texts, objects.
+AgentGym's servers are not packaged, so this imitates the shapes of their responses: numbers, lists, texts, objects.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LIST = '\nAvailable actions: ["1", "2"]'
 
 
 class Guessing:
-    """What one server is: its kind, its one instance, and what it has seen."""
+    """The state of one server: its kind, its single instance, and the requests that it got."""
 
     def __init__(self, kind: str) -> None:
         self.kind, self.url = kind, ""
@@ -30,7 +30,7 @@ class Guessing:
         self.tool = kind in ("weather", "movie", "academia", "todo", "sheet")
 
     def say(self, guess: str) -> str:
-        """Write a guess as a player of this kind has to."""
+        """Return a guess in the form that this kind requires."""
         return {
             "webarena": f"```{guess}```",
             "searchqa": f"<answer>{guess}</answer>",
@@ -38,7 +38,7 @@ class Guessing:
         }.get(self.kind, f"Action: {guess}")
 
     def answer(self, path: str, body: dict[str, Any] | None) -> Any:
-        """Return what a request gets."""
+        """Return the response to a request."""
         assert path.startswith({"maze": "/maze/", "wordle": "/wordle/"}.get(self.kind, "/")), path
         call = path.rpartition("/")[2]
         if call == "create":
@@ -101,7 +101,7 @@ def guessing(kind: str) -> Iterator[Guessing]:
             self.wfile.write(said.encode())
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     game.url = f"http://127.0.0.1:{server.server_port}"

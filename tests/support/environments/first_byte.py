@@ -1,4 +1,4 @@
-"""A game that a tiny model with random weights learns in a few steps: begin the answer with a letter."""
+"""A game that a tiny model with random weights learns in a few learner steps: begin the answer with a letter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from env_adapters.simple import SimpleSpec
 
 
 class FirstByte:
-    """One episode: one answer."""
+    """An episode of one answer."""
 
     def reset(self, task: str, seed: int) -> Reset:
         return Reset([{"role": "user", "content": "Say a letter."}])

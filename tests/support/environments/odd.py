@@ -1,4 +1,4 @@
-"""An environment that does whatever it is told, the bad things too; it runs in a host process."""
+"""An environment that executes every request, including harmful ones; it runs in a host process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOOLS = [
 
 
 class Odd:
-    """Counts, loops, dies, on request."""
+    """Counts, loops or dies on request."""
 
     def __init__(self) -> None:
         self.count, self.inside, self.close_s, self.task = 0, 0, 0.0, ""

@@ -1,4 +1,4 @@
-"""The same, in the server's event loop."""
+"""The odd environment in the server's event loop."""
 
 from tests.support.environments import odd
 

@@ -1,4 +1,4 @@
-"""The same, in threads of the server."""
+"""The odd environment in threads of the server."""
 
 from tests.support.environments import odd
 
