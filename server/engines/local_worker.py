@@ -1,7 +1,6 @@
-"""The thread on which the local engine computes: one token of each answer in turn, weights changed between tokens.
+"""The thread of the local engine: computes one token of each answer in turn, and changes weights between tokens.
 
-Used by `local.py`. Everything that touches torch or the model is here; torch is imported on the thread, not with this
-module.
+Only this module of the local engine uses torch, which it imports on the thread.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from server.engines.factory import LocalOptions
+from server.engines.options import LocalOptions
 from server.engines.protocol import FinishReason, Piece, SamplingParams, Weights
 from server.errors import BadRequest, EngineError, UpturnError
-from server.models.weights import HEAD, read_entries, tied_embedding
+from server.models.weights import LM_HEAD, read_entries, tied_embedding
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class Answer:
-    """One answer being sampled."""
+    """An answer being sampled."""
 
     def __init__(
         self,
@@ -45,18 +44,19 @@ class Answer:
         self.ids = list(prompt_ids)
         self.prompt_tokens = len(prompt_ids)
         self.cache: Any = None
-        """Keys and values of all ids but the last; None computes them anew."""
+        """Keys and values of all ids except the last; None: compute them again."""
         self.generator: torch.Generator | None = None
         self.wanted = True
+        """Somebody still reads the answer."""
 
 
 class Worker:
-    """Everything that touches the model. Only start, stop, run and running may be called from other threads."""
+    """Owns the model. Other threads may call only `start`, `stop`, `run` and `running`."""
 
     def __init__(self, options: LocalOptions) -> None:
         self.answers: list[Answer] = []
         self.retired: set[int] = set()
-        """Adapters to delete once no answer uses them."""
+        """Adapters to delete as soon as no answer uses them."""
         self._options = options
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="local-engine", daemon=True)
@@ -74,18 +74,18 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and wait for it; answers in flight fail."""
+        """Stop the thread and wait for it; answers in progress fail."""
         if self._thread.is_alive():
             self._stopping = True
             self._jobs.put(None)
             self._thread.join()
 
     def running(self) -> bool:
-        """Whether jobs are taken."""
+        """Return whether the thread accepts jobs."""
         return self._thread.is_alive() and not self._stopping
 
     async def run(self, job: Callable[[], T]) -> T:
-        """Do a job on the thread, between two tokens."""
+        """Run a job on the thread, between two tokens."""
         if not self.running():
             raise EngineError("the local engine is not running")
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
@@ -114,7 +114,7 @@ class Worker:
             self._emit(answer, EngineError("the local engine was stopped"))
 
     def _do_jobs(self) -> bool:
-        """Do what waits; with nothing to sample, wait for it. False ends the thread."""
+        """Run the queued jobs, or wait for one if there is nothing to sample; return False to end the thread."""
         try:
             while True:
                 job = self._jobs.get(block=not self.answers)
@@ -150,7 +150,7 @@ class Worker:
             answer.wanted = False
         try:
             answer.emit(item)
-        except RuntimeError:  # the listener's event loop has ended: nobody is there to be told
+        except RuntimeError:  # The reader's event loop has ended.
             answer.wanted = False
 
     def _sample(self, answer: Answer) -> Piece:
@@ -182,19 +182,19 @@ class Worker:
         return Piece([token_id], [float(logprobs[token_id])], answer.version, self._finish(answer, token_id), top)
 
     def _finish(self, answer: Answer, token_id: int) -> FinishReason | None:
-        params, said = answer.params, answer.ids[answer.prompt_tokens :]
+        params, sampled = answer.params, answer.ids[answer.prompt_tokens :]
         if token_id in params.stop_ids or (token_id in self._stop_ids and not params.extra.get("ignore_eos")):
             return "stop"
         if params.stop:
-            # A token is at least one byte, so this tail holds every match that ends in the newest token.
-            tail = said[-max(len(stop.encode()) for stop in params.stop) - 4 :]
+            # A token is at least one byte, so this tail contains every match that ends in the newest token.
+            tail = sampled[-max(len(stop.encode()) for stop in params.stop) - 4 :]
             text = self._tokenizer.decode(tail, skip_special_tokens=True)
             if any(stop in text for stop in params.stop):
                 return "stop"
-        return "length" if len(said) >= answer.limit else None
+        return "length" if len(sampled) >= answer.limit else None
 
     def _for_version(self, version: int) -> Any:
-        """Return the model with the right adapter, or none, switched on."""
+        """Return the model with the version's adapter enabled, or with all adapters disabled."""
         if self._peft is None:
             return self._model
         if version != self._active:
@@ -209,7 +209,7 @@ class Worker:
     # ------------------------------------------------------------------------------------------ weights
 
     def open_model(self, base: Weights) -> tuple[int, bool]:
-        """Load the base; return its context and whether it computes in float32."""
+        """Load the base; return its context in tokens and whether it computes in float32."""
         import torch
         from tokenizers import Tokenizer
         from transformers import AutoModelForCausalLM
@@ -229,7 +229,7 @@ class Worker:
         return min(self._options.context_tokens or longest, longest), self._model.dtype == torch.float32
 
     def replace(self, weights: Weights) -> None:
-        """Load full weights in place; nothing changes if a name or a shape is wrong."""
+        """Replace the full weights in place; a wrong name or shape leaves them unchanged."""
         from safetensors.torch import load_file
 
         entries = read_entries(weights.path)
@@ -239,23 +239,25 @@ class Worker:
             self._model, self._peft = self._peft.unload(), None
             self._adapters.clear()
         own = self._model.state_dict()
-        if (tied := tied_embedding(entries)) is not None and HEAD in own:
-            state[HEAD] = state[tied]
+        if (tied := tied_embedding(entries)) is not None and LM_HEAD in own:
+            state[LM_HEAD] = state[tied]
         wrong = sorted(set(own) ^ set(state)) or [name for name in own if own[name].shape != state[name].shape]
         if wrong:
-            raise BadRequest(f"{weights.path}: {wrong[0]} is missing, unknown, or of another shape", code="bad_weights")
+            raise BadRequest(
+                f"{weights.path}: {wrong[0]} is missing, unknown, or has a different shape", code="bad_weights"
+            )
         self._model.load_state_dict(state)
         self._full_version, self._active = weights.version, None
         for answer in self.answers:
             answer.version, answer.cache = weights.version, None
 
     def add_adapter(self, weights: Weights) -> None:
-        """Put an adapter beside the base."""
+        """Add an adapter to the base."""
         from peft import PeftModel
 
         name = _name(weights.version)
         if self._peft is None:
-            peft: Any = PeftModel  # its annotations are narrower than what it takes
+            peft: Any = PeftModel  # Its annotations are narrower than its real types.
             self._peft = peft.from_pretrained(self._model, str(weights.path), adapter_name=name)
             self._peft.eval()
         else:
@@ -278,7 +280,7 @@ class Worker:
 
 
 def sampling_logprobs(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """Return [V] logprobs of the distribution that is sampled from: tempered, then cut by top_k and top_p.
+    """Return [V] logprobs of the distribution sampled from: tempered, then cut by top_k and top_p.
 
     Temperature 0 takes the likeliest token and reports its untempered logprob, as vLLM does.
     """
@@ -300,7 +302,7 @@ def sampling_logprobs(logits: torch.Tensor, params: SamplingParams) -> torch.Ten
 
 
 def _stop_ids(directory: Path) -> frozenset[int]:
-    """Return the tokens that end an answer, from both files that may name them."""
+    """Return the tokens that end an answer, from both files that can list them."""
     found: list[int | list[int] | None] = []
     for name in ("config.json", "generation_config.json"):
         path = directory / name

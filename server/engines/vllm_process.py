@@ -1,7 +1,7 @@
-"""Starts vLLM as a child process, waits until it answers, and stops it. Knows nothing of weights versions or requests.
+"""Starts vLLM as a child process, waits until it answers, and stops it. Versions and requests are unknown here.
 
-Used by `vllm.py`. vLLM's control routes have no key, so it listens on loopback only. `server/child_process.py` stands
-between this process and vLLM and sees to it that none of vLLM's processes is left behind.
+vLLM's control routes need no key, so it listens on loopback only. It runs under `server/child_process.py`, which
+ensures that none of vLLM's processes outlives the server.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from pathlib import Path
 
 import aiohttp
 
-from server.child_process import watched
-from server.engines.factory import VllmOptions
+from server.child_process import supervised
+from server.engines.gpus import visible
+from server.engines.options import VllmOptions
 from server.errors import EngineError
-from server.placement import visible
 
 Progress = Callable[[str], None]
 
 BASE_MODEL = "base"
 """The name under which vLLM serves the base weights."""
 MAX_LOGPROBS = 1000
-"""Alternatives that one token may be asked for: nearly every token of a plain text is among so many."""
+"""Most alternatives of one token that can be requested; they contain nearly every token of a plain text."""
 STOP_S = 20.0
 _MODULES = ("vllm.entrypoints.launchers.api_server.entry", "vllm.entrypoints.openai.api_server")
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -54,7 +54,7 @@ class VllmProcess:
         """Start vLLM and return its URL once it answers.
 
         Raises:
-            EngineError: vLLM is not installed, ended while starting (with what its log says), or took too long.
+            EngineError: vLLM is not installed, ended while starting (with the errors in its log), or took too long.
         """
         if importlib.util.find_spec("vllm") is None:
             raise EngineError(
@@ -66,7 +66,7 @@ class VllmProcess:
         with self.log_path.open("ab") as log:
             self._log_begin = log.tell()
             self._process = await asyncio.create_subprocess_exec(
-                *watched(command(self._options, self._model, port)),
+                *supervised(command(self._options, self._model, port)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=asyncio.subprocess.STDOUT,
@@ -82,7 +82,7 @@ class VllmProcess:
         return self.url
 
     async def wait(self) -> int:
-        """Wait until vLLM has ended, for whatever reason, with all its processes; return its status."""
+        """Wait until vLLM and all its processes have ended, for any reason; return its exit status."""
         if self._process is None:
             raise EngineError("vLLM was not started")
         return await self._process.wait()
@@ -96,12 +96,12 @@ class VllmProcess:
         try:
             await asyncio.wait_for(process.wait(), STOP_S)
         except TimeoutError:
-            logger.warning("vLLM's watcher does not stop; killing it")
+            logger.warning("vLLM's supervisor does not stop; killing it")
             process.kill()
             await process.wait()
 
     def why_ended(self) -> str:
-        """Return what vLLM's log says of its end: the errors it names, then its last lines."""
+        """Return the errors in vLLM's log, then its last lines."""
         with self.log_path.open("rb") as log:
             log.seek(max(self._log_begin, self.log_path.stat().st_size - 2**18))
             lines = log.read().decode(errors="replace").splitlines()
@@ -111,7 +111,7 @@ class VllmProcess:
 
     async def _wait_until_healthy(self) -> None:
         assert self._process is not None
-        started = told = time.monotonic()
+        started = reported = time.monotonic()
         self._progress(f"starting vLLM on {self.url} with {self._model}; its log is {self.log_path}")
         while not await answers(self.url):
             if self._process.returncode is not None:
@@ -122,15 +122,15 @@ class VllmProcess:
             waited = time.monotonic() - started
             if waited > self._options.start_timeout_s:
                 raise EngineError(f"vLLM did not answer within {waited:.0f} s; see {self.log_path}")
-            if time.monotonic() - told >= 10:
-                told = time.monotonic()
+            if time.monotonic() - reported >= 10:
+                reported = time.monotonic()
                 self._progress(f"vLLM is loading ({waited:.0f} s)")
             await asyncio.sleep(0.25)
         self._progress(f"vLLM answers after {time.monotonic() - started:.1f} s")
 
 
 async def answers(url: str, timeout_s: float = 5.0) -> bool:
-    """Whether vLLM says that it is healthy."""
+    """Return whether vLLM reports that it is healthy."""
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s)) as session,
@@ -143,7 +143,7 @@ async def answers(url: str, timeout_s: float = 5.0) -> bool:
 
 @cache
 def is_cpu_build() -> bool:
-    """Whether the installed vLLM is a CPU build: by its files, since importing it takes seconds and imports torch."""
+    """Return whether the installed vLLM is a CPU build, by its files: importing it takes seconds and loads torch."""
     spec = importlib.util.find_spec("vllm")
     if spec is None or not spec.submodule_search_locations:
         return False
@@ -168,8 +168,8 @@ def command(options: VllmOptions, model: Path, port: int) -> list[str]:
         "--host", "127.0.0.1", "--port", str(port), "--dtype", resolved_dtype(options, model),
         "--max-num-seqs", str(options.max_num_seqs), "--generation-config", "vllm",
         "--enable-scale-out",  # the token endpoint
-        "--logprobs-mode", "processed_logprobs",  # of the distribution that is really sampled from
-        "--max-logprobs", str(MAX_LOGPROBS),  # our own checks ask for so many
+        "--logprobs-mode", "processed_logprobs",  # of the distribution sampled from
+        "--max-logprobs", str(MAX_LOGPROBS),  # for the spot checks
         "--disable-uvicorn-access-log",
     ]  # fmt: skip
     if options.max_model_len is not None:
@@ -177,11 +177,11 @@ def command(options: VllmOptions, model: Path, port: int) -> list[str]:
     if is_cpu_build():
         line += ["--enforce-eager"]  # compiling takes 90 s and gains nothing here (measured)
         line += ["--kv-cache-memory-bytes", str(int(options.kv_cache_gib * 2**30))]
-        # Only whole blocks are shared: with vLLM's 128 a short prompt is computed again in every turn, which made plays
-        # 1.4 times slower (measured); the CPU kernels want a multiple of 32.
+        # Only whole blocks are shared: with vLLM's default of 128, a short prompt is computed again in every turn,
+        # which made plays 1.4 times slower (measured). The CPU kernels need a multiple of 32.
         line += ["--block-size", "32"]
-        # A request with a seed whose prompt is read in two parts kills the CPU build ("CPU Generator does not use
-        # offset"), so any client could: prompts are read whole.
+        # A seeded request whose prompt is read in two parts crashes the CPU build ("CPU Generator does not use
+        # offset"), so any client could crash it. Prompts are therefore read whole.
         line += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(2048, options.max_model_len or 0))]
     else:
         line += ["--gpu-memory-utilization", str(options.gpu_memory_utilization)]
@@ -200,14 +200,14 @@ def command(options: VllmOptions, model: Path, port: int) -> list[str]:
 
 
 @cache
-def vocabulary(model: Path) -> int:
-    """Return how many tokens a model's head tells apart."""
+def vocabulary_size(model: Path) -> int:
+    """Return the number of tokens in a model's output layer."""
     config = json.loads((model / "config.json").read_text())
     return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
 
 
 def environment(options: VllmOptions) -> dict[str, str]:
-    """Return the variables vLLM is started with, beside our own environment."""
+    """Return the variables that vLLM gets in addition to this process's environment."""
     variables = {
         "VLLM_SERVER_DEV_MODE": "1",  # the control routes
         "VLLM_NO_USAGE_STATS": "1",
@@ -223,7 +223,7 @@ def environment(options: VllmOptions) -> dict[str, str]:
 
 
 def _exists(module: str) -> bool:
-    """Whether a module file of vLLM is there, without importing its packages."""
+    """Return whether vLLM has a module, without importing its packages."""
     spec = importlib.util.find_spec("vllm")
     if spec is None or not spec.submodule_search_locations:
         return False

@@ -20,6 +20,7 @@ from server.recording.recorder import NewTurn, Prompt, Recorder, Span
 from server.recording.replay import Recorded
 from server.recording.tokens import chain_hashes, digest
 from server.rendering.answers import AnswerFormat, AnswerReader, Delta, Part, ToolCall
+from server.rendering.hermes import HERMES_CALLS
 from server.rendering.render import Renderer
 from server.rendering.tool_calls import CALL_CLOSE, call_schema
 from server.store.database import new_id
@@ -309,12 +310,11 @@ class Turns:
                     break
         if new_ids is None:
             new_ids = whole_ids or self._renderer.prompt(ask.messages, ask.tools, ask.template_options)
-        grammar = self._renderer.grammar(recorded + new_ids, ask.tools, ask.template_options)
-        opened = self._renderer.opens_reasoning(new_ids) if grammar is None else grammar.in_thoughts
-        begins: Part = "reasoning" if opened else "content"
+        parser = self._renderer.parser(recorded + new_ids, ask.tools, ask.template_options)
+        begins: Part = "reasoning" if parser.in_thoughts else "content"
         if ask.call is not None:  # A forced call is JSON: a grammar of the engine's holds it, and no parser is needed.
             new_ids = [*new_ids, *self._renderer.forced_call(after_reasoning=begins == "reasoning")]
-            begins, grammar = "call", None
+            begins, parser = "call", HERMES_CALLS
         forked = episode.newest is not None if parent is None else hashes[known - 1] != episode.newest
         prompt = Prompt(recorded + new_ids, parent, new_ids, ask.messages[known:], hashes[-1], forked)
         return prompt, AnswerFormat(
@@ -322,7 +322,7 @@ class Turns:
             tools=bool(ask.tools) and ask.reads_calls,
             reasons=self._renderer.reasons,
             begins=begins,
-            grammar=grammar,
+            parser=parser,
             one_call=not ask.parallel_calls,
         )
 

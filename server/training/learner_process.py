@@ -8,12 +8,12 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from server import background
-from server.child_process import watched
+from server.child_process import supervised
 from server.errors import Unavailable
-from server.placement import Placement, visible
 from server.store.database import BROKEN
 from server.training.runs import UNFINISHED, Runs
 from server.training.settings import LearnerSettings
@@ -35,18 +35,25 @@ class LearnerProcess:
     """Starts the learner while a run is due, and again when it dies."""
 
     def __init__(
-        self, settings: LearnerSettings, runs: Runs, *, data_dir: Path, key: str, placement: Placement
+        self,
+        settings: LearnerSettings,
+        runs: Runs,
+        *,
+        data_dir: Path,
+        key: str,
+        environment: Mapping[str, str],
+        gpu_memory: float | None,
     ) -> None:
         self._settings = settings
         self._runs = runs
         self._data_dir = data_dir
-        self._gpu_memory = placement.learner_share
+        self._gpu_memory = gpu_memory
         # Threads that wait for each other sleep: beside others that compute on the same cores, spinning ones took 5.6 s
         # for a step of 1.7 s, sleeping ones 3.2 s (measured). The key is never on the command line, for all to read.
         self._environment = {
             "OMP_WAIT_POLICY": "PASSIVE",
             **os.environ,
-            **visible(*placement.learner_gpus),
+            **environment,
             "UPTURN_KEY": key,
         }
         self._server_url = ""
@@ -124,7 +131,7 @@ class LearnerProcess:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *watched(command),
+                *supervised(command),
                 stdout=output,
                 stderr=output,
                 stdin=asyncio.subprocess.DEVNULL,

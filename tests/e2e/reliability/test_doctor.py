@@ -1,4 +1,4 @@
-"""What the doctor says of a good model, and that it finds each fault that it looks for."""
+"""The doctor passes a good model and finds each kind of defect."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from server.assembly import Built
 from server.commands import doctor
 from server.doctor.checks import Check, model_checks
 from server.doctor.engine_checks import engine_checks
-from server.engines.factory import LocalOptions
 from server.engines.local import LocalEngine
+from server.engines.options import LocalOptions
 from server.engines.protocol import Weights
 from server.models.weights import validate_full
-from server.rendering.render import Renderer
+from server.rendering.load import load_renderer
 from server.store.database import Database
 from tests.support.family_models import FAMILIES, make_family_model
 from tests.support.tiny_model import CHATML, make_tiny_model
@@ -55,11 +55,11 @@ def edit(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-def of(checks: list[Check]) -> dict[str, Check]:
+def by_name(checks: list[Check]) -> dict[str, Check]:
     return {check.name: check for check in checks}
 
 
-def test_a_good_model_passes_every_check_and_the_json_says_the_same(
+def test_a_good_model_passes_every_check_also_in_the_json(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data_dir = tmp_path / "data"
@@ -69,10 +69,10 @@ def test_a_good_model_passes_every_check_and_the_json_says_the_same(
     assert [check["name"] for check in said["checks"]] == NAMES
     assert {check["result"] for check in said["checks"][1:]} == {"pass"}
     assert said["checks"][0]["result"] == "skip" and not (data_dir / "upturn.db").exists()
-    assert list(data_dir.iterdir()) == [], "the changed weights are still there"
+    assert list(data_dir.iterdir()) == [], "the changed weights were not deleted"
 
 
-def test_quick_says_a_line_a_check_and_needs_no_torch(tiny: Path, tmp_path: Path) -> None:
+def test_quick_prints_a_line_for_each_check_without_torch(tiny: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from server.commands.doctor import run; code = run(sys.argv[1:]); "
         "sys.exit(3 if 'torch' in sys.modules else code)"
@@ -90,7 +90,7 @@ def test_quick_says_a_line_a_check_and_needs_no_torch(tiny: Path, tmp_path: Path
     assert lines[-2].startswith("skip  engine") and lines[-1].endswith("no check failed")
 
 
-def test_a_model_that_is_not_there_fails_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_model_fails_with_advice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     assert doctor.run([str(tmp_path / "empty"), "--quick", "--data-dir", str(tmp_path)]) == 1
     said = capsys.readouterr().out
@@ -125,7 +125,7 @@ def stops_elsewhere(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "name", "says"),
+    ("damage", "name", "says"),
     [
         (rewrites(user="message['content'] ~ ' (' ~ messages|length ~ ')'"), "chat template", "1 would fork"),
         (quantized, "weights", "quantized (awq)"),
@@ -142,28 +142,28 @@ def stops_elsewhere(model: Path) -> None:
         (lambda model: (model / "tokenizer.json").write_text("{"), "chat template", "EOF"),
     ],
 )
-def test_each_fault_of_a_model_is_found_with_its_figure_and_what_to_do(
-    tiny: Path, harm: Callable[[Path], Any], name: str, says: str
+def test_each_defect_of_a_model_is_found_with_a_figure_and_advice(
+    tiny: Path, damage: Callable[[Path], Any], name: str, says: str
 ) -> None:
-    before = of(list(model_checks(tiny)))
+    before = by_name(list(model_checks(tiny)))
     assert {check.result for check in before.values()} == {"pass"}
-    harm(tiny)
-    check = of(list(model_checks(tiny)))[name]
+    damage(tiny)
+    check = by_name(list(model_checks(tiny)))[name]
     assert (check.result, says in check.figure) == ("fail", True), check
     assert check.advice
 
 
-def test_a_template_that_shows_thoughts_of_the_last_answer_only_passes_for_the_record_goes_on_behind_them(
+def test_a_template_that_shows_only_the_last_thoughts_passes(
     tiny: Path,
 ) -> None:
     rewrites(assistant="('<think></think>' if loop.last else '') ~ message['content']")(tiny)
-    check = of(list(model_checks(tiny)))["chat template"]
+    check = by_name(list(model_checks(tiny)))["chat template"]
     assert check.result == "pass"
-    assert "prefix in 0 of 2 turns" in check.figure and "2 behind history as it was sampled" in check.figure
+    assert "prefix in 0 of 2 turns" in check.figure and "2 continue after history as it was sampled" in check.figure
 
 
 class DeafEngine(LocalEngine):
-    """Says that it has loaded weights, and goes on with what it had."""
+    """Reports that it has loaded weights, but keeps the old ones."""
 
     async def load(self, weights: Weights) -> None:
         self.versions |= {weights.version}
@@ -173,7 +173,7 @@ class DeafEngine(LocalEngine):
 
 
 class OtherEngine(LocalEngine):
-    """Serves another model than it was told to."""
+    """Serves a different model."""
 
     async def start(self, base: Weights, current: Weights) -> None:
         other = Weights(0, "base", make_tiny_model(base.path.parent / "other", seed=1))
@@ -188,13 +188,13 @@ class OtherEngine(LocalEngine):
         (OtherEngine, ["logprobs", "adapter", "full weights"]),
     ],
 )
-async def test_an_engine_that_serves_something_else_than_what_was_loaded_fails(
+async def test_an_engine_that_does_not_serve_the_loaded_weights_fails(
     tiny: Path, tmp_path: Path, kind: type[LocalEngine], failed: list[str]
 ) -> None:
     def build() -> Built:
         return Built(
             kind(LocalOptions(context_tokens=512)),
-            Renderer.from_directory(tiny),
+            load_renderer(tiny),
             tiny,
             "full",
             lambda path, _: validate_full(path, tiny),
@@ -205,12 +205,12 @@ async def test_an_engine_that_serves_something_else_than_what_was_loaded_fails(
     assert [check.name for check in checks if check.result == "fail"] == failed, checks
 
 
-async def test_an_engine_that_does_not_start_is_one_failed_check(tiny: Path, tmp_path: Path) -> None:
+async def test_an_engine_that_does_not_start_is_a_single_failed_check(tiny: Path, tmp_path: Path) -> None:
     (tiny / "model.safetensors").write_bytes(b"\0" * 100)
     checks = [
         check
         async for check in engine_checks(
-            lambda: Built(LocalEngine(LocalOptions()), Renderer.from_directory(tiny), tiny, "full", lambda *_: None),
+            lambda: Built(LocalEngine(LocalOptions()), load_renderer(tiny), tiny, "full", lambda *_: None),
             tmp_path,
             8,
         )
@@ -281,7 +281,7 @@ def test_a_good_model_passes_on_vllm(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "says"), [("qwen3", "the family qwen3"), ("llama-3", "the family llama-3")])
-def test_it_says_what_writes_the_prompts(tmp_path: Path, name: str, says: str) -> None:
+def test_the_report_says_what_writes_the_prompts(tmp_path: Path, name: str, says: str) -> None:
     directory = make_family_model(tmp_path, FAMILIES[name])
-    assert says in of(list(model_checks(directory)))["renderer"].figure
-    assert "the chat template" in of(list(model_checks(directory, "template")))["renderer"].figure
+    assert says in by_name(list(model_checks(directory)))["renderer"].figure
+    assert "the chat template" in by_name(list(model_checks(directory, "template")))["renderer"].figure
