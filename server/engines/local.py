@@ -38,7 +38,7 @@ class LocalEngine:
         """Load the base, then `current` over it or in its place."""
         self._worker.start()
         try:
-            self.context_tokens, precise = await self._worker.run(lambda: self._worker.open_model(base))
+            self.context_tokens, precise = await self._worker.call(lambda: self._worker.open_model(base))
         except BaseException:
             await self.close()
             raise
@@ -83,7 +83,7 @@ class LocalEngine:
             min(params.max_tokens, room),
             lambda item: loop.call_soon_threadsafe(pieces.put_nowait, item),
         )
-        await self._worker.run(lambda: self._worker.answers.append(answer))
+        await self._worker.call(lambda: self._worker.answers.append(answer))
         try:
             while True:
                 item = await pieces.get()
@@ -101,7 +101,7 @@ class LocalEngine:
             raise NotFound(f"version {version} is not loaded")
         if len(token_ids) > self.context_tokens:
             raise ContextTooLong(f"the text has {len(token_ids)} tokens; the context is {self.context_tokens}")
-        return await self._worker.run(lambda: self._worker.score(version, token_ids))
+        return await self._worker.call(lambda: self._worker.score(version, token_ids))
 
     async def spot_check(self, version: int, token_ids: list[int], last: int | None = None) -> list[float]:
         """Score all tokens."""
@@ -114,10 +114,10 @@ class LocalEngine:
                 if self._full != self._base:
                     raise Conflict("an adapter needs the base weights, which full weights have replaced")
                 if weights.version not in self.versions:
-                    await self._worker.run(lambda: self._worker.add_adapter(weights))
+                    await self._worker.call(lambda: self._worker.add_adapter(weights))
                 self.versions |= {weights.version}
             else:
-                await self._worker.run(lambda: self._worker.replace(weights))
+                await self._worker.call(lambda: self._worker.replace(weights))
                 self._replaced = (self._replaced | self.versions) - {weights.version}
                 self._full, self.versions = weights, frozenset({weights.version})
 
@@ -126,4 +126,4 @@ class LocalEngine:
         async with self._one_load:
             if self._full is not None and version in self.versions and version != self._full.version:
                 self.versions -= {version}
-                await self._worker.run(lambda: self._worker.retired.add(version))
+                await self._worker.call(lambda: self._worker.retired.add(version))

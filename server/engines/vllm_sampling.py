@@ -1,4 +1,4 @@
-"""Samples and scores through vLLM's token endpoint, and says which version sampled each token (step 3).
+"""Samples and scores through vLLM's token endpoint, and reports which version sampled each token (step 3).
 
 vLLM reports versions only in an answer's last chunk, as spans that are exact when weights are replaced under a pause.
 Tokens that arrive before a replacement begins belong to the version at that moment. Later tokens are passed on at once
@@ -31,7 +31,7 @@ class VllmSampler:
     Args:
         http: the connections to vLLM.
         weights: the loaded versions.
-        spot_checks: `spot_check` looks at a few places only; see there.
+        spot_checks: `spot_check` scores a few tokens only, on a CPU.
     """
 
     def __init__(self, http: VllmHttp, weights: VllmWeights, *, spot_checks: bool) -> None:
@@ -42,7 +42,7 @@ class VllmSampler:
     async def generate(
         self, version: int, prompt_ids: list[int], params: SamplingParams, *, whole: bool = False
     ) -> AsyncGenerator[Piece, None]:
-        """Sample one answer; the module's docstring says how each token gets its version."""
+        """Sample one answer; the module's docstring explains how each token gets its version."""
         weights = self._weights
         version = await weights.ready(version)
         room = self.context_tokens - len(prompt_ids)

@@ -157,7 +157,7 @@ def with_explicit_lm_head(directory: Path, into: Path) -> Path:
     header = json.dumps(
         {LM_HEAD: {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": [0, entry.end - entry.begin]}}
     ).encode()
-    unfinished = into / "head.part"
+    unfinished = into / "lm_head.part"
     with entry.file.open("rb") as source, unfinished.open("wb") as target:
         target.write(len(header).to_bytes(8, "little") + header)
         source.seek(entry.begin)

@@ -110,7 +110,7 @@ def _try(family: ModelFamily, model: Model) -> tuple[LoadedFamily | None, str]:
     try:
         loaded = family.load(model)
         wrong = _difference(loaded, loaded.writer, model) if loaded.writer is not None else ""
-    except Exception as error:  # Whatever the library reports about this tokenizer is what the reader needs to know.
+    except Exception as error:  # Any error of the library means that the family does not fit.
         return None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     return (None, wrong) if wrong else (loaded, "")
 

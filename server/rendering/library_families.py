@@ -100,8 +100,7 @@ class LibraryWriter:
 
     def __init__(self, family: LibraryFamily, model: Model) -> None:
         self._family = family
-        # Some families differ by size, which the library tells by the name on the model hub, and some revisions differ
-        # in the chat template.
+        # The library distinguishes some sizes by the name on the model hub, and some revisions by the chat template.
         hub_names = import_module("renderers.base").MODEL_RENDERER_MAP
         name = next((name for name in model.names if hub_names.get(name) == family.name), model.names[0])
         self._tokenizer = _LibraryTokenizer(model.tokenizer, name, model.template.end_of_turn, model.template.source)

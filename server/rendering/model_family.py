@@ -138,7 +138,7 @@ class ModelFamily(Protocol):
         """Name in the setting `renderer`."""
 
     def may_fit(self, model: Model) -> bool:
-        """Whether it is worth loading the family for this model: a cheap check."""
+        """Whether the family may fit this model: a cheap check before `load`."""
 
     def load(self, model: Model) -> LoadedFamily:
         """Return the family for one model; raises any exception if the model does not fit."""

@@ -202,7 +202,7 @@ async def test_a_request_for_a_replaced_version_is_answered_by_its_successor(ben
         await bench.sample(99, max_tokens=3)
 
 
-async def test_a_prompt_that_fills_the_context_is_refused_and_a_shorter_one_fills_it(bench: Bench) -> None:
+async def test_a_prompt_that_fills_the_context_is_refused_and_a_short_remainder_is_used(bench: Bench) -> None:
     version = await bench.serve(bench.base)
     full = [5] * bench.engine.context_tokens
     with pytest.raises(ContextTooLong):

@@ -13,7 +13,7 @@ from server.models.weights import validate_adapter, validate_full, with_explicit
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ("none", None),
         ("missing", "model.norm.weight is missing"),
@@ -26,7 +26,7 @@ from server.models.weights import validate_adapter, validate_full, with_explicit
     ],
 )
 def test_full_weights_that_would_break_an_engine_are_refused(
-    change: str, says: str | None, tiny: dict[str, Weights], tmp_path: Path
+    change: str, message: str | None, tiny: dict[str, Weights], tmp_path: Path
 ) -> None:
     import torch
     from safetensors.torch import load_file, save_file
@@ -46,10 +46,10 @@ def test_full_weights_that_would_break_an_engine_are_refused(
     save_file(tensors, file)
     if change == "cut off":
         file.write_bytes(file.read_bytes()[:-100])
-    if says is None:
+    if message is None:
         validate_full(tmp_path, tiny["base"].path)
         return
-    with pytest.raises(BadRequest, match=says) as raised:
+    with pytest.raises(BadRequest, match=message) as raised:
         validate_full(tmp_path, tiny["base"].path)
     assert raised.value.code == "bad_weights"
 

@@ -45,14 +45,14 @@ def logprobs_of(logits: Any, ids: list[int]) -> list[float]:
 
 def children(name: str) -> list[psutil.Process]:
     """Return the descendants of this process that have the name in their command line."""
-    found = []
+    processes = []
     for process in psutil.Process().children(recursive=True):
         try:
             if any(name in word for word in process.cmdline()):
-                found.append(process)
+                processes.append(process)
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue  # It has just ended.
-    return found
+    return processes
 
 
 def joined(pieces: list[Piece]) -> tuple[list[int], list[float], list[int]]:

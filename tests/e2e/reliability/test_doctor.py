@@ -64,11 +64,11 @@ def test_a_good_model_passes_every_check_also_in_the_json(
 ) -> None:
     data_dir = tmp_path / "data"
     code = doctor.run([str(tiny), "--json", "--engine.kind", "local", "--weights", "full", "--data-dir", str(data_dir)])
-    said = json.loads(capsys.readouterr().out)
-    assert (code, said["passed"]) == (0, True)
-    assert [check["name"] for check in said["checks"]] == NAMES
-    assert {check["result"] for check in said["checks"][1:]} == {"pass"}
-    assert said["checks"][0]["result"] == "skip" and not (data_dir / "upturn.db").exists()
+    report = json.loads(capsys.readouterr().out)
+    assert (code, report["passed"]) == (0, True)
+    assert [check["name"] for check in report["checks"]] == NAMES
+    assert {check["result"] for check in report["checks"][1:]} == {"pass"}
+    assert report["checks"][0]["result"] == "skip" and not (data_dir / "upturn.db").exists()
     assert list(data_dir.iterdir()) == [], "the changed weights were not deleted"
 
 
@@ -93,8 +93,8 @@ def test_quick_prints_a_line_for_each_check_without_torch(tiny: Path, tmp_path: 
 def test_a_missing_model_fails_with_advice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     assert doctor.run([str(tmp_path / "empty"), "--quick", "--data-dir", str(tmp_path)]) == 1
-    said = capsys.readouterr().out
-    assert "fail  model files      config.json" in said and "Hugging Face's layout" in said
+    output = capsys.readouterr().out
+    assert "fail  model files      config.json" in output and "Hugging Face's layout" in output
 
 
 def rewrites(user: str = "message['content']", assistant: str = "message['content']") -> Callable[[Path], None]:
@@ -125,7 +125,7 @@ def stops_elsewhere(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "name", "says"),
+    ("damage", "name", "message"),
     [
         (rewrites(user="message['content'] ~ ' (' ~ messages|length ~ ')'"), "chat template", "1 would fork"),
         (quantized, "weights", "quantized (awq)"),
@@ -143,13 +143,13 @@ def stops_elsewhere(model: Path) -> None:
     ],
 )
 def test_each_defect_of_a_model_is_found_with_a_figure_and_advice(
-    tiny: Path, damage: Callable[[Path], Any], name: str, says: str
+    tiny: Path, damage: Callable[[Path], Any], name: str, message: str
 ) -> None:
     before = by_name(list(model_checks(tiny)))
     assert {check.result for check in before.values()} == {"pass"}
     damage(tiny)
     check = by_name(list(model_checks(tiny)))[name]
-    assert (check.result, says in check.figure) == ("fail", True), check
+    assert (check.result, message in check.figure) == ("fail", True), check
     assert check.advice
 
 
@@ -237,18 +237,18 @@ def test_the_schema_is_compared_and_never_changed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--quick", "--no-such-flag"], "--no-such-flag"),
         (["--quick", "model"], "model"),
         (["model", "--engine.kind", "scripted"], "scripted engine has no model"),
     ],
 )
-def test_wrong_arguments_are_refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         doctor.run(arguments)
     assert ended.value.code == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.vllm
@@ -274,14 +274,14 @@ def test_a_good_model_passes_on_vllm(tiny: Path, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    said = json.loads(done.stdout)
-    assert done.returncode == 0, said
-    results = {check["name"]: check["result"] for check in said["checks"]}
+    report = json.loads(done.stdout)
+    assert done.returncode == 0, report
+    results = {check["name"]: check["result"] for check in report["checks"]}
     assert {name for name, result in results.items() if result != "pass"} == {"database schema", "adapter"}
 
 
-@pytest.mark.parametrize(("name", "says"), [("qwen3", "the family qwen3"), ("llama-3", "the family llama-3")])
-def test_the_report_says_what_writes_the_prompts(tmp_path: Path, name: str, says: str) -> None:
+@pytest.mark.parametrize(("name", "message"), [("qwen3", "the family qwen3"), ("llama-3", "the family llama-3")])
+def test_the_report_says_what_writes_the_prompts(tmp_path: Path, name: str, message: str) -> None:
     directory = make_family_model(tmp_path, FAMILIES[name])
-    assert says in by_name(list(model_checks(directory)))["renderer"].figure
+    assert message in by_name(list(model_checks(directory)))["renderer"].figure
     assert "the chat template" in by_name(list(model_checks(directory, "template")))["renderer"].figure

@@ -27,14 +27,14 @@ def parse_call(text: str) -> ParsedCall:
 
 FAMILIES = (TaggedFamily("brackets", "[CALL]", "[/CALL]", parse_call),)
 '''
-LINE = '    "server.rendering.brackets",\n'
+REGISTRY_LINE = '    "server.rendering.brackets",\n'
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
     "{% for c in m.tool_calls or [] %}[CALL]{{ c.function.name }} {{ c.function.arguments | tojson }}[/CALL]"
     "{% endfor %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}{{ tools and '' }}"
 )
-READ = """
+PROGRAM = """
 import json, sys
 from pathlib import Path
 import server
@@ -86,14 +86,14 @@ def test_an_answer_form_is_one_file_and_one_line(tmp_path: Path) -> None:
     registry = tmp_path / "server/rendering/families.py"
     text = registry.read_text()
     assert text.count("MODULES = (\n") == 1
-    registry.write_text(text.replace("MODULES = (\n", f"MODULES = (\n{LINE}"))
+    registry.write_text(text.replace("MODULES = (\n", f"MODULES = (\n{REGISTRY_LINE}"))
     write_model(tmp_path / "model")
 
     call = '[CALL]look {"at": "sky"}[/CALL]'
     malformed = ["[CALL]look {at: sky}[/CALL]", "[CALL]look[/CALL]", '[CALL]look {"at": ']
     answers = ["1 [CAL 2", f"I look.\n{call}", f"{call}\n{call}<|im_end|>", *malformed]
     done = subprocess.run(
-        [sys.executable, "-c", READ, str(tmp_path), json.dumps(answers)],
+        [sys.executable, "-c", PROGRAM, str(tmp_path), json.dumps(answers)],
         cwd=tmp_path,
         env={"PYTHONPATH": f"{tmp_path}:{ROOT / 'clients' / 'python'}", "PATH": "/usr/bin:/bin"},
         check=False,

@@ -105,7 +105,7 @@ def test_a_family_is_recognized_by_its_template(renderers: dict[str, Renderer], 
 def test_a_prompt_has_the_ids_of_the_models_own_template(tmp_path: Path, name: str) -> None:
     directory = make_family_model(tmp_path, FAMILIES[name])
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"), eos_token=FAMILIES[name].eos)
-    talk = [
+    conversation = [
         *ASK,
         {
             "role": "assistant",
@@ -116,20 +116,20 @@ def test_a_prompt_has_the_ids_of_the_models_own_template(tmp_path: Path, name: s
         RESULTS[0],
     ]
     wanted = theirs.apply_chat_template(
-        talk,
+        conversation,
         tools=[TOOL],
         chat_template=(directory / "chat_template.jinja").read_text(),
         add_generation_prompt=True,
         return_dict=False,
         **({"date_string": "26 Jul 2024"} if name == "llama-3" else {}),
     )
-    talk[2] = {
-        **talk[2],
+    conversation[2] = {
+        **conversation[2],
         "tool_calls": [
             {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": json.dumps(CITIES[0])}}
         ],
     }
-    assert load_renderer(directory).prompt(talk, [TOOL]) == wanted
+    assert load_renderer(directory).prompt(conversation, [TOOL]) == wanted
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -146,17 +146,17 @@ def test_recorded_ids_continue_exactly_with_tools_and_thoughts(renderers: dict[s
         None if name == "llama-3" else "Both matter."
     )
     del message["reasoning_content" if thoughts else "role"]  # Most agents send no thoughts back.
-    talk = [*ASK, {**message, "role": "assistant"}, *RESULTS[: len(cities)]]
-    rest = renderer.follow(talk, 3, recorded, [TOOL])
+    conversation = [*ASK, {**message, "role": "assistant"}, *RESULTS[: len(cities)]]
+    rest = renderer.follow(conversation, 3, recorded, [TOOL])
     assert rest is not None and "rain" in decode(rest)
     prompt = recorded + rest
     written = renderer.tokenizer.encode("It rains.")
     close = encode("</think>") if decode(prompt).endswith("<think>\n") or name == "glm-4.5" else []
     recorded = [*prompt, *close, *written, *renderer.family.stop_ids[:1]]
-    talk += [{"role": "assistant", "content": "It rains."}, {"role": "user", "content": "And now?"}]
-    rest = renderer.follow(talk, len(talk) - 1, recorded, [TOOL])
+    conversation += [{"role": "assistant", "content": "It rains."}, {"role": "user", "content": "And now?"}]
+    rest = renderer.follow(conversation, len(conversation) - 1, recorded, [TOOL])
     assert rest is not None, "dropped thoughts must not fork the conversation"
-    assert renderer.prompt(talk, [TOOL])[-len(rest) :] == rest
+    assert renderer.prompt(conversation, [TOOL])[-len(rest) :] == rest
     assert thoughts in decode(recorded)
 
 
@@ -165,17 +165,17 @@ def test_an_answer_cut_by_its_length_gets_its_end_of_turn(renderers: dict[str, R
     renderer = renderers[name]
     prompt = renderer.prompt(ASK)
     close = renderer.tokenizer.encode("</think>") if renderer.parser(prompt).in_thoughts else []
-    talk = [*ASK, {"role": "assistant", "content": "It"}, {"role": "user", "content": "Go on"}]
+    conversation = [*ASK, {"role": "assistant", "content": "It"}, {"role": "user", "content": "Go on"}]
     recorded = [*prompt, *close, *renderer.tokenizer.encode("It")]
-    rest = renderer.follow(talk, 3, recorded)
+    rest = renderer.follow(conversation, 3, recorded)
     assert rest is not None and rest[0] in renderer.family.stop_ids
 
 
 def test_history_that_differs_from_the_record_is_not_continued(renderers: dict[str, Renderer]) -> None:
     renderer = renderers["qwen3"]
     prompt = renderer.prompt(ASK)
-    talk = [*ASK, {"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}]
-    assert renderer.follow(talk, 3, [*prompt, *renderer.tokenizer.encode("a<|im_end|>")]) is None
+    conversation = [*ASK, {"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert renderer.follow(conversation, 3, [*prompt, *renderer.tokenizer.encode("a<|im_end|>")]) is None
     assert renderer.follow(ASK, 1, [1, 2, 3]) is None
 
 
@@ -266,8 +266,8 @@ def test_options_of_the_template_reach_it_and_unknown_ones_are_refused(tmp_path:
     asked, whole = renderer.prompt(ASK, (), off), renderer.prompt(ASK)
     assert asked[: len(whole)] == whole
     assert renderer.tokenizer.decode_all(asked[len(whole) :]) == "<think>\n\n</think>\n\n"
-    talk = [*ASK, {"role": "assistant", "content": "Wet."}, {"role": "user", "content": "And now?"}]
-    rest = renderer.follow(talk, 3, [*asked, *renderer.tokenizer.encode("Wet.<|im_end|>")], (), off)
+    conversation = [*ASK, {"role": "assistant", "content": "Wet."}, {"role": "user", "content": "And now?"}]
+    rest = renderer.follow(conversation, 3, [*asked, *renderer.tokenizer.encode("Wet.<|im_end|>")], (), off)
     assert rest is not None and renderer.tokenizer.decode_all(rest).endswith("<think>\n\n</think>\n\n")
     with pytest.raises(BadRequest, match=r"does not know tone; it knows enable_thinking") as refused:
         renderer.prompt(ASK, (), {"tone": "warm"})

@@ -16,7 +16,7 @@ from server.rendering.template import ChatTemplate
 from server.rendering.tokenizer import TextStream
 from tests.support.tiny_model import make_tiny_model
 
-TALK = [
+CONVERSATION = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Héllo 1234 ✓"},
     {"role": "assistant", "content": "Yes.\n\nNo."},
@@ -37,36 +37,36 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_prompt_has_the_same_ids_as_in_transformers(directory: Path) -> None:
     theirs = AutoTokenizer.from_pretrained(directory).apply_chat_template(
-        TALK, add_generation_prompt=True, tokenize=True, return_dict=False
+        CONVERSATION, add_generation_prompt=True, tokenize=True, return_dict=False
     )
-    assert load_renderer(directory).prompt(TALK) == theirs
+    assert load_renderer(directory).prompt(CONVERSATION) == theirs
 
 
 def test_recorded_ids_plus_the_continuation_are_the_whole_conversation(directory: Path) -> None:
     renderer = load_renderer(directory)
-    first = renderer.prompt(TALK[:2])
-    answer = [*renderer.tokenizer.encode(TALK[2]["content"]), *renderer.end_ids]
-    rest = renderer.follow(TALK, 3, [*first, *answer])
+    first = renderer.prompt(CONVERSATION[:2])
+    answer = [*renderer.tokenizer.encode(CONVERSATION[2]["content"]), *renderer.end_ids]
+    rest = renderer.follow(CONVERSATION, 3, [*first, *answer])
     assert rest is not None
-    assert first + answer + rest == renderer.prompt(TALK)
+    assert first + answer + rest == renderer.prompt(CONVERSATION)
 
 
 def test_an_answer_without_its_end_of_turn_gets_one() -> None:
     template = chat_template()
-    rest = template.continuation(TALK, 3, ord("o"))
+    rest = template.continuation(CONVERSATION, 3, ord("o"))
     assert rest is not None and rest[0] == template.end_ids[0]
-    assert template.continuation(TALK, 3, template.end_ids[0]) == rest[1:]
+    assert template.continuation(CONVERSATION, 3, template.end_ids[0]) == rest[1:]
 
 
 def test_a_template_that_rewrites_history_forks() -> None:
     forgetful = "{% for m in messages[-1:] %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
-    assert chat_template(forgetful).continuation(TALK, 3, 258) is None
+    assert chat_template(forgetful).continuation(CONVERSATION, 3, 258) is None
 
 
 def test_a_template_that_rejects_messages_is_a_bad_request() -> None:
     strict = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(BadRequest, match="roles must alternate"):
-        chat_template(strict).prompt(TALK)
+        chat_template(strict).prompt(CONVERSATION)
 
 
 def test_a_model_without_a_chat_template_is_refused_with_advice(tmp_path: Path) -> None:
@@ -120,34 +120,39 @@ def test_a_template_with_tool_support_gets_arguments_as_objects() -> None:
         "{% for c in m.tool_calls or [] %}({{ c.function.arguments.at }}){% endfor %}{% endfor %}"
     )
     template = chat_template(source)
-    assert template.text([*TALK[:2], CALLED, RESULT], ask=False, tools=[TOOL]) == "look:systemuserassistant(sky)tool"
-    assert template.text(TALK[:2], ask=False) == "systemuser"
+    assert (
+        template.text([*CONVERSATION[:2], CALLED, RESULT], ask=False, tools=[TOOL])
+        == "look:systemuserassistant(sky)tool"
+    )
+    assert template.text(CONVERSATION[:2], ask=False) == "systemuser"
 
 
 def test_a_template_without_tool_support_gets_plain_messages() -> None:
     template = chat_template()
-    text = template.text([*TALK[:2], CALLED, RESULT], ask=True, tools=[TOOL])
+    text = template.text([*CONVERSATION[:2], CALLED, RESULT], ask=True, tools=[TOOL])
     assert text.startswith("<|im_start|>system\nBe brief.\n\nYou can call tools.")
     assert '{"name": "look", "parameters": {"type": "object"}}' in text
     written = '<tool_call>\n{"name": "look", "arguments": {"at": "sky"}}\n</tool_call>'
     assert f"<|im_start|>assistant\n{written}<|im_end|>" in text
     assert "<|im_start|>user\n<tool_response>\nblue\n</tool_response><|im_end|>" in text
-    ids = template.prompt([*TALK[:2], CALLED, RESULT], [TOOL])
+    ids = template.prompt([*CONVERSATION[:2], CALLED, RESULT], [TOOL])
     answer = BYTES.encode(written)
-    rest = template.continuation([*TALK[:2], CALLED, RESULT], 3, END, [TOOL])
+    rest = template.continuation([*CONVERSATION[:2], CALLED, RESULT], 3, END, [TOOL])
     assert rest is not None
-    assert [*template.prompt(TALK[:2], [TOOL]), *answer, END, *rest] == ids
+    assert [*template.prompt(CONVERSATION[:2], [TOOL]), *answer, END, *rest] == ids
 
 
 def test_a_template_that_drops_earlier_thoughts_does_not_fork() -> None:
     template = chat_template(REASONING)
-    talk = [
+    conversation = [
         {"role": "user", "content": "Why?"},
         {"role": "assistant", "content": "So."},
         {"role": "user", "content": "And?"},
     ]
-    assert not template.text(talk, ask=True).startswith(template.text(talk[:2], ask=False)), "history is rewritten"
-    rest = template.continuation(talk, 2, END)
+    assert not template.text(conversation, ask=True).startswith(template.text(conversation[:2], ask=False)), (
+        "history is rewritten"
+    )
+    rest = template.continuation(conversation, 2, END)
     assert rest is not None
     assert BYTES.decode(rest, skip_special=False) == (
         "\n<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n<think>\n"
@@ -161,11 +166,11 @@ def test_a_template_gets_only_the_options_that_it_reads() -> None:
         "{{ name }} {{ tone }} {{ mood or '' }}{% for m in messages %}{{ m.role }}{% endfor %}"
     )
     template = chat_template(source, {"bos_token": "<s>"})
-    assert template.text(TALK[:1], ask=True) == "Ada plain system"
-    assert template.text(TALK[:1], ask=True, options={"tone": "warm", "mood": "well"}) == "Ada warm wellsystem"
+    assert template.text(CONVERSATION[:1], ask=True) == "Ada plain system"
+    assert template.text(CONVERSATION[:1], ask=True, options={"tone": "warm", "mood": "well"}) == "Ada warm wellsystem"
     for name in ("name", "bos_token", "messages", "strftime_now", "other"):
         with pytest.raises(BadRequest, match=f"does not know {name}; it knows mood, tone"):
-            template.prompt(TALK, (), {name: "x"})
+            template.prompt(CONVERSATION, (), {name: "x"})
 
 
 def test_changes_by_sdks_do_not_change_the_hash_of_a_message() -> None:
