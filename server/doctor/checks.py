@@ -78,7 +78,13 @@ def judge(name: str, passed: bool, figure: str, advice: str) -> Check:
 
 
 def model_checks(base: Path, renderer: str = "auto", name: str = "") -> Iterator[Check]:
-    """Check a model directory without an engine; `renderer` and `name` are the settings `renderer` and `model`."""
+    """Check a model directory without an engine.
+
+    Args:
+        base: the directory.
+        renderer: the setting `renderer`.
+        name: the setting `model`.
+    """
     yield _guarded("model files", lambda: _files(base))
     yield _guarded("weights", lambda: _weights(base))
     try:
@@ -86,18 +92,21 @@ def model_checks(base: Path, renderer: str = "auto", name: str = "") -> Iterator
     except Exception as error:  # Any defect of the files is a finding.
         yield Check("chat template", "fail", reason_of(error), "serving needs a chat template and a tokenizer")
         return
-    yield Check(
-        "renderer",
-        "pass",
-        "the chat template; calls are JSON in <tool_call> tags"
-        if made.family.name == HERMES.name
-        else f"the family {made.family.name}, which writes what the chat template writes",
-    )
+    yield Check("renderer", "pass", _renderer_figure(made))
     yield _guarded("chat template", lambda: _template("chat template", made, CONVERSATION))
     yield _guarded("tool template", lambda: _template("tool template", made, CONVERSATION_WITH_TOOLS, TOOLS))
     yield _guarded("end of turn", lambda: _end_of_turn(base, made))
     yield _guarded("special tokens", lambda: _special_tokens(base))
     yield _guarded("token ids", lambda: _round_trip(base))
+
+
+def _renderer_figure(renderer: Renderer) -> str:
+    family = renderer.family
+    if family.writer is not None:
+        return f"the family {family.name}, which writes what the chat template writes"
+    if family.name == HERMES.name:
+        return "the chat template; calls are JSON in <tool_call> tags"
+    return f"the chat template; calls are in the form of the family {family.name}"
 
 
 def _files(base: Path) -> Check:
@@ -206,7 +215,7 @@ def _special_tokens(base: Path) -> Check:
 
 
 def _round_trip(base: Path) -> Check:
-    """Check the way through text, which random ids, as sampled at temperature 1, rarely survive."""
+    """Check ids against text; random ids, as sampled at temperature 1, rarely survive the round trip."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))

@@ -13,8 +13,9 @@ from typing import Any
 
 from server.engines.options import VllmOptions
 from server.engines.protocol import Piece, SamplingParams, Weights
+from server.engines.vllm_command import BASE_MODEL, resolved_dtype
 from server.engines.vllm_http import VllmHttp
-from server.engines.vllm_process import BASE_MODEL, Progress, VllmProcess, answers, resolved_dtype
+from server.engines.vllm_process import Progress, VllmProcess, answers
 from server.engines.vllm_sampling import VllmSampler
 from server.engines.vllm_weights import VllmWeights
 from server.errors import UpturnError

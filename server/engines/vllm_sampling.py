@@ -14,8 +14,8 @@ from typing import Any
 
 from server.engines.protocol import FinishReason, Piece, SamplingParams
 from server.engines.vllm_answer import RESTART_S, Tokens, check_spans, read_spans
+from server.engines.vllm_command import MAX_LOGPROBS, is_cpu_build, vocabulary_size
 from server.engines.vllm_http import VllmHttp
-from server.engines.vllm_process import MAX_LOGPROBS, is_cpu_build, vocabulary_size
 from server.engines.vllm_weights import VllmWeights
 from server.errors import ContextTooLong, EngineError, NotFound
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from server.engines.options import VllmOptions
 from server.engines.protocol import Weights
 from server.engines.vllm_answer import RESTART_S
+from server.engines.vllm_command import BASE_MODEL
 from server.engines.vllm_http import VllmHttp
-from server.engines.vllm_process import BASE_MODEL
 from server.errors import Conflict, EngineError, NotFound, UpturnError
 from server.models.weights import with_explicit_lm_head
 

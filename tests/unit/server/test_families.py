@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from server.errors import BadRequest
 from server.recording.tokens import chain_hashes
 from server.recording.turns import Ask
 from server.rendering.answers import AnswerFormat, AnswerReader
+from server.rendering.families import MODULES, model_families
 from server.rendering.load import load_renderer
 from server.rendering.model_family import TaggedCalls
 from server.rendering.render import Renderer
@@ -251,6 +253,11 @@ def test_a_family_can_be_requested_or_switched_off(tmp_path: Path) -> None:
         load_renderer(directory, "llama-3")
     with pytest.raises(BadRequest, match="is not one of auto, template, qwen3"):
         load_renderer(directory, "qwen17")
+
+
+def test_every_registered_family_has_a_name_of_its_own() -> None:
+    names = [family.name for module in MODULES for family in import_module(module).FAMILIES]
+    assert list(model_families()) == names and names[0] == "template"
 
 
 def test_only_a_family_with_json_calls_supports_a_forced_call(renderers: dict[str, Renderer]) -> None:
