@@ -131,7 +131,7 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
                 runs_,
                 data_dir=settings.data_dir.absolute(),
                 key=callers.own_key("own learner", "learner"),
-                environment=built.placement.learner_environment,
+                gpu_variables=built.placement.learner_variables,
                 gpu_memory=built.placement.learner_share,
             )
             if settings.learner.start and own_url

@@ -33,7 +33,7 @@ class Placement:
     message: str = "no GPU: engine and learner compute on the CPU"
 
     @property
-    def learner_environment(self) -> dict[str, str]:
+    def learner_variables(self) -> dict[str, str]:
         """Environment variables that restrict the learner to its GPUs."""
         return visible(*self.learner_gpus)
 

@@ -1,4 +1,4 @@
-"""The learner of this machine, one process or several: started while a run is due, and again when it dies."""
+"""The learner on this machine, one process or several: started when a run is due, restarted when it dies."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from server.training.runs import UNFINISHED, Runs
 from server.training.settings import LearnerSettings
 
 log = logging.getLogger("upturn.learner")
-STOP_S = 10.0  # How long a learner may take to give its batch back.
-LOOK_S = 2.0  # Pause before looking again for a run: one that another server queued, or whose learner was lost.
+STOP_S = 10.0  # How long a learner may take to return its batch when it is stopped.
+INTERVAL_S = 2.0  # Pause between checks for due runs: another server may queue a run or lose its learner.
 
 
 def program(settings: LearnerSettings) -> list[str]:
-    """Return the command line of the learner, as far as settings decide it."""
-    several = ["learner.parallel.launch", "--processes", str(settings.processes)]
+    """Return the part of the learner's command line that the settings determine."""
+    parallel = ["learner.parallel.launch", "--processes", str(settings.processes)]
     threads = [] if settings.threads is None else ["--threads", str(settings.threads)]
     nice = ["nice", "-n", str(settings.nice)] if settings.nice else []
-    return [*nice, sys.executable, "-m", *(several if settings.processes > 1 else ["learner", "run"]), *threads]
+    return [*nice, sys.executable, "-m", *(parallel if settings.processes > 1 else ["learner", "run"]), *threads]
 
 
 class LearnerProcess:
-    """Starts the learner while a run is due, and again when it dies."""
+    """Starts the learner when a run is due, and restarts it when it dies."""
 
     def __init__(
         self,
@@ -41,19 +41,30 @@ class LearnerProcess:
         *,
         data_dir: Path,
         key: str,
-        environment: Mapping[str, str],
+        gpu_variables: Mapping[str, str],
         gpu_memory: float | None,
     ) -> None:
+        """Prepare the process's environment; nothing starts before `start`.
+
+        Args:
+            settings: the learner's settings.
+            runs: says which run is due.
+            data_dir: absolute; holds the learner's work and its logs.
+            key: API key with which the learner calls the server.
+            gpu_variables: environment variables that restrict the learner to its GPUs.
+            gpu_memory: fraction of a shared GPU's memory that the learner may use; None is unlimited.
+        """
         self._settings = settings
         self._runs = runs
         self._data_dir = data_dir
         self._gpu_memory = gpu_memory
-        # Threads that wait for each other sleep: beside others that compute on the same cores, spinning ones took 5.6 s
-        # for a step of 1.7 s, sleeping ones 3.2 s (measured). The key is never on the command line, for all to read.
+        # PASSIVE: OpenMP threads sleep while they wait. On cores shared with other work, a learner step of 1.7 s took
+        # 5.6 s with spinning threads and 3.2 s with sleeping ones (measured). The key is not on the command line, which
+        # all users of the machine can read.
         self._environment = {
             "OMP_WAIT_POLICY": "PASSIVE",
             **os.environ,
-            **environment,
+            **gpu_variables,
             "UPTURN_KEY": key,
         }
         self._server_url = ""
@@ -63,17 +74,17 @@ class LearnerProcess:
         self._process: asyncio.subprocess.Process | None = None
 
     def start(self, server_url: str) -> None:
-        """Begin to watch for due runs."""
+        """Start the learner whenever a run is due; `server_url` is where it calls the server."""
         self._server_url = server_url
-        self._task = asyncio.create_task(self._watch())
+        self._task = asyncio.create_task(self._supervise())
         self._due.set()
 
     def wake(self) -> None:
-        """A run was queued."""
+        """Check for due runs now: a run was queued."""
         self._due.set()
 
     async def close(self) -> None:
-        """Stop the learner; its run goes on where it was when the server starts again."""
+        """Stop the learner; its run continues at its learner step when the server starts again."""
         await background.end(self._task)
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
@@ -84,34 +95,35 @@ class LearnerProcess:
                 await self._process.wait()
         await self._runs.release(self._name)
 
-    async def _watch(self) -> None:
+    async def _supervise(self) -> None:
         while True:
             try:
                 while due := await self._runs.due(self._name):
-                    await self._do(due)
+                    await self._finish(due)
             except (*BROKEN, Unavailable) as error:
-                log.warning("the database does not say which run is due: %s", error)
+                log.warning("cannot read which run is due, retrying: %s", error)
             try:
-                await asyncio.wait_for(self._due.wait(), LOOK_S)
+                await asyncio.wait_for(self._due.wait(), INTERVAL_S)
             except TimeoutError:
                 continue
             self._due.clear()
 
-    async def _do(self, run_id: str) -> None:
-        """Bring one run to its end, restarting the learner at most as often as settings allow."""
+    async def _finish(self, run_id: str) -> None:
+        """Run the learner until one run ends, restarting it at most `learner.restarts` times."""
         deaths = 0
         while deaths <= self._settings.restarts:
-            code = await self._learn(run_id)
+            code = await self._run_learner(run_id)
             state = (await self._runs.view(run_id)).state
-            if code == 0 or state == "paused" or state not in UNFINISHED:  # With 0 it found another learner there.
+            if code == 0 or state == "paused" or state not in UNFINISHED:  # 0: another learner holds the run.
                 return
-            if state == "queued":  # Paused and resumed meanwhile.
+            if state == "queued":  # Paused and resumed in the meantime.
                 continue
             deaths += 1
-            log.warning("the learner of %s ended with code %s (death %d)", run_id, code, deaths)
+            log.warning("the learner of %s exited with code %s (death %d)", run_id, code, deaths)
         await self._runs.fail(run_id, f"the learner died {deaths} times; see {self._log_path(run_id)}")
 
-    async def _learn(self, run_id: str) -> int:
+    async def _run_learner(self, run_id: str) -> int:
+        """Start the learner on a run, wait for it, and return its exit status."""
         command = [
             *program(self._settings),
             "--server",
@@ -138,7 +150,7 @@ class LearnerProcess:
                 env=self._environment,
                 cwd=Path(__file__).parents[2],
             )
-        log.info("the learner of %s has process %d, log %s", run_id, self._process.pid, path)
+        log.info("the learner of %s is process %d, log %s", run_id, self._process.pid, path)
         return await self._process.wait()
 
     def _log_path(self, run_id: str) -> Path:

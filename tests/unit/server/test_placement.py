@@ -22,7 +22,7 @@ ENGINE, LEARNER = EngineSettings(), LearnerSettings()
 def test_without_a_gpu_both_compute_on_the_cpu() -> None:
     placed = place([], ENGINE, LEARNER, GIB)
     assert (placed.engine_gpu, placed.learner_gpus, placed.learner_share) == (None, (), None)
-    assert placed.learner_environment == {}
+    assert placed.learner_variables == {}
 
 
 def test_one_gpu_is_shared_by_a_fixed_split_and_reported_in_numbers() -> None:
@@ -37,7 +37,7 @@ def test_one_gpu_is_shared_by_a_fixed_split_and_reported_in_numbers() -> None:
 def test_a_second_gpu_belongs_to_the_learner_unless_settings_say_otherwise() -> None:
     placed = place(TWO, EngineSettings(gpu_memory=0.9), LEARNER, GIB)
     assert (placed.engine_gpu, placed.learner_gpus, placed.learner_share) == (0, (1,), None)
-    assert placed.learner_environment["CUDA_VISIBLE_DEVICES"] == "1"
+    assert placed.learner_variables["CUDA_VISIBLE_DEVICES"] == "1"
     other = place(TWO, EngineSettings(gpu=1), LEARNER, GIB)
     assert (other.engine_gpu, other.learner_gpus) == (1, (0,))
     shared = place(TWO, ENGINE, LearnerSettings(gpu=0), GIB)
@@ -47,7 +47,7 @@ def test_a_second_gpu_belongs_to_the_learner_unless_settings_say_otherwise() -> 
 def test_each_learner_process_has_its_own_gpu() -> None:
     placed = place([*TWO, Gpu(2, "H100", 80 * GIB)], ENGINE, LearnerSettings(processes=2), GIB)
     assert (placed.engine_gpu, placed.learner_gpus, placed.learner_share) == (0, (1, 2), None)
-    assert placed.learner_environment["CUDA_VISIBLE_DEVICES"] == "1,2"
+    assert placed.learner_variables["CUDA_VISIBLE_DEVICES"] == "1,2"
 
 
 def test_a_learner_on_another_machine_gets_no_gpu_here() -> None:
