@@ -219,7 +219,7 @@ def _scripted(folder: Path) -> tuple[Path, list[str], dict[int, str]]:
 
 def _vllm(folder: Path) -> tuple[Path, list[str], dict[int, str]]:
     """Return a tiny model, its server's flags, and the text of each token."""
-    from server.rendering.render import FileTokenizer
+    from server.rendering.tokenizer import FileTokenizer
     from tests.support.tiny_model import make_tiny_model
 
     model = make_tiny_model(folder / "model")

@@ -24,7 +24,6 @@ from server.environments.plays import Plays
 from server.feedback.scorers import Scorers, make_scorers
 from server.feedback.sources import RewardSources
 from server.metrics import Metrics
-from server.placement import visible
 from server.recording.episodes import Episodes
 from server.recording.privacy import Privacy
 from server.recording.recorder import Recorder
@@ -134,7 +133,7 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
                 runs_,
                 data_dir=settings.data_dir.absolute(),
                 key=callers.own_key("own learner", "learner"),
-                gpu_variables=visible(*built.placement.learner_gpus),
+                gpu_variables=built.placement.learner_variables,
                 gpu_memory=built.placement.learner_share,
             )
             if settings.learner.start and own_url

@@ -1,4 +1,7 @@
-"""From settings to a policy: which engine, which base model, how its messages are rendered, what it can swap."""
+"""Builds the policy from the settings: engine, base model, renderer, and the validation of new weights.
+
+Only this module of engines, models, rendering and placement reads the whole `Settings`.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from server.engines.factory import (
-    EngineKind,
-    LocalOptions,
-    ScriptedOptions,
-    VllmOptions,
-    make_engine,
-    vllm_installed,
-)
+from server.engines.factory import EngineKind, make_engine, vllm_installed
+from server.engines.gpus import list_gpus
+from server.engines.options import LocalOptions, ScriptedOptions, VllmOptions
 from server.engines.protocol import Engine
 from server.engines.scripted import SCRIPT, read_script
 from server.models.source import resolve_model
-from server.models.weights import validate_adapter, validate_full
-from server.placement import Placement, gpus, place, weights_bytes
+from server.models.weights import validate_adapter, validate_full, weights_bytes
+from server.placement import Placement, place
 from server.rendering.bytes_tokenizer import CHAT_TEMPLATE, END_OF_TURN, BytesTokenizer
+from server.rendering.load import load_renderer
 from server.rendering.render import Renderer
+from server.rendering.template import ChatTemplate
 from server.section import SettingsError
 from server.settings import Settings
 
@@ -38,47 +38,61 @@ class Built:
     engine: Engine
     renderer: Renderer
     base: Path
+    """Directory of the base model."""
     weights: Literal["full", "adapter"]
-    """What is published and swapped."""
+    """Kind of weights that are published and swapped."""
     validate: Callable[[Path, str], None]
-    """Checks a directory of such weights before the engine sees it."""
+    """Validates a directory of weights of a kind before the engine sees it; raises BadRequest."""
     placement: Placement = field(default_factory=Placement)
-    """Which GPU engine and learner have."""
 
 
 def build_policy(settings: Settings) -> Built:
-    """Return the policy that the settings ask for. It may convert or download the model: not for the event loop."""
+    """Return the policy that the settings describe.
+
+    It may convert or download the model, so it must not run in the event loop.
+
+    Raises:
+        SettingsError: settings contradict each other or the machine's GPUs.
+        BadRequest: the model is unavailable or unusable.
+    """
     kind = settings.engine.kind
     if kind == "auto":
         kind = "vllm" if vllm_installed() or settings.engine.url else "local"
-    on_gpu = shutil.which("nvidia-smi") is not None
-    weights = settings.weights
-    if weights == "auto":
-        weights = "adapter" if on_gpu and kind != "scripted" else "full"
-    for setting, share in (("canary.share", settings.canary.share), ("shadow.share", settings.shadow.share)):
-        if weights == "full" and share > 0:
-            raise SettingsError(
-                f"{setting} needs adapters (weights = adapter): one engine of full weights holds one "
-                "version, so no other can answer beside it"
-            )
+    weights = _weights_kind(settings, kind)
     data_dir = settings.data_dir.absolute()
     if kind == "scripted":
-        base = _script_directory(settings.model, data_dir)
-        renderer = Renderer(BytesTokenizer(), CHAT_TEMPLATE, END_OF_TURN)
         return Built(
             _engine(kind, settings, None, lora=weights == "adapter"),
-            renderer,
-            base,
+            Renderer(ChatTemplate(BytesTokenizer(), CHAT_TEMPLATE, END_OF_TURN)),
+            _script_directory(settings.model, data_dir),
             weights,
             lambda path, _: _check_script(path),
         )
     base = resolve_model(settings.model, (settings.models_dir or data_dir / "models").absolute())
     starts_vllm = kind == "vllm" and settings.engine.url is None
-    placement = place(gpus() if starts_vllm else [], settings.engine, settings.learner, weights_bytes(base))
-    engine = _engine(kind, settings, placement.engine_gpu, lora=weights == "adapter")
-    validate = partial(_validate, base, settings.engine.max_lora_rank)
-    renderer = Renderer.from_directory(base, settings.renderer, settings.model)
-    return Built(engine, renderer, base, weights, validate, placement)
+    placement = place(list_gpus() if starts_vllm else [], settings.engine, settings.learner, weights_bytes(base))
+    return Built(
+        _engine(kind, settings, placement.engine_gpu, lora=weights == "adapter"),
+        load_renderer(base, settings.renderer, settings.model),
+        base,
+        weights,
+        partial(_validate, base, settings.engine.max_lora_rank),
+        placement,
+    )
+
+
+def _weights_kind(settings: Settings, kind: EngineKind) -> Literal["full", "adapter"]:
+    """Return the kind of weights to swap: by default adapters on a GPU and full weights elsewhere."""
+    weights = settings.weights
+    if weights == "auto":
+        weights = "adapter" if shutil.which("nvidia-smi") is not None and kind != "scripted" else "full"
+    for setting, share in (("canary.share", settings.canary.share), ("shadow.share", settings.shadow.share)):
+        if weights == "full" and share > 0:
+            raise SettingsError(
+                f"{setting} needs adapters (weights = adapter): an engine with full weights holds only one version, so "
+                "no second version can answer"
+            )
+    return weights
 
 
 def _engine(kind: EngineKind, settings: Settings, gpu: int | None, *, lora: bool) -> Engine:
@@ -114,7 +128,7 @@ def _validate(base: Path, max_rank: int, directory: Path, kind: str) -> None:
 
 
 def _script_directory(model: str, data_dir: Path) -> Path:
-    """Return the directory of a script: the one named, or a shipped one that is written on first use."""
+    """Return the directory of a script: the configured one, or a default one that is written on first use."""
     if (Path(model) / SCRIPT).is_file():
         return Path(model).absolute()
     shipped = data_dir / "models" / "scripted"

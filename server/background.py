@@ -1,4 +1,4 @@
-"""Ending the server's own tasks."""
+"""Stops the server's background tasks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 async def end(*tasks: asyncio.Task[Any] | None) -> None:
-    """Cancel tasks and wait until each has come to its end; None is one that was never started."""
+    """Cancel tasks and wait until each has ended; None stands for a task that was never started."""
     started = [task for task in tasks if task is not None]
     for task in started:
         task.cancel()

@@ -1,11 +1,12 @@
-"""Runs vLLM or a learner and lets none of its processes outlive the server, not even `kill -9`. Standard library only.
+"""Supervises a child process so that nothing of it outlives the server, not even after `kill -9`.
 
-    python watch.py SERVER_PID command ...
+    python child_process.py SERVER_PID command ...
 
-vLLM is several processes, and its engine and workers go on when their parent is killed (measured); a learner would go
-on with a run that the next server gives to another. This process starts the command in a process group of its own and
-kills that whole group when the server is gone, when it is told to stop (SIGTERM), or when the command itself has ended.
-It exits with the command's own status. Started by `engines/vllm_process.py` and `training/learner_process.py`.
+vLLM is several processes, and its engine and workers keep running when their parent is killed (measured). A surviving
+learner would continue a run that the next server gives to another learner. This program starts the command in a process
+group of its own. It kills the whole group when the server is gone, when it receives SIGTERM, or when the command itself
+has ended, and exits with the command's status. vLLM, learners and environment hosts are started under it; it needs the
+standard library only.
 """
 
 from __future__ import annotations
@@ -21,31 +22,32 @@ from types import FrameType
 
 POLL_S = 0.1
 GRACE_S = 8.0
+"""Time between asking the command to end and killing it."""
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
-def watched(command: list[str]) -> list[str]:
-    """Return the command line that runs a command under this watch, for the life of the calling process."""
+def supervised(command: list[str]) -> list[str]:
+    """Return the command line that runs a command under supervision, for the life of the calling process."""
     return [sys.executable, "-I", str(Path(__file__).absolute()), str(os.getpid()), *command]
 
 
 def main(server_pid: int, command: list[str]) -> int:
-    """Run the command until it ends, the server is gone, or SIGTERM comes."""
-    told_to_stop = False
+    """Run the command until it ends, the server is gone, or SIGTERM arrives; return its status."""
+    stopping = False
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal told_to_stop
-        told_to_stop = True
+        nonlocal stopping
+        stopping = True
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     child = subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_parent)
-    while child.poll() is None and not told_to_stop and os.getppid() == server_pid:
+    while child.poll() is None and not stopping and os.getppid() == server_pid:
         time.sleep(POLL_S)
     if child.poll() is None:
-        child.terminate()  # vLLM then ends its own processes in order, a learner gives its batch back
+        child.terminate()  # vLLM then ends its own processes in order, and a learner returns its batch.
         deadline = time.monotonic() + GRACE_S
         while child.poll() is None and time.monotonic() < deadline:
             time.sleep(POLL_S)
@@ -54,7 +56,7 @@ def main(server_pid: int, command: list[str]) -> int:
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the child's group, and wait for it: its orphans are ours to reap."""
+    """Kill the rest of the child's group and wait for it: this process has to reap the orphans."""
     while True:
         try:
             os.killpg(child.pid, signal.SIGKILL)
@@ -64,12 +66,12 @@ def _kill_group(child: subprocess.Popen[bytes]) -> None:
         try:
             os.waitpid(-child.pid, os.WNOHANG)
         except ChildProcessError:
-            pass  # not ours yet: its parent is still dying
+            pass  # Not this process's child yet: its parent is still dying.
         time.sleep(0.01)
 
 
 def _die_with_parent() -> None:
-    """If this watcher itself is killed, the command gets SIGTERM and ends its own processes."""
+    """Send the command SIGTERM if this supervisor is killed, so that it ends its own processes."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -1,1 +1,1 @@
-"""Checks a model before anyone trains it."""
+"""Checks whether a model can be served and trained."""

@@ -1,7 +1,7 @@
-"""The engine in this process: transformers on a worker thread. For laptops without vLLM, and for tests.
+"""The engine in this process: transformers on a worker thread, for laptops without vLLM and for tests (step 3).
 
-Step 3 of the straight line. It is simple rather than fast: `local_worker.py` computes one token of each answer in turn,
-and weights change only between tokens. torch is imported when the engine starts, not with this module.
+It is simple rather than fast: `local_worker.py` computes one token of each answer in turn, and weights change only
+between tokens. torch is imported when the engine starts, not with this module.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from server.engines.factory import LocalOptions
 from server.engines.local_worker import Answer, Worker
+from server.engines.options import LocalOptions
 from server.engines.protocol import Piece, SamplingParams, Weights
 from server.errors import BadRequest, Conflict, ContextTooLong, NotFound, UpturnError
 
@@ -18,7 +18,7 @@ TOLERANCE_FLOAT32, TOLERANCE_HALF = 2e-3, 0.12
 
 
 class LocalEngine:
-    """A transformers model, its adapters, and the thread that computes with them."""
+    """A transformers model with its adapters, computed on a thread."""
 
     adapters = True
     constrains = False
@@ -31,14 +31,14 @@ class LocalEngine:
         self._base: Weights | None = None
         self._full: Weights | None = None
         self._replaced: set[int] = set()
-        """Full versions whose place the present one took."""
+        """Full versions that the present one has replaced."""
         self._one_load = asyncio.Lock()
 
     async def start(self, base: Weights, current: Weights) -> None:
-        """Load the base and then, over it or in its place, `current`."""
+        """Load the base, then `current` over it or in its place."""
         self._worker.start()
         try:
-            self.context_tokens, precise = await self._worker.run(lambda: self._worker.open_model(base))
+            self.context_tokens, precise = await self._worker.call(lambda: self._worker.open_model(base))
         except BaseException:
             await self.close()
             raise
@@ -50,29 +50,29 @@ class LocalEngine:
             self._replaced.clear()
 
     async def close(self) -> None:
-        """End the thread; answers in flight fail."""
+        """Stop the thread; answers in progress fail."""
         await asyncio.to_thread(self._worker.stop)
 
     @property
     def available(self) -> bool:
-        """Whether the thread runs."""
+        """Whether the thread is running."""
         return self._worker.running()
 
     async def healthy(self) -> bool:
-        """The same: the thread shares this process's fate."""
+        """Return `available`: the thread cannot fail apart from this process."""
         return self._worker.running()
 
     async def generate(
         self, version: int, prompt_ids: list[int], params: SamplingParams, *, whole: bool = False
     ) -> AsyncGenerator[Piece, None]:
-        """Sample one answer, one token a piece."""
+        """Sample one answer; each piece holds one token."""
         if version not in self.versions and version in self._replaced and self._full is not None:
             version = self._full.version
         if version not in self.versions:
             raise NotFound(f"version {version} is not loaded")
         room = self.context_tokens - len(prompt_ids)
         if room < 1:
-            raise ContextTooLong(f"the prompt has {len(prompt_ids)} tokens, the context is {self.context_tokens}")
+            raise ContextTooLong(f"the prompt has {len(prompt_ids)} tokens; the context is {self.context_tokens}")
         if not prompt_ids:
             raise BadRequest("the prompt has no tokens")
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Piece | UpturnError]()
@@ -83,7 +83,7 @@ class LocalEngine:
             min(params.max_tokens, room),
             lambda item: loop.call_soon_threadsafe(pieces.put_nowait, item),
         )
-        await self._worker.run(lambda: self._worker.answers.append(answer))
+        await self._worker.call(lambda: self._worker.answers.append(answer))
         try:
             while True:
                 item = await pieces.get()
@@ -100,30 +100,30 @@ class LocalEngine:
         if version not in self.versions:
             raise NotFound(f"version {version} is not loaded")
         if len(token_ids) > self.context_tokens:
-            raise ContextTooLong(f"the text has {len(token_ids)} tokens, the context is {self.context_tokens}")
-        return await self._worker.run(lambda: self._worker.score(version, token_ids))
+            raise ContextTooLong(f"the text has {len(token_ids)} tokens; the context is {self.context_tokens}")
+        return await self._worker.call(lambda: self._worker.score(version, token_ids))
 
     async def spot_check(self, version: int, token_ids: list[int], last: int | None = None) -> list[float]:
-        """The same, of all tokens."""
+        """Score all tokens."""
         return await self.score(version, token_ids)
 
     async def load(self, weights: Weights) -> None:
-        """Load a validated version between two tokens."""
+        """Load a validated version, between two tokens."""
         async with self._one_load:
             if weights.kind == "adapter":
                 if self._full != self._base:
                     raise Conflict("an adapter needs the base weights, which full weights have replaced")
                 if weights.version not in self.versions:
-                    await self._worker.run(lambda: self._worker.add_adapter(weights))
+                    await self._worker.call(lambda: self._worker.add_adapter(weights))
                 self.versions |= {weights.version}
             else:
-                await self._worker.run(lambda: self._worker.replace(weights))
+                await self._worker.call(lambda: self._worker.replace(weights))
                 self._replaced = (self._replaced | self.versions) - {weights.version}
                 self._full, self.versions = weights, frozenset({weights.version})
 
     async def unload(self, version: int) -> None:
-        """Forget an adapter; answers that use it end on it."""
+        """Unload an adapter; answers in progress with it still finish."""
         async with self._one_load:
             if self._full is not None and version in self.versions and version != self._full.version:
                 self.versions -= {version}
-                await self._worker.run(lambda: self._worker.retired.add(version))
+                await self._worker.call(lambda: self._worker.retired.add(version))

@@ -1,26 +1,22 @@
-"""The thread on which the local engine computes: one token of each answer in turn, weights changed between tokens.
+"""The thread of the local engine: computes one token of each answer in turn, and changes weights between tokens.
 
-Used by `local.py`. Everything that touches torch or the model is here; torch is imported on the thread, not with this
-module.
+Only this thread uses torch, which is imported on it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import itertools
-import json
 import logging
 import queue
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from server.engines.factory import LocalOptions
+from server.engines.local_model import LocalModel
+from server.engines.options import LocalOptions
 from server.engines.protocol import FinishReason, Piece, SamplingParams, Weights
-from server.errors import BadRequest, EngineError, UpturnError
-from server.models.weights import HEAD, read_entries, tied_embedding
+from server.errors import EngineError, UpturnError
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class Answer:
-    """One answer being sampled."""
+    """An answer being sampled."""
 
     def __init__(
         self,
@@ -45,47 +41,42 @@ class Answer:
         self.ids = list(prompt_ids)
         self.prompt_tokens = len(prompt_ids)
         self.cache: Any = None
-        """Keys and values of all ids but the last; None computes them anew."""
+        """Keys and values of all ids except the last; None: compute them again."""
         self.generator: torch.Generator | None = None
         self.wanted = True
+        """Somebody still reads the answer."""
 
 
 class Worker:
-    """Everything that touches the model. Only start, stop, run and running may be called from other threads."""
+    """Owns the thread and the model. Other threads may call only `start`, `stop`, `call` and `running`."""
 
     def __init__(self, options: LocalOptions) -> None:
         self.answers: list[Answer] = []
         self.retired: set[int] = set()
-        """Adapters to delete once no answer uses them."""
+        """Adapters to delete as soon as no answer uses them."""
         self._options = options
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="local-engine", daemon=True)
         self._stopping = False
-        self._model: Any = None
-        self._peft: Any = None
-        self._full_version = -1
-        self._active: int | None = None
-        self._adapters: set[int] = set()
-        self._tokenizer: Any = None
-        self._stop_ids: frozenset[int] = frozenset()
+        self._model = LocalModel(options)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and wait for it; answers in flight fail."""
+        """Stop the thread and wait for it; answers in progress fail."""
         if self._thread.is_alive():
             self._stopping = True
             self._jobs.put(None)
             self._thread.join()
 
     def running(self) -> bool:
-        """Whether jobs are taken."""
+        """Return whether the thread accepts jobs."""
         return self._thread.is_alive() and not self._stopping
 
-    async def run(self, job: Callable[[], T]) -> T:
-        """Do a job on the thread, between two tokens."""
+    async def call(self, job: Callable[[], T]) -> T:
+        """Run a job on the thread, between two tokens."""
         if not self.running():
             raise EngineError("the local engine is not running")
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
@@ -108,13 +99,13 @@ class Worker:
             while self._do_jobs():
                 self.answers = [answer for answer in self.answers if answer.wanted]
                 for answer in list(self.answers):
-                    self._step(answer)
+                    self._sample_next(answer)
                 self._delete_retired()
         for answer in self.answers:
             self._emit(answer, EngineError("the local engine was stopped"))
 
     def _do_jobs(self) -> bool:
-        """Do what waits; with nothing to sample, wait for it. False ends the thread."""
+        """Run the queued jobs, or wait for one if there is nothing to sample; return False to end the thread."""
         try:
             while True:
                 job = self._jobs.get(block=not self.answers)
@@ -131,12 +122,12 @@ class Worker:
         import torch
 
         ids = torch.tensor([token_ids], device=self._model.device)
-        logits = self._for_version(version)(ids, use_cache=False).logits[0, :-1].float()
+        logits = self._model.for_version(version)(ids, use_cache=False).logits[0, :-1].float()
         logprobs = torch.log_softmax(logits, -1).gather(-1, ids[0, 1:, None])[:, 0]
         scores: list[float] = logprobs.tolist()
         return scores
 
-    def _step(self, answer: Answer) -> None:
+    def _sample_next(self, answer: Answer) -> None:
         try:
             piece = self._sample(answer)
         except Exception as error:
@@ -150,14 +141,14 @@ class Worker:
             answer.wanted = False
         try:
             answer.emit(item)
-        except RuntimeError:  # the listener's event loop has ended: nobody is there to be told
+        except RuntimeError:  # The reader's event loop has ended.
             answer.wanted = False
 
     def _sample(self, answer: Answer) -> Piece:
         import torch
 
         fresh = answer.ids if answer.cache is None else answer.ids[-1:]
-        output = self._for_version(answer.version)(
+        output = self._model.for_version(answer.version)(
             torch.tensor([fresh], device=self._model.device),
             past_key_values=answer.cache,
             use_cache=True,
@@ -182,103 +173,41 @@ class Worker:
         return Piece([token_id], [float(logprobs[token_id])], answer.version, self._finish(answer, token_id), top)
 
     def _finish(self, answer: Answer, token_id: int) -> FinishReason | None:
-        params, said = answer.params, answer.ids[answer.prompt_tokens :]
-        if token_id in params.stop_ids or (token_id in self._stop_ids and not params.extra.get("ignore_eos")):
+        params, sampled = answer.params, answer.ids[answer.prompt_tokens :]
+        if token_id in params.stop_ids or (token_id in self._model.stop_ids and not params.extra.get("ignore_eos")):
             return "stop"
         if params.stop:
-            # A token is at least one byte, so this tail holds every match that ends in the newest token.
-            tail = said[-max(len(stop.encode()) for stop in params.stop) - 4 :]
-            text = self._tokenizer.decode(tail, skip_special_tokens=True)
+            # A token is at least one byte, so this tail contains every match that ends in the newest token.
+            tail = sampled[-max(len(stop.encode()) for stop in params.stop) - 4 :]
+            text = self._model.tokenizer.decode(tail, skip_special_tokens=True)
             if any(stop in text for stop in params.stop):
                 return "stop"
-        return "length" if len(said) >= answer.limit else None
-
-    def _for_version(self, version: int) -> Any:
-        """Return the model with the right adapter, or none, switched on."""
-        if self._peft is None:
-            return self._model
-        if version != self._active:
-            if version in self._adapters:
-                self._peft.base_model.enable_adapter_layers()
-                self._peft.set_adapter(_name(version), inference_mode=True)
-            else:
-                self._peft.base_model.disable_adapter_layers()
-            self._active = version
-        return self._peft
+        return "length" if len(sampled) >= answer.limit else None
 
     # ------------------------------------------------------------------------------------------ weights
 
     def open_model(self, base: Weights) -> tuple[int, bool]:
-        """Load the base; return its context and whether it computes in float32."""
-        import torch
-        from tokenizers import Tokenizer
-        from transformers import AutoModelForCausalLM
-
-        dtype = self._options.dtype if self._options.dtype == "auto" else getattr(torch, self._options.dtype)
-        device = self._options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            model: Any = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype)
-            self._model = model.to(device).eval()
-            self._tokenizer = Tokenizer.from_file(str(base.path / "tokenizer.json"))
-        except (OSError, ValueError) as error:
-            raise EngineError(f"{base.path} cannot be loaded: {error}") from error
-        self._model.requires_grad_(False)
-        self._full_version = base.version
-        self._stop_ids = _stop_ids(base.path)
-        longest = int(self._model.config.get_text_config().max_position_embeddings)
-        return min(self._options.context_tokens or longest, longest), self._model.dtype == torch.float32
+        """Load the base; return its context in tokens and whether it computes in float32."""
+        return self._model.open(base)
 
     def replace(self, weights: Weights) -> None:
-        """Load full weights in place; nothing changes if a name or a shape is wrong."""
-        from safetensors.torch import load_file
-
-        entries = read_entries(weights.path)
-        files = sorted({entry.file for entry in entries.values()})
-        state = {name: tensor for file in files for name, tensor in load_file(file).items()}
-        if self._peft is not None:
-            self._model, self._peft = self._peft.unload(), None
-            self._adapters.clear()
-        own = self._model.state_dict()
-        if (tied := tied_embedding(entries)) is not None and HEAD in own:
-            state[HEAD] = state[tied]
-        wrong = sorted(set(own) ^ set(state)) or [name for name in own if own[name].shape != state[name].shape]
-        if wrong:
-            raise BadRequest(f"{weights.path}: {wrong[0]} is missing, unknown, or of another shape", code="bad_weights")
-        self._model.load_state_dict(state)
-        self._full_version, self._active = weights.version, None
+        """Replace the full weights; answers in progress continue with the new ones."""
+        self._model.replace(weights)
         for answer in self.answers:
             answer.version, answer.cache = weights.version, None
 
     def add_adapter(self, weights: Weights) -> None:
-        """Put an adapter beside the base."""
-        from peft import PeftModel
-
-        name = _name(weights.version)
-        if self._peft is None:
-            peft: Any = PeftModel  # its annotations are narrower than what it takes
-            self._peft = peft.from_pretrained(self._model, str(weights.path), adapter_name=name)
-            self._peft.eval()
-        else:
-            self._peft.load_adapter(str(weights.path), adapter_name=name)
-        self._adapters.add(weights.version)
-        self._active = None
+        """Add an adapter to the base."""
+        self._model.add_adapter(weights)
 
     def _delete_retired(self) -> None:
         for version in self.retired - {answer.version for answer in self.answers}:
             self.retired.discard(version)
-            if version not in self._adapters:
-                continue
-            self._adapters.discard(version)
-            self._active = None
-            if self._adapters:
-                self._for_version(next(iter(self._adapters)))
-                self._peft.delete_adapter(_name(version))
-            else:
-                self._model, self._peft = self._peft.unload(), None
+            self._model.delete_adapter(version)
 
 
 def sampling_logprobs(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """Return [V] logprobs of the distribution that is sampled from: tempered, then cut by top_k and top_p.
+    """Return [V] logprobs of the distribution sampled from: tempered, then cut by top_k and top_p.
 
     Temperature 0 takes the likeliest token and reports its untempered logprob, as vLLM does.
     """
@@ -297,19 +226,3 @@ def sampling_logprobs(logits: torch.Tensor, params: SamplingParams) -> torch.Ten
             torch.zeros_like(logits).bool().scatter(0, order, before >= params.top_p), -float("inf")
         )
     return torch.log_softmax(logits, -1)
-
-
-def _stop_ids(directory: Path) -> frozenset[int]:
-    """Return the tokens that end an answer, from both files that may name them."""
-    found: list[int | list[int] | None] = []
-    for name in ("config.json", "generation_config.json"):
-        path = directory / name
-        if path.is_file():
-            found.append(json.loads(path.read_text()).get("eos_token_id"))
-    return frozenset(
-        itertools.chain.from_iterable(ids if isinstance(ids, list) else [] if ids is None else [ids] for ids in found)
-    )
-
-
-def _name(version: int) -> str:
-    return f"v{version}"

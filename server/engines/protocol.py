@@ -1,7 +1,7 @@
-"""The engine protocol: tokens in, tokens with logprobs and versions out (step 3 of the straight line).
+"""The engine protocol: tokens in; tokens with logprobs and versions out (step 3 of the straight line).
 
-An engine samples from loaded weights. It knows nothing of messages, episodes or the database. Three implementations
-stand beside this file: `vllm.py`, `local.py` and `scripted.py`; one contract test runs against all of them.
+An engine samples from loaded weights. It does not know messages, episodes or the database. The three implementations
+`vllm.py`, `local.py` and `scripted.py` pass the same contract test.
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ class SamplingParams:
     top_k: int = 0
     """0 is off."""
     stop: tuple[str, ...] = ()
-    """Strings that end the answer; the tokens that matched are part of the answer's ids."""
+    """Strings that end the answer. The tokens that matched are part of the answer's ids."""
     stop_ids: tuple[int, ...] = ()
-    """Tokens that end the answer beside the model's own, as its family has them; part of the answer's ids too."""
+    """Tokens of the model's family that end the answer, in addition to the model's own; part of the answer's ids."""
     seed: int | None = None
     top_logprobs: int = 0
-    """How many alternatives per token to report."""
+    """Alternatives to report for each token."""
     json_schema: dict[str, Any] | None = None
-    """The answer has to be JSON of this schema; an empty one is any JSON object."""
+    """Constrains the answer to JSON with this schema; {} is any JSON object."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Engine-specific sampling fields, passed on as they are."""
+    """Engine-specific sampling fields, passed on unchanged."""
 
 
 Span = tuple[int, int, int]
-"""A version, its first token, and one past its last, as indexes of an answer."""
+"""A version, the index of its first token in the answer, and one past the index of its last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some tokens of an answer, all sampled by one policy version."""
+    """Consecutive tokens of an answer, all sampled by one policy version."""
 
     token_ids: list[int]
-    """[K] the sampled ids, the end-of-turn token included."""
+    """[K] sampled ids, including the end-of-turn token."""
     logprobs: list[float]
-    """[K] natural logarithm, of the distribution that was really sampled from (tempered)."""
+    """[K] natural logarithms of the probabilities in the distribution sampled from (tempered)."""
     version: int
     finish_reason: FinishReason | None = None
     """Set on the last piece only."""
     top_logprobs: list[dict[int, float]] | None = None
-    """[K] alternatives by token id, when asked for."""
+    """[K] alternatives by token id, if requested."""
     spans: list[Span] | None = None
-    """On the last piece, where weights were replaced meanwhile: the versions of the whole answer. What pieces said
-    before was a guess for tokens that arrived after the replacement had begun."""
+    """Set on the last piece if weights were replaced meanwhile: the versions of the whole answer. The versions of the
+    earlier pieces were a guess for tokens that arrived after the replacement had begun."""
 
 
 def spans_of(pieces: Sequence[Piece]) -> list[Span]:
-    """Return which version sampled which tokens of an answer; none for one without tokens."""
+    """Return which version sampled which tokens of an answer; [] for an answer without tokens."""
     if pieces and pieces[-1].spans is not None:
         return [span for span in pieces[-1].spans if span[1] < span[2]]
     spans: list[Span] = []
@@ -80,64 +80,78 @@ class Weights:
     version: int
     kind: Literal["base", "full", "adapter"]
     path: Path
-    """A directory: a whole model (`base`, `full`) or a LoRA adapter over the base."""
+    """A directory: a whole model (`base`, `full`), or a LoRA adapter over the base."""
 
 
 class Engine(Protocol):
     """Samples tokens from loaded weights.
 
-    Every method raises `server.errors.EngineError` where the engine has failed, with the reason.
+    Every method raises `server.errors.EngineError`, with the reason, if the engine has failed.
     """
 
     context_tokens: int
     """Longest prompt plus answer."""
     check_tolerance: float
-    """Largest mean absolute logprob difference, in nats, from the learner's own that this engine's numerics explain."""
-    versions: frozenset[int]
-    """Versions that `generate` can serve now. With full weights exactly one."""
+    """Largest mean absolute logprob difference from the learner, in nats, that this engine's numerics explain."""
     adapters: bool
-    """The engine can hold LoRA adapters beside the base weights."""
+    """The engine holds LoRA adapters next to the base weights."""
     constrains: bool
-    """The engine can hold an answer to a JSON schema."""
+    """The engine supports constrained decoding (`SamplingParams.json_schema`)."""
+
+    @property
+    def versions(self) -> frozenset[int]:
+        """Versions that `generate` can serve now; exactly one with full weights."""
 
     @property
     def available(self) -> bool:
-        """Whether, as far as the engine knows, it can answer now; costs nothing."""
+        """Whether, to the engine's knowledge, it can answer now; costs nothing."""
 
     async def start(self, base: Weights, current: Weights) -> None:
-        """Start serving `current` (the base itself, full weights, or an adapter over `base`)."""
+        """Start serving `current`: the base itself, full weights, or an adapter over `base`."""
 
     async def close(self) -> None:
-        """Stop, leaving no process behind."""
+        """Stop the engine and every process it started."""
 
     def generate(
         self, version: int, prompt_ids: list[int], params: SamplingParams, *, whole: bool = False
     ) -> AsyncGenerator[Piece, None]:
-        """Sample one answer; the last piece has a finish reason. `whole`: nobody looks before the end.
+        """Sample one answer; the last piece has a finish reason.
 
-        With full weights, `version` is where the answer begins: after a swap in the middle the pieces carry the new
-        one, and a version that was replaced a moment ago is answered by the one that replaced it. Closing the iterator
-        early (`contextlib.aclosing`) frees the engine's work.
+        With full weights, `version` is the version at the answer's beginning. After a swap in the middle the pieces
+        carry the new version, and a request for a version that was just replaced is answered by its successor.
+        Closing the iterator early (`contextlib.aclosing`) frees the engine's work.
+
+        Args:
+            version: the policy version.
+            prompt_ids: [P] the prompt.
+            params: how to sample.
+            whole: nobody reads the answer before its end, so it may come in one piece.
 
         Raises:
-            ContextTooLong: no token fits after the prompt. A smaller room than `max_tokens` ends with `length`.
-            NotFound: the version was never loaded, or is an adapter that was unloaded.
+            ContextTooLong: no token fits after the prompt. Where fewer than `max_tokens` fit, the answer ends with
+                `length` instead.
+            NotFound: the version was never loaded, or is an unloaded adapter.
         """
 
     async def score(self, version: int, token_ids: list[int]) -> list[float]:
-        """Return [T-1] logprobs of each token after the first, at temperature 1, with no cached state."""
+        """Return [T-1] logprobs of each token after the first, at temperature 1, without any cached state."""
 
     async def spot_check(self, version: int, token_ids: list[int], last: int | None = None) -> Sequence[float | None]:
-        """Return [T-1] the same while others are answered; None for what an engine does not look at then.
+        """Return [T-1] logprobs as `score` does, but cheap enough to run while other requests are answered.
 
-        `last` says how many tokens at the end matter; None is all.
+        An engine may leave tokens out; their entries are None.
+
+        Args:
+            version: the policy version.
+            token_ids: [T] the text.
+            last: number of tokens at the end that matter; None: all.
         """
 
     async def load(self, weights: Weights) -> None:
         """Load a validated version: full weights replace the present ones, an adapter joins them."""
 
     async def unload(self, version: int) -> None:
-        """Forget an adapter. Unknown versions are ignored."""
+        """Unload an adapter. Unknown versions are ignored."""
 
     async def healthy(self) -> bool:
-        """Whether a request sent now would be answered; asks the engine."""
+        """Ask the engine whether a request sent now would be answered."""

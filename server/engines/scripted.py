@@ -1,12 +1,12 @@
-"""An engine that answers from a script: deterministic, no model, no torch. For tests, demos and development.
+"""An engine that answers from a script, for tests, demos and development: deterministic, without model or torch.
 
-It keeps every promise of the engine protocol (step 3 of the straight line): real streaming, versions, swaps in the
-middle of an answer, logprobs. A version's weights are a directory with `script.json`:
+It implements the whole engine protocol (step 3 of the straight line): streaming, versions, swaps in the middle of an
+answer, logprobs. The weights of a version are a directory with `script.json`:
 
     {"answers": ["go north", "take the key"], "delay_s": 0.0}
 
 The k-th assistant turn of a conversation gets `answers[k % len(answers)]`. Sampling parameters other than `max_tokens`
-and `stop` change nothing.
+and `stop` have no effect.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.engines.factory import ScriptedOptions
+from server.engines.options import ScriptedOptions
 from server.engines.protocol import FinishReason, Piece, SamplingParams, Weights
 from server.errors import BadRequest, Conflict, ContextTooLong, EngineError, NotFound
 from server.rendering.bytes_tokenizer import IM_END, IM_START, VOCABULARY_SIZE, BytesTokenizer
@@ -30,21 +30,21 @@ _TOKENIZER = BytesTokenizer()
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What one version says."""
+    """The answers of one version."""
 
     answers: list[list[int]]
-    """[N][K] token ids, the end-of-turn token included."""
+    """[N][K] token ids, including the end-of-turn token."""
     delay_s: float
     """Pause before each token."""
     digest: bytes
 
     def answer(self, prompt_ids: list[int]) -> list[int]:
-        """Return the answer to a prompt: it depends on the number of assistant turns before."""
+        """Return the answer to a prompt, which depends on the number of earlier assistant turns."""
         headers = sum(prompt_ids[i : i + len(_ASSISTANT)] == _ASSISTANT for i in range(len(prompt_ids)))
         return self.answers[max(headers - 1, 0) % len(self.answers)]
 
     def logprob(self, token_id: int, position: int) -> float:
-        """Return the logprob of a token at a position: fixed by the script, and different in another one."""
+        """Return the logprob of a token at a position: fixed by the script, and different for every script."""
         digest = hashlib.blake2b(self.digest + f"{token_id}@{position}".encode(), digest_size=4).digest()
         return -0.001 - 3.0 * int.from_bytes(digest) / 2**32
 
@@ -63,13 +63,13 @@ def read_script(directory: Path) -> Script:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadRequest(f"{path} is not a script: {error!r}", code="bad_weights") from error
     if not answers or not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-        raise BadRequest(f"{path}: `answers` must be a list of strings, and not empty", code="bad_weights")
+        raise BadRequest(f"{path}: `answers` must be a non-empty list of strings", code="bad_weights")
     tokens = [[*_TOKENIZER.encode(answer), IM_END] for answer in answers]
     return Script(tokens, delay_s, hashlib.blake2b(raw, digest_size=16).digest())
 
 
 def scripted_logprobs(directory: Path, token_ids: list[int]) -> list[float]:
-    """Return [T-1] the logprobs that the engine will show for a text once `directory` is loaded: a learner's probe."""
+    """Return [T-1] logprobs that the engine will report for a text once `directory` is loaded: a learner's probe."""
     script = read_script(directory)
     return [script.logprob(token_id, position) for position, token_id in enumerate(token_ids) if position]
 
@@ -88,7 +88,7 @@ class ScriptedEngine:
         self._full_version = -1
         self._base_version = -1
         self._replaced: set[int] = set()
-        """Versions whose place the present full weights took."""
+        """Versions that the present full weights have replaced."""
         self._running = False
 
     async def start(self, base: Weights, current: Weights) -> None:
@@ -102,32 +102,32 @@ class ScriptedEngine:
             await self.load(current)
 
     async def close(self) -> None:
-        """Stop; answers in flight fail."""
+        """Stop; answers in progress fail."""
         self._running = False
 
     async def generate(
         self, version: int, prompt_ids: list[int], params: SamplingParams, *, whole: bool = False
     ) -> AsyncGenerator[Piece, None]:
-        """Sample one answer, one token a piece."""
+        """Sample one answer; each piece holds one token."""
         version, script = self._script(version)
         room = self.context_tokens - len(prompt_ids)
         if room < 1:
-            raise ContextTooLong(f"the prompt has {len(prompt_ids)} tokens, the context is {self.context_tokens}")
+            raise ContextTooLong(f"the prompt has {len(prompt_ids)} tokens; the context is {self.context_tokens}")
         limit = min(params.max_tokens, room)
-        said: list[int] = []
+        sampled: list[int] = []
         finish: FinishReason | None = None
         while finish is None:
             await asyncio.sleep(script.delay_s)
             if version in self._replaced or not self._running:
                 version, script = self._script(version)
             answer = script.answer(prompt_ids)
-            token_id = answer[len(said)] if len(said) < len(answer) else IM_END
-            logprob = script.logprob(token_id, len(prompt_ids) + len(said))
-            said.append(token_id)
-            text = _TOKENIZER.decode(said) if params.stop else ""
+            token_id = answer[len(sampled)] if len(sampled) < len(answer) else IM_END
+            logprob = script.logprob(token_id, len(prompt_ids) + len(sampled))
+            sampled.append(token_id)
+            text = _TOKENIZER.decode(sampled) if params.stop else ""
             if token_id == IM_END or any(stop in text for stop in params.stop):
                 finish = "stop"
-            elif len(said) == limit:
+            elif len(sampled) == limit:
                 finish = "length"
             top = [_alternatives(token_id, logprob, params.top_logprobs)] if params.top_logprobs else None
             yield Piece([token_id], [logprob], version, finish, top)
@@ -138,15 +138,15 @@ class ScriptedEngine:
             raise NotFound(f"version {version} is not loaded")
         _, script = self._script(version)
         if len(token_ids) > self.context_tokens:
-            raise ContextTooLong(f"the text has {len(token_ids)} tokens, the context is {self.context_tokens}")
+            raise ContextTooLong(f"the text has {len(token_ids)} tokens; the context is {self.context_tokens}")
         return [script.logprob(token_id, position) for position, token_id in enumerate(token_ids) if position]
 
     async def spot_check(self, version: int, token_ids: list[int], last: int | None = None) -> list[float]:
-        """The same, of all tokens."""
+        """Score all tokens."""
         return await self.score(version, token_ids)
 
     async def load(self, weights: Weights) -> None:
-        """Replace the script, or put an adapter's beside it."""
+        """Replace the script, or add the script of an adapter."""
         script = read_script(weights.path)
         if weights.kind == "adapter":
             if self._full_version != self._base_version:
@@ -158,25 +158,25 @@ class ScriptedEngine:
         self._publish()
 
     async def unload(self, version: int) -> None:
-        """Forget an adapter."""
+        """Unload an adapter."""
         if version != self._full_version:
             self._scripts.pop(version, None)
             self._publish()
 
     @property
     def available(self) -> bool:
-        """Whether the engine was started and not closed."""
+        """Whether the engine was started and not yet closed."""
         return self._running
 
     async def healthy(self) -> bool:
-        """The same: nothing can fail in between."""
+        """Return `available`: a script cannot fail."""
         return self._running
 
     def _publish(self) -> None:
         self.versions = frozenset(self._scripts)
 
     def _script(self, version: int) -> tuple[int, Script]:
-        """Return the version that answers for `version` now, and its script."""
+        """Return the version that answers a request for `version` now, and its script."""
         if not self._running:
             raise EngineError("the scripted engine is not running")
         if version in self._replaced:
@@ -187,6 +187,6 @@ class ScriptedEngine:
 
 
 def _alternatives(token_id: int, logprob: float, count: int) -> dict[int, float]:
-    """Return the sampled token and made-up, less likely others."""
+    """Return the sampled token and made-up, less likely alternatives."""
     others = ((token_id + step) % VOCABULARY_SIZE for step in range(1, count))
     return {token_id: logprob, **{other: logprob - step for step, other in enumerate(others, start=1)}}

@@ -1,6 +1,6 @@
-"""Takes vLLM's streamed answer apart: tokens with logprobs, cut where the policy version changes.
+"""Parses vLLM's streamed answer: tokens with logprobs, cut where the policy version changes.
 
-Used by `vllm.py`, which decides when tokens may be passed on. Knows vLLM's chunks, nothing of connections.
+`vllm_sampling.py` decides when tokens are passed on, and `vllm_http.py` holds the connections.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from server.engines.protocol import FinishReason, Piece, Span
 from server.errors import BadRequest, ContextTooLong, EngineError, NotFound, UpturnError
 
 RESTART_S = 30
-"""What clients are told to wait for while vLLM starts again (measured: 22 to 25 s with a small model)."""
+"""`Retry-After` while vLLM restarts (measured: 22 to 25 s with a small model)."""
 
 
 class Tokens:
-    """Tokens received and not passed on yet."""
+    """Tokens that were received and not passed on yet."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
@@ -24,7 +24,7 @@ class Tokens:
         self._entries: list[dict[str, Any]] = []
 
     def add(self, choice: dict[str, Any]) -> None:
-        """Take the tokens of one chunk's choice."""
+        """Add the tokens of one chunk's choice."""
         ids, entries = choice["token_ids"] or [], (choice["logprobs"] or {}).get("content") or []
         if len(ids) != len(entries):
             raise EngineError(f"vLLM sent {len(ids)} tokens with {len(entries)} logprobs")
@@ -34,14 +34,14 @@ class Tokens:
     def pieces(
         self, spans: list[Span], first: int, top: int, finish: FinishReason | None = None, *, replaced: bool = False
     ) -> Iterator[Piece]:
-        """Yield the tokens cut where the version changes.
+        """Yield the tokens, cut where the version changes.
 
         Args:
-            spans: their versions.
-            first: the answer's index of the first one held.
-            top: whether alternatives were asked for.
-            finish: why the answer ends here.
-            replaced: weights were replaced meanwhile, so the last piece tells the whole answer's versions.
+            spans: versions of the answer's tokens.
+            first: index in the answer of the first token held.
+            top: number of alternatives that were requested.
+            finish: reason why the answer ends here.
+            replaced: weights were replaced meanwhile, so the last piece carries the versions of the whole answer.
         """
         cuts = [(version, max(begin - first, 0), end - first) for version, begin, end in spans if end > first]
         for number, (version, begin, end) in enumerate(cuts or [(spans[-1][0], 0, 0)]):
@@ -59,27 +59,31 @@ class Tokens:
 
 
 def read_spans(choice: dict[str, Any], tokens: int) -> list[Span]:
-    """Return (version, first token, one past the last) for the whole answer.
+    """Return the spans of a whole answer of `tokens` tokens.
 
     Raises:
-        EngineError: vLLM tells no version, or one that is none of ours.
+        EngineError: vLLM returned no weight version, or an unknown one.
     """
     raw = choice["weight_versions"]
     if not raw:
-        raise EngineError(f"vLLM told no version for an answer of {tokens} tokens")
+        raise EngineError(f"vLLM returned no weight version for an answer of {tokens} tokens")
     if not all(span["version"].isdecimal() for span in raw) or raw[-1]["end"] != tokens:
-        raise EngineError(f"vLLM told versions {raw} for an answer of {tokens} tokens")
+        raise EngineError(f"vLLM returned weight versions {raw} for an answer of {tokens} tokens")
     return [(int(span["version"]), span["start"], span["end"]) for span in raw]
 
 
-def check_spans(spans: list[Span], version: int, sure: int) -> None:
-    """The first `sure` tokens must be of the version they were passed on with: no replacement had begun."""
-    if sure and (spans[0][0] != version or spans[0][2] < sure):
+def check_spans(spans: list[Span], version: int, certain: int) -> None:
+    """Check that `version` sampled the first `certain` tokens, which arrived before any replacement had begun.
+
+    Raises:
+        EngineError: something else changed vLLM's weights.
+    """
+    if certain and (spans[0][0] != version or spans[0][2] < certain):
         raise EngineError(f"vLLM sampled with versions {spans}, not with {version}: something else changed its weights")
 
 
 def error_of(status: int, message: str) -> UpturnError:
-    """Return vLLM's error as ours."""
+    """Return the project's error for an error of vLLM."""
     if status == 404:
         return NotFound(f"vLLM: {message}")
     if 400 <= status < 500:

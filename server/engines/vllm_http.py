@@ -1,6 +1,6 @@
-"""The connections to vLLM: its answers as they come, and its control routes. Used by `vllm.py`.
+"""The connections to vLLM: streamed answers and control routes.
 
-What failed is told to the engine, which finds out whether vLLM still lives; nothing here knows versions or weights.
+Failures are reported to the engine, which finds out whether vLLM is still alive. Versions and weights are unknown here.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from server.engines.vllm_answer import RESTART_S, error_of
 from server.errors import EngineError
 
 CONTROL_TIMEOUT_S = 600.0
-KEEP_ALIVE_S = 4.0  # vLLM closes idle connections after 5 s.
+KEEP_ALIVE_S = 4.0
+"""vLLM closes idle connections after 5 s."""
 
 
 class VllmHttp:
-    """Sends requests to one vLLM at a time; made inside the event loop that uses it.
+    """Sends requests to one vLLM at a time.
 
     Args:
         on_failure: called when a request failed in a way that may mean that vLLM is gone.
@@ -28,7 +29,12 @@ class VllmHttp:
     def __init__(self, on_failure: Callable[[], object]) -> None:
         self.url = ""
         self._on_failure = on_failure
-        self._session, self._once = (
+        self._sessions: tuple[aiohttp.ClientSession, aiohttp.ClientSession] | None = None
+
+    def open(self, url: str) -> None:
+        """Prepare connections, inside the event loop that uses them."""
+        self.url = url
+        kept, single = (
             aiohttp.ClientSession(
                 connector=connector, timeout=aiohttp.ClientTimeout(total=None, sock_connect=60), read_bufsize=2**20
             )
@@ -37,18 +43,29 @@ class VllmHttp:
                 aiohttp.TCPConnector(limit=0, force_close=True),
             )
         )
-        # The first keeps connections for the next answers; the second makes a new one for each request, since vLLM
-        # drops kept ones after an error, or when they were idle.
+        self._sessions = (kept, single)
 
     async def close(self) -> None:
         """Close all connections."""
-        for session in (self._session, self._once):
+        for session in self._sessions or ():
             await session.close()
+
+    @property
+    def _kept(self) -> aiohttp.ClientSession:
+        """The session that keeps connections for the next answers."""
+        assert self._sessions is not None, "the engine was not started"
+        return self._sessions[0]
+
+    @property
+    def _single(self) -> aiohttp.ClientSession:
+        """The session with a new connection for each request: vLLM drops kept ones after an error or when idle."""
+        assert self._sessions is not None, "the engine was not started"
+        return self._sessions[1]
 
     async def choices(
         self, model: str, prompt_ids: list[int], sampling: dict[str, Any], whole: bool
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the answer, in vLLM's chunks or whole. Closing this closes the connection: vLLM stops sampling."""
+        """Yield the answer, in vLLM's chunks or whole. Closing the iterator closes the connection, and vLLM stops."""
         body = {"model": model, "token_ids": prompt_ids, "sampling_params": sampling, "stream": not whole}
         try:
             async with await self._ask(body) as response:
@@ -74,18 +91,18 @@ class VllmHttp:
             raise EngineError(f"vLLM failed while answering: {error!r}", retry_after_s=RESTART_S) from error
 
     async def _ask(self, body: dict[str, Any]) -> aiohttp.ClientResponse:
-        """Send a request for an answer, again where vLLM closed the kept connection at that moment."""
+        """Request an answer; repeat the request if vLLM closed the kept connection at that moment."""
         url = f"{self.url}/inference/v1/generate"
         try:
-            return await self._session.post(url, json=body)
+            return await self._kept.post(url, json=body)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            return await self._once.post(url, json=body)
+            return await self._single.post(url, json=body)
 
     async def control(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """Send one request and return its JSON."""
         timeout = aiohttp.ClientTimeout(total=CONTROL_TIMEOUT_S)
         try:
-            async with self._once.request(method, self.url + path, json=body, timeout=timeout) as response:
+            async with self._single.request(method, self.url + path, json=body, timeout=timeout) as response:
                 text = await response.text()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._on_failure()

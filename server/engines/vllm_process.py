@@ -1,40 +1,31 @@
-"""Starts vLLM as a child process, waits until it answers, and stops it. Knows nothing of weights versions or requests.
+"""Starts vLLM as a child process, waits until it answers, and stops it. Versions and requests are unknown here.
 
-Used by `vllm.py`. vLLM's control routes have no key, so it listens on loopback only. `server/child_process.py` stands
-between this process and vLLM and sees to it that none of vLLM's processes is left behind.
+vLLM's control routes need no key, so it listens on loopback only. It runs under `server/child_process.py`, which
+ensures that none of vLLM's processes outlives the server.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 import logging
 import os
 import re
 import socket
-import sys
 import time
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import aiohttp
 
-from server.child_process import watched
-from server.engines.factory import VllmOptions
+from server.child_process import supervised
+from server.engines.options import VllmOptions
+from server.engines.vllm_command import command, environment
 from server.errors import EngineError
-from server.placement import visible
 
 Progress = Callable[[str], None]
 
-BASE_MODEL = "base"
-"""The name under which vLLM serves the base weights."""
-MAX_LOGPROBS = 1000
-"""Alternatives that one token may be asked for: nearly every token of a plain text is among so many."""
 STOP_S = 20.0
-_MODULES = ("vllm.entrypoints.launchers.api_server.entry", "vllm.entrypoints.openai.api_server")
-_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _CAUSE = re.compile(r"\b\w*(Error|Exception): .+")
 
 logger = logging.getLogger(__name__)
@@ -54,7 +45,7 @@ class VllmProcess:
         """Start vLLM and return its URL once it answers.
 
         Raises:
-            EngineError: vLLM is not installed, ended while starting (with what its log says), or took too long.
+            EngineError: vLLM is not installed, ended while starting (with the errors in its log), or took too long.
         """
         if importlib.util.find_spec("vllm") is None:
             raise EngineError(
@@ -66,7 +57,7 @@ class VllmProcess:
         with self.log_path.open("ab") as log:
             self._log_begin = log.tell()
             self._process = await asyncio.create_subprocess_exec(
-                *watched(command(self._options, self._model, port)),
+                *supervised(command(self._options, self._model, port)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=asyncio.subprocess.STDOUT,
@@ -82,7 +73,7 @@ class VllmProcess:
         return self.url
 
     async def wait(self) -> int:
-        """Wait until vLLM has ended, for whatever reason, with all its processes; return its status."""
+        """Wait until vLLM and all its processes have ended, for any reason; return its exit status."""
         if self._process is None:
             raise EngineError("vLLM was not started")
         return await self._process.wait()
@@ -96,12 +87,12 @@ class VllmProcess:
         try:
             await asyncio.wait_for(process.wait(), STOP_S)
         except TimeoutError:
-            logger.warning("vLLM's watcher does not stop; killing it")
+            logger.warning("vLLM's supervisor does not stop; killing it")
             process.kill()
             await process.wait()
 
     def why_ended(self) -> str:
-        """Return what vLLM's log says of its end: the errors it names, then its last lines."""
+        """Return the errors in vLLM's log, then its last lines."""
         with self.log_path.open("rb") as log:
             log.seek(max(self._log_begin, self.log_path.stat().st_size - 2**18))
             lines = log.read().decode(errors="replace").splitlines()
@@ -111,7 +102,7 @@ class VllmProcess:
 
     async def _wait_until_healthy(self) -> None:
         assert self._process is not None
-        started = told = time.monotonic()
+        started = reported = time.monotonic()
         self._progress(f"starting vLLM on {self.url} with {self._model}; its log is {self.log_path}")
         while not await answers(self.url):
             if self._process.returncode is not None:
@@ -122,15 +113,15 @@ class VllmProcess:
             waited = time.monotonic() - started
             if waited > self._options.start_timeout_s:
                 raise EngineError(f"vLLM did not answer within {waited:.0f} s; see {self.log_path}")
-            if time.monotonic() - told >= 10:
-                told = time.monotonic()
+            if time.monotonic() - reported >= 10:
+                reported = time.monotonic()
                 self._progress(f"vLLM is loading ({waited:.0f} s)")
             await asyncio.sleep(0.25)
         self._progress(f"vLLM answers after {time.monotonic() - started:.1f} s")
 
 
 async def answers(url: str, timeout_s: float = 5.0) -> bool:
-    """Whether vLLM says that it is healthy."""
+    """Return whether vLLM reports that it is healthy."""
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s)) as session,
@@ -139,96 +130,6 @@ async def answers(url: str, timeout_s: float = 5.0) -> bool:
             return response.status == 200
     except (aiohttp.ClientError, TimeoutError, OSError):
         return False
-
-
-@cache
-def is_cpu_build() -> bool:
-    """Whether the installed vLLM is a CPU build: by its files, since importing it takes seconds and imports torch."""
-    spec = importlib.util.find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations:
-        return False
-    package = Path(next(iter(spec.submodule_search_locations)))
-    return not (any(package.glob("_moe_C*.so")) or any(package.glob("vllm_flash_attn/*.so")))
-
-
-def resolved_dtype(options: VllmOptions, model: Path) -> str:
-    """Return the dtype vLLM will compute in."""
-    if options.dtype != "auto":
-        return options.dtype
-    config = json.loads((model / "config.json").read_text())
-    dtype = config.get("dtype") or config.get("torch_dtype")
-    return dtype if dtype in ("bfloat16", "float16", "float32") else "bfloat16"
-
-
-def command(options: VllmOptions, model: Path, port: int) -> list[str]:
-    """Return vLLM's command line."""
-    module = next((name for name in _MODULES if _exists(name)), _MODULES[0])
-    line = [
-        sys.executable, "-P", "-m", module, "--model", str(model.absolute()), "--served-model-name", BASE_MODEL,
-        "--host", "127.0.0.1", "--port", str(port), "--dtype", resolved_dtype(options, model),
-        "--max-num-seqs", str(options.max_num_seqs), "--generation-config", "vllm",
-        "--enable-scale-out",  # the token endpoint
-        "--logprobs-mode", "processed_logprobs",  # of the distribution that is really sampled from
-        "--max-logprobs", str(MAX_LOGPROBS),  # our own checks ask for so many
-        "--disable-uvicorn-access-log",
-    ]  # fmt: skip
-    if options.max_model_len is not None:
-        line += ["--max-model-len", str(options.max_model_len)]
-    if is_cpu_build():
-        line += ["--enforce-eager"]  # compiling takes 90 s and gains nothing here (measured)
-        line += ["--kv-cache-memory-bytes", str(int(options.kv_cache_gib * 2**30))]
-        # Only whole blocks are shared: with vLLM's 128 a short prompt is computed again in every turn, which made plays
-        # 1.4 times slower (measured); the CPU kernels want a multiple of 32.
-        line += ["--block-size", "32"]
-        # A request with a seed whose prompt is read in two parts kills the CPU build ("CPU Generator does not use
-        # offset"), so any client could: prompts are read whole.
-        line += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(2048, options.max_model_len or 0))]
-    else:
-        line += ["--gpu-memory-utilization", str(options.gpu_memory_utilization)]
-    if options.lora:
-        rank = next((rank for rank in _RANKS if rank >= options.max_lora_rank), _RANKS[-1])
-        line += [
-            "--enable-lora",
-            "--max-lora-rank",
-            str(rank),
-            "--max-loras",
-            str(options.max_loras),
-            "--max-cpu-loras",
-            str(max(options.max_cpu_loras, options.max_loras)),
-        ]
-    return [*line, *options.extra_args]
-
-
-@cache
-def vocabulary(model: Path) -> int:
-    """Return how many tokens a model's head tells apart."""
-    config = json.loads((model / "config.json").read_text())
-    return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
-
-
-def environment(options: VllmOptions) -> dict[str, str]:
-    """Return the variables vLLM is started with, beside our own environment."""
-    variables = {
-        "VLLM_SERVER_DEV_MODE": "1",  # the control routes
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",  # the model is a directory
-        **(visible(options.gpu) if options.gpu is not None else {}),
-    }
-    if options.lora:
-        variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
-    if is_cpu_build():
-        cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else range(os.cpu_count() or 1)
-        variables["VLLM_CPU_OMP_THREADS_BIND"] = options.omp_threads_bind or ",".join(map(str, cores))
-    return variables
-
-
-def _exists(module: str) -> bool:
-    """Whether a module file of vLLM is there, without importing its packages."""
-    spec = importlib.util.find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations:
-        return False
-    path = Path(next(iter(spec.submodule_search_locations)), *module.split(".")[1:])
-    return path.with_suffix(".py").is_file()
 
 
 def _free_port() -> int:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from env_adapters.protocol import EnvironmentFailure
-from server.child_process import watched
+from server.child_process import supervised
 
 START_S = 60.0  # Python starts within a second; a busy machine takes longer.
 STOP_S = 15.0
@@ -33,7 +33,7 @@ class HostProcess:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         with self._log_path.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *watched(command),
+                *supervised(command),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,

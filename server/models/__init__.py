@@ -1,1 +1,1 @@
-"""Where base models come from, and what is in their weight files."""
+"""Base models: fetching them, and reading and validating weight files."""

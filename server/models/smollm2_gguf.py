@@ -1,7 +1,7 @@
-"""SmolLM2 from its GGUF file to Hugging Face's layout: weights, configuration, tokenizer, chat template.
+"""Converts SmolLM2 from GGUF to Hugging Face's layout: weights, configuration, tokenizer, chat template.
 
-Used by `model_source.py` only, once per machine; takes 5 to 7 s for 135 million parameters. Reads with the pure-Python
-package `gguf`. transformers can read such a file too, but takes 21 s and gets the tokenizer of digits wrong (measured).
+Used by `source.py` only, once per machine; takes 5 to 7 s for 135 million parameters. The pure-Python package `gguf`
+reads the file. transformers can read it too, but takes 21 s and tokenizes digits wrongly (measured).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from server.errors import BadRequest
 
 END_OF_TURN = "<|im_end|>"
 _CONTROL_TOKEN = 3
-"""GGUF's token type of special tokens."""
+"""GGUF's type of special tokens."""
 _LAYER = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -33,7 +33,7 @@ def convert(gguf: Path, directory: Path) -> None:
     """Write a model directory in bfloat16.
 
     Raises:
-        BadRequest: the file is of another architecture.
+        BadRequest: the file holds another architecture.
     """
     from gguf import GGUFReader
 
@@ -42,7 +42,7 @@ def convert(gguf: Path, directory: Path) -> None:
         name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")
     }
     if facts["general.architecture"] != "llama" or facts.get("tokenizer.ggml.pre") != "smollm":
-        raise BadRequest(f"{gguf} is no SmolLM2 file", code="bad_model")
+        raise BadRequest(f"{gguf} is not a SmolLM2 file", code="bad_model")
     directory.mkdir(parents=True, exist_ok=True)
     names = _write_weights(reader, facts, directory / "model.safetensors")
     _write_json(directory / "config.json", _config(facts, tied="lm_head.weight" not in names))
@@ -57,7 +57,7 @@ def convert(gguf: Path, directory: Path) -> None:
 
 
 def _write_weights(reader: Any, facts: dict[str, Any], path: Path) -> set[str]:
-    """Dequantise every tensor and write it in bfloat16; return the names."""
+    """Dequantize every tensor and write it in bfloat16; return the names."""
     import numpy as np
     from gguf.quants import dequantize
 
@@ -120,7 +120,7 @@ def _config(facts: dict[str, Any], *, tied: bool) -> dict[str, Any]:
         "num_attention_heads": heads, "num_key_value_heads": facts["llama.attention.head_count_kv"],
         "max_position_embeddings": facts["llama.context_length"], "rope_theta": theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": theta},
-        # The file holds a float32 neighbour of the round number.
+        # The file holds the round number's nearest float32.
         "rms_norm_eps": float(f"{facts['llama.attention.layer_norm_rms_epsilon']:.6g}"),
         "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": tied,
         "bos_token_id": facts["tokenizer.ggml.bos_token_id"], "eos_token_id": facts["tokenizer.ggml.eos_token_id"],
@@ -129,7 +129,7 @@ def _config(facts: dict[str, Any], *, tied: bool) -> dict[str, Any]:
 
 
 def _tokenizer(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return tokenizer.json: byte-level BPE that splits digits first."""
+    """Return the content of tokenizer.json: byte-level BPE that splits digits first."""
     tokens, kinds = facts["tokenizer.ggml.tokens"], facts["tokenizer.ggml.token_type"]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     special = [

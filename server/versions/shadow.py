@@ -22,7 +22,7 @@ from server.errors import UpturnError
 from server.recording.tokens import pack_ids, unpack_ids, unpack_logprobs
 from server.recording.transcript import mean, nodes_of, path_to
 from server.recording.turn import Turn
-from server.rendering.render import Tokenizer
+from server.rendering.tokenizer import Tokenizer
 from server.store.database import BROKEN, Database, new_id
 from server.store.tables import ShadowRow, TurnRow
 from server.store.writer import Writer

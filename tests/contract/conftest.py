@@ -1,4 +1,4 @@
-"""Fixtures of the contract tests: one event loop for a module's engine."""
+"""Fixtures of the contract tests: one event loop for the engine of a module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every engine promises, tested on all three."""
+"""The promises of the engine protocol, tested on all three engines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from server.engines.factory import LocalOptions, make_engine
+from server.engines.factory import make_engine
+from server.engines.options import LocalOptions
 from server.engines.protocol import Engine, Piece, SamplingParams, Weights
 from server.engines.scripted import scripted_logprobs
 from server.errors import Conflict, ContextTooLong, NotFound
@@ -25,7 +26,7 @@ VLLM = pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.timeout(900)])
 
 @dataclass
 class Bench:
-    """An engine with its weights and a second opinion on them."""
+    """An engine with its weights and a reference for their logprobs."""
 
     kind: str
     engine: Engine
@@ -81,9 +82,9 @@ async def bench(
 # ------------------------------------------------------------------------------------------------ every engine
 
 
-async def test_each_token_has_a_logprob_and_its_version_and_answers_come_in_pieces(bench: Bench) -> None:
+async def test_answers_come_in_pieces_with_a_logprob_and_version_for_each_token(bench: Bench) -> None:
     version = await bench.serve(bench.base)
-    pieces = await bench.sample(version, max_tokens=400, extra=LONG)  # A busy machine joins what comes close together.
+    pieces = await bench.sample(version, max_tokens=400, extra=LONG)  # A busy machine merges pieces.
     ids, logprobs, versions = joined(pieces)
     assert len(pieces) > 5
     assert len(ids) == len(logprobs) == 400
@@ -94,7 +95,7 @@ async def test_each_token_has_a_logprob_and_its_version_and_answers_come_in_piec
     assert await bench.engine.healthy()
 
 
-async def test_an_answer_that_ends_by_itself_includes_its_end_of_turn(bench: Bench) -> None:
+async def test_a_finished_answer_includes_its_end_of_turn(bench: Bench) -> None:
     version = await bench.serve(bench.base)
     for seed in range(5):
         pieces = await bench.sample(version, max_tokens=3000, seed=seed)
@@ -122,7 +123,7 @@ async def test_a_stop_string_ends_the_answer_and_its_tokens_stay(bench: Bench) -
     assert pieces[-1].finish_reason == "stop"
 
 
-async def test_logprobs_while_sampling_are_those_of_scoring(bench: Bench) -> None:
+async def test_sampling_and_scoring_return_the_same_logprobs(bench: Bench) -> None:
     version = await bench.serve(bench.base)
     ids, logprobs, _ = joined(await bench.sample(version, max_tokens=200, seed=1, extra=LONG))
     scores = await bench.engine.score(version, bench.prompt + ids)
@@ -131,7 +132,7 @@ async def test_logprobs_while_sampling_are_those_of_scoring(bench: Bench) -> Non
     assert gap(scores, bench.reference(bench.base, bench.prompt + ids)) < bench.engine.check_tolerance
 
 
-async def test_a_seed_repeats_an_answer(bench: Bench) -> None:
+async def test_the_same_seed_gives_the_same_answer(bench: Bench) -> None:
     version = await bench.serve(bench.base)
     one, two = [joined(await bench.sample(version, max_tokens=30, seed=7, extra=LONG)) for _ in range(2)]
     assert one[0] == two[0]
@@ -140,14 +141,14 @@ async def test_a_seed_repeats_an_answer(bench: Bench) -> None:
         assert joined(await bench.sample(version, max_tokens=30, seed=8, extra=LONG))[0] != one[0]
 
 
-async def test_several_answers_at_once_are_the_answers_one_by_one(bench: Bench) -> None:
+async def test_concurrent_answers_equal_sequential_ones(bench: Bench) -> None:
     version = await bench.serve(bench.base)
     alone = [joined(await bench.sample(version, max_tokens=20, seed=s, extra=LONG)) for s in range(4)]
     together = await asyncio.gather(*(bench.sample(version, max_tokens=20, seed=s, extra=LONG) for s in range(4)))
     assert [joined(pieces)[0] for pieces in together] == [ids for ids, _, _ in alone]
 
 
-async def test_the_served_distribution_is_the_loaded_one_and_not_the_one_before(bench: Bench) -> None:
+async def test_the_engine_serves_the_distribution_of_the_loaded_weights(bench: Bench) -> None:
     old, new = bench.reference(bench.base, TEXT), bench.reference(bench.full, TEXT)
     assert gap(old, new) > 0.5
     for weights, expected in ((bench.base, old), (bench.full, new), (bench.base, old), (bench.full, new)):
@@ -158,10 +159,10 @@ async def test_the_served_distribution_is_the_loaded_one_and_not_the_one_before(
 
 
 async def swap_during_an_answer(bench: Bench) -> list[Piece]:
-    """Ask for a long answer, load other weights meanwhile, and return the answer."""
+    """Request a long answer, load other weights meanwhile, and return the answer."""
     version = await bench.serve(bench.base)
-    # vLLM samples from the tiny model faster than a busy machine lets anyone else act, so its workers wait until both
-    # requests have reached it.
+    # vLLM may finish the tiny model's answer before a busy machine runs the swap, so its workers are suspended until
+    # both requests have arrived.
     workers = children("VLLM::Worker")
     for worker in workers:
         worker.suspend()
@@ -175,8 +176,8 @@ async def swap_during_an_answer(bench: Bench) -> list[Piece]:
     return await answer
 
 
-async def test_a_swap_in_the_middle_of_an_answer_shows_in_its_versions(bench: Bench) -> None:
-    for _ in range(5):  # A machine that stands still at the wrong moment lets a swap fall beside the answer.
+async def test_a_swap_during_an_answer_shows_in_its_versions(bench: Bench) -> None:
+    for _ in range(5):  # On a stalled machine the swap may miss the answer.
         pieces = await swap_during_an_answer(bench)
         ids, logprobs, versions = joined(pieces)
         before = versions.count(0)
@@ -185,13 +186,13 @@ async def test_a_swap_in_the_middle_of_an_answer_shows_in_its_versions(bench: Be
             break
     assert 1 <= before < len(ids) - 20
     assert [p.finish_reason for p in pieces if p.finish_reason] == [pieces[-1].finish_reason]
-    assert len(pieces) > 10, "an agent that reads a stream is not made to wait for the answer's end"
+    assert len(pieces) > 10, "a streaming agent must not wait for the end of the answer"
     for weights, part in ((bench.base, slice(0, before)), (bench.full, slice(before, None))):
         reference = bench.reference(weights, bench.prompt + ids)[-len(ids) :]
         assert max(abs(a - b) for a, b in zip(logprobs[part], reference[part], strict=True)) < 0.01
 
 
-async def test_a_version_replaced_a_moment_ago_is_answered_by_its_successor(bench: Bench) -> None:
+async def test_a_request_for_a_replaced_version_is_answered_by_its_successor(bench: Bench) -> None:
     await bench.serve(bench.base)
     await bench.serve(bench.full)
     assert {p.version for p in await bench.sample(bench.base.version, max_tokens=3)} == {bench.full.version}
@@ -201,7 +202,7 @@ async def test_a_version_replaced_a_moment_ago_is_answered_by_its_successor(benc
         await bench.sample(99, max_tokens=3)
 
 
-async def test_a_prompt_that_leaves_no_room_is_refused_and_a_small_room_is_filled(bench: Bench) -> None:
+async def test_a_prompt_that_fills_the_context_is_refused_and_a_short_remainder_is_used(bench: Bench) -> None:
     version = await bench.serve(bench.base)
     full = [5] * bench.engine.context_tokens
     with pytest.raises(ContextTooLong):
@@ -218,11 +219,11 @@ async def test_closing_the_iterator_frees_the_engine(bench: Bench) -> None:
             assert (await anext(pieces)).version == version
     began = time.monotonic()
     assert len(joined(await bench.sample(version, max_tokens=5, extra=LONG))[0]) == 5
-    if bench.kind != "vllm":  # the tiny model is through with its 3900 tokens about as soon as vLLM hears of the close
+    if bench.kind != "vllm":  # vLLM samples all 3900 tokens in about the time that the close takes to arrive.
         assert time.monotonic() - began < 2.0
 
 
-async def test_alternatives_are_reported_when_asked_for(bench: Bench) -> None:
+async def test_requested_alternatives_are_reported(bench: Bench) -> None:
     version = await bench.serve(bench.base)
     for piece in await bench.sample(version, max_tokens=4, top_logprobs=3, extra=LONG):
         assert piece.top_logprobs is not None
@@ -233,7 +234,7 @@ async def test_alternatives_are_reported_when_asked_for(bench: Bench) -> None:
 
 @pytest.mark.parametrize("bench", ["local", VLLM], indirect=True)
 @pytest.mark.parametrize(("temperature", "top_k"), [(0.7, 0), (1.0, 20), (1.5, 5)])
-async def test_logprobs_are_of_the_distribution_sampled_from(bench: Bench, temperature: float, top_k: int) -> None:
+async def test_logprobs_belong_to_the_distribution_sampled_from(bench: Bench, temperature: float, top_k: int) -> None:
     version = await bench.serve(bench.base)
     params = {"max_tokens": 100, "temperature": temperature, "top_k": top_k, "seed": 3, "extra": LONG}
     ids, logprobs, _ = joined(await bench.sample(version, **params))
@@ -247,9 +248,7 @@ async def test_logprobs_are_of_the_distribution_sampled_from(bench: Bench, tempe
 
 
 @pytest.mark.parametrize("kind", ["local", VLLM])
-async def test_an_adapter_is_served_as_trained_beside_the_base(
-    kind: Any, tiny: dict[str, Weights], tmp_path: Path
-) -> None:
+async def test_an_adapter_and_the_base_are_served_at_once(kind: Any, tiny: dict[str, Weights], tmp_path: Path) -> None:
     base, adapter = tiny["base"], tiny["adapter"]
     expected = {w.version: logprobs_of(logits_of(base.path, w, TEXT), TEXT) for w in (base, adapter)}
     assert gap(expected[0], expected[2]) > 0.3
@@ -279,13 +278,13 @@ async def test_an_adapter_is_served_as_trained_beside_the_base(
             await anext(engine.generate(2, TEXT[:60], SamplingParams(3)))
         await engine.load(Weights(3, "adapter", adapter.path))
         assert gap(await engine.score(3, TEXT), expected[2]) < engine.check_tolerance
-        others = [asyncio.create_task(whole(engine, 3, seed)) for seed in range(4)]
+        answers = [asyncio.create_task(whole(engine, 3, seed)) for seed in range(4)]
         for last in (None, 20):
-            looked_at = await engine.spot_check(3, TEXT, last)
-            known = [(a, b) for a, b in zip(looked_at, expected[2], strict=True) if a is not None]
+            scores = await engine.spot_check(3, TEXT, last)
+            known = [(a, b) for a, b in zip(scores, expected[2], strict=True) if a is not None]
             assert len(known) > 10
             assert gap([a for a, _ in known], [b for _, b in known]) < engine.check_tolerance
-        assert [len(ids) for ids in await asyncio.gather(*others)] == [1500] * 4, "a check ended other answers"
+        assert [len(ids) for ids in await asyncio.gather(*answers)] == [1500] * 4, "a spot check ended other answers"
         if kind == "vllm":
             with pytest.raises(Conflict):
                 await engine.load(tiny["full"])

@@ -1,4 +1,4 @@
-"""What only vLLM needs: one at a URL, saying why it cannot start, leaving no process behind."""
+"""vLLM alone: a vLLM at a URL, the reason of a failed start, and no processes left behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_a_vllm_at_a_url_is_used_swapped_and_left_running(tiny: dict[str, 
     process = VllmProcess(OPTIONS, base.path, tmp_path, print)
     url = await process.start()
     try:
-        for _ in range(2):  # The second one finds it with the weights that the first one left there.
+        for _ in range(2):  # The second engine finds the weights of the first one.
             engine = make_engine("vllm", tmp_path, vllm=OPTIONS.model_copy(update={"url": url}))
             await engine.start(base, base)
             assert engine.versions == {0}
@@ -40,7 +40,7 @@ async def test_a_vllm_at_a_url_is_used_swapped_and_left_running(tiny: dict[str, 
 
 
 @pytest.mark.vllm
-async def test_a_vllm_that_cannot_start_says_why(tiny: dict[str, Weights], tmp_path: Path) -> None:
+async def test_a_failed_start_reports_the_reason(tiny: dict[str, Weights], tmp_path: Path) -> None:
     others = children("vllm")
     engine = make_engine("vllm", tmp_path, vllm=OPTIONS.model_copy(update={"max_model_len": 2**20}))
     with pytest.raises(EngineError, match="max_model_len"):
@@ -49,12 +49,12 @@ async def test_a_vllm_that_cannot_start_says_why(tiny: dict[str, Weights], tmp_p
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], psutil.Process]]:
-    """A stand-in server that runs the watcher over a command with a child of its own."""
-    watch = Path(__file__).parents[2] / "server" / "child_process.py"
+def supervised(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], psutil.Process]]:
+    """A stand-in for the server, which runs the supervisor over a command that has a child process."""
+    program_path = Path(__file__).parents[2] / "server" / "child_process.py"
     command = ["sh", "-c", "sleep 1000 & sleep 1000"]
     program = (
-        f"import os, subprocess, sys\nsubprocess.Popen([sys.executable, '-I', {str(watch)!r}, str(os.getpid()), "
+        f"import os, subprocess, sys\nsubprocess.Popen([sys.executable, '-I', {str(program_path)!r}, str(os.getpid()), "
         f"*{command!r}], start_new_session=True).wait()"
     )
     with subprocess.Popen([sys.executable, "-c", program]) as server:
@@ -66,17 +66,17 @@ def watched(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], psutil.Pr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="process groups of Linux")
-@pytest.mark.parametrize("event", ["server killed", "watcher told to stop", "command killed"])
+@pytest.mark.parametrize("event", ["server killed", "supervisor stopped", "command killed"])
 def test_no_process_of_vllm_outlives_its_server(
-    event: str, watched: tuple[subprocess.Popen[bytes], psutil.Process]
+    event: str, supervised: tuple[subprocess.Popen[bytes], psutil.Process]
 ) -> None:
-    server, watcher = watched
-    all_of_them = [watcher, *watcher.children(recursive=True)]
-    assert len(all_of_them) == 4
+    server, supervisor = supervised
+    processes = [supervisor, *supervisor.children(recursive=True)]
+    assert len(processes) == 4
     if event == "server killed":
         server.kill()
-    elif event == "watcher told to stop":
-        watcher.terminate()
+    elif event == "supervisor stopped":
+        supervisor.terminate()
     else:
-        all_of_them[1].kill()
-    assert not psutil.wait_procs(all_of_them, timeout=5)[1]
+        processes[1].kill()
+    assert not psutil.wait_procs(processes, timeout=5)[1]

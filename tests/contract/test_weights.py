@@ -9,24 +9,24 @@ import pytest
 
 from server.engines.protocol import Weights
 from server.errors import BadRequest
-from server.models.weights import validate_adapter, validate_full, with_explicit_head
+from server.models.weights import validate_adapter, validate_full, with_explicit_lm_head
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ("none", None),
         ("missing", "model.norm.weight is missing"),
         ("shape", "has shape"),
         ("nan", "not finite"),
         ("extra", "not in the base"),
-        ("no head", "lm_head.weight is missing"),
-        ("other head", "differs"),
+        ("no LM head", "lm_head.weight is missing"),
+        ("different LM head", "differs"),
         ("cut off", "cut off"),
     ],
 )
 def test_full_weights_that_would_break_an_engine_are_refused(
-    change: str, says: str | None, tiny: dict[str, Weights], tmp_path: Path
+    change: str, message: str | None, tiny: dict[str, Weights], tmp_path: Path
 ) -> None:
     import torch
     from safetensors.torch import load_file, save_file
@@ -38,27 +38,29 @@ def test_full_weights_that_would_break_an_engine_are_refused(
         "shape": lambda: tensors.update({"model.norm.weight": norm[:3].clone()}),
         "nan": lambda: norm.__setitem__(5, float("nan")),
         "extra": lambda: tensors.update({"more": norm.clone()}),
-        "no head": lambda: tensors.pop("lm_head.weight"),
-        "other head": lambda: tensors["lm_head.weight"].__setitem__((3, 3), 7.0),
+        "no LM head": lambda: tensors.pop("lm_head.weight"),
+        "different LM head": lambda: tensors["lm_head.weight"].__setitem__((3, 3), 7.0),
     }
     edits.get(change, lambda: None)()
     file = tmp_path / "model.safetensors"
     save_file(tensors, file)
     if change == "cut off":
         file.write_bytes(file.read_bytes()[:-100])
-    if says is None:
+    if message is None:
         validate_full(tmp_path, tiny["base"].path)
         return
-    with pytest.raises(BadRequest, match=says) as raised:
+    with pytest.raises(BadRequest, match=message) as raised:
         validate_full(tmp_path, tiny["base"].path)
     assert raised.value.code == "bad_weights"
 
 
-def test_a_base_gets_a_head_of_its_own_without_copying_the_rest(tiny: dict[str, Weights], tmp_path: Path) -> None:
-    made = with_explicit_head(tiny["base"].path, tmp_path / "made")
-    validate_full(made, tiny["base"].path)
-    assert (made / "model.safetensors").is_symlink()
-    assert with_explicit_head(tiny["full"].path, tmp_path / "not") == tiny["full"].path
+def test_a_base_gets_an_explicit_lm_head_without_copies_of_the_other_tensors(
+    tiny: dict[str, Weights], tmp_path: Path
+) -> None:
+    linked = with_explicit_lm_head(tiny["base"].path, tmp_path / "linked")
+    validate_full(linked, tiny["base"].path)
+    assert (linked / "model.safetensors").is_symlink()
+    assert with_explicit_lm_head(tiny["full"].path, tmp_path / "not") == tiny["full"].path
 
 
 def test_adapters_are_checked_against_the_base_and_the_rank(tiny: dict[str, Weights], tmp_path: Path) -> None:

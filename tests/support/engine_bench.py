@@ -1,4 +1,4 @@
-"""What tests of engines share: options, fixed texts, and transformers' own opinion on the same weights."""
+"""Shared by the tests of engines: options, fixed texts, and transformers' logits for the same weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 
 import psutil
 
-from server.engines.factory import VllmOptions, make_engine
+from server.engines.factory import make_engine
+from server.engines.options import VllmOptions
 from server.engines.protocol import Engine, Piece, Weights, spans_of
 
 OPTIONS = VllmOptions(dtype="float32", max_model_len=4096, max_num_seqs=16, omp_threads_bind="0")
@@ -21,7 +22,7 @@ TEXT = list(range(200))  # longer than one KV block of 128: stale blocks only sh
 
 
 def logits_of(base: Path, weights: Weights, ids: list[int]) -> Any:
-    """[T-1, V] transformers' own logits on the merged weights."""
+    """Return [T-1, V] logits of transformers on the merged weights."""
     import torch
     from peft import PeftModel
     from safetensors.torch import load_file
@@ -43,15 +44,15 @@ def logprobs_of(logits: Any, ids: list[int]) -> list[float]:
 
 
 def children(name: str) -> list[psutil.Process]:
-    """Return our descendants with the name in their command line."""
-    found = []
+    """Return the descendants of this process that have the name in their command line."""
+    processes = []
     for process in psutil.Process().children(recursive=True):
         try:
             if any(name in word for word in process.cmdline()):
-                found.append(process)
+                processes.append(process)
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
-            continue  # it has just ended
-    return found
+            continue  # It has just ended.
+    return processes
 
 
 def joined(pieces: list[Piece]) -> tuple[list[int], list[float], list[int]]:
@@ -66,16 +67,16 @@ def gap(one: list[float], other: list[float]) -> float:
 
 @dataclass
 class Vllm:
-    """A vLLM of a test's own that serves the tiny model's full weights as version 1."""
+    """A vLLM started for one test, which serves the tiny model's full weights as version 1."""
 
     engine: Engine
     others: list[psutil.Process]
-    """Of vLLM's processes, those that were there before."""
+    """vLLM processes of other tests."""
     expected: list[float]
-    """Logprobs of the text under these weights."""
+    """[T-1] logprobs of the text with these weights."""
 
     def servers(self) -> list[psutil.Process]:
-        """Return its API servers."""
+        """Return the processes of its API server."""
         return [
             process
             for process in children("api_server")
@@ -89,14 +90,14 @@ class Vllm:
             await asyncio.sleep(0.5)
 
     async def serves(self) -> None:
-        """Fail unless it serves version 1 alone, with its weights."""
+        """Check that it serves version 1 alone, with its weights."""
         assert self.engine.versions == {1}
         assert gap(await self.engine.score(1, TEXT), self.expected) < self.engine.check_tolerance
 
 
 @asynccontextmanager
 async def own_vllm(tiny: dict[str, Weights], directory: Path) -> AsyncIterator[Vllm]:
-    """Start one, and see that nothing of it is left."""
+    """Start a vLLM, and check afterwards that all its processes have ended."""
     expected = logprobs_of(logits_of(tiny["base"].path, tiny["full"], TEXT), TEXT)
     others = children("vllm")
     engine = make_engine("vllm", directory, vllm=OPTIONS)

@@ -1,7 +1,7 @@
-"""Small models of known families: one token a byte, the family's special tokens, and a chat template of its grammar.
+"""Small models of known families: a token for each byte, the family's special tokens, and a chat template in its form.
 
-The templates are written for these tests; what a family says in fixed words (how tools are introduced) is taken from
-the library's modules.
+The templates are written for these tests. A family's fixed words, such as the introduction of tools, come from the
+library's modules.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ CALL = ["<tool_call>", "</tool_call>"]
 
 @dataclass(frozen=True)
 class Family:
-    """What makes a model one of a family."""
+    """The properties by which a model belongs to a family."""
 
     special: list[str]
-    """Tokens that are never text."""
+    """Special tokens, which are never text."""
     marks: list[str]
     """Tokens that structure an answer's text."""
     eos: str
     template: str
     fixed: tuple[str, ...]
-    """Names in the library's module whose texts stand for W0, W1, ... in the template."""
+    """Names in the library's module of the texts W0, W1, ... in the template."""
     module: str
 
 
@@ -198,7 +198,7 @@ FAMILIES = {"qwen3": QWEN3, "minimax-m2": MINIMAX, "glm-4.5": GLM, "llama-3": LL
 def make_family_model(directory: Path, family: Family, change: tuple[str, str] = ("", "")) -> Path:
     """Write tokenizer and chat template of a family into `directory`, and return it.
 
-    `change` replaces something in the template: the model is of another family then.
+    `change` replaces a part of the template, so that it no longer matches the family.
     """
     directory.mkdir(parents=True, exist_ok=True)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

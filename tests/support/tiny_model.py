@@ -1,4 +1,4 @@
-"""A tiny Llama with a byte-level ChatML tokenizer, made in a second or two: usable by transformers and by vLLM."""
+"""A tiny Llama with a byte-level ChatML tokenizer for transformers and vLLM, made in a second or two."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ CHATML = (
 def make_tiny_model(directory: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
     """Write a Llama of 2 layers and hidden size 64 with its tokenizer into `directory`, and return it.
 
-    The initial weights are large enough that the distributions of two seeds differ by nats. Embeddings are tied and the
-    head dimension is 32, which vLLM's CPU attention wants.
+    The initial weights are large enough that the distributions of two seeds differ by nats. Embeddings are tied, and
+    attention heads have 32 dimensions, as vLLM's CPU attention needs.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = byte_tokenizer()
@@ -49,7 +49,7 @@ def make_tiny_model(directory: Path, seed: int = 0, dtype: torch.dtype = torch.f
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer with one token a byte and ChatML's three special tokens: 259 tokens."""
+    """Return a tokenizer of 259 tokens: one for each byte, and ChatML's three special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

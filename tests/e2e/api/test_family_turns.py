@@ -1,4 +1,4 @@
-"""A model of a known family behind the API: streamed is recorded, turns go on exactly, template options are heard."""
+"""A model of a known family behind the API: exact continuation of recorded turns, and template options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from server.engines.settings import EngineSettings
-from server.rendering.render import FileTokenizer
+from server.rendering.tokenizer import FileTokenizer
 from tests.support.family_models import QWEN3, make_family_model
 from tests.support.live import Live, serving, settings_for
 from upturn.wire import EpisodeOpen
@@ -48,33 +48,33 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield live
 
 
-def say(live: Live, key: str, talk: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    """Ask for a streamed answer and put it together as an agent keeps it."""
+def ask(live: Live, key: str, conversation: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """Request a streamed answer and assemble it as an agent keeps it."""
     content = ""
     for chunk in live.openai(key=key).chat.completions.create(
-        model="policy", messages=talk, tools=[WEATHER], stream=True, max_tokens=24, seed=1, **more
+        model="policy", messages=conversation, tools=[WEATHER], stream=True, max_tokens=24, seed=1, **more
     ):
         content += chunk.choices[0].delta.content or ""
     return {"role": "assistant", "content": content}
 
 
-def test_turns_of_a_known_family_go_on_with_exactly_the_recorded_ids(qwen: Live) -> None:
-    assert qwen.parts.renderer.family is not None and qwen.parts.renderer.family.name == "qwen3"
+def test_turns_of_a_known_family_continue_exactly_the_recorded_ids(qwen: Live) -> None:
+    assert qwen.parts.renderer.family.name == "qwen3"
     opened = qwen.client.open_episode(EpisodeOpen())
-    talk: list[dict[str, Any]] = list(ASK)
+    conversation: list[dict[str, Any]] = list(ASK)
     for number in range(3):
-        talk += [say(qwen, opened.key, talk), {"role": "user", "content": f"And {number}?"}]
+        conversation += [ask(qwen, opened.key, conversation), {"role": "user", "content": f"And {number}?"}]
     turns = qwen.client.episode(opened.id).turns
     for before, after in itertools.pairwise(turns):
         assert after.token_ids[: len(before.token_ids)] == before.token_ids
-    assert [turn.messages for turn in turns] == [ASK, *([talk[at]] for at in (2, 4))]
+    assert [turn.messages for turn in turns] == [ASK, *([conversation[at]] for at in (2, 4))]
 
 
-def test_other_template_options_fork_and_the_same_ones_do_not(qwen: Live) -> None:
+def test_different_template_options_fork_and_the_same_options_do_not(qwen: Live) -> None:
     opened = qwen.client.open_episode(EpisodeOpen())
-    talk = [*ASK, say(qwen, opened.key, ASK, **OFF), {"role": "user", "content": "And Rome?"}]
-    say(qwen, opened.key, talk, **OFF)
-    say(qwen, opened.key, talk)
+    conversation = [*ASK, ask(qwen, opened.key, ASK, **OFF), {"role": "user", "content": "And Rome?"}]
+    ask(qwen, opened.key, conversation, **OFF)
+    ask(qwen, opened.key, conversation)
     one, same, other = (turn.token_ids for turn in qwen.client.episode(opened.id).turns)
     assert same[: len(one)] == one and other[: len(one)] != one
     empty = "<think>\n\n</think>\n\n"
@@ -83,28 +83,28 @@ def test_other_template_options_fork_and_the_same_ones_do_not(qwen: Live) -> Non
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"tone": "warm"}, "does not know tone; it knows enable_thinking"),
         ({"enable_thinking": "never"}, "enable_thinking"),
         ({"enable_thinking": "x" * 5000}, "4096"),
     ],
 )
-def test_template_options_that_mean_nothing_are_refused(qwen: Live, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(openai.BadRequestError, match=said):
+def test_invalid_template_options_are_refused(qwen: Live, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=message):
         qwen.openai().chat.completions.create(
             model="policy", messages=ASK, extra_body={"chat_template_kwargs": options}
         )
 
 
-def test_an_agent_that_names_no_episode_goes_on_under_its_template_options(qwen: Live) -> None:
-    def ask(talk: list[dict[str, Any]], **more: Any) -> tuple[str, dict[str, Any]]:
+def test_an_agent_without_an_episode_id_continues_under_its_template_options(qwen: Live) -> None:
+    def ask_unnamed(conversation: list[dict[str, Any]], **more: Any) -> tuple[str, dict[str, Any]]:
         raw = qwen.openai(key="sk-unnamed").chat.completions.with_raw_response.create(
-            model="policy", messages=talk, max_tokens=8, seed=3, **more
+            model="policy", messages=conversation, max_tokens=8, seed=3, **more
         )
         return raw.headers["x-episode-id"], {"role": "assistant", "content": raw.parse().choices[0].message.content}
 
-    episode, answer = ask(ASK, **OFF)
-    talk = [*ASK, answer, {"role": "user", "content": "And Rome?"}]
-    assert ask(talk, **OFF)[0] == episode
-    assert ask(talk)[0] != episode
+    episode, answer = ask_unnamed(ASK, **OFF)
+    conversation = [*ASK, answer, {"role": "user", "content": "And Rome?"}]
+    assert ask_unnamed(conversation, **OFF)[0] == episode
+    assert ask_unnamed(conversation)[0] != episode

@@ -1,4 +1,4 @@
-"""What the doctor says of a good model, and that it finds each fault that it looks for."""
+"""The doctor passes a good model and finds each kind of defect."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from server.assembly import Built
 from server.commands import doctor
 from server.doctor.checks import Check, model_checks
 from server.doctor.engine_checks import engine_checks
-from server.engines.factory import LocalOptions
 from server.engines.local import LocalEngine
+from server.engines.options import LocalOptions
 from server.engines.protocol import Weights
 from server.models.weights import validate_full
-from server.rendering.render import Renderer
+from server.rendering.load import load_renderer
 from server.store.database import Database
 from tests.support.family_models import FAMILIES, make_family_model
 from tests.support.tiny_model import CHATML, make_tiny_model
@@ -56,26 +56,26 @@ def edit(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-def of(checks: list[Check]) -> dict[str, Check]:
+def by_name(checks: list[Check]) -> dict[str, Check]:
     return {check.name: check for check in checks}
 
 
-def test_a_good_model_passes_every_check_and_the_json_says_the_same(
+def test_a_good_model_passes_every_check_also_in_the_json(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data_dir = tmp_path / "data"
     code = main(
         ["doctor", str(tiny), "--json", "--engine.kind", "local", "--weights", "full", "--data-dir", str(data_dir)]
     )
-    said = json.loads(capsys.readouterr().out)
-    assert (code, said["passed"]) == (0, True)
-    assert [check["name"] for check in said["checks"]] == NAMES
-    assert {check["result"] for check in said["checks"][1:]} == {"pass"}
-    assert said["checks"][0]["result"] == "skip" and not (data_dir / "upturn.db").exists()
-    assert list(data_dir.iterdir()) == [], "the changed weights are still there"
+    report = json.loads(capsys.readouterr().out)
+    assert (code, report["passed"]) == (0, True)
+    assert [check["name"] for check in report["checks"]] == NAMES
+    assert {check["result"] for check in report["checks"][1:]} == {"pass"}
+    assert report["checks"][0]["result"] == "skip" and not (data_dir / "upturn.db").exists()
+    assert list(data_dir.iterdir()) == [], "the changed weights were not deleted"
 
 
-def test_quick_says_a_line_a_check_and_needs_no_torch(tiny: Path, tmp_path: Path) -> None:
+def test_quick_prints_a_line_for_each_check_without_torch(tiny: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from server.__main__ import main; code = main(['doctor', *sys.argv[1:]]); "
         "sys.exit(3 if 'torch' in sys.modules else code)"
@@ -93,11 +93,11 @@ def test_quick_says_a_line_a_check_and_needs_no_torch(tiny: Path, tmp_path: Path
     assert lines[-2].startswith("skip  engine") and lines[-1].endswith("no check failed")
 
 
-def test_a_model_that_is_not_there_fails_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_model_fails_with_advice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     assert main(["doctor", str(tmp_path / "empty"), "--quick", "--data-dir", str(tmp_path)]) == 1
-    said = capsys.readouterr().out
-    assert "fail  model files      config.json" in said and "Hugging Face's layout" in said
+    output = capsys.readouterr().out
+    assert "fail  model files      config.json" in output and "Hugging Face's layout" in output
 
 
 def rewrites(user: str = "message['content']", assistant: str = "message['content']") -> Callable[[Path], None]:
@@ -128,7 +128,7 @@ def stops_elsewhere(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "name", "says"),
+    ("damage", "name", "message"),
     [
         (rewrites(user="message['content'] ~ ' (' ~ messages|length ~ ')'"), "chat template", "1 would fork"),
         (quantized, "weights", "quantized (awq)"),
@@ -145,28 +145,28 @@ def stops_elsewhere(model: Path) -> None:
         (lambda model: (model / "tokenizer.json").write_text("{"), "chat template", "EOF"),
     ],
 )
-def test_each_fault_of_a_model_is_found_with_its_figure_and_what_to_do(
-    tiny: Path, harm: Callable[[Path], Any], name: str, says: str
+def test_each_defect_of_a_model_is_found_with_a_figure_and_advice(
+    tiny: Path, damage: Callable[[Path], Any], name: str, message: str
 ) -> None:
-    before = of(list(model_checks(tiny)))
+    before = by_name(list(model_checks(tiny)))
     assert {check.result for check in before.values()} == {"pass"}
-    harm(tiny)
-    check = of(list(model_checks(tiny)))[name]
-    assert (check.result, says in check.figure) == ("fail", True), check
+    damage(tiny)
+    check = by_name(list(model_checks(tiny)))[name]
+    assert (check.result, message in check.figure) == ("fail", True), check
     assert check.advice
 
 
-def test_a_template_that_shows_thoughts_of_the_last_answer_only_passes_for_the_record_goes_on_behind_them(
+def test_a_template_that_shows_only_the_last_thoughts_passes(
     tiny: Path,
 ) -> None:
     rewrites(assistant="('<think></think>' if loop.last else '') ~ message['content']")(tiny)
-    check = of(list(model_checks(tiny)))["chat template"]
+    check = by_name(list(model_checks(tiny)))["chat template"]
     assert check.result == "pass"
-    assert "prefix in 0 of 2 turns" in check.figure and "2 behind history as it was sampled" in check.figure
+    assert "prefix in 0 of 2 turns" in check.figure and "2 continue after history as it was sampled" in check.figure
 
 
 class DeafEngine(LocalEngine):
-    """Says that it has loaded weights, and goes on with what it had."""
+    """Reports that it has loaded weights, but keeps the old ones."""
 
     async def load(self, weights: Weights) -> None:
         self.versions |= {weights.version}
@@ -176,7 +176,7 @@ class DeafEngine(LocalEngine):
 
 
 class OtherEngine(LocalEngine):
-    """Serves another model than it was told to."""
+    """Serves a different model."""
 
     async def start(self, base: Weights, current: Weights) -> None:
         other = Weights(0, "base", make_tiny_model(base.path.parent / "other", seed=1))
@@ -191,13 +191,13 @@ class OtherEngine(LocalEngine):
         (OtherEngine, ["logprobs", "adapter", "full weights"]),
     ],
 )
-async def test_an_engine_that_serves_something_else_than_what_was_loaded_fails(
+async def test_an_engine_that_does_not_serve_the_loaded_weights_fails(
     tiny: Path, tmp_path: Path, kind: type[LocalEngine], failed: list[str]
 ) -> None:
     def build() -> Built:
         return Built(
             kind(LocalOptions(context_tokens=512)),
-            Renderer.from_directory(tiny),
+            load_renderer(tiny),
             tiny,
             "full",
             lambda path, _: validate_full(path, tiny),
@@ -208,12 +208,12 @@ async def test_an_engine_that_serves_something_else_than_what_was_loaded_fails(
     assert [check.name for check in checks if check.result == "fail"] == failed, checks
 
 
-async def test_an_engine_that_does_not_start_is_one_failed_check(tiny: Path, tmp_path: Path) -> None:
+async def test_an_engine_that_does_not_start_is_a_single_failed_check(tiny: Path, tmp_path: Path) -> None:
     (tiny / "model.safetensors").write_bytes(b"\0" * 100)
     checks = [
         check
         async for check in engine_checks(
-            lambda: Built(LocalEngine(LocalOptions()), Renderer.from_directory(tiny), tiny, "full", lambda *_: None),
+            lambda: Built(LocalEngine(LocalOptions()), load_renderer(tiny), tiny, "full", lambda *_: None),
             tmp_path,
             8,
         )
@@ -240,16 +240,16 @@ def test_the_schema_is_compared_and_never_changed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--quick", "--no-such-flag"], "--no-such-flag"),
         (["--quick", "model"], "model"),
         (["model", "--engine.kind", "scripted"], "scripted engine has no model"),
     ],
 )
-def test_wrong_arguments_are_refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", *arguments]) == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.vllm
@@ -275,14 +275,14 @@ def test_a_good_model_passes_on_vllm(tiny: Path, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    said = json.loads(done.stdout)
-    assert done.returncode == 0, said
-    results = {check["name"]: check["result"] for check in said["checks"]}
+    report = json.loads(done.stdout)
+    assert done.returncode == 0, report
+    results = {check["name"]: check["result"] for check in report["checks"]}
     assert {name for name, result in results.items() if result != "pass"} == {"database schema", "adapter"}
 
 
-@pytest.mark.parametrize(("name", "says"), [("qwen3", "the family qwen3"), ("llama-3", "the family llama-3")])
-def test_it_says_what_writes_the_prompts(tmp_path: Path, name: str, says: str) -> None:
+@pytest.mark.parametrize(("name", "message"), [("qwen3", "the family qwen3"), ("llama-3", "the family llama-3")])
+def test_the_report_says_what_writes_the_prompts(tmp_path: Path, name: str, message: str) -> None:
     directory = make_family_model(tmp_path, FAMILIES[name])
-    assert says in of(list(model_checks(directory)))["renderer"].figure
-    assert "the chat template" in of(list(model_checks(directory, "template")))["renderer"].figure
+    assert message in by_name(list(model_checks(directory)))["renderer"].figure
+    assert "the chat template" in by_name(list(model_checks(directory, "template")))["renderer"].figure

@@ -1,4 +1,4 @@
-"""Reading answers: the same message however the tokens arrive, and what was streamed is what is recorded."""
+"""Reading answers: the message does not depend on how tokens arrive, and the streamed text is the recorded text."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import json
 
 import pytest
 
-from server.rendering.answers import AnswerFormat, AnswerReader, Called, Reading
+from server.rendering.answers import AnswerFormat, AnswerReader
 from server.rendering.bytes_tokenizer import BytesTokenizer
+from server.rendering.model_family import ParsedAnswer, ParsedCall
 
 BYTES = BytesTokenizer()
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
 
 
-def read(text: str, size: int, **form: object) -> tuple[dict, str, str]:
-    """Return the message, and the content and reasoning that were streamed."""
-    reader = AnswerReader(BYTES, AnswerFormat(**form))
+def read(text: str, size: int, **answer_format: object) -> tuple[dict, str, str]:
+    """Return the message, and the streamed content and reasoning."""
+    reader = AnswerReader(BYTES, AnswerFormat(**answer_format))
     ids = BYTES.encode(text)
     deltas = [d for at in range(0, len(ids), size) for d in reader.push(ids[at : at + size])] + reader.finish()
     message = reader.message
@@ -42,7 +43,7 @@ def read(text: str, size: int, **form: object) -> tuple[dict, str, str]:
         ("", "", "", 0),
     ],
 )
-def test_an_answer_is_read_alike_in_pieces_of_any_size(
+def test_an_answer_reads_the_same_in_pieces_of_any_size(
     size: int, text: str, content: str | None, reasoning: str, calls: int
 ) -> None:
     message, streamed, thought = read(text, size, tools=True, reasons=True)
@@ -54,45 +55,45 @@ def test_an_answer_is_read_alike_in_pieces_of_any_size(
 
 
 @pytest.mark.parametrize("size", [1, 1000])
-def test_marks_are_text_where_nobody_asked_for_tools(size: int) -> None:
+def test_marks_are_text_in_a_request_without_tools(size: int) -> None:
     text = f"<think>hm</think> {CALL}"
     assert read(text, size)[0] == {"role": "assistant", "content": text}
 
 
-def test_a_call_that_the_prompt_began_needs_no_closing_mark() -> None:
+def test_a_call_begun_by_the_prompt_needs_no_closing_mark() -> None:
     message, streamed, _ = read('{"name": "weather", "arguments": {}}', 3, tools=True, begins="call")
     assert message["content"] is None and streamed == ""
     assert message["tool_calls"][0]["function"] == {"name": "weather", "arguments": "{}"}
 
 
-def test_reasoning_that_the_prompt_opened_is_reasoning() -> None:
+def test_reasoning_opened_by_the_prompt_is_reasoning() -> None:
     message, _, thought = read("so it is</think>\nYes.", 4, reasons=True, begins="reasoning")
     assert (message["content"], thought) == ("Yes.", "so it is")
 
 
-def test_thoughts_that_the_prompt_opened_may_be_opened_again() -> None:
+def test_reasoning_opened_by_the_prompt_can_be_opened_again() -> None:
     message, _, thought = read("\n<think>so it is</think>\nYes.", 2, reasons=True, begins="reasoning")
     assert (message["content"], thought) == ("Yes.", "so it is")
 
 
-def test_where_one_call_is_allowed_the_first_counts() -> None:
+def test_only_the_first_call_counts_when_one_is_allowed() -> None:
     message, _, _ = read(f"{CALL}\n{CALL}", 5, tools=True, one_call=True)
     assert len(message["tool_calls"]) == 1
 
 
 class Channels:
-    """A grammar of which nothing can be told before the end."""
+    """A parser that shows nothing before the answer's end."""
 
-    call_open, alone = "", False
+    call_open, call_is_answer, in_thoughts = "", False, False
 
-    def read(self, token_ids: list[int]) -> Reading:
-        thought, said, called = BYTES.decode(token_ids).split("|")
-        return Reading(said, thought, [Called(called, called), Called("broken")])
+    def parse(self, token_ids: list[int]) -> ParsedAnswer:
+        reasoning, content, call = BYTES.decode(token_ids).split("|")
+        return ParsedAnswer(content, reasoning, [ParsedCall(call, text=call), ParsedCall(None, text="broken")])
 
 
 @pytest.mark.parametrize("size", [1, 1000])
 def test_an_answer_in_channels_is_shown_at_its_end(size: int) -> None:
-    message, streamed, thought = read("hm|Yes. STOP No.|look", size, tools=True, stop=("STOP",), grammar=Channels())
+    message, streamed, thought = read("hm|Yes. STOP No.|look", size, tools=True, stop=("STOP",), parser=Channels())
     assert (streamed, thought, message["tool_calls"][0]["function"]["name"]) == ("Yes.", "hm", "look")
-    message, streamed, _ = read("hm|Yes.|look", size, grammar=Channels())
-    assert streamed == "Yes.\nlook\nbroken" and "tool_calls" not in message, "nobody asked for tools"
+    message, streamed, _ = read("hm|Yes.|look", size, parser=Channels())
+    assert streamed == "Yes.\nlook\nbroken" and "tool_calls" not in message, "the request has no tools"

@@ -1,4 +1,4 @@
-"""A model family's own grammar: the template's prompts, exact continuations, calls in the family's form, streamed."""
+"""Model families of the library: the template's prompts, exact continuations, and calls in the family's own form."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ from server.errors import BadRequest
 from server.recording.tokens import chain_hashes
 from server.recording.turn_request import TurnRequest
 from server.rendering.answers import AnswerFormat, AnswerReader
-from server.rendering.render import FileTokenizer, Renderer
+from server.rendering.families import MODULES, model_families
+from server.rendering.load import load_renderer
+from server.rendering.model_family import TaggedCalls
+from server.rendering.render import Renderer
+from server.rendering.tokenizer import FileTokenizer
 from tests.support.family_models import FAMILIES, make_family_model
 
 TOOL = {
@@ -33,7 +38,7 @@ RESULTS = [{"role": "tool", "content": "rain"}, {"role": "tool", "content": "sun
 
 
 def calls(name: str, *cities: dict[str, Any]) -> str:
-    """Return calls as a family writes them."""
+    """Return calls in the form of a family."""
     if name == "qwen3":
         return "\n".join(
             "<tool_call>\n" + json.dumps({"name": "weather", "arguments": c}, ensure_ascii=False) + "\n</tool_call>"
@@ -61,27 +66,25 @@ END = {"qwen3": "<|im_end|>", "minimax-m2": "[e~[", "glm-4.5": "<|observation|>"
 @pytest.fixture(scope="module")
 def renderers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Renderer]:
     folder = tmp_path_factory.mktemp("families")
-    return {
-        name: Renderer.from_directory(make_family_model(folder / name, family)) for name, family in FAMILIES.items()
-    }
+    return {name: load_renderer(make_family_model(folder / name, family)) for name, family in FAMILIES.items()}
 
 
 def reader(renderer: Renderer, prompt: list[int], **more: Any) -> AnswerReader:
     """Return a reader of the answer to a prompt, as a turn makes it."""
-    grammar = renderer.grammar(prompt, [TOOL])
-    assert grammar is not None
-    form = {
+    parser = renderer.parser(prompt, [TOOL])
+    assert not isinstance(parser, TaggedCalls)
+    answer_format = {
         "tools": True,
         "reasons": renderer.reasons,
-        "begins": "reasoning" if grammar.in_thoughts else "content",
-        "grammar": grammar,
+        "begins": "reasoning" if parser.in_thoughts else "content",
+        "parser": parser,
         **more,
     }
-    return AnswerReader(renderer.tokenizer, AnswerFormat(**form))
+    return AnswerReader(renderer.tokenizer, AnswerFormat(**answer_format))
 
 
 def read(renderer: Renderer, prompt: list[int], text: str, size: int, **more: Any) -> dict[str, Any]:
-    """Read an answer in pieces and check that what was streamed is the message."""
+    """Read an answer in pieces and check that the streamed pieces are the message."""
     reading, ids = reader(renderer, prompt, **more), renderer.tokenizer.encode(text)
     deltas = [d for at in range(0, len(ids), size) for d in reading.push(ids[at : at + size])] + reading.finish()
     message = reading.message
@@ -96,16 +99,15 @@ def called(message: dict[str, Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_family_is_found_by_what_its_template_writes(renderers: dict[str, Renderer], name: str) -> None:
-    family = renderers[name].family
-    assert family is not None and family.name == name
+def test_a_family_is_recognized_by_its_template(renderers: dict[str, Renderer], name: str) -> None:
+    assert renderers[name].family.name == name
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_prompt_has_the_ids_of_the_models_own_template(tmp_path: Path, name: str) -> None:
     directory = make_family_model(tmp_path, FAMILIES[name])
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"), eos_token=FAMILIES[name].eos)
-    talk = [
+    conversation = [
         *ASK,
         {
             "role": "assistant",
@@ -116,24 +118,24 @@ def test_a_prompt_has_the_ids_of_the_models_own_template(tmp_path: Path, name: s
         RESULTS[0],
     ]
     wanted = theirs.apply_chat_template(
-        talk,
+        conversation,
         tools=[TOOL],
         chat_template=(directory / "chat_template.jinja").read_text(),
         add_generation_prompt=True,
         return_dict=False,
         **({"date_string": "26 Jul 2024"} if name == "llama-3" else {}),
     )
-    talk[2] = {
-        **talk[2],
+    conversation[2] = {
+        **conversation[2],
         "tool_calls": [
             {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": json.dumps(CITIES[0])}}
         ],
     }
-    assert Renderer.from_directory(directory).prompt(talk, [TOOL]) == wanted
+    assert load_renderer(directory).prompt(conversation, [TOOL]) == wanted
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_recorded_ids_go_on_exactly_with_tools_and_thoughts(renderers: dict[str, Renderer], name: str) -> None:
+def test_recorded_ids_continue_exactly_with_tools_and_thoughts(renderers: dict[str, Renderer], name: str) -> None:
     renderer = renderers[name]
     encode, decode = renderer.tokenizer.encode, renderer.tokenizer.decode_all
     cities = CITIES[:1] if name == "llama-3" else CITIES
@@ -146,36 +148,36 @@ def test_recorded_ids_go_on_exactly_with_tools_and_thoughts(renderers: dict[str,
         None if name == "llama-3" else "Both matter."
     )
     del message["reasoning_content" if thoughts else "role"]  # Most agents send no thoughts back.
-    talk = [*ASK, {**message, "role": "assistant"}, *RESULTS[: len(cities)]]
-    rest = renderer.follow(talk, 3, recorded, [TOOL])
+    conversation = [*ASK, {**message, "role": "assistant"}, *RESULTS[: len(cities)]]
+    rest = renderer.follow(conversation, 3, recorded, [TOOL])
     assert rest is not None and "rain" in decode(rest)
     prompt = recorded + rest
     written = renderer.tokenizer.encode("It rains.")
     close = encode("</think>") if decode(prompt).endswith("<think>\n") or name == "glm-4.5" else []
     recorded = [*prompt, *close, *written, *renderer.family.stop_ids[:1]]
-    talk += [{"role": "assistant", "content": "It rains."}, {"role": "user", "content": "And now?"}]
-    rest = renderer.follow(talk, len(talk) - 1, recorded, [TOOL])
-    assert rest is not None, "dropped thoughts are no reason to fork"
-    assert renderer.prompt(talk, [TOOL])[-len(rest) :] == rest
+    conversation += [{"role": "assistant", "content": "It rains."}, {"role": "user", "content": "And now?"}]
+    rest = renderer.follow(conversation, len(conversation) - 1, recorded, [TOOL])
+    assert rest is not None, "dropped thoughts must not fork the conversation"
+    assert renderer.prompt(conversation, [TOOL])[-len(rest) :] == rest
     assert thoughts in decode(recorded)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_an_answer_that_was_cut_gets_its_end_of_turn(renderers: dict[str, Renderer], name: str) -> None:
+def test_an_answer_cut_by_its_length_gets_its_end_of_turn(renderers: dict[str, Renderer], name: str) -> None:
     renderer = renderers[name]
     prompt = renderer.prompt(ASK)
-    close = renderer.tokenizer.encode("</think>") if renderer.grammar(prompt).in_thoughts else []
-    talk = [*ASK, {"role": "assistant", "content": "It"}, {"role": "user", "content": "Go on"}]
+    close = renderer.tokenizer.encode("</think>") if renderer.parser(prompt).in_thoughts else []
+    conversation = [*ASK, {"role": "assistant", "content": "It"}, {"role": "user", "content": "Go on"}]
     recorded = [*prompt, *close, *renderer.tokenizer.encode("It")]
-    rest = renderer.follow(talk, 3, recorded)
+    rest = renderer.follow(conversation, 3, recorded)
     assert rest is not None and rest[0] in renderer.family.stop_ids
 
 
-def test_history_that_was_not_recorded_so_is_no_continuation(renderers: dict[str, Renderer]) -> None:
+def test_history_that_differs_from_the_record_is_not_continued(renderers: dict[str, Renderer]) -> None:
     renderer = renderers["qwen3"]
     prompt = renderer.prompt(ASK)
-    talk = [*ASK, {"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}]
-    assert renderer.follow(talk, 3, [*prompt, *renderer.tokenizer.encode("a<|im_end|>")]) is None
+    conversation = [*ASK, {"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert renderer.follow(conversation, 3, [*prompt, *renderer.tokenizer.encode("a<|im_end|>")]) is None
     assert renderer.follow(ASK, 1, [1, 2, 3]) is None
 
 
@@ -199,7 +201,7 @@ def test_history_that_was_not_recorded_so_is_no_continuation(renderers: dict[str
         ("llama-3", '{"no": "call"}', '{"no": "call"}', "", 0),
     ],
 )
-def test_an_answer_in_a_familys_form_is_read_alike_in_pieces_of_any_size(
+def test_an_answer_in_a_familys_form_reads_the_same_in_pieces_of_any_size(
     renderers: dict[str, Renderer], name: str, text: str, content: str | None, reasoning: str, count: int, size: int
 ) -> None:
     renderer, written = renderers[name], calls(name, *CITIES)
@@ -218,7 +220,7 @@ def test_text_is_streamed_as_it_is_sampled(renderers: dict[str, Renderer]) -> No
     assert len(reading.finish()) == 2
 
 
-def test_calls_are_text_where_nobody_asked_for_tools_and_one_where_one_is_allowed(
+def test_calls_are_text_without_tools_and_only_the_first_counts_when_one_is_allowed(
     renderers: dict[str, Renderer],
 ) -> None:
     renderer = renderers["minimax-m2"]
@@ -229,63 +231,68 @@ def test_calls_are_text_where_nobody_asked_for_tools_and_one_where_one_is_allowe
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_template_that_writes_otherwise_is_used_itself_and_the_log_says_so(
+def test_a_template_that_differs_from_its_family_is_used_with_a_warning(
     tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     change = ("ipython\\n", "Python\\n") if name == "llama-3" else ("tool_calls", "no_calls")
     directory = make_family_model(tmp_path / name, FAMILIES[name], change)
     with caplog.at_level(logging.WARNING):
-        renderer = Renderer.from_directory(directory)
-    assert renderer.family is None and renderer.grammar([1]) is None
+        renderer = load_renderer(directory)
+    assert renderer.family.name == "template" and isinstance(renderer.parser([1]), TaggedCalls)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "the model's own chat template" in caplog.text and f"{name}: in conversation" in caplog.text
-    with pytest.raises(BadRequest, match="is not right for this model: in conversation"):
-        Renderer.from_directory(directory, name)
+    with pytest.raises(BadRequest, match="does not fit this model: in conversation"):
+        load_renderer(directory, name)
 
 
-def test_a_family_can_be_asked_for_or_left_out(tmp_path: Path) -> None:
+def test_a_family_can_be_requested_or_switched_off(tmp_path: Path) -> None:
     directory = make_family_model(tmp_path / "model", FAMILIES["qwen3"])
-    assert Renderer.from_directory(directory, "template").family is None
-    assert Renderer.from_directory(directory, "qwen3").family.name == "qwen3"
+    assert load_renderer(directory, "template").family.name == "template"
+    assert load_renderer(directory, "qwen3").family.name == "qwen3"
     with pytest.raises(BadRequest, match=r"Special token .* not found"):
-        Renderer.from_directory(directory, "llama-3")
-    with pytest.raises(BadRequest, match="is none of auto, template, qwen3"):
-        Renderer.from_directory(directory, "qwen17")
+        load_renderer(directory, "llama-3")
+    with pytest.raises(BadRequest, match="is not one of auto, template, qwen3"):
+        load_renderer(directory, "qwen17")
 
 
-def test_only_a_family_that_writes_json_calls_can_be_held_to_one(renderers: dict[str, Renderer]) -> None:
+def test_every_registered_family_has_a_name_of_its_own() -> None:
+    names = [family.name for module in MODULES for family in import_module(module).FAMILIES]
+    assert list(model_families()) == names and names[0] == "template"
+
+
+def test_only_a_family_with_json_calls_supports_a_forced_call(renderers: dict[str, Renderer]) -> None:
     assert renderers["qwen3"].forced_call(after_reasoning=False)
-    with pytest.raises(BadRequest, match="minimax-m2 cannot be held to a tool call"):
+    with pytest.raises(BadRequest, match="minimax-m2 does not support a forced tool call"):
         renderers["minimax-m2"].forced_call(after_reasoning=False)
 
 
 @pytest.mark.parametrize("source", ["auto", "template"])
 def test_options_of_the_template_reach_it_and_unknown_ones_are_refused(tmp_path: Path, source: str) -> None:
-    renderer = Renderer.from_directory(make_family_model(tmp_path, FAMILIES["qwen3"]), source)
+    renderer = load_renderer(make_family_model(tmp_path, FAMILIES["qwen3"]), source)
     off = {"enable_thinking": False}
     asked, whole = renderer.prompt(ASK, (), off), renderer.prompt(ASK)
     assert asked[: len(whole)] == whole
     assert renderer.tokenizer.decode_all(asked[len(whole) :]) == "<think>\n\n</think>\n\n"
-    talk = [*ASK, {"role": "assistant", "content": "Wet."}, {"role": "user", "content": "And now?"}]
-    rest = renderer.follow(talk, 3, [*asked, *renderer.tokenizer.encode("Wet.<|im_end|>")], (), off)
+    conversation = [*ASK, {"role": "assistant", "content": "Wet."}, {"role": "user", "content": "And now?"}]
+    rest = renderer.follow(conversation, 3, [*asked, *renderer.tokenizer.encode("Wet.<|im_end|>")], (), off)
     assert rest is not None and renderer.tokenizer.decode_all(rest).endswith("<think>\n\n</think>\n\n")
     with pytest.raises(BadRequest, match=r"does not know tone; it knows enable_thinking") as refused:
         renderer.prompt(ASK, (), {"tone": "warm"})
     assert refused.value.param == "chat_template_kwargs"
 
 
-def test_a_value_that_an_option_cannot_have_is_refused(renderers: dict[str, Renderer]) -> None:
+def test_an_invalid_value_of_an_option_is_refused(renderers: dict[str, Renderer]) -> None:
     with pytest.raises(BadRequest, match="enable_thinking"):
         renderers["qwen3"].prompt(ASK, (), {"enable_thinking": ["no"]})
 
 
-def test_other_options_are_another_conversation() -> None:
+def test_different_options_are_a_different_conversation() -> None:
     asks = [TurnRequest(ASK, None, template_options=options) for options in ({}, {"enable_thinking": False})]
     assert chain_hashes(ASK, asks[0].frame) == chain_hashes(ASK)
     assert chain_hashes(ASK, asks[1].frame) != chain_hashes(ASK)
 
 
-def test_what_a_special_token_spells_is_not_one(renderers: dict[str, Renderer]) -> None:
+def test_text_that_spells_a_special_token_is_not_that_token(renderers: dict[str, Renderer]) -> None:
     tokenizer = renderers["qwen3"].tokenizer
     assert isinstance(tokenizer, FileTokenizer)
     spelled = [i for char in "<tool_call>" for i in tokenizer.encode(char)]
@@ -295,6 +302,6 @@ def test_what_a_special_token_spells_is_not_one(renderers: dict[str, Renderer]) 
     assert not reading.calls and "".join(d.content for d in deltas).startswith("<tool_call>")
 
 
-def test_the_library_is_not_loaded_before_a_model_needs_it() -> None:
+def test_the_library_is_imported_only_when_a_model_needs_it() -> None:
     code = "import sys, server.app; sys.exit(any(m in sys.modules for m in ('renderers', 'openai', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Rendering: the same tokens as the model's own template, exact continuation, clean streaming text."""
+"""Rendering: the tokens of the model's own template, exact continuation, clean streamed text."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from transformers import AutoTokenizer
 from server.errors import BadRequest
 from server.recording.tokens import chain_hash, chain_hashes
 from server.rendering.bytes_tokenizer import CHAT_TEMPLATE, END_OF_TURN, IM_END, BytesTokenizer
-from server.rendering.render import Renderer, TextStream
+from server.rendering.load import load_renderer
+from server.rendering.render import Renderer
+from server.rendering.template import ChatTemplate
+from server.rendering.tokenizer import TextStream
 from tests.support.tiny_model import make_tiny_model
 
-TALK = [
+CONVERSATION = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Héllo 1234 ✓"},
     {"role": "assistant", "content": "Yes.\n\nNo."},
@@ -23,55 +26,59 @@ BYTES = BytesTokenizer()
 END = IM_END
 
 
+def chat_template(source: str = CHAT_TEMPLATE, variables: dict[str, str] | None = None) -> ChatTemplate:
+    return ChatTemplate(BYTES, source, END_OF_TURN, variables)
+
+
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("model"))
 
 
-def test_a_prompt_has_the_ids_that_transformers_gives(directory: Path) -> None:
+def test_a_prompt_has_the_same_ids_as_in_transformers(directory: Path) -> None:
     theirs = AutoTokenizer.from_pretrained(directory).apply_chat_template(
-        TALK, add_generation_prompt=True, tokenize=True, return_dict=False
+        CONVERSATION, add_generation_prompt=True, tokenize=True, return_dict=False
     )
-    assert Renderer.from_directory(directory).prompt(TALK) == theirs
+    assert load_renderer(directory).prompt(CONVERSATION) == theirs
 
 
 def test_recorded_ids_plus_the_continuation_are_the_whole_conversation(directory: Path) -> None:
-    renderer = Renderer.from_directory(directory)
-    first = renderer.prompt(TALK[:2])
-    answer = [*renderer.tokenizer.encode(TALK[2]["content"]), *renderer.end_ids]
-    rest = renderer.continuation(TALK, 3, answer[-1])
+    renderer = load_renderer(directory)
+    first = renderer.prompt(CONVERSATION[:2])
+    answer = [*renderer.tokenizer.encode(CONVERSATION[2]["content"]), *renderer.end_ids]
+    rest = renderer.follow(CONVERSATION, 3, [*first, *answer])
     assert rest is not None
-    assert first + answer + rest == renderer.prompt(TALK)
+    assert first + answer + rest == renderer.prompt(CONVERSATION)
 
 
 def test_an_answer_without_its_end_of_turn_gets_one() -> None:
-    renderer = Renderer(BYTES, CHAT_TEMPLATE, END_OF_TURN)
-    rest = renderer.continuation(TALK, 3, ord("o"))
-    assert rest is not None and rest[0] == renderer.end_ids[0]
-    assert renderer.continuation(TALK, 3, renderer.end_ids[0]) == rest[1:]
+    template = chat_template()
+    rest = template.continuation(CONVERSATION, 3, ord("o"))
+    assert rest is not None and rest[0] == template.end_ids[0]
+    assert template.continuation(CONVERSATION, 3, template.end_ids[0]) == rest[1:]
 
 
 def test_a_template_that_rewrites_history_forks() -> None:
     forgetful = "{% for m in messages[-1:] %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
-    assert Renderer(BYTES, forgetful, END_OF_TURN).continuation(TALK, 3, 258) is None
+    assert chat_template(forgetful).continuation(CONVERSATION, 3, 258) is None
 
 
-def test_a_template_that_refuses_is_a_bad_request() -> None:
+def test_a_template_that_rejects_messages_is_a_bad_request() -> None:
     strict = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(BadRequest, match="roles must alternate"):
-        Renderer(BYTES, strict, END_OF_TURN).prompt(TALK)
+        chat_template(strict).prompt(CONVERSATION)
 
 
-def test_a_model_without_a_chat_template_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_a_model_without_a_chat_template_is_refused_with_advice(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("{}")
     with pytest.raises(BadRequest, match="instruct model"):
-        Renderer.from_directory(tmp_path)
+        load_renderer(tmp_path)
 
 
 def test_list_content_is_joined() -> None:
-    renderer = Renderer(BYTES, CHAT_TEMPLATE, END_OF_TURN)
+    template = chat_template()
     parts = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
-    assert renderer.prompt(parts) == renderer.prompt([{"role": "user", "content": "ab"}])
+    assert template.prompt(parts) == template.prompt([{"role": "user", "content": "ab"}])
 
 
 def test_streamed_text_has_whole_characters_and_adds_up() -> None:
@@ -82,13 +89,13 @@ def test_streamed_text_has_whole_characters_and_adds_up() -> None:
     assert not any("�" in piece for piece in pieces)
 
 
-def test_nothing_of_a_stop_string_is_ever_sent() -> None:
+def test_no_part_of_a_stop_string_is_ever_sent() -> None:
     stream = TextStream(BYTES, ["STOP", "##"])
     pieces = [stream.push([i]) for i in BYTES.encode("go on ST#O STOP now")] + [stream.finish()]
     assert "".join(pieces) == stream.text == "go on ST#O "
 
 
-def test_special_tokens_are_no_text() -> None:
+def test_special_tokens_are_not_text() -> None:
     stream = TextStream(BYTES)
     assert stream.push([*BYTES.encode("hi"), 258]) + stream.finish() == "hi"
 
@@ -107,61 +114,66 @@ REASONING = (
 )
 
 
-def test_a_template_that_knows_tools_gets_them_with_arguments_as_objects() -> None:
-    template = (
+def test_a_template_with_tool_support_gets_arguments_as_objects() -> None:
+    source = (
         "{% if tools %}{{ tools[0].function.name }}:{% endif %}{% for m in messages %}{{ m.role }}"
         "{% for c in m.tool_calls or [] %}({{ c.function.arguments.at }}){% endfor %}{% endfor %}"
     )
-    renderer = Renderer(BYTES, template, END_OF_TURN)
-    assert renderer.text([*TALK[:2], CALLED, RESULT], ask=False, tools=[TOOL]) == "look:systemuserassistant(sky)tool"
-    assert renderer.text(TALK[:2], ask=False) == "systemuser"
+    template = chat_template(source)
+    assert (
+        template.text([*CONVERSATION[:2], CALLED, RESULT], ask=False, tools=[TOOL])
+        == "look:systemuserassistant(sky)tool"
+    )
+    assert template.text(CONVERSATION[:2], ask=False) == "systemuser"
 
 
-def test_a_template_that_knows_no_tools_gets_them_as_plain_messages() -> None:
-    renderer = Renderer(BYTES, CHAT_TEMPLATE, END_OF_TURN)
-    text = renderer.text([*TALK[:2], CALLED, RESULT], ask=True, tools=[TOOL])
+def test_a_template_without_tool_support_gets_plain_messages() -> None:
+    template = chat_template()
+    text = template.text([*CONVERSATION[:2], CALLED, RESULT], ask=True, tools=[TOOL])
     assert text.startswith("<|im_start|>system\nBe brief.\n\nYou can call tools.")
     assert '{"name": "look", "parameters": {"type": "object"}}' in text
     written = '<tool_call>\n{"name": "look", "arguments": {"at": "sky"}}\n</tool_call>'
     assert f"<|im_start|>assistant\n{written}<|im_end|>" in text
     assert "<|im_start|>user\n<tool_response>\nblue\n</tool_response><|im_end|>" in text
-    ids = renderer.prompt([*TALK[:2], CALLED, RESULT], [TOOL])
+    ids = template.prompt([*CONVERSATION[:2], CALLED, RESULT], [TOOL])
     answer = BYTES.encode(written)
-    rest = renderer.continuation([*TALK[:2], CALLED, RESULT], 3, END, [TOOL])
+    rest = template.continuation([*CONVERSATION[:2], CALLED, RESULT], 3, END, [TOOL])
     assert rest is not None
-    assert [*renderer.prompt(TALK[:2], [TOOL]), *answer, END, *rest] == ids
+    assert [*template.prompt(CONVERSATION[:2], [TOOL]), *answer, END, *rest] == ids
 
 
 def test_a_template_that_drops_earlier_thoughts_does_not_fork() -> None:
-    renderer = Renderer(BYTES, REASONING, END_OF_TURN)
-    talk = [
+    template = chat_template(REASONING)
+    conversation = [
         {"role": "user", "content": "Why?"},
         {"role": "assistant", "content": "So."},
         {"role": "user", "content": "And?"},
     ]
-    assert not renderer.text(talk, ask=True).startswith(renderer.text(talk[:2], ask=False)), "history is rewritten"
-    rest = renderer.continuation(talk, 2, END)
+    assert not template.text(conversation, ask=True).startswith(template.text(conversation[:2], ask=False)), (
+        "history is rewritten"
+    )
+    rest = template.continuation(conversation, 2, END)
     assert rest is not None
     assert BYTES.decode(rest, skip_special=False) == (
         "\n<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n<think>\n"
     )
-    assert renderer.opens_reasoning(rest)
+    assert Renderer(template).parser(rest).in_thoughts
 
 
-def test_a_template_is_told_what_it_asks_for_and_nothing_else() -> None:
-    template = (
+def test_a_template_gets_only_the_options_that_it_reads() -> None:
+    source = (
         "{% set name = 'Ada' %}{% if tone is not defined %}{% set tone = 'plain' %}{% endif %}"
         "{{ name }} {{ tone }} {{ mood or '' }}{% for m in messages %}{{ m.role }}{% endfor %}"
     )
-    renderer = Renderer(BYTES, template, END_OF_TURN, {"bos_token": "<s>"})
-    assert renderer.text(TALK[:1], ask=True) == "Ada plain system"
-    assert renderer.text(TALK[:1], ask=True, options={"tone": "warm", "mood": "well"}) == "Ada warm wellsystem"
+    template = chat_template(source, {"bos_token": "<s>"})
+    assert template.text(CONVERSATION[:1], ask=True) == "Ada plain system"
+    assert template.text(CONVERSATION[:1], ask=True, options={"tone": "warm", "mood": "well"}) == "Ada warm wellsystem"
     for name in ("name", "bos_token", "messages", "strftime_now", "other"):
         with pytest.raises(BadRequest, match=f"does not know {name}; it knows mood, tone"):
-            renderer.prompt(TALK, (), {name: "x"})
+            template.prompt(CONVERSATION, (), {name: "x"})
 
 
-def test_what_sdks_change_in_a_message_does_not_change_its_hash() -> None:
+def test_changes_by_sdks_do_not_change_the_hash_of_a_message() -> None:
     sent = {
         "role": "assistant",
         "content": "Yes. ",

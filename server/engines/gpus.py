@@ -1,0 +1,45 @@
+"""The GPUs of this machine, and which of them a child process sees."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU of this machine."""
+
+    index: int
+    name: str
+    total_bytes: int
+
+
+def list_gpus() -> list[Gpu]:
+    """Return this machine's GPUs from its driver, restricted to `CUDA_VISIBLE_DEVICES`; [] without a driver."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    done = subprocess.run(
+        [program, "--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    listed = [] if done.returncode else read_gpus(done.stdout)
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return [gpu for gpu in listed if str(gpu.index) in allowed] if all(map(str.isdecimal, allowed)) else listed
+
+
+def read_gpus(listing: str) -> list[Gpu]:
+    """Parse `nvidia-smi`'s listing: one line for each GPU with index, name, and memory in MiB."""
+    lines = [line.split(", ") for line in listing.splitlines() if line.count(", ") == 2]
+    return [Gpu(int(index), name, int(mib) * 2**20) for index, name, mib in lines if mib.strip().isdecimal()]
+
+
+def visible(*gpus: int) -> dict[str, str]:
+    """Return the environment variables that restrict a process to these GPUs; {} without GPUs."""
+    return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if gpus else {}

@@ -1,0 +1,111 @@
+"""vLLM's command line and environment, and the facts about the installed build and the model that they depend on."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+from server.engines.gpus import visible
+from server.engines.options import VllmOptions
+
+BASE_MODEL = "base"
+"""The name under which vLLM serves the base weights."""
+MAX_LOGPROBS = 1000
+"""Most alternatives of one token that can be requested; they contain nearly every token of a plain text."""
+_MODULES = ("vllm.entrypoints.launchers.api_server.entry", "vllm.entrypoints.openai.api_server")
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Adapter ranks that vLLM supports."""
+
+
+@cache
+def is_cpu_build() -> bool:
+    """Return whether the installed vLLM is a CPU build, by its files: importing it takes seconds and loads torch."""
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or not spec.submodule_search_locations:
+        return False
+    package = Path(next(iter(spec.submodule_search_locations)))
+    return not (any(package.glob("_moe_C*.so")) or any(package.glob("vllm_flash_attn/*.so")))
+
+
+def resolved_dtype(options: VllmOptions, model: Path) -> str:
+    """Return the dtype vLLM will compute in."""
+    if options.dtype != "auto":
+        return options.dtype
+    config = json.loads((model / "config.json").read_text())
+    dtype = config.get("dtype") or config.get("torch_dtype")
+    return dtype if dtype in ("bfloat16", "float16", "float32") else "bfloat16"
+
+
+def command(options: VllmOptions, model: Path, port: int) -> list[str]:
+    """Return vLLM's command line."""
+    module = next((name for name in _MODULES if _exists(name)), _MODULES[0])
+    line = [
+        sys.executable, "-P", "-m", module, "--model", str(model.absolute()), "--served-model-name", BASE_MODEL,
+        "--host", "127.0.0.1", "--port", str(port), "--dtype", resolved_dtype(options, model),
+        "--max-num-seqs", str(options.max_num_seqs), "--generation-config", "vllm",
+        "--enable-scale-out",  # the token endpoint
+        "--logprobs-mode", "processed_logprobs",  # of the distribution sampled from
+        "--max-logprobs", str(MAX_LOGPROBS),  # for the spot checks
+        "--disable-uvicorn-access-log",
+    ]  # fmt: skip
+    if options.max_model_len is not None:
+        line += ["--max-model-len", str(options.max_model_len)]
+    if is_cpu_build():
+        line += ["--enforce-eager"]  # compiling takes 90 s and gains nothing here (measured)
+        line += ["--kv-cache-memory-bytes", str(int(options.kv_cache_gib * 2**30))]
+        # Only whole blocks are shared: with vLLM's default of 128, a short prompt is computed again in every turn,
+        # which made plays 1.4 times slower (measured). The CPU kernels need a multiple of 32.
+        line += ["--block-size", "32"]
+        # A seeded request whose prompt is read in two parts crashes the CPU build ("CPU Generator does not use
+        # offset"), so any client could crash it. Prompts are therefore read whole.
+        line += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(2048, options.max_model_len or 0))]
+    else:
+        line += ["--gpu-memory-utilization", str(options.gpu_memory_utilization)]
+    if options.lora:
+        rank = next((rank for rank in _RANKS if rank >= options.max_lora_rank), _RANKS[-1])
+        line += [
+            "--enable-lora",
+            "--max-lora-rank",
+            str(rank),
+            "--max-loras",
+            str(options.max_loras),
+            "--max-cpu-loras",
+            str(max(options.max_cpu_loras, options.max_loras)),
+        ]
+    return [*line, *options.extra_args]
+
+
+@cache
+def vocabulary_size(model: Path) -> int:
+    """Return the number of tokens in a model's output layer."""
+    config = json.loads((model / "config.json").read_text())
+    return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
+
+
+def environment(options: VllmOptions) -> dict[str, str]:
+    """Return the variables that vLLM gets in addition to this process's environment."""
+    variables = {
+        "VLLM_SERVER_DEV_MODE": "1",  # the control routes
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",  # the model is a directory
+        **(visible(options.gpu) if options.gpu is not None else {}),
+    }
+    if options.lora:
+        variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
+    if is_cpu_build():
+        cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else range(os.cpu_count() or 1)
+        variables["VLLM_CPU_OMP_THREADS_BIND"] = options.omp_threads_bind or ",".join(map(str, cores))
+    return variables
+
+
+def _exists(module: str) -> bool:
+    """Return whether vLLM has a module, without importing its packages."""
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or not spec.submodule_search_locations:
+        return False
+    path = Path(next(iter(spec.submodule_search_locations)), *module.split(".")[1:])
+    return path.with_suffix(".py").is_file()

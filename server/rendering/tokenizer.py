@@ -1,0 +1,129 @@
+"""Token ids to text and back: a model's `tokenizer.json`, and text that streams cleanly while ids are sampled.
+
+Used by both directions of rendering: `template.py` encodes prompts, `answers.py` decodes answers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from server.errors import BadRequest
+from server.rendering.tool_calls import MARKS
+
+_CONTEXT_TOKENS = 6
+"""Settled tokens decoded again in front of new ones: a token's text may depend on its neighbors."""
+
+
+class Tokenizer(Protocol):
+    """What rendering needs from a tokenizer. Special tokens in a text become their ids."""
+
+    @property
+    def size(self) -> int:
+        """Number of ids, counted from 0."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return ids without adding special tokens."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return text without special tokens."""
+
+
+class FileTokenizer:
+    """The `tokenizer.json` of a model directory, read without transformers."""
+
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer as FastTokenizer
+
+        if not path.is_file():
+            raise BadRequest(f"{path} is missing: the model needs a fast tokenizer (tokenizer.json)", code="bad_model")
+        self._tokenizer = FastTokenizer.from_file(str(path))
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._hidden = {i for i, token in added.items() if token.special and token.content not in MARKS}
+
+    @property
+    def size(self) -> int:
+        """Number of ids."""
+        size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        return size
+
+    def encode(self, text: str) -> list[int]:
+        """Return ids without adding special tokens."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return text without special tokens, except the marks that structure an answer."""
+        return self.decode_all([token_id for token_id in token_ids if token_id not in self._hidden])
+
+    def decode_all(self, token_ids: Sequence[int]) -> str:
+        """Return text including special tokens."""
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
+        return text
+
+    def id_of(self, token: str) -> int | None:
+        """Return the id of a token, or None if the vocabulary lacks it."""
+        token_id: int | None = self._tokenizer.token_to_id(token)
+        return token_id
+
+    def with_marks(self, shown: Iterable[str], hidden_ids: Collection[int]) -> FileTokenizer:
+        """Return a tokenizer whose `decode` shows these marks and hides these ids."""
+        other = copy.copy(self)
+        other._hidden = (self._hidden | set(hidden_ids)) - {self.id_of(mark) for mark in shown}
+        return other
+
+
+class TextStream:
+    """Turns growing token ids into text that is safe to send: whole characters, and no part of a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._stop = [s for s in stop if s]
+        self._hold = max((len(s) - 1 for s in self._stop), default=0)
+        self._ids: list[int] = []
+        self._settled = 0  # Number of ids whose text in `_text` is final.
+        self._text = ""
+        self._sent = 0
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """Add ids; return the text that can be sent now."""
+        self._ids.extend(token_ids)
+        start = max(0, self._settled - _CONTEXT_TOKENS)
+        known = self._tokenizer.decode(self._ids[start : self._settled])
+        grown = self._tokenizer.decode(self._ids[start:])
+        if not grown.endswith("�"):
+            self._text += grown[len(known) :]
+            self._settled = len(self._ids)
+        return self._send(len(self._text) - self._hold)
+
+    def finish(self) -> str:
+        """Return the rest of the text."""
+        start = max(0, self._settled - _CONTEXT_TOKENS)
+        known = self._tokenizer.decode(self._ids[start : self._settled])
+        self._text += self._tokenizer.decode(self._ids[start:])[len(known) :]
+        self._settled = len(self._ids)
+        return self._send(len(self._text))
+
+    @property
+    def text(self) -> str:
+        """All text before the first stop string."""
+        return up_to_stop(self._text, self._stop)
+
+    def _send(self, end: int) -> str:
+        end = min(end, _stop_position(self._text, self._stop))
+        if end <= self._sent:
+            return ""
+        piece = self._text[self._sent : end]
+        self._sent = end
+        return piece
+
+
+def up_to_stop(text: str, stop: Sequence[str]) -> str:
+    """Return the text before the first stop string."""
+    return text[: _stop_position(text, stop)]
+
+
+def _stop_position(text: str, stop: Sequence[str]) -> int:
+    return min((at for at in (text.find(s) for s in stop if s) if at >= 0), default=len(text))
