@@ -22,13 +22,13 @@ from server.environments.instances import register_environments
 from server.environments.plays import Plays
 from server.environments.sessions import Sessions
 from server.feedback.scorers import Scorers, make_scorers
-from server.feedback.sources import RewardSources
 from server.metrics import Metrics
 from server.recording.episode import Episodes
 from server.recording.privacy import Privacy
 from server.recording.recorder import Recorder
 from server.recording.retention import Retention
 from server.recording.turns import Turns
+from server.rewards.sources import RewardSources
 from server.settings import Settings
 from server.store.database import Database
 from server.store.writer import Writer

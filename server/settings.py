@@ -18,7 +18,7 @@ from pydantic_settings import (
 
 from server.engines.settings import EngineSettings
 from server.environments.settings import EnvironmentSettings
-from server.feedback.settings import RewardSettings
+from server.rewards.settings import RewardSettings
 from server.section import Section, SettingsError
 from server.training.settings import CanarySettings, GateSettings, LearnerSettings, ScheduleSettings, WatchSettings
 from server.versions.settings import ShadowSettings, VersionSettings

@@ -13,12 +13,12 @@ from server.engines.protocol import Engine
 from server.environments.plays import Plays
 from server.environments.sessions import Sessions
 from server.feedback.scorers import Scorers
-from server.feedback.sources import RewardSources
 from server.metrics import Metrics
 from server.recording.episode import Episodes
 from server.recording.privacy import Privacy
 from server.recording.turns import Turns
 from server.rendering.render import Renderer
+from server.rewards.sources import RewardSources
 from server.settings import Settings
 from server.store.database import Database
 from server.store.writer import Writer

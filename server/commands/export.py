@@ -20,9 +20,9 @@ import sqlalchemy as sa
 from server.commands.database import add_flags, settings_of
 from server.errors import BadRequest, NotFound, UpturnError
 from server.recording.portable import EpisodeRecord, arrow_schema, read_records
+from server.rewards.totals import rewards_of
 from server.store.database import Database
 from server.store.tables import EpisodeRow, RewardRow, StepRow
-from server.training.rewards import rewards_of
 
 CHUNK = 32
 """Episodes in memory at once; also a row group of Parquet, and a transaction of the import."""

@@ -20,9 +20,9 @@ import sqlalchemy as sa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy.orm import Session
 
-from server.recording.rewards import read_rules
 from server.recording.tokens import pack_ids, pack_logprobs, unpack_ids, unpack_logprobs
 from server.recording.transcript import nodes_of
+from server.rewards.rules import read_rules
 from server.store.tables import BatchRow, EpisodeRow, NodeRow, RewardRow, RunEpisodeRow, ScoreRow, StepRow, TurnRow
 
 ARROW_TYPES = {str: "string", bool: "bool", int: "int32", float: "double"}

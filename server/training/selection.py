@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.recording.transcript import mean, nodes_of
+from server.rewards.totals import rewards_of
 from server.store.tables import ApiKeyRow, EpisodeRow, NodeRow, RewardRow, RunEpisodeRow, StepRow, TurnRow
 from server.training.branches import samples_of
-from server.training.rewards import rewards_of
 from upturn.wire import LivePlan, RunConfig, Sample
 
 LIVE_CANDIDATES = 1024  # Newest live episodes among which groups are looked for.

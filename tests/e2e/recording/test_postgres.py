@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 import migrations
 from env_adapters import family
-from server.feedback.settings import FunctionSettings, RewardSettings
+from server.rewards.settings import FunctionSettings, RewardSettings
 from server.store.database import Database, normalise_url
 from tests.e2e.training.test_loop_scripted import ASK, LEARNER, lease, publication, reward_two, says
 from tests.e2e.training.test_training_data import begin, rewarded

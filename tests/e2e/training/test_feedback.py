@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from server.commands import export
-from server.feedback.settings import RewardSettings
+from server.rewards.settings import RewardSettings
 from server.store.tables import RunEpisodeRow
 from server.training.activity import scored_since
 from tests.e2e.training.test_loop_scripted import ASK, LEARNER, claim, lease, reward_two

@@ -1,8 +1,8 @@
-"""What live episodes of a version earned, in the order in which it became known.
+"""Rewards of a version's live episodes, in the order in which they became known.
 
-Live is what the bearer of a key has opened here: neither the server's own plays nor what was imported. An episode
-counts for a version where that alone answered in it: in an environment once that has ended, without one once somebody
-has rewarded it.
+A live episode was opened with an API key on this server: it is neither one of the server's own plays nor imported. It
+counts for a version if that version alone answered in it. Its reward is known once its environment has ended or, without
+an environment, once it has a reward.
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from server.rewards.totals import rewards_of
 from server.store.tables import EpisodeRow, RewardRow, TurnRow
-from server.training.rewards import rewards_of
 
 
 def live_rewards(
     session: Session, version: int, limit: int, *, opened_from: float | None = None, known_before: float | None = None
 ) -> list[float]:
-    """Return rewards of a version's live episodes: the first ones since a time, else the newest known before one.
+    """Return up to `limit` rewards of a version's live episodes.
 
-    The first ones come oldest first, the newest ones newest first.
+    Args:
+        session: a database session.
+        version: the only version that answered in these episodes.
+        limit: maximum number of episodes to read; those without a reward that counts are left out of the result.
+        opened_from: without `known_before`: only episodes opened since this time, oldest reward first.
+        known_before: only rewards known before this time, newest first.
     """
     first_reward = (
         sa.select(sa.func.min(RewardRow.created_at)).where(RewardRow.episode_id == EpisodeRow.id).scalar_subquery()

@@ -1,4 +1,4 @@
-"""Settings of rewards and their sources."""
+"""Settings of reward sources and of the scorers that reward live episodes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from upturn.wire import LARGEST_REWARD, RewardRule, ScorerName
 
 
 class FunctionSettings(Section):
-    """A reward function: what it does is `server/feedback/functions.py`."""
+    """A reward function (`server/feedback/functions.py`)."""
 
     function: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-    """`package.module:function`; it gets an `EpisodeView` and returns a number, numbers by turn, or None."""
+    """`package.module:function`; takes an `EpisodeView` and returns a number, a dict of numbers by turn, or None."""
     time_limit_s: float = Field(default=30.0, gt=0)
-    """A call that takes longer is ended, and is an error."""
+    """A longer call is stopped and counts as an error."""
     concurrency: int = Field(default=2, ge=1, le=256)
-    """Calls at once."""
+    """Concurrent calls."""
 
 
 class JudgeSettings(Section):
@@ -27,40 +27,40 @@ class JudgeSettings(Section):
     url: str = Field(pattern=r"^https?://\S+$")
     """Base URL, such as `https://api.openai.com/v1`."""
     model: str = Field(min_length=1)
-    """What is sent as `model`."""
+    """Value of the request's `model`."""
     rubric: str = Field(min_length=1)
-    """What a good episode is."""
+    """Describes a good episode."""
     scale: tuple[float, float] = (0.0, 1.0)
-    """Lowest and highest score; the score is the reward."""
+    """Lowest and highest score. The score is the reward."""
     api_key_env: str | None = None
-    """Environment variable that holds the API key; None sends none."""
+    """Environment variable that holds the API key; None sends no key."""
     timeout_s: float = Field(default=60.0, gt=0)
-    """For a whole answer."""
+    """Timeout of one request, including its answer."""
     concurrency: int = Field(default=4, ge=1, le=256)
-    """Questions at once."""
+    """Concurrent requests."""
     transcript_tokens: int = Field(default=8000, ge=100)
-    """A longer transcript loses its middle; counted as four characters a token."""
+    """A longer transcript loses its middle; a token counts as four characters."""
     body: dict[str, Any] = {"temperature": 0}
-    """More fields of the request, such as `response_format`."""
+    """Additional request fields, such as `response_format`."""
 
     @field_validator("scale")
     @classmethod
     def rises(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        """A score between two finite numbers."""
+        """Check that the scale runs from a lower to a higher score, both within bounds."""
         if not -LARGEST_REWARD <= scale[0] < scale[1] <= LARGEST_REWARD:
-            raise ValueError(f"the scale has to rise, within {LARGEST_REWARD:g} of 0")
+            raise ValueError(f"scale must be [lowest, highest], both within {LARGEST_REWARD:g} of 0")
         return scale
 
 
 class RewardSettings(Section):
-    """How rewards from outside count, and who scores live episodes by itself."""
+    """How external rewards count, and which scorers reward live episodes."""
 
     sources: dict[Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^*\x00]+$")], RewardRule] = {}
-    """Rules by name of source, such as `{"judge": {"weight": 0.5, "cap": 1.0}}`; one set by API is before it."""
+    """Rules by source, such as `{"judge": {"weight": 0.5, "cap": 1.0}}`. A rule set by API takes precedence."""
     default_weight: float = Field(default=1.0, ge=0, le=LARGEST_REWARD, allow_inf_nan=False)
-    """Weight of a source without a rule; with 0 only sources that have one count."""
+    """Weight of sources without a rule; with 0 only sources with a rule count."""
     default_cap: float | None = Field(default=None, ge=0, le=LARGEST_REWARD, allow_inf_nan=False)
-    """Largest absolute value that counts of such a source in one episode; None is no cap."""
+    """Cap on the absolute sum of such a source in one episode; None: no cap."""
     functions: dict[ScorerName, FunctionSettings] = {}
     """Reward functions by name, such as `{"tone": {"function": "rewards.tone:polite"}}`."""
     judges: dict[ScorerName, JudgeSettings] = {}
@@ -68,7 +68,7 @@ class RewardSettings(Section):
 
     @model_validator(mode="after")
     def a_scorer_has_a_name_of_its_own(self) -> RewardSettings:
-        """A scorer's name is the source of its rewards."""
+        """Check that no function and judge share a name: it is the source of their rewards."""
         if both := sorted(self.functions.keys() & self.judges.keys()):
-            raise ValueError(f"{both[0]!r} is both a function and a judge")
+            raise ValueError(f"rewards.functions and rewards.judges both define {both[0]!r}")
         return self
