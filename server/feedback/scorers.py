@@ -1,4 +1,4 @@
-"""All scorers of this server. They score live episodes after they have ended, in the background, each at its own pace."""
+"""All scorers of this server: they score ended live episodes in the background, each at its own pace."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Rewards of a version's live episodes, in the order in which they became known.
 
 A live episode was opened with an API key on this server: it is neither one of the server's own plays nor imported. It
-counts for a version if that version alone answered in it. Its reward is known once its environment has ended or, without
-an environment, once it has a reward.
+counts for a version if that version alone answered in it. Its reward is known once its environment has ended or,
+without an environment, once it has a reward.
 """
 
 from __future__ import annotations
