@@ -23,14 +23,14 @@ from upturn.wire import EpisodeOpen, EpisodeView, PlayRequest
 
 def passes(live: Live, seconds: float) -> None:
     """Let time pass for leases, and look at them."""
-    sessions = live.parts.sessions
+    sessions = live.parts.environments
     now = sessions._clock() + seconds
     sessions._clock = lambda: now
     asyncio.run_coroutine_threadsafe(sessions.reap(), live.loop).result(30)
 
 
 def open_now(live: Live) -> int:
-    return live.parts.sessions.health.open
+    return live.parts.environments.health.open
 
 
 def refused(live: Live, **body: Any) -> httpx2.Response:
@@ -98,7 +98,7 @@ def test_many_abandoned_episodes_neither_block_nor_keep_memory(serve: Serve) -> 
             )
         passes(live, 1000)
         sizes.append(me.memory_info().rss)
-        assert open_now(live) == 0 and live.parts.sessions._all == set() and live.parts.sessions._of == {}
+        assert open_now(live) == 0 and live.parts.environments._all == set() and live.parts.sessions._of == {}
     assert sizes[-1] - sizes[1] < 8 * 2**20
     played = live.client.open_episode(EpisodeOpen(environment="textcraft", task=task))
     assert live.client.step(played.id, "inventory").reward == 0
@@ -125,7 +125,7 @@ def test_a_step_that_could_not_be_recorded_ends_its_episode_as_soon_as_the_datab
         )
         time.sleep(0.3)
     assert stepping.result(60).status_code == 200, "a short lock is waited for"
-    live.parts.sessions._writer = Broken()  # type: ignore[assignment]
+    live.parts.environments._writer = Broken()  # type: ignore[assignment]
     assert live.http.post(f"/v1/episodes/{episode}/steps", json={"action": "add 1"}).status_code == 503
     view = live.client.episode(episode)
     assert (view.status, view.error_class, len(view.steps)) == ("error", "Unavailable", 1)
@@ -153,7 +153,7 @@ def test_a_reset_whose_caller_has_gone_leaves_nothing(serve: Serve) -> None:
     live = serve()
     with httpx2.Client(base_url=live.url, timeout=0.05) as impatient, pytest.raises(httpx2.TimeoutException):
         impatient.post("/v1/episodes", json={"environment": "odd", "task": "train/0"})
-    wait_until(lambda: live.parts.sessions.health.of("odd").started == 1 and open_now(live) == 0)
+    wait_until(lambda: live.parts.environments.health.of("odd").started == 1 and open_now(live) == 0)
     assert threading.active_count() < 100
 
 

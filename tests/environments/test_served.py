@@ -157,7 +157,7 @@ def test_the_next_task_closes_the_last_ones_episode_and_so_does_leaving(live: Li
         ("closed", "the next task began"),
         ("closed", "its client closed it"),
     ]
-    until(lambda: live.parts.sessions.health.open == 0, "an environment is still open")
+    until(lambda: live.parts.environments.health.open == 0, "an environment is still open")
 
 
 def test_too_many_guests_make_the_one_leave_that_was_not_used_for_longest(
@@ -241,14 +241,14 @@ def test_an_openenv_client_that_leaves_or_dies_closes_its_episode(live: Live) ->
         with pytest.raises(websockets.ConnectionClosedOK):
             polite.recv()
         rude.socket.close()
-        until(lambda: live.parts.sessions.health.open == 0, "an environment is still open")
+        until(lambda: live.parts.environments.health.open == 0, "an environment is still open")
     until(lambda: all(e.status == "closed" for e in recorded(live)), "an episode is still open")
     assert [e.reason for e in recorded(live)] == ["its client left"] * 2
 
 
 def test_a_page_of_another_site_cannot_play_from_a_browser(live: Live) -> None:
     with openenv(live, origin="https://elsewhere.example") as socket:
-        assert "a page of https://elsewhere.example may not play" in json.loads(socket.recv())["data"]["message"]
+        assert "pages from https://elsewhere.example may not connect" in json.loads(socket.recv())["data"]["message"]
         with pytest.raises(websockets.ConnectionClosedOK):
             socket.recv()
     assert recorded(live) == []
