@@ -63,9 +63,8 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
     errors.install(app)
     document(app, errors.form_of)
     app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes, errors=errors)
-    app.add_middleware(
-        Authentication, errors=errors
-    )  # Outermost: reject unauthorized requests before reading the body.
+    # Outermost: reject unauthorized requests before reading the body.
+    app.add_middleware(Authentication, errors=errors)
     for dialect in dialects:
         app.include_router(dialect.router, dependencies=[own_episode])
     for resource in ROUTERS:

@@ -5,7 +5,7 @@
     @router.get("/runs")
     async def list_runs(runs: RunsOf) -> RunList: ...
 
-`server/wiring.py` builds the services, `server/app.py` provides them at the start. This is the only module that reads
+`server/wiring` builds the services, `server/app.py` provides them at the start. This is the only module that reads
 them from the application; `tests/unit/project/test_routers.py` holds that, and lists what each router may reach.
 """
 

@@ -100,7 +100,7 @@ class Callers:
         else:
             raise Forbidden(f"{caller.name!r} lacks the required scope: agent")
         if not mine:
-            raise NotFound(f"episode {named!r} not found", code="episode_not_found")
+            raise NotFound(f"no episode {named!r}", code="episode_not_found")
 
     def _read(self, key: str, key_hash: str) -> Caller | None:
         with self._database.read() as session:

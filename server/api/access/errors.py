@@ -94,9 +94,9 @@ class ErrorAnswers:
         async def not_unicode(request: Request, error: UnicodeEncodeError) -> JSONResponse:
             return answer(request, BadRequest(f"the body contains text that is not Unicode: {error.reason}"))
 
-        for kind in UNSTORABLE:
+        for wrong in UNSTORABLE:
 
-            @app.exception_handler(kind)
+            @app.exception_handler(wrong)
             async def unstorable(request: Request, error: Exception) -> JSONResponse:
                 log.warning("%s %s: %s", request.method, request.url.path, getattr(error, "orig", error))
                 return answer(

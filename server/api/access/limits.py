@@ -34,7 +34,7 @@ class Limits:
     """Counts the requests of all limited keys."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+        self.clock = clock
         self._uses: dict[str, _Use] = {}
 
     def enter(self, limit: Limit | None) -> None:
@@ -45,7 +45,7 @@ class Limits:
         """
         if limit is None:
             return
-        rate, now = limit.requests_per_minute, self._clock()
+        rate, now = limit.requests_per_minute, self.clock()
         use = self._uses.setdefault(limit.key_id, _Use(rate or 0, now))
         if limit.max_concurrent is not None and use.running >= limit.max_concurrent:
             raise RateLimited(

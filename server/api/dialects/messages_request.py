@@ -12,8 +12,8 @@ from server.api.dialects.translation import Lenient, TextOr, checked, only
 from server.errors import BadRequest
 
 BILLING = "x-anthropic-billing-header:"
-"""Prefix of a system text block that Claude Code sends for Anthropic's billing. It differs in every request, which would
-prevent finding the conversation again, and means nothing to the model."""
+"""Prefix of a system text block that Claude Code sends for Anthropic's billing. It differs in every request, so that no
+conversation would be found again, and means nothing to the model."""
 _BETWEEN = "\n\n"
 
 

@@ -1,7 +1,7 @@
 """OpenAI's `POST /v1/responses`, whole and as server-sent events, and `GET` of a recorded response.
 
-The requests are in `responses_request.py`. A response is a turn: its id contains the turn's, and the conversation before
-it is read from the record.
+The requests are in `responses_request.py`. A response is a turn: its id contains the turn's, and the earlier
+conversation is read from the record.
 """
 
 from __future__ import annotations
