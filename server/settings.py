@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from server.configuration import sources
 from server.engines.settings import EngineSettings
 from server.environments.settings import EnvironmentSettings
-from server.feedback.settings import RewardSettings
+from server.rewards.settings import RewardSettings
 from server.training.scheduling.settings import ScheduleSettings
 from server.training.settings import CanarySettings, GateSettings, LearnerSettings, WatchSettings
 from server.versions.settings import ShadowSettings, VersionSettings

@@ -1,65 +1,51 @@
-"""API keys over REST: create, list, revoke; and everything that one of them has opened: erase it, trace it.
+"""API keys over REST: create, list, revoke; erase or trace all episodes that a key opened.
 
-`me` in place of an id is the caller's own key, also on a server that requires none and therefore knows none.
+The id `me` stands for the caller's own key, even on a server that requires no keys and therefore knows none.
 """
 
 from __future__ import annotations
 
-import asyncio
+from typing import Annotated
 
 from fastapi import APIRouter
 
-from server.api.access.authentication import CallerOf
-from server.api.access.callers import Caller
-from server.api.state import Parts, State
-from server.recording.keys import create_key, get_key, list_keys, revoke_key
+from server.api.access.authentication import CallerOf, needs
+from server.api.access.keys import Keys
+from server.api.services import service
+from server.recording.privacy import Privacy
 from upturn.wire import Erased, KeyCreate, KeyCreated, KeyList, KeyTrained
 
-router = APIRouter(prefix="/v1/keys", tags=["keys"])
+KeysOf = Annotated[Keys, service(Keys)]
+PrivacyOf = Annotated[Privacy, service(Privacy)]
+
+router = APIRouter(prefix="/v1/keys", tags=["keys"], dependencies=[needs("admin")])
 
 
 @router.post("", status_code=201)
-async def create(body: KeyCreate, parts: Parts) -> KeyCreated:
-    """Create a key; the answer alone shows it."""
-    return await parts.writer.write(lambda session: create_key(session, body))
+async def create(body: KeyCreate, keys: KeysOf) -> KeyCreated:
+    """Create a key. Only this answer contains it."""
+    return await keys.create(body)
 
 
 @router.get("")
-async def list_all(parts: Parts) -> KeyList:
-    """All keys, newest first, with the revoked ones."""
-
-    def read() -> KeyList:
-        with parts.database.read() as session:
-            return KeyList(data=list_keys(session))
-
-    return await asyncio.to_thread(read)
+async def list_all(keys: KeysOf) -> KeyList:
+    """List all keys, newest first, including revoked keys."""
+    return await keys.all()
 
 
 @router.delete("/{key_id}", status_code=204)
-async def revoke(key_id: str, parts: Parts) -> None:
+async def revoke(key_id: str, keys: KeysOf) -> None:
     """Revoke a key, and with it the keys of the episodes it opened."""
-    await parts.writer.write(lambda session: revoke_key(session, key_id))
-    parts.callers.forget()
+    await keys.revoke(key_id)
 
 
 @router.delete("/{key_id}/episodes")
-async def erase_episodes(key_id: str, parts: Parts, caller: CallerOf) -> Erased:
-    """Erase every episode that a key has opened."""
-    return Erased(episodes=await parts.privacy.erase_owned(await _hash_of(parts, caller, key_id)))
+async def erase_episodes(key_id: str, keys: KeysOf, privacy: PrivacyOf, caller: CallerOf) -> Erased:
+    """Erase every episode that a key opened."""
+    return Erased(episodes=await privacy.erase_owned(await keys.hash_of(key_id, caller)))
 
 
 @router.get("/{key_id}/trained")
-async def trained(key_id: str, parts: Parts, caller: CallerOf) -> KeyTrained:
-    """Which runs and policy versions were trained on a key's episodes."""
-    return await parts.privacy.trained_of(await _hash_of(parts, caller, key_id))
-
-
-async def _hash_of(parts: State, caller: Caller, key_id: str) -> str:
-    if key_id == "me":
-        return caller.key_hash
-
-    def read() -> str:
-        with parts.database.read() as session:
-            return get_key(session, key_id).key_hash
-
-    return await asyncio.to_thread(read)
+async def trained(key_id: str, keys: KeysOf, privacy: PrivacyOf, caller: CallerOf) -> KeyTrained:
+    """List the runs and policy versions that were trained on a key's episodes."""
+    return await privacy.trained_of(await keys.hash_of(key_id, caller))

@@ -1,44 +1,51 @@
-"""Plays: the server plays tasks with a policy; progress by GET and as server-sent events."""
+"""Plays over REST: the server plays tasks with a policy; progress by GET and as server-sent events."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Annotated
 
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
-from server.api.dialects.streams import MAY_STREAM
-from server.api.state import Parts
+from server.api.access.authentication import needs
+from server.api.dialects.dialect import MAY_STREAM
+from server.api.services import service
+from server.environments.plays import Plays
+from server.versions.residency import Residency
 from upturn.wire import PlayRequest, PlayView
 
-router = APIRouter(prefix="/v1/plays", tags=["plays"])
+PlaysOf = Annotated[Plays, service(Plays)]
+ResidencyOf = Annotated[Residency, service(Residency)]
+
+router = APIRouter(prefix="/v1/plays", tags=["plays"], dependencies=[needs("admin")])
 
 
 @router.post("", status_code=202)
-async def start_play(body: PlayRequest, parts: Parts) -> PlayView:
-    """Begin a play."""
-    await parts.residency.load_on_demand(body.policy)
-    return await parts.plays.view(await parts.plays.start(body))
+async def start_play(body: PlayRequest, plays: PlaysOf, residency: ResidencyOf) -> PlayView:
+    """Start a play."""
+    await residency.load_on_demand(body.policy)
+    return await plays.view(await plays.start(body))
 
 
 @router.get("/{play_id}")
-async def get_play(play_id: str, parts: Parts) -> PlayView:
-    """Where a play stands, with the results of its finished episodes."""
-    return await parts.plays.view(play_id)
+async def get_play(play_id: str, plays: PlaysOf) -> PlayView:
+    """Return a play's progress, with the results of its finished episodes."""
+    return await plays.view(play_id)
 
 
 @router.post("/{play_id}/cancel")
-async def cancel_play(play_id: str, parts: Parts) -> PlayView:
+async def cancel_play(play_id: str, plays: PlaysOf) -> PlayView:
     """Stop a play."""
-    await parts.plays.view(play_id, results=False)
-    await parts.plays.cancel(play_id)
-    return await parts.plays.view(play_id)
+    await plays.view(play_id, results=False)
+    await plays.cancel(play_id)
+    return await plays.view(play_id)
 
 
 @router.get("/{play_id}/events", response_class=StreamingResponse, responses=MAY_STREAM)
-async def play_events(play_id: str, parts: Parts) -> StreamingResponse:
-    """Progress as server-sent events, one about each second, until the play ends."""
-    first = await parts.plays.view(play_id, results=False)
+async def play_events(play_id: str, plays: PlaysOf) -> StreamingResponse:
+    """Stream progress as server-sent events, about one per second, until the play ends."""
+    first = await plays.view(play_id, results=False)
 
     async def events() -> AsyncIterator[str]:
         view = first
@@ -46,6 +53,6 @@ async def play_events(play_id: str, parts: Parts) -> StreamingResponse:
             yield f"data: {view.model_dump_json()}\n\n"
             if view.state != "running":
                 return
-            view = await parts.plays.view(play_id, results=False, wait_s=1.0)
+            view = await plays.view(play_id, results=False, wait_s=1.0)
 
     return StreamingResponse(events(), media_type="text/event-stream")

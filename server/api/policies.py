@@ -1,4 +1,4 @@
-"""Policy versions: publish, list, promote, roll back (step 11), the ledger; and OpenAI's list of models."""
+"""Policy versions over REST: publish (step 11), list, promote, roll back; the ledger; and OpenAI's list of models."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 
 from server.api.access.authentication import CallerOf, needs
-from server.api.state import Parts
+from server.api.services import service
+from server.engines.protocol import Engine
 from server.errors import NotFound
+from server.store.database import Database
+from server.training.runs import Runs
 from server.versions import ledger
+from server.versions.champion import Champions
 from server.versions.lineage import read_lineage
+from server.versions.publish import Publisher
+from server.versions.residency import Residency
+from server.versions.routing import Pointers
+from server.versions.serving import Serving
 from upturn.wire import (
     PolicyLineage,
     PolicyList,
@@ -22,17 +30,25 @@ from upturn.wire import (
     PromotionView,
 )
 
+DatabaseOf = Annotated[Database, service(Database)]
+EngineOf = Annotated[Engine, service(Engine)]
+PointersOf = Annotated[Pointers, service(Pointers)]
+ResidencyOf = Annotated[Residency, service(Residency)]
+RunsOf = Annotated[Runs, service(Runs)]
+ServingOf = Annotated[Serving, service(Serving)]
+PublisherOf = Annotated[Publisher, service(Publisher)]
+ChampionsOf = Annotated[Champions, service(Champions)]
 Version = Annotated[int, Path(ge=0, lt=2**31)]
 
 router = APIRouter(prefix="/v1", tags=["policies"])
 
 
 @router.get("/models", dependencies=[needs("agent")])
-async def list_models(parts: Parts) -> dict[str, Any]:
-    """Everything that `model` may name now."""
-    loaded = sorted(parts.engine.versions, reverse=True)
-    names = [parts.pointers.name, f"{parts.pointers.name}@champion", f"{parts.pointers.name}@head"]
-    names += [f"{parts.pointers.name}@{version}" for version in loaded]
+async def list_models(engine: EngineOf, pointers: PointersOf) -> dict[str, Any]:
+    """List every name that `model` accepts now."""
+    loaded = sorted(engine.versions, reverse=True)
+    names = [pointers.name, f"{pointers.name}@champion", f"{pointers.name}@head"]
+    names += [f"{pointers.name}@{version}" for version in loaded]
     return {
         "object": "list",
         "data": [{"id": name, "object": "model", "created": 0, "owned_by": "upturn"} for name in names],
@@ -40,74 +56,76 @@ async def list_models(parts: Parts) -> dict[str, Any]:
 
 
 @router.get("/models/{model:path}", dependencies=[needs("agent")])
-async def get_model(model: str, parts: Parts) -> dict[str, Any]:
-    """One of them."""
-    await parts.residency.load_on_demand(model)
-    parts.pointers.resolve(model, parts.engine)
+async def get_model(model: str, engine: EngineOf, pointers: PointersOf, residency: ResidencyOf) -> dict[str, Any]:
+    """Return one model."""
+    await residency.load_on_demand(model)
+    pointers.resolve(model, engine)
     return {"id": model, "object": "model", "created": 0, "owned_by": "upturn"}
 
 
 @router.post("/policies", status_code=201, dependencies=[needs("learner")])
-async def publish(body: PolicyPublish, parts: Parts) -> PolicyView:
+async def publish(body: PolicyPublish, publisher: PublisherOf, runs: RunsOf) -> PolicyView:
     """Publish a version and wait until it serves."""
-    await parts.runs.heartbeat(body.run_id, body.learner)
-    return await parts.publisher.publish(body)
+    await runs.heartbeat(body.run_id, body.learner)
+    return await publisher.publish(body)
 
 
 @router.get("/policies", dependencies=[needs("learner")])
-async def list_policies(parts: Parts) -> PolicyList:
-    """All versions, newest first."""
-    return PolicyList(data=await asyncio.to_thread(parts.serving.views))
+async def list_policies(serving: ServingOf) -> PolicyList:
+    """List all versions, newest first."""
+    return PolicyList(data=await asyncio.to_thread(serving.views))
 
 
 @router.post("/policies/rollback", dependencies=[needs("admin")])
-async def rollback(parts: Parts, caller: CallerOf, body: PromotionRequest | None = None) -> PolicyView:
-    """Make the champion before this one the champion again."""
-    return await parts.champions.rollback(by=caller.name, reason=(body or PromotionRequest()).reason)
+async def rollback(champions: ChampionsOf, caller: CallerOf, body: PromotionRequest | None = None) -> PolicyView:
+    """Make the previous champion the champion again."""
+    return await champions.rollback(by=caller.name, reason=(body or PromotionRequest()).reason)
 
 
 @router.get("/policies/{version}", dependencies=[needs("learner")])
-async def get_policy(version: Version, parts: Parts) -> PolicyView:
-    """One version."""
-    found = await asyncio.to_thread(parts.serving.views, version)
-    if not found:
-        raise NotFound(f"no version {version}", code="version_not_found")
-    return found[0]
+async def get_policy(version: Version, serving: ServingOf) -> PolicyView:
+    """Return one version."""
+    views = await asyncio.to_thread(serving.views, version)
+    if not views:
+        raise NotFound(f"version {version} not found", code="version_not_found")
+    return views[0]
 
 
 @router.post("/policies/{version}/promote", dependencies=[needs("admin")])
-async def promote(version: Version, parts: Parts, caller: CallerOf, body: PromotionRequest | None = None) -> PolicyView:
+async def promote(
+    version: Version, champions: ChampionsOf, caller: CallerOf, body: PromotionRequest | None = None
+) -> PolicyView:
     """Make a version the champion."""
-    return await parts.champions.promote(version, by=caller.name, reason=(body or PromotionRequest()).reason)
+    return await champions.promote(version, by=caller.name, reason=(body or PromotionRequest()).reason)
 
 
 @router.post("/policies/{version}/pin", dependencies=[needs("admin")])
-async def pin(version: Version, parts: Parts) -> PolicyView:
-    """Keep a version's weights whatever comes; as the champion, it is not taken back by the watch either."""
-    return await parts.champions.pin(version, True)
+async def pin(version: Version, champions: ChampionsOf) -> PolicyView:
+    """Keep a version's weights permanently. The live-reward watch does not roll back a pinned champion."""
+    return await champions.pin(version, True)
 
 
 @router.delete("/policies/{version}/pin", dependencies=[needs("admin")])
-async def unpin(version: Version, parts: Parts) -> PolicyView:
-    """Treat a version like all others again."""
-    return await parts.champions.pin(version, False)
+async def unpin(version: Version, champions: ChampionsOf) -> PolicyView:
+    """Undo a pin."""
+    return await champions.pin(version, False)
 
 
 @router.get("/policies/{version}/lineage", dependencies=[needs("learner")])
 async def get_lineage(
-    version: Version, parts: Parts, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000
+    version: Version, database: DatabaseOf, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000
 ) -> PolicyLineage:
-    """What a version comes from: its versions back to the base, and the episodes that trained it."""
-    return await asyncio.to_thread(read_lineage, parts.database, version, limit)
+    """Return a version's ancestors back to the base, and the episodes that trained it."""
+    return await asyncio.to_thread(read_lineage, database, version, limit)
 
 
 @router.get("/promotions", dependencies=[needs("admin")])
-async def list_promotions(parts: Parts, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> PromotionList:
-    """The newest rows of the ledger of champions: who decided what, and why."""
-    return PromotionList(data=await asyncio.to_thread(ledger.entries, parts.database, limit))
+async def list_promotions(database: DatabaseOf, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> PromotionList:
+    """List the newest rows of the ledger of champions: who decided what, and why."""
+    return PromotionList(data=await asyncio.to_thread(ledger.entries, database, limit))
 
 
 @router.get("/promotions/{number}", dependencies=[needs("admin")])
-async def get_promotion(number: Version, parts: Parts) -> PromotionView:
-    """One row, with the evidence of the gate."""
-    return await asyncio.to_thread(ledger.read_entry, parts.database, number)
+async def get_promotion(number: Version, database: DatabaseOf) -> PromotionView:
+    """Return one row of the ledger, with the gate's evidence."""
+    return await asyncio.to_thread(ledger.read_entry, database, number)

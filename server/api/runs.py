@@ -1,13 +1,19 @@
-"""Training runs and their batches: what users ask for, and what the learner leases."""
+"""Training runs and their batches over REST: users request runs, the learner claims them and leases batches."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 from fastapi import APIRouter, Response
 from pydantic import Field
 
 from server.api.access.authentication import needs
-from server.api.state import Parts
+from server.api.services import service
 from server.errors import BadRequest
+from server.training.batches import Batches
+from server.training.runs import Runs
+from server.training.scheduling.schedule import Schedule
+from server.training.scheduling.settings import ScheduleSettings
 from upturn.wire import (
     BatchAck,
     BatchRequest,
@@ -20,28 +26,33 @@ from upturn.wire import (
     RunView,
 )
 
+BatchesOf = Annotated[Batches, service(Batches)]
+RunsOf = Annotated[Runs, service(Runs)]
+ScheduleOf = Annotated[Schedule, service(Schedule)]
+SettingsOf = Annotated[ScheduleSettings, service(ScheduleSettings)]
+
 router = APIRouter(prefix="/v1", tags=["runs"])
 
 
 class Heartbeat(Message):
-    """A learner says that it lives."""
+    """A learner's sign of life."""
 
     learner: str = Field(min_length=1, max_length=200)
 
 
 @router.post("/runs", status_code=201, dependencies=[needs("admin")])
-async def create_run(body: RunRequest, parts: Parts) -> RunView:
-    """Ask for a run: the given one, or the configured one."""
-    config = body.config or parts.settings.schedule.run
+async def create_run(body: RunRequest, schedule: ScheduleOf, settings: SettingsOf) -> RunView:
+    """Request a run with the given configuration, or with the configured one."""
+    config = body.config or settings.run
     if config is None:
         raise BadRequest("this server has no configured run (schedule.run): send a config", param="config")
-    return await parts.schedule.request(config, body.trigger)
+    return await schedule.request(config, body.trigger)
 
 
 @router.get("/runs", dependencies=[needs("learner")])
-async def list_runs(parts: Parts) -> RunList:
-    """All runs, newest first."""
-    return RunList(data=await parts.runs.views())
+async def list_runs(runs: RunsOf) -> RunList:
+    """List all runs, newest first."""
+    return RunList(data=await runs.views())
 
 
 @router.post(
@@ -50,54 +61,54 @@ async def list_runs(parts: Parts) -> RunList:
     responses={204: {"description": "No run is due"}},
     dependencies=[needs("learner")],
 )
-async def claim_run(body: RunClaim, parts: Parts) -> RunView | Response:
-    """A learner takes a run; 204 where none is due."""
-    return await parts.runs.claim(body) or Response(status_code=204)
+async def claim_run(body: RunClaim, runs: RunsOf) -> RunView | Response:
+    """Claim a run for a learner; 204 if no run is due."""
+    return await runs.claim(body) or Response(status_code=204)
 
 
 @router.get("/runs/{run_id}", dependencies=[needs("learner")])
-async def get_run(run_id: str, parts: Parts) -> RunView:
-    """One run with its steps."""
-    return await parts.runs.view(run_id)
+async def get_run(run_id: str, runs: RunsOf) -> RunView:
+    """Return one run with its steps."""
+    return await runs.view(run_id)
 
 
 @router.post("/runs/{run_id}/cancel", dependencies=[needs("admin")])
-async def cancel_run(run_id: str, parts: Parts) -> RunView:
+async def cancel_run(run_id: str, runs: RunsOf) -> RunView:
     """Cancel a run."""
-    return await parts.runs.cancel(run_id)
+    return await runs.cancel(run_id)
 
 
 @router.post("/runs/{run_id}/pause", dependencies=[needs("admin")])
-async def pause_run(run_id: str, parts: Parts) -> RunView:
-    """Pause a run: its learner gives its batch back and stops."""
-    return await parts.runs.pause(run_id)
+async def pause_run(run_id: str, runs: RunsOf) -> RunView:
+    """Pause a run: its learner returns its batch and stops."""
+    return await runs.pause(run_id)
 
 
 @router.post("/runs/{run_id}/resume", dependencies=[needs("admin")])
-async def resume_run(run_id: str, parts: Parts) -> RunView:
-    """Let a paused run go on at its step, as soon as no other runs."""
-    return await parts.schedule.resume(run_id)
+async def resume_run(run_id: str, schedule: ScheduleOf) -> RunView:
+    """Resume a paused run at its step, once no other run is running."""
+    return await schedule.resume(run_id)
 
 
 @router.post("/runs/{run_id}/heartbeat", status_code=204, dependencies=[needs("learner")])
-async def heartbeat(run_id: str, body: Heartbeat, parts: Parts) -> None:
-    """Renew a learner's lease."""
-    await parts.runs.heartbeat(run_id, body.learner)
+async def heartbeat(run_id: str, body: Heartbeat, runs: RunsOf) -> None:
+    """Renew a learner's lease of its run."""
+    await runs.heartbeat(run_id, body.learner)
 
 
 @router.post("/runs/{run_id}/end", dependencies=[needs("learner")])
-async def end_run(run_id: str, body: RunEnd, parts: Parts) -> RunView:
-    """The learner reports how its run ended."""
-    return await parts.runs.end(run_id, body)
+async def end_run(run_id: str, body: RunEnd, runs: RunsOf) -> RunView:
+    """Report how a run ended."""
+    return await runs.end(run_id, body)
 
 
 @router.post("/batches", dependencies=[needs("learner")])
-async def lease_batch(body: BatchRequest, parts: Parts) -> BatchView:
-    """Lease the batch of one learner step; `gathering` means: ask again."""
-    return await parts.batches.lease(body)
+async def lease_batch(body: BatchRequest, batches: BatchesOf) -> BatchView:
+    """Lease the batch of one learner step; in state `gathering`, ask again later."""
+    return await batches.lease(body)
 
 
 @router.post("/batches/{batch_id}/ack", status_code=204, dependencies=[needs("learner")])
-async def acknowledge_batch(batch_id: str, body: BatchAck, parts: Parts) -> None:
-    """A batch was trained, or is given back."""
-    await parts.batches.acknowledge(batch_id, body)
+async def acknowledge_batch(batch_id: str, body: BatchAck, batches: BatchesOf) -> None:
+    """Report that a batch was trained, or return it untrained."""
+    await batches.acknowledge(batch_id, body)

@@ -20,10 +20,10 @@ from server.errors import BadRequest, UpturnError
 from server.recording.portable.arrow import arrow_schema
 from server.recording.portable.from_rows import read_records
 from server.recording.portable.records import EpisodeRecord
+from server.rewards.totals import rewards_of
 from server.settings import Settings
 from server.store.database import Database
 from server.store.tables import EpisodeRow, RewardRow, StepRow
-from server.training.rewards import rewards_of
 
 CHUNK = 32
 """Episodes in memory at once; also the size of a Parquet row group and of an import's transaction."""

@@ -1,1 +1,1 @@
-"""Feedback on live episodes: whose rewards count, and functions and judges that score what agents did."""
+"""Scorers: reward functions and judges that score live episodes. How rewards count is decided in `server/rewards`."""

@@ -1,6 +1,6 @@
-"""Reward functions: Python functions of the operator's own, in a thread with a time limit.
+"""Reward functions: the operator's Python functions, each called in a thread with a time limit.
 
-One gets an `EpisodeView`, and returns a number, numbers by turn, or None where it has no opinion.
+A function takes an `EpisodeView` and returns a number, a dict of numbers by turn, or None if it has no opinion.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from env_adapters.hosting.workers import EnvironmentTimeout, Workers
-from server.feedback.settings import FunctionSettings
 from server.feedback.verdict import Verdict, read_values
+from server.rewards.settings import FunctionSettings
 from server.section import SettingsError
 from upturn.wire import EpisodeView
 
 
 class RewardFunction:
-    """One of them."""
+    """A scorer that calls a Python function."""
 
     kind: Literal["function"] = "function"
 
@@ -31,19 +31,24 @@ class RewardFunction:
 
     @property
     def stuck(self) -> int:
-        """Calls that did not end when they were told to."""
+        """Calls that could not be stopped and are still running."""
         return self._workers.stuck
 
     async def score(self, episode: EpisodeView) -> Verdict:
-        """Call it."""
+        """Call the function.
+
+        Raises:
+            TimeoutError: it exceeded its time limit.
+            BadScore: it returned something that is not a score.
+        """
         try:
             returned = await self._workers.call(lambda: self._function(episode), self._limit_s)
         except EnvironmentTimeout as error:
-            raise TimeoutError(f"it took longer than {self._limit_s:g} s") from error
+            raise TimeoutError(f"the function exceeded its limit of {self._limit_s:g} s") from error
         return Verdict(read_values(returned, {turn.index for turn in episode.turns}))
 
     async def close(self) -> None:
-        """End the idle threads."""
+        """Stop the idle threads."""
         self._workers.close()
 
 
@@ -51,7 +56,7 @@ def load(name: str, spec: str) -> Callable[[EpisodeView], Any]:
     """Import a function named as `package.module:function`.
 
     Raises:
-        SettingsError: there is none, or it cannot be called as one.
+        SettingsError: the import failed, or the name is not a plain function.
     """
     module, _, attribute = spec.partition(":")
     try:

@@ -1,7 +1,7 @@
-"""The judge: a language model behind any OpenAI-compatible URL reads a transcript and a rubric, and says a number.
+"""The judge: a language model behind any OpenAI-compatible URL that scores a transcript by a rubric.
 
-The same question is asked once: its score is kept under the hash of the request, which holds the rubric, the model and
-the transcript. Whatever is not exactly a verdict is an error.
+Each distinct request is sent once: its score is stored under the request's hash, which covers rubric, model and
+transcript. Any answer that is not exactly a verdict is an error.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any, Literal
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.feedback.settings import JudgeSettings
 from server.feedback.verdict import BadScore, Verdict
 from server.recording.tokens import digest
+from server.rewards.settings import JudgeSettings
 from server.section import SettingsError
 from server.store.database import Database
 from server.store.tables import JudgementRow
 from upturn.wire import EpisodeView
 
 CHARACTERS_PER_TOKEN = 4
-SHOWN = 200  # Characters of an answer in an error.
+SHOWN = 200  # Characters of an answer quoted in an error.
 INSTRUCTIONS = """You judge what an AI agent did in a conversation, by this rubric:
 
 {rubric}
@@ -47,7 +47,7 @@ class _Answer(BaseModel):
 
 
 class Judge:
-    """One judge."""
+    """A scorer that asks a language model."""
 
     kind: Literal["judge"] = "judge"
     stuck = 0
@@ -62,15 +62,22 @@ class Judge:
         if settings.api_key_env is not None:
             self._key = os.environ.get(settings.api_key_env, "")
             if not self._key:
-                raise SettingsError(f"rewards.judges.{name}: the variable {settings.api_key_env} is not set")
+                raise SettingsError(
+                    f"rewards.judges.{name}: the environment variable {settings.api_key_env} is not set"
+                )
 
     async def score(self, episode: EpisodeView) -> Verdict:
-        """Ask, unless the same was asked before."""
+        """Ask the model, or return the stored score of the same request.
+
+        Raises:
+            JudgeRefused: the judge's server returned an HTTP error.
+            BadScore: the answer is not a verdict.
+        """
         question = self.question(episode)
         asked = digest(question)
-        known = await asyncio.to_thread(self._known, asked)
-        if known is not None:
-            return Verdict({None: known}, digest=asked, cached=True)
+        stored = await asyncio.to_thread(self._stored, asked)
+        if stored is not None:
+            return Verdict({None: stored}, digest=asked, cached=True)
         answer = read_answer(await self._ask(question), self._settings.scale)
         return Verdict({None: answer.score}, answer.reason, digest=asked)
 
@@ -80,7 +87,7 @@ class Judge:
             await self._session.close()
 
     def question(self, episode: EpisodeView) -> dict[str, Any]:
-        """Return the request that asks for a verdict."""
+        """Return the chat request that asks for a verdict."""
         low, high = self._settings.scale
         system = INSTRUCTIONS.format(rubric=self._settings.rubric, low=low, high=high)
         text = transcript_text(episode, self._settings.transcript_tokens * CHARACTERS_PER_TOKEN)
@@ -90,13 +97,13 @@ class Judge:
             "messages": [{"role": "system", "content": system}, {"role": "user", "content": text}],
         }
 
-    def _known(self, asked: str) -> float | None:
+    def _stored(self, asked: str) -> float | None:
         with self._database.read() as session:
             row = session.get(JudgementRow, asked)
             return None if row is None else row.value
 
     async def _ask(self, question: dict[str, Any]) -> str:
-        """Return the text of the answer."""
+        """Send a request and return the text of the answer."""
         if self._session is None:
             headers = {"authorization": f"Bearer {self._key}"} if self._key else {}
             self._session = aiohttp.ClientSession(
@@ -111,17 +118,17 @@ class Judge:
         try:
             content = json.loads(text)["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError) as error:
-            raise BadScore(f"this is no chat completion: {text[:SHOWN]}") from error
+            raise BadScore(f"the judge returned no chat completion: {text[:SHOWN]}") from error
         if not isinstance(content, str):
-            raise BadScore("the judge answered without text")
+            raise BadScore("the judge returned an answer without text")
         return content
 
 
 def read_answer(text: str, scale: tuple[float, float]) -> _Answer:
-    """Return the verdict in an answer, which has to be nothing else, save for a code fence around it.
+    """Parse an answer, which must be a verdict and nothing else; a code fence around it is allowed.
 
     Raises:
-        BadScore: it is something else, or off the scale.
+        BadScore: the answer is not a verdict, or its score is off the scale.
     """
     bare = text.strip()
     if bare.startswith("```") and bare.endswith("```") and "\n" in bare:
@@ -129,14 +136,14 @@ def read_answer(text: str, scale: tuple[float, float]) -> _Answer:
     try:
         answer = _Answer.model_validate_json(bare)
     except ValidationError as error:
-        raise BadScore(f"this is no verdict: {text[:SHOWN]}") from error
+        raise BadScore(f"the answer is not a verdict: {text[:SHOWN]}") from error
     if not scale[0] <= answer.score <= scale[1]:
         raise BadScore(f"the score {answer.score:g} is not between {scale[0]:g} and {scale[1]:g}")
     return answer
 
 
 def transcript_text(episode: EpisodeView, most: int) -> str:
-    """Return all messages, one JSON object a line, without the middle where they are longer than `most` characters."""
+    """Return all messages, one JSON object per line; beyond `most` characters the middle is left out."""
     text = "\n".join(
         json.dumps({"turn": turn.index, **{k: v for k, v in message.items() if v is not None}}, ensure_ascii=False)
         for turn in episode.turns

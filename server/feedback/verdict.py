@@ -1,4 +1,4 @@
-"""What every scorer is, and what it says of an episode."""
+"""The protocol of scorers, and their verdicts on episodes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from upturn.wire import LARGEST_REWARD, EpisodeView
 
 
 class BadScore(ValueError):
-    """A scorer's answer is no score."""
+    """A scorer returned something that is not a score."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one scorer says of one episode."""
+    """One scorer's verdict on one episode."""
 
     values: dict[int | None, float]
-    """Rewards by turn; None is the whole episode. Empty where it has no opinion."""
+    """Rewards by turn; None stands for the whole episode. Empty if the scorer has no opinion."""
     reason: str | None = None
     digest: str | None = None
-    """Hash of what a judge was asked, under which its score is kept."""
+    """Hash of a judge's request, under which its score is stored."""
     cached: bool = False
+    """Whether the score was stored by an earlier, identical request."""
 
 
 class Scorer(Protocol):
@@ -35,40 +36,42 @@ class Scorer(Protocol):
 
     @property
     def kind(self) -> Literal["function", "judge"]:
-        """Which of the two it is."""
+        """The kind of scorer."""
         ...
 
     @property
     def stuck(self) -> int:
-        """Calls that were given up and have not ended: they still take their place."""
+        """Abandoned calls that have not ended; each still counts against `concurrency`."""
         ...
 
     async def score(self, episode: EpisodeView) -> Verdict:
-        """Return its verdict. Whatever it raises is an error on record, never a reward."""
+        """Return the verdict on an episode. Any exception is recorded as an error, never as a reward."""
         ...
 
     async def close(self) -> None:
-        """Let go of what it holds."""
+        """Release threads and connections."""
         ...
 
 
-def read_values(given: object, turns: set[int]) -> dict[int | None, float]:
-    """Return the rewards in what a function returned.
+def read_values(returned: object, turns: set[int]) -> dict[int | None, float]:
+    """Convert a function's return value to rewards by turn.
 
     Args:
-        given: a number, numbers by turn, or None.
-        turns: the indexes that the episode's turns have.
+        returned: a number, a dict of numbers by turn, or None.
+        turns: indexes of the episode's turns.
 
     Raises:
-        BadScore: it is something else, a number is out of bounds, or there is no such turn.
+        BadScore: the value has another type, a number is out of bounds, or a turn does not exist.
     """
-    if given is None:
+    if returned is None:
         return {}
-    if not isinstance(given, Mapping):
-        return {None: _number(given)}
-    if unknown := [turn for turn in given if isinstance(turn, bool) or not isinstance(turn, int) or turn not in turns]:
+    if not isinstance(returned, Mapping):
+        return {None: _number(returned)}
+    if unknown := [
+        turn for turn in returned if isinstance(turn, bool) or not isinstance(turn, int) or turn not in turns
+    ]:
         raise BadScore(f"the episode has no turn {unknown[0]!r}")
-    return {turn: _number(value) for turn, value in given.items()}
+    return {turn: _number(value) for turn, value in returned.items()}
 
 
 def _number(value: object) -> float:
@@ -76,5 +79,5 @@ def _number(value: object) -> float:
         raise BadScore(f"{value!r:.80} is not a number")
     number = float(value)
     if not math.isfinite(number) or abs(number) > LARGEST_REWARD:
-        raise BadScore(f"{number!r} is not a number within {LARGEST_REWARD:g} of 0")
+        raise BadScore(f"{number!r} is not within {LARGEST_REWARD:g} of 0")
     return number

@@ -7,8 +7,8 @@ from sqlalchemy.orm import Session
 
 from server.errors import NotFound
 from server.recording.given_rewards import reward_view
-from server.recording.rewards import read_rules
 from server.recording.tokens import unpack_ids, unpack_logprobs
+from server.rewards.rules import read_rules
 from server.store.database import Database
 from server.store.tables import EpisodeRow, NodeRow, RewardRow, StepRow, TurnRow
 from upturn.wire import EpisodeView, StepView, TurnView

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from server.recording.tokens import unpack_ids, unpack_logprobs
 from server.recording.transcript import nodes_of, path_to
+from server.rewards.totals import rewards_of
 from server.store.tables import EpisodeRow, NodeRow, TurnRow
-from server.training.rewards import rewards_of
 from upturn.wire import Sample
 
 

@@ -18,10 +18,10 @@ from sqlalchemy.orm import Session
 
 from server import background
 from server.errors import NotFound, UpturnError
+from server.rewards.live import live_rewards
 from server.section import SettingsError
 from server.store.database import BROKEN, Database
 from server.store.tables import PolicyVersionRow, PromotionRow
-from server.training.live_rewards import live_rewards
 from server.training.regression import compare, min_pairs_to_detect, summary
 from server.training.settings import CanarySettings, WatchSettings
 from server.versions import ledger

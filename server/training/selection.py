@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.recording.transcript import mean
+from server.rewards.totals import rewards_of
 from server.store.tables import ApiKeyRow, EpisodeRow, RewardRow, RunEpisodeRow, StepRow, TurnRow
 from server.training.branches import first_prompts
-from server.training.rewards import rewards_of
 from upturn.wire import LivePlan, RunConfig
 
 LIVE_CANDIDATES = 1024  # Newest live episodes that are searched for groups.

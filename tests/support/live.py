@@ -19,11 +19,11 @@ import uvicorn
 from fastapi import FastAPI
 from openai import OpenAI
 
-from server.api.state import State
 from server.app import create_app
 from server.engines.settings import EngineSettings
 from server.settings import Settings
 from server.training.settings import LearnerSettings
+from server.wiring.parts import Parts
 from upturn.client import Client
 
 
@@ -37,7 +37,7 @@ class Live:
     closing: ExitStack
 
     @property
-    def parts(self) -> State:
+    def parts(self) -> Parts:
         return self.app.state.parts
 
     @cached_property

@@ -1,1 +1,1 @@
-"""Who may call which route, how often, and with what body."""
+"""Access: authentication, key limits, the body limit, and errors as HTTP answers."""

@@ -1,8 +1,8 @@
-"""Who may do what: the gate that every request passes, and the dependencies by which a route says what it needs.
+"""Authentication: the middleware that every request passes, and the dependencies that declare what a route requires.
 
-The gate comes before the body is read: it finds the caller of the key and counts the request against the key's limits
-until the last byte of its answer has left. Routes then ask for a scope (`needs`), or for the caller's own episode
-(`own_episode`). What a key stands for is `callers.py`, how much it may use `limits.py`.
+The middleware runs before the body is read. It finds the key's caller and counts the request against the key's limits
+until the last byte of the answer has been sent. Routes then require a scope (`needs`) or the caller's own episode
+(`own_episode`). Callers are in `callers.py`, limits in `limits.py`.
 """
 
 from __future__ import annotations
@@ -14,47 +14,53 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as ASGIScope
 
-from server.api.access.callers import Caller
-from server.api.access.middleware import answer
-from server.api.state import Parts, State
+from server.api.access.callers import Caller, Callers
+from server.api.access.errors import ErrorAnswers
+from server.api.access.limits import Limits
+from server.api.services import provider, service
 from server.errors import Forbidden, UpturnError
 from server.store.database import BROKEN, unavailable
 from upturn.wire import Scope
 
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
-"""Paths that need no key; every other path does, also one that does not exist."""
+"""Paths that need no key. Every other path does, including paths that do not exist."""
+
+CallersOf = Annotated[Callers, service(Callers)]
+LimitsOf = Annotated[Limits, service(Limits)]
 
 
-class Gate:
-    """Lets in whom a key names, as long as its limits allow. Plain ASGI: a stream counts until its end."""
+class Authentication:
+    """Authenticates requests and enforces key limits. Plain ASGI: a stream counts until its end."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, errors: ErrorAnswers) -> None:
         self._app = app
+        self._errors = errors
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """Find the caller, count the request, and pass it on."""
         if scope["type"] != "http" or scope["path"] in OPEN:
             await self._app(scope, receive, send)
             return
-        parts: State = scope["app"].state.parts
+        callers: Callers = provider(Callers).of(scope["app"])
+        limits: Limits = provider(Limits).of(scope["app"])
         try:
-            caller = await parts.callers.find(key_of(Headers(scope=scope)))
-            parts.limits.enter(caller.limit)
+            caller = await callers.find(key_of(Headers(scope=scope)))
+            limits.enter(caller.limit)
         except UpturnError as error:
-            await answer(error)(scope, receive, send)
+            await self._errors.answer(scope["path"], error)(scope, receive, send)
             return
         except BROKEN as error:
-            await answer(unavailable(error))(scope, receive, send)
+            await self._errors.answer(scope["path"], unavailable(error))(scope, receive, send)
             return
         try:
             scope.setdefault("state", {})["caller"] = caller
             await self._app(scope, receive, send)
         finally:
-            parts.limits.leave(caller.limit)
+            limits.leave(caller.limit)
 
 
 def key_of(headers: Headers) -> str:
-    """Return the key of a request: OpenAI's header, else Anthropic's; empty where there is none."""
+    """Return a request's key from OpenAI's header or else Anthropic's; empty if it has neither."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     return key if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 
@@ -68,22 +74,22 @@ CallerOf = Annotated[Caller, Depends(_caller)]
 
 
 def needs(*scopes: Scope) -> Any:
-    """Return a dependency that lets in callers with one of these scopes, and admins."""
+    """Return a dependency that requires a key with one of these scopes, or an admin's."""
 
     async def check(caller: CallerOf) -> None:
         if not caller.may(*scopes):
-            raise Forbidden(f"{caller.name!r} may not do this: it needs a key with the scope {' or '.join(scopes)}")
+            raise Forbidden(f"{caller.name!r} lacks the required scope: {' or '.join(scopes)}")
 
     return Depends(check)
 
 
-async def _own_episode(request: Request, caller: CallerOf, parts: Parts) -> None:
+async def _own_episode(request: Request, caller: CallerOf, callers: CallersOf) -> None:
     named = request.path_params.get("episode_id") or request.headers.get("x-episode-id")
-    await parts.callers.check_episode(caller, named)
+    await callers.check_episode(caller, named)
 
 
 own_episode: Any = Depends(_own_episode)
-"""Lets in an agent or an episode's own key, where the URL or `x-episode-id` names no episode or one of the caller's."""
+"""Requires an agent's or an episode's own key, and that the URL or `x-episode-id` names no one else's episode."""
 
 
 async def _no_train(x_no_train: Annotated[str | None, Header()] = None) -> bool:
@@ -91,4 +97,4 @@ async def _no_train(x_no_train: Annotated[str | None, Header()] = None) -> bool:
 
 
 NoTrain = Annotated[bool, Depends(_no_train)]
-"""Whether the caller forbids training on what it sends (`x-no-train: 1`)."""
+"""Whether the caller forbids training on this request (`x-no-train: 1`)."""

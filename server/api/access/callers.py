@@ -1,7 +1,7 @@
-"""Who calls: from an API key, or an episode's own key, to what its bearer may do.
+"""Callers: maps an API key, or an episode's own key, to what its bearer may do.
 
-What is found is kept for a second, so that a busy key costs no query per request and a revoked one stops soon. Which
-route needs what stands in `access.py`.
+Lookups are cached for a second, so that a busy key costs no query per request and a revoked key stops working soon.
+What each route requires is declared with the dependencies in `authentication.py`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from server.store.database import Database
 from server.store.tables import ApiKeyRow, EpisodeRow
 from upturn.wire import Scope
 
-KEPT_S = 1.0
-KEPT_KEYS = 10_000  # Wrong keys are kept too: this bounds what somebody who tries many of them can fill.
+CACHED_S = 1.0
+CACHED_KEYS = 10_000  # Invalid keys are cached too: this bounds the memory that a brute-force attempt can fill.
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,38 +31,38 @@ class Caller:
 
     name: str
     key_hash: str
-    """SHA-256 of the key, which owns the episodes it opens; of the empty text where there is no key."""
+    """SHA-256 of the key, which owns the episodes it opens; without a key, the SHA-256 of the empty string."""
     scopes: frozenset[Scope] = frozenset()
     episode_id: str | None = None
-    """The only episode it may act on: the key is that episode's own."""
+    """The only episode the caller may act on, if the key is that episode's own."""
     limit: Limit | None = None
 
     def may(self, *scopes: Scope) -> bool:
-        """Whether it has one of these scopes; an admin has them all."""
+        """Return whether the caller has one of these scopes; an admin has all scopes."""
         return not self.scopes.isdisjoint((*scopes, "admin"))
 
 
 class Callers:
-    """Finds callers. Where keys are not required everybody is an admin, except with an episode's own key."""
+    """Finds callers. If keys are not required, everyone is an admin, except with an episode's own key."""
 
     def __init__(self, database: Database, *, required: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._required = required
         self._clock = clock
         self._own: dict[str, Caller] = {}
-        self._kept: dict[str, tuple[float, Caller | None]] = {}
+        self._cache: dict[str, tuple[float, Caller | None]] = {}
 
     def own_key(self, name: str, scope: Scope) -> str:
-        """Return a new key for a part of this server; it is held in memory only and ends with the process."""
+        """Return a new key for a component of this server. It exists in memory only and ends with the process."""
         key = new_key()
         self._own[hash_of(key)] = Caller(name, hash_of(key), frozenset((scope,)))
         return key
 
     async def find(self, key: str) -> Caller:
-        """Return who bears a key.
+        """Return the bearer of a key.
 
         Raises:
-            InvalidKey: nobody does, or the key was revoked.
+            InvalidKey: the key is missing, unknown or revoked.
         """
         key_hash = hash_of(key)
         if key_hash in self._own:
@@ -70,34 +70,34 @@ class Callers:
         if not self._required and not key.startswith(EPISODE_KEY):
             return Caller("anonymous", key_hash, frozenset(("admin",)))
         if not key:
-            raise InvalidKey("this server needs an API key: send `Authorization: Bearer KEY`, or `x-api-key: KEY`")
-        until, caller = self._kept.get(key_hash, (0.0, None))
+            raise InvalidKey("this server requires an API key: send `Authorization: Bearer KEY` or `x-api-key: KEY`")
+        until, caller = self._cache.get(key_hash, (0.0, None))
         if until <= self._clock():
             caller = await asyncio.to_thread(self._read, key, key_hash)
-            if len(self._kept) >= KEPT_KEYS:
-                self._kept.clear()
-            self._kept[key_hash] = (self._clock() + KEPT_S, caller)
+            if len(self._cache) >= CACHED_KEYS:
+                self._cache.clear()
+            self._cache[key_hash] = (self._clock() + CACHED_S, caller)
         if caller is None:
-            raise InvalidKey("the API key is wrong, or was revoked")
+            raise InvalidKey("the API key is invalid or revoked")
         return caller
 
     def forget(self) -> None:
-        """Look every key up again: one was revoked."""
-        self._kept.clear()
+        """Clear the cache: a key was revoked."""
+        self._cache.clear()
 
     async def check_episode(self, caller: Caller, named: str | None) -> None:
-        """Let a caller act on its own episodes only; `named` is None where it names none.
+        """Check that a caller may act on the episode it names; `named` is None if it names no episode.
 
         Raises:
-            Forbidden: the caller acts on no episodes.
-            NotFound: the episode is another's, which looks as if there were none.
+            Forbidden: the caller's scopes do not cover episodes.
+            NotFound: the episode does not exist or belongs to another caller, which look the same.
         """
         if caller.episode_id is not None:
             mine = named in (None, caller.episode_id)
         elif caller.may("agent"):
             mine = caller.may() or named is None or await asyncio.to_thread(self._owner, named) == caller.key_hash
         else:
-            raise Forbidden(f"{caller.name!r} may not act on episodes: this needs a key with the scope agent")
+            raise Forbidden(f"{caller.name!r} lacks the required scope: agent")
         if not mine:
             raise NotFound(f"no episode {named!r}", code="episode_not_found")
 
@@ -116,7 +116,7 @@ class Callers:
             opener = _key(session, episode.owner_hash) if self._required else None
             if opener is not None and opener.revoked_at is not None:
                 return None
-            # What an episode's key does counts against the key that opened it, else it would be a way around limits.
+            # Requests with an episode's key count against the key that opened it; otherwise it would evade the limits.
             return Caller(episode.id, key_hash, episode_id=episode.id, limit=_limit(opener) if opener else None)
 
     def _owner(self, episode_id: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What a key may use: requests per minute (a token bucket) and requests at once. Each server process counts its own."""
+"""Limits of a key: requests per minute (a token bucket) and concurrent requests. Each server process counts its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from server.errors import RateLimited
 
-BUSY_RETRY_S = 1  # When another request of the key ends is not known.
+BUSY_RETRY_S = 1  # It is unknown when another request of the key ends.
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Limit:
 
     key_id: str
     requests_per_minute: int | None
-    """Also how many may come in one burst."""
+    """Also the size of a burst."""
     max_concurrent: int | None
 
 
@@ -26,7 +26,7 @@ class Limit:
 class _Use:
     tokens: float
     at: float
-    """When the tokens were counted."""
+    """Clock reading at the last count of `tokens`."""
     running: int = 0
 
 
@@ -34,26 +34,28 @@ class Limits:
     """Counts the requests of all limited keys."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+        self.clock = clock
         self._uses: dict[str, _Use] = {}
 
     def enter(self, limit: Limit | None) -> None:
         """Begin a request; `leave` must follow.
 
         Raises:
-            RateLimited: the key has used what it may; nothing was counted, and `leave` must not follow.
+            RateLimited: the key is at a limit. Nothing was counted, and `leave` must not follow.
         """
         if limit is None:
             return
-        rate, now = limit.requests_per_minute, self._clock()
+        rate, now = limit.requests_per_minute, self.clock()
         use = self._uses.setdefault(limit.key_id, _Use(rate or 0, now))
         if limit.max_concurrent is not None and use.running >= limit.max_concurrent:
-            raise RateLimited(f"this key may have {limit.max_concurrent} requests at once", retry_after_s=BUSY_RETRY_S)
+            raise RateLimited(
+                f"this key is limited to {limit.max_concurrent} concurrent requests", retry_after_s=BUSY_RETRY_S
+            )
         if rate is not None:
             use.tokens, use.at = min(rate, use.tokens + (now - use.at) * rate / 60), now
             if use.tokens < 1:
                 raise RateLimited(
-                    f"this key may send {rate} requests per minute",
+                    f"this key is limited to {rate} requests per minute",
                     retry_after_s=math.ceil((1 - use.tokens) * 60 / rate),
                 )
             use.tokens -= 1

@@ -1,4 +1,4 @@
-"""OpenAI's chat request: what it may say, and what it asks of the policy. Other dialects are translated into it."""
+"""OpenAI's chat request, and what it asks of the policy. Other dialects are translated into it."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ NEUTRAL: dict[str, Any] = {
     "logit_bias": {},
     "best_of": 1,
 }
-"""Values with which a sampling field changes nothing: SDKs send them, and such a turn is trainable."""
+"""Values with which a sampling field has no effect: SDKs send them, and the turn stays trainable."""
 LARGEST_OPTIONS = 4096
-"""Characters of JSON in `chat_template_kwargs`."""
+"""Maximum characters of JSON in `chat_template_kwargs`."""
 
 
 class Options(BaseModel):
-    """A part of the request in which unknown fields mean nothing to this server."""
+    """A part of the request whose unknown fields are ignored."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
 
 class StreamOptions(Options):
-    """How to stream."""
+    """Options of a stream."""
 
     include_usage: bool = False
 
@@ -69,42 +69,42 @@ class Tool(Options):
 
 
 class NamedFunction(Options):
-    """The name in a forced choice."""
+    """The function of a forced tool choice."""
 
     name: str
 
 
 class NamedTool(Options):
-    """A tool that has to be called."""
+    """A forced tool choice."""
 
     type: Literal["function"]
     function: NamedFunction
 
 
 class JsonSchema(Options):
-    """The schema of an answer."""
+    """A named JSON schema for the answer."""
 
     name: str
     schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
 
 
 class ResponseFormat(Options):
-    """The form of an answer."""
+    """Format of the answer."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
     def schema_of_answer(self) -> dict[str, Any] | None:
-        """Return the schema that an answer is held to; an empty one is any JSON object."""
+        """Return the schema that constrains the answer: None for text, an empty schema for any JSON object."""
         if self.type == "json_schema" and self.json_schema is None:
-            raise BadRequest("response_format json_schema needs json_schema", param="response_format")
+            raise BadRequest("response_format of type json_schema requires json_schema", param="response_format")
         if self.type == "text":
             return None
         return self.json_schema.schema_ if self.json_schema is not None else {}
 
 
 class ChatRequest(BaseModel):
-    """OpenAI's request; sampling fields that it does not name are passed on to the engine."""
+    """OpenAI's request. Unknown fields are passed to the engine as sampling parameters."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -127,13 +127,13 @@ class ChatRequest(BaseModel):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(default=None, max_length=32)
-    """What the model's chat template is told beside, such as `{"enable_thinking": false}`."""
+    """Extra variables for the model's chat template, such as `{"enable_thinking": false}`."""
 
     def ask(self, context_tokens: int, *, owner: str, digest: str, idempotency_key: str | None = None) -> TurnRequest:
         """Return what the request asks of the policy.
 
         Raises:
-            BadRequest: a feature that this server does not have, or parts that do not fit together.
+            BadRequest: the request uses an unsupported feature, or its fields contradict each other.
         """
         call: str | None = None
         if self.tool_choice == "required":
@@ -144,7 +144,7 @@ class ChatRequest(BaseModel):
             raise BadRequest("tool_choice needs tools", param="tool_choice")
         names = {tool.function.name for tool in self.tools or []}
         if call and call not in names:
-            raise BadRequest(f"tool_choice names {call!r}, which is not among the tools", param="tool_choice")
+            raise BadRequest(f"tool_choice names {call!r}, which is not one of the tools", param="tool_choice")
         if len(names) != len(self.tools or []):
             raise BadRequest("two tools have the same name", param="tools")
         return TurnRequest(
@@ -166,12 +166,12 @@ class ChatRequest(BaseModel):
         options = self.chat_template_kwargs or {}
         if len(json.dumps(options)) > LARGEST_OPTIONS:
             raise BadRequest(
-                f"chat_template_kwargs: more than {LARGEST_OPTIONS} characters", param="chat_template_kwargs"
+                f"chat_template_kwargs is longer than {LARGEST_OPTIONS} characters", param="chat_template_kwargs"
             )
         return options
 
     def _checked_messages(self) -> list[dict[str, Any]]:
-        """Return the messages after checking what templates rely on."""
+        """Return the messages, checked for what chat templates rely on; the role developer becomes system."""
         for position, message in enumerate(self.messages):
             where = f"messages[{position}]"
             if not isinstance(message.get("role"), str):
@@ -181,7 +181,7 @@ class ChatRequest(BaseModel):
             if not all(
                 isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in parts
             ):
-                raise BadRequest(f"{where}: this model reads text only", param=where)
+                raise BadRequest(f"{where}: this model accepts text only", param=where)
             if not isinstance(content, str | list | None):
                 raise BadRequest(f"{where}: content must be a string or a list of text parts", param=where)
             if not _are_calls(message.get("tool_calls")):

@@ -1,7 +1,6 @@
-"""Anthropic's `POST /v1/messages`, as JSON and as server-sent events, and the count of a prompt's tokens.
+"""Anthropic's `POST /v1/messages`, whole and as server-sent events, its token count, and its errors.
 
-The request is `messages_request.py`'s; the turns are taken like a chat's. Errors have Anthropic's form
-(`anthropic_errors.py`).
+The requests are in `messages_request.py`.
 """
 
 from __future__ import annotations
@@ -10,69 +9,100 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
-from server.api.dialects.anthropic_errors import anthropic_error
-from server.api.dialects.common import Block, blocks, blocks_of, sse
-from server.api.dialects.conversation import CallOf, Conversation, converse
+from server.api.access.errors import ErrorForm
+from server.api.dialects.blocks import Block, blocks, blocks_of
+from server.api.dialects.call import CallOf
+from server.api.dialects.conversation import Conversation, Conversations, ConversationsOf
+from server.api.dialects.dialect import Dialect
 from server.api.dialects.messages_request import CountRequest, MessagesRequest
-from server.api.dialects.streams import MAY_STREAM, Pieces, event, merged
-from server.api.state import Parts, State
-from server.errors import UpturnError
+from server.api.dialects.streams import Pieces, event, merged, sse
+from server.errors import Forbidden, InvalidKey, NotFound, RateLimited, TooLarge, Unavailable, UpturnError
 from server.recording.turn import Answer
 
-router = APIRouter(tags=["messages"])
+_ERROR_TYPES: dict[type[UpturnError], str] = {
+    InvalidKey: "authentication_error",
+    Forbidden: "permission_error",
+    NotFound: "not_found_error",
+    TooLarge: "request_too_large",
+    RateLimited: "rate_limit_error",
+    Unavailable: "overloaded_error",
+}
 
 
-@router.post("/v1/messages", response_model=None, responses=MAY_STREAM)
-@router.post("/episodes/{episode_id}/v1/messages", response_model=None, responses=MAY_STREAM)
-async def messages(body: MessagesRequest, parts: Parts, call: CallOf) -> Response:
-    """Answer a conversation in Anthropic's form; its episode is found as a chat's is."""
-    conversation = await converse(parts, call, body.chat())
+def _error(error: UpturnError) -> dict[str, Any]:
+    """Return Anthropic's error body, which also contains this server's `code`."""
+    otherwise = "invalid_request_error" if error.type == "invalid_request_error" else "api_error"
+    kind = next((name for known, name in _ERROR_TYPES.items() if isinstance(error, known)), otherwise)
+    return {"type": "error", "error": {"type": kind, "message": error.message, "code": error.code}}
+
+
+_ERROR_SCHEMA = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["type", "error"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["type", "message"],
+            "properties": {
+                "type": {"type": "string"},
+                "message": {"type": "string"},
+                "code": {"type": ["string", "null"]},
+            },
+        },
+    },
+}
+dialect = Dialect("messages", ErrorForm(_error, _ERROR_SCHEMA))
+
+
+@dialect.post("/v1/messages", may_stream=True)
+async def messages(body: MessagesRequest, conversations: ConversationsOf, call: CallOf) -> Response:
+    """Answer a conversation in Anthropic's form. Its episode is found as for chat."""
+    conversation = await conversations.begin(call, body.chat())
     if body.stream:
-        return sse(conversation, _stream(body, parts, conversation, await merged(conversation)))
+        return sse(conversation, _stream(body, conversations, conversation, await merged(conversation)))
     (answer,) = await conversation.answers()
-    ended, by = _end(body, parts, answer)
+    reason, sequence = _end(body, conversations, answer)
     content = [_content(block, block.text) for block in blocks_of(answer.message, reasoning=body.thinks)]
     return JSONResponse(
         {
             **_head(conversation, answer.version),
             "content": content,
-            "stop_reason": ended,
-            "stop_sequence": by,
+            "stop_reason": reason,
+            "stop_sequence": sequence,
             "usage": _usage(answer),
         },
         headers={**conversation.headers, "x-policy-version": str(answer.version)},
     )
 
 
-@router.post("/v1/messages/count_tokens")
-@router.post("/episodes/{episode_id}/v1/messages/count_tokens")
-async def count_tokens(body: CountRequest, parts: Parts, call: CallOf) -> dict[str, int]:
-    """Count the tokens of a prompt, without an answer and without a record."""
-    await parts.residency.load_on_demand(body.model)
-    parts.pointers.resolve(body.model, parts.engine)
-    ask = body.chat().ask(parts.engine.context_tokens, owner="", digest="")
-    return {"input_tokens": len(parts.renderer.prompt(ask.messages, ask.tools, ask.template_options))}
+@dialect.post("/v1/messages/count_tokens")
+async def count_tokens(body: CountRequest, conversations: ConversationsOf, call: CallOf) -> dict[str, int]:
+    """Count the tokens of a prompt; nothing is sampled or recorded."""
+    await conversations.require(body.model)
+    return {"input_tokens": conversations.count_tokens(body.chat())}
 
 
 async def _stream(
-    body: MessagesRequest, parts: State, conversation: Conversation, pieces: Pieces
+    body: MessagesRequest, conversations: Conversations, conversation: Conversation, pieces: Pieces
 ) -> AsyncGenerator[str, None]:
     """Yield the events of one answer."""
 
     def say(kind: str, **fields: Any) -> str:
         return event({"type": kind, **fields}, kind)
 
-    begun = {
+    start = {
         **_head(conversation, conversation.turns[0].version),
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
         "usage": {"input_tokens": 0, "output_tokens": 0},
     }
-    yield say("message_start", message=begun)
+    yield say("message_start", message=start)
     try:
         async for stage, block, text in blocks(pieces, reasoning=body.thinks):
             if stage == "opens":
@@ -82,11 +112,11 @@ async def _stream(
             else:
                 yield say("content_block_stop", index=block.index)
         (answer,) = await conversation.answers()
-        ended, by = _end(body, parts, answer)
-        yield say("message_delta", delta={"stop_reason": ended, "stop_sequence": by}, usage=_usage(answer))
+        reason, sequence = _end(body, conversations, answer)
+        yield say("message_delta", delta={"stop_reason": reason, "stop_sequence": sequence}, usage=_usage(answer))
         yield say("message_stop")
     except UpturnError as error:
-        yield event(anthropic_error(error), "error")
+        yield event(dialect.errors.body(error), "error")
 
 
 def _head(conversation: Conversation, version: int) -> dict[str, Any]:
@@ -108,7 +138,7 @@ def _usage(answer: Answer) -> dict[str, int]:
 
 
 def _content(block: Block, text: str) -> dict[str, Any]:
-    """Return a block of content: an empty one for its start, or the whole."""
+    """Return a content block with its whole text, or with none at its start."""
     if block.kind == "reasoning":
         return {"type": "thinking", "thinking": text, "signature": ""}
     if block.call is None:
@@ -125,7 +155,7 @@ def _delta(block: Block, text: str) -> dict[str, str]:
 
 
 def _arguments(text: str) -> dict[str, Any]:
-    """Return a call's input: an object, as Anthropic's clients need it, whatever the model wrote."""
+    """Return a call's input as an object, which Anthropic's clients require; anything else is wrapped in one."""
     try:
         written = json.loads(text)
     except ValueError:
@@ -133,12 +163,12 @@ def _arguments(text: str) -> dict[str, Any]:
     return written if isinstance(written, dict) else {"arguments": written}
 
 
-def _end(body: MessagesRequest, parts: State, answer: Answer) -> tuple[str, str | None]:
-    """Return why an answer ended, and the stop sequence that ended it: its tokens are part of the record."""
+def _end(body: MessagesRequest, conversations: Conversations, answer: Answer) -> tuple[str, str | None]:
+    """Return the stop reason and the stop sequence, which is found in the recorded tokens."""
     if answer.message.get("tool_calls"):
         return "tool_use", None
     if answer.finish_reason == "length":
         return "max_tokens", None
-    text = parts.renderer.tokenizer.decode(answer.token_ids) if body.stop_sequences else ""
+    text = conversations.tokenizer.decode(answer.token_ids) if body.stop_sequences else ""
     found = [(text.index(stop), stop) for stop in body.stop_sequences or [] if stop in text]
     return ("stop_sequence", min(found)[1]) if found else ("end_turn", None)

@@ -1,4 +1,4 @@
-"""Anthropic's request for a message: what it may say, and the chat request that it means."""
+"""Anthropic's request for a message, and its translation into a chat request."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from server.api.dialects.chat_request import ChatRequest
-from server.api.dialects.common import Said, TextOr, checked, only
+from server.api.dialects.translation import Lenient, TextOr, checked, only
 from server.errors import BadRequest
 
 BILLING = "x-anthropic-billing-header:"
-"""How a block of system text begins that Claude Code sends for Anthropic's accounts; it is another one in each request,
-so that no conversation would ever be found again, and says nothing to the model."""
+"""Prefix of a system text block that Claude Code sends for Anthropic's billing. It differs in every request, so that no
+conversation would be found again, and means nothing to the model."""
 _BETWEEN = "\n\n"
 
 
-class TextBlock(Said):
+class TextBlock(Lenient):
     """A block of text."""
 
     type: Literal["text"]
     text: str
 
 
-class ThinkingBlock(Said):
-    """The model's own reasoning, sent back."""
+class ThinkingBlock(Lenient):
+    """The model's reasoning, sent back."""
 
     type: Literal["thinking"]
     thinking: str
 
 
-class RedactedThinkingBlock(Said):
-    """Reasoning that nobody can read here."""
+class RedactedThinkingBlock(Lenient):
+    """Encrypted reasoning, which is dropped."""
 
     type: Literal["redacted_thinking"]
 
 
-class ToolUseBlock(Said):
-    """A call that the model made."""
+class ToolUseBlock(Lenient):
+    """A call by the model."""
 
     type: Literal["tool_use"]
     id: str
@@ -46,12 +46,12 @@ class ToolUseBlock(Said):
     input: dict[str, Any]
 
 
-_TEXT_ONLY = "this model reads text only, not a block of type"
+_TEXT_ONLY = "this model accepts text only, not a block of type"
 _Texts = TextOr[Annotated[TextBlock, only(("text",), _TEXT_ONLY)]]
 
 
-class ToolResultBlock(Said):
-    """What a call gave."""
+class ToolResultBlock(Lenient):
+    """The result of a call."""
 
     type: Literal["tool_result"]
     tool_use_id: str
@@ -66,20 +66,20 @@ _Block = Annotated[
 ]
 
 
-class MessagesInput(Said):
+class MessagesInput(Lenient):
     """A message of the conversation."""
 
     role: Literal["user", "assistant", "system"]
     content: TextOr[_Block]
 
     def as_chat(self) -> list[dict[str, Any]]:
-        """Return it as chat's messages: a result of a tool is a message of its own there."""
+        """Return chat messages: each tool result becomes a message of its own."""
         if isinstance(self.content, str):
             return [{"role": self.role, "content": self.content}]
         return [_answer(self.content)] if self.role == "assistant" else _asked(self.role, self.content)
 
 
-class MessageTool(Said):
+class MessageTool(Lenient):
     """A tool that the caller runs."""
 
     type: Literal["custom"] | None = None
@@ -88,44 +88,44 @@ class MessageTool(Said):
     input_schema: dict[str, Any]
 
 
-Tool = Annotated[MessageTool, only(("custom",), "this server runs no tools of its own, such as")]
+Tool = Annotated[MessageTool, only(("custom",), "this server does not run tools itself, such as")]
 
 
-class ToolChoice(Said):
-    """Whether tools are to be called."""
+class ToolChoice(Lenient):
+    """Whether and which tools to call."""
 
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
     disable_parallel_tool_use: bool = False
 
     def as_chat(self) -> str | dict[str, Any]:
-        """Return it in chat's words."""
+        """Return chat's `tool_choice`."""
         if self.type == "tool":
             return {"type": "function", "function": {"name": self.name or ""}}
         return "required" if self.type == "any" else self.type
 
 
-class ThinkingConfig(Said):
-    """Whether reasoning is shown; how much of it there is, the model decides."""
+class ThinkingConfig(Lenient):
+    """Whether reasoning is shown; its length is up to the model."""
 
     type: Literal["enabled", "disabled", "adaptive"]
 
 
-class OutputFormat(Said):
-    """The form of an answer."""
+class OutputFormat(Lenient):
+    """Format of the answer."""
 
     type: Literal["json_schema"]
     schema_: dict[str, Any] = Field(alias="schema")
 
 
-class OutputConfig(Said):
-    """How to answer."""
+class OutputConfig(Lenient):
+    """Options of the answer."""
 
     format: OutputFormat | None = None
 
 
-class CountRequest(Said):
-    """What makes a prompt. Fields that are not named here change nothing."""
+class CountRequest(Lenient):
+    """The fields that make the prompt. Fields not listed here are ignored."""
 
     model: str
     messages: list[MessagesInput] = Field(min_length=1)
@@ -138,18 +138,18 @@ class CountRequest(Said):
 
     @property
     def thinks(self) -> bool:
-        """The caller wants to see the reasoning."""
+        """Whether the caller wants to see the reasoning."""
         return self.thinking is not None and self.thinking.type != "disabled"
 
     def chat(self, **sampling: Any) -> ChatRequest:
-        """Return the chat request that this one means.
+        """Return the equivalent chat request.
 
         Raises:
-            BadRequest: it asks for what this server does not have.
+            BadRequest: the request uses an unsupported feature.
         """
         if self.messages[-1].role == "assistant":
             raise BadRequest(
-                "this server cannot continue an answer that the caller has begun (prefill)",
+                "this server does not support an answer begun by the caller (prefill)",
                 param="messages",
                 code="unsupported_parameter",
             )
@@ -157,7 +157,7 @@ class CountRequest(Said):
             raise BadRequest(
                 "this server does not support 'mcp_servers'", param="mcp_servers", code="unsupported_parameter"
             )
-        messages = [said for message in self.messages for said in message.as_chat()]
+        messages = [each for message in self.messages for each in message.as_chat()]
         if system := self._system():
             messages.insert(0, {"role": "system", "content": system})
         form = self.output_config.format if self.output_config else None
@@ -194,7 +194,7 @@ class CountRequest(Said):
 
 
 class MessagesRequest(CountRequest):
-    """The whole request."""
+    """The request for an answer."""
 
     max_tokens: int = Field(ge=1)
     stream: bool = False
@@ -204,7 +204,7 @@ class MessagesRequest(CountRequest):
     top_k: int | None = Field(default=None, ge=0)
 
     def chat(self, **more: Any) -> ChatRequest:
-        """Return the chat request that this one means."""
+        """Return the equivalent chat request."""
         return super().chat(
             max_tokens=self.max_tokens,
             stream=self.stream,
@@ -217,7 +217,7 @@ class MessagesRequest(CountRequest):
 
 
 def _answer(blocks: list[_Block]) -> dict[str, Any]:
-    """Return the model's own message, as the record has it."""
+    """Return the model's message as chat has it."""
     message: dict[str, Any] = {
         "role": "assistant",
         "content": "".join(block.text for block in blocks if isinstance(block, TextBlock)),
@@ -237,7 +237,7 @@ def _answer(blocks: list[_Block]) -> dict[str, Any]:
 
 
 def _asked(role: str, blocks: list[_Block]) -> list[dict[str, Any]]:
-    """Return the messages of a turn of the caller's: texts side by side are one."""
+    """Return the caller's messages; adjacent texts become one message."""
     messages: list[dict[str, Any]] = []
     for block in blocks:
         if isinstance(block, ToolResultBlock):

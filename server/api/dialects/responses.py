@@ -1,30 +1,29 @@
-"""OpenAI's `POST /v1/responses`, as JSON and as server-sent events, and `GET` of a response that was given.
+"""OpenAI's `POST /v1/responses`, whole and as server-sent events, and `GET` of a recorded response.
 
-The request is `responses_request.py`'s; the turns are taken like a chat's. A response is a turn: its id says which, and
-the conversation before it is read out of the record.
+The requests are in `responses_request.py`. A response is a turn: its id contains the turn's, and the earlier
+conversation is read from the record.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator
 from itertools import count
 from typing import Any
 
-from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
-from server.api.dialects.common import Block, Kind, blocks, blocks_of, sse
-from server.api.dialects.conversation import Call, CallOf, Conversation, converse
+from server.api.dialects.blocks import Block, Kind, blocks, blocks_of
+from server.api.dialects.call import Call, CallOf
+from server.api.dialects.conversation import Conversation, Conversations, ConversationsOf
+from server.api.dialects.dialect import Dialect
 from server.api.dialects.responses_request import INSTRUCTIONS, ResponsesRequest
-from server.api.dialects.streams import MAY_STREAM, Pieces, event, merged
-from server.api.state import Parts, State
+from server.api.dialects.streams import Pieces, event, merged, sse
 from server.errors import NotFound, UpturnError
-from server.recording.conversation import Past, read_conversation
+from server.recording.conversation import Past
 
-router = APIRouter(tags=["responses"])
+dialect = Dialect("responses")
 
 _PREFIX = "resp_"
 _ID = re.compile(rf"{_PREFIX}(\w{{1,64}})", re.ASCII)
@@ -57,12 +56,11 @@ _AS_CREATED: dict[str, Any] = {
 }
 
 
-@router.post("/v1/responses", response_model=None, responses=MAY_STREAM)
-@router.post("/episodes/{episode_id}/v1/responses", response_model=None, responses=MAY_STREAM)
-async def respond(body: ResponsesRequest, parts: Parts, call: CallOf) -> Response:
-    """Answer a conversation in the form of the Responses API; its episode is found as a chat's is."""
-    before = await _before(parts, call, body.previous_response_id)
-    conversation = await converse(parts, call, body.chat(before))
+@dialect.post("/v1/responses", may_stream=True)
+async def respond(body: ResponsesRequest, conversations: ConversationsOf, call: CallOf) -> Response:
+    """Answer a conversation in the form of the Responses API. Its episode is found as for chat."""
+    before = await _before(conversations, call, body.previous_response_id)
+    conversation = await conversations.begin(call, body.chat(before))
     turn = conversation.turns[0]
     head = _head(turn.id, f"{conversation.policy}@{turn.version}", time.time(), body)
     if body.stream:
@@ -76,36 +74,32 @@ async def respond(body: ResponsesRequest, parts: Parts, call: CallOf) -> Respons
     return JSONResponse(whole, headers={**conversation.headers, "x-policy-version": str(answer.version)})
 
 
-@router.get("/v1/responses/{response_id}")
-@router.get("/episodes/{episode_id}/v1/responses/{response_id}")
-async def get_response(response_id: str, parts: Parts, call: CallOf) -> dict[str, Any]:
-    """Read a response again: what was said is kept, how it was asked for is not."""
-    past = await _past(parts, call, response_id)
+@dialect.get("/v1/responses/{response_id}")
+async def get_response(response_id: str, conversations: ConversationsOf, call: CallOf) -> dict[str, Any]:
+    """Return a recorded response. Of its request, only instructions and temperature are recorded."""
+    past = await _past(conversations, call, response_id)
     turn, first = past.turn, past.messages[0]
     return {
-        **_head(turn.id, f"{parts.pointers.name}@{turn.policy_version}", turn.created_at),
+        **_head(turn.id, f"{conversations.policy}@{turn.policy_version}", turn.created_at),
         "instructions": first["content"] if first.get("id") == INSTRUCTIONS else None,
         "temperature": turn.temperature,
         **_ended(turn.id, blocks_of(turn.answer), turn.finish_reason, turn.prompt_tokens, turn.completion_tokens),
     }
 
 
-async def _before(parts: State, call: Call, response_id: str | None) -> list[dict[str, Any]]:
-    """Return the conversation up to and with a response."""
+async def _before(conversations: Conversations, call: Call, response_id: str | None) -> list[dict[str, Any]]:
+    """Return the conversation up to and including a response."""
     if response_id is None:
         return []
-    past = await _past(parts, call, response_id)
+    past = await _past(conversations, call, response_id)
     return [*past.messages, past.turn.answer]
 
 
-async def _past(parts: State, call: Call, response_id: str) -> Past:
-    past: Past | None = None
-    if said := _ID.fullmatch(response_id):
-        past = await asyncio.to_thread(
-            read_conversation, parts.database, said[1], owner=call.owner, episode_id=call.named
-        )
+async def _past(conversations: Conversations, call: Call, response_id: str) -> Past:
+    turn_id = _ID.fullmatch(response_id)
+    past = await conversations.past(call, turn_id[1]) if turn_id else None
     if past is None:
-        raise NotFound(f"no response {response_id!r}", code="response_not_found")
+        raise NotFound(f"response {response_id!r} not found", code="response_not_found")
     return past
 
 
@@ -118,14 +112,14 @@ async def _stream(head: dict[str, Any], conversation: Conversation, pieces: Piec
 
     yield say("response.created", response=head)
     yield say("response.in_progress", response=head)
-    found: list[Block] = []
+    output: list[Block] = []
     try:
         async for stage, block, text in blocks(pieces):
             where: dict[str, Any] = {"output_index": block.index, "item_id": _id(turn.id, block)}
             inside = where if block.kind == "call" else {**where, "content_index": 0}
             more: dict[str, Any] = {"logprobs": []} if block.kind == "content" else {}
             if stage == "opens":
-                found.append(block)
+                output.append(block)
                 item = {**_item(turn.id, block, "in_progress"), **({} if block.call else {"content": []})}
                 yield say("response.output_item.added", output_index=block.index, item=item)
                 if block.call is None:
@@ -139,7 +133,7 @@ async def _stream(head: dict[str, Any], conversation: Conversation, pieces: Piec
                     yield say("response.content_part.done", **inside, part=_part(block))
                 yield say("response.output_item.done", output_index=block.index, item=_item(turn.id, block))
         (answer,) = await conversation.answers()
-        ended = _ended(turn.id, found, answer.finish_reason, answer.prompt_tokens, len(answer.token_ids))
+        ended = _ended(turn.id, output, answer.finish_reason, answer.prompt_tokens, len(answer.token_ids))
         whole = {**head, "model": f"{conversation.policy}@{answer.version}", **ended}
         yield say(f"response.{ended['status']}", response=whole)
     except UpturnError as error:
@@ -148,15 +142,15 @@ async def _stream(head: dict[str, Any], conversation: Conversation, pieces: Piec
 
 
 def _head(turn_id: str, model: str, created_at: float, body: ResponsesRequest | None = None) -> dict[str, Any]:
-    """Return a response as it begins; what the request said stands in it again."""
-    said = body.model_dump(mode="json", by_alias=True, exclude_none=True, include=set(_AS_CREATED)) if body else {}
-    return {**_AS_CREATED, **said, "id": f"{_PREFIX}{turn_id}", "created_at": created_at, "model": model}
+    """Return a response at its start, with the fields of its request."""
+    asked = body.model_dump(mode="json", by_alias=True, exclude_none=True, include=set(_AS_CREATED)) if body else {}
+    return {**_AS_CREATED, **asked, "id": f"{_PREFIX}{turn_id}", "created_at": created_at, "model": model}
 
 
-def _ended(turn_id: str, found: list[Block], finish_reason: str, prompt: int, completion: int) -> dict[str, Any]:
-    """Return what is known of a response at its end."""
+def _ended(turn_id: str, parts: list[Block], finish_reason: str, prompt: int, completion: int) -> dict[str, Any]:
+    """Return the fields of a response that are known at its end."""
     status = "completed" if finish_reason == "stop" else "incomplete"
-    output = [_item(turn_id, block) for block in found]
+    output = [_item(turn_id, block) for block in parts]
     output[-1]["status"] = status
     return {
         "status": status,
@@ -183,7 +177,7 @@ def _part(block: Block) -> dict[str, Any]:
 
 
 def _item(turn_id: str, block: Block, status: str = "completed") -> dict[str, Any]:
-    """Return a block as an item of the output, as far as it has come."""
+    """Return a block as an output item, with its text so far."""
     item: dict[str, Any] = {"id": _id(turn_id, block), "status": status}
     if block.kind == "reasoning":
         return {**item, "type": "reasoning", "summary": [], "content": [_part(block)]}

@@ -1,4 +1,4 @@
-"""OpenAI's request for a response: what it may say, and the chat request that it means."""
+"""OpenAI's request for a response, and its translation into a chat request."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from server.api.dialects.chat_request import ChatRequest
-from server.api.dialects.common import Said, TextOr, checked, only
+from server.api.dialects.translation import Lenient, TextOr, checked, only
 from server.errors import BadRequest
 
 INSTRUCTIONS = "instructions"
-"""Id of the recorded message that came from `instructions`: it is not carried over to the next response."""
+"""Id of the recorded message made from `instructions`, which the next response does not inherit."""
 UNSUPPORTED = ("background", "conversation", "prompt")
 _ITEMS = ("message", "function_call", "function_call_output", "reasoning")
 _TEXTS = ("input_text", "output_text", "text")
 
 
-class TextPart(Said):
-    """A part of a message."""
+class TextPart(Lenient):
+    """A text part of a message."""
 
     type: Literal["input_text", "output_text", "text"]
     text: str
 
 
-_Texts = TextOr[Annotated[TextPart, only(_TEXTS, "this model reads text only, not a part of type")]]
+_Texts = TextOr[Annotated[TextPart, only(_TEXTS, "this model accepts text only, not a part of type")]]
 
 
-class MessageItem(Said):
+class MessageItem(Lenient):
     """A message of the conversation."""
 
     type: Literal["message"] = "message"
@@ -35,8 +35,8 @@ class MessageItem(Said):
     content: _Texts
 
 
-class FunctionCall(Said):
-    """A call that the model made."""
+class FunctionCall(Lenient):
+    """A call by the model."""
 
     type: Literal["function_call"]
     call_id: str
@@ -44,23 +44,23 @@ class FunctionCall(Said):
     arguments: str
 
 
-class FunctionCallOutput(Said):
-    """What a call gave."""
+class FunctionCallOutput(Lenient):
+    """The result of a call."""
 
     type: Literal["function_call_output"]
     call_id: str
     output: _Texts
 
 
-class ReasoningText(Said):
+class ReasoningText(Lenient):
     """A part of the reasoning."""
 
     type: Literal["reasoning_text"]
     text: str
 
 
-class Reasoning(Said):
-    """The model's own reasoning, sent back."""
+class Reasoning(Lenient):
+    """The model's reasoning, sent back."""
 
     type: Literal["reasoning"]
     content: list[ReasoningText] | None = None
@@ -77,11 +77,11 @@ Item = Annotated[
     | Annotated[FunctionCallOutput, Tag("function_call_output")]
     | Annotated[Reasoning, Tag("reasoning")],
     Discriminator(_kind),
-    only(_ITEMS, "this server does not know an item of type"),
+    only(_ITEMS, "this server does not support items of type"),
 ]
 
 
-class FunctionTool(Said):
+class FunctionTool(Lenient):
     """A tool that the caller runs."""
 
     type: Literal["function"]
@@ -91,32 +91,32 @@ class FunctionTool(Said):
     strict: bool | None = None
 
 
-Tool = Annotated[FunctionTool, only(("function",), "this server runs no tools of its own, such as")]
+Tool = Annotated[FunctionTool, only(("function",), "this server does not run tools itself, such as")]
 
 
-class FunctionChoice(Said):
-    """A tool that has to be called."""
+class FunctionChoice(Lenient):
+    """A forced tool choice."""
 
     type: Literal["function"]
     name: str
 
 
-class TextFormat(Said):
-    """The form of an answer."""
+class TextFormat(Lenient):
+    """Format of the answer."""
 
     type: Literal["text", "json_object", "json_schema"]
     name: str = "answer"
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
 
 
-class TextConfig(Said):
-    """How to answer."""
+class TextConfig(Lenient):
+    """Options of the answer's text."""
 
     format: TextFormat | None = None
 
 
-class ResponsesRequest(Said):
-    """The whole request. Fields that are not named here change nothing."""
+class ResponsesRequest(Lenient):
+    """The request. Fields not listed here are ignored."""
 
     model: str
     input: TextOr[Item]
@@ -125,7 +125,7 @@ class ResponsesRequest(Said):
     tools: list[Tool] | None = Field(default=None, max_length=256)
     tool_choice: (
         Literal["none", "auto", "required"]
-        | Annotated[FunctionChoice, only(("function",), "this server cannot choose a tool by")]
+        | Annotated[FunctionChoice, only(("function",), "this server does not support a tool choice of type")]
         | None
     ) = None
     parallel_tool_calls: bool | None = None
@@ -141,10 +141,13 @@ class ResponsesRequest(Said):
     prompt: Any = None
 
     def chat(self, before: list[dict[str, Any]]) -> ChatRequest:
-        """Return the chat request that this one means, after the messages of the response before.
+        """Return the equivalent chat request.
+
+        Args:
+            before: messages of the previous response, including its answer.
 
         Raises:
-            BadRequest: it asks for what this server does not have.
+            BadRequest: the request uses an unsupported feature.
         """
         for name in UNSUPPORTED:
             if getattr(self, name):
@@ -183,12 +186,12 @@ class ResponsesRequest(Said):
         if form.type != "json_schema":
             return {"type": form.type}
         if form.schema_ is None:
-            raise BadRequest("text.format json_schema needs a schema", param="text.format.schema")
+            raise BadRequest("text.format of type json_schema requires a schema", param="text.format.schema")
         return {"type": form.type, "json_schema": {"name": form.name, "schema": form.schema_}}
 
 
 def _messages(items: list[Item]) -> list[dict[str, Any]]:
-    """Return chat's messages: what the model said in one answer comes as several items."""
+    """Return chat messages: one answer of the model arrives as several items."""
     messages: list[dict[str, Any]] = []
     answer: dict[str, Any] | None = None
     """The answer to which the next item may belong."""

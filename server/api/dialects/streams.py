@@ -1,24 +1,25 @@
-"""Server-sent events, and the deltas of several answers in the order in which they come. Used by every dialect."""
+"""Server-sent events, and the deltas of several answers in order of arrival."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
+
+from fastapi.responses import StreamingResponse
 
 from server.api.dialects.conversation import Conversation
 from server.recording.turn import Turn
 from server.rendering.answers import Delta
 
-MAY_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
-"""What a route that can stream says of its answers in the schema."""
 Pieces = AsyncIterator[tuple[int, Delta]]
-"""Deltas of all answers as they come, each with the number of its answer."""
+"""Deltas of all answers in order of arrival, each with the index of its answer."""
 
 
 async def merged(conversation: Conversation) -> Pieces:
-    """Wait for the first delta, so that a failure before it is still a proper HTTP error; return them all.
+    """Wait for the first delta, so that an earlier failure is still an HTTP error; return all deltas.
 
     Raises:
         UpturnError: an answer failed before any had begun.
@@ -35,6 +36,29 @@ async def merged(conversation: Conversation) -> Pieces:
     if head[1] is None:
         await conversation.turns[head[0]].answer()
     return _pieces(queue, head, pumps)
+
+
+def sse(conversation: Conversation, events: AsyncGenerator[str, None]) -> StreamingResponse:
+    """Stream events. A client that disconnects abandons the turns, which are recorded as far as they were sampled."""
+
+    async def watched() -> AsyncIterator[str]:
+        finished = False
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    yield event
+            finished = True
+        finally:
+            if not finished:
+                conversation.leave()
+
+    return StreamingResponse(watched(), media_type="text/event-stream", headers=conversation.headers)
+
+
+def event(body: dict[str, Any], name: str | None = None) -> str:
+    """Return a server-sent event."""
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
 
 async def _of_one(turn: Turn, first: Delta | None) -> Pieces:
@@ -62,9 +86,3 @@ async def _pump(turn: Turn, index: int, queue: asyncio.Queue[tuple[int, Delta | 
     async for delta in turn.pieces():
         queue.put_nowait((index, delta))
     queue.put_nowait((index, None))
-
-
-def event(body: dict[str, Any], name: str | None = None) -> str:
-    """Return a server-sent event."""
-    head = f"event: {name}\n" if name else ""
-    return f"{head}data: {json.dumps(body, ensure_ascii=False)}\n\n"

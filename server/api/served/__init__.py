@@ -1,6 +1,6 @@
-"""Our environments behind other people's protocols, so that their trainers and clients can play them.
+"""This server's environments behind foreign protocols, so that other trainers and clients can play them.
 
-`agentgym.py`, `openenv.py` and `mcp.py` speak one protocol each; what a guest's episodes are is `guests.py`.
+`agentgym.py`, `openenv.py`, `mcp.py` and `retrieve.py` each implement one protocol. `guests.py` holds what they share.
 """
 
 from __future__ import annotations
@@ -8,4 +8,4 @@ from __future__ import annotations
 from server.api.served import agentgym, mcp, openenv
 
 routers = (agentgym.router, openenv.router, mcp.router)
-"""All of them; each route says what key it needs. They are other people's protocols, so our schema leaves them out."""
+"""Routers that the OpenAPI schema leaves out, since their protocols are specified elsewhere."""

@@ -1,33 +1,32 @@
-"""AgentGym's protocol at `/agentgym/{environment}/`, in the dialect of its TextCraft, BabyAI and SciWorld servers.
+"""AgentGym's protocol at `/agentgym/{environment}/`, as its TextCraft, BabyAI and SciWorld servers speak it.
 
-AgentGym's own clients of these three work unchanged, for every environment. `data_idx` is the index in our tasks,
-those of `train` first and then those of `test` (`GET /v1/environments/{name}/tasks` lists both), with seed 0; after
-the last one it goes on with seed 1, and so on. Like theirs, a wrong id, an episode that has ended and a task that
-cannot begin are answered with status 200 and `{"error": ...}`. Three things differ: a task has to begin (`reset`)
-before the first step, `score` is the sum of our rewards, and a reset also tells the environment's `instructions`.
+AgentGym's clients of these three work unchanged, for every environment. `data_idx` counts through the tasks of `train`,
+then of `test` (`GET /v1/environments/{name}/tasks` lists both), with seed 0; after the last task it continues with seed
+1, and so on. As on AgentGym's servers, a wrong id, an ended episode and a task that cannot begin are answered with
+status 200 and `{"error": ...}`. Three things differ: a task must begin (`reset`) before the first step, `score` is the
+sum of rewards, and a reset also returns the environment's `instructions`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.api.access.authentication import CallerOf, needs
-from server.api.served.guests import Guest, guests_of, tasks_of
-from server.api.state import Parts
+from server.api.served.guests import GuestsOf, tasks_of
 from server.environments.instances import find_environment
 from server.errors import BadRequest, Conflict, EnvironmentFailed, NotFound
 
 router = APIRouter(prefix="/agentgym/{environment:path}", include_in_schema=False, dependencies=[needs("agent")])
 
-SAID = (BadRequest, Conflict, EnvironmentFailed, NotFound)
-"""Errors that AgentGym's servers answer with status 200; keys, limits and a database that is away have their own."""
+STATUS_200 = (BadRequest, Conflict, EnvironmentFailed, NotFound)
+"""Errors that AgentGym's servers answer with status 200. Key, limit and database errors keep their status codes."""
 
 
 class ById(BaseModel):
-    """Names an instance. What AgentGym's clients send beyond it is ignored."""
+    """Names an instance. Other fields that AgentGym's clients send are ignored."""
 
     model_config = ConfigDict(strict=True)
 
@@ -41,25 +40,24 @@ class ResetBody(ById):
 
 
 class StepBody(ById):
-    """Acts."""
+    """Takes a step."""
 
     action: str = Field(max_length=1_000_000)
 
 
 @router.post("/create")
-async def create(environment: str, request: Request, parts: Parts, caller: CallerOf) -> dict[str, Any]:
-    """Give an id; nothing begins yet. A body is allowed and ignored."""
-    await parts.environments.instances.spec(environment)
-    guests = guests_of(request.app)
+async def create(environment: str, guests: GuestsOf, caller: CallerOf) -> dict[str, Any]:
+    """Return a new id; no task begins yet. A body is ignored."""
+    await guests.environment(environment)
     number = next(guests.numbers)
-    await guests.add(f"agentgym/{number}", Guest(parts, environment, caller.key_hash, "agentgym"))
+    await guests.add(f"agentgym/{number}", guests.new(environment, caller.key_hash, "agentgym"))
     return {"id": number, "observation": "", "reward": 0.0, "score": 0.0, "done": False}
 
 
 @router.post("/reset")
-async def reset(environment: str, body: ResetBody, request: Request, caller: CallerOf) -> dict[str, Any]:
+async def reset(environment: str, body: ResetBody, guests: GuestsOf, caller: CallerOf) -> dict[str, Any]:
     """Begin a task."""
-    guest = guests_of(request.app).find(f"agentgym/{body.id}", environment, caller.key_hash)
+    guest = guests.find(f"agentgym/{body.id}", environment, caller.key_hash)
     if guest is None:
         return _no_such(body.id)
     try:
@@ -79,14 +77,14 @@ async def reset(environment: str, body: ResetBody, request: Request, caller: Cal
                 "deleted": False,
                 "done": False,
             }
-    except SAID as error:
+    except STATUS_200 as error:
         return {"error": error.message}
 
 
 @router.post("/step")
-async def step(environment: str, body: StepBody, request: Request, caller: CallerOf) -> dict[str, Any]:
-    """Act."""
-    guest = guests_of(request.app).find(f"agentgym/{body.id}", environment, caller.key_hash)
+async def step(environment: str, body: StepBody, guests: GuestsOf, caller: CallerOf) -> dict[str, Any]:
+    """Take a step."""
+    guest = guests.find(f"agentgym/{body.id}", environment, caller.key_hash)
     if guest is None:
         return _no_such(body.id)
     try:
@@ -100,29 +98,28 @@ async def step(environment: str, body: StepBody, request: Request, caller: Calle
                 "score": guest.score,
                 "done": guest.done,
             }
-    except SAID as error:
+    except STATUS_200 as error:
         return {"error": error.message}
 
 
 @router.get("/observation")
-async def observation(environment: str, id: int, request: Request, caller: CallerOf) -> Any:
-    """Tell the newest observation once more."""
-    guest = guests_of(request.app).find(f"agentgym/{id}", environment, caller.key_hash)
+async def observation(environment: str, id: int, guests: GuestsOf, caller: CallerOf) -> Any:
+    """Return the latest observation."""
+    guest = guests.find(f"agentgym/{id}", environment, caller.key_hash)
     return guest.observation if guest else _no_such(id)
 
 
 @router.get("/available_actions")
-async def available_actions(environment: str, id: int, request: Request, caller: CallerOf) -> dict[str, Any]:
-    """Tell the names of the environment's tools: the kinds of action that there are; empty where it has none."""
-    if guests_of(request.app).find(f"agentgym/{id}", environment, caller.key_hash) is None:
+async def available_actions(environment: str, id: int, guests: GuestsOf, caller: CallerOf) -> dict[str, Any]:
+    """Return the names of the environment's tools, which are its kinds of action; empty for one without tools."""
+    if guests.find(f"agentgym/{id}", environment, caller.key_hash) is None:
         return _no_such(id)
     return {"available_actions": [tool["function"]["name"] for tool in find_environment(environment).tools]}
 
 
 @router.post("/close")
-async def close(environment: str, body: ById, request: Request, caller: CallerOf) -> bool:
-    """Close an instance; false where there is none."""
-    guests = guests_of(request.app)
+async def close(environment: str, body: ById, guests: GuestsOf, caller: CallerOf) -> bool:
+    """Close an instance; false if it does not exist."""
     guest = guests.find(f"agentgym/{body.id}", environment, caller.key_hash)
     if guest is None:
         return False
@@ -133,9 +130,9 @@ async def close(environment: str, body: ById, request: Request, caller: CallerOf
 
 
 @router.get("/")
-async def hello(environment: str, parts: Parts) -> str:
-    """Say which environment this is."""
-    await parts.environments.instances.spec(environment)
+async def hello(environment: str, guests: GuestsOf) -> str:
+    """Return a text that names the environment."""
+    await guests.environment(environment)
     return f"This is environment {environment}."
 
 

@@ -1,9 +1,9 @@
-"""A guest: one foreign session with an environment, which has one open episode at most.
+"""Guests: clients of foreign protocols, each with at most one open episode.
 
-Responsible for what all protocols share: a task begins an episode (purpose other, its steps recorded, never trained
-on), which has a lease and counts against the capacity like every other; the next task and the end of the session close
-it. Guests without connection of their own (HTTP) are kept by a name, at most so many, the least recently used leaves.
-The protocols and their errors are in the files beside this one.
+This is what all protocols share. A task opens an episode (never trained on, its steps recorded) that has a lease and
+counts against the capacity like any other; the next task and the guest's departure close it. Guests of protocols
+without connections (HTTP) are kept by name, up to a limit; beyond it the least recently used guest is dismissed. The
+protocols and their errors are in the modules next to this one.
 """
 
 from __future__ import annotations
@@ -11,47 +11,66 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Annotated
 
-from starlette.applications import Starlette
-
-from env_adapters.protocol import Reset
-from server.api.state import State
+from env_adapters.protocol import EnvironmentSpec, Reset
+from server.api.services import service
+from server.engines.protocol import Engine
 from server.environments.instances import find_environment
-from server.environments.open_environments import OpenEnvironment
+from server.environments.open_environments import OpenEnvironment, OpenEnvironments
 from server.errors import Conflict, EnvironmentsFull, NotFound
 from server.recording.episode import Episode
+from server.recording.episodes import Episodes
+from server.versions.routing import Pointers
 from upturn.wire import EpisodeOpen, StepResult
 
 KEPT = 10_000
-"""Guests that are kept by name; ours."""
+"""Guests kept by name. Default chosen by this project."""
 HORIZON = 1000
-"""Steps of a guest's episode: the guest has its own horizon, this one ends what would never end. Ours."""
+"""Steps of a guest's episode. The guest has its own horizon; this one bounds endless episodes. Chosen by this
+project."""
 CLOSING_S = 10
-"""How long a guest waits for a place while the one it has left is being closed; ours."""
+"""Seconds that a guest waits for capacity while its previous environment closes. Chosen by this project."""
+
+
+@dataclass(frozen=True, slots=True)
+class Venue:
+    """The services that a guest plays with."""
+
+    engine: Engine
+    pointers: Pointers
+    episodes: Episodes
+    environments: OpenEnvironments
 
 
 class Guest:
-    """One session. Its calls must not overlap: hold `lock`."""
+    """One guest. Its calls must not overlap: hold `lock`."""
 
-    def __init__(self, parts: State, environment: str, owner_hash: str, protocol: str) -> None:
+    def __init__(self, venue: Venue, environment: str, owner_hash: str, protocol: str) -> None:
         self.environment, self.owner_hash = environment, owner_hash
         self.lock = asyncio.Lock()
         self.task: str | None = None
         self.instructions = ""
         self.observation = ""
-        """The newest one."""
+        """The latest observation."""
         self.score = 0.0
         """Sum of the episode's rewards so far."""
         self.steps = 0
         self.done = False
         self.episode_id: str | None = None
-        self._parts, self._protocol = parts, protocol
+        self._venue, self._protocol = venue, protocol
 
     async def begin(self, task: str, seed: int, label: str | None = None) -> None:
-        """End the last task's episode, and open one of a task; `label` is the guest's own name for it.
+        """Close the previous task's episode and open one for a task.
+
+        Args:
+            task: name of the task.
+            seed: seed of the environment.
+            label: the guest's own name for the episode.
 
         Raises:
-            UpturnError: as opening an episode does.
+            UpturnError: the episode could not be opened.
         """
         had = self.episode_id is not None
         await self.leave("the next task began")
@@ -64,15 +83,15 @@ class Guest:
                 trainable=False,
                 metadata={"protocol": self._protocol, **({"label": label} if label else {})},
             )
-            episode, _ = await self._parts.episodes.open(
+            episode, _ = await self._venue.episodes.open(
                 request,
-                policy_version=self._parts.pointers.resolve(None, self._parts.engine),
+                policy_version=self._venue.pointers.resolve(None, self._venue.engine),
                 horizon=HORIZON,
                 owner_hash=self.owner_hash,
             )
-            self._parts.environments.attach(episode, held)
+            self._venue.environments.attach(episode, held)
         except BaseException:
-            self._parts.environments.discard(held)
+            self._venue.environments.discard(held)
             raise
         self.episode_id, self.task = episode.id, task
         self.instructions = "\n".join(m["content"] for m in reset.messages if m["role"] == "system")
@@ -81,17 +100,17 @@ class Guest:
         await episode.opened()
 
     async def act(self, text: str) -> StepResult:
-        """Act by an answer.
+        """Take a step with the player's whole answer.
 
         Raises:
             Conflict: no task has begun, or its episode has ended.
-            UpturnError: as a step does.
+            UpturnError: the step failed.
         """
-        return self._seen(await self._parts.environments.step(await self._episode(), text))
+        return self._observed(await self._venue.environments.step(await self._episode(), text))
 
     async def call(self, tool: str, arguments: dict[str, object]) -> StepResult:
-        """Act by one of the environment's tools."""
-        return self._seen(await self._parts.environments.call(await self._episode(), tool, arguments))
+        """Take a step with one of the environment's tools. Raises the same errors as `act`."""
+        return self._observed(await self._venue.environments.call(await self._episode(), tool, arguments))
 
     async def leave(self, reason: str) -> None:
         """Close the episode, if one is open."""
@@ -99,26 +118,26 @@ class Guest:
         done, self.done = self.done, False
         if episode_id is not None and not done:
             try:
-                episode = await self._parts.episodes.get(episode_id)
-            except (Conflict, NotFound):  # Its lease was over, or it was erased.
+                episode = await self._venue.episodes.get(episode_id)
+            except (Conflict, NotFound):  # Its lease expired, or it was erased.
                 return
-            await self._parts.episodes.end(episode, "closed", reason=reason)
+            await self._venue.episodes.end(episode, "closed", reason=reason)
 
     async def _prepare(self, task: str, seed: int, tries: int) -> tuple[OpenEnvironment, Reset]:
         try:
-            return await self._parts.environments.prepare(self.environment, task, seed)
+            return await self._venue.environments.prepare(self.environment, task, seed)
         except EnvironmentsFull:
             if tries <= 1:
                 raise
-        await asyncio.sleep(1)  # The environment that this guest has left is closing, and still counts.
+        await asyncio.sleep(1)  # The guest's previous environment is closing and still counts.
         return await self._prepare(task, seed, tries - 1)
 
     async def _episode(self) -> Episode:
         if self.episode_id is None:
             raise Conflict("no task has begun: reset first", code="no_episode")
-        return await self._parts.episodes.get(self.episode_id)
+        return await self._venue.episodes.get(self.episode_id)
 
-    def _seen(self, result: StepResult) -> StepResult:
+    def _observed(self, result: StepResult) -> StepResult:
         self.observation = result.observation
         self.score += result.reward
         self.steps += 1
@@ -127,22 +146,36 @@ class Guest:
 
 
 class Guests:
-    """Guests that come back by name."""
+    """The service behind all protocols: makes guests, and keeps those without a connection by name."""
 
-    def __init__(self) -> None:
-        self._guests: OrderedDict[str, Guest] = OrderedDict()
+    def __init__(self, venue: Venue, max_message_bytes: int) -> None:
+        self.max_message_bytes = max_message_bytes
         self.numbers = itertools.count()
         """For protocols whose names are numbers."""
+        self._venue = venue
+        self._guests: OrderedDict[str, Guest] = OrderedDict()
+
+    async def environment(self, name: str) -> EnvironmentSpec:
+        """Return an environment.
+
+        Raises:
+            NotFound: there is no such environment.
+        """
+        return await self._venue.environments.instances.spec(name)
+
+    def new(self, environment: str, owner_hash: str, protocol: str) -> Guest:
+        """Return a guest of an environment; no task has begun yet."""
+        return Guest(self._venue, environment, owner_hash, protocol)
 
     async def add(self, name: str, guest: Guest) -> None:
-        """Keep a guest; where there are too many the least recently used one leaves."""
+        """Keep a guest under a name; beyond the limit, dismiss the least recently used guest."""
         self._guests[name] = guest
         if len(self._guests) > KEPT:
             _, oldest = self._guests.popitem(last=False)
-            await oldest.leave("too many sessions: this one was not used for the longest time")
+            await oldest.leave("too many sessions: this one was the least recently used")
 
     def find(self, name: str, environment: str, owner_hash: str) -> Guest | None:
-        """Return a guest of this environment and key, if there is one of that name."""
+        """Return the guest of that name, if it belongs to this environment and key."""
         guest = self._guests.get(name)
         if guest is None or (guest.environment, guest.owner_hash) != (environment, owner_hash):
             return None
@@ -154,16 +187,11 @@ class Guests:
         self._guests.pop(name, None)
 
 
-def guests_of(app: Starlette) -> Guests:
-    """Return the guests of an application."""
-    if not hasattr(app.state, "guests"):
-        app.state.guests = Guests()
-    guests: Guests = app.state.guests
-    return guests
+GuestsOf = Annotated[Guests, service(Guests)]
 
 
 async def tasks_of(environment: str, *splits: str) -> list[str]:
-    """Return the tasks of some splits, one after the other.
+    """Return the tasks of several splits, one split after the other.
 
     Raises:
         NotFound: there is no such environment.
@@ -177,6 +205,6 @@ async def tasks_of(environment: str, *splits: str) -> list[str]:
 
 
 async def by_seed(environment: str, seed: int) -> tuple[str, int]:
-    """Return the task and its seed for somebody who only knows seeds: 0, 1, 2, ... are the training tasks in turn."""
+    """Return (task, seed) for a client that only knows seeds: 0, 1, 2, ... are the training tasks in turn."""
     tasks = await tasks_of(environment, "train")
     return tasks[seed % len(tasks)], seed // len(tasks) % 2**31

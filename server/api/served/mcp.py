@@ -1,11 +1,12 @@
-"""The Model Context Protocol at `/mcp/{environment}`: streamable HTTP, answers as JSON, a session with its episode.
+"""The Model Context Protocol at `/mcp/{environment}`: streamable HTTP with JSON answers; each MCP session is one guest.
 
-The tools are `reset` (a `task` of ours, or a `seed`: 0, 1, 2, ... are the training tasks in turn), `act` (the player's
-whole answer as text) and the environment's own. Every result has the text for the player and, as `structuredContent`,
-`observation`, `reward`, `done` and `truncated`. What the player did wrong is a result with `isError`.
+The tools are `reset` (a `task`, or a `seed`: 0, 1, 2, ... are the training tasks in turn), `act` (the player's whole
+answer as text) and the environment's own. Every result has the text for the player and, as `structuredContent`,
+`observation`, `reward`, `done` and `truncated`. A player's mistake is a result with `isError`.
 
-The revisions with sessions are spoken (up to 2025-11-25): an episode is one. Newer clients agree on one of them. There
-is no stream from here (GET) and no batch. Only `application/json` is read, which a foreign web page cannot send.
+Supported are the protocol revisions with sessions (up to 2025-11-25), since an episode needs one; newer clients
+negotiate one of them. Server streams (GET) and batches are not supported. Only `application/json` is accepted, which a
+foreign web page cannot send.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from env_adapters.protocol import EnvironmentSpec
 from server.api.access.authentication import CallerOf, needs
-from server.api.served.guests import Guest, by_seed, guests_of
-from server.api.state import Parts
+from server.api.served.guests import Guest, GuestsOf, by_seed
 from server.errors import BadRequest, Conflict, NotFound, UpturnError
 
 router = APIRouter(prefix="/mcp", include_in_schema=False, dependencies=[needs("agent")])
@@ -49,7 +49,7 @@ class ActArguments(BaseModel):
 
 
 class Refused(Exception):
-    """A request gets a JSON-RPC error."""
+    """A request is answered with a JSON-RPC error."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -57,74 +57,74 @@ class Refused(Exception):
 
 
 @router.post("/{environment:path}")
-async def message(environment: str, request: Request, parts: Parts, caller: CallerOf) -> Response:
+async def message(environment: str, request: Request, guests: GuestsOf, caller: CallerOf) -> Response:
     """Answer one JSON-RPC message."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise BadRequest("the body of an MCP message is application/json", code="unsupported_media_type")
+        raise BadRequest("MCP messages must be application/json", code="unsupported_media_type")
     try:
-        said = json.loads(await request.body())
+        sent = json.loads(await request.body())
     except (ValueError, RecursionError) as error:
         return _failed(None, PARSE_ERROR, f"not JSON: {error}", 400)
-    if not isinstance(said, dict) or not isinstance(said.get("method"), str):
-        return _failed(None, INVALID_REQUEST, "not one JSON-RPC request", 400)
-    ident, method, params = said.get("id"), said["method"], said.get("params") or {}
+    if not isinstance(sent, dict) or not isinstance(sent.get("method"), str):
+        return _failed(None, INVALID_REQUEST, "the body is not a single JSON-RPC request", 400)
+    ident, method, params = sent.get("id"), sent["method"], sent.get("params") or {}
     if not isinstance(params, dict) or not isinstance(ident, (str, int, type(None))):
-        return _failed(None, INVALID_REQUEST, "params are no object, or the id is neither text nor integer", 400)
+        return _failed(None, INVALID_REQUEST, "params must be an object and id a string or an integer", 400)
     if ident is None:
         return Response(status_code=202)
-    guests, found = guests_of(request.app), await parts.environments.instances.spec(environment)
+    spec = await guests.environment(environment)
     if method == "initialize":
         name = secrets.token_urlsafe(24)
-        await guests.add(f"mcp/{name}", Guest(parts, environment, caller.key_hash, "mcp"))
-        return _answer(ident, _about(found, params), {SESSION: name})
+        await guests.add(f"mcp/{name}", guests.new(environment, caller.key_hash, "mcp"))
+        return _answer(ident, _about(spec, params), {SESSION: name})
     if method == "ping":
         return _answer(ident, {})
     guest = guests.find(f"mcp/{request.headers.get(SESSION, '')}", environment, caller.key_hash)
     if guest is None:
         named = SESSION in request.headers
         return _failed(
-            ident, INVALID_REQUEST, "there is no such session" if named else "initialize first", 404 if named else 400
+            ident, INVALID_REQUEST, "unknown session" if named else "initialize first", 404 if named else 400
         )
     try:
         if method == "tools/list":
-            return _answer(ident, {"tools": _tools(found)})
+            return _answer(ident, {"tools": _tools(spec)})
         if method == "tools/call":
-            return _answer(ident, await _call(guest, found, params))
-        raise Refused(NO_METHOD, f"there is no method {method[:100]!r}")
+            return _answer(ident, await _call(guest, spec, params))
+        raise Refused(NO_METHOD, f"unknown method {method[:100]!r}")
     except Refused as error:
         return _failed(ident, error.code, str(error))
 
 
 @router.delete("/{environment:path}", status_code=204)
-async def leave(environment: str, request: Request, caller: CallerOf) -> None:
+async def leave(environment: str, request: Request, guests: GuestsOf, caller: CallerOf) -> None:
     """End a session."""
-    guests, name = guests_of(request.app), f"mcp/{request.headers.get(SESSION, '')}"
+    name = f"mcp/{request.headers.get(SESSION, '')}"
     guest = guests.find(name, environment, caller.key_hash)
     if guest is None:
-        raise NotFound("there is no such session", code="session_not_found")
+        raise NotFound("unknown session", code="session_not_found")
     guests.remove(name)
     async with guest.lock:
         await guest.leave("its client left")
 
 
-def _about(found: EnvironmentSpec, params: dict[str, Any]) -> dict[str, Any]:
+def _about(spec: EnvironmentSpec, params: dict[str, Any]) -> dict[str, Any]:
     asked = params.get("protocolVersion")
     return {
         "protocolVersion": asked if asked in VERSIONS else VERSIONS[0],
         "capabilities": {"tools": {}},
-        "serverInfo": {"name": f"upturn/{found.name}", "version": "1"},
-        "instructions": f"{found.description} Begin with the tool reset.",
+        "serverInfo": {"name": f"upturn/{spec.name}", "version": "1"},
+        "instructions": f"{spec.description} Begin with the tool reset.",
     }
 
 
-def _tools(found: EnvironmentSpec) -> list[dict[str, Any]]:
+def _tools(spec: EnvironmentSpec) -> list[dict[str, Any]]:
     own = [
         {
             "name": tool["function"]["name"],
             "description": tool["function"].get("description", ""),
             "inputSchema": tool["function"].get("parameters", {"type": "object"}),
         }
-        for tool in found.tools
+        for tool in spec.tools
     ]
     ours = [
         {
@@ -137,23 +137,23 @@ def _tools(found: EnvironmentSpec) -> list[dict[str, Any]]:
     return ours + [tool for tool in own if tool["name"] not in ("reset", "act")]
 
 
-async def _call(guest: Guest, found: EnvironmentSpec, params: dict[str, Any]) -> dict[str, Any]:
+async def _call(guest: Guest, spec: EnvironmentSpec, params: dict[str, Any]) -> dict[str, Any]:
     """Call a tool and return its result.
 
     Raises:
-        Refused: there is no such tool, its arguments do not fit, or the environment failed.
+        Refused: the tool is unknown, its arguments are invalid, or the environment failed.
     """
-    tool, given = params.get("name"), params.get("arguments") or {}
-    if tool not in [known["name"] for known in _tools(found)] or not isinstance(given, dict):
-        raise Refused(INVALID_PARAMS, f"there is no tool {str(tool)[:100]!r}, or its arguments are no object")
+    tool, arguments = params.get("name"), params.get("arguments") or {}
+    if tool not in [known["name"] for known in _tools(spec)] or not isinstance(arguments, dict):
+        raise Refused(INVALID_PARAMS, f"unknown tool {str(tool)[:100]!r}, or its arguments are not an object")
     try:
         async with guest.lock:
             if tool == "reset":
-                return await _begin(guest, ResetArguments.model_validate(given))
+                return await _begin(guest, ResetArguments.model_validate(arguments))
             if tool == "act":
-                result = await guest.act(ActArguments.model_validate(given).action)
+                result = await guest.act(ActArguments.model_validate(arguments).action)
             else:
-                result = await guest.call(str(tool), given)
+                result = await guest.call(str(tool), arguments)
             return _result(
                 result.observation,
                 {
@@ -191,6 +191,6 @@ def _answer(ident: str | int, result: dict[str, Any], headers: dict[str, str] | 
     return Response(json.dumps({"jsonrpc": "2.0", "id": ident, "result": result}), 200, headers, "application/json")
 
 
-def _failed(ident: str | int | None, code: int, said: str, status: int = 200) -> Response:
-    body = {"jsonrpc": "2.0", "id": ident, "error": {"code": code, "message": said}}
+def _failed(ident: str | int | None, code: int, message: str, status: int = 200) -> Response:
+    body = {"jsonrpc": "2.0", "id": ident, "error": {"code": code, "message": message}}
     return Response(json.dumps(body), status, media_type="application/json")

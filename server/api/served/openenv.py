@@ -1,9 +1,9 @@
-"""OpenEnv's protocol at `/openenv/{environment}`: a WebSocket (`/ws`) is a session, the rest describes it.
+"""OpenEnv's protocol at `/openenv/{environment}`: a WebSocket (`/ws`) plays, the other routes describe.
 
-An action is `{"message": TEXT}`, the player's whole answer; an observation `{"message": TEXT}`, the first one with the
-instructions before it. A reset takes `task` (one of ours) or `seed`: 0, 1, 2, ... are the training tasks in turn. The
-key comes in the handshake's headers. Over plain HTTP, OpenEnv's own reset and step keep nothing between two requests,
-so there are none here.
+An action is `{"message": TEXT}`, the player's whole answer; an observation is `{"message": TEXT}`, preceded by the
+instructions in the first one. A reset takes a `task` or a `seed`: 0, 1, 2, ... are the training tasks in turn. The key
+is read from the handshake's headers. OpenEnv's reset and step over plain HTTP keep no state between requests, so they
+are not offered.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.api.access.authentication import key_of, needs
-from server.api.access.callers import Caller
-from server.api.served.guests import Guest, by_seed
-from server.api.state import Parts, State
+from server.api.access.authentication import CallersOf, LimitsOf, key_of, needs
+from server.api.access.callers import Caller, Callers
+from server.api.access.limits import Limits
+from server.api.served.guests import Guest, GuestsOf, by_seed
 from server.errors import Forbidden, RateLimited, UpturnError
 from server.store.database import BROKEN, unavailable
 
@@ -28,7 +28,7 @@ KEY_NEEDED = needs("agent")
 
 
 class Action(BaseModel):
-    """What a step takes."""
+    """The payload of a step."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -37,13 +37,13 @@ class Action(BaseModel):
 
 
 class Observation(BaseModel):
-    """What a player sees."""
+    """What the player observes."""
 
     message: str = Field(description="What the environment says.")
 
 
 class Asked(BaseModel):
-    """What a reset takes; fields beyond it are ignored, as OpenEnv does."""
+    """The payload of a reset; other fields are ignored, as in OpenEnv."""
 
     model_config = ConfigDict(strict=True)
 
@@ -53,7 +53,7 @@ class Asked(BaseModel):
 
 
 class SessionState(BaseModel):
-    """Where a session stands."""
+    """State of a session."""
 
     episode_id: str | None = None
     step_count: int = 0
@@ -61,22 +61,22 @@ class SessionState(BaseModel):
 
 
 @router.get("/health", dependencies=[KEY_NEEDED])
-async def health(environment: str, parts: Parts) -> dict[str, str]:
-    """Say that the environment is there."""
-    await parts.environments.instances.spec(environment)
+async def health(environment: str, guests: GuestsOf) -> dict[str, str]:
+    """Return 200 if the environment exists."""
+    await guests.environment(environment)
     return {"status": "healthy"}
 
 
 @router.get("/metadata", dependencies=[KEY_NEEDED])
-async def metadata(environment: str, parts: Parts) -> dict[str, str]:
+async def metadata(environment: str, guests: GuestsOf) -> dict[str, str]:
     """Describe the environment."""
-    found = await parts.environments.instances.spec(environment)
-    return {"name": found.name, "description": found.description}
+    spec = await guests.environment(environment)
+    return {"name": spec.name, "description": spec.description}
 
 
 @router.get("/schema", dependencies=[KEY_NEEDED])
 async def schema() -> dict[str, Any]:
-    """Tell the JSON schemas of actions, observations and the state."""
+    """Return the JSON schemas of actions, observations and the state."""
     return {
         "action": Action.model_json_schema(),
         "observation": Observation.model_json_schema(),
@@ -86,23 +86,22 @@ async def schema() -> dict[str, Any]:
 
 @router.get("/state", dependencies=[KEY_NEEDED])
 async def state() -> SessionState:
-    """Tell the state of no session, which plain HTTP has none of."""
+    """Return an empty state: plain HTTP has no sessions."""
     return SessionState()
 
 
 @router.websocket("/ws")
-async def session(environment: str, socket: WebSocket) -> None:
+async def session(environment: str, socket: WebSocket, guests: GuestsOf, callers: CallersOf, limits: LimitsOf) -> None:
     """Play: reset, step, state and close."""
-    parts: State = socket.app.state.parts
     await socket.accept()
     guest: Guest | None = None
     try:
-        _must_be_from_here(socket)
-        guest = Guest(parts, environment, (await _caller(parts, socket)).key_hash, "openenv")
-        await parts.environments.instances.spec(environment)
+        _refuse_other_origins(socket)
+        guest = guests.new(environment, (await _caller(callers, socket)).key_hash, "openenv")
+        await guests.environment(environment)
         while (message := await socket.receive())["type"] == "websocket.receive":
-            caller = await _caller(parts, socket)  # Again: the key may have been revoked.
-            reply = await _within_limits(parts, caller, guest, message.get("text") or "")
+            caller = await _caller(callers, socket)  # Again, since the key may have been revoked.
+            reply = await _within_limits(limits, caller, guest, message.get("text") or "", guests.max_message_bytes)
             if reply is None:
                 break
             await socket.send_text(json.dumps(reply))
@@ -115,46 +114,48 @@ async def session(environment: str, socket: WebSocket) -> None:
     finally:
         if guest is not None:
             await guest.leave("its client left")
-        with suppress(RuntimeError, WebSocketDisconnect):  # It is closed already.
+        with suppress(RuntimeError, WebSocketDisconnect):  # Already closed.
             await socket.close()
 
 
-def _must_be_from_here(socket: WebSocket) -> None:
+def _refuse_other_origins(socket: WebSocket) -> None:
     origin = socket.headers.get("origin")
-    if origin and urlsplit(origin).netloc != socket.headers.get("host"):  # A browser asks nobody before it connects.
-        raise Forbidden(f"a page of {origin[:200]} may not play here")
+    if origin and urlsplit(origin).netloc != socket.headers.get("host"):  # Browsers do not ask before they connect.
+        raise Forbidden(f"pages from {origin[:200]} may not connect")
 
 
-async def _caller(parts: State, socket: WebSocket) -> Caller:
-    caller = await parts.callers.find(key_of(socket.headers))
+async def _caller(callers: Callers, socket: WebSocket) -> Caller:
+    caller = await callers.find(key_of(socket.headers))
     if not caller.may("agent"):
-        raise Forbidden(f"{caller.name!r} may not do this: it needs a key with the scope agent")
+        raise Forbidden(f"{caller.name!r} lacks the required scope: agent")
     return caller
 
 
 async def _last(socket: WebSocket, message: dict[str, Any]) -> None:
-    with suppress(RuntimeError, WebSocketDisconnect):  # Nobody listens any more.
+    with suppress(RuntimeError, WebSocketDisconnect):  # The client has disconnected.
         await socket.send_text(json.dumps(message))
 
 
-async def _within_limits(parts: State, caller: Caller, guest: Guest, said: str) -> dict[str, Any] | None:
+async def _within_limits(
+    limits: Limits, caller: Caller, guest: Guest, text: str, most_bytes: int
+) -> dict[str, Any] | None:
     """Answer a message, which counts as a request of the key."""
     try:
-        parts.limits.enter(caller.limit)
+        limits.enter(caller.limit)
     except RateLimited as error:
         return _error(error.message, "CAPACITY_REACHED")
     try:
-        return await _reply(guest, said, parts.settings.max_body_bytes)
+        return await _reply(guest, text, most_bytes)
     finally:
-        parts.limits.leave(caller.limit)
+        limits.leave(caller.limit)
 
 
-async def _reply(guest: Guest, said: str, most_bytes: int) -> dict[str, Any] | None:
-    """Return the answer to a message; None where the client takes its leave."""
-    if len(said) > most_bytes:
+async def _reply(guest: Guest, text: str, most_bytes: int) -> dict[str, Any] | None:
+    """Return the answer to a message; None if the client says goodbye."""
+    if len(text) > most_bytes:
         return _error(f"the message is longer than {most_bytes} characters", "VALIDATION_ERROR")
     try:
-        message = json.loads(said)
+        message = json.loads(text)
     except (ValueError, RecursionError) as error:
         return _error(f"Invalid JSON: {error}", "INVALID_JSON")
     kind = message.get("type") if isinstance(message, dict) else None

@@ -1,7 +1,7 @@
-"""Search-R1's retrieval protocol over a `search` environment's corpus, for trainers that play search by themselves.
+"""Search-R1's retrieval protocol over a `search` environment's corpus, for trainers that play search themselves.
 
-`POST /retrieve` takes `query` or `queries`, answers the best passages for each, and records nothing. Which corpus it
-is says `?environment=`; the Factbook's, if nothing does.
+`POST /retrieve` takes `query` or `queries`, returns the best passages for each, and records nothing. `?environment=`
+selects the corpus; the default is the Factbook.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Queries = Annotated[list[Query], Field(max_length=MOST_QUERIES)]
 
 
 class RetrieveRequest(BaseModel):
-    """What Search-R1's and SkyRL's clients send."""
+    """The request of Search-R1's and SkyRL's clients."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,23 +39,23 @@ class RetrieveRequest(BaseModel):
 
 
 class RetrieveResult(BaseModel):
-    """For each query its passages: `{"document": ..., "score": ...}`, without scores the documents alone."""
+    """The passages of each query: `{"document": ..., "score": ...}`, or the documents alone without scores."""
 
     result: list[list[dict[str, Any]]]
 
 
 @router.post("/retrieve", dependencies=[needs("agent")])
 def retrieve(body: RetrieveRequest, environment: str = "search") -> RetrieveResult:
-    """Find passages."""
+    """Return the best passages for each query."""
     asked = body.queries if body.queries is not None else body.query
     if asked is None or (body.queries is not None and body.query is not None):
-        raise BadRequest("one of query and queries is needed", param="queries")
+        raise BadRequest("exactly one of query and queries is required", param="queries")
     try:
         found = environment_spec(environment)
     except UnknownTask as error:
         raise NotFound(str(error.args[0]), param="environment", code="environment_not_found") from error
     if not isinstance(found, Search):
-        raise BadRequest(f"{environment} has no passages to find", param="environment")
+        raise BadRequest(f"environment {environment!r} has no passages to search", param="environment")
     queries = [asked] if isinstance(asked, str) else asked
     try:
         hits = [found.retriever.search(query, body.topk or 3) for query in queries]

@@ -19,9 +19,9 @@ from server.recording.portable.records import (
     TrainedRecord,
     TurnRecord,
 )
-from server.recording.rewards import read_rules
 from server.recording.tokens import unpack_ids, unpack_logprobs
 from server.recording.transcript import nodes_of
+from server.rewards.rules import read_rules
 from server.store.tables import BatchRow, EpisodeRow, NodeRow, RewardRow, RunEpisodeRow, StepRow, TurnRow
 
 

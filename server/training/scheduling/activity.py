@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from server.recording.rewards import read_rules
+from server.rewards.rules import read_rules
 from server.store.tables import EpisodeRow, RewardRow, RunEpisodeRow, StepRow, TurnRow
 
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx2
 import openai
 import pytest
 import sqlalchemy as sa
 
 from server.api.access.authentication import OPEN
-from server.api.access.limits import Limits
-from server.recording.keys import create_key
 from server.training.settings import LearnerSettings
+from tests.support.keys import client, new_key
 from tests.support.live import Live, script, serving, settings_for, until
-from tests.support.process import process
-from upturn.client import Client, UpturnAPIError
-from upturn.wire import EpisodeOpen, KeyCreate, KeyCreated, RewardRequest, RunClaim, RunConfig, RunRequest
+from upturn.client import UpturnAPIError
+from upturn.wire import EpisodeOpen, KeyCreate, RewardRequest, RunClaim, RunConfig, RunRequest
 
 ROOT = Path(__file__).parents[3]
 ASK = [{"role": "user", "content": "Hi"}]
@@ -81,23 +75,6 @@ ADMIN = {
     "DELETE /v1/reward-sources/{name}",
     "GET /v1/scorers",
 }
-
-
-@pytest.fixture
-def guarded(tmp_path: Path) -> Iterator[Live]:
-    """A server on loopback that requires keys all the same."""
-    model = script(tmp_path / "script", "Hello there.", "Second answer.")
-    with serving(settings_for(tmp_path / "data", model=str(model), keys="required")) as live:
-        yield live
-
-
-def new_key(live: Live, *scopes: Any, **limits: int) -> KeyCreated:
-    request = KeyCreate(name=f"the {'-'.join(scopes)}", scopes=list(scopes), **limits)
-    return live.parts.writer.submit(lambda session: create_key(session, request)).result()
-
-
-def client(live: Live, key: str) -> Client:
-    return live.closing.enter_context(Client(live.url, key=key, retry_s=0))
 
 
 def allowed(live: Live, key: str) -> set[str]:
@@ -293,7 +270,7 @@ def test_keys_are_made_by_api_and_shown_once(guarded: Live) -> None:
 
 def test_a_key_that_sends_too_much_is_told_when_to_come_back(guarded: Live) -> None:
     now = [0.0]
-    guarded.parts.limits = Limits(lambda: now[0])
+    guarded.parts.limits.clock = lambda: now[0]
     limited, free = (new_key(guarded, "agent", requests_per_minute=3).key, new_key(guarded, "agent").key)
     opened = client(guarded, limited).open_episode(EpisodeOpen())
     api = guarded.openai(key=limited)
@@ -373,59 +350,3 @@ def command_lines() -> Iterator[bytes]:
             yield entry.read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-
-
-def command(*arguments: str, data_dir: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "server", "keys", *arguments, "--data-dir", str(data_dir)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-
-def test_keys_are_made_listed_and_revoked_by_command_while_the_server_runs(guarded: Live) -> None:
-    data_dir = guarded.parts.settings.data_dir
-    made = command("create", "--name", "shop", "--scope", "agent", "--scope", "learner", data_dir=data_dir)
-    assert made.returncode == 0, made.stderr
-    key = made.stdout.splitlines()[0]
-    key_id = made.stdout.splitlines()[1].partition(":")[0]
-    assert client(guarded, key).runs().data == []
-    listed = command("list", data_dir=data_dir)
-    assert listed.stdout.count("\n") == 1 and key_id in listed.stdout and key not in listed.stdout
-    assert command("revoke", key_id, data_dir=data_dir).returncode == 0
-
-    def refused() -> bool:
-        return guarded.http.get("/v1/runs", headers={"x-api-key": key}).status_code == 401
-
-    until(refused, "the running server notices", 120)
-    assert "revoked" in command("list", data_dir=data_dir).stdout
-    unknown = command("revoke", "key_none", data_dir=data_dir)
-    assert unknown.returncode == 1 and "key_none" in unknown.stderr
-    assert command("create", "--name", "x", "--scope", "root", data_dir=data_dir).returncode == 2
-    nothing = command("create", "--name", "x", "--scope", "agent", "--max-concurrent", "0", data_dir=data_dir)
-    assert nothing.returncode == 2 and "max_concurrent" in nothing.stderr
-
-
-def printed_at_start(data_dir: Path, model: Path) -> list[str]:
-    """What a server that requires keys prints after its address until it is ready."""
-    with process(data_dir, model, "--engine.kind", "scripted", "--keys", "required") as (server, url):
-        assert httpx2.get(f"{url}/v1/keys").status_code == 401
-        server.terminate()
-        assert server.stdout is not None
-        return server.stdout.read().splitlines()
-
-
-def test_the_first_start_prints_an_admin_key_once_and_it_works(tmp_path: Path) -> None:
-    model = script(tmp_path / "script", "Hello there.")
-    (shown,) = printed_at_start(tmp_path / "data", model)
-    key = shown.split()[-1]
-    assert key.startswith("up-")
-    assert printed_at_start(tmp_path / "data", model) == []
-    with serving(settings_for(tmp_path / "data", model=str(model), keys="required")) as live:
-        admin = client(live, key)
-        assert [made.scopes for made in admin.keys().data] == [["admin"]]
-        admin.revoke_key(admin.keys().data[0].id)
-    assert "shown only this once" in printed_at_start(tmp_path / "data", model)[0]

@@ -14,14 +14,11 @@ from pydantic import BaseModel
 
 from server.engines.settings import EngineSettings
 from server.rendering.bytes_tokenizer import BytesTokenizer
+from tests.support.dialects import ASK, PARIS
 from tests.support.live import Live, script, serving, settings_for
 from tests.support.tiny_model import make_tiny_model
 from upturn.wire import EpisodeOpen
 
-ASK = [{"role": "user", "content": "How is it in Paris and Rome?"}]
-PARIS, ROME = (
-    f'<tool_call>\n{{"name": "weather", "arguments": {{"city": "{city}"}}}}\n</tool_call>' for city in ("Paris", "Rome")
-)
 WEATHER = {
     "type": "function",
     "function": {
@@ -35,14 +32,6 @@ WEATHER = {
         },
     },
 }
-
-
-@pytest.fixture
-def talkative(tmp_path: Path):
-    """A server whose policy looks the weather up in two cities, and then tells it."""
-    model = script(tmp_path / "script", f"I look.\n{PARIS}\n{ROME}", "Rain, and sun.")
-    with serving(settings_for(tmp_path / "data", model=str(model))) as live:
-        yield live
 
 
 def collected(stream: Any) -> tuple[dict[str, Any], str | None]:

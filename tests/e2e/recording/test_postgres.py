@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 import migrations
 from env_adapters import environment_spec
-from server.feedback.settings import FunctionSettings, RewardSettings
+from server.rewards.settings import FunctionSettings, RewardSettings
 from server.store.database import Database, normalize_url
 from server.store.tables import PlayRow
 from tests.support.live import script, serving, settings_for, until

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from server.__main__ import main
-from server.feedback.settings import RewardSettings
+from server.rewards.settings import RewardSettings
 from server.store.tables import RunEpisodeRow
 from server.training.scheduling.activity import scored_since
 from tests.support.live import Live, script, serving, settings_for

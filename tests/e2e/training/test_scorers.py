@@ -11,10 +11,11 @@ import pytest
 import sqlalchemy as sa
 
 from env_adapters import environment_spec
-from server.feedback import scorers
+from server.feedback import scoring as scoring_module
 from server.feedback.judge import transcript_text
-from server.feedback.scorers import ATTEMPTS, FIRST_RETRY_S, make_scorers
-from server.feedback.settings import FunctionSettings, JudgeSettings, RewardSettings
+from server.feedback.scorers import make_scorers
+from server.feedback.scoring import ATTEMPTS, FIRST_RETRY_S
+from server.rewards.settings import FunctionSettings, JudgeSettings, RewardSettings
 from server.section import SettingsError
 from server.store.database import Database
 from server.store.tables import JudgementRow, RewardRow, ScoreRow
@@ -29,7 +30,7 @@ RUBRIC = "The agent helps: {braces} stay."
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scorers, "PAUSE_S", 0.01)
+    monkeypatch.setattr(scoring_module, "PAUSE_S", 0.01)
 
 
 @pytest.fixture
@@ -328,7 +329,7 @@ def test_a_function_that_is_not_there_is_named_at_the_start(tmp_path: Path, spec
 def test_a_judge_without_its_key_is_named_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     settings = RewardSettings(judges=judge_at("http://127.0.0.1:9/v1", api_key_env="JUDGE_KEY"))
-    with pytest.raises(SettingsError, match=r"rewards\.judges\.judge: the variable JUDGE_KEY is not set"):
+    with pytest.raises(SettingsError, match=r"rewards\.judges\.judge: the environment variable JUDGE_KEY is not set"):
         make_scorers(settings, Database(f"sqlite:///{tmp_path / 'none.db'}"))
 
 

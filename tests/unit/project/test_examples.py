@@ -13,7 +13,7 @@ import pytest
 
 from server.engines.settings import EngineSettings
 from server.environments.settings import EnvironmentSettings
-from server.feedback.settings import RewardSettings
+from server.rewards.settings import RewardSettings
 from server.settings import Settings
 from tests.support.live import Live, script, serving, settings_for, until
 from upturn.command.runs import read_config

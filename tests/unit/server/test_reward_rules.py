@@ -8,9 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from server.feedback.judge import read_answer
-from server.feedback.settings import JudgeSettings, RewardSettings
 from server.feedback.verdict import BadScore, read_values
-from server.recording.rewards import Rules
+from server.rewards.rules import Rules
+from server.rewards.settings import JudgeSettings, RewardSettings
 from upturn.wire import RewardRequest, RewardRule
 
 

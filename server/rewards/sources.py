@@ -1,6 +1,6 @@
-"""The sources of rewards and their rules: from the settings, and over them from the API.
+"""Reward sources and their rules, set by the settings and overridden by the API.
 
-What a rule does to an episode's reward is `server/recording/rewards.py`.
+How a rule changes an episode's reward is in `rules.py`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.errors import NotFound
-from server.feedback.settings import RewardSettings
-from server.recording.rewards import OTHERS, read_rules, rule_of
+from server.rewards.rules import OTHERS, read_rules, rule_of
+from server.rewards.settings import RewardSettings
 from server.store.database import Database
 from server.store.tables import RewardRow, RewardSourceRow
 from server.store.writer import Writer
@@ -24,7 +24,7 @@ log = logging.getLogger("upturn.rewards")
 
 
 class RewardSources:
-    """Reads and changes the rules."""
+    """Lists the sources and changes their rules."""
 
     def __init__(self, settings: RewardSettings, database: Database, writer: Writer) -> None:
         others = RewardRule(weight=settings.default_weight, cap=settings.default_cap)
@@ -33,20 +33,20 @@ class RewardSources:
         self._writer = writer
 
     async def start(self) -> None:
-        """Make the rules those of the settings, save where one was set by API."""
+        """Store the settings' rules, except for sources whose rule was set by API."""
 
-        def take(session: Session) -> None:
+        def store(session: Session) -> None:
             session.execute(sa.delete(RewardSourceRow).where(RewardSourceRow.set_by == "settings"))
             for name in self._configured.keys() - set(session.scalars(sa.select(RewardSourceRow.name))):
                 session.add(self._of_settings(name))
 
         try:
-            await self._writer.write(take)
-        except sa.exc.IntegrityError:  # Another server that starts now has written the same.
-            await self._writer.write(take)
+            await self._writer.write(store)
+        except sa.exc.IntegrityError:  # Another server, starting at the same time, wrote the same rows.
+            await self._writer.write(store)
 
     async def set(self, name: str, change: RewardRule, by: str) -> RewardSourceView:
-        """Change what is given of a source's rule; it holds from the next reading on, also for rewards of before."""
+        """Change the given fields of a source's rule. Also applies to existing rewards, from the next read on."""
 
         def write(session: Session) -> RewardRule:
             row = session.get(RewardSourceRow, name)
@@ -66,54 +66,54 @@ class RewardSources:
 
         try:
             rule = await self._writer.write(write)
-        except sa.exc.IntegrityError:  # Another server has made the row just now.
+        except sa.exc.IntegrityError:  # Another server inserted the row at the same time.
             rule = await self._writer.write(write)
-        log.info("%r sets the rule of reward source %r: %s", by, name, rule)
+        log.info("%r set the rule of reward source %r: %s", by, name, rule)
         return (await asyncio.to_thread(self._views, name))[0]
 
     async def remove(self, name: str, by: str) -> None:
-        """Take away the rule that was set by API; that of the settings holds again, or that of `*`.
+        """Remove a rule that was set by API. The settings' rule applies again, or the rule of `*`.
 
         Raises:
-            NotFound: none was set by API.
+            NotFound: no rule of this source was set by API.
         """
 
         def delete(session: Session) -> None:
             row = session.get(RewardSourceRow, name)
             if row is None or row.set_by != "api":
-                raise NotFound(f"no rule of {name!r} was set by API", code="reward_source_not_found")
+                raise NotFound(f"reward source {name!r} has no rule set by API", code="reward_source_not_found")
             session.delete(row)
             session.flush()
             if name in self._configured:
                 session.add(self._of_settings(name))
 
         await self._writer.write(delete)
-        log.info("%r takes away its rule of reward source %r", by, name)
+        log.info("%r removed the rule of reward source %r", by, name)
 
     async def views(self) -> list[RewardSourceView]:
-        """Return all sources by name."""
+        """Return all sources, sorted by name."""
         return await asyncio.to_thread(self._views)
 
     def _views(self, only: str | None = None) -> list[RewardSourceView]:
-        given = sa.select(RewardRow.source, sa.func.count(), sa.func.avg(RewardRow.value)).group_by(RewardRow.source)
+        counts = sa.select(RewardRow.source, sa.func.count(), sa.func.avg(RewardRow.value)).group_by(RewardRow.source)
         with self._database.read() as session:
             rules = read_rules(session)
             own = {row.name: row.set_by for row in session.scalars(sa.select(RewardSourceRow))}
-            found = {
+            given = {
                 source: (count, mean)
                 for source, count, mean in session.execute(
-                    given if only is None else given.where(RewardRow.source == only)
+                    counts if only is None else counts.where(RewardRow.source == only)
                 )
             }
         return [
             RewardSourceView(
                 name=name,
                 set_by=own.get(name),  # type: ignore[arg-type]
-                count=found.get(name, (0, None))[0],
-                mean=found.get(name, (0, None))[1],
+                count=given.get(name, (0, None))[0],
+                mean=given.get(name, (0, None))[1],
                 **rules.of(name).model_dump(),
             )
-            for name in ([only] if only is not None else sorted({*own, *found}))
+            for name in ([only] if only is not None else sorted({*own, *given}))
         ]
 
     def _of_settings(self, name: str) -> RewardSourceRow:

@@ -1,8 +1,8 @@
 """Rewards of a version's live episodes, in the order in which they became known.
 
-A live episode was opened here with an API key: it is neither one of the server's own plays nor imported. It counts for
-a version if only that version answered in it, once its environment has ended or, without an environment, once it has a
-reward.
+A live episode was opened with an API key on this server: it is neither one of the server's own plays nor imported. It
+counts for a version if that version alone answered in it. Its reward is known once its environment has ended or,
+without an environment, once it has a reward.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from server.rewards.totals import rewards_of
 from server.store.tables import EpisodeRow, RewardRow, TurnRow
-from server.training.rewards import rewards_of
 
 
 def live_rewards(
     session: Session, version: int, limit: int, *, opened_from: float | None = None, known_before: float | None = None
 ) -> list[float]:
-    """Return rewards of a version's live episodes: the first ones since a time, or the last ones before a time.
+    """Return up to `limit` rewards of a version's live episodes.
 
     Args:
-        session: database session.
-        version: the policy version.
-        limit: maximum number of episodes.
-        opened_from: return the first episodes opened at or after this time, oldest first.
-        known_before: return the last episodes whose reward was known before this time, newest first.
+        session: a database session.
+        version: the only version that answered in these episodes.
+        limit: maximum number of episodes to read; those without a reward that counts are left out of the result.
+        opened_from: without `known_before`: only episodes opened since this time, oldest reward first.
+        known_before: only rewards known before this time, newest first.
     """
     first_reward = (
         sa.select(sa.func.min(RewardRow.created_at)).where(RewardRow.episode_id == EpisodeRow.id).scalar_subquery()

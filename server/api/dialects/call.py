@@ -1,0 +1,45 @@
+"""What a request says apart from its body: who calls, for which episode, and whether it was sent before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+
+from server.api.access.authentication import CallerOf, NoTrain
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The headers and the URL of a request."""
+
+    owner: str
+    """SHA-256 of the caller's key."""
+    named: str | None
+    """The episode named by URL, header or key; None if the caller names no episode."""
+    retry: bool
+    """The client marked the request as a retry (OpenAI's and Anthropic's SDKs do)."""
+    idempotency_key: str | None
+    trains: bool
+    """False if the caller forbids training on it."""
+
+
+async def _call(
+    request: Request,
+    caller: CallerOf,
+    no_train: NoTrain,
+    x_episode_id: Annotated[str | None, Header()] = None,
+    x_stainless_retry_count: Annotated[str | None, Header()] = None,
+    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+) -> Call:
+    return Call(
+        owner=caller.key_hash,
+        named=request.path_params.get("episode_id") or x_episode_id or caller.episode_id,
+        retry=(x_stainless_retry_count or "0") != "0",
+        idempotency_key=idempotency_key,
+        trains=not no_train,
+    )
+
+
+CallOf = Annotated[Call, Depends(_call)]

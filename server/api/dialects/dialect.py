@@ -1,0 +1,49 @@
+"""What a dialect registers: its routes and the form of its errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fastapi import APIRouter
+from starlette.routing import compile_path
+
+from server.api.access.errors import OPENAI, ErrorForm
+
+MAY_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+"""OpenAPI responses of a route that may stream."""
+UNDER_EPISODE = "/episodes/{episode_id}"
+Route = TypeVar("Route", bound=Callable[..., Any])
+
+
+class Dialect:
+    """An API that agents call. Every path exists under `/episodes/{episode_id}` too."""
+
+    def __init__(self, name: str, errors: ErrorForm = OPENAI) -> None:
+        self.name = name
+        self.errors = errors
+        self.router = APIRouter(tags=[name])
+        self._paths: list[re.Pattern[str]] = []
+
+    def post(self, path: str, *, may_stream: bool = False) -> Callable[[Route], Route]:
+        """Register a route for `POST`; one that may stream returns a `Response`."""
+        return self._route("POST", path, {"response_model": None, "responses": MAY_STREAM} if may_stream else {})
+
+    def get(self, path: str) -> Callable[[Route], Route]:
+        """Register a route for `GET`."""
+        return self._route("GET", path, {})
+
+    def owns(self, path: str) -> bool:
+        """Return whether a path, or a path template, ends with one of the dialect's paths."""
+        return any(own.search(path) for own in self._paths)
+
+    def _route(self, method: str, path: str, options: dict[str, Any]) -> Callable[[Route], Route]:
+        self._paths.append(re.compile(compile_path(path)[0].pattern.removeprefix("^")))
+
+        def register(route: Route) -> Route:
+            for where in (UNDER_EPISODE + path, path):
+                self.router.add_api_route(where, route, methods=[method], **options)
+            return route
+
+        return register

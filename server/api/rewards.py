@@ -1,0 +1,58 @@
+"""Rewards over REST: reward an episode, set how sources count, and see how scorers do."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+
+from server.api.access.authentication import CallerOf, needs, own_episode
+from server.api.services import service
+from server.feedback.scorers import Scorers
+from server.recording.episodes import Episodes
+from server.rewards.sources import RewardSources
+from server.training.scheduling.schedule import Schedule
+from upturn.wire import RewardRequest, RewardRule, RewardSourceList, RewardSourceView, RewardView, ScorerList
+
+EpisodesOf = Annotated[Episodes, service(Episodes)]
+ScheduleOf = Annotated[Schedule, service(Schedule)]
+ScorersOf = Annotated[Scorers, service(Scorers)]
+SourcesOf = Annotated[RewardSources, service(RewardSources)]
+Source = Annotated[str, Path(min_length=1, max_length=100)]
+
+router = APIRouter(prefix="/v1")
+
+
+@router.post("/episodes/{episode_id}/rewards", status_code=201, tags=["episodes"], dependencies=[own_episode])
+async def reward(
+    episode_id: str, body: RewardRequest, episodes: EpisodesOf, scorers: ScorersOf, schedule: ScheduleOf
+) -> RewardView:
+    """Record a late or partial reward."""
+    scorers.check_not_ours(body)
+    recorded = await episodes.reward(episode_id, body)
+    schedule.episode_scored(episode_id)
+    return recorded
+
+
+@router.get("/reward-sources", tags=["feedback"], dependencies=[needs("admin")])
+async def list_reward_sources(sources: SourcesOf) -> RewardSourceList:
+    """List the sources of rewards, what they gave, and how they count."""
+    return RewardSourceList(data=await sources.views())
+
+
+@router.put("/reward-sources/{name:path}", tags=["feedback"], dependencies=[needs("admin")])
+async def set_reward_source(name: Source, body: RewardRule, sources: SourcesOf, caller: CallerOf) -> RewardSourceView:
+    """Weight, cap, block or unblock a source. Omitted fields keep their values. Also applies to existing rewards."""
+    return await sources.set(name, body, caller.name)
+
+
+@router.delete("/reward-sources/{name:path}", status_code=204, tags=["feedback"], dependencies=[needs("admin")])
+async def delete_reward_source(name: Source, sources: SourcesOf, caller: CallerOf) -> None:
+    """Remove a rule that was set by API; the settings' rule applies again."""
+    await sources.remove(name, caller.name)
+
+
+@router.get("/scorers", tags=["feedback"], dependencies=[needs("admin")])
+async def list_scorers(scorers: ScorersOf) -> ScorerList:
+    """List reward functions and judges, with their counts of scores and errors."""
+    return ScorerList(data=await scorers.views())

@@ -1,0 +1,78 @@
+"""Which episodes a scorer has to score: decided in SQL, so that no restart or crash can lose one.
+
+Due are ended, trainable episodes of live agents that have neither a score row nor rewards of the scorer, and episodes
+whose last attempt failed and may be retried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from server.store.tables import EpisodeRow, RewardRow, ScoreRow, TurnRow
+
+KEY = "scorer:"
+"""Prefix of the idempotency keys of scorers' rewards."""
+
+
+def reward_key(scorer: str, turn: int | None = None) -> str:
+    """Return the idempotency key of a scorer's reward for a turn, or for the whole episode."""
+    return f"{KEY}{scorer}" if turn is None else f"{KEY}{scorer}:{turn}"
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Episodes that are due."""
+
+    fresh: list[str]
+    """Never attempted, the last ended first."""
+    retries: list[str]
+    """Failed and due for a retry, the longest waiting first."""
+    next_retry_at: float | None
+    """Unix seconds of the next later retry."""
+
+
+def read_due(session: Session, scorer: str, *, ended_after: float, now: float, limit: int) -> Due:
+    """Return up to `limit` fresh episodes and up to `limit` retries.
+
+    Args:
+        session: a database session.
+        scorer: name of the scorer.
+        ended_after: Unix seconds; every episode that ended before this has been attempted.
+        now: Unix seconds.
+        limit: maximum number of episodes in each list.
+    """
+    key = reward_key(scorer)
+    attempted = sa.exists().where(ScoreRow.episode_id == EpisodeRow.id, ScoreRow.scorer == scorer)
+    rewarded = sa.exists().where(
+        RewardRow.episode_id == EpisodeRow.id,
+        sa.or_(RewardRow.key == key, RewardRow.key.startswith(f"{key}:", autoescape=True)),
+    )
+    fresh = (
+        sa.select(EpisodeRow.id)
+        .where(
+            EpisodeRow.status.in_(("closed", "truncated", "terminated")),
+            EpisodeRow.closed_at > ended_after,
+            EpisodeRow.environment.is_(None),
+            EpisodeRow.play_id.is_(None),
+            EpisodeRow.trainable,
+            EpisodeRow.purpose != "evaluation",
+            sa.exists().where(TurnRow.episode_id == EpisodeRow.id),
+            ~attempted,
+            ~rewarded,
+        )
+        .order_by(EpisodeRow.closed_at.desc())
+        .limit(limit)
+    )
+    failed = (ScoreRow.scorer == scorer, ScoreRow.state == "error", ScoreRow.retry_at.is_not(None))
+    retries = (
+        sa.select(ScoreRow.episode_id)
+        .join(EpisodeRow, EpisodeRow.id == ScoreRow.episode_id)
+        .where(*failed, ScoreRow.retry_at <= now, EpisodeRow.trainable)
+        .order_by(ScoreRow.retry_at)
+        .limit(limit)
+    )
+    next_retry = sa.select(sa.func.min(ScoreRow.retry_at)).where(*failed, ScoreRow.retry_at > now)
+    return Due(list(session.scalars(fresh)), list(session.scalars(retries)), session.scalar(next_retry))

@@ -1,0 +1,207 @@
+"""The parts of a server and their construction. Building starts nothing except the database and its writer."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import migrations
+from server.api.access.callers import Callers
+from server.api.access.limits import Limits
+from server.assembly import build_policy
+from server.engines.protocol import Engine
+from server.environments.instances import register_environments
+from server.environments.open_environments import OpenEnvironments
+from server.environments.plays import Plays
+from server.feedback.scorers import Scorers, make_scorers
+from server.metrics import Metrics
+from server.recording.episodes import Episodes
+from server.recording.privacy import Privacy
+from server.recording.recorder import Recorder
+from server.recording.retention import Retention
+from server.recording.turns import Turns
+from server.rendering.render import Renderer
+from server.rewards.sources import RewardSources
+from server.settings import Settings
+from server.store.database import Database
+from server.store.writer import Writer
+from server.training.batches import Batches
+from server.training.evaluations import Evaluations
+from server.training.gate import PromotionGate
+from server.training.learner_process import LearnerProcess
+from server.training.live_watch import LiveWatch, check_settings
+from server.training.runs import Runs
+from server.training.scheduling.schedule import Schedule
+from server.versions.champion import Champions
+from server.versions.publish import Publisher
+from server.versions.routing import Pointers
+from server.versions.serving import Serving
+from server.versions.shadow import Shadow
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a server, in the order of the straight line."""
+
+    settings: Settings
+    metrics: Metrics
+    database: Database
+    writer: Writer
+    callers: Callers
+    limits: Limits
+    engine: Engine
+    renderer: Renderer
+    pointers: Pointers
+    placement: str
+    """GPU assignment of engine and learner."""
+    episodes: Episodes
+    turns: Turns
+    privacy: Privacy
+    retention: Retention
+    environments: OpenEnvironments
+    plays: Plays
+    serving: Serving
+    publisher: Publisher
+    champions: Champions
+    shadow: Shadow
+    runs: Runs
+    gate: PromotionGate
+    batches: Batches
+    watch: LiveWatch
+    learner: LearnerProcess | None
+    schedule: Schedule
+    reward_sources: RewardSources
+    scorers: Scorers
+
+
+async def build(settings: Settings, *, learns: bool) -> Parts:
+    """Migrate the database and build the parts.
+
+    Args:
+        settings: the settings.
+        learns: whether this server can start a learner; `learner.start` decides whether it does.
+
+    Raises:
+        SettingsError: the settings contradict each other, or name something that cannot be loaded.
+    """
+    # The ground: may take long, so it runs in threads.
+    check_settings(settings.watch, settings.canary)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir = settings.data_dir.absolute()
+    database = Database(settings.resolved_database_url)
+    await asyncio.to_thread(migrations.upgrade, database.writer)
+    await asyncio.to_thread(register_environments, settings.environments)
+    scorers_made = await asyncio.to_thread(make_scorers, settings.rewards, database)
+    writer = Writer(database.writer)
+    built = await asyncio.to_thread(build_policy, settings)
+    engine, metrics = built.engine, Metrics()
+    callers = Callers(database, required=settings.keys_required)
+
+    # Recording and serving.
+    def ended(status: str, error_class: str | None) -> None:
+        metrics.ended(status, error_class)
+        scorers.wake()
+
+    pointers = Pointers(
+        settings.name,
+        shared=built.weights == "full",
+        share=settings.canary.share,
+        by_key=settings.canary.by == "key",
+    )
+    episodes = Episodes(database, writer, ended)
+    turns = Turns(engine, built.renderer, Recorder(writer, metrics.turn), episodes)
+    privacy = Privacy(database, writer, episodes)
+    environments = OpenEnvironments(writer, episodes, settings.environments, data_dir / "logs" / "environments.log")
+    plays = Plays(
+        database=database,
+        writer=writer,
+        engine=engine,
+        pointers=pointers,
+        episodes=episodes,
+        environments=environments,
+        turns=turns,
+        concurrent=settings.concurrent_episodes,
+    )
+
+    # Versions.
+    serving = Serving(
+        settings.versions,
+        database=database,
+        writer=writer,
+        engine=engine,
+        pointers=pointers,
+        base=built.base,
+        root=settings.data_dir,
+        open_versions=episodes.open_versions,
+        held_versions=lambda: episodes.held_versions() | turns.versions(),
+    )
+    publisher, champions = Publisher(serving, built.validate), Champions(serving)
+    shadow = Shadow(
+        settings.shadow,
+        database=database,
+        writer=writer,
+        engine=engine,
+        pointers=pointers,
+        tokenizer=built.renderer.tokenizer,
+    )
+
+    # Training.
+    runs = Runs(database, writer, pointers, settings.learner.lease_s)
+    metrics.training = lambda: runs.training
+    gate = PromotionGate(
+        settings.gate,
+        database=database,
+        writer=writer,
+        champions=champions,
+        pointers=pointers,
+        runs=runs,
+        evaluations=Evaluations(database, plays, settings.name),
+    )
+    watch = LiveWatch(settings.watch, settings.canary, database=database, champions=champions, pointers=pointers)
+    learner = None
+    if learns and settings.learner.start:
+        key = callers.own_key("own learner", "learner")
+        learner = LearnerProcess(
+            settings.learner,
+            runs,
+            data_dir=data_dir,
+            key=key,
+            gpu_variables=built.placement.learner_variables,
+            gpu_memory=built.placement.learner_share,
+        )
+    schedule = Schedule(settings.schedule, database, writer, runs, learner)
+    episodes.when_ended.append(schedule.episode_scored)
+
+    # Rewards.
+    scorers = Scorers(scorers_made, database, writer, on_scored=schedule.episode_scored, count=metrics.scored)
+
+    return Parts(
+        settings=settings,
+        metrics=metrics,
+        database=database,
+        writer=writer,
+        callers=callers,
+        limits=Limits(),
+        engine=engine,
+        renderer=built.renderer,
+        pointers=pointers,
+        placement=built.placement.message,
+        episodes=episodes,
+        turns=turns,
+        privacy=privacy,
+        retention=Retention(privacy, settings.retention_days),
+        environments=environments,
+        plays=plays,
+        serving=serving,
+        publisher=publisher,
+        champions=champions,
+        shadow=shadow,
+        runs=runs,
+        gate=gate,
+        batches=Batches(database, writer, plays, pointers, gate),
+        watch=watch,
+        learner=learner,
+        schedule=schedule,
+        reward_sources=RewardSources(settings.rewards, database, writer),
+        scorers=scorers,
+    )
