@@ -18,7 +18,7 @@ from server.recording.trainable import untrainable_reason
 from server.recording.turn import Answer, Readers
 from server.recording.turn_request import TurnRequest
 from server.rendering.answers import AnswerReader, Delta
-from server.rendering.render import Tokenizer
+from server.rendering.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

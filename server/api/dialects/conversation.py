@@ -23,7 +23,8 @@ from server.recording.replay import find_recorded
 from server.recording.turn import Answer, Turn
 from server.recording.turn_request import TurnRequest
 from server.recording.turns import Turns
-from server.rendering.render import Renderer, Tokenizer
+from server.rendering.render import Renderer
+from server.rendering.tokenizer import Tokenizer
 from server.store.database import Database, new_id
 from server.versions.residency import Residency
 from server.versions.routing import Pointers, find_episode
