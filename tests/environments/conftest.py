@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from env_adapters.search.spec import Search, make_spec
 from server.environments.settings import EnvironmentSettings
 from tests.support.live import Live, script, serving, settings_for
 from upturn.wire import EpisodeOpen
@@ -49,3 +50,17 @@ def opened(live: Live, environment: str = "odd", **more: Any) -> str:
 def says(live: Live, episode: str, action: str) -> str:
     """Act; return the observation."""
     return live.client.step(episode, action).observation
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory for indexes other than the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def spec(cache: Path) -> Search:
+    return make_spec()
