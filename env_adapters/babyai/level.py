@@ -68,8 +68,8 @@ def act(level: Level, primitives: list[int]) -> tuple[float, bool, bool]:
     """
     reward, terminated, truncated = 0.0, False, False
     for action in primitives:
-        _, given, terminated, truncated, _ = level.step(action)
-        reward = float(given)
+        _, step_reward, terminated, truncated, _ = level.step(action)
+        reward = float(step_reward)
         if terminated or truncated:
             break
     return reward, terminated, truncated

@@ -100,11 +100,11 @@ class _Solver:
         """Pick up one of the objects, or put it down next to a fixed one, after clearing the way and a free cell."""
         near = {(x + dx, y + dy) for x, y in fixed for dx, dy in AHEAD}
         empty = {place for place in near if self._at(place) is None}
-        held = _among(self.level.carrying, things)
+        carries_one = _among(self.level.carrying, things)
         if not empty:
             self._go("pick up", self._places(lambda thing: thing.can_pickup()) & near)
             self._lay_down(near)
-        elif held:
+        elif carries_one:
             self._go("drop", empty)
         else:
             there = self._places(lambda thing: _among(thing, things))

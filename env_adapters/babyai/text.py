@@ -104,7 +104,7 @@ def opens(cell: str | None, carried: str | None) -> bool:
 def visible(world: World, pose: Pose) -> dict[tuple[int, int], str | None]:
     """Return the visible cells by (ahead, right), with minigrid's rule of visibility."""
     (dx, dy), (rx, ry) = AHEAD[pose.heading], AHEAD[(pose.heading + 1) % 4]
-    seen: dict[tuple[int, int], str | None] = {}
+    cells: dict[tuple[int, int], str | None] = {}
     lit = {0}
     for ahead in range(VIEW):
         x, y = pose.x + ahead * dx, pose.y + ahead * dy
@@ -115,34 +115,34 @@ def visible(world: World, pose: Pose) -> dict[tuple[int, int], str | None]:
                 if right in lit and not _opaque(row[right + SIDE]):
                     lit.add(right + step)
                     beyond.update((right, right + step))
-        seen.update(((ahead, right), row[right + SIDE]) for right in lit)
+        cells.update(((ahead, right), row[right + SIDE]) for right in lit)
         lit = beyond
-    return seen
+    return cells
 
 
 def look(world: World, pose: Pose, carried: str | None) -> Sight:
     """Return the view and the possible actions of an agent that carries `carried`."""
     (dx, dy), (rx, ry) = AHEAD[pose.heading], AHEAD[(pose.heading + 1) % 4]
-    seen = visible(world, pose)
-    doorway = seen.pop((0, 0))
+    cells = visible(world, pose)
+    doorway = cells.pop((0, 0))
     numbers = Counter[str]()
     things: list[Thing] = []
-    spots = [spot for spot, cell in seen.items() if cell is not None and cell != "wall"]
+    spots = [spot for spot, cell in cells.items() if cell is not None and cell != "wall"]
     for ahead, right in sorted(spots, key=lambda spot: (spot[0] + abs(spot[1]), spot)):
-        numbers[cell := seen[ahead, right] or ""] += 1
+        numbers[cell := cells[ahead, right] or ""] += 1
         place = (pose.x + ahead * dx + right * rx, pose.y + ahead * dy + right * ry)
         things.append(Thing(f"{cell} {numbers[cell]}", ahead, right, place))
     walls: list[tuple[int, str]] = []
     for direction, (step, side) in zip(("ahead", "left", "right"), ((1, 0), (0, -1), (0, 1)), strict=True):
-        line = (n for n in range(1, VIEW) if seen.get((n * step, n * side)) == "wall")
+        line = (n for n in range(1, VIEW) if cells.get((n * step, n * side)) == "wall")
         walls.extend((n, direction) for n in list(line)[:1])
-    return Sight(things, walls, doorway, _moves(things, seen, pose, carried))
+    return Sight(things, walls, doorway, _moves(things, cells, pose, carried))
 
 
 def _moves(
-    things: list[Thing], seen: dict[tuple[int, int], str | None], pose: Pose, carried: str | None
+    things: list[Thing], cells: dict[tuple[int, int], str | None], pose: Pose, carried: str | None
 ) -> dict[str, Move]:
-    front, facing = pose.front(), seen.get((1, 0))
+    front, facing = pose.front(), cells.get((1, 0))
     moves = {"turn left": Move("turn left", None, [LEFT]), "turn right": Move("turn right", None, [RIGHT])}
     if free(facing):
         moves["move forward"] = Move("move forward", None, [FORWARD])
@@ -150,7 +150,7 @@ def _moves(
         moves["toggle"] = Move("toggle", front, [TOGGLE])
     if carried and facing is None:
         moves["drop"] = Move("drop", front, [DROP])
-    paths = _paths(seen)
+    paths = _paths(cells)
     for thing in things:
         if (path := _path_to(thing, paths)) is None:
             continue
@@ -172,7 +172,7 @@ _Paths = dict[tuple[int, int], tuple[tuple[int, int], int, int]]
 """By reachable cell: the previous cell, the direction between the two, and the distance."""
 
 
-def _paths(seen: dict[tuple[int, int], str | None]) -> _Paths:
+def _paths(cells: dict[tuple[int, int], str | None]) -> _Paths:
     """Find the shortest path to each cell over visibly free cells, straight if possible."""
     paths: _Paths = {(0, 0): ((0, 0), 0, 0)}
     queue = deque([(0, 0)])
@@ -181,7 +181,7 @@ def _paths(seen: dict[tuple[int, int], str | None]) -> _Paths:
         distance = paths[here][2] + 1
         for turn, (ahead, right) in enumerate(_NEAR):
             there = (here[0] + ahead, here[1] + right)
-            if there not in paths and there in seen and free(seen[there]):
+            if there not in paths and there in cells and free(cells[there]):
                 paths[there] = (here, turn, distance)
                 queue.append(there)
     return paths

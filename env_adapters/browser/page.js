@@ -1,10 +1,10 @@
 // Runs in every page before the page's own scripts: a clock that stands still between actions, and `webView`, which
-// turns the page into text and finds what an action is about. Used by browser_tab.py.
+// turns the page into text and finds the elements of actions. Used by tab.py.
 (() => {
   "use strict";
   const NAME_CHARS = 200, VALUE_CHARS = 2000, TEXT_CHARS = 3000, OPTIONS = 30;
 
-  // ---- The clock: time passes only by `advance`, so timers and animations are the same in every run.
+  // ---- The clock: only `advance` passes time, so timers and animations are reproducible.
   const RealDate = Date, start = RealDate.UTC(2024, 0, 15, 12);
   let now = 0, timerId = 0;
   const timers = new Map();
@@ -42,13 +42,13 @@
     now = end;
   };
 
-  // ---- Pages open nothing else, and say when they are about to be left.
+  // ---- Pages open no windows, and report when they are about to be left.
   window.open = () => null;
   let leaving = false;
   window.navigation?.addEventListener("navigate", (event) => { leaving ||= !event.hashChange; });
   window.addEventListener("submit", (event) => { leaving ||= !event.defaultPrevented; });
 
-  // ---- What can be acted on: controls, and whatever listens to the mouse.
+  // ---- Elements that can be acted on: controls, and elements that listen to the mouse.
   const heard = new WeakSet(), clicked = new WeakSet(), MOUSE = new Set(["click", "mousedown", "mouseup", "dblclick", "pointerdown"]);
   const listen = EventTarget.prototype.addEventListener;
   EventTarget.prototype.addEventListener = function (type, ...rest) {
@@ -138,7 +138,7 @@
     return states;
   };
 
-  // ---- The page as lines. Numbers belong to an element for as long as its document lives.
+  // ---- The page as lines. An element keeps its number for the lifetime of its document.
   const numbers = new WeakMap(), elements = [];
   const numberOf = (element) => {
     if (!numbers.has(element)) numbers.set(element, elements.push(element));
@@ -153,7 +153,7 @@
   const LEAVES = new Set(["link", "button", "option"]);
   const inside = (element) => [...element.querySelectorAll("*")].filter((child) =>
     kindOf(child, getComputedStyle(child)) !== null);
-  // Whether something around controls is one itself: it listens to clicks, and has words that are not theirs.
+  // Whether an element around controls is a control itself: it listens to clicks and has text outside of them.
   const speaks = (element, inner) => {
     const outer = inner.filter((one) => !inner.some((other) => other !== one && other.contains(one)));
     const theirs = outer.reduce((chars, one) => chars + plain(one.textContent).length, 0);
@@ -213,8 +213,8 @@
     return {lines, targets, title: document.title};
   };
 
-  // Pictures that a style sheet shows in place of an element, also those of `:hover`: one that loads only when the mouse
-  // is over its element has no size until it is there, and the click would go to what is behind it.
+  // Images that a style sheet shows in place of an element, including those of `:hover`: an image that loads only once
+  // the mouse is over its element has no size until then, so a click would hit the element behind it.
   const shown = (rules) => [...rules].flatMap((rule) => [
     ...(rule.style?.content ?? "").matchAll(/url\("(.*?)"\)/g).map((found) => [rule.parentStyleSheet.href, found[1]]),
     ...shown(rule.cssRules ?? [])]);
@@ -225,7 +225,7 @@
     return picture;
   });
 
-  // Lets the clock go on, waits for what still loads, and reads the page; null when the page is about to be left.
+  // Advances the clock, waits for pending loads, and reads the page; null if the page is about to be left.
   const read = async (skip, ms) => {
     if (document.readyState !== "complete") await new Promise((done) => { listen.call(window, "load", done); });
     if (!leaving) advance(ms);
@@ -237,7 +237,7 @@
     return leaving ? null : observe(skip);
   };
 
-  // ---- What an action is about.
+  // ---- The element of an action.
   const show = (element) => element.scrollIntoView({block: "center", inline: "center", behavior: "instant"});
   const target = (number) => {
     const element = elements[number - 1];

@@ -142,17 +142,17 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"it has {name}, which is not a number")
 
 
-def _value(space: Space[Any], said: Any) -> Any:
+def _value(space: Space[Any], parsed: Any) -> Any:
     """Return parsed JSON as a value of a space."""
     value: Any
     match space:
         case spaces.Discrete():
-            value = said[0] if isinstance(said, list) and len(said) == 1 else said
+            value = parsed[0] if isinstance(parsed, list) and len(parsed) == 1 else parsed
             if type(value) is not int:
                 raise ValueError("it is not an integer")
         case spaces.MultiDiscrete() | spaces.MultiBinary() | spaces.Box():
             try:
-                numbers = np.asarray(said, dtype=np.float64)
+                numbers = np.asarray(parsed, dtype=np.float64)
             except (ValueError, TypeError, OverflowError) as error:
                 raise ValueError("it is not a list of numbers") from error
             if numbers.size != math.prod(space.shape):
@@ -167,15 +167,15 @@ def _value(space: Space[Any], said: Any) -> Any:
             with np.errstate(over="ignore"):  # Too large values become infinite, which is out of bounds below.
                 value = numbers.reshape(space.shape).astype(space.dtype)
         case spaces.Dict():
-            if not isinstance(said, dict) or set(said) != set(space.keys()):
+            if not isinstance(parsed, dict) or set(parsed) != set(space.keys()):
                 raise ValueError(f"it is not an object with the keys {', '.join(map(str, space.keys()))}")
-            value = {key: _value(part, said[key]) for key, part in space.items()}
+            value = {key: _value(part, parsed[key]) for key, part in space.items()}
         case spaces.Tuple():
-            if not isinstance(said, list) or len(said) != len(space):
+            if not isinstance(parsed, list) or len(parsed) != len(space):
                 raise ValueError(f"it is not a list of {len(space)}")
-            value = tuple(_value(part, one) for part, one in zip(space, said, strict=True))
+            value = tuple(_value(part, one) for part, one in zip(space, parsed, strict=True))
         case _:
-            value = said
+            value = parsed
     if not space.contains(value):
         raise ValueError("it is out of bounds")
     return value

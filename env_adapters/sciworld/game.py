@@ -97,17 +97,17 @@ class SciWorld:
 
         def act() -> tuple[str, float, bool, int]:
             java.seed(seed, len(self._done) + 1)
-            said = world.step(action)
-            return said.strip(), float(world.getScore()), bool(world.getCompleted()), int(world.getNumMoves())
+            observation = world.step(action)
+            return observation.strip(), float(world.getScore()), bool(world.getCompleted()), int(world.getNumMoves())
 
-        said, score, completed, moves = java.call(act)
+        observation, score, completed, moves = java.call(act)
         self._done.append(action)
         asked, self._choices = bool(self._choices), []
-        if said.startswith("Ambiguous request:"):
-            self._choices = re.findall(r"^(\d+):", said, re.MULTILINE)
-        valid = not said.startswith(("No known action", "Unknown action"))
+        if observation.startswith("Ambiguous request:"):
+            self._choices = re.findall(r"^(\d+):", observation, re.MULTILINE)
+        valid = not observation.startswith(("No known action", "Unknown action"))
         if not valid:
-            said = NO_CHOICE if asked else INVALID
+            observation = NO_CHOICE if asked else INVALID
         over = completed or score < 0
         best = max(self._best, min(1.0, score))
         reward, self._best = best - self._best, best
@@ -115,7 +115,7 @@ class SciWorld:
         if over or truncated:
             self._leave()
         return Transition(
-            said[:OBSERVATION_CHARS],
+            observation[:OBSERVATION_CHARS],
             reward,
             over,
             truncated,

@@ -82,9 +82,9 @@ def normalized(text: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
 
-def f1(given: str, right: str) -> float:
+def f1(answer: str, reference: str) -> float:
     """Return SQuAD's F1 score of the words of two answers, 0 to 1."""
-    one, two = normalized(given).split(), normalized(right).split()
+    one, two = normalized(answer).split(), normalized(reference).split()
     same = sum((Counter(one) & Counter(two)).values())
     return 2 * same / (len(one) + len(two)) if same else 0.0
 
@@ -137,9 +137,9 @@ class Inquiry:
             return Transition(show(hits), 0.0, False)
         if action == "answer":
             self._question = None
-            given = words[:ANSWER_CHARS]
-            right = normalized(given) in {normalized(answer) for answer in question.answers}
-            best = max(f1(given, answer) for answer in question.answers)
+            guess = words[:ANSWER_CHARS]
+            right = normalized(guess) in {normalized(answer) for answer in question.answers}
+            best = max(f1(guess, answer) for answer in question.answers)
             return Transition("Correct." if right else "Wrong.", float(right), True, success=right, info={"f1": best})
         return Transition(INVALID, 0.0, False, valid=False)
 

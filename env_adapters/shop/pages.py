@@ -279,11 +279,11 @@ def reviews(db: sqlite3.Connection) -> bytes:
 def review(db: sqlite3.Connection, row: sqlite3.Row) -> bytes:
     """Return the form for a review."""
     mine = db.execute("SELECT * FROM review WHERE product = ? AND author = ?", (row["id"], words.ME)).fetchone()
-    stars, title, said = (str(mine["stars"]), mine["title"], mine["text"]) if mine else ("3", "", "")
+    stars, title, body = (str(mine["stars"]), mine["title"], mine["text"]) if mine else ("3", "", "")
     fields = [
         choice("stars", "Stars", {str(number): str(number) for number in range(1, 6)}, stars),
         field("title", "Title", title),
-        area("text", "Text", said),
+        area("text", "Text", body),
     ]
     return page(db, f"Your review of {row['name']}", form(f"/review/{row['id']}", "".join(fields), "Save review"))
 

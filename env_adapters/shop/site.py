@@ -204,26 +204,26 @@ class Site:
         return redirect("/account")
 
     def _reply(self, request: Request, number: str) -> Response | None:
-        said = plain(request.form.get("text", ""))
+        text = plain(request.form.get("text", ""))
         if self._one("thread", "id", number) is None:
             return None
-        if said:
-            self._post(number, said)
+        if text:
+            self._post(number, text)
         return redirect(f"/forum/t/{number}")
 
-    def _post(self, thread: str | int | None, said: str) -> None:
-        self.db.execute("INSERT INTO post (thread, author, text, score) VALUES (?, ?, ?, 0)", (thread, words.ME, said))
+    def _post(self, thread: str | int | None, text: str) -> None:
+        self.db.execute("INSERT INTO post (thread, author, text, score) VALUES (?, ?, ?, 0)", (thread, words.ME, text))
 
     def _start(self, request: Request, slug: str) -> Response | None:
-        title, said = plain(request.form.get("title", "")), plain(request.form.get("text", ""))
+        title, text = plain(request.form.get("title", "")), plain(request.form.get("text", ""))
         if slug not in words.BOARDS:
             return None
-        if not title or not said:
+        if not title or not text:
             return redirect(f"/forum/b/{slug}/new{INCOMPLETE}")
         thread = self.db.execute(
             "INSERT INTO thread (board, title, author) VALUES (?, ?, ?)", (slug, title, words.ME)
         ).lastrowid
-        self._post(thread, said)
+        self._post(thread, text)
         return redirect(f"/forum/t/{thread}")
 
     def _vote(self, request: Request, number: str, way: str) -> Response | None:

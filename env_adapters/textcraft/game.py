@@ -84,29 +84,29 @@ class Game:
 
     def _craft(self, item: str, using: str) -> tuple[str, bool]:
         """Return the observation, and whether this crafted the goal."""
-        given: Counter[str] = Counter()
+        amounts: Counter[str] = Counter()
         for part in using.split(","):
             found = re.fullmatch(r"([0-9]{1,6}) (.+)", part.strip())
             if found is None:
                 return f"Wrong item format: {part.strip()}", False
-            given[found[2]] += int(found[1])
-        if any(self._inventory[name] < count for name, count in given.items()):
+            amounts[found[2]] += int(found[1])
+        if any(self._inventory[name] < count for name, count in amounts.items()):
             return f"Could not find enough items to craft {item}", False
         for recipe in self._book.recipes.get(item, []):
-            if self._fits(recipe, dict(given)):
-                self._inventory.subtract(given)
+            if self._fits(recipe, dict(amounts)):
+                self._inventory.subtract(amounts)
                 self._inventory[item] += recipe.count
                 self._inventory = +self._inventory
                 return f"Crafted {recipe.count} {item}", item == self._goal
         return f"Could not find a valid recipe for {item}", False
 
-    def _fits(self, recipe: Recipe, given: dict[str, int]) -> bool:
+    def _fits(self, recipe: Recipe, amounts: dict[str, int]) -> bool:
         for name, count in recipe.ingredients:
-            fit = next((item for item, n in given.items() if n == count and self._book.matches(item, name)), None)
+            fit = next((item for item, n in amounts.items() if n == count and self._book.matches(item, name)), None)
             if fit is None:
                 return False
-            del given[fit]
-        return not given
+            del amounts[fit]
+        return not amounts
 
     def oracle(self) -> str:
         """Return the next action: one `get` per missing base item, then the crafts, innermost first."""

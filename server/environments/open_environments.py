@@ -118,29 +118,29 @@ class OpenEnvironments:
             self._keep(self._discard_begun(beginning))
             raise
 
-    def attach(self, episode: Episode, held: OpenEnvironment, *, leased: bool = True) -> None:
+    def attach(self, episode: Episode, environment: OpenEnvironment, *, leased: bool = True) -> None:
         """Give an open episode its environment."""
-        held.episode, held.leased, held.used_at = episode, leased, self._clock()
-        self._of[episode.id] = held
+        environment.episode, environment.leased, environment.used_at = episode, leased, self._clock()
+        self._of[episode.id] = environment
 
-    def discard(self, held: OpenEnvironment) -> None:
+    def discard(self, environment: OpenEnvironment) -> None:
         """Close an environment."""
-        if held in self._all:
-            self._all.discard(held)
-            self._keep(self._close(held))
+        if environment in self._all:
+            self._all.discard(environment)
+            self._keep(self._close(environment))
 
     def release(self, episode_id: str) -> None:
         """Close an episode's environment, if it has one."""
-        held = self._of.pop(episode_id, None)
-        if held is not None:
-            self.discard(held)
+        environment = self._of.pop(episode_id, None)
+        if environment is not None:
+            self.discard(environment)
 
     async def close(self) -> None:
         """Close all environments, then stop the hosts and threads that they run in."""
         if self._reaper is not None:
             self._reaper.cancel()
-        for held in list(self._all):
-            self.discard(held)
+        for environment in list(self._all):
+            self.discard(environment)
         self._of.clear()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_S)
@@ -191,19 +191,21 @@ class OpenEnvironments:
             with suppress(NotFound, Conflict):  # The episode was erased, or something else has ended it.
                 await self._episodes.end(await self._episodes.get(episode_id), status, **why)
             self._unwritten.pop(episode_id, None)
-        for held in list(self._all):
-            if not self._expired(held):
+        for environment in list(self._all):
+            if not self._expired(environment):
                 continue
-            if held.episode is None:
-                self.discard(held)
+            if environment.episode is None:
+                self.discard(environment)
             else:
-                await self._expire(held.episode)
+                await self._expire(environment.episode)
 
-    def _expired(self, held: OpenEnvironment) -> bool:
-        episode, now = held.episode, self._clock()
-        if episode is not None and (episode.turns != held.turns or episode.answering or episode.stepping.locked()):
-            held.turns, held.used_at = episode.turns, now
-        return held.leased and now - held.used_at > self._settings.lease_s
+    def _expired(self, environment: OpenEnvironment) -> bool:
+        episode, now = environment.episode, self._clock()
+        if episode is not None and (
+            episode.turns != environment.turns or episode.answering or episode.stepping.locked()
+        ):
+            environment.turns, environment.used_at = episode.turns, now
+        return environment.leased and now - environment.used_at > self._settings.lease_s
 
     async def _expire(self, episode: Episode) -> None:
         async with episode.stepping:
@@ -225,15 +227,15 @@ class OpenEnvironments:
     # ------------------------------------------------------------------------------------------------- the rest
 
     async def _begin(self, name: str, task: str, seed: int) -> tuple[OpenEnvironment, Reset]:
-        held = None
+        environment = None
         try:
-            held = OpenEnvironment(name, await self.instances.make(name), self._clock())
-            reset = await held.instance.reset(task, seed)
+            environment = OpenEnvironment(name, await self.instances.make(name), self._clock())
+            reset = await environment.instance.reset(task, seed)
         except Exception as error:
-            if held is None:
+            if environment is None:
                 self.health.leave(name)
             else:
-                await self._close(held)
+                await self._close(environment)
             if isinstance(error, UnknownTask):
                 raise NotFound(text_of(error), param="task", code="task_not_found") from error
             if isinstance(error, EnvironmentMissing):
@@ -243,33 +245,35 @@ class OpenEnvironments:
             self.health.of(name).errors[class_of(error)] += 1
             raise EnvironmentFailed(f"{name} failed to start: {class_of(error)}: {text_of(error)}") from error
         self.health.of(name).started += 1
-        self._all.add(held)
-        return held, reset
+        self._all.add(environment)
+        return environment, reset
 
     async def _discard_begun(self, beginning: asyncio.Task[tuple[OpenEnvironment, Reset]]) -> None:
         with suppress(UpturnError):  # It did not start.
             self.discard((await beginning)[0])
 
-    async def _close(self, held: OpenEnvironment) -> None:
+    async def _close(self, environment: OpenEnvironment) -> None:
         try:
-            await held.instance.close()
+            await environment.instance.close()
         except Exception as error:
-            log.warning("%s did not close: %s: %s", held.name, class_of(error), error)
+            log.warning("%s did not close: %s: %s", environment.name, class_of(error), error)
         finally:
-            self.health.leave(held.name)
+            self.health.leave(environment.name)
 
     async def _act(self, episode: Episode, text: str, known: Transition | None = None) -> StepResult:
         """Take a step: ask the environment, unless the transition is `known` without it."""
         async with episode.stepping:
             episode.must_be_open()
-            held = self._of.get(episode.id)
-            if held is None:
+            environment = self._of.get(episode.id)
+            if environment is None:
                 if episode.environment is not None:
                     await self._end(episode, "error", error_class="EnvironmentLost", reason="its environment is gone")
                 raise Conflict(f"episode {episode.id} has no environment", code="no_environment")
             if episode.steps >= episode.horizon:
                 raise HorizonReached(f"episode {episode.id} has used all of its {episode.horizon} turns")
-            transition = known if known is not None else await self._ask(episode, held, held.instance.step(text))
+            transition = (
+                known if known is not None else await self._ask(episode, environment, environment.instance.step(text))
+            )
             truncated = not transition.terminated and (transition.truncated or episode.steps + 1 >= episode.horizon)
             try:
                 await self._writer.write(step_write(episode, text, transition, truncated))
@@ -277,7 +281,7 @@ class OpenEnvironments:
                 await self._end(episode, "error", error_class=type(error).__name__, reason="a step was not recorded")
                 raise
             episode.steps += 1
-            held.used_at = self._clock()
+            environment.used_at = self._clock()
             success = None
             if transition.terminated or truncated:
                 success = bool(transition.success)
@@ -293,28 +297,28 @@ class OpenEnvironments:
         )
 
     async def _suggested(self, episode: Episode, agent: str, ask: Callable[[Instance], Awaitable[str]]) -> str:
-        held = self._of.get(episode.id)
-        if held is None:
+        environment = self._of.get(episode.id)
+        if environment is None:
             raise Conflict(f"episode {episode.id} has no environment", code="no_environment")
 
         async def suggested() -> str:
             try:
-                return await ask(held.instance)
+                return await ask(environment.instance)
             except NotImplementedError as error:
-                raise BadRequest(f"{held.name} has no {agent}", param="agent", code=f"no_{agent}") from error
+                raise BadRequest(f"{environment.name} has no {agent}", param="agent", code=f"no_{agent}") from error
 
-        return await self._ask(episode, held, suggested())
+        return await self._ask(episode, environment, suggested())
 
-    async def _ask(self, episode: Episode, held: OpenEnvironment, answer: Awaitable[T]) -> T:
+    async def _ask(self, episode: Episode, environment: OpenEnvironment, answer: Awaitable[T]) -> T:
         try:
             return await answer
         except UpturnError:
             raise
         except Exception as error:
             episode.must_be_open()  # If the episode has ended in the meantime, that closed the environment.
-            self.health.of(held.name).errors[class_of(error)] += 1
+            self.health.of(environment.name).errors[class_of(error)] += 1
             await self._end(episode, "error", error_class=class_of(error), reason=text_of(error))
-            raise EnvironmentFailed(f"{held.name} failed: {class_of(error)}: {text_of(error)}") from error
+            raise EnvironmentFailed(f"{environment.name} failed: {class_of(error)}: {text_of(error)}") from error
 
     async def _end(self, episode: Episode, status: str, **why: Any) -> None:
         """End an episode; if the database is unavailable, do it later."""

@@ -148,7 +148,7 @@ class Plays:
         request = play.request
         async with self._slots:
             try:
-                held, reset = await self._environments.prepare(environment, task, request.seed, patient=True)
+                opened, reset = await self._environments.prepare(environment, task, request.seed, patient=True)
             except EnvironmentFailed as error:
                 log.warning("an episode of %s could not start: %s", play.id, error)
                 await self._failed(await self._open(play, environment, task), error.__cause__ or error)
@@ -156,9 +156,9 @@ class Plays:
             try:
                 episode = await self._open(play, environment, task)
             except BaseException:
-                self._environments.discard(held)
+                self._environments.discard(opened)
                 raise
-            self._environments.attach(episode, held, leased=False)
+            self._environments.attach(episode, opened, leased=False)
             await episode.opened()
             try:
                 await self._players.play(request, episode, reset, f"{task}/{request.seed}/{copy}")

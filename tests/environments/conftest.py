@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from env_adapters.search.spec import Search, make_spec
 from server.environments.settings import EnvironmentSettings
 from tests.support.environments.episodes import MODULES, Serve
 from tests.support.live import Live, script, serving, settings_for
@@ -32,3 +33,17 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             )
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory for indexes other than the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def spec(cache: Path) -> Search:
+    return make_spec()

@@ -9,7 +9,7 @@ import pytest
 
 from env_adapters.protocol import UnknownTask
 from env_adapters.registry import BUILT_IN, Registry
-from tests.environments.conftest import MODULES
+from tests.support.environments.episodes import MODULES
 
 OLD = '''"""An environment with the deprecated names."""
 

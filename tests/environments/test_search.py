@@ -1,59 +1,25 @@
-"""Deep search: its questions, its index, its episodes, and users' own corpora."""
+"""Deep search: its questions, its episodes, and its solver."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import random
 import re
-import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from env_adapters.protocol import EnvironmentFailure, Transition, UnknownTask
-from env_adapters.search.corpus import Factbook, JsonLines
+from env_adapters.protocol import Transition, UnknownTask
+from env_adapters.search.corpus import Factbook
 from env_adapters.search.facts import entries
-from env_adapters.search.index import Index, build
-from env_adapters.search.questions import MORE, Question, factbook_questions
-from env_adapters.search.spec import Inquiry, Search, f1, make_spec, normalized, read_action
+from env_adapters.search.questions import MORE, Question
+from env_adapters.search.spec import Search, f1, normalized, read_action
+from tests.support.environments.searching import EXAMPLE, QUESTIONS, begun, digest, solve
 
+pytestmark = pytest.mark.usefixtures("cache")
 ROOT = Path(__file__).parents[2]
-QUESTIONS = {question.task: question for question in factbook_questions()}
-EXAMPLE = "2/former-northern-rhodesia/capital"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory for indexes other than the user's cache."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def spec(cache: Path) -> Search:
-    return make_spec()
-
-
-def begun(spec: Search, task: str) -> Inquiry:
-    env = spec.make()
-    env.reset(task, 0)
-    return env
-
-
-def solve(env: Inquiry) -> list[Transition]:
-    seen = [env.step(env.oracle())]
-    while not seen[-1].terminated:
-        assert len(seen) < 10
-        seen.append(env.step(env.oracle()))
-    return seen
 
 
 def countries_asked(question: Question) -> set[str]:
@@ -66,18 +32,6 @@ def countries_asked(question: Question) -> set[str]:
         if question.task.split("/")[1].startswith(tuple(f"{kind}-of-" for kind in MORE))
         else {owners[-1]}
     )
-
-
-def digest(spec: Search) -> str:
-    """Return a digest of everything a player can see: tasks, first messages, and some search results."""
-    seen, env = hashlib.sha256(), spec.make()
-    for split in spec.splits():
-        for task in spec.tasks(split):
-            seen.update(repr((split, task, env.reset(task, 0))).encode())
-    for task in list(QUESTIONS)[::40]:
-        env.reset(task, 0)
-        seen.update(repr(solve(env)).encode())
-    return seen.hexdigest()
 
 
 def test_there_are_enough_questions_of_two_to_four_passages() -> None:
@@ -248,7 +202,10 @@ def test_an_unknown_task_is_refused_with_an_example_of_a_name(spec: Search, task
 
 
 def test_the_same_task_gives_the_same_episode_in_every_process(spec: Search, cache: Path) -> None:
-    code = "from tests.environments.test_search import digest, make_spec; print(digest(make_spec()))"
+    code = (
+        "from env_adapters.search.spec import make_spec; from tests.support.environments.searching import digest; "
+        "print(digest(make_spec()))"
+    )
     digests = {digest(spec)}
     for hash_seed in ("1", "2"):
         environ = os.environ | {"PYTHONHASHSEED": hash_seed, "XDG_CACHE_HOME": str(cache / hash_seed)}
@@ -267,126 +224,3 @@ def test_listing_tasks_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_many_threads_can_search_and_build_at_once(tmp_path: Path, spec: Search) -> None:
-    corpus = tmp_path / "corpus.jsonl"
-    corpus.write_text("".join(json.dumps({"contents": f"Town {n}\nIt has {n} houses."}) + "\n" for n in range(300)))
-    with ThreadPoolExecutor(8) as pool:
-        paths = list(pool.map(lambda _: build(JsonLines(corpus), tmp_path / "index"), range(8)))
-        assert len(set(paths)) == 1 and [path.name for path in (tmp_path / "index").iterdir()] == [paths[0].name]
-        index = Index(paths[0])
-        found = list(pool.map(lambda n: index.search(f"town with {n} houses", 1)[0].passage.title, range(300)))
-        assert found == [f"Town {n}" for n in range(300)]
-        assert len({*pool.map(lambda _: digest(spec), range(4))}) == 1
-
-
-def test_an_index_is_rebuilt_when_its_corpus_changes_and_never_visible_half_built(tmp_path: Path) -> None:
-    corpus, folder = tmp_path / "corpus.jsonl", tmp_path / "index"
-    corpus.write_text('{"contents": "One\\nfirst"}\n')
-    old = build(JsonLines(corpus), folder)
-    corpus.write_text('{"contents": "One\\nfirst"}\n\n{"contents": "\\"Two\\"\\nsecond"}\n{"contents": "no title"}\n')
-    new = build(JsonLines(corpus), folder)
-    assert old != new
-    assert [hit.passage.title for hit in Index(new).search("second", 3)] == ["Two"]
-    assert [(hit.passage.title, hit.passage.text) for hit in Index(new).search("title", 3)] == [("", "no title")]
-    corpus.write_text('{"contents": "One\\nfirst"}\nnonsense\n')
-    with pytest.raises(EnvironmentFailure, match="line 2"):
-        build(JsonLines(corpus), folder)
-    assert {path.name for path in folder.iterdir()} == {old.name, new.name}
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        '"',
-        "' OR 1=1 --",
-        "title:capital",
-        "NEAR(a b)",
-        "* ^ + - ( ) { }",
-        "AND OR NOT",
-        "",
-        "the of",
-        "\x00",
-        "\ud800",
-        "a" * 10_000,
-        "é " * 5000,
-        "²½",
-        "東京 مصر",
-        "🏔",
-    ],
-)
-def test_no_query_breaks_the_index(spec: Search, query: str) -> None:
-    step = begun(spec, EXAMPLE).step(f"<search>{query}</search>")
-    assert not step.terminated and step.reward == 0.0
-
-
-def test_common_words_have_results_too(spec: Search) -> None:
-    for query in ("population", "population of the country", "total land area of the world", "government"):
-        assert "Doc 3" in begun(spec, EXAMPLE).step(f"<search>{query}</search>").observation
-
-
-def test_a_broken_index_is_a_failure_and_not_an_observation(tmp_path: Path) -> None:
-    (tmp_path / "broken.sqlite3").write_bytes(b"no database" * 1000)
-    with pytest.raises(EnvironmentFailure, match="index failed"):
-        Index(tmp_path / "broken.sqlite3").search("anything", 3)
-    sqlite3.connect(tmp_path / "empty.sqlite3").close()
-    with pytest.raises(EnvironmentFailure, match="index failed"):
-        Index(tmp_path / "empty.sqlite3").search("anything", 3)
-
-
-def write_own(folder: Path) -> str:
-    """Write a user's corpus and questions; return the argument that names both."""
-    texts = [("Ada", "Ada keeps bees in Lund."), ("Lund", "Lund is a town in Skane."), ("Bo", "Bo paints." * 200)]
-    (folder / "corpus.jsonl").write_text(
-        "".join(json.dumps({"id": str(n), "contents": f'"{t}"\n{x}'}) + "\n" for n, (t, x) in enumerate(texts))
-    )
-    (folder / "questions.jsonl").write_text(
-        "".join(
-            json.dumps(question) + "\n"
-            for question in (
-                {"id": "nq_1", "question": "What does Ada keep?", "golden_answers": ["bees", "honeybees"]},
-                {"id": "nq_2", "question": "xyzzy?", "golden_answers": ["nothing"]},
-                *({"question": f"Where is Lund, take {n}?", "golden_answers": ["Skane"]} for n in range(40)),
-            )
-        )
-    )
-    return f"{folder / 'corpus.jsonl'},{folder / 'questions.jsonl'}"
-
-
-def test_a_users_own_corpus_and_questions_can_be_played(tmp_path: Path) -> None:
-    own = make_spec(write_own(tmp_path), name="own")
-    train, test = own.tasks("train"), own.tasks("test")
-    assert own.name == "own" and not set(train) & set(test) and len(train) + len(test) == 42 and len(test) > 3
-    for task in (*train, *test):
-        assert [step.reward for step in solve(begun(own, task))] == [0.0, 1.0]
-    env = begun(own, "nq_1")
-    assert "Doc 1 (Title: Ada) Ada keeps bees" in env.step("<search>who keeps bees</search>").observation
-    assert len(env.step("<search>Bo</search>").observation) < 1000
-    assert env.step("<answer>Honeybees!</answer>").success is True
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "[]",
-        '{"question": "a"}',
-        '{"question": "a", "golden_answers": []}',
-        '{"question": 1, "golden_answers": ["a"]}',
-        '{"id": 3, "question": "a", "golden_answers": ["a"]}',
-        "{",
-        '{"question": " ", "golden_answers": ["a"]}',
-    ],
-)
-def test_a_malformed_question_is_a_failure_that_names_the_line(tmp_path: Path, line: str) -> None:
-    argument = write_own(tmp_path)
-    (tmp_path / "questions.jsonl").write_text('{"question": "a", "golden_answers": ["b"]}\n' + line)
-    with pytest.raises(EnvironmentFailure, match="line 2"):
-        make_spec(argument).tasks("train")
-
-
-def test_a_missing_corpus_is_a_failure(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentFailure, match=r"nowhere\.jsonl"):
-        make_spec(str(tmp_path / "nowhere.jsonl")).make()
-    with pytest.raises(ValueError, match="CORPUS"):
-        make_spec(",questions.jsonl")
