@@ -1,6 +1,6 @@
-"""Interpreters that have other people's libraries: their pins are not this project's, so they get a venv.
+"""Interpreters with third-party libraries, each in a virtual environment, since their pins differ from this project's.
 
-One is made once for a list of requirements and lies in the user's cache; a test that cannot have it fails.
+An environment is created once per list of requirements, in the user's cache; a test fails if that is impossible.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CACHE = Path.home() / ".cache" / "upturn-tests"
 
 
 def interpreter(name: str, requirements: Path) -> Path:
-    """Return the interpreter of a venv that has the requirements, making it at the first call."""
+    """Return the interpreter of a venv with the requirements, creating the venv at the first call."""
     wanted = f"{sys.version}\n{requirements.read_text()}"
     home = CACHE / f"{name}-{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
     if not home.exists():
@@ -31,33 +31,33 @@ def interpreter(name: str, requirements: Path) -> Path:
             [made / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-input", "-r", requirements], check=True
         )
         try:
-            made.rename(home)  # The name says that it is whole; the interpreter does not mind another name.
+            made.rename(home)  # The final name marks a complete venv; the interpreter tolerates the rename.
         except OSError:
-            shutil.rmtree(made)  # Another test run was first.
+            shutil.rmtree(made)  # Another test run finished first.
     return home / "bin" / "python"
 
 
 @pytest.fixture(scope="session")
 def agents_python() -> Path:
-    """Path of the interpreter that has agents' libraries."""
+    """Path of the interpreter with the agent libraries."""
     return interpreter("clients", REQUIREMENTS)
 
 
 @pytest.fixture(scope="session")
 def openenv_python() -> Path:
-    """Path of the interpreter that has OpenEnv."""
+    """Path of the interpreter with OpenEnv."""
     return interpreter("openenv", REQUIREMENTS.with_name("openenv-requirements.txt"))
 
 
 @pytest.fixture(scope="session")
 def fastmcp_python() -> Path:
-    """Path of the interpreter that has FastMCP."""
+    """Path of the interpreter with FastMCP."""
     return interpreter("fastmcp", REQUIREMENTS.with_name("fastmcp-requirements.txt"))
 
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    """What the agents' libraries see: nothing of this project, and no wish to call home."""
+    """Environment of the agent libraries: nothing of this project, telemetry off."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("UPTURN_", "PYTHON"))}
     return {
         **kept,
