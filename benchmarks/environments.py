@@ -1,12 +1,11 @@
-"""Every environment that is installed here: steps a second through REST, memory, and what solvers and luck reach.
+"""Steps/s over REST, memory, and success of the solver and of random actions, for every installed environment.
 
     .venv/bin/python benchmarks/environments.py [--quick] [--only NAME ...] [--agentgym CHECKOUT]
 
-The server as it is shipped, with the scripted engine; every step is synced into SQLite before its answer leaves. The
-load shares the machine. Episodes of equal length act as a random player would; opening and closing them is not timed
-with the steps. Success is measured without the server: the environment's own solver, and a random player, over tasks
-spread over the train split. With a checkout of AgentGym its servers are measured in the same run, A B A B, doing the
-same as ours.
+The unmodified server with the scripted engine; every step is synced to SQLite before it is answered. The load generator
+runs on the same machine. Episodes have equal length and act randomly; opening and closing are timed separately. Success
+is measured without the server: the environment's solver and a random player, on tasks spread over the train split. With
+a checkout of AgentGym, its servers do the same work in the same run, alternating (A B A B).
 """
 
 from __future__ import annotations
@@ -42,23 +41,23 @@ SERVER = ["--engine.kind", "scripted", "--weights", "full", "--no-learner.start"
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured."""
+    """Extent of the measurement."""
 
     seconds: float
-    """Of stepping, for each figure."""
+    """Stepping time per figure, in seconds."""
     tasks: int
-    """For success."""
+    """Tasks per success rate."""
     steps: int
-    """Of each episode under load."""
+    """Steps per episode under load."""
     rounds: int = 3
-    """With AgentGym, in turn."""
+    """Rounds in alternation with AgentGym."""
 
 
 FULL, QUICK = Size(10.0, 50, 20), Size(1.0, 4, 6, 1)
 
 
 def success(found: EnvironmentSpec, policy: str, size: Size) -> dict[str, float] | None:
-    """Play some tasks without the server; None where the environment has no solver."""
+    """Play tasks without the server; return success and steps, or None where the environment has no solver."""
     tasks = found.tasks("train")
     chosen = [tasks[number * len(tasks) // size.tasks % len(tasks)] for number in range(size.tasks)]
     played = []
@@ -76,7 +75,7 @@ def success(found: EnvironmentSpec, policy: str, size: Size) -> dict[str, float]
 
 
 def scripts(found: EnvironmentSpec, size: Size) -> list[Script]:
-    """Return what the episodes do: as a random player, in episodes that luck does not end."""
+    """Return episodes of random actions that do not end early."""
     made: list[Script] = []
     tasks = found.tasks("train")
     for number in range(4 * EPISODES):
@@ -97,17 +96,17 @@ def scripts(found: EnvironmentSpec, size: Size) -> list[Script]:
 
 
 def _still(found: EnvironmentSpec, size: Size) -> Script:
-    """Return an episode of invalid answers, where luck ends every other one."""
+    """Return an episode of invalid answers, for environments where random actions always end the episode early."""
     return Script(found.tasks("train")[0], 0, ["?"] * size.steps)
 
 
 def memory_mib(server: psutil.Process) -> float:
-    """Return what a server and all its processes hold, shared pages counted once."""
+    """Return the memory of a server and all its processes, shared pages counted once."""
     return sum(process.memory_full_info().pss for process in [server, *server.children(recursive=True)]) / 2**20
 
 
 async def memory_per_episode(url: str, server: psutil.Process, target: Ours, made: Sequence[Script]) -> float:
-    """Return what an open episode holds, from 1 and then all of them open."""
+    """Return the memory per open episode in MiB: the difference between 1 and all episodes open."""
     connections = [Connection(url) for _ in range(EPISODES)]
     first = await target.begin(connections[0], made[0])
     before = memory_mib(server)
@@ -120,7 +119,7 @@ async def memory_per_episode(url: str, server: psutil.Process, target: Ours, mad
 
 
 async def through_rest(name: str, made: Sequence[Script], size: Size) -> dict[str, Any]:
-    """Measure one environment through the server."""
+    """Measure one environment over REST."""
     with (
         tempfile.TemporaryDirectory(prefix="upturn-environments-") as folder,
         ServerProcess(Path(folder), free_port(), SERVER, lambda _: None) as server,
@@ -135,7 +134,7 @@ async def through_rest(name: str, made: Sequence[Script], size: Size) -> dict[st
 
 
 async def against_agentgym(name: str, checkout: Path, python: Path, size: Size) -> dict[str, Any]:
-    """Measure ours and AgentGym's server in turn, doing the same."""
+    """Measure our server and AgentGym's in alternation, with the same actions."""
     peer, task = PEERS[name], environment_spec(name).tasks("train")[0]
     made = [Script(task, seed, (peer.actions * size.steps)[: size.steps]) for seed in range(peer.at_once)]
     rates: dict[str, list[Measured]] = {"ours": [], "theirs": []}
@@ -154,16 +153,16 @@ async def against_agentgym(name: str, checkout: Path, python: Path, size: Size) 
 
 
 def measured(name: str, size: Size, checkout: Path | None, python: Path | None) -> dict[str, Any]:
-    """Measure everything of one environment."""
+    """Return all figures of one environment."""
     found = environment_spec(name)
     row: dict[str, Any] = {"environment": name, "isolation": found.isolation}
     for policy in ("oracle", "random"):
-        _tell(f"{name}: {policy}")
+        _log(f"{name}: {policy}")
         row[policy] = success(found, policy, size)
-    _tell(f"{name}: through REST")
+    _log(f"{name}: over REST")
     row |= asyncio.run(through_rest(name, scripts(found, size), size))
     if checkout and python and name in PEERS and (checkout / PEERS[name].folder).is_dir():
-        _tell(f"{name}: against AgentGym's server")
+        _log(f"{name}: against AgentGym's server")
         row["agentgym"] = asyncio.run(against_agentgym(name, checkout, python, size))
     return row
 
@@ -188,26 +187,26 @@ def report(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a second for each figure, 4 tasks")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="environments; default: all that are installed")
-    parser.add_argument("--agentgym", type=Path, metavar="CHECKOUT", help="a checkout of AgentGym to compare with")
+    parser.add_argument("--quick", action="store_true", help="one second per figure, 4 tasks")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="environments; default: all installed")
+    parser.add_argument("--agentgym", type=Path, metavar="CHECKOUT", help="checkout of AgentGym, for comparison")
     parser.add_argument(
         "--venv-dir",
         type=Path,
         default=Path.home() / ".cache" / "upturn-benchmarks" / "agentgym",
-        help="where what AgentGym's servers need is installed",
+        help="virtual environment for AgentGym's servers",
     )
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
     chosen = arguments.only or [name for name in REGISTRY.names() if environment_spec(name).missing() is None]
     python = agentgym_peer.installed(arguments.venv_dir) if arguments.agentgym else None
     rows = [measured(name, size, arguments.agentgym, python) for name in chosen]
-    print(f"{machine()}; every step synced into SQLite; the load on the same machine")
+    print(f"{machine()}; every step synced to SQLite; load generator on the same machine")
     report(rows)
     print(json.dumps({"machine": machine(), "rows": rows}))
 
 
-def _tell(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

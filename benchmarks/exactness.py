@@ -1,10 +1,10 @@
-"""Is every sampled token that an agent was given in the record, exactly and exactly once?
+"""Checks that every sampled token an agent received is recorded exactly, and exactly once.
 
     .venv/bin/python benchmarks/exactness.py [--quick] [--engine scripted|vllm] [--episodes N]
 
-Agents (`agents.py`) keep the tokens and logprobs that they are given; afterwards every episode is read back and
-compared. A history that goes on must be recorded as the very token ids before it; only where an agent changed its
-history, or threw away half an answer, may the record branch.
+Agents (`support/agents.py`) keep the tokens and logprobs that they receive; afterwards every episode is read back and
+compared. A continued history must be recorded as the identical token ids; the record may branch only where an agent
+changed its history or discarded part of an answer.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SCRIPT = {
 
 
 async def played(url: str, episodes: int, forces_calls: bool) -> list[Agent]:
-    """Let all agents play, some at a time."""
+    """Run all agents, AT_ONCE at a time."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=300)) as http:
         server = Server(http, url, forces_calls)
@@ -67,7 +67,7 @@ async def played(url: str, episodes: int, forces_calls: bool) -> list[Agent]:
 
 
 def sampled(turn: TurnView) -> tuple[list[int], list[float]]:
-    """Return the ids that the policy sampled in a turn, and their logprobs."""
+    """Return the token ids that the policy sampled in a turn, and their logprobs."""
     begin = len(turn.token_ids) - turn.completion_tokens
     if not all(turn.loss_mask[begin:]):
         raise RuntimeError(f"turn {turn.id} has {turn.completion_tokens} tokens and a loss mask of fewer")
@@ -75,34 +75,34 @@ def sampled(turn: TurnView) -> tuple[list[int], list[float]]:
 
 
 def is_recorded(given: Given, turn: TurnView, text_of: dict[int, str]) -> bool:
-    """Whether a turn holds what an agent was given: every token, or so much as it took before it left."""
+    """Whether a turn contains what an agent received: every token, or the part it read before disconnecting."""
     if given.tokens is None:
         return str(turn.answer["content"] or "").startswith(given.message["content"])
     ids, logprobs = sampled(turn)
     said = [(text_of[token_id], logprob) for token_id, logprob in zip(ids, logprobs, strict=True)]
     as_stored = array("f", [logprob for _, logprob in given.tokens]).tolist()
     as_given = list(zip((text for text, _ in given.tokens), as_stored, strict=True))
-    return said == as_given and given.usage in (len(ids), None)  # None: it left before the last chunk of all.
+    return said == as_given and given.usage in (len(ids), None)  # None: disconnected before the last chunk.
 
 
 def branches(episode: EpisodeView) -> set[str]:
-    """Return the turns whose ids do not go on from the turn that was recorded before them."""
+    """Return the turns whose token ids do not continue the previously recorded turn."""
     turns = sorted(episode.turns, key=lambda turn: turn.index)
     return {turn.id for before, turn in pairwise(turns) if turn.token_ids[: len(before.token_ids)] != before.token_ids}
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the database holds, whoever knows of it."""
+    """Content of the database, independent of the API."""
 
     tokens: dict[str, int]
-    """Sampled tokens of each turn, counted in its nodes."""
+    """Number of sampled tokens in the nodes of each turn."""
     forked: set[str]
-    """Turns that are marked as branches."""
+    """Turns marked as branches."""
 
 
 def read(database: Path) -> Stored:
-    """Read the database itself."""
+    """Read the database directly."""
     connection = sqlite3.connect(database)
     tokens = dict.fromkeys((turn_id for (turn_id,) in connection.execute("select id from turn")), 0)
     tokens |= connection.execute("select turn_id, sum(length(token_ids)) / 4 from node where sampled group by turn_id")
@@ -112,7 +112,7 @@ def read(database: Path) -> Stored:
 
 
 def settled(database: Path, known: set[str]) -> Stored:
-    """Read the database once the last answers that were broken off have been recorded, or some time has passed."""
+    """Read the database once the last interrupted answers have been recorded, or after 60 s."""
     deadline = time.monotonic() + 60
     while known - (stored := read(database)).tokens.keys() and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -122,7 +122,7 @@ def settled(database: Path, known: set[str]) -> Stored:
 def compared(
     agents: list[Agent], episodes: list[EpisodeView], text_of: dict[int, str], stored: Stored
 ) -> dict[str, Any]:
-    """Compare what was given with what is recorded."""
+    """Compare received and recorded tokens."""
     turns = {turn.id: turn for episode in episodes for turn in episode.turns}
     given = [one for agent in agents for one in agent.given]
     known = {one.turn_id for one in given}
@@ -169,16 +169,16 @@ def main() -> None:
         "--engine",
         choices=["scripted", "vllm"],
         default="scripted",
-        help="what samples: a script, or a tiny random model in vLLM",
+        help="a script, or a tiny random model in vLLM",
     )
-    parser.add_argument("--episodes", type=int, help="how many (1,000)")
+    parser.add_argument("--episodes", type=int, help="number of episodes (1,000)")
     arguments = parser.parse_args()
     count = arguments.episodes or (100 if arguments.quick else 1000)
     with tempfile.TemporaryDirectory(prefix="upturn-exactness-") as name:
         folder = Path(name)
         model, flags, text_of = _vllm(folder) if arguments.engine == "vllm" else _scripted(folder)
         flags = ["--model", str(model), "--engine.kind", arguments.engine, "--engine.context-tokens", "8192", *flags]
-        with ServerProcess(folder / "data", free_port(), flags, _tell) as server, Client(server.url) as client:
+        with ServerProcess(folder / "data", free_port(), flags, _log) as server, Client(server.url) as client:
             began = time.perf_counter()
             agents = asyncio.run(played(server.url, count, arguments.engine == "vllm"))
             seconds = time.perf_counter() - began
@@ -188,28 +188,29 @@ def main() -> None:
     print(f"{machine()}; engine {arguments.engine}, {count} agents, {AT_ONCE} at a time, {seconds:.0f} s")
     print(
         f"{figures['turns']} turns in {figures['recorded_episodes']} episodes, "
-        f"{figures['turns_with_tool_calls']} with tool calls; asked for: "
+        f"{figures['turns_with_tool_calls']} with tool calls; requests: "
         + ", ".join(f"{way} {times}" for way, times in figures["ways"].items())
     )
     print(
-        f"sampled tokens given {figures['tokens_given']}, recorded exactly once "
+        f"sampled tokens received {figures['tokens_given']}, recorded exactly once "
         f"{figures['tokens_recorded_exactly_once']} ({figures['share']:.4%}); turns that differ "
-        f"{figures['turns_wrong']}, given in part {figures['turns_given_in_part']}, "
-        f"that nobody was given {figures['turns_nobody_was_given']}, "
-        f"given to another episode {figures['answers_from_other_episodes']}; "
-        f"second answers to a request sent again {figures['second_answers']}"
+        f"{figures['turns_wrong']}, received in part {figures['turns_given_in_part']}, "
+        f"received by nobody {figures['turns_nobody_was_given']}, "
+        f"from another episode {figures['answers_from_other_episodes']}; "
+        f"second answers to a repeated request {figures['second_answers']}"
     )
     print(
         f"histories rewritten {figures['histories_rewritten']}, of which {figures['new_episodes_after_rewriting']} "
-        f"began a new episode; forks {figures['forks']}: "
-        f"{figures['forks_after_rewriting']} there, {figures['forks_after_half_an_answer']} after half an answer, "
+        f"started a new episode; forks {figures['forks']}: "
+        f"{figures['forks_after_rewriting']} after a rewrite, "
+        f"{figures['forks_after_half_an_answer']} after a partial answer, "
         f"{figures['forks_unexplained']} elsewhere; missing {figures['forks_missing']}"
     )
     print(json.dumps({"machine": machine(), "engine": arguments.engine, "seconds": seconds, **figures}))
 
 
 def _scripted(folder: Path) -> tuple[Path, list[str], dict[int, str]]:
-    """Return a script as a model, its server's flags, and the text of each token."""
+    """Return a scripted model, the server's flags, and the text of each token."""
     from server.rendering.bytes_tokenizer import VOCABULARY_SIZE, BytesTokenizer
 
     (folder / "script").mkdir()
@@ -218,7 +219,7 @@ def _scripted(folder: Path) -> tuple[Path, list[str], dict[int, str]]:
 
 
 def _vllm(folder: Path) -> tuple[Path, list[str], dict[int, str]]:
-    """Return a tiny model, its server's flags, and the text of each token."""
+    """Return a tiny model, the server's flags, and the text of each token."""
     from server.rendering.tokenizer import FileTokenizer
     from tests.support.tiny_model import make_tiny_model
 
@@ -232,7 +233,7 @@ def _vllm(folder: Path) -> tuple[Path, list[str], dict[int, str]]:
     )
 
 
-def _tell(waited: float) -> None:
+def _log(waited: float) -> None:
     print(f"the server is starting ({waited:.0f} s)", file=sys.stderr)
 
 

@@ -1,11 +1,11 @@
-"""What a hot swap costs those who are being answered: failures, pauses, time to the first new answer, memory.
+"""Cost of a hot swap for clients being served: failures, pauses, time to the first new answer, memory.
 
     .venv/bin/python benchmarks/hot_swap.py [--quick] [--kind full|adapter] [--model NAME] [--swaps N]
 
-`python -m server serve` as it is shipped, over a real vLLM; 8 and then 32 streams that never stop; new versions
-published meanwhile, one after the other. For full weights the same swap is done to the same kind of vLLM without any
-server in between: pause, reload, resume. At the end recorded answers are computed again with the weights of the version
-that they are said to be of.
+The unmodified `python -m server serve` with a real vLLM; 8, then 32 continuous streams, while new versions are
+published one after another. For full weights, the same swap is also performed on a vLLM without a server in front:
+pause, reload, resume. Finally the logprobs of recorded answers are recomputed with the weights of their recorded
+version.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.environments import memory_mib
-from benchmarks.support.swap_load import Seen, quantile, streams
+from benchmarks.support.swap_load import Observed, quantile, streams
 from benchmarks.support.swap_versions import Versions
 from clients.demo.machine import machine
 from clients.demo.server_process import ServerProcess, free_port
@@ -41,14 +41,14 @@ SMALL = "smollm2-135m-instruct"
 SETS = 3
 QUIET_S, AFTER_S, ENDED_S = 40.0, 1.0, 5.0
 PATIENCE_S = 120.0
-"""For the first answer of a version that serves; there is none, and the benchmark ends."""
+"""Maximum wait for the first answer of a new version; the benchmark fails after it."""
 Kind = Literal["full", "adapter"]
 
 
 async def through_the_server(
     kind: Kind, base: Path, folder: Path, at_once: int, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Swap under load; return what the clients saw."""
+    """Swap under load; return what the clients measured."""
     data = folder / "data"
     versions = await asyncio.to_thread(Versions.write, kind, base, data / "learner", SETS)
     flags = [
@@ -66,8 +66,8 @@ async def through_the_server(
         process = next(p for p in psutil.Process().children() if str(data) in " ".join(p.cmdline()))
         versions.begin(client)
         memory = {"1 version": memory_mib(process)}
-        async with streams(server.url, "policy@head", at_once, arguments.tokens) as seen:
-            if kind == "adapter":  # Adapters are slower than the base alone: the pauses without a swap have one too.
+        async with streams(server.url, "policy@head", at_once, arguments.tokens) as observed:
+            if kind == "adapter":  # Adapters are slower than the base: measure the baseline with one loaded.
                 written = await asyncio.to_thread(versions.linked, arguments.swaps)
                 await asyncio.to_thread(versions.publish, client, arguments.swaps, written)
                 await asyncio.sleep(ENDED_S)
@@ -80,28 +80,33 @@ async def through_the_server(
                 published = time.monotonic()
                 name = f"policy@{version}"
                 async with asyncio.timeout(PATIENCE_S):
-                    while name not in seen.first:
+                    while name not in observed.first:
                         await asyncio.sleep(0.01)
                 await asyncio.sleep(AFTER_S)
-                spans.append((at, published, seen.first[name]))
+                spans.append((at, published, observed.first[name]))
                 if kind == "adapter" and number < 3:
                     memory[f"{number + 2} versions"] = memory_mib(process)
                 await asyncio.to_thread(client.heartbeat_run, versions.run_id, "hot-swap")
             if kind == "full":
                 memory[f"after {arguments.swaps} swaps"] = memory_mib(process)
-        result = figures(seen, quiet, spans)
-    result |= {"memory_mib": memory, "failed": seen.failed[:5], "failures": len(seen.failed), "answers": seen.answers}
+        result = figures(observed, quiet, spans)
+    result |= {
+        "memory_mib": memory,
+        "failed": observed.failed[:5],
+        "failures": len(observed.failed),
+        "answers": observed.answers,
+    }
     return result | {"versions": await asyncio.to_thread(versions.check, data / "upturn.db", arguments.check)}
 
 
 async def bare(base: Path, folder: Path, at_once: int, swaps: int, tokens: int) -> dict[str, Any]:
-    """Swap full weights in a vLLM with nothing in between: pause keeping requests, reload, resume."""
+    """Swap full weights in a vLLM without a server: pause keeping requests, reload, resume."""
     folder.mkdir(parents=True)
     versions = await asyncio.to_thread(Versions.write, "full", base, folder / "versions", SETS)
     vllm = VllmProcess(VllmOptions(max_model_len=2048, max_num_seqs=at_once), base, folder, lambda _: None)
     url = await vllm.start()
     try:
-        async with aiohttp.ClientSession() as control, streams(url, BASE_MODEL, at_once, tokens) as seen:
+        async with aiohttp.ClientSession() as control, streams(url, BASE_MODEL, at_once, tokens) as observed:
             quiet = time.monotonic(), await _later(QUIET_S)
             spans = []
             for number in range(swaps):
@@ -117,7 +122,7 @@ async def bare(base: Path, folder: Path, at_once: int, swaps: int, tokens: int) 
                 done = time.monotonic()
                 await asyncio.sleep(AFTER_S)
                 spans.append((at, done, done))
-        return figures(seen, quiet, spans)
+        return figures(observed, quiet, spans)
     finally:
         await vllm.stop()
 
@@ -127,13 +132,13 @@ async def _later(seconds: float) -> float:
     return time.monotonic()
 
 
-def figures(seen: Seen, quiet: tuple[float, float], spans: list[tuple[float, float, float]]) -> dict[str, Any]:
-    """Return the pauses without and with swaps, in seconds."""
-    gaps = seen.all_between(*quiet)
-    worst = [seen.longest(at, published + AFTER_S / 2) for at, published, _ in spans]
+def figures(observed: Observed, quiet: tuple[float, float], spans: list[tuple[float, float, float]]) -> dict[str, Any]:
+    """Return the pauses with and without swaps, in seconds."""
+    gaps = observed.all_between(*quiet)
+    worst = [observed.longest(at, published + AFTER_S / 2) for at, published, _ in spans]
     as_long = statistics.median(published - at for at, published, _ in spans) + AFTER_S / 2
     others = [
-        seen.longest(quiet[0] + part * as_long, quiet[0] + (part + 1) * as_long)
+        observed.longest(quiet[0] + part * as_long, quiet[0] + (part + 1) * as_long)
         for part in range(max(1, int((quiet[1] - quiet[0]) / as_long)))
     ]
     return {
@@ -150,7 +155,7 @@ def figures(seen: Seen, quiet: tuple[float, float], spans: list[tuple[float, flo
 
 
 async def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure everything; return a row for each kind and load."""
+    """Return a row for each kind of weights and each load."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="upturn-swap-") as name:
         folder = Path(name)
@@ -162,14 +167,14 @@ async def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for kind in [arguments.kind] if arguments.kind else ["full", "adapter"]:
             for at_once in arguments.at_once:
                 where = folder / f"{kind}-{at_once}"
-                _tell(f"{kind}, {at_once} streams")
+                _log(f"{kind}, {at_once} streams")
                 row = {
                     "kind": kind,
                     "at_once": at_once,
                     **await through_the_server(kind, base, where, at_once, arguments),
                 }
                 if kind == "full":
-                    _tell(f"{kind}, {at_once} streams, the bare engine")
+                    _log(f"{kind}, {at_once} streams, the bare engine")
                     row["bare"] = await bare(base, where / "bare", at_once, min(arguments.swaps, 10), arguments.tokens)
                 rows.append(row)
                 _print(row)
@@ -185,13 +190,13 @@ def _print(row: dict[str, Any]) -> None:
     print(
         f"         pause between tokens: p50 {ms['gap_p50_s']:.0f}, p99 {ms['gap_p99_s']:.0f}, longest "
         f"{ms['gap_max_s']:.0f} ms; the longest of a swap: median {ms['swap_gap_p50_s']:.0f}, longest "
-        f"{ms['swap_gap_max_s']:.0f} ms, of as long a time without {ms['quiet_gap_p50_s']:.0f} ms"
+        f"{ms['swap_gap_max_s']:.0f} ms, and {ms['quiet_gap_p50_s']:.0f} ms in an equally long time without a swap"
     )
     if "bare" in row:
         b = row["bare"]
         print(
             f"         the bare engine's swap: median {1000 * b['swap_gap_p50_s']:.0f}, longest "
-            f"{1000 * b['swap_gap_max_s']:.0f} ms; ours is {row['swap_gap_p50_s'] / b['swap_gap_p50_s']:.2f} of it"
+            f"{1000 * b['swap_gap_max_s']:.0f} ms; ours is {row['swap_gap_p50_s'] / b['swap_gap_p50_s']:.2f} times that"
         )
     else:
         print(
@@ -199,20 +204,20 @@ def _print(row: dict[str, Any]) -> None:
             "(median of the swaps)"
         )
     print(
-        f"         from weights written: served after {ms['publish_s']:.0f} ms, first answer after "
+        f"         after the weights are written: serving after {ms['publish_s']:.0f} ms, first answer after "
         f"{ms['first_answer_s']:.0f} ms"
     )
     print("         memory: " + ", ".join(f"{name} {mib:.0f} MiB" for name, mib in row["memory_mib"].items()))
     v = row["versions"]
     print(
-        f"         computed again: {v['right']} of {v['spans']} spans fit their own version best "
-        f"({v['own_nats']:.3f} nats, the nearest other {v['nearest_other_nats']:.3f}); "
-        f"{v['turns_with_two_versions']} answers of two versions",
+        f"         recomputed: {v['right']} of {v['spans']} spans fit their own version best "
+        f"({v['own_nats']:.3f} nats, closest other version {v['nearest_other_nats']:.3f}); "
+        f"{v['turns_with_two_versions']} answers with two versions",
         flush=True,
     )
 
 
-def _tell(text: str) -> None:
+def _log(text: str) -> None:
     print(f"  … {text}", file=sys.stderr, flush=True)
 
 
@@ -220,12 +225,12 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tiny model, 8 streams, 5 swaps of each kind")
-    parser.add_argument("--kind", choices=["full", "adapter"], help="only this one")
+    parser.add_argument("--kind", choices=["full", "adapter"], help="kind of weights; default: both")
     parser.add_argument("--model", default=SMALL, help="a model directory, or `tiny` (%(default)s)")
-    parser.add_argument("--swaps", type=int, default=25, help="of each kind at each load (%(default)s)")
-    parser.add_argument("--at-once", type=int, nargs="+", default=[8, 32], help="streams (%(default)s)")
-    parser.add_argument("--tokens", type=int, default=96, help="of each answer (%(default)s)")
-    parser.add_argument("--check", type=int, default=60, help="turns that are computed again (%(default)s)")
+    parser.add_argument("--swaps", type=int, default=25, help="swaps per kind and load (%(default)s)")
+    parser.add_argument("--at-once", type=int, nargs="+", default=[8, 32], help="concurrent streams (%(default)s)")
+    parser.add_argument("--tokens", type=int, default=96, help="tokens per answer (%(default)s)")
+    parser.add_argument("--check", type=int, default=60, help="turns to recompute (%(default)s)")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.model, arguments.swaps, arguments.at_once = "tiny", 5, [8]

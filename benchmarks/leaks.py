@@ -1,10 +1,10 @@
-"""Agents that open episodes and never come back: does the server go on, and does its memory stay?
+"""Abandoned episodes: does the server keep working, and does its memory stay constant?
 
     .venv/bin/python benchmarks/leaks.py [--quick] [--environment NAME] [--per-minute N] [--minutes M] [--lease-s S]
 
-200 episodes a minute are opened for ten minutes, acted in once or not at all, and left. A well-behaved agent plays all
-the while. At the end, after one more lease, no environment may be open, and the memory of the server with all its
-processes may not have grown by more than a few MiB since its second minute.
+200 episodes per minute are opened for ten minutes, receive one action or none, and are abandoned. A well-behaved agent
+plays throughout. One lease after the end, no environment may be open, and the memory of the server and all its
+processes may not have grown by more than a few MiB since the second minute.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from clients.demo.server_process import ServerProcess, free_port
 from env_adapters import environment_spec
 
 ALLOWED_MIB = 24.0
-"""What the memory may grow by; ours: SQLite's own cache fills up to 2 MB for each of its connections."""
+"""Maximum growth of memory, chosen by this project: SQLite caches up to 2 MB per connection."""
 
 
 async def abandon(url: str, environment: str, tasks: list[str], number: int) -> int:
-    """Open an episode, act in every second one, and go; return the status."""
+    """Open an episode, act in every second one, and abandon it; return the HTTP status."""
     connection = Connection(url)
     body = {"environment": environment, "task": tasks[number % len(tasks)], "seed": number}
     status, opened = await connection.send("POST", "/v1/episodes", body)
@@ -44,7 +44,7 @@ async def abandon(url: str, environment: str, tasks: list[str], number: int) -> 
 
 
 async def behave(url: str, environment: str, task: str, until: float) -> dict[str, Any]:
-    """Play properly until a time; return how often and how slow a step was at worst."""
+    """Play correctly until a time; return the number of episodes and the slowest step."""
     connection, episodes, slowest = Connection(url), 0, 0.0
     while time.monotonic() < until:
         status, opened = await connection.send("POST", "/v1/episodes", {"environment": environment, "task": task})
@@ -63,7 +63,7 @@ async def behave(url: str, environment: str, task: str, until: float) -> dict[st
 
 
 async def leak(url: str, server: psutil.Process, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Leak for some minutes; return what was seen."""
+    """Abandon episodes for the given time; return the measurements."""
     tasks = environment_spec(arguments.environment).tasks("train")
     began, statuses, memory, open_now = time.monotonic(), dict[int, int](), [memory_mib(server)], list[int]()
     until = began + 60 * arguments.minutes
@@ -101,13 +101,13 @@ async def _open(url: str, environment: str) -> int:
 
 
 def main() -> int:
-    """Leak, print, and say whether it is well."""
+    """Measure, print, and return 1 if a bound was exceeded."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="1,200 a minute for 15 s, with a lease of 2 s")
-    parser.add_argument("--environment", default="textcraft", help="what is opened; default %(default)s")
-    parser.add_argument("--per-minute", type=float, default=200.0, help="episodes; default %(default)s")
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long; default %(default)s")
-    parser.add_argument("--lease-s", type=float, default=30.0, help="of the server; default %(default)s")
+    parser.add_argument("--quick", action="store_true", help="1,200 per minute for 15 s, with a lease of 2 s")
+    parser.add_argument("--environment", default="textcraft", help="environment to open; default %(default)s")
+    parser.add_argument("--per-minute", type=float, default=200.0, help="episodes per minute; default %(default)s")
+    parser.add_argument("--minutes", type=float, default=10.0, help="duration; default %(default)s")
+    parser.add_argument("--lease-s", type=float, default=30.0, help="lease of the server; default %(default)s")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.per_minute, arguments.minutes, arguments.lease_s = 1200.0, 0.25, 2.0
@@ -124,8 +124,8 @@ def main() -> int:
         and set(found["statuses"]) <= {201, 429}
     )
     print(
-        f"{machine()}; {arguments.environment}, {arguments.per_minute:g} a minute for {arguments.minutes:g} minutes, "
-        f"a lease of {arguments.lease_s:g} s"
+        f"{machine()}; {arguments.environment}, {arguments.per_minute:g} per minute for {arguments.minutes:g} minutes, "
+        f"lease {arguments.lease_s:g} s"
     )
     memory, behaved = found["memory_mib"], found["well_behaved"]
     print(
@@ -133,7 +133,7 @@ def main() -> int:
         f"{memory[-1]:.0f} MiB; the well-behaved agent played {behaved['episodes']} episodes, its slowest step took "
         f"{behaved['slowest_step_ms']:.0f} ms"
     )
-    print("well" if well else "NOT WELL")
+    print("passed" if well else "FAILED")
     print(json.dumps({"machine": machine(), "well": well, **vars(arguments), **found}))
     return 0 if well else 1
 

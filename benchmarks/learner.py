@@ -1,16 +1,16 @@
-"""How fast a learner step is and what memory it takes, beside TRL's GRPOTrainer on the same model, batch and loss.
+"""Speed and memory of a learner step, compared with TRL's GRPOTrainer on the same model, batch and loss.
 
     .venv/bin/python benchmarks/learner.py [--quick] [--groups N] [--steps N]
 
-Both sides train the same multi-turn episodes: groups of eight that share a prompt, two to ten turns each, GRPO
-advantages, the token-level clipped loss, AdamW, weights from a random seed. Each step runs in a process of its own,
-ours and TRL's in turn (A B A B), after a short step as warm-up. TRL gets the episodes as if it had just sampled them
-(`trl_peer.py` says what is measured there, `learner_ours.py` what here) and works on eight at once, its default. Loss
-and gradient norm of both have to agree, else the comparison is void. Memory is what a step holds at its peak, weights,
-optimiser and all, less what the process held after its imports. Of a side's steps the fastest counts: whatever else
-runs on the machine only adds. CPU seconds are of both cores together.
+Both sides train the same multi-turn episodes: groups of eight with a shared prompt, two to ten turns each, GRPO
+advantages, the token-level clipped loss, AdamW, randomly initialized weights. Each step runs in its own process, ours
+and TRL's alternating (A B A B), after a short warm-up step. TRL receives the episodes as if it had just sampled them
+(`support/trl_peer.py` and `support/learner_ours.py` describe what is timed) and processes eight at a time, its default.
+The comparison is void unless loss and gradient norm agree. Memory is the peak of a step, including weights and
+optimizer state, minus the memory after imports. The fastest step of each side counts: other load on the machine can
+only slow it down. CPU seconds are the sum over all cores.
 
-`row per sample` is ours without token tries. With a CUDA GPU `learner_gpu.py` measures larger shapes.
+`row per sample` is our learner without token tries. With a CUDA GPU `learner_gpu.py` measures larger shapes.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ VENV = Path.home() / ".cache" / "upturn-bench" / "trl"
 HERE = Path(__file__).parent
 GROUP = 8
 GOAL = 1.5
-"""Times TRL's speed."""
+"""Goal, as a multiple of TRL's speed."""
 APART = {"float32": 1e-5, "bfloat16": 1e-2}
-"""What the two losses may differ by, and the gradient norms as a share; bfloat16 rounds every layer's output."""
+"""Maximum difference of the losses (absolute) and gradient norms (relative); bfloat16 rounds every layer's output."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model of random weights."""
+    """Shape of a randomly initialized model."""
 
     name: str
     dtype: str
@@ -83,7 +83,7 @@ SHAPES = [
 
 
 def made(shape: Shape, folder: Path) -> Path:
-    """Write a model of a shape with random weights; return its directory."""
+    """Write a randomly initialized model; return its directory."""
     torch.manual_seed(0)
     config = LlamaConfig(
         **shape.config,
@@ -100,7 +100,7 @@ def made(shape: Shape, folder: Path) -> Path:
 
 
 def batch(groups: int, vocabulary: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Return episodes as both sides get them: prompt, completion with its mask, group, reward and advantage.
+    """Return the episodes for both sides: prompt, completion with its mask, group, reward and advantage.
 
     A group shares its prompt of 60 to 240 tokens; an episode has 2 to 10 turns of 4 to 24 sampled tokens with
     observations of 8 to 40 between them.
@@ -134,7 +134,7 @@ def batch(groups: int, vocabulary: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def step(python: Path | str, program: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Run one side in a process of its own; return what it measured."""
+    """Run one side in a separate process; return its measurements."""
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
@@ -163,7 +163,7 @@ def compare(
     checkpointing: bool = False,
     alone: bool = False,
 ) -> dict[str, Any]:
-    """Measure one model on both sides, A B A B, and where wanted a row per sample; print the rows and return them."""
+    """Measure one model on both sides, A B A B, and optionally without tries; print and return the rows."""
     episodes = batch(groups, shape.config["vocab_size"])
     trained = sum(sum(e["mask"]) for e in episodes)
     (folder / "batch.json").write_text(json.dumps(episodes))
@@ -217,7 +217,7 @@ def compare(
         measured["grad_norm_apart"] = abs(ours["grad_norm"] / theirs["grad_norm"] - 1)
         print(
             f"{measured['speed_ratio']:.2f} times TRL's speed ({measured['cpu_ratio']:.2f} by CPU seconds) with "
-            f"{measured['memory_ratio']:.2f} of its memory; losses differ by {measured['loss_apart']:.1e}, gradient "
+            f"{measured['memory_ratio']:.2f} times its memory; losses differ by {measured['loss_apart']:.1e}, gradient "
             f"norms by {measured['grad_norm_apart']:.1e} of theirs"
         )
         if max(measured["grad_norm_apart"], measured["loss_apart"]) > APART[shape.dtype]:
@@ -230,14 +230,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the 5 M model and two groups, under a minute")
     parser.add_argument("--groups", type=int, default=8, help="groups of eight episodes (%(default)s)")
-    parser.add_argument("--steps", type=int, default=1, help="measured steps of each process (%(default)s)")
+    parser.add_argument("--steps", type=int, default=1, help="measured steps per process (%(default)s)")
     arguments = parser.parse_args()
     quick, ways = arguments.quick, [{"alone": True}, {"checkpointing": True}]
     groups, steps = (2, 2) if quick else (arguments.groups, arguments.steps)
     try:
         peer = trl_peer.installed(VENV)
     except subprocess.CalledProcessError as error:
-        print(f"TRL cannot be installed ({error}): only ours is measured")
+        print(f"TRL cannot be installed ({error}): measuring only our learner")
         peer = None
     print(f"{machine()}; {', '.join(trl_peer.requirements())}")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""A learner step on a CUDA GPU: models of 0.5 and 1.5 B trained whole, and a long sample of a 7 B adapter.
+"""A learner step on a CUDA GPU: full training at 0.5 B and 1.5 B, and a long sample with an adapter at 7 B.
 
-Used by `learner.py`. Weights are random and made on the GPU. Model FLOPs are those that the step has to do: 6 for each
-weight and node of the trie, 6 for each weight of the head and trained token, 12 for each visible pair of tokens, layer
-and hidden unit; for a frozen base 4 instead of 6. What is computed again on the way back does not count.
+Used by `learner.py`. Weights are random and created on the GPU. Model FLOPs are the operations that the step requires:
+6 per weight and trie node, 6 per weight of the output layer and trained token, 12 per visible pair of tokens, layer and
+hidden unit; for a frozen base 4 instead of 6. Recomputation in the backward pass does not count.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ QWEN = {  # Shapes of Qwen2.5.
     },
 }
 PEAK_TFLOPS = {"H100": 989, "H200": 989, "B200": 2250, "A100": 312, "L40S": 362}
-"""Dense bfloat16, of the makers' tables (the SXM forms)."""
+"""Dense bfloat16, from the manufacturers' data sheets (SXM versions)."""
 DEVICE = "cuda"
 SETTINGS: list[dict[str, bool]] = [{}, {"compile": True}, *([{"liger": True}] if find_spec("liger_kernel") else [])]
 
 
 def policy(shape: str, config: RunConfig, settings: LearnerSettings) -> Policy:
-    """Return a policy with random weights, as `load_policy` would hold it."""
+    """Return a randomly initialized policy in the state that `load_policy` returns."""
     torch.manual_seed(0)
     held = torch.float32 if config.kind == "full" else torch.bfloat16
     with torch.device(DEVICE):
@@ -75,7 +75,7 @@ def policy(shape: str, config: RunConfig, settings: LearnerSettings) -> Policy:
 
 
 def group(size: int, shared: int, own: int, vocabulary: int) -> list[Sample]:
-    """Return a group of episodes: a shared prompt, then turns of 64 sampled and 64 observed tokens."""
+    """Return a group of episodes: a shared prompt, then turns of 64 sampled and 64 observation tokens."""
     rng = random.Random(0)
     prompt, samples = [rng.randrange(vocabulary) for _ in range(shared)], []
     for episode in range(size):
@@ -96,7 +96,7 @@ def group(size: int, shared: int, own: int, vocabulary: int) -> list[Sample]:
 
 
 def model_flops(shape: str, samples: list[Sample], max_row_tokens: int, adapter: bool) -> float:
-    """Return the floating-point operations that a step on these samples cannot do without."""
+    """Return the floating-point operations that a step on these samples requires."""
     s, each = QWEN[shape], 4 if adapter else 6
     hidden, layers = s["hidden_size"], s["num_hidden_layers"]
     head_size = hidden // s["num_attention_heads"]
@@ -112,11 +112,11 @@ def model_flops(shape: str, samples: list[Sample], max_row_tokens: int, adapter:
 def step(
     name: str, shape: str, samples: list[Sample], kind: str, max_row_tokens: int, repeats: int, **settings: bool
 ) -> dict[str, Any]:
-    """Measure steps of one model; print the row and return it."""
+    """Measure steps of one model; print and return the row."""
     config = RunConfig(steps=100, kind=kind, guards=Guards(mismatch_kl=None))
     how = LearnerSettings(server="", learner="-", **settings)
     trainer = Trainer(policy(shape, config, how), config, max_row_tokens)
-    for _ in range(2):  # FlexAttention and Triton's kernels are compiled here.
+    for _ in range(2):  # Compiles FlexAttention and Triton kernels.
         trainer.step(samples, 0)
     torch.cuda.reset_peak_memory_stats()
     steps = [trainer.step(samples, i).metrics for i in range(1, 1 + repeats)]
@@ -145,11 +145,11 @@ def step(
 
 
 def measure(*, quick: bool) -> list[dict[str, Any]]:
-    """Measure and print; without a GPU, say so."""
+    """Measure and print; return nothing without a GPU."""
     if not torch.cuda.is_available():
-        print("\nNo CUDA GPU: full training at 0.5 and 1.5 B and a 16k-token sample of a 7 B adapter are not measured")
+        print("\nNo CUDA GPU: skipping full training at 0.5 B and 1.5 B, and a 16k-token sample with an adapter at 7 B")
         return []
-    print(f"\n{torch.cuda.get_device_name()}, bfloat16; FLOPs of the whole step, optimiser included")
+    print(f"\n{torch.cuda.get_device_name()}, bfloat16; FLOPs of the whole step, including the optimizer")
     print("                                                             packed/s trained/s TFLOP/s   MFU  peak GiB")
     found = []
     paths, trie = group(2, 0, 4096, 150_000), group(8, 1024, 384, 150_000)

@@ -1,4 +1,4 @@
-"""How fast the server plays, and what small KV blocks bring: two servers, the same plays in turn.
+"""Episodes/s of plays with KV blocks of 32 and of 128 tokens: two servers, the same plays in alternation.
 
 .venv/bin/python benchmarks/plays.py [--quick] [--model NAME]
 """
@@ -25,7 +25,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="16 episodes, once")
-    parser.add_argument("--model", default="smollm2-135m-instruct", help="what plays")
+    parser.add_argument("--model", default="smollm2-135m-instruct", help="model that plays")
     arguments = parser.parse_args()
     tasks, repeats = (2, 1) if arguments.quick else (8, 3)
     common = [
@@ -61,9 +61,9 @@ def main() -> None:
                     sampling=Sampling(max_tokens=12),
                 )
                 view = client.wait_for_play(client.start_play(request).id)
-                if seed:  # The first one warms up.
+                if seed:  # The first round is the warm-up.
                     rates[name].append(view.finished / view.wall_s)
-    print(f"{machine()}; {8 * tasks} episodes at once, horizon 4, 12 tokens an answer, {arguments.model}")
+    print(f"{machine()}; {8 * tasks} concurrent episodes, horizon 4, 12 tokens per answer, {arguments.model}")
     for name, measured in rates.items():
         print(f"KV blocks of {name:>3} tokens: {statistics.median(measured):6.2f} episodes/s")
     ratio = statistics.median(a / b for a, b in zip(rates["32"], rates["128"], strict=True))

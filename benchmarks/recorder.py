@@ -1,9 +1,9 @@
-"""How many turns a second become durable, and what a turn costs on disk as its episode grows.
+"""Durable turns per second, and bytes per turn as an episode grows.
 
     .venv/bin/python benchmarks/recorder.py [--quick]
 
-No HTTP and no model: `Recorder` and `Writer` as the server uses them, with writers that each wait for their commit
-before their next turn, on histories of 2,000 tokens and more. SQLite and PostgreSQL in turn.
+No HTTP and no model: `Recorder` and `Writer` as the server uses them. Each concurrent writer waits for its commit
+before its next turn; histories have 2,000 tokens and more. SQLite and PostgreSQL alternate.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from server.store.writer import Writer
 from tests.support.postgres import running_postgres
 from upturn.wire import EpisodeOpen
 
-WRITERS, TURNS = 32, 10  # Writers at once; turns that each records in an episode.
-GROWN = 50  # Turns of an episode whose size is measured.
-HISTORY, NEW, ANSWER = 2000, 40, 64  # Tokens: before the first measured turn, and new in each turn.
-GOAL = 3000  # Turns a second on SQLite.
+WRITERS, TURNS = 32, 10  # Concurrent writers; turns per episode.
+GROWN = 50  # Turns of the episodes whose size is measured.
+HISTORY, NEW, ANSWER = 2000, 40, 64  # Tokens: before the first measured turn; prompt and answer per turn.
+GOAL = 3000  # Turns per second on SQLite.
 
 
 class Store:
-    """A database with everything that records."""
+    """A database with everything needed to record."""
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
@@ -52,7 +52,7 @@ class Store:
         self._writer = Writer(self._database.writer)
         self._episodes = Episodes(self._database, self._writer)
         self._recorder = Recorder(self._writer)
-        # Made once: the clients that wait are not what is measured.
+        # Created once: generating content must not be part of the measurement.
         made = random.Random(0)
         self._pool = made.choices(range(300, 40_000), k=100_000)
         self._logprobs = [-made.random() for _ in range(ANSWER)]
@@ -65,7 +65,7 @@ class Store:
         self._database.close()
 
     async def opened(self, count: int) -> list[Episode]:
-        """Open episodes and record their history."""
+        """Open episodes and record a history in each."""
 
         async def one() -> Episode:
             episode, _ = await self._episodes.open(EpisodeOpen(), policy_version=0, horizon=1000)
@@ -76,7 +76,7 @@ class Store:
         return list(await asyncio.gather(*(one() for _ in range(count))))
 
     async def record(self, episode: Episode, new: int = NEW) -> None:
-        """Record one turn that goes on from the episode's newest."""
+        """Record one turn that continues the episode's newest."""
         tail = episode.tails.get(episode.newest or "")
         at = self._random.randrange(len(self._pool) - HISTORY)
         new_ids, answer_ids = self._pool[at : at + new], self._pool[at : at + ANSWER]
@@ -102,7 +102,7 @@ class Store:
         )
 
     def bytes(self) -> int:
-        """Return the size of the database, with nothing left in a log."""
+        """Return the size of the database, without its log."""
         with self._database.writer.connect() as connection:
             if self._database.url.startswith("sqlite"):
                 return int(
@@ -114,12 +114,12 @@ class Store:
 
 
 def _text(token_ids: list[int]) -> str:
-    """Return some text: four characters a token, as is usual."""
+    """Return text of four characters per token, a typical ratio."""
     return "".join(f"{token_id % 1000:03d} " for token_id in token_ids)
 
 
 async def rate(store: Store, episodes_each: int) -> tuple[float, list[float]]:
-    """Record whole episodes with all writers at once; return turns a second and each turn's wait in ms."""
+    """Record episodes with all writers concurrently; return turns per second and the latency of each turn in ms."""
     episodes = await store.opened(WRITERS * episodes_each)
     waits: list[float] = []
 
@@ -136,7 +136,7 @@ async def rate(store: Store, episodes_each: int) -> tuple[float, list[float]]:
 
 
 async def growth(store: Store, episodes: int) -> dict[str, float]:
-    """Let episodes grow side by side; return bytes per turn, by the turns' numbers."""
+    """Grow episodes in parallel; return bytes per turn, by range of turn numbers."""
     growing = await store.opened(episodes)
     sizes = [store.bytes()]
     for _ in range(GROWN):
@@ -148,7 +148,7 @@ async def growth(store: Store, episodes: int) -> dict[str, float]:
 
 
 def fsync_ms(folder: Path) -> float:
-    """Return how long the disk takes to make a small write durable: no commit can be faster."""
+    """Return the duration of a small durable write in ms, the lower bound of a commit."""
     waits = []
     with (folder / "fsync").open("wb", buffering=0) as file:
         for _ in range(50):
@@ -169,10 +169,10 @@ def report(
     """Print the table; return every figure."""
     print(
         f"{machine()}; {WRITERS} writers, histories of {HISTORY} to {HISTORY + TURNS * (NEW + ANSWER)} tokens, "
-        f"{NEW} + {ANSWER} new tokens a turn; the disk syncs in {disk_ms:.1f} ms"
+        f"{NEW} + {ANSWER} new tokens per turn; fsync takes {disk_ms:.1f} ms"
     )
     print(
-        "            durable turns/s   wait p50   p95    bytes a turn at turns "
+        "            durable turns/s   wait p50   p95  bytes per turn at turns "
         + "".join(f"{name:>8}" for name in next(iter(grown.values())))
     )
     figures: dict[str, Any] = {
@@ -202,7 +202,7 @@ def report(
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one round of few episodes")
+    parser.add_argument("--quick", action="store_true", help="one round with few episodes")
     arguments = parser.parse_args()
     rounds, episodes_each, growing = (1, 5, 32) if arguments.quick else (5, 20, 128)
     with ExitStack() as closing:

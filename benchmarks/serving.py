@@ -1,10 +1,10 @@
-"""What the server costs beside the vLLM that it asks: requests a second and latencies, through it and directly.
+"""Overhead of the server over its vLLM: requests/s and latencies, through the server and directly.
 
     .venv/bin/python benchmarks/serving.py [--quick] [--venv-dir DIR]
 
-One vLLM; the server in front of it as it is shipped (`python -m server serve`, every turn recorded and synced into
-SQLite before its answer leaves); beside it, in the same rounds, the LiteLLM proxy. Answers of 64 tokens from a small
-model, and of one token from a tiny one, where the server itself is the load.
+One vLLM; in front of it the unmodified server (`python -m server serve`, every turn recorded and synced to SQLite
+before it is answered) and, in the same rounds, the LiteLLM proxy. Answers of 64 tokens from a small model, and of one
+token from a tiny model, where the server itself dominates.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from tests.support.postgres import running_postgres
 SMALL = "smollm2-135m-instruct"
 DIRECT, OURS, PEER, PEER_LOGGING = "direct", "upturn", "litellm", "litellm, logging"
 Plan = list[tuple[Shape, int, int]]
-"""Shapes with rounds, and requests in each round."""
+"""(shape, rounds, requests per round)."""
 
 
 def plans(quick: bool) -> dict[str, Plan]:
-    """Return what is measured with each model."""
+    """Return the measurements for each model."""
     forms = (False, True)
     if quick:
         return {"tiny": [(Shape(1, 1, False), 20, 4), (Shape(1, 16, False), 2, 320), (Shape(64, 8, True), 2, 32)]}
@@ -58,9 +58,9 @@ def plans(quick: bool) -> dict[str, Plan]:
 
 @asynccontextmanager
 async def targets(model: Path, folder: Path, venv: Path | None, logging: bool) -> AsyncIterator[list[Target]]:
-    """Start a vLLM with everything that stands before it."""
+    """Start a vLLM and everything in front of it."""
     folder.mkdir()
-    vllm = VllmProcess(VllmOptions(max_model_len=2048), model, folder, _tell)
+    vllm = VllmProcess(VllmOptions(max_model_len=2048), model, folder, _log)
     async with AsyncExitStack() as closing:
         url = await vllm.start()
         closing.push_async_callback(vllm.stop)
@@ -68,7 +68,7 @@ async def targets(model: Path, folder: Path, venv: Path | None, logging: bool) -
         ours = closing.enter_context(ServerProcess(folder / "data", free_port(), flags, lambda _: None))
         found = [Target(DIRECT, url, BASE_MODEL), Target(OURS, ours.url, "policy")]
         if venv is not None:
-            _tell("starting LiteLLM")
+            _log("starting LiteLLM")
             peer = closing.enter_context(litellm_proxy.proxy(venv, url, folder / "a"))
             found.append(Target(PEER, peer, "policy", litellm_proxy.KEY))
         if venv is not None and logging:
@@ -79,14 +79,14 @@ async def targets(model: Path, folder: Path, venv: Path | None, logging: bool) -
 
 
 async def measured(plan: dict[str, Plan], venv: Path | None, logging: bool) -> list[dict[str, Any]]:
-    """Measure everything; return one row for each model, shape and target."""
+    """Return one row for each model, shape and target."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="upturn-serving-") as name:
         folder = Path(name)
         for model, shapes in plan.items():
             async with targets(_path(model, folder), folder / model, venv, logging) as found:
                 for shape, rounds, requests in shapes:
-                    _tell(f"{model}: {shape.text}")
+                    _log(f"{model}: {shape.text}")
                     results = await compare(found, shape, rounds=rounds, requests=requests)
                     rows += [_row(model, shape, target.name, results) for target in found]
     return rows
@@ -107,7 +107,7 @@ def _row(model: str, shape: Shape, name: str, results: dict[str, Measured]) -> d
 def report(rows: list[dict[str, Any]]) -> None:
     """Print the table."""
     print(
-        "model                  answer, requests                     through           requests/s"
+        "model                  answer, requests                     target            requests/s"
         "  of direct   p50 ms   p95 ms   added p50 ms  failed"
     )
     for row in rows:
@@ -126,14 +126,14 @@ def main() -> None:
         "--venv-dir",
         type=Path,
         default=Path.home() / ".cache" / "upturn-benchmarks" / "litellm",
-        help="where LiteLLM is installed",
+        help="virtual environment for LiteLLM",
     )
     arguments = parser.parse_args()
     venv = None if arguments.quick else litellm_proxy.installed(arguments.venv_dir)
     why_not = "not in --quick" if venv is None else litellm_proxy.why_no_database(venv)
     rows = asyncio.run(measured(plans(arguments.quick), venv, why_not is None))
     peer = f"LiteLLM {litellm_proxy.version(venv)}" if venv is not None else "no LiteLLM"
-    print(f"{machine()}; {peer}; medians of rounds in turn")
+    print(f"{machine()}; {peer}; medians of alternating rounds")
     report(rows)
     if why_not:
         print(f"LiteLLM with database logging was not measured: {why_not}")
@@ -150,7 +150,7 @@ def main() -> None:
     )
 
 
-def _tell(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

@@ -1,10 +1,10 @@
-"""What a training run costs those who are being answered meanwhile: pauses between tokens, seconds of an answer.
+"""Cost of a training run for clients being served: pauses between tokens, duration of an answer.
 
     .venv/bin/python benchmarks/training_latency.py [--quick] [--model NAME] [--at-once N] [--steps N]
 
-`python -m server serve` as it is shipped, with its own learner, over a real vLLM; a few streams that never stop. First
-nothing else happens, then a run of SFT on a solver's episodes (the learner alone is the difference), then a run of GRPO
-that also plays its episodes on the same engine, and both swap full weights after each step.
+The unmodified `python -m server serve` with its own learner and a real vLLM; a few continuous streams. First serving
+alone, then an SFT run on a solver's episodes (only the learner is added), then a GRPO run that also plays its episodes
+on the same engine. Both runs swap full weights after each step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.hot_swap import SMALL
-from benchmarks.support.swap_load import Seen, quantile, streams
+from benchmarks.support.swap_load import Observed, quantile, streams
 from clients.demo import plan
 from clients.demo.machine import machine
 from clients.demo.server_process import ServerProcess, free_port
@@ -35,7 +35,7 @@ QUIET_S = 40.0
 
 
 async def until(client: Client, run: RunView, *states: str) -> RunView:
-    """Wait for a state of a run; a run that fails ends the benchmark."""
+    """Wait until a run reaches a state; a failed run ends the benchmark."""
     while run.state not in states:
         if run.state in ("failed", "cancelled"):
             raise SystemExit(f"the run {run.state}: {run.reason}")
@@ -44,9 +44,9 @@ async def until(client: Client, run: RunView, *states: str) -> RunView:
     return run
 
 
-async def phase(client: Client, seen: Seen, config: RunConfig | None) -> dict[str, Any]:
-    """Let a run go from its start to its end, or nothing for a while; return what the streams felt."""
-    failed, steps = len(seen.failed), 0
+async def phase(client: Client, observed: Observed, config: RunConfig | None) -> dict[str, Any]:
+    """Measure the streams from the start of a run to its end, or for a while without one."""
+    failed, steps = len(observed.failed), 0
     if config is None:
         began = time.monotonic()
         await asyncio.sleep(QUIET_S)
@@ -56,11 +56,11 @@ async def phase(client: Client, seen: Seen, config: RunConfig | None) -> dict[st
         began = time.monotonic()
         steps = (await until(client, run, "done")).step
     ended = time.monotonic()
-    gaps, answers = seen.all_between(began, ended), seen.answers_between(began, ended)
+    gaps, answers = observed.all_between(began, ended), observed.answers_between(began, ended)
     return {
         "seconds": ended - began,
         "steps": steps,
-        "failures": len(seen.failed) - failed,
+        "failures": len(observed.failed) - failed,
         "answers": len(answers),
         "tokens_per_s": len(answers) * TOKENS / (ended - began),
         **{f"gap_{name}_s": quantile(gaps, share) for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))},
@@ -69,7 +69,7 @@ async def phase(client: Client, seen: Seen, config: RunConfig | None) -> dict[st
 
 
 async def measured(arguments: argparse.Namespace, base: Path, data: Path) -> dict[str, dict[str, Any]]:
-    """Measure the phases one after the other on one server."""
+    """Measure the phases one after another on one server."""
     flags = [
         "--model",
         str(base),
@@ -89,28 +89,28 @@ async def measured(arguments: argparse.Namespace, base: Path, data: Path) -> dic
         tasks = plan.of_depths(client.tasks(plan.ENVIRONMENT, "train").tasks)[:10]
         runs: dict[str, RunConfig | None] = {
             "serving alone": None,
-            "a run of SFT": plan.supervised(tasks, arguments.steps, "full", 0),
-            "a run of GRPO": plan.reinforcement(tasks, arguments.steps, "full", 0),
+            "SFT run": plan.supervised(tasks, arguments.steps, "full", 0),
+            "GRPO run": plan.reinforcement(tasks, arguments.steps, "full", 0),
         }
-        async with streams(server.url, "policy", arguments.at_once, TOKENS) as seen:
+        async with streams(server.url, "policy", arguments.at_once, TOKENS) as observed:
             for name, config in runs.items():
                 print(f"  … {name}", file=sys.stderr, flush=True)
-                rows[name] = await phase(client, seen, config)
+                rows[name] = await phase(client, observed, config)
                 report(name, rows[name], rows["serving alone"])
-        if seen.failed:
-            print(f"failed: {seen.failed[:5]}")
+        if observed.failed:
+            print(f"failed: {observed.failed[:5]}")
     return rows
 
 
 def report(name: str, row: dict[str, Any], alone: dict[str, Any]) -> None:
-    """Print a phase and what it is of serving alone."""
+    """Print a phase, also relative to serving alone."""
     ratio = {key: row[key] / alone[key] for key in ("gap_p50_s", "gap_p99_s", "answer_p50_s", "tokens_per_s")}
     print(
         f"{name:<14} {row['seconds']:5.0f} s, {row['steps']} steps, {row['answers']} answers, {row['failures']} "
         f"failed: pause between tokens p50 {1000 * row['gap_p50_s']:.0f}, p99 {1000 * row['gap_p99_s']:.0f}, longest "
         f"{1000 * row['gap_max_s']:.0f} ms; answer p50 {row['answer_p50_s']:.1f}, p95 {row['answer_p95_s']:.1f} s; "
-        f"{row['tokens_per_s']:.0f} tokens/s\n{'':<14} of serving alone: pause p50 {ratio['gap_p50_s']:.2f}, p99 "
-        f"{ratio['gap_p99_s']:.2f}, answer p50 {ratio['answer_p50_s']:.2f}, tokens/s {ratio['tokens_per_s']:.2f}",
+        f"{row['tokens_per_s']:.0f} tokens/s\n{'':<14} relative to serving alone: pause p50 {ratio['gap_p50_s']:.2f}, "
+        f"p99 {ratio['gap_p99_s']:.2f}, answer p50 {ratio['answer_p50_s']:.2f}, tokens/s {ratio['tokens_per_s']:.2f}",
         flush=True,
     )
 
@@ -120,9 +120,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tiny model, 1 step of each run")
     parser.add_argument("--model", default=SMALL, help="a model directory or name (%(default)s)")
-    parser.add_argument("--at-once", type=int, default=4, help="streams (%(default)s)")
-    parser.add_argument("--steps", type=int, default=4, help="of each run (%(default)s)")
-    parser.add_argument("--nice", type=int, default=0, help="how far the learner gives way (%(default)s)")
+    parser.add_argument("--at-once", type=int, default=4, help="concurrent streams (%(default)s)")
+    parser.add_argument("--steps", type=int, default=4, help="steps per run (%(default)s)")
+    parser.add_argument("--nice", type=int, default=0, help="niceness of the learner (%(default)s)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="upturn-training-") as name:
         folder = Path(name)

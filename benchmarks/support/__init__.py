@@ -1,1 +1,1 @@
-"""Helpers of the benchmarks: loads, and the peers that are measured beside this project."""
+"""Support for the benchmarks: load generators, and peers for comparison."""

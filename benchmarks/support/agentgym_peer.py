@@ -1,7 +1,7 @@
-"""AgentGym's own environment servers, out of a checkout, as something to compare with. Used by `environments.py`.
+"""AgentGym's environment servers, from a checkout, for comparison. Used by `environments.py`.
 
-They need older packages than ours, so they run in an environment of their own that this makes. What is sent to them is
-their own protocol; `docs/environments.md` has it.
+They need older packages, so this module creates a virtual environment for them. Requests follow their own protocol,
+which `docs/environments.md` describes.
 """
 
 from __future__ import annotations
@@ -25,50 +25,50 @@ REQUIREMENTS = ["fastapi", "uvicorn", "gymnasium<1", "minigrid<2.5", "gym==0.26.
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One of their servers, and what an episode there does (the same is sent to ours)."""
+    """One AgentGym server, and the actions of an episode; ours receives the same."""
 
     folder: str
     app: str
     actions: list[str]
     at_once: int = 64
     create: Any = None
-    """Body of its create request."""
+    """Body of the create request."""
 
 
 PEERS = {
     "textcraft": Peer("agentenv-textcraft", "agentenv_textcraft:app", ["inventory", "get 1 oak log"], create={}),
     "babyai": Peer("agentenv-babyai", "agentenv_babyai:app", ["turn left", "turn right"]),
-    # Each of its environments is a Java of its own.
+    # Each of its environments is a Java process.
     "sciworld": Peer("agentenv-sciworld", "agentenv_sciworld:app", ["look around", "inventory"], at_once=8),
 }
 
 
 class Theirs:
-    """Episodes of one of their servers."""
+    """Episodes of an AgentGym server."""
 
     def __init__(self, url: str, peer: Peer) -> None:
         self._url, self._peer = url, peer
 
     async def begin(self, connection: Connection, script: Script) -> Any:
         """Create and reset an environment; return its id."""
-        made = (await _asked(connection, "/create", self._peer.create))["id"]
-        await _asked(connection, "/reset", {"id": made, "data_idx": script.seed})
+        made = (await _post(connection, "/create", self._peer.create))["id"]
+        await _post(connection, "/reset", {"id": made, "data_idx": script.seed})
         return made
 
     async def step(self, connection: Connection, episode: Any, action: str) -> None:
         """Act."""
-        await _asked(connection, "/step", {"id": episode, "action": action})
+        await _post(connection, "/step", {"id": episode, "action": action})
 
     async def end(self, connection: Connection, episode: Any) -> None:
-        """Close it, where the server knows how."""
+        """Close the environment, where the server supports that."""
         await connection.send("POST", "/close", {"id": episode})
 
     def connection(self) -> Connection:
-        """Return a new connection to it."""
+        """Return a new connection to the server."""
         return Connection(self._url)
 
 
-async def _asked(connection: Connection, path: str, body: Any) -> Any:
+async def _post(connection: Connection, path: str, body: Any) -> Any:
     status, answer = await connection.send("POST", path, body)
     if status >= 300 or (isinstance(answer, dict) and "error" in answer):
         raise RuntimeError(f"AgentGym's {path} answered {status}: {answer}")
@@ -76,7 +76,7 @@ async def _asked(connection: Connection, path: str, body: Any) -> Any:
 
 
 def installed(venv: Path) -> Path:
-    """Return the Python that has what their servers need, made at the first run."""
+    """Return the interpreter with the servers' requirements, creating its virtual environment at the first run."""
     python, complete, wanted = venv / "bin" / "python", venv / "complete", "\n".join(REQUIREMENTS)
     if not complete.is_file() or complete.read_text() != wanted:
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
@@ -87,7 +87,7 @@ def installed(venv: Path) -> Path:
 
 @contextmanager
 def serving(checkout: Path, python: Path, peer: Peer) -> Iterator[Theirs]:
-    """Run one of their servers on a free port."""
+    """Run an AgentGym server on a free port."""
     port = free_port()
     command = [python, "-m", "uvicorn", peer.app, "--port", str(port), "--log-level", "warning"]
     with subprocess.Popen(command, cwd=checkout / peer.folder, stdout=subprocess.DEVNULL) as server:

@@ -1,6 +1,6 @@
-"""Agents that talk to a server as agents do, tools, streams, broken connections and retries included.
+"""Agents with tools, streams, broken connections and retries, as in production.
 
-Used by `exactness.py`. Each keeps what it was given, and knows where it changed the history that it sends.
+Used by `exactness.py`. Each keeps what it received, and knows where it changed the history that it sends.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import aiohttp
 
 KEY = "sk-agents"
-"""One key for all agents: what an agent is to itself, the server has to find out from what it says."""
+"""One key for all agents: the server has to tell them apart by their messages."""
 TOOLS = [
     {
         "type": "function",
@@ -33,48 +33,48 @@ TOOLS = [
 
 Way = Literal["plain", "sent again", "sent twice", "broken off", "given up"]
 WAYS: dict[Way, int] = {"plain": 60, "sent again": 10, "sent twice": 10, "broken off": 10, "given up": 10}
-"""How a turn is asked for, with weights: as it should be; again after its answer; again while it is being answered;
-after a stream that the agent closed in its middle; after a request that the agent stopped waiting for."""
+"""How a turn is requested, with weights: once; again after its answer; again while it is being answered; after a stream
+that the agent closed midway; after a request that the agent stopped waiting for."""
 
 
 @dataclass(slots=True)
 class Given:
-    """What an agent was given of one turn."""
+    """What an agent received of one turn."""
 
     turn_id: str
     episode_id: str
     message: dict[str, Any] = field(default_factory=lambda: {"role": "assistant", "content": ""})
     tokens: list[tuple[str, float]] | None = None
-    """[K] text and logprob of each sampled token; None where the agent left before the end."""
+    """[K] text and logprob of each sampled token; None where the agent disconnected before the end."""
     usage: int | None = None
     rewritten: bool = False
-    """The agent changed the history before it asked."""
+    """The agent changed the history before the request."""
     stray: bool = False
-    """It came out of another episode than the agent named."""
+    """The answer came from a different episode than the agent named."""
     unlike: bool = False
-    """The same request, sent again, had another answer before."""
+    """The same request, sent before, had a different answer."""
     repeated: bool = False
-    """The agent asked once more, having thrown away a part of another answer."""
+    """The agent discarded part of another answer and asked again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where and how to ask."""
+    """The server, and what it supports."""
 
     http: aiohttp.ClientSession
     url: str
     forces_calls: bool
-    """It can be told to call a tool."""
+    """It can be forced to call a tool."""
 
 
 class Agent:
-    """One agent, for one episode by its own reckoning."""
+    """One agent, in what it considers one episode."""
 
     def __init__(self, server: Server, number: int) -> None:
         self._server = server
         self._random = random.Random(number)
         self._tie_by = self._random.choice(["key", "url", "header", "none"])
-        # Agents with an episode say the same as three others at the same time, as a group does that plays one task.
+        # An agent with an episode says the same as three others concurrently, like a group that plays one task.
         alone = self._tie_by == "none"
         self._name = f"Agent {number}" if alone else f"Group {number // 4}"
         self._said = self._random if alone else random.Random(self._name)
@@ -103,7 +103,7 @@ class Agent:
             self._messages += [given.message, *(results or [self._user("What else?")])]
 
     async def _tie(self) -> None:
-        """Tie calls to an episode, where this agent knows of episodes."""
+        """Tie calls to an episode, if this agent uses episodes."""
         if self._tie_by == "none":
             return
         async with self._server.http.post(f"{self._server.url}/v1/episodes", json={}, headers=self._headers) as answer:
@@ -120,7 +120,7 @@ class Agent:
         return {"role": "user", "content": f"{text} ({self._name}, {self._said.randrange(10**9)})"}
 
     def _rewrite(self) -> None:
-        """Change the history: edit its beginning, sum it up, or go back to before the last answer."""
+        """Change the history: edit its beginning, summarize it, or drop the last answer."""
         last = self._user("And now?")
         match self._random.randrange(3):
             case 0:
@@ -132,7 +132,7 @@ class Agent:
                 self._messages = [*self._messages[: answers[-1]][:-1], last]
 
     async def _ask(self, way: Way) -> Given:
-        """Get the next answer in some way."""
+        """Get the next answer in the given way."""
         streams = {"broken off": True, "sent twice": True, "given up": False}.get(way, self._random.random() < 0.5)
         body: dict[str, Any] = {
             "model": "policy",
@@ -151,10 +151,10 @@ class Agent:
             try:
                 await asyncio.wait_for(self._send(body), 0.05)
             except TimeoutError:
-                pass  # On purpose: the answer is lost to the agent, which asks again.
+                pass  # Intended: the agent loses the answer and asks again.
         if way == "broken off":
             part = await self._send(body, leave_after=self._random.randint(1, 8))
-            await asyncio.sleep(self._random.choice([0, 0.3]))  # Before or after the server has noticed.
+            await asyncio.sleep(self._random.choice([0, 0.3]))  # Before or after the server notices.
             again = await self._send(body, retry=self._random.random() < 0.5)
             again.repeated = again.turn_id != part.turn_id
             return again
@@ -176,7 +176,7 @@ class Agent:
         begun: asyncio.Event | None = None,
         leave_after: int | None = None,
     ) -> Given:
-        """Send a request and take its answer, or the first so many pieces of it."""
+        """Send a request and read its answer, or only its first `leave_after` chunks."""
         headers = {**self._headers, **({"x-stainless-retry-count": "1"} if retry else {})}
         async with self._server.http.post(self._url, json=body, headers=headers) as response:
             if response.status != 200:
@@ -237,7 +237,7 @@ def _tokens(choice: dict[str, Any]) -> list[tuple[str, float]]:
 
 
 def _same(one: Given, two: Given) -> Given:
-    """Return the first answer after checking that the second is the same."""
+    """Return the first answer; mark the second if it differs."""
     two.unlike = (one.turn_id, one.message["content"] or "", one.usage) != (
         two.turn_id,
         two.message["content"] or "",

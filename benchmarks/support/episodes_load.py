@@ -1,7 +1,7 @@
-"""A load generator for environment steps: some episodes at once, each on a kept connection, all of equal length.
+"""A load generator for environment steps: concurrent episodes of equal length, each on a persistent connection.
 
-Used by `environments.py` and `leaks.py`. It shares the machine with the server that it measures, so it is as small as
-an HTTP client can be: one request at a time on a connection, answers of a known length.
+Used by `environments.py` and `leaks.py`. It shares the machine with the server, so its HTTP client is minimal: one
+request at a time per connection, answers of known length.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 IDLE_S = 4.0
-"""Servers close a connection that was idle for 5 s: one that may be gone is made anew."""
+"""Idle time after which a connection is replaced: servers close idle connections after 5 s."""
 
 
 class Connection:
-    """One connection that sends a request and waits for its answer."""
+    """One connection, with one request at a time."""
 
     def __init__(self, url: str) -> None:
         where = urlsplit(url)
@@ -47,7 +47,7 @@ class Connection:
         return int(head[9:12]), json.loads(answer) if answer else None
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
@@ -55,7 +55,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What one episode does; it does not end by itself."""
+    """The actions of one episode, none of which ends it."""
 
     task: str
     seed: int
@@ -64,16 +64,16 @@ class Script:
 
 @dataclass(slots=True)
 class Measured:
-    """What some rounds of episodes took."""
+    """Measurements of some rounds of episodes."""
 
     steps: int = 0
     wall_s: float = 0.0
-    """Of stepping alone."""
+    """Stepping time only."""
     latencies_ms: list[float] = field(default_factory=list)
     open_ms: list[float] = field(default_factory=list)
 
     def figures(self) -> dict[str, float]:
-        """Return what is reported."""
+        """Return the reported figures."""
         ordered, opened = sorted(self.latencies_ms), sorted(self.open_ms)
         return {
             "steps_per_s": self.steps / self.wall_s,
@@ -84,16 +84,16 @@ class Measured:
 
 
 class Ours:
-    """Episodes of this server."""
+    """Episodes of our server."""
 
     def __init__(self, url: str, environment: str) -> None:
         self._url, self._environment = url, environment
 
     async def begin(self, connection: Connection, script: Script) -> Any:
-        """Open an episode; return what identifies it."""
+        """Open an episode; return its id."""
         body = {"environment": self._environment, "task": script.task, "seed": script.seed, "horizon": 10_000}
         while (answer := await connection.send("POST", "/v1/episodes", body))[0] == 429:
-            await asyncio.sleep(0.2)  # Those of the round before are still closing.
+            await asyncio.sleep(0.2)  # Episodes of the previous round are still closing.
         return _checked(answer)["id"]
 
     async def step(self, connection: Connection, episode: Any, action: str) -> None:
@@ -101,16 +101,16 @@ class Ours:
         _checked(await connection.send("POST", f"/v1/episodes/{episode}/steps", {"action": action}))
 
     async def end(self, connection: Connection, episode: Any) -> None:
-        """Close it."""
+        """Close the episode."""
         _checked(await connection.send("POST", f"/v1/episodes/{episode}/close", {}))
 
     def connection(self) -> Connection:
-        """Return a new connection to it."""
+        """Return a new connection to the server."""
         return Connection(self._url)
 
 
 async def measure(target: Any, scripts: Sequence[Script], at_once: int, seconds: float) -> Measured:
-    """Play rounds of `at_once` episodes for about so long; what is timed is their stepping."""
+    """Play rounds of `at_once` concurrent episodes until stepping has taken `seconds`."""
     measured, connections = Measured(), [target.connection() for _ in range(at_once)]
     await _round(target, connections, scripts, Measured())
     while measured.wall_s < seconds:

@@ -1,6 +1,6 @@
-"""One learner step of ours in a process of its own. Used by `learner.py`.
+"""A learner step of this project in a separate process. Used by `learner.py`.
 
-Measured is `Trainer.step`: packing, forward, loss, backward, clipping and AdamW.
+Times `Trainer.step`: packing, forward, loss, backward, clipping and AdamW.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from upturn.wire import OptimizerConfig, RunConfig, Sample
 
 
 def samples(episodes: list[dict[str, Any]]) -> list[Sample]:
-    """Return the episodes as the server gives them, with engine logprobs of 0."""
+    """Return the episodes as samples in the server's format, with engine logprobs of 0."""
     found = []
     for number, e in enumerate(episodes):
         ids = e["prompt"] + e["completion"]
@@ -45,7 +45,7 @@ def samples(episodes: list[dict[str, Any]]) -> list[Sample]:
 
 
 def as_sampled(given: list[Sample], policy: Policy, config: RunConfig, max_row_tokens: int) -> list[Sample]:
-    """Return the samples with the policy's own logprobs as the engine's: then no importance weight is at work."""
+    """Return the samples with the policy's logprobs as the engine's, so that all importance weights are 1."""
     seen = Minibatch(given, policy, None, config, policy.row_limits(max_row_tokens)).no_grad_pass()
     found = []
     for sample, one in zip(given, seen, strict=True):
@@ -55,7 +55,7 @@ def as_sampled(given: list[Sample], policy: Policy, config: RunConfig, max_row_t
 
 
 def main() -> None:
-    """Train on the batch that the command line names; print what it took."""
+    """Train on the batch named on the command line; print the measurements."""
     given = json.loads(sys.argv[1])
     torch.set_num_threads(given["threads"])
     memory = Memory()

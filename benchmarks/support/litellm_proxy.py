@@ -1,7 +1,7 @@
-"""The LiteLLM proxy, for comparison, in a virtual environment of its own: its pins conflict with ours.
+"""The LiteLLM proxy, for comparison, in a virtual environment: its pins conflict with this project's.
 
-Used by `serving.py`. Its database logging needs PostgreSQL and a program of Prisma's that is downloaded on first use;
-where one of them cannot be had, `why_not` says so.
+Used by `serving.py`. Its database logging needs PostgreSQL and a Prisma binary that is downloaded on first use;
+`why_no_database` says which of them is unavailable.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ START_S = 180.0
 
 
 def installed(venv: Path) -> Path:
-    """Return the environment, made on first use."""
+    """Return the virtual environment, creating it on first use."""
     if not (venv / "bin" / "litellm").is_file():
         print(f"installing LiteLLM into {venv}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
@@ -48,7 +48,7 @@ def version(venv: Path) -> str:
 
 
 def why_no_database(venv: Path) -> str | None:
-    """Prepare the proxy for its database; return why that cannot be, None where it can."""
+    """Prepare the proxy's database logging; return the reason where that is impossible, otherwise None."""
     if shutil.which("initdb") is None and not any(Path("/usr/lib/postgresql").glob("*/bin")):
         return "PostgreSQL is not installed"
     schema = next(venv.glob("lib/python*/site-packages/litellm/proxy/schema.prisma"))
@@ -65,7 +65,7 @@ def why_no_database(venv: Path) -> str | None:
 
 @contextmanager
 def proxy(venv: Path, vllm_url: str, folder: Path, database_url: str | None = None) -> Iterator[str]:
-    """Run the proxy in front of a vLLM, logging requests into a database if there is one; yield its URL."""
+    """Run the proxy in front of a vLLM, logging requests to a database if one is given; yield its URL."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(CONFIG.format(url=vllm_url))
     port = free_port()

@@ -1,6 +1,6 @@
-"""A load generator for chat completions: some requests at a time, over kept connections, each checked for its length.
+"""A load generator for chat completions: concurrent requests on persistent connections, answers checked for length.
 
-Used by `serving.py`. It measures what a client sees, so it is one and the same for everything that is compared.
+Used by `serving.py`. It measures what a client observes, identically for every target.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What is asked, and how."""
+    """Form of the requests."""
 
     tokens: int
-    """Of each answer, exactly."""
+    """Exact length of each answer."""
     concurrency: int
     stream: bool
 
     @property
     def text(self) -> str:
-        """The shape in words."""
-        return f"{self.tokens:>3} tokens, {self.concurrency:>2} at once, {'streamed' if self.stream else 'whole'}"
+        """Description of the shape."""
+        return f"{self.tokens:>3} tokens, {self.concurrency:>2} concurrent, {'streamed' if self.stream else 'whole'}"
 
 
 @dataclass(slots=True)
 class Measured:
-    """What one target did in one shape."""
+    """Measurements of one target and shape."""
 
     rates: list[float] = field(default_factory=list)
-    """[rounds] requests a second."""
+    """[rounds] requests per second."""
     latencies_ms: list[float] = field(default_factory=list)
-    """[requests], in the order of their answers."""
+    """[requests] in the order of their answers."""
     failed: int = 0
-    """Requests that had to be sent again."""
+    """Requests that had to be resent."""
 
     def quantile_ms(self, share: float) -> float:
         """Return a quantile of the latencies."""
@@ -62,7 +62,7 @@ class Measured:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
     def figures(self, direct: Measured) -> dict[str, Any]:
-        """Return what is reported; ratios are of the same round, and their median counts."""
+        """Return the reported figures; a ratio is the median of the ratios within each round."""
         return {
             "requests_per_s": statistics.median(self.rates),
             "p50_ms": self.quantile_ms(0.5),
@@ -75,15 +75,15 @@ class Measured:
 
 
 async def compare(targets: Sequence[Target], shape: Shape, *, rounds: int, requests: int) -> dict[str, Measured]:
-    """Send `requests` to every target in turn, `rounds` times over, after a warm-up of each."""
+    """Send `requests` to each target in alternation, in `rounds` rounds, after a warm-up."""
     measured = {target.name: Measured() for target in targets}
-    # Servers close idle connections after 5 s (uvicorn's default): these are closed here before that.
+    # Close idle connections before the server does, after 5 s (uvicorn's default).
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=600)) as session:
         for target in targets:
             await _round(session, target, shape, shape.concurrency, Measured())
         for turn in range(rounds):
-            # Every second round goes the other way, so that no target always comes first.
+            # Reverse every second round, so that no target always comes first.
             for target in targets[:: -1 if turn % 2 else 1]:
                 began = time.perf_counter()
                 await _round(session, target, shape, requests, measured[target.name])
@@ -102,7 +102,7 @@ async def _round(
             while (tokens := await _ask(session, target, shape)) is None:
                 measured.failed += 1
                 if measured.failed > requests:
-                    raise RuntimeError(f"{target.name} refuses more than it answers")
+                    raise RuntimeError(f"{target.name} refuses more requests than it answers")
             measured.latencies_ms.append(1000 * (time.perf_counter() - began))
             if tokens != shape.tokens:
                 raise RuntimeError(f"{target.name} answered {tokens} tokens, not {shape.tokens}")
@@ -113,7 +113,7 @@ async def _round(
 
 
 async def _ask(session: aiohttp.ClientSession, target: Target, shape: Shape) -> int | None:
-    """Send one request; return the number of tokens of its answer, None where it is to be sent again."""
+    """Send one request; return the number of tokens of its answer, or None where it must be resent."""
     body: dict[str, Any] = {
         "model": target.model,
         "messages": [{"role": "user", "content": STORY.format(next(_numbers))}],

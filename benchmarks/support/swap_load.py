@@ -1,4 +1,4 @@
-"""Streams that never stop, and what they feel: pauses between chunks, versions, failures.
+"""Continuous streams and what they observe: pauses between chunks, versions, failures.
 
 Used by `hot_swap.py` and `training_latency.py`.
 """
@@ -19,28 +19,28 @@ from benchmarks.support.load import STORY
 
 
 @dataclass(slots=True)
-class Seen:
-    """What the clients of one load saw."""
+class Observed:
+    """Observations of the clients of one load."""
 
     gaps: list[tuple[float, float]] = field(default_factory=list)
-    """(when it ended, seconds) of every pause between two chunks of a stream."""
+    """(end time, seconds) of every pause between two chunks of a stream."""
     first: dict[str, float] = field(default_factory=dict)
-    """By model: when its first answer began."""
+    """Start time of the first answer, by model."""
     answers: int = 0
     seconds: list[tuple[float, float]] = field(default_factory=list)
-    """(when it ended, seconds) of every answer."""
+    """(end time, seconds) of every answer."""
     failed: list[str] = field(default_factory=list)
 
     def longest(self, since: float, until: float) -> float:
-        """Return the longest pause that lies, even in part, between two times."""
+        """Return the longest pause that overlaps an interval."""
         return max((gap for at, gap in self.gaps if at >= since and at - gap <= until), default=0.0)
 
     def all_between(self, since: float, until: float) -> list[float]:
-        """Return the pauses that lie between two times as a whole."""
+        """Return the sorted pauses that lie entirely within an interval."""
         return _within(self.gaps, since, until)
 
     def answers_between(self, since: float, until: float) -> list[float]:
-        """Return the seconds of the answers that lie between two times as a whole."""
+        """Return the sorted durations of the answers that lie entirely within an interval."""
         return _within(self.seconds, since, until)
 
 
@@ -54,14 +54,14 @@ def quantile(ordered: list[float], share: float) -> float:
 
 
 @asynccontextmanager
-async def streams(url: str, model: str, at_once: int, tokens: int) -> AsyncIterator[Seen]:
-    """Keep so many streams going, one answer after the other, until the block ends.
+async def streams(url: str, model: str, at_once: int, tokens: int) -> AsyncIterator[Observed]:
+    """Keep `at_once` streams running, each one answer after another, until the block ends.
 
-    Answers have from half of so many tokens to half as many again: of one length, they would all begin at once.
+    Answers have between 0.5 and 1.5 times `tokens` tokens: with equal lengths they would all start simultaneously.
     """
-    seen, numbers, stop = Seen(), count(), asyncio.Event()
+    observed, numbers, stop = Observed(), count(), asyncio.Event()
     timeout = aiohttp.ClientTimeout(total=None, sock_read=120)
-    # Servers close idle connections after 5 s: these are closed here before that.
+    # Close idle connections before the server does, after 5 s.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
@@ -69,23 +69,25 @@ async def streams(url: str, model: str, at_once: int, tokens: int) -> AsyncItera
             while not stop.is_set():
                 try:
                     number = next(numbers)
-                    await _answer(session, url, model, tokens // 2 + number * 37 % tokens, number, seen)
+                    await _answer(session, url, model, tokens // 2 + number * 37 % tokens, number, observed)
                 except (aiohttp.ClientError, OSError, TimeoutError, RuntimeError) as error:
-                    seen.failed.append(f"{type(error).__name__}: {error}")
+                    observed.failed.append(f"{type(error).__name__}: {error}")
                     await asyncio.sleep(0.1)
 
         async with asyncio.TaskGroup() as clients:
             for _ in range(at_once):
                 clients.create_task(client())
             try:
-                while seen.answers < at_once and not seen.failed:
+                while observed.answers < at_once and not observed.failed:
                     await asyncio.sleep(0.05)
-                yield seen
+                yield observed
             finally:
                 stop.set()
 
 
-async def _answer(session: aiohttp.ClientSession, url: str, model: str, tokens: int, number: int, seen: Seen) -> None:
+async def _answer(
+    session: aiohttp.ClientSession, url: str, model: str, tokens: int, number: int, observed: Observed
+) -> None:
     body = {
         "model": model,
         "messages": [{"role": "user", "content": STORY.format(number)}],
@@ -103,14 +105,14 @@ async def _answer(session: aiohttp.ClientSession, url: str, model: str, tokens: 
             if not line.startswith(b"data: {"):
                 continue
             now = time.monotonic()
-            seen.gaps.append((now, now - last))
+            observed.gaps.append((now, now - last))
             last = now
             chunk = json.loads(line[6:])
             if "error" in chunk:
                 raise RuntimeError(str(chunk["error"])[:300])
-            seen.first.setdefault(chunk["model"], now)
+            observed.first.setdefault(chunk["model"], now)
             finished = finished or any(choice["finish_reason"] for choice in chunk["choices"])
         if not finished:
-            raise RuntimeError("the stream ended in the middle")
-    seen.answers += 1
-    seen.seconds.append((last, last - began))
+            raise RuntimeError("the stream ended early")
+    observed.answers += 1
+    observed.seconds.append((last, last - began))

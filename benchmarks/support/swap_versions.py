@@ -1,7 +1,7 @@
-"""Versions to swap, and the proof of who sampled what. Used by `hot_swap.py`.
+"""Versions to swap, and the check of which version sampled what. Used by `hot_swap.py`.
 
-A handful of versions differ by random noise, so that their logprobs are far apart; each is published again and again
-under a new number by links to the same files and a manifest of its own.
+A handful of weight sets differ by random noise, so that their logprobs are far apart. Each set is published repeatedly
+under new version numbers, by hard links to the same files and a separate manifest.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from upturn.manifest import MANIFEST, write_manifest
 from upturn.wire import PolicyPublish, RunClaim, RunConfig, RunRequest, Sample
 
 NOISE = {"full": 0.15, "adapter": 0.05}
-"""Standard deviation: of full weights relative to each tensor's own, of an adapter's second factor as it is."""
+"""Standard deviation of the noise: relative to the tensor's for full weights, absolute for an adapter's `lora_B`."""
 LEARNER = "hot-swap"
 
 
 @dataclass
 class Versions:
-    """A few sets of weights, and the run under which they are published."""
+    """A few sets of weights, and the run that publishes them."""
 
     kind: Literal["full", "adapter"]
     base: Path
@@ -42,11 +42,11 @@ class Versions:
     written: list[Version]
     run_id: str = ""
     weights_of: dict[int, int] | None = None
-    """Which set a version number has."""
+    """Set of each version number."""
 
     @classmethod
     def write(cls, kind: Literal["full", "adapter"], base: Path, root: Path, sets: int) -> Versions:
-        """Write so many sets of weights."""
+        """Write `sets` sets of weights."""
         policy = load_policy(base, None, RunConfig(steps=1, kind=kind), torch.device("cpu"))
         begun = policy.snapshot()
         written = []
@@ -76,7 +76,7 @@ class Versions:
         return made, write_manifest(made, {**facts, "number": made.name})
 
     def publish(self, client: Client, number: int, written: tuple[Path, str]) -> int:
-        """Publish what `linked` made; return its version once it serves."""
+        """Publish a directory from `linked`; return its version once it serves."""
         directory, sha256 = written
         version = client.publish(
             PolicyPublish(
@@ -93,10 +93,11 @@ class Versions:
         return version
 
     def check(self, database: Path, most: int) -> dict[str, Any]:
-        """Recompute recorded tokens with the weights of the version they are said to be of, and with another's.
+        """Recompute recorded tokens with the weights of their recorded version, and with all others.
 
-        Returns the mean difference to the recorded logprobs in nats for both, the share of spans that fit their own
-        version better than any other, and counts. Turns with two versions come first: only a swap makes them.
+        Returns the mean difference from the recorded logprobs in nats, for the own and the closest other version; the
+        number of spans that fit their own version best; and counts. Turns with two versions are preferred: only a swap
+        produces them.
         """
         policies = [self._policy(version) for version in self.written]
         assert self.weights_of is not None
@@ -139,9 +140,9 @@ def _noisy(kind: str, name: str, tensor: torch.Tensor, generator: torch.Generato
 
 
 def _turns(database: Path, most: int, versions: set[int]) -> list[list[tuple[list[int], int | None, list[float]]]]:
-    """Return the tokens that some turns' answers end, as (ids, version, logprobs) by node.
+    """Return the tokens of up to `most` turns, as (ids, version, logprobs) per node.
 
-    Half of them, where there are so many, have an answer of two versions.
+    Up to half of them have an answer with two versions.
     """
     with sqlite3.connect(database) as connection:
         found = connection.execute(
@@ -149,7 +150,7 @@ def _turns(database: Path, most: int, versions: set[int]) -> list[list[tuple[lis
             f"WHERE policy_version IN ({','.join(map(str, versions))})) ORDER BY id"
         ).fetchall()
     turns: dict[str, list[tuple[list[int], int | None, list[float]]]] = {}
-    for turn, ids, version, logprobs in found:  # Every answer here is its episode's first.
+    for turn, ids, version, logprobs in found:  # Every answer here is the first of its episode.
         turns.setdefault(turn, []).append((unpack_ids(ids), version, unpack_logprobs(logprobs) if logprobs else []))
     two = [nodes for nodes in turns.values() if sum(version is not None for _, version, _ in nodes) > 1]
     one = [nodes for nodes in turns.values() if nodes not in two]
@@ -159,7 +160,7 @@ def _turns(database: Path, most: int, versions: set[int]) -> list[list[tuple[lis
 
 
 def _gap(policy: Policy, before: list[int], ids: list[int], logprobs: list[float]) -> float:
-    """Return the mean difference in nats between recorded logprobs and a policy's."""
+    """Return the mean absolute difference in nats between recorded logprobs and a policy's."""
     sample = Sample(
         episode_id="check",
         group=None,

@@ -1,9 +1,9 @@
-"""TRL's GRPOTrainer on episodes that are played already, as something to compare with. Used by `learner.py`.
+"""TRL's GRPOTrainer on recorded episodes, for comparison. Used by `learner.py`.
 
-It has an environment of its own, made at the first run, with the torch and transformers of ours. There this file is
-the program: it runs `GRPOTrainer.train()` with the generation replaced by the given batch, padded as TRL pads (prompts
-left, completions right, each to the longest of the batch). So what is measured is TRL's own shuffling, splitting,
-forward, loss, backward, clipping and AdamW, and not its sampling, rewards, advantages or padding.
+It runs in a virtual environment, created at the first run, with the same torch and transformers. There this file is the
+program: it runs `GRPOTrainer.train()` with generation replaced by the given batch, padded as TRL pads (prompts left,
+completions right, each to the longest of the batch). So TRL's shuffling, splitting, forward, loss, backward, clipping
+and AdamW are measured; its sampling, rewards, advantages and padding are not.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ ANSWERS_AT_ONCE = 8
 
 
 def requirements() -> list[str]:
-    """Return what its environment has: our own torch and transformers, and TRL."""
+    """Return the packages of its environment: TRL, and this project's torch and transformers."""
     ours = ("torch", "transformers", "accelerate")
     return ["trl==1.16.0", *(f"{name}=={version(name).split('+')[0]}" for name in ours)]
 
 
 def installed(venv: Path) -> Path:
-    """Return the Python that has TRL, made at the first run."""
+    """Return the interpreter that has TRL, creating its virtual environment at the first run."""
     python, complete, wanted = venv / "bin" / "python", venv / "complete", "\n".join(requirements())
     if not complete.is_file() or complete.read_text() != wanted:
         print(f"installing TRL into {venv}", file=sys.stderr)
@@ -38,13 +38,13 @@ def installed(venv: Path) -> Path:
 
 
 class Memory:
-    """Peak resident memory of this process between two moments, less what its imports hold."""
+    """Peak resident memory of this process since `reset`, minus the memory after imports."""
 
     def __init__(self) -> None:
         self._imports = self._kib("VmRSS")
 
     def reset(self) -> None:
-        """Begin to look for the peak."""
+        """Start a new measurement."""
         Path("/proc/self/clear_refs").write_text("5")
 
     def peak_mib(self) -> float:
@@ -57,7 +57,7 @@ class Memory:
 
 
 def padded(episodes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what TRL's `_generate_and_score_completions` would return for these episodes."""
+    """Return these episodes as TRL's `_generate_and_score_completions` would."""
     import torch
     from trl.trainer.utils import pad
 
@@ -79,7 +79,7 @@ def padded(episodes: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Train on the batch that the command line names; print what it took."""
+    """Train on the batch named on the command line; print the measurements."""
     given = json.loads(sys.argv[1])
     import torch
     from datasets import Dataset

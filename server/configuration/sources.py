@@ -138,8 +138,8 @@ def _prefixes(paths: Any) -> set[str]:
 
 
 def _kinds(settings: type[BaseSettings]) -> dict[str, str]:
-    """Return the type of every setting by its path; a switch's is empty."""
-    return {flag.path: flag.values for flag in flags_of(settings)}
+    """Return the type of every setting by its path in American spelling; a switch's is empty."""
+    return {american(flag.path): flag.values for flag in flags_of(settings)}
 
 
 def _with_numbers(values: dict[str, Any], kinds: dict[str, str], section: str = "") -> dict[str, Any]:
@@ -150,7 +150,8 @@ def _with_numbers(values: dict[str, Any], kinds: dict[str, str], section: str = 
         if isinstance(value, dict):
             read[name] = _with_numbers(value, kinds, f"{path}.")
         else:
-            read[name] = _number(value, kinds[path]) if isinstance(value, str) and path in kinds else value
+            kind = kinds.get(american(path))
+            read[name] = _number(value, kind) if isinstance(value, str) and kind is not None else value
     return read
 
 

@@ -1,4 +1,4 @@
-"""Interpreters with the libraries that agents use, and the environment variables that those see."""
+"""Interpreters with third-party agent libraries, and the environment variables that these libraries see."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 
 @pytest.fixture(scope="session")
 def agents_python() -> Path:
-    """Path of the interpreter that has agents' libraries."""
+    """Path of the interpreter with the agent libraries."""
     return interpreter("clients", REQUIREMENTS)
 
 
 @pytest.fixture(scope="session")
 def openenv_python() -> Path:
-    """Path of the interpreter that has OpenEnv."""
+    """Path of the interpreter with OpenEnv."""
     return interpreter("openenv", REQUIREMENTS.with_name("openenv-requirements.txt"))
 
 
 @pytest.fixture(scope="session")
 def fastmcp_python() -> Path:
-    """Path of the interpreter that has FastMCP."""
+    """Path of the interpreter with FastMCP."""
     return interpreter("fastmcp", REQUIREMENTS.with_name("fastmcp-requirements.txt"))
 
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    """What the agents' libraries see: nothing of this project, and no wish to call home."""
+    """Environment of the agent libraries: nothing of this project, telemetry off."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("UPTURN_", "PYTHON"))}
     return {
         **kept,

@@ -1,4 +1,4 @@
-"""A LangChain agent: `langchain_agent.py CHAT_URL TOOLS_URL` prints as JSON what it heard and called."""
+"""A LangChain agent: `langchain_agent.py CHAT_URL TOOLS_URL` prints the answers and tool calls as JSON."""
 
 import json
 import sys
@@ -20,17 +20,17 @@ def model(url: str) -> ChatOpenAI:
 
 
 def chat(url: str) -> list[str]:
-    """Talk for two turns, the second one streamed."""
+    """Chat for two turns, the second one streamed."""
     talk = [HumanMessage("Hi")]
     first = model(url).invoke(talk)
     talk += [first, HumanMessage("More")]
     parts = [chunk.text for chunk in model(url).stream(talk)]
-    assert len(parts) > 2, "it came in one piece"
+    assert len(parts) > 2, "the answer came in one chunk"
     return [first.text, "".join(parts)]
 
 
 def tools(url: str) -> tuple[list[dict[str, str]], str]:
-    """Ask with a tool, call it, and hear what becomes of it."""
+    """Ask with a tool, call it, and get the final answer."""
     bound = model(url).bind_tools([weather])
     talk = [HumanMessage("How is the weather in Paris?")]
     asked = bound.invoke(talk)

@@ -1,4 +1,4 @@
-"""An agent on LiteLLM: `litellm_agent.py CHAT_URL TOOLS_URL` prints as JSON what it heard and called."""
+"""An agent on LiteLLM: `litellm_agent.py CHAT_URL TOOLS_URL` prints the answers and tool calls as JSON."""
 
 import json
 import sys
@@ -24,17 +24,17 @@ def ask(url: str, messages: list[Any], **more: Any) -> Any:
 
 
 def chat(url: str) -> list[str]:
-    """Talk for two turns, the second one streamed."""
+    """Chat for two turns, the second one streamed."""
     talk: list[Any] = [{"role": "user", "content": "Hi"}]
     first = ask(url, talk).choices[0].message
     talk += [first, {"role": "user", "content": "More"}]
     parts = [chunk.choices[0].delta.content or "" for chunk in ask(url, talk, stream=True)]
-    assert len(parts) > 2, "it came in one piece"
+    assert len(parts) > 2, "the answer came in one chunk"
     return [first.content, "".join(parts)]
 
 
 def tools(url: str) -> tuple[list[Any], str]:
-    """Ask with a tool, call it, and hear what becomes of it; both turns streamed and put together."""
+    """Ask with a tool, call it, and get the final answer; both turns streamed and reassembled."""
     talk: list[Any] = [{"role": "user", "content": "How is the weather in Paris?"}]
     chunks = list(ask(url, talk, tools=[WEATHER], stream=True))
     asked = litellm.stream_chunk_builder(chunks, messages=talk).choices[0].message

@@ -1,4 +1,4 @@
-"""The libraries that agents are written with, unchanged: they talk, stream, call tools, and all is recorded."""
+"""Unmodified agent libraries chat, stream and call tools, and every turn is recorded."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def test_agents_of_other_libraries_need_only_a_base_url(
         for server, answers in ((live, said["heard"]), (tools, ["I look.", TOLD])):
             one, two = turns_of_the_one_episode(server)
             assert [one.answer["content"], two.answer["content"]] == answers
-            assert two.token_ids[: len(one.token_ids)] == one.token_ids, "the second turn does not go on from the first"
+            assert two.token_ids[: len(one.token_ids)] == one.token_ids, "the second turn does not continue the first"
         assert two.messages[0]["role"] == "tool" and two.messages[0]["content"] == "rain in Paris"
 
 
 def turns_of_the_one_episode(server: Live) -> list[TurnView]:
-    """All turns of a server; they belong to one episode, though the agent named none."""
+    """All turns of a server, which must belong to one episode although the agent named none."""
     (episode_id,) = {turn["episode_id"] for turn in recorded(server.parts.settings.data_dir)}
     return server.client.episode(episode_id).turns

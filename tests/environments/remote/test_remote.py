@@ -14,7 +14,7 @@ from env_adapters.remote.agentgym import KINDS
 from env_adapters.remote.connection import place
 from tests.support.environments.addresses import named
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The demo's numbers: paired by goal, with an interval that means what it says."""
+"""The demo's figures: gains are paired by goal, and the interval covers the mean at its nominal rate."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def view(results: dict[str, list[bool | None]]) -> PlayView:
     )
 
 
-def test_gains_are_paired_by_goal_and_leave_out_episodes_without_a_verdict() -> None:
+def test_gains_are_paired_by_goal_and_skip_episodes_without_a_verdict() -> None:
     before = view({"a": [False, False], "b": [True, False], "only before": [True]})
     after = view({"b": [True, True], "a": [True, False], "c": [None]})
     assert gains(before, after) == [0.5, 0.5]
 
 
-def test_the_interval_of_equal_gains_is_a_point_and_it_repeats() -> None:
+def test_the_interval_of_equal_gains_is_a_point_and_is_reproducible() -> None:
     assert interval([0.25] * 10) == pytest.approx((0.25, 0.25))
     noisy = [random.Random(1).random() for _ in range(25)]
     assert interval(noisy) == interval(noisy)
 
 
-def test_the_interval_covers_the_mean_about_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_mean_at_about_its_nominal_rate() -> None:
     rng = random.Random(0)
     covered = 0
     for trial in range(60):

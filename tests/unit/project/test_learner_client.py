@@ -1,4 +1,4 @@
-"""The client: what it tries again, what it never does, and how it waits."""
+"""The client: what it retries, what it never retries, and how it waits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REQUEST = BatchRequest(run_id="r1", learner="me", step=0, horizon=5)
 
 
 def answering(*answers, retry_s=60.0):
-    """Return a client whose server gives these answers in turn, the requests it saw, and its sleeps."""
+    """Return a client whose server gives these answers in turn, its requests, and its sleeps."""
     requests, sleeps, left = [], [], list(answers)
 
     def handle(request):
@@ -44,7 +44,7 @@ def error(status, code="oops", **headers):
     return httpx2.Response(status, json=body, headers=headers)
 
 
-def test_overload_is_tried_again_after_the_time_the_server_names():
+def test_overload_is_retried_after_the_time_that_the_server_names():
     client, requests, sleeps = answering(
         error(503, **{"retry-after": "3"}), error(429, **{"retry-after": "7"}), ok({"data": []})
     )
@@ -62,7 +62,7 @@ def test_other_client_errors_are_raised_at_once_with_the_servers_code():
     assert sleeps == []
 
 
-def test_the_retry_budget_ends():
+def test_retries_end_with_the_budget():
     client, _, sleeps = answering(*[error(503, **{"retry-after": "4"})] * 9, retry_s=10.0)
     with pytest.raises(UpturnAPIError) as caught:
         client.runs()
@@ -70,7 +70,7 @@ def test_the_retry_budget_ends():
     assert sleeps == [4.0, 4.0]
 
 
-def test_a_server_that_is_away_is_tried_again_and_then_reported_with_status_0():
+def test_an_unreachable_server_is_retried_and_then_reported_with_status_0():
     client, _, _ = answering(httpx2.ConnectError("refused"), ok({"data": []}))
     assert client.runs().data == []
     client, _, _ = answering(httpx2.ConnectError("refused"), retry_s=0.0)
@@ -79,7 +79,7 @@ def test_a_server_that_is_away_is_tried_again_and_then_reported_with_status_0():
     assert (caught.value.status, caught.value.code) == (0, "connection_error")
 
 
-def test_an_action_whose_answer_was_lost_is_never_sent_twice_but_one_that_never_left_is():
+def test_an_action_is_retried_only_if_it_never_reached_the_server():
     client, requests, _ = answering(httpx2.ReadError("gone"))
     with pytest.raises(UpturnAPIError, match="gone"):
         client.step("e1", "go north")
@@ -89,21 +89,21 @@ def test_an_action_whose_answer_was_lost_is_never_sent_twice_but_one_that_never_
     assert client.step("e1", "go north").turns_left == 1
 
 
-def test_an_answer_that_is_no_error_body_becomes_the_message():
+def test_the_text_of_an_answer_without_an_error_body_becomes_the_message():
     client, _, _ = answering(httpx2.Response(502, text="<html>bad gateway"))
     with pytest.raises(UpturnAPIError, match="bad gateway"):
         client.runs()
 
 
-def test_a_batch_is_asked_for_until_it_is_leased():
+def test_a_batch_is_polled_until_it_is_leased():
     client, requests, _ = answering(ok(BATCH), ok(BATCH), ok({**BATCH, "state": "leased"}))
-    seen = []
-    assert client.lease_batch(REQUEST, on_progress=lambda b: seen.append(b.state)).state == "leased"
-    assert seen == ["gathering", "gathering", "leased"]
+    states = []
+    assert client.lease_batch(REQUEST, on_progress=lambda b: states.append(b.state)).state == "leased"
+    assert states == ["gathering", "gathering", "leased"]
     assert {r.content for r in requests} == {REQUEST.model_dump_json().encode()}
 
 
-def test_waiting_for_a_batch_ends_when_progress_raises_or_the_batch_is_gone():
+def test_waiting_for_a_batch_ends_when_on_progress_raises_or_the_batch_is_gone():
     def stop(_):
         raise InterruptedError
 
@@ -115,13 +115,13 @@ def test_waiting_for_a_batch_ends_when_progress_raises_or_the_batch_is_gone():
         client.lease_batch(REQUEST)
 
 
-def test_claiming_gives_none_where_no_run_waits():
+def test_claiming_returns_none_where_no_run_is_waiting():
     client, requests, _ = answering(httpx2.Response(204))
     assert client.claim_run(RunClaim(learner="me")) is None
     assert json.loads(requests[0].content) == {"learner": "me", "run_id": None}
 
 
-def test_a_run_goes_over_the_wire_and_back():
+def test_a_run_survives_the_round_trip_over_the_wire():
     config = RunConfig(steps=3)
     run = {
         "id": "r1", "state": "queued", "trigger": "request", "config": json.loads(config.model_dump_json()), "step": 0,

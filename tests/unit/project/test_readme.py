@@ -1,4 +1,4 @@
-"""What the README shows as settings can be read as such."""
+"""The settings that the README shows can be loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.settings import Settings
 ROOT = Path(__file__).parents[3]
 
 
-def test_the_readmes_settings_are_settings(tmp_path: Path) -> None:
+def test_the_settings_in_the_readme_can_be_loaded(tmp_path: Path) -> None:
     blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks
     for number, block in enumerate(blocks):
