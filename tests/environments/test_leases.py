@@ -98,7 +98,7 @@ def test_many_abandoned_episodes_neither_block_nor_keep_memory(serve: Serve) -> 
             )
         passes(live, 1000)
         sizes.append(me.memory_info().rss)
-        assert open_now(live) == 0 and live.parts.environments._all == set() and live.parts.sessions._of == {}
+        assert open_now(live) == 0 and live.parts.environments._all == set() and live.parts.environments._of == {}
     assert sizes[-1] - sizes[1] < 8 * 2**20
     played = live.client.open_episode(EpisodeOpen(environment="textcraft", task=task))
     assert live.client.step(played.id, "inventory").reward == 0
