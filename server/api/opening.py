@@ -26,7 +26,7 @@ class Opened:
     key: str
     """The episode's own API key."""
     reset: Reset | None = None
-    """What the environment said first; None without an environment."""
+    """The environment's first messages; None without an environment."""
     tools: list[dict[str, Any]] = field(default_factory=list)
     """The environment's tools, in OpenAI's form."""
 

@@ -1,4 +1,4 @@
-"""A judge's server on loopback that speaks OpenAI's protocol: a real HTTP server whose answers a test decides."""
+"""A judge on loopback that speaks OpenAI's protocol: a real HTTP server whose answers the test controls."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ GOOD = '{"score": 0.75, "reason": "it helped"}'
 
 @dataclass
 class JudgeServer:
-    """What it was asked, and what it says."""
+    """The state of the judge: the requests it got and its reply."""
 
     url: str = ""
-    says: str = GOOD
+    reply: str = GOOD
     status: int = 200
-    asked: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
     busy: int = 0
     busiest: int = 0
     open: threading.Event = field(default_factory=threading.Event)
-    """While it is not set, questions wait."""
+    """Requests wait while it is not set."""
 
     async def answer(self, request: web.Request) -> web.Response:
-        self.asked.append(await request.json())
+        self.requests.append(await request.json())
         self.keys.append(request.headers.get("authorization"))
         self.busy += 1
         self.busiest = max(self.busiest, self.busy)
@@ -40,8 +40,8 @@ class JudgeServer:
         finally:
             self.busy -= 1
         if self.status != 200:
-            return web.Response(status=self.status, text=self.says)
-        message = {"role": "assistant", "content": self.says}
+            return web.Response(status=self.status, text=self.reply)
+        message = {"role": "assistant", "content": self.reply}
         return web.json_response(
             {
                 "id": "x",
@@ -53,7 +53,7 @@ class JudgeServer:
         )
 
     def transcripts(self) -> list[list[dict[str, Any]]]:
-        return [[json.loads(line) for line in body["messages"][1]["content"].splitlines()] for body in self.asked]
+        return [[json.loads(line) for line in body["messages"][1]["content"].splitlines()] for body in self.requests]
 
 
 @contextmanager

@@ -29,11 +29,11 @@ def endless(episode: EpisodeView) -> float:
         time.sleep(0.01)
 
 
-GATE = threading.Event()
+RELEASE = threading.Event()
 
 
 def deaf(episode: EpisodeView) -> float:
-    GATE.wait(60)  # Nothing ends a thread that waits for a lock.
+    RELEASE.wait(60)  # A thread that waits for a lock cannot be stopped.
     return 1.0
 
 

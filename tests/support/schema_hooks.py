@@ -1,7 +1,7 @@
-"""What a schema cannot say: which things there are, and what is a right message. Schemathesis loads this.
+"""Hooks for schemathesis: valid values that the schema cannot express, such as existing ids and sensible messages.
 
-It makes up everything. Where a part of a request is meant to be right, most of these values are put into it, since
-nearly every request would else end as a 404 or 400, and the code behind would never be reached.
+Schemathesis invents all values. In the parts of a request that are meant to be valid, most are replaced by these;
+otherwise nearly every request would end as a 404 or 400 and never reach the code behind.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import schemathesis
 from schemathesis.core.parameters import ParameterLocation
 
 THINGS: dict[str, list[Any]] = json.loads(Path("things.json").read_text())
-"""By the name of a parameter or of a field of the body."""
+"""Valid values by the name of a parameter or of a field of the body."""
 OFTEN = 0.8
 chance = random.Random(9755)
 
 
 @schemathesis.hook
 def before_call(_: schemathesis.HookContext, case: schemathesis.Case, __: dict[str, Any]) -> None:
-    """Put in what there is."""
+    """Insert valid values."""
     parts = {
         ParameterLocation.PATH: case.path_parameters,
         ParameterLocation.BODY: case.body,
@@ -35,4 +35,4 @@ def before_call(_: schemathesis.HookContext, case: schemathesis.Case, __: dict[s
             if name in THINGS and chance.random() < OFTEN:
                 values[name] = chance.choice(THINGS[name])
     if isinstance(case.body, dict) and isinstance(case.body.get("tools"), list):
-        del case.body["tools"][1:]  # Two of one name are refused.
+        del case.body["tools"][1:]  # Two tools with the same name are refused.

@@ -163,7 +163,7 @@ class Conversations:
         try:
             return self.turns.begin(episode, ask, version)
         except HorizonReached:
-            if not episode.answering:  # Otherwise its last turns may not be recorded yet.
+            if not episode.answering:  # Its last turns may still be on their way to the database.
                 await self.episodes.end(episode, "truncated", reason="horizon")
             if call.named is not None:
                 raise

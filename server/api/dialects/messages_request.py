@@ -241,14 +241,14 @@ def _asked(role: str, blocks: list[_Block]) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
     for block in blocks:
         if isinstance(block, ToolResultBlock):
-            said = (
-                block.content if isinstance(block.content, str) else _BETWEEN.join(text.text for text in block.content)
+            text = (
+                block.content if isinstance(block.content, str) else _BETWEEN.join(part.text for part in block.content)
             )
             messages.append(
                 {
                     "role": "tool",
                     "tool_call_id": block.tool_use_id,
-                    "content": f"Error: {said}" if block.is_error else said,
+                    "content": f"Error: {text}" if block.is_error else text,
                 }
             )
         elif not isinstance(block, TextBlock):

@@ -37,7 +37,12 @@ class ResetArguments(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     task: str | None = Field(default=None, max_length=1000, description="A task by its name.")
-    seed: int = Field(default=0, ge=0, lt=2**62, description="Without a task: which training task, else its seed.")
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**62,
+        description="Without a task: which training task, else its seed.",  # prose: ok, a model reads it.
+    )
 
 
 class ActArguments(BaseModel):

@@ -20,7 +20,7 @@ TOOL = {"type": "function", "function": {"name": "f"}}
 
 
 def rows(live: Live) -> dict[str, int]:
-    """How many rows there are of what a request could leave behind."""
+    """Return the number of rows in each table that a request can write."""
     with sqlite3.connect(live.parts.settings.data_dir / "upturn.db") as connection:
         counts = {
             name: connection.execute(f"select count(*) from {name}").fetchone()[0]
@@ -86,7 +86,7 @@ def rows(live: Live) -> dict[str, int]:
         ("/v1/nothing", {}, 404, "not_found"),
     ],
 )
-def test_a_wrong_request_gets_its_status_and_leaves_nothing(
+def test_an_invalid_request_gets_its_status_and_leaves_no_rows(
     live: Live, path: str, body: dict[str, Any], status: int, code: str
 ) -> None:
     answer = live.http.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
@@ -117,7 +117,7 @@ def test_the_openai_client_raises_its_own_exceptions(live: Live) -> None:
     assert refused.value.code == "context_length_exceeded"
 
 
-def test_nothing_happens_to_an_episode_after_its_end(live: Live) -> None:
+def test_an_ended_episode_accepts_no_turns_steps_or_second_end(live: Live) -> None:
     opened = live.client.open_episode(EpisodeOpen())
     api = live.openai(key=opened.key)
     api.chat.completions.create(model="policy", messages=ASK)
@@ -131,7 +131,7 @@ def test_nothing_happens_to_an_episode_after_its_end(live: Live) -> None:
     assert len(live.client.episode(opened.id).turns) == 1
 
 
-def test_the_horizon_cuts_an_episode_and_refuses_further_turns_and_steps(live: Live) -> None:
+def test_the_horizon_truncates_an_episode_and_refuses_further_steps(live: Live) -> None:
     task = next(t for t in environment_spec("textcraft").tasks("test") if t.startswith("1/"))
     opened = live.client.open_episode(EpisodeOpen(environment="textcraft", task=task, horizon=2))
     assert opened.messages[-1].role == "user"
@@ -144,7 +144,7 @@ def test_the_horizon_cuts_an_episode_and_refuses_further_turns_and_steps(live: L
     assert live.http.post(f"/v1/episodes/{opened.id}/steps", json={"action": "x"}).status_code == 409
 
 
-def test_a_live_agent_is_refused_its_turn_beyond_the_horizon(live: Live) -> None:
+def test_a_live_agent_is_refused_turns_beyond_the_horizon(live: Live) -> None:
     opened = live.client.open_episode(EpisodeOpen(horizon=1))
     api = live.openai(key=opened.key)
     api.chat.completions.create(model="policy", messages=ASK)
@@ -164,7 +164,7 @@ def test_a_repeated_reward_counts_once_and_a_different_one_is_a_conflict(live: L
     assert live.client.episode(opened.id).reward == 1.0
 
 
-def test_an_episode_nobody_rewarded_has_no_reward(live: Live) -> None:
+def test_an_episode_without_rewards_has_no_reward(live: Live) -> None:
     assert live.client.episode(live.client.open_episode(EpisodeOpen()).id).reward is None
 
 

@@ -13,7 +13,7 @@ from tests.support.live import Live, script, serving, settings_for
 
 
 @pytest.mark.parametrize("prompt", ["Once", list(b"Once")])
-def test_a_completion_goes_on_from_exactly_its_prompt(live: Live, prompt: str | list[int]) -> None:
+def test_a_completion_continues_exactly_its_prompt(live: Live, prompt: str | list[int]) -> None:
     raw = live.openai().completions.with_raw_response.create(model="policy", prompt=prompt, max_tokens=50, logprobs=2)
     (choice,) = (answer := raw.parse()).choices
     assert (choice.text, choice.finish_reason, answer.model) == ("Hello there.", "stop", "policy@0")
@@ -28,7 +28,7 @@ def test_a_completion_goes_on_from_exactly_its_prompt(live: Live, prompt: str | 
     assert turn.trainable
 
 
-def test_a_completion_is_short_unless_it_is_asked_to_be_long(slow: Live) -> None:
+def test_a_completion_is_short_by_default(slow: Live) -> None:
     (choice,) = slow.openai().completions.create(model="policy", prompt="Once").choices
     assert (choice.text, choice.finish_reason) == (("word " * 4)[:16], "length")
 
@@ -49,7 +49,7 @@ def test_several_prompts_get_several_answers_each(live: Live, stream: bool) -> N
     assert [turn.messages[0]["content"] for turn in turns if turn.messages] == ["Once"] * 4 + ["Twice"] * 2
 
 
-def test_a_completions_stream_tells_its_usage(live: Live) -> None:
+def test_a_completions_stream_reports_its_usage(live: Live) -> None:
     parts = list(
         live.openai().completions.create(
             model="policy", prompt="Once", max_tokens=50, stream=True, stream_options={"include_usage": True}
@@ -60,7 +60,7 @@ def test_a_completions_stream_tells_its_usage(live: Live) -> None:
     assert parts[-1].usage.prompt_tokens == 4
 
 
-def test_a_completion_of_text_is_text_whatever_stands_in_it(tmp_path: Path) -> None:
+def test_a_completion_shows_thoughts_and_calls_as_plain_text(tmp_path: Path) -> None:
     said = f"<think>Hm.</think> {PARIS}"
     with serving(settings_for(tmp_path / "data", model=str(script(tmp_path / "script", said)))) as live:
         live.parts.renderer.reasons = True
@@ -87,9 +87,7 @@ def test_a_completion_of_text_is_text_whatever_stands_in_it(tmp_path: Path) -> N
         ({"extra_body": {"messages": 7, "position": 8}, "model": "other"}, "model_not_found"),
     ],
 )
-def test_what_is_wrong_with_a_completion_is_one_of_openais_errors(
-    live: Live, changes: dict[str, Any], code: str
-) -> None:
+def test_an_invalid_completion_request_gets_openais_error(live: Live, changes: dict[str, Any], code: str) -> None:
     with pytest.raises((openai.BadRequestError, openai.NotFoundError)) as refused:
         live.openai().completions.create(**{"model": "policy", "prompt": "Once", **changes})
     assert refused.value.code == code

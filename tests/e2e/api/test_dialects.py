@@ -14,7 +14,7 @@ from upturn.wire import EpisodeOpen
 
 
 @pytest.mark.parametrize("path", [MESSAGES, RESPONSES])
-def test_one_call_at_a_time_is_one_call(talkative: Live, path: str) -> None:
+def test_parallel_calls_can_be_switched_off(talkative: Live, path: str) -> None:
     if path == MESSAGES:
         answer = claude(talkative).messages.create(
             **BODIES[path],
@@ -32,7 +32,7 @@ def test_one_call_at_a_time_is_one_call(talkative: Live, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [MESSAGES, RESPONSES])
-def test_text_around_a_call_streams_in_its_order_and_is_known_again(tmp_path: Path, path: str) -> None:
+def test_text_around_a_call_streams_in_order_and_is_recognized_when_sent_back(tmp_path: Path, path: str) -> None:
     model = script(tmp_path / "script", f"I look.\n{PARIS}\nAnd wait.", "Rain.")
     with serving(settings_for(tmp_path / "data", model=str(model))) as live:
         opened = live.client.open_episode(EpisodeOpen())
@@ -68,7 +68,7 @@ def test_text_around_a_call_streams_in_its_order_and_is_known_again(tmp_path: Pa
 
 @pytest.mark.parametrize("path", BODIES)
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_retry_in_any_dialect_is_answered_from_the_record(live: Live, path: str, stream: bool) -> None:
+def test_every_dialect_answers_a_retry_from_the_record(live: Live, path: str, stream: bool) -> None:
     body = {**BODIES[path], "stream": stream}
     first = live.http.post(path, json=body)
     again = live.http.post(path, json=body, headers={"x-stainless-retry-count": "1"})
@@ -82,7 +82,7 @@ def test_a_retry_in_any_dialect_is_answered_from_the_record(live: Live, path: st
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_an_idempotency_key_in_any_dialect_stands_for_one_request(live: Live, path: str) -> None:
+def test_an_idempotency_key_stands_for_one_request_in_every_dialect(live: Live, path: str) -> None:
     headers = {"idempotency-key": "once"}
     body = {**BODIES[path], **({"prompt": ["Once", "Twice"]} if path == COMPLETIONS else {})}
     first = live.http.post(path, json=body, headers=headers)
@@ -92,7 +92,7 @@ def test_an_idempotency_key_in_any_dialect_stands_for_one_request(live: Live, pa
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_a_client_of_any_dialect_that_disconnects_leaves_a_marked_turn(slow: Live, path: str) -> None:
+def test_a_disconnected_client_leaves_a_marked_turn_in_every_dialect(slow: Live, path: str) -> None:
     with slow.http.stream("POST", path, json={**BODIES[path], "stream": True}) as answer:
         episode_id = answer.headers["x-episode-id"]
         lines = answer.iter_lines()
@@ -106,7 +106,7 @@ def test_a_client_of_any_dialect_that_disconnects_leaves_a_marked_turn(slow: Liv
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_every_dialect_has_its_path_under_an_episode(live: Live, path: str) -> None:
+def test_every_dialect_also_serves_under_an_episode(live: Live, path: str) -> None:
     opened = live.client.open_episode(EpisodeOpen())
     answer = live.http.post(f"/episodes/{opened.id}{path}", json=BODIES[path])
     assert answer.headers["x-episode-id"] == opened.id

@@ -26,7 +26,7 @@ def command(*arguments: str, data_dir: Path) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_keys_are_made_listed_and_revoked_by_command_while_the_server_runs(guarded: Live) -> None:
+def test_keys_are_created_listed_and_revoked_by_command_while_the_server_runs(guarded: Live) -> None:
     data_dir = guarded.parts.settings.data_dir
     made = command("create", "--name", "shop", "--scope", "agent", "--scope", "learner", data_dir=data_dir)
     assert made.returncode == 0, made.stderr
@@ -40,7 +40,7 @@ def test_keys_are_made_listed_and_revoked_by_command_while_the_server_runs(guard
     def refused() -> bool:
         return guarded.http.get("/v1/runs", headers={"x-api-key": key}).status_code == 401
 
-    until(refused, "the running server notices", 120)
+    until(refused, "the running server still accepts the key", 120)
     assert "revoked" in command("list", data_dir=data_dir).stdout
     unknown = command("revoke", "key_none", data_dir=data_dir)
     assert unknown.returncode == 1 and "key_none" in unknown.stderr
@@ -50,7 +50,7 @@ def test_keys_are_made_listed_and_revoked_by_command_while_the_server_runs(guard
 
 
 def printed_at_start(data_dir: Path, model: Path) -> list[str]:
-    """What a server that requires keys prints until it is ready."""
+    """Return the lines that a server with required keys prints until it is ready."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -84,7 +84,7 @@ def printed_at_start(data_dir: Path, model: Path) -> list[str]:
             except httpx2.TransportError:
                 return False
 
-        until(ready, "the server starts", 120)
+        until(ready, "the server did not start", 120)
         assert httpx2.get(f"{url}/v1/keys").status_code == 401
         server.terminate()
         assert server.stdout is not None

@@ -1,4 +1,4 @@
-"""API keys over a real socket: who may do what, with which limits, and that a revoked key does nothing any more."""
+"""API keys over a real socket: scopes, ownership, limits, and revocation."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ ADMIN = {
 
 
 def allowed(live: Live, key: str) -> set[str]:
-    """Every operation that a key is not refused for its scope."""
+    """Return every operation that a key's scopes permit."""
     found = set()
     for path, operations in live.app.openapi()["paths"].items():
         url = path.replace("{version}", "7").replace("{number}", "7")
@@ -96,7 +96,7 @@ def allowed(live: Live, key: str) -> set[str]:
     return found
 
 
-def test_each_scope_may_do_what_is_its_own_and_no_scope_does_anothers(guarded: Live) -> None:
+def test_each_scope_may_call_its_own_operations_only(guarded: Live) -> None:
     every = {
         f"{method.upper()} {path}"
         for path, operations in guarded.app.openapi()["paths"].items()
@@ -125,7 +125,7 @@ def test_each_scope_may_do_what_is_its_own_and_no_scope_does_anothers(guarded: L
         {"authorization": "Bearer \xe9"},
     ],
 )
-def test_no_key_or_a_wrong_one_is_refused_before_anything_is_read(guarded: Live, headers: dict[str, str]) -> None:
+def test_a_missing_or_invalid_key_is_refused_before_the_body_is_read(guarded: Live, headers: dict[str, str]) -> None:
     raw = {name: value.encode("latin-1") for name, value in headers.items()}
     for method, path in (
         ("POST", "/v1/chat/completions"),
@@ -142,7 +142,7 @@ def test_no_key_or_a_wrong_one_is_refused_before_anything_is_read(guarded: Live,
         guarded.openai(key="up-wrong").models.list()
 
 
-def test_a_database_that_is_broken_is_not_a_wrong_key(guarded: Live) -> None:
+def test_a_broken_database_is_not_reported_as_an_invalid_key(guarded: Live) -> None:
     key = new_key(guarded, "agent").key
     guarded.parts.writer.submit(lambda session: session.execute(sa.text("alter table api_key rename to lost"))).result()
     answer = guarded.http.get("/v1/models", headers={"x-api-key": key})
@@ -155,13 +155,13 @@ def test_health_and_the_documentation_need_no_key(guarded: Live) -> None:
         assert guarded.http.get(path).status_code == 200
 
 
-def test_a_key_may_come_in_either_header(guarded: Live) -> None:
+def test_either_header_may_carry_the_key(guarded: Live) -> None:
     key = new_key(guarded, "agent").key
     for headers in ({"authorization": f"Bearer {key}"}, {"authorization": f"bearer {key}"}, {"x-api-key": key}):
         assert guarded.http.get("/v1/models", headers=headers).status_code == 200
 
 
-def test_an_agent_has_its_own_episodes_and_others_look_as_if_there_were_none(guarded: Live) -> None:
+def test_episodes_of_other_agents_look_as_if_they_did_not_exist(guarded: Live) -> None:
     mine, other = (new_key(guarded, "agent").key for _ in range(2))
     opened = client(guarded, mine).open_episode(EpisodeOpen())
     answered = guarded.openai(key=mine).chat.completions.with_raw_response.create(model="policy", messages=ASK)
@@ -186,7 +186,7 @@ def test_an_agent_has_its_own_episodes_and_others_look_as_if_there_were_none(gua
     assert (view.status, view.turns, view.rewards) == ("open", [], [])
 
 
-def test_two_agents_with_the_same_words_never_share_a_conversation(guarded: Live) -> None:
+def test_two_agents_with_equal_messages_never_share_a_conversation(guarded: Live) -> None:
     ids = set()
     for key in (new_key(guarded, "agent").key, new_key(guarded, "agent").key):
         talk = [*ASK]
@@ -229,7 +229,7 @@ def test_an_episodes_own_key_acts_on_that_episode_only(tmp_path: Path, required:
         assert len(opener.episode(one.id).turns) == 2 and opener.episode(two.id).turns == []
 
 
-def test_a_revoked_key_stops_at_once_with_the_keys_of_its_episodes(guarded: Live) -> None:
+def test_revoking_a_key_also_revokes_the_keys_of_its_episodes_at_once(guarded: Live) -> None:
     admin, made = client(guarded, new_key(guarded, "admin").key), new_key(guarded, "agent")
     agent = client(guarded, made.key)
     opened = agent.open_episode(EpisodeOpen())
@@ -246,7 +246,7 @@ def test_a_revoked_key_stops_at_once_with_the_keys_of_its_episodes(guarded: Live
         admin.revoke_key("key_none")
 
 
-def test_keys_are_made_by_api_and_shown_once(guarded: Live) -> None:
+def test_keys_are_created_by_api_and_shown_once(guarded: Live) -> None:
     admin = client(guarded, new_key(guarded, "admin").key)
     made = admin.create_key(KeyCreate(name="shop", scopes=["learner", "agent", "agent"], requests_per_minute=60))
     assert (made.scopes, made.requests_per_minute, made.max_concurrent) == (["agent", "learner"], 60, None)
@@ -268,7 +268,7 @@ def test_keys_are_made_by_api_and_shown_once(guarded: Live) -> None:
         assert guarded.http.post("/v1/keys", json=wrong, headers=headers).status_code == 400
 
 
-def test_a_key_that_sends_too_much_is_told_when_to_come_back(guarded: Live) -> None:
+def test_a_key_over_its_rate_limit_is_told_when_to_retry(guarded: Live) -> None:
     now = [0.0]
     guarded.parts.limits.clock = lambda: now[0]
     limited, free = (new_key(guarded, "agent", requests_per_minute=3).key, new_key(guarded, "agent").key)
@@ -287,7 +287,7 @@ def test_a_key_that_sends_too_much_is_told_when_to_come_back(guarded: Live) -> N
     api.models.list()
 
 
-def test_a_stream_counts_as_a_request_until_its_end_or_until_its_reader_leaves(tmp_path: Path) -> None:
+def test_a_stream_counts_against_the_limit_until_it_ends_or_its_client_disconnects(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "word " * 400, delay_s=0.02)
     with serving(settings_for(tmp_path / "data", model=str(model), keys="required")) as live:
         api = live.openai(key=new_key(live, "agent", max_concurrent=1).key)
@@ -301,15 +301,15 @@ def test_a_stream_counts_as_a_request_until_its_end_or_until_its_reader_leaves(t
             return True
 
         list(api.chat.completions.create(model="policy", messages=ASK, stream=True, max_tokens=5))
-        until(free, "the stream has ended, its place is free", 120)
+        until(free, "an ended stream still counts", 120)
         left = api.chat.completions.create(model="policy", messages=ASK, stream=True)
         next(iter(left))
         assert not free()
         left.close()
-        until(free, "the reader has left, its place is free", 120)
+        until(free, "an abandoned stream still counts", 120)
 
 
-def test_without_required_keys_any_key_may_do_everything_and_still_owns_its_episodes(live: Live) -> None:
+def test_if_keys_are_optional_any_key_may_do_everything_and_still_owns_its_episodes(live: Live) -> None:
     raw = live.openai(key="whatever").chat.completions.with_raw_response.create(model="policy", messages=ASK)
     opened = client(live, "whatever").open_episode(EpisodeOpen())
     assert client(live, "another").episode(raw.headers["x-episode-id"]).turns
@@ -320,7 +320,7 @@ def test_without_required_keys_any_key_may_do_everything_and_still_owns_its_epis
     assert live.http.get("/v1/models", headers={"authorization": "Bearer ep-wrong"}).status_code == 401
 
 
-def test_the_servers_own_learner_has_a_key_that_nobody_sees(tmp_path: Path) -> None:
+def test_the_key_of_the_servers_own_learner_appears_nowhere(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
     settings = settings_for(
         tmp_path / "data", model=str(model), keys="required", learner=LearnerSettings(start=True, threads=1, restarts=0)
@@ -334,17 +334,21 @@ def test_the_servers_own_learner_has_a_key_that_nobody_sees(tmp_path: Path) -> N
             lines.update(line for line in command_lines() if run.id.encode() in line)
             return admin.run(run.id).learner is not None
 
-        until(claimed, "the learner claims the run, so its key is good", 120)
+        until(claimed, "the learner did not claim the run with its key", 120)
         assert lines and not any(b"up-" in line for line in lines)
         assert [key.scopes for key in admin.keys().data] == [["admin"]]
-        until(lambda: admin.run(run.id).state != "running", "a script cannot be trained: the run ends", 120)
+        until(
+            lambda: admin.run(run.id).state != "running",
+            "the run of a script, which cannot be trained, did not end",
+            120,
+        )
         with pytest.raises(UpturnAPIError, match="403"):
             client(live, new_key(live, "agent").key).claim_run(RunClaim(learner="x"))
     assert b"up-" not in b"".join(path.read_bytes() for path in (tmp_path / "data" / "logs").iterdir())
 
 
 def command_lines() -> Iterator[bytes]:
-    """The command lines of all processes."""
+    """Yield the command lines of all processes."""
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             yield entry.read_bytes()

@@ -14,7 +14,7 @@ from tests.support.live import Live, serving, settings_for
 from upturn.wire import EpisodeOpen, KeyCreate
 
 
-def test_an_anthropic_client_gets_an_answer_and_the_record_has_its_tokens(live: Live) -> None:
+def test_an_anthropic_client_gets_an_answer_whose_tokens_are_recorded(live: Live) -> None:
     raw = claude(live).messages.with_raw_response.create(model="policy", max_tokens=100, messages=ASK)
     answer = raw.parse()
     assert [block.model_dump(exclude_none=True) for block in answer.content] == [
@@ -28,7 +28,7 @@ def test_an_anthropic_client_gets_an_answer_and_the_record_has_its_tokens(live: 
     assert turn.trainable
 
 
-def test_an_anthropic_stream_is_put_together_by_its_client_and_recorded_before_its_end(live: Live) -> None:
+def test_anthropics_client_assembles_a_stream_that_is_recorded_before_its_end(live: Live) -> None:
     kinds, episode_id = [], ""
     with claude(live).messages.stream(model="policy", max_tokens=100, messages=ASK) as stream:
         episode_id = stream.response.headers["x-episode-id"]
@@ -50,7 +50,7 @@ def test_an_anthropic_stream_is_put_together_by_its_client_and_recorded_before_i
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_anthropic_agent_calls_tools_and_goes_on_in_the_same_episode(talkative: Live, stream: bool) -> None:
+def test_an_anthropic_agent_calls_tools_and_continues_in_the_same_episode(talkative: Live, stream: bool) -> None:
     opened = talkative.client.open_episode(EpisodeOpen())
     api = claude(talkative, base_url=talkative.url + f"/episodes/{opened.id}")
     asked: dict[str, Any] = {
@@ -89,7 +89,7 @@ def test_an_anthropic_agent_calls_tools_and_goes_on_in_the_same_episode(talkativ
     ]
 
 
-def test_anthropics_client_needs_a_key_of_an_agent_where_keys_are_required(tmp_path: Path) -> None:
+def test_anthropics_client_needs_an_agents_key_if_keys_are_required(tmp_path: Path) -> None:
     with serving(settings_for(tmp_path / "data", keys="required")) as live:
         agent, learner = (
             live.parts.writer.submit(
@@ -109,7 +109,7 @@ def test_anthropics_client_needs_a_key_of_an_agent_where_keys_are_required(tmp_p
             assert refused.value.body["error"]["type"] == type_
 
 
-def test_a_conversation_is_found_again_although_its_client_marks_caches_and_bills(live: Live) -> None:
+def test_cache_marks_and_billing_headers_do_not_prevent_finding_a_conversation(live: Live) -> None:
     api, episodes, talk = claude(live), set(), list(ASK)
     for number in range(2):
         system = [
@@ -127,7 +127,7 @@ def test_a_conversation_is_found_again_although_its_client_marks_caches_and_bill
     assert one.messages[0] == {"role": "system", "content": "Be brief."}
 
 
-def test_an_answer_says_what_ended_it(live: Live) -> None:
+def test_an_answer_has_its_stop_reason(live: Live) -> None:
     api = claude(live)
 
     def end(**more: Any) -> tuple[Any, ...]:
@@ -140,7 +140,7 @@ def test_an_answer_says_what_ended_it(live: Live) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_thinking_is_shown_to_those_who_ask_and_the_talk_goes_on_without_it(thoughtful: Live, stream: bool) -> None:
+def test_thinking_is_shown_on_request_and_the_conversation_continues_without_it(thoughtful: Live, stream: bool) -> None:
     opened = thoughtful.client.open_episode(EpisodeOpen())
     api = claude(thoughtful, opened.key)
 
@@ -160,7 +160,7 @@ def test_thinking_is_shown_to_those_who_ask_and_the_talk_goes_on_without_it(thou
     extends(thoughtful, opened.id)
 
 
-def test_tokens_are_counted_as_they_will_be_and_nothing_is_recorded(live: Live) -> None:
+def test_counted_tokens_equal_the_prompts_and_nothing_is_recorded(live: Live) -> None:
     api = claude(live)
     tools = [{"name": "weather", "input_schema": SCHEMA}]
     counted = api.messages.count_tokens(model="policy", messages=ASK, system="Be brief.", tools=tools)
@@ -230,17 +230,17 @@ IMAGE = {"type": "image", "source": {"type": "url", "url": "https://example.com/
         ({"extra_headers": {"x-episode-id": "ep_none"}}, anthropic.NotFoundError, "not_found_error", "ep_none"),
     ],
 )
-def test_what_is_wrong_is_one_of_anthropics_errors(
+def test_an_invalid_message_request_gets_anthropics_error(
     live: Live, changes: dict[str, Any], kind: type[Exception], type_: str, said: str
 ) -> None:
     with pytest.raises(kind, match=said) as refused:
         claude(live).messages.create(**{"model": "policy", "max_tokens": 100, "messages": ASK, **changes})
     assert refused.value.body["type"] == "error"
     assert refused.value.body["error"]["type"] == type_
-    assert not live.parts.episodes.open_versions(), "nothing was opened"
+    assert not live.parts.episodes.open_versions(), "no episode was opened"
 
 
-def test_errors_before_and_beside_the_route_have_anthropics_form_too(tmp_path: Path) -> None:
+def test_errors_outside_the_route_have_anthropics_form_too(tmp_path: Path) -> None:
     with serving(settings_for(tmp_path / "data", max_body_bytes=2000)) as live:
         big = live.http.post("/v1/messages", json={**BODIES[MESSAGES], "system": "x" * 3000})
         broken = live.http.post("/v1/messages", content=b"{", headers={"content-type": "application/json"})

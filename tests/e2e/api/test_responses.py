@@ -15,7 +15,7 @@ from tests.support.live import Live
 from upturn.wire import EpisodeOpen
 
 
-def test_a_response_is_a_turn_and_can_be_read_again(live: Live) -> None:
+def test_a_response_is_a_turn_and_can_be_retrieved(live: Live) -> None:
     raw = live.openai().responses.with_raw_response.create(
         model="policy", input="Hi", instructions="Be brief.", metadata={"a": "b"}, temperature=0.5
     )
@@ -31,7 +31,7 @@ def test_a_response_is_a_turn_and_can_be_read_again(live: Live) -> None:
         live.openai(key="sk-other").responses.retrieve(answer.id)
 
 
-def test_a_responses_stream_is_put_together_by_its_client_and_recorded_before_its_end(live: Live) -> None:
+def test_openais_client_assembles_a_responses_stream_that_is_recorded_before_its_end(live: Live) -> None:
     kinds, numbers = [], []
     with live.openai().responses.stream(model="policy", input="Hi") as stream:
         for event in stream:
@@ -59,7 +59,7 @@ def test_a_responses_stream_is_put_together_by_its_client_and_recorded_before_it
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("by_id", [False, True])
-def test_a_responses_agent_calls_tools_and_goes_on_in_the_same_episode(
+def test_a_responses_agent_calls_tools_and_continues_in_the_same_episode(
     talkative: Live, stream: bool, by_id: bool
 ) -> None:
     api, episodes = talkative.openai(), set()
@@ -102,7 +102,7 @@ def test_a_responses_agent_calls_tools_and_goes_on_in_the_same_episode(
     assert [message["content"] for message in two.messages] == ["rain", "sun"]
 
 
-def test_instructions_are_not_carried_over_and_system_messages_are(live: Live) -> None:
+def test_system_messages_are_carried_over_but_instructions_are_not(live: Live) -> None:
     api = live.openai(key=live.client.open_episode(EpisodeOpen()).key)
     first = api.responses.create(
         model="policy",
@@ -131,7 +131,7 @@ def test_instructions_are_not_carried_over_and_system_messages_are(live: Live) -
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_response_that_is_cut_says_so(live: Live, stream: bool) -> None:
+def test_a_response_cut_by_its_length_is_incomplete(live: Live, stream: bool) -> None:
     api = live.openai()
     if stream:
         answer = list(api.responses.create(model="policy", input="Hi", max_output_tokens=5, stream=True))[-1].response
@@ -143,7 +143,7 @@ def test_a_response_that_is_cut_says_so(live: Live, stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_reasoning_is_an_item_that_may_be_sent_back(thoughtful: Live, stream: bool) -> None:
+def test_reasoning_is_an_item_that_can_be_sent_back(thoughtful: Live, stream: bool) -> None:
     opened = thoughtful.client.open_episode(EpisodeOpen())
     api = thoughtful.openai(key=opened.key)
 
@@ -161,7 +161,7 @@ def test_reasoning_is_an_item_that_may_be_sent_back(thoughtful: Live, stream: bo
     extends(thoughtful, opened.id)
 
 
-def test_what_codex_and_the_agents_sdk_send_beside_it_changes_nothing(live: Live) -> None:
+def test_other_fields_of_codex_and_the_agents_sdk_have_no_effect(live: Live) -> None:
     raw = live.http.post(
         "/v1/responses",
         json={
@@ -190,7 +190,7 @@ def test_what_codex_and_the_agents_sdk_send_beside_it_changes_nothing(live: Live
 
 
 class Weather(BaseModel):
-    """What an answer has to look like."""
+    """The required format of an answer."""
 
     sunny: bool
 
@@ -241,10 +241,10 @@ class Weather(BaseModel):
         ),
     ],
 )
-def test_what_is_wrong_with_a_response_is_one_of_openais_errors(
+def test_an_invalid_response_request_gets_openais_error(
     live: Live, changes: dict[str, Any], kind: type[openai.APIStatusError], code: str, said: str
 ) -> None:
     with pytest.raises(kind, match=said) as refused:
         live.openai().responses.create(**{"model": "policy", "input": "Hi", **changes})
     assert refused.value.code == code
-    assert not live.parts.episodes.open_versions(), "nothing was opened"
+    assert not live.parts.episodes.open_versions(), "no episode was opened"

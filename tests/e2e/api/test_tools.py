@@ -1,4 +1,4 @@
-"""Tools, several answers, forms of answers, requests sent again: what agents use beyond plain chat."""
+"""Beyond plain chat: tools, several answers, answer formats, retries."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WEATHER = {
 
 
 def collected(stream: Any) -> tuple[dict[str, Any], str | None]:
-    """Put a stream together as agents do."""
+    """Assemble a stream as agents do."""
     message: dict[str, Any] = {"role": "assistant", "content": ""}
     calls: dict[int, dict[str, Any]] = {}
     finish = None
@@ -52,7 +52,7 @@ def collected(stream: Any) -> tuple[dict[str, Any], str | None]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_tools_are_called_and_answered_and_the_record_goes_on_exactly(talkative: Live, stream: bool) -> None:
+def test_tools_are_called_and_answered_and_the_recorded_ids_continue_exactly(talkative: Live, stream: bool) -> None:
     opened = talkative.client.open_episode(EpisodeOpen())
     api = talkative.openai(key=opened.key)
     asked: dict[str, Any] = {"model": "policy", "tools": [WEATHER], "stream": stream}
@@ -79,7 +79,7 @@ def test_tools_are_called_and_answered_and_the_record_goes_on_exactly(talkative:
     assert "<tool_response>\nrain\n</tool_response>" in text
 
 
-def test_a_choice_of_none_shows_calls_as_text(talkative: Live) -> None:
+def test_tool_choice_none_shows_calls_as_text(talkative: Live) -> None:
     answer = (
         talkative.openai()
         .chat.completions.create(model="policy", messages=ASK, tools=[WEATHER], tool_choice="none")
@@ -89,18 +89,18 @@ def test_a_choice_of_none_shows_calls_as_text(talkative: Live) -> None:
     assert PARIS in answer.message.content
 
 
-def test_other_tools_are_another_conversation(talkative: Live) -> None:
+def test_different_tools_are_a_different_conversation(talkative: Live) -> None:
     opened = talkative.client.open_episode(EpisodeOpen())
     api = talkative.openai(key=opened.key)
     first = api.chat.completions.create(model="policy", messages=ASK).choices[0].message
     talk = [*ASK, {"role": "assistant", "content": first.content}, {"role": "user", "content": "And now?"}]
     api.chat.completions.create(model="policy", messages=talk, tools=[WEATHER])
     one, two = talkative.client.episode(opened.id).turns
-    assert two.token_ids[: len(one.token_ids)] != one.token_ids, "the prompt with tools is another one"
+    assert two.token_ids[: len(one.token_ids)] != one.token_ids, "a prompt with other tools is not continued"
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_several_answers_are_several_turns_and_the_chosen_one_goes_on(live: Live, stream: bool) -> None:
+def test_several_answers_are_several_turns_and_the_chosen_one_continues(live: Live, stream: bool) -> None:
     opened = live.client.open_episode(EpisodeOpen(horizon=2))
     api = live.openai(key=opened.key)
     answer = api.chat.completions.create(model="policy", messages=ASK, n=3, stream=stream, seed=1)
@@ -142,10 +142,10 @@ def test_a_retry_is_answered_from_the_record(live: Live, named: bool) -> None:
             model="policy", messages=ASK, logprobs=True, stream=True, extra_headers={"x-stainless-retry-count": "2"}
         )
     )
-    assert (streamed["content"], finish) == ("Hello there.", "stop"), "another request: it is sampled"
+    assert (streamed["content"], finish) == ("Hello there.", "stop"), "a different request is sampled"
 
 
-def test_a_retry_while_it_is_answered_gets_all_of_its_answers(tmp_path: Path) -> None:
+def test_a_retry_of_a_request_in_progress_gets_all_its_answers(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Slowly said.", delay_s=0.05)
     with serving(settings_for(tmp_path / "data", model=str(model))) as live:
         with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -175,10 +175,10 @@ def test_an_idempotency_key_stands_for_one_request(live: Live) -> None:
         api.chat.completions.create(model="policy", messages=[{"role": "user", "content": "Other"}], **keyed)
     assert refused.value.code == "idempotency_conflict"
     other = live.openai(key="sk-other").chat.completions.create(model="policy", messages=ASK, **keyed)
-    assert other.id != first.id, "a key is its caller's own"
+    assert other.id != first.id, "idempotency keys are separate for each caller"
 
 
-def test_the_same_request_sent_on_purpose_is_another_turn(live: Live) -> None:
+def test_an_equal_request_without_a_retry_mark_is_another_turn(live: Live) -> None:
     api = live.openai()
     assert (
         api.chat.completions.create(model="policy", messages=ASK).id
@@ -199,13 +199,13 @@ def test_a_caller_can_forbid_training(live: Live) -> None:
 
 
 class Weather(BaseModel):
-    """What an answer has to look like."""
+    """The required format of an answer."""
 
     sunny: bool
 
 
 @pytest.mark.vllm
-def test_vllm_holds_answers_to_a_schema_and_to_a_tool(tmp_path: Path) -> None:
+def test_vllm_constrains_answers_to_a_schema_and_to_a_tool(tmp_path: Path) -> None:
     engine = EngineSettings(kind="vllm", dtype="float32", context_tokens=1024, kv_cache_gib=0.3, max_concurrent=8)
     model = make_tiny_model(tmp_path / "model")
     with serving(settings_for(tmp_path / "data", model=str(model), engine=engine)) as live:

@@ -1,4 +1,4 @@
-"""Feedback from outside: sources that are weighed, capped and blocked, and batches that keep the rewards they used."""
+"""External rewards: sources are weighted, capped and blocked, and batches keep the rewards they used."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from upturn.wire import (
 
 
 def rewarded(live: Live, *given: tuple[str, float]) -> str:
-    """An ended live episode with these rewards."""
+    """Return an ended live episode with these (source, value) rewards."""
     opened = live.client.open_episode(EpisodeOpen())
     live.openai(key=opened.key).chat.completions.create(model="policy", messages=ASK)
     for source, value in given:
@@ -43,7 +43,7 @@ def sources(client: Client) -> dict[str, tuple[float, float | None, bool, str | 
     return {s.name: (s.weight, s.cap, s.blocked, s.set_by, s.count, s.mean) for s in client.reward_sources().data}
 
 
-def test_a_source_counts_by_its_rule_and_the_raw_rewards_stay(live: Live) -> None:
+def test_a_source_counts_by_its_rule_and_raw_rewards_are_unchanged(live: Live) -> None:
     episode = rewarded(live, ("user", 1.0), ("user", 2.0), ("team/a b?", -1.0))
     assert live.client.episode(episode).reward == 2.0
     live.client.set_reward_source("user", RewardRule(weight=0.5, cap=2.0))
@@ -57,12 +57,12 @@ def test_a_source_counts_by_its_rule_and_the_raw_rewards_stay(live: Live) -> Non
         "team/a b?": (1.0, None, True, "api", 1, -1.0),
     }
     live.client.set_reward_source("user", RewardRule(blocked=True))
-    assert live.client.episode(episode).reward is None, "nothing counts, which is not 0"
+    assert live.client.episode(episode).reward is None, "no reward counts, which is not 0"
     live.client.set_reward_source("user", RewardRule(blocked=False))
-    assert live.client.episode(episode).reward == 1.0, "its weight and cap had stayed"
+    assert live.client.episode(episode).reward == 1.0, "weight and cap are unchanged"
 
 
-def test_a_rule_by_api_is_before_the_settings_until_it_is_taken_away(tmp_path: Path) -> None:
+def test_a_rule_set_by_api_takes_precedence_until_it_is_removed(tmp_path: Path) -> None:
     model = str(script(tmp_path / "script", "Hello there."))
     first = RewardSettings(sources={"user": RewardRule(weight=2.0), "gone": RewardRule()}, default_weight=0.0)
     with serving(settings_for(tmp_path / "data", model=model, rewards=first)) as live:
@@ -83,7 +83,7 @@ def test_a_rule_by_api_is_before_the_settings_until_it_is_taken_away(tmp_path: P
 
 
 @pytest.mark.parametrize("body", [{"weight": -1}, {"cap": -0.5}, {"weight": 1e9}, {"blocked": "yes"}, {"weigh": 1}, []])
-def test_a_wrong_rule_is_refused_and_changes_nothing(live: Live, body: object) -> None:
+def test_an_invalid_rule_is_refused_and_changes_nothing(live: Live, body: object) -> None:
     before = sources(live.client)
     refused = live.http.put("/v1/reward-sources/user", json=body)
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_request")
@@ -113,25 +113,25 @@ def test_the_same_reward_sent_many_times_at_once_counts_once(live: Live) -> None
     assert live.client.episode(episode).reward == 0.5
 
 
-def test_a_batch_keeps_the_rewards_it_was_made_with_and_the_next_run_sees_the_new_ones(live: Live) -> None:
+def test_a_batch_keeps_its_rewards_and_the_next_run_uses_the_new_ones(live: Live) -> None:
     good, bad = reward_two(live)
     run_id = claim(live)
     batch = lease(live, run_id)
     assert {s.episode_id: s.reward for s in batch.samples} == {good: 1.0, bad: 0.0}
     live.client.reward(bad, RewardRequest(value=5.0, source="late"))
-    assert lease(live, run_id).samples == batch.samples, "asked again before it is trained"
+    assert lease(live, run_id).samples == batch.samples, "leased again before it is trained"
     live.client.acknowledge_batch(batch.id, BatchAck(learner=LEARNER, state="trained"))
     live.client.set_reward_source("user", RewardRule(weight=3.0))
     again = BatchRequest(run_id=run_id, learner=LEARNER, step=0, horizon=5, replay=True)
     assert live.client.lease_batch(again).samples == batch.samples
     live.client.set_reward_source("user", RewardRule(blocked=True))
-    assert live.client.lease_batch(again).samples == batch.samples, "also where nothing would count any more"
+    assert live.client.lease_batch(again).samples == batch.samples, "even if no reward counts"
     live.client.end_run(run_id, RunEnd(learner=LEARNER, state="done", reason="tested"))
     live.client.set_reward_source("user", RewardRule(blocked=False))
     assert {s.episode_id: s.reward for s in lease(live, claim(live)).samples} == {good: 3.0, bad: 5.0}
 
 
-def test_a_batch_of_an_older_server_has_the_rewards_of_now(live: Live) -> None:
+def test_a_batch_without_stored_rewards_uses_the_current_ones(live: Live) -> None:
     reward_two(live)
     run_id = claim(live)
     batch = lease(live, run_id)
@@ -139,7 +139,7 @@ def test_a_batch_of_an_older_server_has_the_rewards_of_now(live: Live) -> None:
     assert lease(live, run_id).samples == batch.samples
 
 
-def test_episodes_that_only_a_blocked_source_rewarded_reach_no_batch_and_no_trigger(live: Live) -> None:
+def test_rewards_of_a_blocked_source_reach_no_batch_and_no_trigger(live: Live) -> None:
     for value in (9.0, -9.0):
         rewarded(live, ("bot", value))
     kept = rewarded(live, ("bot", 9.0), ("user", 1.0))

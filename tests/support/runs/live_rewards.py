@@ -1,4 +1,4 @@
-"""Live agents that earn rewards, and versions that are promoted by hand, for tests of promotion."""
+"""Rewarded live agents and manually promoted versions, for tests of promotion."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def talk(http: httpx2.Client, key: str, model: str = "policy") -> int:
 
 
 def earn(client: Client, http: httpx2.Client, reward: float | dict[int, float], count: int = 12) -> list[int]:
-    """Let live agents take one turn each, reward each (by version, if `reward` is a dict); return the versions."""
+    """Let `count` live agents take one turn each and reward them; return the versions that answered.
+
+    `reward` is one value for all, or values by version.
+    """
     answered = []
     for _ in range(count):
         opened = client.open_episode(EpisodeOpen())
@@ -45,14 +48,14 @@ def new_version(live: Live, answer: str = "win", kind: str = "adapter", client: 
 
 
 def promoted(live: Live, answer: str = "win") -> int:
-    """Train a version, and promote it by hand."""
+    """Train a version and promote it manually."""
     version = new_version(live, answer)
     live.client.promote(version)
     return version
 
 
 def check_watch(live: Live) -> None:
-    """Make the watch check now; it checks by itself every few seconds."""
+    """Run the live-reward watch's check now; it also runs every few seconds."""
     asyncio.run_coroutine_threadsafe(live.parts.watch.check(), live.loop).result(timeout=60)
 
 

@@ -13,19 +13,15 @@ from server.api.dialects import registry
 from tests.support.keys import new_key
 from tests.support.live import Live, script, serving, settings_for
 
-MODULE = '''
-"""A dialect in which one line asks and one line answers."""
-
-from collections.abc import AsyncGenerator
-
+MODULE = """
 from fastapi.responses import JSONResponse, Response
 
 from server.api.access.errors import ErrorForm
 from server.api.dialects.call import CallOf
 from server.api.dialects.chat_request import ChatRequest
-from server.api.dialects.conversation import Conversation, ConversationsOf
+from server.api.dialects.conversation import ConversationsOf
 from server.api.dialects.dialect import Dialect
-from server.api.dialects.streams import Pieces, event, merged, sse
+from server.api.dialects.streams import event, merged, sse
 from server.api.dialects.translation import Lenient, checked
 from server.errors import UpturnError
 
@@ -33,8 +29,6 @@ dialect = Dialect("line", ErrorForm(lambda error: {"oops": error.message}, {"typ
 
 
 class LineRequest(Lenient):
-    """A line of text."""
-
     model: str
     line: str
     stream: bool = False
@@ -42,26 +36,24 @@ class LineRequest(Lenient):
 
 @dialect.post("/v1/line", may_stream=True)
 async def line(body: LineRequest, conversations: ConversationsOf, call: CallOf) -> Response:
-    """Answer a line."""
-    messages = [{"role": "user", "content": body.line}]
-    chat = checked(ChatRequest, {"model": body.model, "messages": messages, "stream": body.stream})
-    conversation = await conversations.begin(call, chat)
+    chat = {"model": body.model, "stream": body.stream, "messages": [{"role": "user", "content": body.line}]}
+    conversation = await conversations.begin(call, checked(ChatRequest, chat))
     if body.stream:
         return sse(conversation, stream(conversation, await merged(conversation)))
     (answer,) = await conversation.answers()
     return JSONResponse({"line": answer.text}, headers=conversation.headers)
 
 
-async def stream(conversation: Conversation, pieces: Pieces) -> AsyncGenerator[str, None]:
-    """Yield the pieces of a line, then its end."""
+async def stream(conversation, pieces):
     try:
         async for _, delta in pieces:
             yield event({"piece": delta.content})
-        await conversation.answers()
+        await conversation.answers()  # Recorded before the last event is sent.
         yield event({"end": True})
     except UpturnError as error:
         yield event(dialect.errors.body(error))
-'''
+"""
+"""The example in CONTRIBUTING.md: a dialect in which one line asks and one line answers."""
 PATH, BODY = "/v1/line", {"model": "policy", "line": "Hi"}
 
 

@@ -1,4 +1,4 @@
-"""When a server requires keys, and that it never stands open to other machines without them."""
+"""When a server requires keys: always if other machines can reach it."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def test_an_open_address_without_keys_is_refused(host: str) -> None:
         Settings.load([f"--host={host}", "--keys", "off"])
 
 
-def test_the_learners_key_may_stand_in_the_servers_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_learners_key_may_be_in_the_servers_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UPTURN_KEY", "up-something")
     assert Settings.load([]).keys == "auto"

@@ -1,4 +1,4 @@
-"""The rules of reward sources: what counts of an episode's rewards, and what a scorer may say."""
+"""The rules of reward sources, and the values that scorers may return."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from server.rewards.settings import JudgeSettings, RewardSettings
 from upturn.wire import RewardRequest, RewardRule
 
 
-def test_the_reward_is_the_environments_and_each_sources_within_its_cap_times_its_weight() -> None:
+def test_the_reward_adds_the_environments_to_each_sources_capped_and_weighted_sum() -> None:
     rules = Rules({"judge": RewardRule(weight=0.5, cap=2.0), "*": RewardRule(weight=2.0, cap=1.0)})
     assert rules.total([0.25, 0.25], []) == 0.5
-    assert rules.total([], [("judge", 3.0), ("judge", -0.5)]) == 1.0, "the cap is on the sum"
+    assert rules.total([], [("judge", 3.0), ("judge", -0.5)]) == 1.0, "the cap applies to the sum"
     assert rules.total([], [("judge", -3.0), ("judge", -3.0)]) == -1.0
     assert rules.total([1.0], [("judge", 1.0), ("user", 5.0), ("other", -0.25)]) == 1.0 + 0.5 + 2.0 - 0.5
 
 
-def test_what_does_not_count_is_as_if_it_had_not_been_given() -> None:
+def test_ignored_rewards_are_treated_as_never_given() -> None:
     rules = Rules({"bot": RewardRule(blocked=True), "log": RewardRule(weight=0.0), "none": RewardRule(cap=0.0)})
     assert rules.total([], [("bot", 9.0), ("log", 9.0)]) is None
     assert rules.total([], [("bot", 9.0), ("user", -1.0)]) == -1.0
@@ -33,7 +33,7 @@ def test_what_does_not_count_is_as_if_it_had_not_been_given() -> None:
     assert only_known.total([], [("made-up", 9.0), ("judge", 1.0)]) == 1.0
 
 
-def test_the_order_in_which_rewards_are_read_changes_nothing() -> None:
+def test_the_order_of_rewards_has_no_effect() -> None:
     given = [("user", 0.1), ("user", 1e5), ("judge", 0.2), ("user", -1e5), ("judge", 0.3)]
     assert Rules({}).total([0.7, 0.1], given) == Rules({}).total([0.1, 0.7], given[::-1])
 
@@ -62,7 +62,7 @@ def test_a_function_returns_a_number_numbers_by_turn_or_nothing(given: object, f
 @pytest.mark.parametrize(
     "given", ["1", [1.0], float("nan"), float("inf"), 1e7, {1: 1.0}, {"0": 1.0}, {True: 1.0}, {0: None}, 1j]
 )
-def test_anything_else_is_no_score(given: object) -> None:
+def test_anything_else_is_not_a_score(given: object) -> None:
     with pytest.raises(BadScore):
         read_values(given, {0, 2})
 
@@ -90,7 +90,7 @@ def test_a_verdict_is_one_json_object_and_nothing_else() -> None:
             read_answer(text, (0, 1))
 
 
-def test_settings_that_cannot_work_are_refused() -> None:
+def test_contradictory_settings_are_refused() -> None:
     judge = {"url": "http://127.0.0.1:1/v1", "model": "m", "rubric": "r"}
     for scale in ((1.0, 0.0), (0.0, float("nan")), (0.0, 1e9)):
         with pytest.raises(ValidationError):

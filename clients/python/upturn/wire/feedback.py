@@ -1,4 +1,4 @@
-"""How rewards count: the rules of their sources; and who scores live episodes."""
+"""Reward sources and their rules, and the scorers of live episodes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pydantic import Field
 from upturn.wire.base import Message
 
 LARGEST_REWARD = 1e6
-"""Bound of every reward, weight and cap: sums stay finite."""
+"""Bound on the absolute value of every reward, weight and cap, so that sums stay finite."""
 ScorerName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$")]
 
 
 class RewardRule(Message):
-    """How the rewards of one source count. In a request, what is left out stays as it is."""
+    """How the rewards of one source count. In a request, omitted fields keep their values."""
 
     weight: float = Field(default=1.0, ge=0, le=LARGEST_REWARD, allow_inf_nan=False)
-    """Factor; with 0 they do not count at all, as if they had not been given."""
+    """Factor. With 0 the source's rewards are ignored, as if they had never been given."""
     cap: float | None = Field(default=None, ge=0, le=LARGEST_REWARD, allow_inf_nan=False)
-    """Largest absolute value, before the weight, that counts of the source's sum in one episode; None is no cap."""
+    """Cap on the absolute sum of the source's rewards in one episode, applied before the weight; None: no cap."""
     blocked: bool = False
-    """They do not count until it is lifted."""
+    """Whether the source's rewards are ignored until the block is lifted."""
 
     @property
     def counts(self) -> bool:
@@ -30,44 +30,44 @@ class RewardRule(Message):
 
 
 class RewardSourceView(Message):
-    """A source of rewards: the rule that holds for it, and what it has given."""
+    """A reward source: the rule that applies to it, and the rewards it has given."""
 
     name: str
-    """`*` is every source without a rule of its own."""
+    """Name of the source; `*` stands for all sources without a rule of their own."""
     weight: float
     cap: float | None
     blocked: bool
     set_by: Literal["settings", "api"] | None
-    """Where its own rule comes from; None where it has none, and that of `*` holds."""
+    """Origin of the source's own rule; None if the rule of `*` applies."""
     count: int
-    """Recorded rewards, whether they count or not."""
+    """Recorded rewards, including those that do not count."""
     mean: float | None
-    """Their mean as they were given."""
+    """Mean of the raw rewards."""
 
 
 class RewardSourceList(Message):
-    """All sources that have a rule or have given a reward, by name."""
+    """All sources with a rule or a reward, sorted by name."""
 
     data: list[RewardSourceView]
 
 
 class ScorerView(Message):
-    """A reward function or a judge, and how it has done with the episodes that are in the record."""
+    """A reward function or a judge, with its results on the recorded episodes."""
 
     name: str
     kind: Literal["function", "judge"]
     scored: int
-    """Episodes it has a verdict on, one without a reward included."""
+    """Episodes with a verdict, including verdicts without a reward."""
     errors: int
-    """Episodes on which it last failed."""
+    """Episodes whose last attempt failed."""
     given_up: int
-    """Those of them that are not tried again."""
+    """Failed episodes that will not be retried."""
     last_error: str | None
-    """Class and text of the newest failure among them."""
+    """Class and message of the latest failure."""
     last_error_at: float | None
 
 
 class ScorerList(Message):
-    """All scorers of this server, by name."""
+    """All scorers of this server, sorted by name."""
 
     data: list[ScorerView]
