@@ -63,7 +63,7 @@ def test_memory_does_not_grow_with_the_number_of_episodes(
     (line, *_) = exported(data_dir, tmp_path / "one.jsonl", "--limit", "1")
     line["metadata"] = json.dumps({"much": "x" * 20_000})
     peaks = []
-    for count in (40, 160):
+    for count in (64, 160):  # At least two full chunks each.
         with (tmp_path / "many.jsonl").open("w") as file:
             for number in range(count):
                 turns = [{**turn, "id": f"{number}-{turn['index']}"} for turn in line["turns"]]
