@@ -1,4 +1,4 @@
-"""The whole line with real weights and the real learner process: what was trained is what serves."""
+"""The straight line with real weights and the real learner process: the trained weights are served."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MARKED = [pytest.param(*way, marks=[pytest.mark.vllm] if way[0] == "vllm" else [
 
 
 def serve_tiny(directory: Path, engine: str, kind: str = "full", nice: int = 0):
-    """A server over a tiny random model in float32."""
+    """Serve a tiny random model in float32."""
     model = make_tiny_model(directory / "model")
     chosen = EngineSettings(kind=engine, dtype="float32", context_tokens=1024, kv_cache_gib=0.3, max_concurrent=8)
     return serving(
@@ -66,9 +66,7 @@ def record_group(live: Live) -> None:
 
 
 @pytest.mark.parametrize(("engine", "kind"), MARKED)
-def test_from_a_chat_to_a_step_and_a_swap_so_that_the_next_answer_is_version_1(
-    tmp_path: Path, engine: str, kind: str
-) -> None:
+def test_a_chat_is_trained_on_and_the_next_answer_comes_from_version_1(tmp_path: Path, engine: str, kind: str) -> None:
     with serve_tiny(tmp_path, engine, kind) as live:
         record_group(live)
         run = live.client.create_run(
@@ -79,14 +77,16 @@ def test_from_a_chat_to_a_step_and_a_swap_so_that_the_next_answer_is_version_1(
         assert ended.last_version == 1
         policy = live.client.policies().data[0]
         assert (policy.version, policy.kind, policy.head, policy.loaded) == (1, kind, True, True)
-        assert policy.champion == (kind == "full"), "one engine of full weights gives live traffic each version at once"
+        assert policy.champion == (kind == "full"), (
+            "a single engine of full weights serves each version to live traffic at once"
+        )
         assert policy.check_mean is not None and policy.check_mean < 2e-3
         answer = live.openai().chat.completions.create(model="policy@head", messages=ASK, max_tokens=4)
         assert answer.model == "policy@1"
         if kind == "adapter":
             before = live.openai().chat.completions.create(model="policy", messages=ASK, max_tokens=4)
             assert before.model == "policy@0", "live traffic waits for a promotion"
-        assert ended.steps[0].metrics["mismatch_kl"] < 1e-3, "the learner does not see what the engine sampled from"
+        assert ended.steps[0].metrics["mismatch_kl"] < 1e-3, "the learner's logprobs differ from the engine's"
         with sqlite3.connect(tmp_path / "data" / "upturn.db") as connection:
             rows = connection.execute("select advantage, weight from run_episode").fetchall()
         connection.close()
@@ -94,7 +94,7 @@ def test_from_a_chat_to_a_step_and_a_swap_so_that_the_next_answer_is_version_1(
         assert sum(advantage for advantage, _ in rows) == pytest.approx(0, abs=1e-4)
 
 
-def test_an_oracle_run_is_recorded_episodes_and_a_version(tmp_path: Path) -> None:
+def test_an_oracle_run_records_episodes_and_publishes_versions(tmp_path: Path) -> None:
     tasks = [t for t in family("textcraft").tasks("train") if t.startswith("1/")][:4]
     with serve_tiny(tmp_path, "local") as live:
         run = live.client.create_run(
@@ -116,7 +116,7 @@ def test_an_oracle_run_is_recorded_episodes_and_a_version(tmp_path: Path) -> Non
         assert episode.turns[0].answer["content"] == episode.steps[0].action
 
 
-def test_a_learner_that_is_killed_is_started_again_and_its_run_goes_on(tmp_path: Path) -> None:
+def test_a_killed_learner_is_restarted_and_its_run_continues(tmp_path: Path) -> None:
     tasks = [t for t in family("textcraft").tasks("train") if t.startswith("1/")][:4]
     with serve_tiny(tmp_path, "local", nice=5) as live:
         run = live.client.create_run(
@@ -149,7 +149,7 @@ def test_a_learner_that_is_killed_is_started_again_and_its_run_goes_on(tmp_path:
         assert "goes on" in (tmp_path / "data" / "logs" / f"learner-{run.id}.log").read_text()
 
 
-def test_a_play_is_cut_at_its_horizon_and_counts_as_truncated(tmp_path: Path) -> None:
+def test_a_play_is_cut_at_its_horizon_and_counted_as_truncated(tmp_path: Path) -> None:
     tasks = [t for t in family("textcraft").tasks("test") if t.startswith("1/")][:2]
     with serve_tiny(tmp_path, "local") as live:
         play = live.client.start_play(

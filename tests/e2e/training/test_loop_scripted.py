@@ -1,8 +1,10 @@
-"""The whole line with the scripted engine: chat, turn, episode, batch, publish, swap, and the next version answers."""
+"""The straight line with the scripted engine: chat, batch, publish, swap, and an answer from the next version."""
 
 from __future__ import annotations
 
+import json
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,12 @@ from tests.support.live import Live, script
 from upturn.client import UpturnAPIError
 from upturn.manifest import write_manifest
 from upturn.wire import (
+    ALGORITHMS,
     BatchAck,
     BatchRequest,
     BatchView,
     EpisodeOpen,
+    OptimizerConfig,
     PolicyPublish,
     Probe,
     RewardRequest,
@@ -25,6 +29,7 @@ from upturn.wire import (
     RunRequest,
     TrainedEpisode,
 )
+from upturn.wire.spelling import AMERICAN, to_british
 
 ASK = [{"role": "user", "content": "Hi"}]
 LEARNER = "tester"
@@ -98,7 +103,7 @@ def test_from_chat_to_the_next_version(live: Live) -> None:
     assert run.steps[0].metrics["loss"] == 0.5 and run.steps[0].metrics["groups"] == 1
 
 
-def test_a_batch_is_the_same_when_asked_again_and_cannot_be_trained_twice(live: Live) -> None:
+def test_repeated_requests_return_the_same_batch_which_cannot_be_trained_twice(live: Live) -> None:
     reward_two(live)
     run_id = claim(live)
     batch = lease(live, run_id)
@@ -112,7 +117,7 @@ def test_a_batch_is_the_same_when_asked_again_and_cannot_be_trained_twice(live: 
     assert lease(live, run_id, step=1).samples == [], "the same live episodes were leased twice"
 
 
-def test_a_trained_batch_is_given_again_only_to_a_learner_on_its_way_back(live: Live) -> None:
+def test_a_trained_batch_is_returned_again_only_for_replay(live: Live) -> None:
     reward_two(live)
     run_id = claim(live)
     again = BatchRequest(run_id=run_id, learner=LEARNER, step=0, horizon=5, replay=True)
@@ -125,7 +130,7 @@ def test_a_trained_batch_is_given_again_only_to_a_learner_on_its_way_back(live: 
     assert live.client.run(run_id).step == 1
 
 
-def test_live_episodes_without_a_group_train_reinforce_pp_and_dpo_pairs_them_by_their_prompt(live: Live) -> None:
+def test_ungrouped_live_episodes_train_reinforce_pp_and_are_paired_by_prompt_for_dpo(live: Live) -> None:
     for value in (1.0, 0.5, 0.0):
         opened = live.client.open_episode(EpisodeOpen())
         live.openai(key=opened.key).chat.completions.create(model="policy", messages=ASK)
@@ -136,11 +141,11 @@ def test_live_episodes_without_a_group_train_reinforce_pp_and_dpo_pairs_them_by_
         live.client.claim_run(RunClaim(learner=LEARNER))
         samples = lease(live, run.id).samples
         assert sorted(s.reward for s in samples) == rewards
-        assert len({s.group for s in samples} - {None}) == (algorithm == "dpo")
+        assert len({s.group for s in samples} - {None}) == ALGORITHMS[algorithm].by_prompt
         live.client.end_run(run.id, RunEnd(learner=LEARNER, state="done", reason="tested"))
 
 
-def test_weights_that_are_not_what_was_trained_never_serve(live: Live, tmp_path: Path) -> None:
+def test_weights_that_fail_the_check_never_serve(live: Live, tmp_path: Path) -> None:
     run_id = claim(live)
     other = script(tmp_path / "other", "Trained elsewhere.")
     with pytest.raises(UpturnAPIError) as refused:
@@ -150,7 +155,7 @@ def test_weights_that_are_not_what_was_trained_never_serve(live: Live, tmp_path:
     assert live.client.publish(publication(live, run_id, "Right.")).version == 2, "a failed version's number is spent"
 
 
-def test_publishing_twice_gives_the_same_version(live: Live) -> None:
+def test_publishing_twice_returns_the_same_version(live: Live) -> None:
     run_id = claim(live)
     request = publication(live, run_id, "Once.")
     assert live.client.publish(request).version == live.client.publish(request).version == 1
@@ -189,7 +194,7 @@ def test_a_champion_can_be_rolled_back_and_promoted(live: Live) -> None:
     assert says(live) == ("New.", "policy@1")
 
 
-def test_one_run_at_a_time_and_a_lost_learner_is_replaced(live: Live) -> None:
+def test_one_run_trains_at_a_time_and_a_lost_learner_is_replaced(live: Live) -> None:
     first = claim(live)
     live.client.create_run(RunRequest(config=RunConfig(steps=1)))
     assert live.client.claim_run(RunClaim(learner="second")) is None
@@ -203,7 +208,7 @@ def test_one_run_at_a_time_and_a_lost_learner_is_replaced(live: Live) -> None:
     assert refused.value.code == "lease_lost"
 
 
-def test_a_cancelled_run_tells_its_learner(live: Live) -> None:
+def test_the_learner_of_a_cancelled_run_is_refused(live: Live) -> None:
     run_id = claim(live)
     assert live.client.cancel_run(run_id).state == "cancelled"
     with pytest.raises(UpturnAPIError) as refused:
@@ -211,7 +216,7 @@ def test_a_cancelled_run_tells_its_learner(live: Live) -> None:
     assert (refused.value.status, refused.value.code) == (409, "run_cancelled")
 
 
-def test_failed_unrewarded_open_and_untrainable_episodes_reach_no_batch(live: Live) -> None:
+def test_unrewarded_open_and_untrainable_episodes_reach_no_batch(live: Live) -> None:
     good = reward_two(live)
     opened = live.client.open_episode(EpisodeOpen(group="g"))
     unrewarded = live.client.open_episode(EpisodeOpen(group="g"))
@@ -226,8 +231,43 @@ def test_failed_unrewarded_open_and_untrainable_episodes_reach_no_batch(live: Li
     assert sorted(s.episode_id for s in batch.samples) == sorted(good)
 
 
-def test_a_group_whose_rewards_are_all_equal_is_skipped_and_counted(live: Live) -> None:
+def test_groups_with_equal_rewards_or_one_episode_are_skipped_and_counted(live: Live) -> None:
     reward_two(live, "flat", (1.0, 1.0))
     reward_two(live, "alone", (1.0,))
     batch = lease(live, claim(live))
     assert (batch.samples, batch.groups_without_variance, batch.groups_incomplete) == ([], 1, 1)
+
+
+def test_a_run_stored_with_british_keys_is_shown_resumed_and_leased_under_american_ones(live: Live) -> None:
+    group = reward_two(live)
+    stored = RunConfig(steps=1, seed=7, optimizer=OptimizerConfig(lr=0.5), normalize_std=False).model_dump(mode="json")
+    stored = json.loads(to_british(json.dumps(stored, separators=(",", ":"))))
+    assert stored["optimiser"]["lr"] == 0.5 and stored["normalise_std"] is False
+    with sqlite3.connect(live.parts.settings.data_dir / "upturn.db") as connection:
+        connection.execute(
+            "insert into run (id, state, trigger, config, step, reason, active_s, created_at)"
+            " values ('run_old', 'paused', 'request', ?, 0, 'paused by request', 0, 0)",
+            (json.dumps(stored),),
+        )
+    connection.close()
+    shown = live.http.get("/v1/runs/run_old").json()["config"]
+    assert (shown["optimizer"]["lr"], shown["normalize_std"], shown["loss_normalization"]) == (0.5, False, "token")
+    assert AMERICAN.keys().isdisjoint(shown)
+    assert live.client.runs().data[0].config.optimizer.lr == 0.5
+    assert live.client.resume_run("run_old").state == "queued"
+    claimed = live.client.claim_run(RunClaim(learner=LEARNER))
+    assert claimed is not None and (claimed.id, claimed.config.seed) == ("run_old", 7)
+    batch = lease(live, "run_old")
+    assert sorted(s.episode_id for s in batch.samples) == sorted(group)
+    live.client.acknowledge_batch(batch.id, BatchAck(learner=LEARNER, state="trained"))
+    assert live.client.end_run("run_old", RunEnd(learner=LEARNER, state="done", reason="tested")).step == 1
+
+
+def test_a_request_may_use_either_spelling_but_not_both_and_must_name_a_known_algorithm(live: Live) -> None:
+    made = live.http.post("/v1/runs", json={"config": {"steps": 1, "optimiser": {"lr": 0.5}}})
+    assert made.json()["config"]["optimizer"]["lr"] == 0.5
+    for wrong in ({"optimiser": {}, "optimizer": {}}, {"optimise": {}}, {"algorithm": "unknown"}):
+        refused = live.http.post("/v1/runs", json={"config": {"steps": 1, **wrong}})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_request")
+    shown = live.http.get("/openapi.json").json()["components"]["schemas"]["RunConfig"]["properties"]
+    assert set(AMERICAN.values()) <= shown.keys() and AMERICAN.keys().isdisjoint(shown)

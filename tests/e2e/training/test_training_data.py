@@ -1,4 +1,4 @@
-"""A run's batches are of what its config declares: environments, tasks, live episodes."""
+"""A run's batches contain what its config declares: environments, tasks, live episodes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def begin(server: Live, **fields: Any) -> str:
 
 
 def lease(live: Live, run_id: str, step: int = 0) -> BatchView:
-    """Lease a step's batch as a learner does: again and again until its play has ended."""
+    """Lease a step's batch as a learner does: repeatedly, until its play has ended."""
     while True:
         batch = live.client.lease_batch(BatchRequest(run_id=run_id, learner=LEARNER, step=step, horizon=2))
         if batch.state == "leased":
@@ -47,7 +47,7 @@ def rewarded(live: Live, source: str) -> str:
     return opened.id
 
 
-def test_a_batch_is_several_environments_by_weight_and_live_episodes_up_to_their_share(tmp_path: Path) -> None:
+def test_a_batch_mixes_environments_by_weight_and_live_episodes_up_to_their_share(tmp_path: Path) -> None:
     with served(tmp_path, base="win") as live:
         users = [rewarded(live, "user") for _ in range(4)]
         rewarded(live, "elsewhere")
@@ -68,7 +68,7 @@ def test_a_batch_is_several_environments_by_weight_and_live_episodes_up_to_their
         assert lease(live, run_id, 1).live_episodes == 0, "live episodes were taken twice"
 
 
-def test_a_curriculum_leaves_what_is_solved_for_what_is_unknown_and_a_batch_stays_the_same(tmp_path: Path) -> None:
+def test_learnability_prefers_new_tasks_to_solved_ones_and_a_leased_batch_stays_the_same(tmp_path: Path) -> None:
     tasks = [f"train/{n}" for n in range(8)]
     plan = {"environment": ENVIRONMENT, "tasks": tasks, "curriculum": "learnability", "groups": 4, "group_size": 8}
     with served(tmp_path, base="win") as live:
@@ -82,10 +82,10 @@ def test_a_curriculum_leaves_what_is_solved_for_what_is_unknown_and_a_batch_stay
             return {live.client.episode(s.episode_id).task for s in batch.samples}
 
         assert len(played(first)) == len(played(second)) == 4
-        assert len(played(first) & played(second)) <= 1, "what is solved came before what is unknown"
+        assert len(played(first) & played(second)) <= 1, "solved tasks came before new ones"
 
 
-def test_an_unknown_split_is_named(tmp_path: Path) -> None:
+def test_an_unknown_split_is_refused_by_name(tmp_path: Path) -> None:
     with served(tmp_path) as live:
         run_id = begin(live, play={"environment": "textcraft", "split": "dev"})
         with pytest.raises(UpturnAPIError, match="textcraft has no split 'dev', only train, test") as refused:
@@ -93,7 +93,7 @@ def test_an_unknown_split_is_named(tmp_path: Path) -> None:
         assert (refused.value.status, refused.value.code) == (404, "split_not_found")
 
 
-def test_with_overlap_a_steps_episodes_are_played_while_the_one_before_is_trained(tmp_path: Path) -> None:
+def test_with_overlap_the_next_steps_episodes_are_played_while_the_current_step_trains(tmp_path: Path) -> None:
     plan = {"environment": ENVIRONMENT, "split": "train", "groups": 2, "group_size": 2}
     with served(tmp_path, base="win") as live:
         run_id = begin(live, play=plan, overlap=True)

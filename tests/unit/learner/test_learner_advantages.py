@@ -98,7 +98,7 @@ def test_the_advantages_of_every_group_sum_to_zero(groups):
             assert sum(mine) == pytest.approx(0, abs=1e-4 * max(1, *(abs(a) for a in mine), 1)), name
 
 
-def test_reinforce_pp_needs_no_group_and_its_baseline_form_compares_groupless_episodes_with_each_other():
+def test_reinforce_pp_needs_no_group_and_its_baseline_form_compares_ungrouped_episodes_with_each_other():
     samples = rewarded({"a": 1.0, "b": 0.0}, "g") + rewarded({"c": 1.0, "d": 0.0, "e": 0.5}, None)
     assert by_episode("reinforce_pp_baseline", samples) == {"a": 0.5, "b": -0.5, "c": 0.5, "d": -0.5, "e": 0.0}
     assert algorithm("reinforce_pp").teachable_episodes(samples) == set("abcde")
@@ -117,14 +117,14 @@ def test_returns_are_normalized_over_all_tokens_of_the_batch(returns):
     assert torch.cat(normalized_over_batch(tensors)).tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_turn_is_a_run_of_sampled_tokens_and_counts_the_turns_after_it():
+def test_each_sampled_token_counts_the_turns_after_its_own():
     two = sample([1, 2, 3, 4, 9, 5, 9], [0, 0, 1, 1, 0, 1, 0])
     assert turns_after(two).tolist() == [1, 1, 0]
     broken = sample([1, 2, 3, 4, 9, 5], [0, 1, 1, 1, 0, 1], logprobs=[0.0, -1.0, float("nan"), -1.0, 0.0, -1.0])
-    assert turns_after(broken).tolist() == [1, 1, 0]  # a token left out does not end a turn
+    assert turns_after(broken).tolist() == [1, 1, 0]  # a dropped token does not end its turn
 
 
-def test_an_early_turn_gets_less_of_the_reward_where_turns_are_discounted():
+def test_a_turn_discount_gives_early_turns_less_of_the_reward():
     won = sample([1, 2, 3, 9, 5, 9, 6], [0, 1, 1, 0, 1, 0, 1], episode="a", reward=1.0)
     lost = won.model_copy(update={"episode_id": "b", "reward": 0.0})
     for name, last in (("dr_grpo", 0.5), ("rloo", 1.0)):
@@ -138,7 +138,7 @@ def test_an_early_turn_gets_less_of_the_reward_where_turns_are_discounted():
 
 @repeatable
 @given(st.integers(0, 2**31), st.integers(1, 8), st.floats(0, 1), st.floats(0.1, 1))
-def test_gae_is_the_sum_of_the_discounted_errors(seed, length, decay, discount):
+def test_gae_is_the_discounted_sum_of_temporal_differences(seed, length, decay, discount):
     rng = random.Random(seed)
     rewards, values = ([rng.uniform(-1, 1) for _ in range(length)] for _ in range(2))
     factors = [discount if rng.random() < 0.3 else 1.0 for _ in range(length - 1)] + [1.0]
@@ -158,12 +158,12 @@ def test_gae_is_the_sum_of_the_discounted_errors(seed, length, decay, discount):
         assert found[t] == pytest.approx(total, abs=1e-9)
 
 
-def test_with_lambda_1_the_advantage_is_the_return_less_the_value():
+def test_with_lambda_1_the_advantage_is_the_return_minus_the_value():
     rewards, values = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.3, 0.2, 0.9])
     assert gae(rewards, values, torch.ones(3), 1.0).tolist() == pytest.approx([0.7, 0.8, 0.1])
 
 
-def test_a_value_sees_across_an_observation_as_if_it_were_not_there():
+def test_an_observation_between_turns_does_not_change_advantages_or_returns():
     without = sample([1, 2, 3], [0, 1, 1], episode="a", reward=1.0)
     between = sample([1, 2, 8, 9, 3, 9], [0, 1, 0, 0, 1, 0], episode="b", reward=1.0)
     values = [torch.tensor([0.5, 0.25])] * 2
@@ -174,7 +174,7 @@ def test_a_value_sees_across_an_observation_as_if_it_were_not_there():
 
 
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "ppo"])
-def test_success_and_failure_differ_at_every_sampled_token_although_the_episode_ends_with_an_observation(name):
+def test_success_and_failure_differ_at_every_sampled_token_even_if_the_episode_ends_with_an_observation(name):
     won = sample([1, 2, 3, 4, 9, 5, 9], [0, 0, 1, 1, 0, 1, 0], episode="won", reward=1.0)
     lost = won.model_copy(update={"episode_id": "lost", "reward": 0.0})
     assert won.reward * won.loss_mask[-1] == 0.0  # all that AgentGym-RL's mask leaves of the reward

@@ -1,4 +1,4 @@
-"""Every algorithm, from random weights, reaches the known optimum of a bandit and of a chain with several turns."""
+"""Every algorithm reaches the known optimum of a bandit and of a multi-turn chain from random weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from learner.step import Trainer
 from upturn.wire import OptimizerConfig, RunConfig, Sample
 
 VOCABULARY = 12
-"""Tokens 0 to 4 are states, 5 to 11 are actions of which one is right; a state is no action at all."""
+"""Tokens 0 to 4 are states, 5 to 11 are actions, one of them right; choosing a state does nothing."""
 RIGHT = 7
 GROUPS, SIZE = 6, 8
 
@@ -27,10 +27,15 @@ ALGORITHMS = {
     "dpo": {},
     "agent_evol": {},
     "sft": {},
-    "grpo with dapo's clip, two minibatches": {"algorithm": "grpo", "clip_high": 0.28, "minibatches": 2},
-    "grpo with cispo's": {"algorithm": "grpo", "policy_loss": "cispo", "clip_high": 4.0, "minibatches": 2},
-    "grpo with gspo's": {"algorithm": "grpo", "policy_loss": "gspo", "minibatches": 2, "loss_normalization": "sample"},
-    "reinforce_pp with a kl in the reward": {
+    "grpo with dapo's clip and two minibatches": {"algorithm": "grpo", "clip_high": 0.28, "minibatches": 2},
+    "grpo with cispo's ratio": {"algorithm": "grpo", "policy_loss": "cispo", "clip_high": 4.0, "minibatches": 2},
+    "grpo with gspo's ratio": {
+        "algorithm": "grpo",
+        "policy_loss": "gspo",
+        "minibatches": 2,
+        "loss_normalization": "sample",
+    },
+    "reinforce_pp with the kl in the reward": {
         "algorithm": "reinforce_pp",
         "kl_coef": 0.01,
         "kl_in": "reward",
@@ -62,9 +67,9 @@ def random_policy() -> Policy:
 
 
 def played(policy: Policy, turns: int, episodes: int, step: int, expert: bool = False) -> list[Sample]:
-    """Return episodes of a chain: the right action goes on to the next state, any other stays; one turn is a bandit.
+    """Return episodes of a chain: the right action moves to the next state, any other stays; one turn is a bandit.
 
-    The reward is how far the episode came; it ends with the last state, which the environment says.
+    The reward is the reached state as a share of all turns. The episode ends with the last state, an observation.
     """
     generator = torch.Generator().manual_seed(step)
     ids = torch.zeros(episodes, 1, dtype=torch.long)
@@ -98,22 +103,23 @@ def mean_reward(samples: list[Sample]) -> float:
 
 @pytest.mark.parametrize("turns", [1, 3], ids=["bandit", "chain"])
 @pytest.mark.parametrize("name", list(ALGORITHMS))
-def test_the_optimum_is_reached_from_random_weights(name, turns):
+def test_training_from_random_weights_reaches_the_optimum(name, turns):
     fields = {"algorithm": name, **ALGORITHMS[name]}
     config = RunConfig.model_validate({"steps": 100, "optimizer": OptimizerConfig(lr=1e-2), **fields})
     policy = random_policy()
     trainer = Trainer(policy, config)
+    selects = config.traits.episodes
     assert mean_reward(played(policy, turns, 256, step=10_000)) < 0.3
     for step in range(60):
-        samples = played(policy, turns, GROUPS * SIZE, step, expert=name == "sft")
-        if name == "dpo":
+        samples = played(policy, turns, GROUPS * SIZE, step, expert=selects == "successes")
+        if selects == "best_and_worst":
             samples = best_and_worst(samples)
         trainer.step(samples, step)
     assert mean_reward(played(policy, turns, 256, step=10_001)) > 0.95
 
 
 def best_and_worst(samples: list[Sample]) -> list[Sample]:
-    """Return what the server selects for DPO: of each group the best and the worst."""
+    """Return the best and the worst sample of each group, as the server selects them for DPO."""
     found = []
     for group in sorted({s.group for s in samples}):
         members = sorted((s for s in samples if s.group == group), key=lambda s: s.reward)

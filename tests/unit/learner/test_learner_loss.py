@@ -1,4 +1,4 @@
-"""The loss: which tokens learn, how strongly, and what is held back."""
+"""The loss: which tokens learn, with which weight, and what is clipped or dropped."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def loss_of(current, old, engine, advantages, sample_of=None, config=DEFAULTS, r
 
 
 def reference_credit(one: Sample) -> list[float]:
-    """Return the reward that AgentGym-RL's code gives each token: on the last token, times the mask."""
+    """Return each token's reward in AgentGym-RL's code: on the last token, times the mask."""
     rewards = [0.0] * len(one.token_ids)
     rewards[-1] = one.reward
     return [r * m for r, m in zip(rewards, one.loss_mask, strict=True)]
 
 
 def test_a_reward_reaches_every_sampled_token_although_the_episode_ends_with_an_observation():
-    # prompt, prompt, A, A, observation, A, observation: the episode ends with what the environment said
+    # prompt, prompt, A, A, observation, A, observation: the episode ends with an observation
     won = sample([1, 2, 3, 4, 9, 5, 9], [0, 0, 1, 1, 0, 1, 0], episode="won", reward=1.0)
     lost = sample([1, 2, 6, 7, 9, 8, 9], [0, 0, 1, 1, 0, 1, 0], episode="lost", reward=0.0)
-    assert sum(reference_credit(won)) == 0.0  # the reference's bug: success and failure look alike
+    assert sum(reference_credit(won)) == 0.0  # AgentGym-RL's bug: success and failure look alike
 
     samples = [won, lost]
     advantages = algorithm_of(RunConfig(steps=1)).episode_credit(samples)
@@ -52,7 +52,7 @@ def test_a_reward_reaches_every_sampled_token_although_the_episode_ends_with_an_
     loss = policy_loss(current, current, row.engine_logprobs, per_token, row.sample, mean, LossConfig()).loss
     (gradient,) = torch.autograd.grad(loss, current)
     ours = {int(t): float(g) for t, g in zip(row.target, gradient, strict=True)}
-    assert set(ours) == {3, 4, 5, 6, 7, 8}  # every sampled token, and neither prompt nor observation
+    assert set(ours) == {3, 4, 5, 6, 7, 8}  # every sampled token, but neither prompt nor observation
     assert all(
         ours[token] == pytest.approx(-0.7071 / 6, abs=1e-4) for token in (3, 4, 5)
     )  # the won episode is pushed up
@@ -70,14 +70,14 @@ def test_the_importance_weight_is_truncated_from_above_only():
     assert float(out.capped_sum) == 1
 
 
-def test_the_clip_holds_back_a_move_that_went_far_enough_and_never_the_way_back():
+def test_the_clip_stops_a_move_that_went_far_enough_but_never_a_move_back():
     far = math.log(1.5)
     out, gradient = loss_of([far, far], [0.0, 0.0], [0.0, 0.0], [1.0, -1.0])
     assert gradient.tolist() == pytest.approx([0.0, 1.5 / 2])
     assert float(out.clipped_sum) == 1
 
 
-def test_a_sample_far_from_what_the_engine_sampled_is_dropped_whole():
+def test_a_sample_with_an_extreme_mismatch_is_dropped_as_a_whole():
     sample_of = torch.tensor([0, 0, 1])
     out, gradient = loss_of([-1.0] * 3, [-1.0] * 3, [-4.0, -1.0, -1.0], [1.0] * 3, sample_of)
     assert gradient.tolist() == pytest.approx([0.0, 0.0, -1 / 3])
@@ -91,14 +91,14 @@ def test_mismatch_kl_is_zero_for_equal_logprobs_and_positive_otherwise():
     assert float(other.mismatch_kl_sum) == pytest.approx(math.exp(0.1) - 0.1 - 1, rel=1e-4)
 
 
-def test_the_kl_term_pulls_towards_the_reference():
+def test_the_kl_term_pulls_toward_the_reference():
     config = LossConfig(kl_coef=0.5)
     out, gradient = loss_of([-1.0], [-1.0], [-1.0], [0.0], config=config, reference=[-0.5])
     assert float(out.loss.detach()) == pytest.approx(0.5 * (math.exp(0.5) - 0.5 - 1))
     assert gradient.item() == pytest.approx(-0.5 * (math.exp(0.5) - 1))
 
 
-def test_splitting_tokens_over_calls_changes_nothing():
+def test_splitting_tokens_over_calls_does_not_change_the_loss():
     generator = torch.Generator().manual_seed(0)
     current, engine, advantages = (torch.randn(6, generator=generator) for _ in range(3))
     of = torch.tensor([0, 0, 0, 1, 1, 1])
@@ -111,7 +111,7 @@ def test_splitting_tokens_over_calls_changes_nothing():
     assert float(sum(parts)) == pytest.approx(float(whole))
 
 
-def test_a_hopeless_logprob_gives_a_finite_loss():
+def test_an_extreme_logprob_gives_a_finite_loss():
     out, gradient = loss_of([-200.0, -1.0], [-200.0, -1.0], [-0.1, -200.0], [1.0, 1.0], torch.tensor([0, 1]))
     assert math.isfinite(float(out.loss.detach()))
     assert torch.isfinite(gradient).all()
@@ -121,7 +121,7 @@ def test_sft_is_cross_entropy_over_all_trained_tokens():
     assert float(imitation_loss(torch.tensor([-1.0, -3.0]), torch.ones(2))) == 4.0
 
 
-def test_clip_higher_leaves_more_room_above_than_below():
+def test_clip_higher_allows_larger_moves_up_than_down():
     up, down = math.log(1.25), math.log(0.75)
     config = LossConfig(clip=0.2, clip_high=0.28)
     out, gradient = loss_of([up, down], [0.0, 0.0], [0.0, 0.0], [1.0, -1.0], config=config)
@@ -154,7 +154,7 @@ def test_gspo_clips_whole_samples_by_their_mean_ratio():
         ("k3", math.exp(-0.5) + 0.5 - 1, 1 - math.exp(-0.5)),
     ],
 )
-def test_each_kl_estimate_has_its_value_and_gradient(estimator, value, slope):
+def test_each_kl_estimator_has_the_value_and_gradient_of_its_formula(estimator, value, slope):
     current = torch.tensor([-1.0], requires_grad=True)
     estimate = kl_estimate(current, torch.tensor([-1.5]), estimator, clamp=10.0)
     (gradient,) = torch.autograd.grad(estimate.sum(), current)
@@ -162,7 +162,7 @@ def test_each_kl_estimate_has_its_value_and_gradient(estimator, value, slope):
     assert gradient.item() == pytest.approx(slope)
 
 
-def test_estimates_average_to_the_true_kl_over_a_distribution():
+def test_kl_estimates_average_to_the_true_kl():
     p, q = torch.tensor([0.5, 0.3, 0.2]).log(), torch.tensor([0.4, 0.4, 0.2]).log()
     true = float((p.exp() * (p - q)).sum())
     for estimator in ("k1", "k3"):
@@ -170,7 +170,7 @@ def test_estimates_average_to_the_true_kl_over_a_distribution():
     assert float((p.exp() * kl_estimate(p, q, "k2", 10.0)).sum()) == pytest.approx(true, rel=0.1)
 
 
-def test_a_clamped_token_pulls_no_more():
+def test_a_clamped_token_has_no_gradient():
     current = torch.tensor([-50.0], requires_grad=True)
     estimate = kl_estimate(current, torch.tensor([-1.0]), "k3", clamp=10.0)
     (gradient,) = torch.autograd.grad(estimate.sum(), current)
@@ -178,7 +178,7 @@ def test_a_clamped_token_pulls_no_more():
     assert gradient.item() == 0.0
 
 
-def test_normalisations_weigh_tokens_samples_and_lengths_as_they_say():
+def test_each_normalization_weights_tokens_by_its_formula():
     of = torch.tensor([0, 0, 0, 1])
     expected = (("token", [1.0] * 4, 4), ("sample", [1 / 3] * 3 + [1.0], 2), ("constant", [0.1] * 4, 2))
     for name, weights, count in expected:

@@ -1,4 +1,4 @@
-"""Samples and models that the learner's tests share, and what they promise."""
+"""Samples and models for the learner's tests, with a test of the samples themselves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from upturn.wire import Guards, RunConfig, Sample
 
 
 def unguarded(**values: object) -> RunConfig:
-    """Return a run's config of one step whose samples may come from any engine, as made-up logprobs do."""
+    """Return the config of a one-step run without a mismatch guard, so that engine logprobs may be made up."""
     return RunConfig.model_validate({"steps": 1, "guards": Guards(mismatch_kl=None), **values})
 
 
@@ -28,7 +28,7 @@ def sample(
     logprobs: list[float] | None = None,
     temperature: float = 1.0,
 ) -> Sample:
-    """Return a sample; engine logprobs are -5 where trained unless given."""
+    """Return a sample; unless given, engine logprobs are -5 where the mask is 1."""
     return Sample(
         episode_id=episode,
         group=group,
@@ -41,7 +41,7 @@ def sample(
 
 
 def random_samples(seed: int = 0, groups: int = 3, size: int = 4, vocabulary: int = 250) -> list[Sample]:
-    """Return groups of two-turn episodes that share a prompt; the last episode of each group has a forked history."""
+    """Return groups of two-turn episodes with a shared prompt; the last episode of each group has a forked history."""
     rng = random.Random(seed)
 
     def tokens(n: int) -> list[int]:
@@ -56,7 +56,9 @@ def random_samples(seed: int = 0, groups: int = 3, size: int = 4, vocabulary: in
             ids = prompt + first + observation + second
             mask = [0] * len(prompt) + [1] * len(first) + [0] * 4 + [1] * len(second)
             found.append(sample(ids, mask, episode=name, group=f"g{g}", reward=reward))
-            if e == size - 1:  # a branch with the same first answer, trained in the sample above, and another second
+            if (
+                e == size - 1
+            ):  # a branch with the same first answer, which the sample above trains, and another second one
                 other = tokens(3)
                 ids = prompt + first + tokens(2) + other
                 mask = [0] * (len(prompt) + len(first) + 2) + [1] * 3
@@ -66,14 +68,14 @@ def random_samples(seed: int = 0, groups: int = 3, size: int = 4, vocabulary: in
 
 
 def tiny_policy(directory: Path, config: RunConfig | None = None, seed: int = 0) -> Policy:
-    """Return a float32 policy on a new tiny model."""
-    torch.set_num_threads(1)  # on a busy machine two threads wait for each other
+    """Return a float32 policy with a new tiny model."""
+    torch.set_num_threads(1)  # two threads wait for each other on a busy machine
     config = config or RunConfig(steps=1)
     return load_policy(make_tiny_model(directory / f"tiny-{seed}", seed), None, config, torch.device("cpu"))
 
 
 def plain_logprobs(policy: Policy, one: Sample) -> torch.Tensor:
-    """Return [m] the logprobs of a sample's trained tokens by an ordinary forward pass over it alone."""
+    """Return [m] the logprobs of a sample's trained tokens from an ordinary forward pass over that sample."""
     ids = torch.tensor([one.token_ids])
     logits = policy.model(input_ids=ids).logits[0].float()
     trained = torch.tensor([i for i, m in enumerate(one.loss_mask) if m])
@@ -81,7 +83,7 @@ def plain_logprobs(policy: Policy, one: Sample) -> torch.Tensor:
     return scaled.log_softmax(-1).gather(-1, ids[0, trained, None])[:, 0]
 
 
-def test_the_random_samples_are_groups_with_shared_prompts_and_forked_episodes():
+def test_random_samples_have_shared_prompts_and_forked_episodes():
     samples = random_samples(groups=2, size=3)
     assert len({s.group for s in samples}) == 2
     assert len({s.episode_id for s in samples}) == 6

@@ -1,4 +1,4 @@
-"""Which tasks a learner step plays."""
+"""The tasks that a learner step plays."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def alone(curriculum: str = "uniform", groups: int = 4) -> PlayPlan:
 @given(
     st.dictionaries(st.sampled_from("abcd"), st.integers(1, 5), min_size=1), st.integers(0, 10_000), st.integers(0, 100)
 )
-def test_environments_get_groups_by_their_weight_and_none_of_their_tasks_twice_in_a_row(
+def test_environments_get_groups_by_weight_and_no_task_twice_in_a_step(
     weights: dict[str, int], start: int, seed: int
 ) -> None:
     mixed, tasks = plan(**weights), dict.fromkeys(weights, NAMES)
     total = sum(weights.values())
     steps = [tasks_of_step(mixed, tasks, seed, start * total + i) for i in range(total)]
     counts = Counter(name for step in steps for name, chosen in step.items() for _ in chosen)
-    # A step that goes over the end of an environment's tasks may have one less.
+    # A step that crosses the end of an environment's tasks may have fewer.
     assert all(4 * weight - total <= counts[name] <= 4 * weight for name, weight in weights.items())
     assert all(len(set(chosen)) == len(chosen) > 0 for step in steps for chosen in step.values())
     assert steps[-1] == tasks_of_step(mixed, tasks, seed, start * total + total - 1)
 
 
-def test_each_task_comes_once_before_any_comes_again_in_each_of_several_environments() -> None:
+def test_each_environment_plays_every_task_once_before_repeating_any() -> None:
     mixed, tasks = plan(a=2, b=1), {"a": NAMES, "b": NAMES[:10]}
     played: dict[str, list[str]] = {"a": [], "b": []}
     for step in range(30):
@@ -57,14 +57,14 @@ def test_each_task_comes_once_before_any_comes_again_in_each_of_several_environm
     assert played["a"][30:60] != played["a"][:30]
 
 
-def test_a_plan_of_one_environment_plays_what_it_always_played() -> None:
+def test_the_seeded_order_of_one_environment_does_not_change() -> None:
     assert [tasks_of_step(alone(), {"a": NAMES}, 7, step)["a"] for step in (0, 8)] == [
         ["t22", "t23", "t01", "t13"],
         ["t01", "t04", "t09", "t12"],
     ]
 
 
-def test_solved_and_hopeless_tasks_come_rarely_but_do_come_and_unseen_ones_first() -> None:
+def test_solved_and_hopeless_tasks_come_up_rarely_and_new_tasks_first() -> None:
     record = {("a", name): (RECENT if i % 2 else 0, RECENT) for i, name in enumerate(NAMES[:20])}
     record |= {("a", name): (RECENT // 2, RECENT) for name in NAMES[20:25]}
     drawn = Counter(
@@ -81,13 +81,13 @@ def test_solved_and_hopeless_tasks_come_rarely_but_do_come_and_unseen_ones_first
     assert learnability(0, 0) == max(learnability(won, count) for count in range(RECENT) for won in range(count + 1))
 
 
-def test_a_step_draws_the_same_tasks_again_and_all_of_them_where_there_are_few() -> None:
+def test_a_step_draws_the_same_tasks_again_and_all_tasks_if_there_are_few() -> None:
     again = [tasks_of_step(alone("learnability"), {"a": NAMES}, 1, 5, {("a", "t00"): (1, 2)}) for _ in range(2)]
     assert again[0] == again[1] != tasks_of_step(alone("learnability"), {"a": NAMES}, 2, 5, {("a", "t00"): (1, 2)})
     assert sorted(tasks_of_step(alone("learnability"), {"a": ["x", "y"]}, 1, 5)["a"]) == ["x", "y"]
 
 
-def test_a_split_is_all_its_tasks_and_one_that_is_not_there_is_refused() -> None:
+def test_a_split_is_all_its_tasks_and_an_unknown_split_is_refused() -> None:
     assert tasks_of(PlayPlan(environment="textcraft", split="test")) == {"textcraft": family("textcraft").tasks("test")}
     with pytest.raises(NotFound, match="textcraft has no split 'dev', only train, test"):
         tasks_of(PlayPlan(environment="textcraft", split="dev"))
@@ -104,7 +104,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
     database.close()
 
 
-def test_the_record_is_the_newest_episodes_of_the_runs_own_steps_before(session: Session) -> None:
+def test_the_record_covers_the_newest_episodes_of_the_runs_earlier_steps(session: Session) -> None:
     def played(run: str, step: int, outcomes: dict[str, list[bool | None]], status: str = "terminated") -> None:
         if session.get(RunRow, run) is None:
             session.add(RunRow(id=run, state="running", trigger="t", config={}, step=0, created_at=0.0))

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from server.settings import Settings
 from upturn.wire import ALGORITHMS, Guards, LivePlan, PlayPlan, PlayRequest, RunConfig, RunRequest, TaskChoice
-from upturn.wire.spelling import AMERICAN, _warn_once
+from upturn.wire.spelling import AMERICAN, warn_once
 
 ALONE = PlayPlan(environment="textcraft", tasks=["1/x"], group_size=1)
 
@@ -92,7 +92,7 @@ def test_overlap_requires_a_play_that_does_not_depend_on_the_previous_step(field
 def test_british_keys_are_read_with_one_warning_each_and_american_ones_are_written(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    _warn_once.cache_clear()
+    warn_once.cache_clear()
     configs = [
         RunConfig.model_validate({"steps": 1, **BRITISH}),
         RunConfig.model_validate_json(json.dumps({"steps": 1, **BRITISH})),

@@ -30,6 +30,19 @@ class AlgorithmTraits:
     needs_values: bool = False
     """Credit depends on a value head, which is trained alongside the policy."""
 
+    def __post_init__(self) -> None:
+        """Refuse a line that contradicts itself.
+
+        Raises:
+            ValueError: `episodes` or `by_prompt` does not fit `groups`.
+        """
+        if self.selects_singly and self.groups != "ignored":
+            raise ValueError(f"episodes={self.episodes!r} judges each episode by itself: groups must be 'ignored'")
+        if self.episodes == "best_and_worst" and self.groups != "required":
+            raise ValueError("episodes='best_and_worst' compares a group: groups must be 'required'")
+        if self.by_prompt and self.groups == "ignored":
+            raise ValueError("by_prompt forms groups: groups must not be 'ignored'")
+
     @property
     def needs_no_grad_pass(self) -> bool:
         """Whether credit depends on a forward pass without gradient before the update."""

@@ -34,6 +34,7 @@ class PlayPlan(Message):
     """What the server plays for each batch of a run: tasks of one environment or of several.
 
     `{"environment": "textcraft", "split": "train"}` is short for `{"environments": {"textcraft": {"split": "train"}}}`.
+    Defaults without a source are chosen by this project.
     """
 
     environment: str | None = None

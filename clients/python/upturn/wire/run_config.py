@@ -171,9 +171,9 @@ class RunConfig(Message):
     dpo_beta: float = Field(default=0.1, gt=0)
     """DPO's temperature (default from its paper, arXiv 2305.18290)."""
     dpo_min_gap: float = Field(default=0.1, gt=0)
-    """Minimum difference in reward between the episodes of a pair (default from AgentGym-RL)."""
+    """Minimum difference in reward between the episodes of a pair (default from AgentGym)."""
     evol_threshold: float = Field(default=0.0, ge=0)
-    """AgentEvol imitates episodes with a reward above this (AgentGym-RL uses 0.99 for rewards of 0 and 1)."""
+    """AgentEvol imitates episodes with a reward above this (AgentGym uses 0.99 for rewards of 0 and 1)."""
     guards: Guards = Guards()
     budget: RunBudget = RunBudget()
     evaluation: EvaluationPlan | None = None

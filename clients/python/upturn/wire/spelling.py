@@ -38,7 +38,7 @@ def to_american(fields: Any) -> Any:
         if british in fields:
             if american in fields:
                 raise ValueError(f"{american} and {british} are two spellings of one key: give only {american}")
-            _warn_once(british, american)
+            warn_once(british, american)
     return {AMERICAN.get(key, key): value for key, value in fields.items()}
 
 
@@ -50,5 +50,6 @@ def to_british(text: str) -> str:
 
 
 @functools.cache
-def _warn_once(british: str, american: str) -> None:
+def warn_once(british: str, american: str) -> None:
+    """Log a warning; once per key and process."""
     log.warning("the key %s of run configs is deprecated: use %s", british, american)
