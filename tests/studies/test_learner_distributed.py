@@ -177,12 +177,16 @@ def launched(url, tmp_path):
 
 @contextlib.contextmanager
 def ended(process):
-    """Kill the process at the end of the `with` block."""
+    """End a launcher with its processes at the end of the `with` block."""
     try:
         yield
     finally:
-        process.kill()
-        process.wait()
+        process.terminate()  # killed at once, it could not end processes that have not met yet
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         process.stdout.close()
 
 
@@ -211,7 +215,7 @@ def test_a_killed_process_ends_the_other_with_a_clear_line_and_a_stop_gives_the_
         process = launched(url, tmp_path)
         with ended(process):
             try:
-                assert publishing.wait(60), "no version was published"
+                assert publishing.wait(120), "no version was published"
                 if how == "kill":
                     os.kill(second_of(process.pid), signal.SIGKILL)
                 else:
