@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,3 +68,9 @@ def test_a_module_with_the_deprecated_names_still_loads_with_one_warning(
     messages = [record.getMessage() for record in caplog.records]
     assert messages.count("old_environment: make_family() is deprecated, rename it to make_spec()") == 1
     assert messages.count("SimpleFamily is deprecated, use SimpleSpec") == 1
+
+
+def test_only_the_command_needs_typer() -> None:
+    code = "import sys, env_adapters.play, env_adapters.hosting.host; print('typer' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
