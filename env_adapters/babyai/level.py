@@ -39,7 +39,7 @@ def world_of(level: Level) -> World:
 
 
 def describe_thing(thing: Any) -> str | None:
-    """Return a thing of minigrid as a `World` names it: None, `wall`, `red ball`, `grey closed door`."""
+    """Return a minigrid object in a `World`'s words: None, `wall`, `red ball`, `grey closed door`."""
     if thing is None:
         return None
     if thing.type == "wall":

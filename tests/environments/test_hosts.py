@@ -175,7 +175,7 @@ def test_a_host_on_another_machine_requires_the_token(serve: Serve, tmp_path: Pa
         last = opened(live)
     assert fails(live, last, "add 1") == "EnvironmentHostDied"
     answer = live.http.post("/v1/episodes", json={"environment": "odd", "task": "train/0"})
-    assert answer.status_code == 503 and "no host" in answer.json()["error"]["message"]
+    assert answer.status_code == 503 and "no environment host" in answer.json()["error"]["message"]
 
 
 def test_new_instances_go_to_the_host_with_the_fewest_instances(serve: Serve) -> None:

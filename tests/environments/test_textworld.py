@@ -99,7 +99,7 @@ def test_a_solver_without_a_plan_reports_it_at_once_and_the_game_continues() -> 
     for _ in range(40):
         assert not game.step(game.random(rng)).terminated
     for _ in range(2):
-        with pytest.raises(NotImplementedError, match="no way to win from here"):
+        with pytest.raises(NotImplementedError, match="no winning plan from here"):
             game.oracle()
         assert game.step("look").valid
 
