@@ -21,7 +21,7 @@ from server.training.branches import samples
 from server.training.budget import end_if_spent
 from server.training.curriculum import record_of, tasks_of, tasks_of_step
 from server.training.gate import PromotionGate
-from server.training.runs import hold
+from server.training.run_states import hold
 from server.training.selection import Selection, select
 from server.versions.routing import Pointers
 from upturn.wire import BatchAck, BatchRequest, BatchView, PlayPlan, PlayRequest, PlayView, RunConfig, Sample

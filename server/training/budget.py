@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.store.tables import MetricRow, RunRow
-from server.training.runs import active_s, close_run
+from server.training.run_states import active_s, close_run
 from upturn.wire import RunConfig
 
 

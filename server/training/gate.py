@@ -22,7 +22,8 @@ from server.store.writer import Writer
 from server.training.evaluations import Evaluations, Unmeasurable, last_horizon
 from server.training.gate_rule import RUN_METRICS, Comparison, Measured, Pair, decide
 from server.training.objections import too_few_verdicts
-from server.training.runs import Runs, undecided
+from server.training.run_states import undecided
+from server.training.runs import Runs
 from server.training.settings import GateSettings
 from server.versions import ledger
 from server.versions.champion import Champions

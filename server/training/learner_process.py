@@ -15,7 +15,8 @@ from server import background
 from server.child_process import supervised
 from server.errors import Unavailable
 from server.store.database import BROKEN
-from server.training.runs import UNFINISHED, Runs
+from server.training.run_states import UNFINISHED
+from server.training.runs import Runs
 from server.training.settings import LearnerSettings
 
 log = logging.getLogger("upturn.learner")

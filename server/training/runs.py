@@ -12,15 +12,26 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from server.errors import BadRequest, Conflict, NotFound
-from server.store.database import Database, new_id
+from server.errors import BadRequest
+from server.store.database import Database
 from server.store.tables import BatchRow, MetricRow, RunRow
 from server.store.writer import Writer
+from server.training.run_states import (
+    SLOT,
+    UNFINISHED,
+    claimable_run,
+    close_run,
+    get_run,
+    hold,
+    new_run,
+    pause_run,
+    resume_run,
+    stop_clock,
+    unfinished,
+)
 from server.versions.routing import Pointers
 from upturn.wire import RunClaim, RunConfig, RunEnd, RunStep, RunView
 
-SLOT = "learner"
-UNFINISHED = ("queued", "running", "paused")
 BY_REQUEST = "paused by request"
 
 
@@ -82,14 +93,14 @@ class Runs:
 
         def take(session: Session) -> str | None:
             now = self.clock()
-            row = _due(session, request.learner, request.run_id, now)
+            row = claimable_run(session, request.learner, request.run_id, now)
             if row is None:
                 return None
             if row.state == "queued":
                 row.started_at = row.started_at or now
                 row.first_version = self._pointers.head if row.first_version is None else row.first_version
             else:
-                _stop_clock(row, min(now, row.lease_until or now))
+                stop_clock(row, min(now, row.lease_until or now))
             row.state, row.slot, row.learner, row.lease_until = "running", SLOT, request.learner, now + self._lease_s
             row.resumed_at = now
             session.flush()  # The unique slot: if two servers claim at once, one fails here.
@@ -133,7 +144,7 @@ class Runs:
 
         def read() -> str | None:
             with self._database.read() as session:
-                row = _due(session, learner, None, self.clock())
+                row = claimable_run(session, learner, None, self.clock())
                 return None if row is None else row.id
 
         return await asyncio.to_thread(read)
@@ -191,7 +202,7 @@ class Runs:
         """Mark an unfinished run as failed, since its learner died too often."""
 
         def finish(session: Session) -> None:
-            row = _get(session, run_id)
+            row = get_run(session, run_id)
             if row.state in UNFINISHED:
                 close_run(row, "failed", reason, self.clock())
 
@@ -212,7 +223,7 @@ class Runs:
 
     def _read(self, run_id: str) -> RunView:
         with self._database.read() as session:
-            row = _get(session, run_id)
+            row = get_run(session, run_id)
             batches = session.scalars(
                 sa.select(BatchRow)
                 .where(BatchRow.run_id == run_id, BatchRow.state == "trained")
@@ -230,107 +241,6 @@ class Runs:
                 for b in batches
             ],
         )
-
-
-def hold(session: Session, run_id: str, learner: str) -> RunRow:
-    """Return a run that this learner holds.
-
-    Raises:
-        NotFound: no such run.
-        Conflict: the run was cancelled or paused, has ended, or is held by another learner.
-    """
-    row = _get(session, run_id)
-    if row.state == "cancelled":
-        raise Conflict(f"run {run_id} was cancelled", code="run_cancelled")
-    if row.state in ("queued", "paused"):
-        raise Conflict(f"run {run_id} has no learner: it is {row.state}", code="lease_lost")
-    if row.state != "running":
-        raise Conflict(f"run {run_id} is {row.state}", code="run_ended")
-    if row.learner != learner:
-        raise Conflict(f"run {run_id} is held by {row.learner!r}", code="lease_lost")
-    return row
-
-
-def _get(session: Session, run_id: str) -> RunRow:
-    row = session.get(RunRow, run_id)
-    if row is None:
-        raise NotFound(f"no run {run_id!r}", code="run_not_found")
-    return row
-
-
-def unfinished(session: Session, run_id: str) -> RunRow:
-    """Return a run that has not ended.
-
-    Raises:
-        NotFound: no such run.
-        Conflict: the run has ended.
-    """
-    row = _get(session, run_id)
-    if row.state not in UNFINISHED:
-        raise Conflict(f"run {run_id} has ended ({row.state})", code="run_ended")
-    return row
-
-
-def new_run(config: RunConfig, trigger: str, now: float) -> RunRow:
-    """Return the row of a new queued run."""
-    return RunRow(
-        id=new_id("run"),
-        state="queued",
-        trigger=trigger,
-        config=config.model_dump(mode="json"),
-        step=0,
-        active_s=0.0,
-        gate="due" if config.evaluation else None,
-        created_at=now,
-    )
-
-
-def pause_run(row: RunRow, reason: str, now: float) -> None:
-    """Pause an unfinished run and take it from its learner."""
-    if row.state == "running":
-        _stop_clock(row, now)
-    row.state, row.reason, row.slot, row.learner, row.lease_until = "paused", reason, None, None, None
-
-
-def resume_run(row: RunRow, now: float) -> None:
-    """Queue a paused run."""
-    if row.state == "paused":
-        row.state, row.reason, row.resumed_at = "queued", None, now
-
-
-def close_run(row: RunRow, state: str, reason: str, now: float) -> None:
-    """End a run."""
-    if row.state == "running":
-        _stop_clock(row, now)
-    row.state, row.reason, row.slot, row.lease_until, row.ended_at = state, reason, None, None, now
-
-
-def active_s(row: RunRow, now: float) -> float:
-    """Return the running time of a run in seconds, without pauses."""
-    began = row.resumed_at if row.state == "running" else None
-    return row.active_s + (max(0.0, now - began) if began is not None else 0.0)
-
-
-def _stop_clock(row: RunRow, now: float) -> None:
-    row.active_s, row.resumed_at = active_s(row, now), now
-
-
-def _due(session: Session, learner: str, run_id: str | None, now: float) -> RunRow | None:
-    """Return the run that a learner may claim: the run whose learner was lost, otherwise the oldest queued one."""
-    running = session.scalar(sa.select(RunRow).where(RunRow.slot == SLOT))
-    if running is not None:
-        lost = (running.lease_until or 0) <= now or running.learner == learner
-        return running if lost and run_id in (None, running.id) else None
-    tried = sa.select(RunRow.id).where(RunRow.gate == "canary")
-    if session.scalar(undecided().limit(1)) is not None or session.scalar(tried.limit(1)) is not None:
-        return None  # The evaluation needs the current versions, and the next run builds on its decision.
-    due = sa.select(RunRow).where(RunRow.state == "queued").order_by(RunRow.id).limit(1)
-    return session.scalar(due if run_id is None else due.where(RunRow.id == run_id))
-
-
-def undecided() -> sa.Select[RunRow]:
-    """Return the query of ended runs that wait for the promotion gate, earliest end first."""
-    return sa.select(RunRow).where(RunRow.gate == "due", RunRow.ended_at.is_not(None)).order_by(RunRow.ended_at)
 
 
 def _view(row: RunRow, steps: list[RunStep]) -> RunView:

@@ -65,7 +65,7 @@ def run_of_hour(live: Live, hour: int) -> RunView:
 
 
 def live_episodes(live: Live, reward: float, count: int) -> set[str]:
-    """Let a user have so many answers, each worth the same to them; return who answered."""
+    """Let a user get `count` answers, each with the same reward; return the versions that answered."""
     answered = set()
     for _ in range(count):
         opened = live.client.open_episode(EpisodeOpen())

@@ -22,12 +22,12 @@ REACHES = {
     "dialects.completions": DIALECT,
     "dialects.messages": DIALECT,
     "dialects.responses": DIALECT,
-    "environments": "Sessions",
+    "environments": "OpenEnvironments",
     "episodes": "Callers Database Episodes Openings Privacy",
     "keys": "Keys Privacy",
     "operations": "Engine Metrics Pointers ServerFacts Turns",
     "plays": "Plays Residency",
-    "policies": "Database Engine Pointers Residency Runs Swap",
+    "policies": "Champions Database Engine Pointers Publisher Residency Runs Serving",
     "rewards": "Callers Episodes RewardSources Schedule Scorers",
     "runs": "Batches Runs Schedule ScheduleSettings",
     "schedule": "Schedule",
@@ -36,7 +36,7 @@ REACHES = {
     "served.openenv": "Callers Guests Limits",
     "served.retrieve": "",
     "shadow": "Database",
-    "steps": "Callers Episodes Sessions",
+    "steps": "Callers Episodes OpenEnvironments",
 }
 
 
@@ -81,5 +81,5 @@ def test_no_module_of_the_api_goes_around_its_declared_services(way: str, allowe
 def test_the_fast_path_of_steps_reaches_what_its_route_declares(tmp_path: Path) -> None:
     (step,) = routes(tmp_path)["steps"]
     source = (API / "steps.py").read_text()
-    assert "for kind in (Callers, Episodes, Sessions)" in source
-    assert set(reached(step.dependant)) == {"Callers", "Episodes", "Sessions"}
+    assert "for kind in (Callers, Episodes, OpenEnvironments)" in source
+    assert set(reached(step.dependant)) == {"Callers", "Episodes", "OpenEnvironments"}

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Message(BaseModel):
-    """Common behaviour of all messages: frozen, strict types, no unknown fields."""
+    """Common behavior of all messages: frozen, strict types, no unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
