@@ -48,10 +48,10 @@ class Openings:
         Args:
             body: what to open.
             owner_hash: SHA-256 of the caller's key, which will own the episode.
-            disconnected: returns whether the caller has gone away, which is checked once the environment is ready.
+            disconnected: returns whether the caller has disconnected, which is checked once the environment is ready.
 
         Raises:
-            UpturnError: the request is wrong, the environment did not start, or the caller has gone away.
+            UpturnError: the request is wrong, the environment did not start, or the caller has disconnected.
         """
         await self.residency.load_on_demand(body.policy)
         episode_id = new_id("ep")

@@ -147,7 +147,7 @@ class Episodes:
         if episode.trainable:
             change = sa.update(EpisodeRow).where(EpisodeRow.id == episode.id).values(trainable=False)
             await self._writer.write(lambda session: session.execute(change))
-            episode.trainable = False  # After the write: if it failed, the next request tries again.
+            episode.trainable = False  # After the write: if it failed, the next request retries it.
 
     async def reward(self, episode_id: str, request: RewardRequest) -> RewardView:
         """Record a late or partial reward.

@@ -26,7 +26,7 @@ def tracked(*endings: str) -> list[Path]:
 def test_every_path_that_prose_names_exists() -> None:
     missing = set()
     for file in tracked(".md", ".py", ".toml", ".yml", ".yaml"):
-        if not file.is_file() or file.name.startswith(("CHANGELOG.md", "test_docs.py", "test_add_")):
+        if not file.is_file() or file.name.startswith(("CHANGELOG.md", "CONTRIBUTING.md", "test_docs.py", "test_add_")):
             continue
         for found in PATH.findall(file.read_text()):
             path = found.rstrip("/.")
@@ -92,3 +92,13 @@ def test_the_check_finds_an_unidiomatic_construction(tmp_path: Path, name: str, 
 def test_the_check_leaves_data_and_code_alone(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     assert prose.findings(tmp_path / name) == []
+
+
+def test_the_examples_of_contributing_are_the_ones_that_tests_run() -> None:
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
+    assert len(examples) > 5
+    run = "\n".join(file.read_text() for file in (ROOT / "tests" / "unit" / "project").glob("test_add_*.py"))
+    lines = [line.strip() for example in examples for line in example.splitlines()]
+    registry_lines = [line for line in lines if re.match(r'"\w', line)]
+    assert len(registry_lines) == 3
+    assert [line for line in lines if line not in run and line not in registry_lines] == []
