@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(1200)]
 
 
-def test_skyrl_plays_search_over_our_retrieval(live: Live, environment: dict[str, str], tmp_path: Path) -> None:
+def test_skyrl_plays_search_over_the_servers_retrieval(live: Live, environment: dict[str, str], tmp_path: Path) -> None:
     python = interpreter("skyrl", HERE / "skyrl-requirements.txt")
     done = subprocess.run(
         [python, HERE / "skyrl_search.py", f"{live.url}/retrieve"],

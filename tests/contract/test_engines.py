@@ -108,7 +108,7 @@ async def test_a_finished_answer_includes_its_end_of_turn(bench: Bench) -> None:
     assert len(ids) == len(logprobs)
 
 
-async def test_a_stop_string_ends_the_answer_and_its_tokens_stay(bench: Bench) -> None:
+async def test_a_stop_string_ends_the_answer_and_its_tokens_are_kept(bench: Bench) -> None:
     version = await bench.serve(bench.base)
     ids, _, _ = joined(await bench.sample(version, max_tokens=100, seed=4, extra=LONG))
     if bench.kind == "scripted":

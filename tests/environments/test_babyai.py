@@ -97,7 +97,7 @@ def test_the_solver_continues_from_another_players_state() -> None:
         assert turn.success, task
 
 
-def test_the_maps_left_out_have_their_only_key_locked_in() -> None:
+def test_every_map_left_out_has_its_only_key_locked_in() -> None:
     make_spec().make()  # Registers the levels.
     for name, seeds in UNWINNABLE.items():
         for seed in seeds:
@@ -254,7 +254,7 @@ def test_the_levels_own_limit_truncates() -> None:
         game.step("turn left")
 
 
-def test_tools_are_the_same_actions() -> None:
+def test_tool_calls_and_text_are_the_same_actions() -> None:
     names = {tool["function"]["name"] for tool in TOOLS}
     assert BABYAI.text_of("go_to", {"thing": "red ball 1"}) == "go to red ball 1"
     through = BABYAI.text_of("toggle_and_go_through", {"door": "grey closed door 1"})

@@ -139,7 +139,7 @@ def test_a_page_reaches_nothing_but_its_own_files() -> None:
     game.close()
 
 
-def test_tools_are_the_same_actions() -> None:
+def test_tool_calls_and_text_are_the_same_actions() -> None:
     named = {tool["function"]["name"]: tool["function"]["parameters"] for tool in MINIWOB.tools}
     assert {"click", "type", "select", "hover", "press", "scroll"} == set(named)
     with pytest.raises(ValueError, match="tool"):

@@ -151,7 +151,7 @@ def test_starting_over_earns_no_reward_twice() -> None:
     game.close()
 
 
-def test_an_ambiguous_action_is_resolved_by_a_number_of_the_list() -> None:
+def test_an_ambiguous_action_is_resolved_by_a_number_from_the_list() -> None:
     for answer in ("3", "Action: 3", "3: open door between workshop and hallway"):
         game = begun("boil/0")
         asked = game.step("open door")
@@ -201,7 +201,7 @@ def test_the_action_is_found_in_an_answer(answer: str, action: str) -> None:
     assert read_action(answer) == action
 
 
-def test_the_tool_is_the_same_action() -> None:
+def test_a_tool_call_and_text_are_the_same_action() -> None:
     assert read_action(SCIWORLD.text_of("act", {"action": "open\ndoor"})) == "open door"
     for name, arguments in (("open", {}), ("act", {}), ("act", {"action": 3}), ("act", {"action": "a", "more": 1})):
         with pytest.raises(ValueError, match="act"):
@@ -267,7 +267,7 @@ def test_java_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     assert not alive
 
 
-def test_without_java_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_java_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SCIWORLD.missing() is None
     monkeypatch.setenv("PATH", "")
     assert SCIWORLD.missing() == "apt-get install default-jre-headless"

@@ -173,7 +173,7 @@ def test_answers_are_compared_as_squad_does() -> None:
     assert f1("euros", "yen") == 0.0
 
 
-def test_tool_calls_are_the_same_actions(spec: Search) -> None:
+def test_tool_calls_and_text_are_the_same_actions(spec: Search) -> None:
     assert [tool["function"]["name"] for tool in spec.tools] == ["search", "answer"]
     assert read_action(spec.text_of("search", {"query": "Upper Volta"})) == ("search", "Upper Volta")
     assert read_action(spec.text_of("answer", {"text": "Paris"})) == ("answer", "Paris")

@@ -103,7 +103,7 @@ def write_own(folder: Path) -> str:
     return f"{folder / 'corpus.jsonl'},{folder / 'questions.jsonl'}"
 
 
-def test_a_users_own_corpus_and_questions_can_be_played(tmp_path: Path) -> None:
+def test_questions_about_a_users_own_corpus_can_be_played(tmp_path: Path) -> None:
     own = make_spec(write_own(tmp_path), name="own")
     train, test = own.tasks("train"), own.tasks("test")
     assert own.name == "own" and not set(train) & set(test) and len(train) + len(test) == 42 and len(test) > 3

@@ -278,7 +278,7 @@ def test_a_page_reaches_only_its_own_host_whose_name_is_secret() -> None:
     two.close()
 
 
-def test_tool_calls_are_the_same_actions() -> None:
+def test_tool_calls_and_text_are_the_same_actions() -> None:
     assert [tool["function"]["name"] for tool in SHOP.tools] == list(KINDS)
     game = begun("order-two/4")
     found = next(one.id for one in game._tab.view.targets if one.name == "Search products")

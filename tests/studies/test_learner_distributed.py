@@ -208,7 +208,7 @@ def test_launched_processes_train_a_run_like_one_and_only_one_talks_to_the_serve
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
-def test_a_killed_process_ends_the_other_with_a_clear_line_and_a_stop_gives_the_batch_back(tmp_path, how):
+def test_a_killed_process_ends_the_others_with_a_clear_message_and_a_stop_returns_the_batch(tmp_path, how):
     server, _ = set_up(tmp_path)
     publishing, leave = held_at_publishing(server)
     with over_http(server) as url:

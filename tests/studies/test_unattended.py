@@ -79,7 +79,7 @@ def live_episodes(live: Live, reward: float, count: int) -> set[str]:
 
 
 @pytest.mark.vllm
-def test_better_is_promoted_worse_is_not_and_what_users_reward_less_is_taken_back(tmp_path: Path) -> None:
+def test_better_versions_are_promoted_worse_ones_rejected_and_less_rewarded_ones_rolled_back(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path / "model")
     chosen = EngineSettings(kind="vllm", dtype="float32", context_tokens=1024, kv_cache_gib=0.3, max_concurrent=32)
     triggers = {

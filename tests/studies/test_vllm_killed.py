@@ -15,7 +15,7 @@ from tests.support.engine_bench import LONG, TEXT, children, own_vllm
 
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
-async def test_vllm_killed_in_the_middle_of_a_load_comes_back_with_what_it_served(
+async def test_vllm_killed_during_a_load_restarts_with_the_weights_it_served(
     tiny: dict[str, Weights], tmp_path: Path
 ) -> None:
     async with own_vllm(tiny, tmp_path) as vllm:
@@ -33,7 +33,7 @@ async def test_vllm_killed_in_the_middle_of_a_load_comes_back_with_what_it_serve
 
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
-async def test_vllm_comes_back_with_its_weights_after_a_kill_and_after_a_failed_load(
+async def test_vllm_restarts_with_its_weights_after_a_kill_and_after_a_failed_load(
     tiny: dict[str, Weights], tmp_path: Path
 ) -> None:
     async with own_vllm(tiny, tmp_path) as vllm:

@@ -50,7 +50,7 @@ def test_the_tables_in_the_code_match_the_revisions(url: str) -> None:
     database.close()
 
 
-def test_from_chat_to_the_next_version_on_postgresql(url: str, tmp_path: Path) -> None:
+def test_a_chat_trains_the_next_version_which_then_answers_on_postgresql(url: str, tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
     tasks = environment_spec("textcraft").tasks("test")[:2]
     with serving(settings_for(tmp_path / "data", model=str(model), database_url=url)) as live:

@@ -51,7 +51,7 @@ def publish_for_ever(url: str, run_id: str, data: Path, first: int) -> None:
                 return
 
 
-def test_a_server_killed_anywhere_in_a_swap_comes_back_with_a_whole_version_as_champion(tmp_path: Path) -> None:
+def test_a_server_killed_at_any_point_of_a_swap_restarts_with_a_complete_version_as_champion(tmp_path: Path) -> None:
     data, base = tmp_path / "data", script(tmp_path / "script", "number 0")
     rng, run_id, served = random.Random(0), None, []
     for kill in range(KILLS + 1):
@@ -83,7 +83,7 @@ def client_says(url: str) -> tuple[str | None, str]:
 
 
 @pytest.mark.timeout(300)
-def test_a_learner_killed_while_it_writes_leaves_no_half_version_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_learner_killed_while_it_writes_leaves_no_partial_version_and_the_run_continues(tmp_path: Path) -> None:
     with serve_tiny(tmp_path, "local") as live:
         for _ in range(3):
             record_group(live)
@@ -108,7 +108,9 @@ def test_a_learner_killed_while_it_writes_leaves_no_half_version_and_the_run_goe
         assert live.client.policies().data[0].champion
 
 
-def test_a_learner_whose_disk_is_full_fails_its_run_with_the_reason_and_the_champion_serves_on(tmp_path: Path) -> None:
+def test_a_learner_whose_disk_is_full_fails_its_run_with_the_reason_and_the_champion_keeps_serving(
+    tmp_path: Path,
+) -> None:
     model = make_tiny_model(tmp_path / "model")
     with serving(settings_for(tmp_path / "data", model=str(model), engine=LOCAL)) as live:
         record_group(live)

@@ -60,7 +60,7 @@ def by_name(checks: list[Check]) -> dict[str, Check]:
     return {check.name: check for check in checks}
 
 
-def test_a_good_model_passes_every_check_also_in_the_json(
+def test_a_good_model_passes_every_check_in_text_and_json(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data_dir = tmp_path / "data"
@@ -282,7 +282,7 @@ def test_a_good_model_passes_on_vllm(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "message"), [("qwen3", "the family qwen3"), ("llama-3", "the family llama-3")])
-def test_the_report_says_what_writes_the_prompts(tmp_path: Path, name: str, message: str) -> None:
+def test_the_report_names_the_renderer_of_the_prompts(tmp_path: Path, name: str, message: str) -> None:
     directory = make_family_model(tmp_path, FAMILIES[name])
     assert message in by_name(list(model_checks(directory)))["renderer"].figure
     assert "the chat template" in by_name(list(model_checks(directory, "template")))["renderer"].figure

@@ -170,7 +170,7 @@ def test_a_candidate_is_rejected_in_favor_of_a_champion_promoted_by_hand_during_
         assert says(live) == ("add 1", "policy@0")
 
 
-def test_an_evaluation_that_is_interrupted_too_often_rejects(tmp_path: Path) -> None:
+def test_an_evaluation_that_is_interrupted_too_often_rejects_the_candidate(tmp_path: Path) -> None:
     with served(tmp_path) as live:
         run = begin(live.client)
         version = publish(live.client, live.parts.settings.data_dir, run, "win")

@@ -29,7 +29,7 @@ from upturn.wire import (
 from upturn.wire.spelling import AMERICAN, to_british
 
 
-def test_from_chat_to_the_next_version(live: Live) -> None:
+def test_a_chat_trains_the_next_version_which_then_answers(live: Live) -> None:
     episodes = reward_two(live)
     run_id = claim(live)
     batch = lease(live, run_id)

@@ -117,7 +117,7 @@ def test_a_paused_run_continues_at_its_step_with_the_same_batch(live: Live) -> N
     assert (same.id, same.samples) == (batch.id, batch.samples)
 
 
-def test_a_run_whose_budget_is_used_is_done_and_its_learner_is_told(live: Live) -> None:
+def test_a_run_whose_budget_is_used_up_ends_done_and_its_learner_is_notified(live: Live) -> None:
     reward_two(live)
     run = live.client.create_run(RunRequest(config=RunConfig(steps=9, budget=RunBudget(tokens=20))))
     live.client.claim_run(RunClaim(learner=LEARNER))

@@ -262,7 +262,7 @@ def test_a_judges_concurrency_is_limited_and_requests_do_not_wait_for_it(tmp_pat
         assert judge.busiest == 2 and len(judge.requests) == 6
 
 
-def test_a_judgement_interrupted_by_a_stop_is_made_after_the_next_start(tmp_path: Path, judge: JudgeServer) -> None:
+def test_a_judgment_interrupted_by_a_stop_is_repeated_after_the_next_start(tmp_path: Path, judge: JudgeServer) -> None:
     judge.open.clear()
     with scoring(tmp_path, judges=judge_at(judge.url)) as live:
         episode = talk(live, "Hi")
@@ -330,7 +330,7 @@ def test_a_judge_without_its_key_is_named_at_the_start(tmp_path: Path, monkeypat
         make_scorers(settings, Database(f"sqlite:///{tmp_path / 'none.db'}"))
 
 
-def test_a_long_transcript_loses_its_middle(tmp_path: Path) -> None:
+def test_a_long_transcript_is_cut_in_the_middle(tmp_path: Path) -> None:
     with scoring(tmp_path) as live:
         view = live.client.episode(talk(live, "first " + "x" * 1000, "last"))
     whole = transcript_text(view, 100_000)

@@ -33,7 +33,7 @@ def shadows(live: Live, count: int) -> list[ShadowView]:
     return live.client.shadows().data
 
 
-def test_the_head_answers_the_same_prompt_unseen(tmp_path: Path) -> None:
+def test_the_shadow_answer_of_the_head_to_a_live_prompt_is_never_served(tmp_path: Path) -> None:
     with shadowed(tmp_path) as live:
         opened = live.client.open_episode(EpisodeOpen())
         assert [talk(live.http, opened.key) for _ in range(2)] == [0, 0]
@@ -77,7 +77,7 @@ def test_the_newest_shadows_are_kept_and_erasing_an_episode_erases_its_shadows(t
         assert [s.episode_id for s in live.client.shadows().data] == [opened[2].id]
 
 
-def test_a_share_of_zero_records_nothing(tmp_path: Path) -> None:
+def test_a_shadow_share_of_zero_records_nothing(tmp_path: Path) -> None:
     with shadowed(tmp_path, ShadowSettings()) as live:
         talk(live.http, live.client.open_episode(EpisodeOpen()).key)
         assert live.client.shadows().data == []

@@ -43,7 +43,7 @@ def test_a_malformed_address_is_refused_with_the_allowed_forms(spec: str, said: 
     assert "elsewhere" not in REGISTRY.names()
 
 
-def test_a_name_is_given_once_and_never_shadows_another_environment() -> None:
+def test_a_name_is_unique_and_never_shadows_another_environment() -> None:
     name = named("openenv@http://127.0.0.1:1")
     REGISTRY.add_remote(name, "openenv@http://127.0.0.1:1")
     assert name in REGISTRY.names()

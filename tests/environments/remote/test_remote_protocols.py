@@ -73,7 +73,7 @@ def test_text_without_the_fields_of_an_openenv_action_is_refused(text: str) -> N
     assert form.rule == 'a JSON object with these fields: {"x": "number", "y": "number"}'
 
 
-def test_a_tool_server_is_an_environment(live: Live) -> None:
+def test_a_tool_server_can_be_played_as_an_environment(live: Live) -> None:
     name = named(f"mcp@{live.url}/mcp/textcraft")
     env = environment_spec(name).make()
     assert [tool["function"]["name"] for tool in environment_spec(name).tools] == ["act", "get", "craft", "inventory"]

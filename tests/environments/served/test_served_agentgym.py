@@ -71,7 +71,7 @@ def test_an_environment_with_a_colon_and_a_slash_in_its_name_is_served(live: Liv
     assert live.http.get("/openenv/gymnasium:phys2d/CartPole-v1/metadata").json()["name"].endswith("phys2d/CartPole-v1")
 
 
-def test_the_next_task_or_leaving_closes_the_last_tasks_episode(live: Live) -> None:
+def test_the_next_task_or_a_departure_closes_the_previous_tasks_episode(live: Live) -> None:
     ident = agentgym(live, "create")["id"]
     agentgym(live, "reset", {"id": ident, "data_idx": 0})
     agentgym(live, "reset", {"id": ident, "data_idx": 1})

@@ -54,14 +54,14 @@ def passes_of(samples, values=None, reference=-1.0):
     ]
 
 
-def test_grpo_divides_by_the_unbiased_std_and_dr_grpo_does_not():
+def test_grpo_divides_by_the_unbiased_std_and_dr_grpo_does_not_divide():
     samples = rewarded({"a": 1.0, "b": 0.0})
     assert by_episode("grpo", samples) == pytest.approx({"a": 0.7071, "b": -0.7071}, abs=1e-4)
     assert by_episode("dr_grpo", samples) == {"a": 0.5, "b": -0.5}
     assert by_episode("grpo", samples, normalize_std=False) == {"a": 0.5, "b": -0.5}
 
 
-def test_rloo_compares_with_the_mean_of_the_others():
+def test_rloo_compares_with_the_mean_of_the_other_episodes():
     assert by_episode("rloo", rewarded({"a": 1.0, "b": 0.0, "c": 0.5})) == {"a": 0.75, "b": -0.75, "c": 0.0}
 
 
@@ -78,7 +78,7 @@ def test_groups_are_never_compared_with_each_other():
     assert by_episode("rloo", samples)["a"] == 1.0
 
 
-def test_no_variance_a_single_episode_and_no_group_give_no_advantage():
+def test_equal_rewards_single_episodes_and_missing_groups_give_no_advantage():
     for name in ("grpo", "rloo"):
         assert by_episode(name, rewarded({"a": 1.0, "b": 1.0})) == {}
         assert by_episode(name, rewarded({"a": 1.0})) == {}

@@ -20,7 +20,7 @@ def test_a_run_resumed_at_any_step_has_the_horizons_of_an_uninterrupted_one():
         assert [horizon_at(schedule, step) for step in range(start, 30)] == whole[start:]
 
 
-def test_fixed_never_changes():
+def test_a_fixed_horizon_never_changes():
     assert {horizon_at(FixedHorizon(horizon=12), step) for step in range(500)} == {12}
 
 

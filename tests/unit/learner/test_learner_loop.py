@@ -234,7 +234,7 @@ def test_a_run_continues_from_its_published_version_if_a_trained_batch_has_lost_
     assert 0 < change < 2 * CONFIG.optimizer.lr  # one Adam step from the published weights, not three from the base
 
 
-def test_a_cancelled_run_ends_quietly_and_gives_nothing_back(tmp_path):
+def test_a_cancelled_run_ends_quietly_and_returns_no_batch(tmp_path):
     server, settings = set_up(tmp_path)
 
     def before(path, body):
@@ -248,7 +248,7 @@ def test_a_cancelled_run_ends_quietly_and_gives_nothing_back(tmp_path):
     assert [ack["state"] for _, ack in server.acks] == ["trained"]
 
 
-def test_a_run_that_fails_gives_its_batch_back_and_ends_failed_with_the_reason(tmp_path):
+def test_a_run_that_fails_returns_its_batch_and_ends_failed_with_the_reason(tmp_path):
     server, settings = set_up(tmp_path)
     server.before = lambda path, body: refused("check_failed") if path == "/v1/policies" and body else None
     with pytest.raises(UpturnAPIError):

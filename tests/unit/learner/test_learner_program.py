@@ -63,7 +63,7 @@ def held_at_publishing(server):
     return publishing, leave
 
 
-def test_sigterm_during_a_step_gives_the_batch_back_and_ends_with_code_0(tmp_path):
+def test_sigterm_during_a_learner_step_returns_the_batch_and_exits_with_code_0(tmp_path):
     server, _ = set_up(tmp_path)
     publishing, leave = held_at_publishing(server)
     with over_http(server) as url:
@@ -86,7 +86,7 @@ def test_sigterm_during_a_step_gives_the_batch_back_and_ends_with_code_0(tmp_pat
     assert "Traceback" not in output
 
 
-def test_an_interrupt_ends_with_code_130(monkeypatch):
+def test_an_interrupt_exits_with_code_130(monkeypatch):
     monkeypatch.setattr("learner.program.do_next_run", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

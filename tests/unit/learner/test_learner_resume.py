@@ -102,7 +102,7 @@ def test_a_run_killed_several_times_equals_an_uninterrupted_one(tmp_path, name):
     assert all((expected[n] - resumed[n]).abs().max() <= 1e-6 for n in expected)
 
 
-def test_the_adaptive_schedule_of_that_run_advanced(tmp_path):
+def test_the_adaptive_schedule_of_the_killed_run_advanced(tmp_path):
     server, settings = set_up(tmp_path, CONFIGS["adaptive horizon"])
     server.success = [0.2, 0.5, 0.5, 0.6]
     do_next_run(server.client(), settings)

@@ -118,7 +118,9 @@ def test_an_unknown_algorithm_is_refused_by_the_config_and_by_the_learner(tmp_pa
     assert all(torch.equal(p, weights[name]) for name, p in policy.trainable().items())
 
 
-def test_a_line_without_its_file_or_with_contradicting_traits_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_line_without_its_file_or_with_contradicting_traits_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(ALGORITHMS, "no_file", AlgorithmTraits())
     with pytest.raises(ModuleNotFoundError, match=r"learner\.algorithms\.no_file"):
         algorithm_of(RunConfig(steps=1).model_copy(update={"algorithm": "no_file"}))
@@ -141,7 +143,7 @@ def test_a_line_without_its_file_or_with_contradicting_traits_is_an_error(monkey
     ],
     ids=str,
 )
-def test_a_line_that_contradicts_itself_is_an_error(traits: dict[str, Any]) -> None:
+def test_a_registry_line_that_contradicts_itself_is_an_error(traits: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="groups must"):
         AlgorithmTraits(**traits)
 
@@ -170,7 +172,7 @@ def test_every_file_with_an_algorithm_is_registered_under_its_name() -> None:
         ('run = RunConfig(algorithm="sft"); form: Literal["ppo", "cispo"]', 0),
     ],
 )
-def test_the_search_finds_checks_of_names(text: str, count: int) -> None:
+def test_the_search_finds_comparisons_with_algorithm_names(text: str, count: int) -> None:
     assert len(list(checks_of_names(ast.parse(text)))) == count
 
 

@@ -70,7 +70,7 @@ def live(folder: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield server
 
 
-def test_a_folder_and_a_line_make_an_environment(folder: None) -> None:
+def test_one_folder_and_one_line_add_an_environment(folder: None) -> None:
     registry = Registry(TABLE)
     assert registry.names() == sorted([*BUILT_IN, "backwards"])
     spec = registry.spec("backwards")

@@ -45,7 +45,7 @@ def test_one_function_adds_an_objection() -> None:
     assert refused.objections == ["textcraft: every episode of version 2 succeeded"]
 
 
-def test_the_added_objection_is_gone_again() -> None:
+def test_an_objection_added_by_a_test_is_removed_afterwards() -> None:
     evidence = decide(GateSettings(), COMPARED)
     assert evidence.promoted and evidence.objections == []
 

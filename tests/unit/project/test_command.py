@@ -67,7 +67,7 @@ def call(*arguments: str) -> int:
 
 @pytest.mark.usefixtures("client_only")
 @pytest.mark.parametrize("name", app.SERVER_COMMANDS)
-def test_without_the_server_its_commands_say_in_one_line_how_to_get_it(
+def test_without_the_server_its_commands_say_in_one_line_how_to_install_it(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(name, "--port", "1") == 1
@@ -233,7 +233,7 @@ def test_the_shell_completes_commands_setting_flags_and_their_values(words: str,
     assert set(done.stdout.split()) == offered, done.stderr
 
 
-def test_values_are_read_alike_from_flags_variables_and_the_file(
+def test_flags_variables_and_the_file_parse_values_the_same_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "upturn.toml"
@@ -259,7 +259,7 @@ def test_values_are_read_alike_from_flags_variables_and_the_file(
     assert Settings.load([]).model_dump() == expected
 
 
-def test_the_settings_page_is_what_the_command_writes() -> None:
+def test_the_settings_page_equals_the_output_of_the_command() -> None:
     written = (ROOT / "docs" / "settings.md").read_text()
     assert written == page(Settings), "run: python -m server settings > docs/settings.md"
 

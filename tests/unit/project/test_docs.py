@@ -75,7 +75,9 @@ def test_prose_is_idiomatic() -> None:
         ("a.md", "The optimiser of the learner.\n", "optimiser"),
     ],
 )
-def test_the_check_finds_an_unidiomatic_construction(tmp_path: Path, name: str, text: str, construction: str) -> None:
+def test_the_prose_check_finds_an_unidiomatic_construction(
+    tmp_path: Path, name: str, text: str, construction: str
+) -> None:
     (tmp_path / name).write_text(text)
     assert construction in [finding.found.lower() for finding in prose.findings(tmp_path / name)]
 
@@ -89,7 +91,7 @@ def test_the_check_finds_an_unidiomatic_construction(tmp_path: Path, name: str, 
         ("a.md", "The key `goes on` is code.\n"),
     ],
 )
-def test_the_check_leaves_data_and_code_alone(tmp_path: Path, name: str, text: str) -> None:
+def test_the_prose_check_ignores_data_and_code(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     assert prose.findings(tmp_path / name) == []
 

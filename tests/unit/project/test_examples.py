@@ -95,13 +95,13 @@ def test_the_training_program_requests_a_run_and_follows_it_to_its_end(server: L
 
 
 @pytest.mark.parametrize("name", ["nights", "lan", "adapters", "feedback"])
-def test_the_toml_files_are_settings(name: str) -> None:
+def test_the_example_toml_files_are_valid_settings(name: str) -> None:
     file = EXAMPLES / f"{name}.toml"
     loaded = Settings.load(["--config", str(file)])
     assert loaded.model_dump() != Settings.load([]).model_dump()
 
 
-def test_the_run_is_a_run() -> None:
+def test_the_example_run_file_is_a_valid_run_config() -> None:
     assert read_config(EXAMPLES / "run.toml").steps == 20
 
 

@@ -55,7 +55,7 @@ def test_an_answer_reads_the_same_in_pieces_of_any_size(
 
 
 @pytest.mark.parametrize("size", [1, 1000])
-def test_marks_are_text_in_a_request_without_tools(size: int) -> None:
+def test_tool_call_marks_are_text_in_a_request_without_tools(size: int) -> None:
     text = f"<think>hm</think> {CALL}"
     assert read(text, size)[0] == {"role": "assistant", "content": text}
 

@@ -87,7 +87,7 @@ def test_a_step_draws_the_same_tasks_again_and_all_tasks_if_there_are_few() -> N
     assert sorted(tasks_of_step(alone("learnability"), {"a": ["x", "y"]}, 1, 5)["a"]) == ["x", "y"]
 
 
-def test_a_split_is_all_its_tasks_and_an_unknown_split_is_refused() -> None:
+def test_a_split_contains_all_its_tasks_and_an_unknown_split_is_refused() -> None:
     assert tasks_of(PlayPlan(environment="textcraft", split="test")) == {
         "textcraft": environment_spec("textcraft").tasks("test")
     }

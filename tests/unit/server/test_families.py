@@ -211,7 +211,7 @@ def test_an_answer_in_a_familys_form_reads_the_same_in_pieces_of_any_size(
     assert called(message) == CITIES[:count]
 
 
-def test_text_is_streamed_as_it_is_sampled(renderers: dict[str, Renderer]) -> None:
+def test_text_is_streamed_while_it_is_sampled(renderers: dict[str, Renderer]) -> None:
     renderer = renderers["glm-4.5"]
     reading = reader(renderer, renderer.prompt(ASK, [TOOL]))
     assert [d.reasoning for d in reading.push(renderer.tokenizer.encode("\n<think>Hm, so"))] == ["Hm, so"]

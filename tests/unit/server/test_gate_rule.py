@@ -111,7 +111,7 @@ def test_episodes_without_a_verdict_are_not_losses_but_too_many_of_them_reject()
         assert not promoted and "20 of 100 episodes of version" in why[0]
 
 
-def test_too_few_tasks_reject() -> None:
+def test_a_candidate_with_too_few_tasks_is_rejected() -> None:
     promoted, why = judged(a=(measured(0.0, tasks=9), measured(1.0, tasks=9)))
     assert not promoted and why == ["a: 9 tasks have a verdict on both versions, 10 are needed"]
     assert judged()[1] == ["nothing was measured"]

@@ -28,7 +28,7 @@ def test_keys_are_required_unless_only_this_machine_can_call(host: str, keys: st
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "server.example", ""])
-def test_an_open_address_without_keys_is_refused(host: str) -> None:
+def test_a_reachable_address_without_keys_is_refused(host: str) -> None:
     with pytest.raises(ValidationError, match="keys are off"):
         Settings.load([f"--host={host}", "--keys", "off"])
 

@@ -41,7 +41,7 @@ def test_false_alarms_stay_below_alpha_for_heavy_tailed_rewards() -> None:
 
 
 @pytest.mark.parametrize("before", [0.3, 0.5, 0.7, 0.9])
-def test_a_fall_by_0_3_is_detected_within_about_fifty_episodes(before: float) -> None:
+def test_a_drop_of_0_3_is_detected_within_about_fifty_episodes(before: float) -> None:
     rng = np.random.default_rng(3)
     results = [compared(rng, before, before - 0.3) for _ in range(200)]
     episodes = [evidence.now.episodes for evidence in results if evidence.worse]

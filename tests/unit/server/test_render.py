@@ -95,7 +95,7 @@ def test_no_part_of_a_stop_string_is_ever_sent() -> None:
     assert "".join(pieces) == stream.text == "go on ST#O "
 
 
-def test_special_tokens_are_not_text() -> None:
+def test_special_tokens_are_left_out_of_the_text() -> None:
     stream = TextStream(BYTES)
     assert stream.push([*BYTES.encode("hi"), 258]) + stream.finish() == "hi"
 

@@ -55,14 +55,14 @@ def test_a_reward_is_a_number_within_bounds(value: Any) -> None:
         ({}, {}),
     ],
 )
-def test_a_function_returns_a_number_numbers_by_turn_or_nothing(given: object, found: dict[int | None, float]) -> None:
+def test_a_function_may_return_a_number_numbers_by_turn_or_none(given: object, found: dict[int | None, float]) -> None:
     assert read_values(given, {0, 2}) == found
 
 
 @pytest.mark.parametrize(
     "given", ["1", [1.0], float("nan"), float("inf"), 1e7, {1: 1.0}, {"0": 1.0}, {True: 1.0}, {0: None}, 1j]
 )
-def test_anything_else_is_not_a_score(given: object) -> None:
+def test_any_other_return_value_is_refused(given: object) -> None:
     with pytest.raises(BadScore):
         read_values(given, {0, 2})
 

@@ -409,7 +409,7 @@ async def test_a_run_is_paused_when_its_window_closes_and_resumed_in_the_next(se
     assert len(await server.check()) == 1, "the trigger waits for it"
 
 
-async def test_without_the_setting_a_run_continues_and_a_requested_run_needs_no_window(serve: Serve) -> None:
+async def test_without_pausing_a_run_continues_outside_its_window_and_a_requested_run_needs_none(serve: Serve) -> None:
     server = serve(windows=["01:00-02:00 UTC"])
     await server.begin()
     await server.schedule.request(RUN, "request")
@@ -449,7 +449,7 @@ async def test_a_paused_run_lets_another_run_start_and_continues_at_its_step(ser
         ({"steps": 3, "minutes": 21, "tokens": 201}, None),
     ],
 )
-async def test_a_run_is_done_when_any_part_of_its_budget_is_used(
+async def test_a_run_ends_done_when_any_part_of_its_budget_is_used_up(
     serve: Serve, budget: dict[str, Any], reason: str | None
 ) -> None:
     server = serve()
@@ -482,7 +482,7 @@ async def test_a_run_is_done_when_any_part_of_its_budget_is_used(
 # ---------------------------------------------------------------------------------------------------- by request
 
 
-async def test_triggers_set_through_the_api_are_kept_and_triggers_of_the_settings_protected(serve: Serve) -> None:
+async def test_triggers_set_through_the_api_are_kept_and_triggers_in_the_settings_are_protected(serve: Serve) -> None:
     settings = {"triggers": {"mine": IntervalTrigger(kind="interval", every_s=60)}}
     server = serve(**settings)
     await server.begin()
