@@ -8,8 +8,9 @@
     python3 run.py setup    only install, with all environments
     python3 run.py --version
 
-The first command installs for some minutes; the first `test`, `check` or `setup` adds packages; later ones start within
-seconds. A GPU is assumed where `nvidia-smi` is on the PATH; ACCELERATOR=cpu or ACCELERATOR=cuda overrides that.
+The first command takes some minutes to install; the first `test`, `check` or `setup` adds packages; later commands
+start within seconds. A GPU is assumed if `nvidia-smi` is on the PATH; ACCELERATOR=cpu or ACCELERATOR=cuda overrides
+that.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def has_gpu() -> bool:
 def extras(command: str) -> list[str]:
     """Return the extras for a command on this machine.
 
-    vLLM is one of them where it has a build; elsewhere the in-process engine serves. Only tests, checks and `setup`
-    install the packages of the environments.
+    vLLM is one of them if it has a build for this machine; otherwise the in-process engine serves. Only tests, checks
+    and `setup` install the packages of the environments.
     """
     always = ["learn", "postgres", "demo"]
     if command in ("test", "check"):
@@ -98,7 +99,7 @@ def write_absent(folder: Path, absent: dict[str, str]) -> list[str]:
 
 
 def install(command: str) -> None:
-    """Bring .venv up to date; a matter of milliseconds where it is already."""
+    """Bring .venv up to date; takes milliseconds if it already is."""
     sources = (ROOT / "pyproject.toml", CLIENT / "pyproject.toml", CONSTRAINTS, Path(__file__))
     digest = hashlib.sha256("\n".join([sys.version, *(file.read_text() for file in sources)]).encode()).hexdigest()
     stamp, *installed = STAMP.read_text().split() if STAMP.is_file() and PYTHON.exists() else [""]
@@ -131,14 +132,14 @@ def install(command: str) -> None:
 
 
 def run(command: list[str], hint: str = "") -> None:
-    """Run a command of the installation; exit with a hint where it fails."""
+    """Run a command of the installation; exit with a hint if it fails."""
     code = subprocess.call(command)
     if code != 0:
         sys.exit(f"failed with exit code {code}: {' '.join(command)}{hint}")
 
 
 def version() -> str:
-    """Return the version, which the client's distribution holds."""
+    """Return the version, which the client's distribution declares."""
     found = re.search(r'__version__ = "(.+)"', (CLIENT / "upturn" / "__init__.py").read_text())
     return found[1] if found else "unknown"
 

@@ -57,7 +57,7 @@ FULL, QUICK = Size(10.0, 50, 20), Size(1.0, 4, 6, 1)
 
 
 def success(found: EnvironmentSpec, policy: str, size: Size) -> dict[str, float] | None:
-    """Play tasks without the server; return success and steps, or None where the environment has no solver."""
+    """Play tasks without the server; return success and steps, or None if the environment has no solver."""
     tasks = found.tasks("train")
     chosen = [tasks[number * len(tasks) // size.tasks % len(tasks)] for number in range(size.tasks)]
     played = []

@@ -31,7 +31,7 @@ from upturn.wire import RunConfig
 from upturn.wire.spelling import to_british
 
 KEPT = 2
-"""Checkpoints of a run that are kept."""
+"""Number of checkpoints kept per run."""
 
 
 class CheckpointError(RuntimeError):

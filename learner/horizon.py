@@ -1,9 +1,9 @@
-"""The horizon of each learner step: the largest number of turns that an episode may take.
+"""The horizon of each learner step: the maximum number of turns of an episode.
 
 It is a pure function of the global learner step and of the recorded steps before it, so that resuming can neither skip
-nor lag a stage. (The reference implementation keeps a counter in its scheduler: resumed at step 100 of [10, 20, 30]
-every 100, it plays 20 turns for one step and then 30.) Comes before step 7 of the straight line; the horizon is decided
-only here.
+a stage nor fall behind. (The reference implementation keeps a counter in its scheduler: resumed at step 100 of [10, 20,
+30] every 100, it plays 20 turns for one step and then 30.) Comes before step 7 of the straight line; the horizon is
+decided only here.
 """
 
 from __future__ import annotations
@@ -96,5 +96,5 @@ def _reason(schedule: AdaptiveHorizon, success: list[float], truncated: list[flo
 
 
 def _figures(step: RunStep, *names: str) -> list[float]:
-    """Return a list of the first of the named figures that a step has; empty if it has neither."""
+    """Return the first of the named figures that a step has, in a list; an empty list if it has none of them."""
     return [step.metrics[name] for name in names if name in step.metrics][:1]

@@ -1,4 +1,4 @@
-"""The learner as a process: does run after run until it is told to stop."""
+"""The learner as a process: trains one run after another until it is stopped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger("learner")
 
 
 class Stopped(BaseException):
-    """SIGTERM or SIGINT arrived. Not an Exception, so that only the way out catches it."""
+    """SIGTERM or SIGINT arrived. Not an Exception, so that only the shutdown code catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -63,7 +63,7 @@ def _until_stopped(settings: LearnerSettings) -> int:
 
 
 def _do_runs(client: Client, settings: LearnerSettings) -> int:
-    """Do one run after another, or a single one with `--once`; return the exit code."""
+    """Train one run after another, or a single one with `--once`; return the exit code."""
     log.info("learner %s works for %s on %s", settings.learner, settings.server, settings.torch_device())
     while True:
         code = 0
@@ -88,5 +88,5 @@ def _do_runs(client: Client, settings: LearnerSettings) -> int:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # the way out is short; a second signal must not cut it
+    signal.signal(number, signal.SIG_IGN)  # shutdown is short; a second signal must not interrupt it
     distributed.interrupt(Stopped(number))

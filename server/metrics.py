@@ -14,7 +14,7 @@ TRAINABLE = "trainable"
 
 
 class RecordedTurn(Protocol):
-    """What is counted of a recorded turn."""
+    """The counted properties of a recorded turn."""
 
     @property
     def untrainable_reason(self) -> str | None:

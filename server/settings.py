@@ -37,8 +37,8 @@ class Settings(BaseSettings):
     """Base model: a directory, a name on the model hub, or `smollm2-135m-instruct`, which comes from a PyPI package."""
     renderer: str = "auto"
     """How messages become tokens and answers are parsed. `auto`: the model family's own format (library `renderers`)
-    where its output is identical to that of the model's chat template, otherwise the template. `template`: the chat
-    template. A family's name, such as `qwen3`: that format; refused where it does not match the model."""
+    if its output is identical to the chat template's, otherwise the template. `template`: the chat
+    template. A family's name, such as `qwen3`: that format; refused if it does not match the model."""
     name: str = Field(default="policy", pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
     """Name of the policy: what agents send as `model`."""
     weights: Literal["auto", "full", "adapter"] = "auto"

@@ -60,7 +60,7 @@ class Theirs:
         await _post(connection, "/step", {"id": episode, "action": action})
 
     async def end(self, connection: Connection, episode: Any) -> None:
-        """Close the environment, where the server supports that."""
+        """Close the environment if the server supports that."""
         await connection.send("POST", "/close", {"id": episode})
 
     def connection(self) -> Connection:

@@ -45,7 +45,7 @@ class Given:
     episode_id: str
     message: dict[str, Any] = field(default_factory=lambda: {"role": "assistant", "content": ""})
     tokens: list[tuple[str, float]] | None = None
-    """[K] text and logprob of each sampled token; None where the agent disconnected before the end."""
+    """[K] text and logprob of each sampled token; None if the agent disconnected before the end."""
     usage: int | None = None
     rewritten: bool = False
     """The agent changed the history before the request."""

@@ -48,7 +48,7 @@ def version(venv: Path) -> str:
 
 
 def why_no_database(venv: Path) -> str | None:
-    """Prepare the proxy's database logging; return the reason where that is impossible, otherwise None."""
+    """Prepare the proxy's database logging; return the reason if that is impossible, otherwise None."""
     if shutil.which("initdb") is None and not any(Path("/usr/lib/postgresql").glob("*/bin")):
         return "PostgreSQL is not installed"
     schema = next(venv.glob("lib/python*/site-packages/litellm/proxy/schema.prisma"))

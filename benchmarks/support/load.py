@@ -113,7 +113,7 @@ async def _round(
 
 
 async def _ask(session: aiohttp.ClientSession, target: Target, shape: Shape) -> int | None:
-    """Send one request; return the number of tokens of its answer, or None where it must be resent."""
+    """Send one request; return the number of tokens of its answer, or None if it must be resent."""
     body: dict[str, Any] = {
         "model": target.model,
         "messages": [{"role": "user", "content": STORY.format(next(_numbers))}],

@@ -16,7 +16,7 @@ from upturn.wire import PlayView, RunConfig, RunRequest, RunView
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line decides about the stages."""
+    """The stages' options on the command line."""
 
     model: str
     sft_steps: int

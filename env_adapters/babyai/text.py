@@ -1,10 +1,10 @@
 """BabyAI in words: the agent's view from its pose, and the actions that are possible there.
 
-Responsible for turning a grid and a pose into objects with names and distances, for macro actions as sequences of
-minigrid's primitive actions, for the observation's text, and for reading an action from an answer. It does not need
-minigrid: a grid is a list of names, so the solver can evaluate hypothetical worlds. It follows AgentGym's text layer
-(same names of objects and actions). Two choices are this project's: the wording, and that paths use only cells which
-are visibly free, so that every offered action works.
+It turns a grid and a pose into objects with names and distances, macro actions into sequences of minigrid's primitive
+actions, and a view into the observation's text, and it reads the action in an answer. It does not need minigrid: a grid
+is a list of names, so the solver can evaluate hypothetical worlds. It follows AgentGym's text layer (same names of
+objects and actions). Two choices are this project's: the wording, and that paths use only cells which are visibly free,
+so that every offered action works.
 """
 
 from __future__ import annotations

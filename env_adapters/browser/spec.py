@@ -1,4 +1,4 @@
-"""What the specs of web environments share; each adds its name, its tasks, and how to make an instance."""
+"""The common base of web environments' specs; each adds its name, its tasks, and how to make an instance."""
 
 from __future__ import annotations
 

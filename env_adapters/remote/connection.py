@@ -1,4 +1,4 @@
-"""What remote environments share: their URLs, bounded JSON over HTTP, and the splits of their tasks.
+"""The common base of remote environments: URLs, bounded JSON over HTTP, and the splits of their tasks.
 
 Each protocol has its own file. A URL may carry a key as its user name (`https://KEY@host/...`), which is sent as a
 bearer token and never displayed. Responses are untrusted data: their size is bounded, and redirects are not followed.

@@ -1,1 +1,1 @@
-"""The algorithms: a file each, with the credit of every trained token, and the losses they share."""
+"""The algorithms, one file each, which compute the credit of every trained token, and the losses they share."""

@@ -5,7 +5,7 @@
 Credit is an advantage for the policy-gradient loss (`loss.py`) and a weight for the imitation loss (`sft.py`). It is
 computed over the whole batch before the batch is split into minibatches and rows, so the split cannot change it.
 
-A subclass stands in the file of its name, `NAME.py`, and derives from one of:
+A subclass is in the file of its name, `NAME.py`, and derives from one of:
 
     EpisodeAlgorithm    one number per episode: implement `episode_credit`
     TokenAlgorithm      a number per token, from rewards per token: implement `teachable_episodes` and `credit`
@@ -135,10 +135,10 @@ def taken(figures: _T | None) -> _T:
     """Return figures of a no-grad pass.
 
     Raises:
-        ValueError: the pass did not take them; the traits ask for less than the algorithm uses.
+        ValueError: the pass did not compute them, because the traits request less than the algorithm uses.
     """
     if figures is None:
-        raise ValueError("the algorithm needs figures that no no-grad pass has taken: correct its traits")
+        raise ValueError("the no-grad pass did not compute figures that the algorithm needs: correct its traits")
     return figures
 
 

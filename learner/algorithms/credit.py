@@ -1,4 +1,4 @@
-"""What an algorithm computes for each trained token, and the figures of a no-grad pass that it may compute it from."""
+"""The credit of each trained token, and the figures of a no-grad pass that it may depend on."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ def algorithm_of(config: RunConfig) -> Algorithm:
 
     Raises:
         BadInput: no algorithm of this name is registered.
-        TypeError: the algorithm's file does not hold what its line in the registry says.
+        TypeError: the algorithm's file contradicts its line in the registry.
     """
     if config.algorithm not in ALGORITHMS:
         raise BadInput(

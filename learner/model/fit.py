@@ -1,6 +1,6 @@
 """Checks that a directory holds a model and that training it fits the machine's memory.
 
-Each error is one line that says what to do, like those in `checks.py`.
+Each error is one line that says what to do, as in `checks.py`.
 """
 
 from __future__ import annotations

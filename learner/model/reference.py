@@ -1,4 +1,4 @@
-"""The reference of a KL term or of DPO: the weights that the run began with, or those at its last reset.
+"""The reference of a KL term or of DPO: the weights that the run began with, or the weights at its last reset.
 
 No second model is held. A new adapter's reference is its base with the adapter off; any other reference is a copy of
 the trained weights alone, swapped in for a pass. In long training a fixed reference makes an adapter collapse, so every

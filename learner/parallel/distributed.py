@@ -38,7 +38,8 @@ class _Processes:
         dist.init_process_group(backend)
         self.device = device.type
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        # Objects go over the CPU. A wait for the server has no time limit here: the monitor ends it.
+        # Python objects are sent over the CPU's backend. A wait for the server has no time limit here: the monitor ends
+        # it.
         self.control = dist.new_group(backend="gloo", timeout=timedelta(days=365))
         self.pending_stop: BaseException | None = None
         """A stop that arrived while this process could not leave."""

@@ -1,7 +1,7 @@
 """The shared record of why the processes of one learner end: the first entry counts, and ends all of them.
 
-A process that meets something alone, such as a row too large for its memory or a signal, writes it here, where all
-others read it.
+If something happens to one process alone, such as a row too large for its memory or a signal, it writes that here,
+where all others read it.
 """
 
 from __future__ import annotations

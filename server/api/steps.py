@@ -23,7 +23,7 @@ EpisodesOf = Annotated[Episodes, service(Episodes)]
 class StepRoute(APIRoute):
     """Parses valid JSON requests itself, since FastAPI's parsing takes longer than the step (measured).
 
-    Any other request takes FastAPI's way, which produces its errors.
+    FastAPI handles any other request and produces its errors.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -1,1 +1,1 @@
-"""The commands of `python -m server`: `app.py` declares them, the other modules do them, with `run(settings, ...)`."""
+"""The commands of `python -m server`: `app.py` declares them; other modules implement them as `run(settings, ...)`."""

@@ -1,4 +1,4 @@
-"""The server's commands: names, options and help. The module that does a command is imported only when it runs.
+"""The server's commands: names, options and help. A command's module is imported only when the command runs.
 
 `python -m server` runs them, and so does `upturn`, which finds them as an entry point of the group `upturn.commands`.
 """
@@ -112,7 +112,7 @@ def create_key(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> int:
-    """Create a key and show it, this once."""
+    """Create a key and print it; it is shown only this once."""
     return _run(
         "keys",
         {"config": config, "data-dir": data_dir, "database-url": database_url},
@@ -132,7 +132,7 @@ def list_keys(config: Config = None, data_dir: DataDir = None, database_url: Dat
 
 @keys.command("revoke")
 def revoke_key(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `list` shows it.")],
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key, as shown by `list`.")],
     config: Config = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
@@ -144,7 +144,7 @@ def revoke_key(
 
 @app.command(rich_help_panel=PANEL)
 def export(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; replaced where it exists.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; an existing file is replaced.")],
     since: Annotated[
         float | None,
         typer.Option(
@@ -153,14 +153,14 @@ def export(
             help="Opened at or after: a date, a date with time (UTC by default), or Unix time.",
         ),
     ] = None,
-    until: Annotated[float | None, typer.Option(metavar="WHEN", parser=moment, help="Opened before.")] = None,
+    until: Annotated[float | None, typer.Option(metavar="WHEN", parser=moment, help="Opened before this time.")] = None,
     environment: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Of this environment; may be repeated.")
+        list[str] | None, typer.Option(metavar="NAME", help="In this environment; may be repeated.")
     ] = None,
     status: Annotated[list[Status] | None, typer.Option(help="With this status; may be repeated.")] = None,
     min_reward: Annotated[float | None, typer.Option(metavar="R", help="With at least this total reward.")] = None,
     trainable: Annotated[bool, typer.Option("--trainable", help="Trainable episodes only.")] = False,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="The first N of them, oldest first.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Maximum number of episodes, oldest first.")] = None,
     file_format: FileFormat = None,
     config: Config = None,
     data_dir: DataDir = None,
@@ -206,7 +206,7 @@ def import_(
 @app.command(cls=DoctorCommand, context_settings=FORWARD, rich_help_panel=PANEL, options_metavar="[MODEL] [OPTIONS]")
 def doctor(
     context: typer.Context,
-    quick: Annotated[bool, typer.Option("--quick", help="Skip the engine: takes seconds.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Skip the engine checks; takes seconds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
     config: Config = None,
     help_topic: Topic = None,
@@ -214,9 +214,9 @@ def doctor(
     """Check a model before anyone trains it.
 
     Checks the model's files, chat template and tokenizer; that the engine's logprobs match the learner's; that weights
-    can be swapped in and out; and the database's schema. MODEL comes first: a directory or a name, as the setting
-    `model`, which is its default. The model is loaded in float32 in addition to the engine; modified copies of it
-    are kept in the data directory during the checks. All settings of `serve` are accepted.
+    can be swapped in and out; and the database's schema. MODEL comes first: a directory or a name, like the setting
+    `model`, which is its default. The model is loaded in float32 in addition to the engine; modified copies of it are
+    kept in the data directory during the checks. All settings of `serve` are accepted.
     """
     return _run("doctor", {"config": config}, context.args, quick=quick, as_json=as_json)
 
@@ -236,12 +236,12 @@ def _run(command: str, named: dict[str, str | None], flags: list[str] | None = N
 
     Args:
         command: a module of this package, with `run(settings, ...) -> exit code`.
-        named: settings by flag; None is left out.
+        named: settings by flag; None values are left out.
         flags: further settings, as on the command line.
-        options: what else `run` takes.
+        options: further arguments of `run`.
 
     Returns:
-        The exit code: 2 where the settings are wrong.
+        The exit code: 2 if the settings are invalid.
     """
     from pydantic import ValidationError
 

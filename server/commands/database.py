@@ -13,7 +13,7 @@ from server.store.database import Database
 
 
 def open_database(settings: Settings) -> Database:
-    """Open the database at the newest revision, creating it where it does not exist."""
+    """Open the database at the newest revision, creating it if it does not exist."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     database = Database(settings.resolved_database_url)
     migrations.upgrade(database.writer)

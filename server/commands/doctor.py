@@ -31,7 +31,7 @@ LEARNER_PACKAGES = ("torch", "transformers", "peft", "safetensors")
 
 
 def run(settings: Settings, *, quick: bool = False, as_json: bool = False) -> int:
-    """Run the checks; return the exit code: 1 if any of them failed, 2 where the engine has no model."""
+    """Run the checks; return the exit code: 1 if any of them failed, 2 if the engine has no model."""
     if settings.engine.kind == "scripted":
         print("doctor: the scripted engine has no model to examine: choose another --engine.kind", file=sys.stderr)
         return 2

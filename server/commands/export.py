@@ -53,8 +53,8 @@ def run(
         environments: their names; empty is any.
         statuses: empty is any.
         trainable: only episodes that may be trained on.
-        min_reward: least total reward.
-        limit: largest number of episodes, oldest first.
+        min_reward: minimum total reward.
+        limit: maximum number of episodes, oldest first.
         file_format: `jsonl` or `parquet`; None decides by the file's ending.
     """
     query = query_of(since, until, environments, statuses, trainable, rewarded=min_reward is not None)
@@ -142,7 +142,7 @@ def form_of(file: Path, asked: str | None) -> str:
 
 
 def explain(error: Exception) -> str:
-    """Return the error in one line, with advice where the database is not at the newest revision."""
+    """Return the error in one line, with advice if the database is not at the newest revision."""
     if not isinstance(error, sa.exc.DBAPIError):
         return str(error)
     reason = str(error.orig).strip().split("\n")[0]
@@ -152,7 +152,7 @@ def explain(error: Exception) -> str:
 
 
 class Progress:
-    """A counter line on stderr, where stderr is a terminal."""
+    """A counter line on stderr if stderr is a terminal."""
 
     def __init__(self, done: str) -> None:
         self._done = done
@@ -173,7 +173,7 @@ class Progress:
 
 @contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
-    """Yield a path beside `file` to write to; it replaces `file` if the block succeeds, and is deleted otherwise."""
+    """Yield a path next to `file` to write to; it replaces `file` if the block succeeds, and is deleted otherwise."""
     part = file.with_name(f"{file.name}.part")
     try:
         yield part

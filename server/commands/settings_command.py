@@ -29,7 +29,7 @@ class SettingsCommand(TyperCommand):
     lists_settings = True
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the command's own parameters, and flags where they are completed or listed."""
+        """Return the command's own parameters, and the flags when they are completed or listed."""
         own = super().get_params(ctx)
         if ctx.resilient_parsing:
             return [*own, *_options(_flags())]
@@ -57,7 +57,7 @@ class DoctorCommand(SettingsCommand):
 
 
 def show_topic(topic: str | None) -> None:
-    """Print the settings of a topic and exit, where `--help-topic` names one.
+    """Print the settings of a topic and exit if `--help-topic` names one.
 
     Raises:
         typer.BadParameter: there is no such topic.
@@ -80,7 +80,7 @@ def show_topic(topic: str | None) -> None:
 
 
 def complete_topic(incomplete: str) -> list[str]:
-    """Return the topics that begin so."""
+    """Return the topics that begin with the given text."""
     return [topic for topic in _topics() if topic.startswith(incomplete)]
 
 
@@ -130,7 +130,7 @@ def _options(flags: Iterable[Flag]) -> list[Any]:
 
 
 def _is_none(flag: Flag) -> bool:
-    """Whether the default says nothing that the help does not."""
+    """Whether the help already states the default."""
     return flag.default in ("", "None")
 
 

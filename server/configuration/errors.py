@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings
 from server.configuration.flags import flags_of, suggestion
 
 SHOWN = 40
-"""Longest wrong value that is repeated in the message, in characters."""
+"""Maximum length of an invalid value quoted in the message, in characters."""
 
 
 def explain(error: ValidationError, settings: type[BaseSettings]) -> list[str]:

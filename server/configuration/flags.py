@@ -43,7 +43,7 @@ class Flag:
 
     @property
     def choices(self) -> list[str]:
-        """Every value, where they can be listed."""
+        """All values, if they can be listed."""
         return self.values[1:-1].split(",") if self.values.startswith("{") else []
 
 
@@ -64,7 +64,7 @@ def flags_of(settings: type[BaseSettings]) -> tuple[Flag, ...]:
 
 
 def suggestion(wrong: str, right: Iterable[str]) -> str:
-    """Return `; did you mean ...?` with the closest name, or nothing where none is close."""
+    """Return `; did you mean ...?` with the closest name, or an empty string if no name is close."""
     close = get_close_matches(wrong, list(right), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 

@@ -117,7 +117,7 @@ def check_environment(settings: type[BaseSettings], variables: Mapping[str, str]
 
 
 def _known_flag(argument: str, known: set[str], sections: set[str]) -> str:
-    """Return an argument whose flag exists; in American spelling where it came in British.
+    """Return an argument whose flag exists; British spelling becomes American.
 
     Raises:
         SettingsError: it is an unknown flag.

@@ -90,7 +90,7 @@ class Engine(Protocol):
     """
 
     context_tokens: int
-    """Longest prompt plus answer."""
+    """Maximum length of prompt plus answer, in tokens."""
     check_tolerance: float
     """Largest mean absolute logprob difference from the learner, in nats, that this engine's numerics explain."""
     adapters: bool

@@ -79,7 +79,7 @@ class OpenEnvironments:
         self._of: dict[str, OpenEnvironment] = {}
         """Environments by episode id."""
         self._unwritten: dict[str, tuple[str, dict[str, Any]]] = {}
-        """Episode ends that the database was unavailable for, by episode id."""
+        """Episode ends not yet written because the database was unavailable, by episode id."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reaper: asyncio.Task[None] | None = None
         episodes.when_ended.append(self.release)

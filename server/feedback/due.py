@@ -1,7 +1,7 @@
 """Which episodes a scorer has to score: decided in SQL, so that no restart or crash can lose one.
 
-Due are ended, trainable episodes of live agents that have neither a score row nor rewards of the scorer, and episodes
-whose last attempt failed and may be retried.
+An ended, trainable episode of a live agent is due if it has neither a score row nor rewards of the scorer, or if its
+last attempt failed and may be retried.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Scorers:
         self.all = [Scoring(s, database, writer, on_scored=on_scored, count=count) for s in scorers]
 
     def start(self) -> None:
-        """Start to score."""
+        """Start scoring."""
         for scoring in self.all:
             scoring.start()
 

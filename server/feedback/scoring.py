@@ -61,7 +61,7 @@ class Scoring:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start to score, including episodes left over from before the start."""
+        """Start scoring, including episodes that ended before the start."""
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
@@ -88,7 +88,7 @@ class Scoring:
             self._wake.clear()
 
     async def _check(self) -> float:
-        """Start to score as many due episodes as possible; return the seconds until the next check."""
+        """Start scoring as many due episodes as possible; return the seconds until the next check."""
         now = self._clock()
         room = self.scorer.concurrency - len(self._busy) - self.scorer.stuck
         if room <= 0 or now < self._not_before:

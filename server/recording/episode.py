@@ -81,7 +81,7 @@ class Episode:
 
     @property
     def turns_left(self) -> int:
-        """How many more turns the horizon allows."""
+        """Number of turns left within the horizon."""
         return max(0, self.horizon - max(self.turns, self.steps))
 
     def must_be_open(self) -> None:

@@ -1,4 +1,4 @@
-"""Records rewards that callers give to an episode, late or in parts. Idempotent by the caller's key."""
+"""Records rewards that callers give to an episode, late or in parts; a caller's key makes it idempotent."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Privacy:
             raise NotFound(f"no episode {episode_id!r}", code="episode_not_found")
 
     async def erase_owned(self, key_hash: str) -> int:
-        """Erase every episode that a key has opened until now, including open ones; return how many."""
+        """Erase every episode that a key has opened so far, including open ones; return how many."""
         return await self._erase(EpisodeRow.owner_hash == key_hash, EpisodeRow.opened_at <= time.time())
 
     async def erase_ended(self, before: float) -> int:

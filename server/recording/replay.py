@@ -19,7 +19,7 @@ from server.store.database import Database
 from server.store.tables import EpisodeRow, NodeRow, TurnRow
 
 RETRY_S = 600.0
-"""How long after its answer a request can come as a retry. OpenAI's SDKs give up sooner."""
+"""Time after the answer within which the same request counts as a retry, in seconds. OpenAI's SDKs give up sooner."""
 
 
 def find_recorded(

@@ -189,7 +189,7 @@ class AnswerReader:
         yield from self._valid([call])
 
     def _valid(self, calls: Sequence[ParsedCall]) -> Iterator[Delta]:
-        """Yield the valid calls, or only the first one where one is allowed."""
+        """Yield the valid calls, or only the first one if only one is allowed."""
         first = len(self.calls)
         for position, call in enumerate(calls, first):
             if call.name is not None and not (self._format.one_call and position):

@@ -32,7 +32,7 @@ _CACHED_RENDERERS = 32
 
 @dataclass(frozen=True, slots=True)
 class LibraryFamily:
-    """A family of the library, with what reading an answer while it is sampled needs to know about it."""
+    """A family of the library, with the facts needed to read its answers while they are sampled."""
 
     name: str
     token: str
@@ -111,7 +111,7 @@ class LibraryWriter:
 
     @property
     def template_options(self) -> Options:
-        """The library's constant date, which a template sets to today."""
+        """The library's constant date; the chat template itself would use today's date."""
         return {"date_string": self._config.date_string} if "date_string" in self._options else {}
 
     def prompt(self, messages: Messages, tools: Tools, options: Options) -> list[int]:

@@ -89,7 +89,7 @@ class PromptWriter(Protocol):
         """Return the ids of a whole conversation, ready for the assistant's answer.
 
         Raises:
-            BadRequest: the family cannot express these messages or does not have one of the options.
+            BadRequest: the family cannot express these messages or lacks one of the options.
         """
 
     def follow(
@@ -109,7 +109,7 @@ class LoadedFamily:
     parser: Callable[[list[int], Tools, Options], AnswerParser]
     """Makes the parser of the answer to a prompt, from the prompt's ids, the tools and the options."""
     marks: tuple[str, ...] = ()
-    """Tokens that structure an answer, so its decoded text must contain them even where they are special tokens."""
+    """Tokens that structure an answer, so its decoded text must contain them even if they are special tokens."""
     reasons: bool = False
     """An answer may begin with thoughts between `<think>` and `</think>`."""
     stop_ids: tuple[int, ...] = ()

@@ -39,7 +39,7 @@ class JudgeSettings(Section):
     concurrency: int = Field(default=4, ge=1, le=256)
     """Concurrent requests."""
     transcript_tokens: int = Field(default=8000, ge=100)
-    """A longer transcript loses its middle; a token counts as four characters."""
+    """A longer transcript is cut in the middle; a token counts as four characters."""
     body: dict[str, Any] = {"temperature": 0}
     """Additional request fields, such as `response_format`."""
 

@@ -46,7 +46,7 @@ class Batches:
         """Return the batch of a step: leased with its samples, or still gathering.
 
         Raises:
-            Conflict: the learner does not hold the run, the step is already trained, or a replayed step is not.
+            Conflict: the learner does not hold the run, the step is already trained, or a step to replay is untrained.
             Unavailable: the play for this batch failed; the next request starts another.
         """
         async with self._one_at_a_time:

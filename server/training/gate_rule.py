@@ -41,7 +41,7 @@ class Measured:
 
     @property
     def figures(self) -> Figures:
-        """The results without the single tasks."""
+        """The results summed up, without individual tasks."""
         verdicts = [verdict for of_task in self.verdicts.values() for verdict in of_task]
         return Figures(
             evaluation_id=self.evaluation_id,
@@ -95,7 +95,7 @@ def decide(rule: GateSettings, compared: Comparison, objections: Sequence[str] =
     Args:
         rule: the bounds of the objections.
         compared: what was measured; may be empty if the comparison failed.
-        objections: reasons against promotion known before, such as a failed comparison.
+        objections: reasons against promotion that are already known, such as a failed comparison.
     """
     gains = {name: pair.gains for name, pair in compared.pairs.items() if pair.gains}
     overall, each = bootstrap(list(gains.values()), rule.confidence, compared.seed) if gains else (None, [])

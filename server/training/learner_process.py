@@ -75,7 +75,7 @@ class LearnerProcess:
         self._process: asyncio.subprocess.Process | None = None
 
     def start(self, server_url: str) -> None:
-        """Start the learner whenever a run is due; `server_url` is where it calls the server."""
+        """Start the learner whenever a run is due; `server_url` is the server's address for the learner."""
         self._server_url = server_url
         self._task = asyncio.create_task(self._supervise())
         self._due.set()

@@ -1,4 +1,4 @@
-"""A new version arrives: verify its files, load it, check it, then let it serve (steps 11 and 12).
+"""Publishes a new version: verifies its files, loads it, checks it, then lets it serve (steps 11 and 12).
 
 The order keeps the promise that a crash at any point leaves a good version serving: a version's row says `ready` only
 after the engine has loaded it and its logprobs of the probe agree with the learner's own.

@@ -30,7 +30,7 @@ async def start(parts: Parts, own_url: Callable[[], str] | None) -> None:
 
 
 async def close(parts: Parts) -> None:
-    """Close the parts, started or not: first what makes new work, then work in progress, last engine and database."""
+    """Close the parts, started or not: first sources of new work, then work in progress, last engine and database."""
     await parts.scorers.close()
     await parts.gate.close()
     await parts.watch.close()

@@ -1,7 +1,7 @@
 """The synchronous Python client: one method per route, typed messages in and out, one rule for retries.
 
 A refused request (429, 503), or one that never reached the server, is always retried. A request whose answer was lost
-is retried only where repeating it changes nothing. Every other error is raised at once as `UpturnAPIError`.
+is retried only if repeating it changes nothing. Every other error is raised at once as `UpturnAPIError`.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class Client(Transport):
         return self._get("/v1/schedule", ScheduleView)
 
     def add_trigger(self, name: str, trigger: Trigger) -> TriggerView:
-        """Add a trigger; 409 where the name is taken."""
+        """Add a trigger; 409 if the name is taken."""
         return self._post("/v1/schedule/triggers", TriggerCreate(name=name, trigger=trigger), TriggerView)
 
     def remove_trigger(self, name: str) -> None:
@@ -222,12 +222,12 @@ class Client(Transport):
         self._request("DELETE", f"/v1/schedule/triggers/{name}", repeatable=False)
 
     def claim_run(self, request: RunClaim) -> RunView | None:
-        """Claim the lease of a run; None where no run is waiting. Claiming a run again renews its lease."""
+        """Claim the lease of a run; None if no run is waiting. Claiming a run again renews its lease."""
         response = self._request("POST", "/v1/runs/claim", body=request, repeatable=True)
         return None if response.status_code == 204 else RunView.model_validate_json(response.content)
 
     def heartbeat_run(self, run_id: str, learner: str) -> None:
-        """Renew a run's lease; 409 where another learner holds it or the run is cancelled."""
+        """Renew a run's lease; 409 if another learner holds it or the run is cancelled."""
         self._request("POST", f"/v1/runs/{run_id}/heartbeat", body={"learner": learner}, repeatable=True)
 
     def end_run(self, run_id: str, request: RunEnd) -> RunView:
@@ -242,8 +242,8 @@ class Client(Transport):
             on_progress: receives every answer; an exception from it ends the wait.
 
         Raises:
-            UpturnAPIError: also with code `play_failed` where the play that fills the batch failed or was cancelled,
-                and `batch_trained` or `batch_returned` where the server will not lease this step's batch again.
+            UpturnAPIError: also with code `play_failed` if the play that fills the batch failed or was cancelled, and
+            `batch_trained` or `batch_returned` if the server will not lease this step's batch again.
         """
         while True:
             view = self._post("/v1/batches", request, BatchView, repeatable=True)

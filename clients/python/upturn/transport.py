@@ -35,7 +35,7 @@ class Transport:
 
     Args:
         base_url: the server's address without `/v1`, such as `http://127.0.0.1:8000`.
-        key: API key, where the server requires one.
+        key: API key, if the server requires one.
         timeout_s: maximum wait for one answer; must exceed the server's long poll of about 20 s.
         retry_s: retry budget of one call: total wait for a server that is unreachable or overloaded.
         transport: an httpx2 transport, for tests; None is the network.

@@ -74,7 +74,7 @@ CallerOf = Annotated[Caller, Depends(_caller)]
 
 
 def needs(*scopes: Scope) -> Any:
-    """Return a dependency that requires a key with one of these scopes, or an admin's."""
+    """Return a dependency that requires a key with one of these scopes; an admin key always passes."""
 
     async def check(caller: CallerOf) -> None:
         if not caller.may(*scopes):
@@ -89,7 +89,7 @@ async def _own_episode(request: Request, caller: CallerOf, callers: CallersOf) -
 
 
 own_episode: Any = Depends(_own_episode)
-"""Requires an agent's or an episode's own key, and that the URL or `x-episode-id` names no one else's episode."""
+"""Requires an agent's or an episode's own key; an episode in the URL or `x-episode-id` must be the caller's."""
 
 
 async def _no_train(x_no_train: Annotated[str | None, Header()] = None) -> bool:

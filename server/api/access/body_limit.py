@@ -37,7 +37,7 @@ class BodyLimit:
             nonlocal refused
             if received <= self._limit:
                 await send(message)
-            elif not refused:  # Replaces whatever the application answers to a body that broke off.
+            elif not refused:  # Replaces the application's answer to the truncated body.
                 refused = True
                 await self._refuse(scope, receive, send)
 

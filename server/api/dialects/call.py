@@ -1,4 +1,4 @@
-"""What a request says apart from its body: who calls, for which episode, and whether it was sent before."""
+"""A request's metadata: its caller, its episode, and whether it is a retry."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """From a chat request to the turns that answer it: which episode, which version, new or retried (steps 1 to 4).
 
-Every dialect comes through here: `chat.py` takes OpenAI's chat requests as they are, the others translate theirs. A
+Every dialect passes through here: `chat.py` passes OpenAI's chat requests on unchanged, the others translate theirs. A
 call belongs to the episode named by header, URL or the episode's own key, or else to the episode whose recorded
 conversation it continues.
 """

@@ -26,10 +26,10 @@ class Lenient(BaseModel):
 
 
 def checked(kind: type[Request], fields: dict[str, Any]) -> Request:
-    """Return the chat request to which another dialect's request translates; None stands for an absent field.
+    """Translate another dialect's request into a chat request; None stands for an absent field.
 
     Raises:
-        BadRequest: chat does not allow it either.
+        BadRequest: the translated request is not a valid chat request.
     """
     try:
         return kind.model_validate({name: value for name, value in fields.items() if value is not None})

@@ -120,7 +120,7 @@ async def session(environment: str, socket: WebSocket, guests: GuestsOf, callers
 
 def _refuse_other_origins(socket: WebSocket) -> None:
     origin = socket.headers.get("origin")
-    if origin and urlsplit(origin).netloc != socket.headers.get("host"):  # Browsers do not ask before they connect.
+    if origin and urlsplit(origin).netloc != socket.headers.get("host"):  # WebSockets have no CORS preflight.
         raise Forbidden(f"pages from {origin[:200]} may not connect")
 
 
@@ -151,7 +151,7 @@ async def _within_limits(
 
 
 async def _reply(guest: Guest, text: str, most_bytes: int) -> dict[str, Any] | None:
-    """Return the answer to a message; None if the client says goodbye."""
+    """Return the answer to a message; None if the client closes the session."""
     if len(text) > most_bytes:
         return _error(f"the message is longer than {most_bytes} characters", "VALIDATION_ERROR")
     try:

@@ -1,4 +1,4 @@
-"""The `upturn` command: what the client does over HTTP, and the commands of whatever else is installed.
+"""The `upturn` command: the client's operations over HTTP, and the commands of other installed distributions.
 
 `app.py` builds it; `run.py` runs any of the project's command lines and reports their errors; each other module holds a
 subcommand or a group.

@@ -18,7 +18,7 @@ from upturn.command.run import OPTIONS, help_unless_command, run
 
 GROUP = "upturn.commands"
 SERVER_COMMANDS = ("serve", "migrate", "keys", "export", "import", "doctor")
-"""Commands that the server's distribution brings."""
+"""Commands of the server's distribution."""
 MISSING = (
     "upturn {}: the server is not installed; run `python3 run.py setup` in a checkout of Upturn, or use its container"
 )
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def show_version(wanted: bool) -> None:
-    """Print the version and end, where `--version` was given."""
+    """Print the version and exit if `--version` was given."""
     if wanted:
         print(f"upturn {__version__}")
         raise typer.Exit

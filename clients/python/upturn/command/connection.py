@@ -19,14 +19,14 @@ Server = Annotated[
 ]
 Key = Annotated[
     str | None,
-    typer.Option("--key", metavar="KEY", envvar="UPTURN_KEY", help="API key, where the server requires one."),
+    typer.Option("--key", metavar="KEY", envvar="UPTURN_KEY", help="API key, if the server requires one."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @contextmanager
 def connect(server: str, key: str | None) -> Iterator[Client]:
-    """Give a client of the server; print what it refuses in one line and exit with 1."""
+    """Yield a client of the server; print a refusal in one line and exit with 1."""
     try:
         with Client(server.rstrip("/"), key=key, retry_s=RETRY_S) as client:
             yield client

@@ -25,15 +25,15 @@ def play(
     environment: Annotated[str, typer.Argument(metavar="ENV", help="Environment, such as `textcraft`.")],
     split: Annotated[str, typer.Option(help="Split of its tasks.")] = "test",
     task: Annotated[list[str] | None, typer.Option(help="A task by name; may be repeated; replaces --split.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Largest number of tasks.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of tasks.")] = 10,
     group_size: Annotated[int, typer.Option(min=1, help="Episodes per task.")] = 1,
-    horizon: Annotated[int, typer.Option(min=1, help="Largest number of turns per episode.")] = 10,
+    horizon: Annotated[int, typer.Option(min=1, help="Maximum number of turns per episode.")] = 10,
     policy: Annotated[str | None, typer.Option(help="Such as `policy@3` or `policy@head`; default: champion.")] = None,
     agent: Annotated[Agent, typer.Option(help="Who chooses the actions; `oracle` is the environment's solver.")] = (
         Agent.policy
     ),
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature.")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the episodes.")] = 0,
     server: Server = LOCAL,
     key: Key = None,
@@ -66,7 +66,7 @@ def play(
 
 
 def _show_progress(view: PlayView) -> None:
-    """Rewrite one line on stderr, where stderr is a terminal."""
+    """Rewrite one line on stderr if stderr is a terminal."""
     if sys.stderr.isatty():
         print(
             f"\r{view.finished} of {view.episodes} episodes, {view.succeeded} succeeded",

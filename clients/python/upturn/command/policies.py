@@ -1,4 +1,4 @@
-"""`upturn policies`: every version, and what became of it."""
+"""`upturn policies`: every version, with its roles and state."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def run(app: typer.Typer, arguments: list[str], program: str) -> int:
 
     Args:
         app: its commands; each returns its exit code, or None for 0.
-        arguments: what follows the program's name.
+        arguments: the command line after the program's name.
         program: the program's name in help and errors.
 
     Returns:
@@ -41,8 +41,8 @@ def run(app: typer.Typer, arguments: list[str], program: str) -> int:
 
 
 def help_unless_command(context: typer.Context) -> None:
-    """Show the help and exit with 2 where a group of commands is called without any."""
+    """Show the help and exit with 2 if a group is called without a command."""
     if context.invoked_subcommand is None:
-        if text := context.get_help():  # Empty where rich has printed it.
+        if text := context.get_help():  # Empty if rich has printed it.
             print(text)
         raise typer.Exit(2)

@@ -1,4 +1,4 @@
-"""The registry of algorithms: a line each, with what server and learner must know before any of its code is loaded.
+"""The registry of algorithms: one line each, with the traits that server and learner need before they load its code.
 
 The name on the line is also the name of its file: `learner/algorithms/NAME.py` holds the class that computes the
 credit. The server, which never imports the learner, selects episodes by the traits alone.
@@ -16,7 +16,7 @@ class AlgorithmTraits:
     """What an algorithm learns from, and what it needs to compute credit."""
 
     groups: Literal["required", "optional", "ignored"] = "ignored"
-    """Whether an episode is compared with the other episodes of its group; `optional` compares where it has a group."""
+    """Whether an episode is compared with the other episodes of its group; `optional` compares it if it has a group."""
     episodes: Literal["all", "successes", "above_threshold", "best_and_worst"] = "all"
     """Which rewarded episodes the server selects: all, successes, rewards above `evol_threshold`, or the best and the
     worst of each group if `dpo_min_gap` apart."""

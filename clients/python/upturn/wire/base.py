@@ -29,6 +29,6 @@ class ServerView(Message):
     head: int
     """Newest trained version."""
     context_tokens: int
-    """Longest prompt plus answer."""
+    """Maximum length of prompt plus answer, in tokens."""
     placement: str
     """GPU assignment of engine and learner, and their shares of its memory."""

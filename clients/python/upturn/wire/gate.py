@@ -86,7 +86,7 @@ class GateEvidence(Message):
     """Mean over the environments' mean gains; None if there is nothing to compare."""
     environments: dict[str, EnvironmentEvidence]
     metrics: dict[str, float]
-    """Means over the run's learner steps of the metrics that the rule bounds, as far as the run has them."""
+    """Mean over the run's learner steps of each metric that the rule bounds and the run recorded."""
     rule: dict[str, float | None]
     """The gate's settings at the time of the decision."""
     objections: list[str]

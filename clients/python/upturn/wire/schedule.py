@@ -46,7 +46,7 @@ class EpisodesTrigger(_Trigger):
 
 
 class IdleTrigger(_Trigger):
-    """Starts a run when no live turn came for `minutes`; once per pause."""
+    """Starts a run when there was no live turn for `minutes`; once per pause."""
 
     kind: Literal["idle"]
     minutes: float = Field(gt=0, le=1e6)
