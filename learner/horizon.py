@@ -96,5 +96,5 @@ def _reason(schedule: AdaptiveHorizon, success: list[float], truncated: list[flo
 
 
 def _figures(step: RunStep, *names: str) -> list[float]:
-    """Return the first of the named figures that a step has, in a list; an empty list if it has none of them."""
+    """Return the first of the named figures that a step has, in a list; empty if the step lacks all of them."""
     return [step.metrics[name] for name in names if name in step.metrics][:1]

@@ -1,1 +1,1 @@
-"""Promises, one plain function each."""
+"""The tests: each function states and checks one promise."""

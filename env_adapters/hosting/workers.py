@@ -100,7 +100,7 @@ class Workers:
         return len(self._late)
 
     async def call(self, do: Callable[[], T], limit_s: float) -> T:
-        """Make a call in a thread and return its result. Cancelling this does not interrupt the call.
+        """Make a call in a thread and return its result. Canceling this does not interrupt the call.
 
         Raises:
             EnvironmentTimeout: the call took longer than `limit_s`; its thread has been interrupted.

@@ -1,4 +1,4 @@
-"""SkyRL's search environment: `skyrl_search.py RETRIEVE_URL` plays an episode and prints as JSON what came of it."""
+"""SkyRL's search environment: `skyrl_search.py RETRIEVE_URL` plays an episode and prints its outcome as JSON."""
 
 import json
 import sys

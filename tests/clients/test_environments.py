@@ -1,4 +1,4 @@
-"""Unmodified environment servers and clients of other projects, played by and playing on this project's."""
+"""Unmodified environment servers and clients of other projects work with this project's clients and servers."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_a_host_with_too_many_stuck_threads_is_replaced_and_ends_when_it_is_empt
     pid = int(says(live, good, "where").split()[0])
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(lambda episode: fails(live, episode, "stubborn"), bad)) == {"EnvironmentTimeout"}
-    assert says(live, good, "add 1") == "1", "it goes on with what it has"
+    assert says(live, good, "add 1") == "1", "it continues with the hosts it has"
     assert int(says(live, opened(live), "where").split()[0]) != pid
     live.client.close_episode(good)
     until(lambda: not alive(pid))

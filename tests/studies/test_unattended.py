@@ -1,4 +1,4 @@
-"""A night alone: three scheduled runs with a real engine and the real learner; what is worse never stays."""
+"""An unattended night: three scheduled runs with a real engine and the real learner; a worse version never stays."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_better_versions_are_promoted_worse_ones_rejected_and_less_rewarded_ones
         run_of_hour(live, 2)
         third = run_of_hour(live, 3)
         assert live_episodes(live, 0.0, 1) == {f"policy@{third.last_version}"}
-        until(lambda: live_episodes(live, 0.0, 1) == {f"policy@{first.last_version}"}, "it was not taken back", 60)
+        until(lambda: live_episodes(live, 0.0, 1) == {f"policy@{first.last_version}"}, "not rolled back", 60)
     with sqlite3.connect(tmp_path / "data" / "upturn.db") as record:
         read = lambda query: record.execute(query).fetchall()  # noqa: E731
         assert read("select state, gate, substr(trigger, 1, instr(trigger, ':') - 1) from run order by id") == [
@@ -117,7 +117,7 @@ def test_better_versions_are_promoted_worse_ones_rejected_and_less_rewarded_ones
             ("promote", "gate", one, three),
             ("rollback", "watch", three, one),
         ]
-        assert read("select first_version from run order by id") == [(0,), (one,), (one,)], "what is worse teaches none"
+        assert read("select first_version from run order by id") == [(0,), (one,), (one,)], "began from a worse one"
         (reason,) = read("select reason from promotion where action = 'rollback'")[0]
         assert "reward" in reason
         asked = read("select policy_version, count(*) from episode where play_id is null group by 1 order by 1")

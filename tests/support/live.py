@@ -54,7 +54,7 @@ class Live:
         )
 
 
-def until(condition: Callable[[], object], what: str = "it did not happen", seconds: float = 120) -> None:
+def until(condition: Callable[[], object], what: str = "the condition was not met", seconds: float = 120) -> None:
     """Wait for a condition; fail with `what` if it is not met in time."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -94,7 +94,7 @@ def script(directory: Path, *answers: str, delay_s: float = 0.0) -> Path:
 @contextmanager
 def serving(settings: Settings) -> Iterator[Live]:
     """Serve on a free loopback port until the block ends."""
-    # The protocol is named since asyncio turns Nagle's delay off (40 ms an answer) only where it sees TCP.
+    # asyncio disables Nagle's delay (40 ms per answer) only for sockets whose protocol is explicitly TCP.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

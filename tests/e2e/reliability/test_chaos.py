@@ -1,4 +1,4 @@
-"""Swaps that are cut off: by a kill of the server or of the learner, by a full disk. What served before serves on."""
+"""Swaps cut off by a killed server, a killed learner or a full disk: the earlier version keeps serving."""
 
 from __future__ import annotations
 
