@@ -56,15 +56,15 @@ class Size:
 FULL, QUICK = Size(10.0, 50, 20), Size(1.0, 4, 6, 1)
 
 
-def success(found: EnvironmentSpec, policy: str, size: Size) -> dict[str, float] | None:
+def success(spec: EnvironmentSpec, policy: str, size: Size) -> dict[str, float] | None:
     """Play tasks without the server; return success and steps, or None if the environment has no solver."""
-    tasks = found.tasks("train")
+    tasks = spec.tasks("train")
     chosen = [tasks[number * len(tasks) // size.tasks % len(tasks)] for number in range(size.tasks)]
     played = []
     for task in chosen:
-        player: Player = Oracle() if policy == "oracle" else RandomPlayer(f"{found.name}/{task}")
+        player: Player = Oracle() if policy == "oracle" else RandomPlayer(f"{spec.name}/{task}")
         try:
-            played.append(play(found, task, 0, player, 100 if policy == "oracle" else 30, lambda _: None))
+            played.append(play(spec, task, 0, player, 100 if policy == "oracle" else 30, lambda _: None))
         except NotImplementedError:
             return None
     return {
@@ -74,13 +74,13 @@ def success(found: EnvironmentSpec, policy: str, size: Size) -> dict[str, float]
     }
 
 
-def scripts(found: EnvironmentSpec, size: Size) -> list[Script]:
+def scripts(spec: EnvironmentSpec, size: Size) -> list[Script]:
     """Return episodes of random actions that do not end early."""
     made: list[Script] = []
-    tasks = found.tasks("train")
+    tasks = spec.tasks("train")
     for number in range(4 * EPISODES):
         task = tasks[number * 7919 % len(tasks)]
-        environment, rng, actions = found.make(), random.Random(f"{task}/{number}"), list[str]()
+        environment, rng, actions = spec.make(), random.Random(f"{task}/{number}"), list[str]()
         environment.reset(task, number)
         while len(actions) < size.steps:
             actions.append(environment.random(rng))
@@ -92,12 +92,12 @@ def scripts(found: EnvironmentSpec, size: Size) -> list[Script]:
         environment.close()
         if len(made) == EPISODES:
             return made
-    return [Script(script.task, script.seed, script.actions) for script in made] or [_still(found, size)]
+    return [Script(script.task, script.seed, script.actions) for script in made] or [_still(spec, size)]
 
 
-def _still(found: EnvironmentSpec, size: Size) -> Script:
+def _still(spec: EnvironmentSpec, size: Size) -> Script:
     """Return an episode of invalid answers, for environments where random actions always end the episode early."""
-    return Script(found.tasks("train")[0], 0, ["?"] * size.steps)
+    return Script(spec.tasks("train")[0], 0, ["?"] * size.steps)
 
 
 def memory_mib(server: psutil.Process) -> float:

@@ -116,25 +116,25 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="upturn-leaks-") as folder,
         ServerProcess(Path(folder), free_port(), flags, lambda _: None) as server,
     ):
-        found = asyncio.run(leak(server.url, psutil.Process().children()[-1], arguments))
+        figures = asyncio.run(leak(server.url, psutil.Process().children()[-1], arguments))
     well = (
-        found["open_at_the_end"] == 0
-        and found["grown_mib"] < ALLOWED_MIB
-        and found["well_behaved"]["episodes"] > 0
-        and set(found["statuses"]) <= {201, 429}
+        figures["open_at_the_end"] == 0
+        and figures["grown_mib"] < ALLOWED_MIB
+        and figures["well_behaved"]["episodes"] > 0
+        and set(figures["statuses"]) <= {201, 429}
     )
     print(
         f"{machine()}; {arguments.environment}, {arguments.per_minute:g} per minute for {arguments.minutes:g} minutes, "
         f"lease {arguments.lease_s:g} s"
     )
-    memory, behaved = found["memory_mib"], found["well_behaved"]
+    memory, behaved = figures["memory_mib"], figures["well_behaved"]
     print(
-        f"answers {found['statuses']}; open at the end {found['open_at_the_end']}; memory {memory[0]:.0f} to "
+        f"answers {figures['statuses']}; open at the end {figures['open_at_the_end']}; memory {memory[0]:.0f} to "
         f"{memory[-1]:.0f} MiB; the well-behaved agent played {behaved['episodes']} episodes, its slowest step took "
         f"{behaved['slowest_step_ms']:.0f} ms"
     )
     print("passed" if well else "FAILED")
-    print(json.dumps({"machine": machine(), "well": well, **vars(arguments), **found}))
+    print(json.dumps({"machine": machine(), "well": well, **vars(arguments), **figures}))
     return 0 if well else 1
 
 

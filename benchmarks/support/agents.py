@@ -199,17 +199,17 @@ class Agent:
         return given
 
 
-async def _read_stream(response: aiohttp.ClientResponse, given: Given, leave_after: int | None) -> None:
+async def _read_stream(response: aiohttp.ClientResponse, answer: Given, leave_after: int | None) -> None:
     calls: dict[int, dict[str, Any]] = {}
     async for line in response.content:
         if not line.startswith(b"data: {"):
             continue
         chunk = json.loads(line[6:])
         if "error" in chunk:
-            raise RuntimeError(f"turn {given.turn_id}: {chunk['error']}")
+            raise RuntimeError(f"turn {answer.turn_id}: {chunk['error']}")
         for choice in chunk["choices"]:
             delta = choice["delta"]
-            given.message["content"] += delta.get("content") or ""
+            answer.message["content"] += delta.get("content") or ""
             for part in delta.get("tool_calls") or []:
                 call = calls.setdefault(
                     part["index"],
@@ -221,15 +221,15 @@ async def _read_stream(response: aiohttp.ClientResponse, given: Given, leave_aft
                 )
                 call["function"]["arguments"] += part["function"]["arguments"]
             if choice["finish_reason"]:
-                given.tokens = _tokens(choice)
-        given.usage = (chunk.get("usage") or {}).get("completion_tokens", given.usage)
+                answer.tokens = _tokens(choice)
+        answer.usage = (chunk.get("usage") or {}).get("completion_tokens", answer.usage)
         if leave_after is not None and (leave_after := leave_after - 1) <= 0:
             response.close()
             return
-    if given.tokens is None or given.usage is None:
-        raise RuntimeError(f"the stream of turn {given.turn_id} ended too early")
+    if answer.tokens is None or answer.usage is None:
+        raise RuntimeError(f"the stream of turn {answer.turn_id} ended too early")
     if calls:
-        given.message["tool_calls"] = list(calls.values())
+        answer.message["tool_calls"] = list(calls.values())
 
 
 def _tokens(choice: dict[str, Any]) -> list[tuple[str, float]]:

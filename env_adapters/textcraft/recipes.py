@@ -42,7 +42,7 @@ class Book:
 
     def kinds(self, tag: str) -> list[str]:
         """Return the items with a tag that can be crafted."""
-        return sorted(item for item, its in self.tag_of.items() if its == tag and item in self.recipes)
+        return sorted(item for item, tag_name in self.tag_of.items() if tag_name == tag and item in self.recipes)
 
     def matches(self, name: str, ingredient: str) -> bool:
         """Return whether an item may be used for an ingredient."""

@@ -105,9 +105,9 @@ def schema_check(url: str) -> Check:
     try:
         with database.reader.connect() as connection:
             newest = ScriptDirectory.from_config(migrations.config(connection)).get_current_head()
-            found = MigrationContext.configure(connection).get_current_revision()
+            current = MigrationContext.configure(connection).get_current_revision()
     except sa.exc.SQLAlchemyError as error:
         return Check(name, "fail", str(error).splitlines()[0], "name the server's --data-dir or --database-url")
     finally:
         database.close()
-    return judge(name, found == newest, f"revision {found}, the newest is {newest}", advice)
+    return judge(name, current == newest, f"revision {current}, the newest is {newest}", advice)

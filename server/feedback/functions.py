@@ -60,9 +60,9 @@ def load(name: str, spec: str) -> Callable[[EpisodeView], Any]:
     """
     module, _, attribute = spec.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        function = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # A module may raise anything.
         raise SettingsError(f"rewards.functions.{name}: {spec}: {type(error).__name__}: {error}") from error
-    if not callable(found) or inspect.iscoroutinefunction(found):
+    if not callable(function) or inspect.iscoroutinefunction(function):
         raise SettingsError(f"rewards.functions.{name}: {spec} is not a plain function")
-    return found  # type: ignore[no-any-return]
+    return function  # type: ignore[no-any-return]

@@ -99,7 +99,7 @@ class RewardSources:
         with self._database.read() as session:
             rules = read_rules(session)
             own = {row.name: row.set_by for row in session.scalars(sa.select(RewardSourceRow))}
-            given = {
+            totals = {
                 source: (count, mean)
                 for source, count, mean in session.execute(
                     counts if only is None else counts.where(RewardRow.source == only)
@@ -109,11 +109,11 @@ class RewardSources:
             RewardSourceView(
                 name=name,
                 set_by=own.get(name),  # type: ignore[arg-type]
-                count=given.get(name, (0, None))[0],
-                mean=given.get(name, (0, None))[1],
+                count=totals.get(name, (0, None))[0],
+                mean=totals.get(name, (0, None))[1],
                 **rules.of(name).model_dump(),
             )
-            for name in ([only] if only is not None else sorted({*own, *given}))
+            for name in ([only] if only is not None else sorted({*own, *totals}))
         ]
 
     def _of_settings(self, name: str) -> RewardSourceRow:

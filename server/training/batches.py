@@ -179,9 +179,9 @@ class Batches:
 def _find_or_make(session: Session, request: BatchRequest) -> tuple[dict[str, Any], str]:
     """Return the run's config and the id of the step's batch, which is created if needed; the learner holds the run."""
     run = hold(session, request.run_id, request.learner)
-    found = session.scalar(sa.select(BatchRow).where(BatchRow.run_id == request.run_id, BatchRow.step == request.step))
-    if found is None:
-        found = BatchRow(
+    batch = session.scalar(sa.select(BatchRow).where(BatchRow.run_id == request.run_id, BatchRow.step == request.step))
+    if batch is None:
+        batch = BatchRow(
             id=new_id("batch"),
             run_id=request.run_id,
             step=request.step,
@@ -190,8 +190,8 @@ def _find_or_make(session: Session, request: BatchRequest) -> tuple[dict[str, An
             stats={},
             created_at=time.time(),
         )
-        session.add(found)
-    return run.config, found.id
+        session.add(batch)
+    return run.config, batch.id
 
 
 def _record(session: Session, batch_id: str, chosen: Selection) -> None:
@@ -209,7 +209,7 @@ def _record(session: Session, batch_id: str, chosen: Selection) -> None:
         )
 
 
-def _view(batch: BatchRow, play: PlayView | None, found: list[Sample]) -> BatchView:
+def _view(batch: BatchRow, play: PlayView | None, leased: list[Sample]) -> BatchView:
     counts = {"episodes": 0, "groups": 0, "groups_without_variance": 0, "groups_incomplete": 0, "errors": 0}
     means = dict.fromkeys(("success_rate", "mean_reward", "truncated_share", "mean_turns"))
     return BatchView(
@@ -219,6 +219,6 @@ def _view(batch: BatchRow, play: PlayView | None, found: list[Sample]) -> BatchV
         horizon=batch.horizon,
         state=batch.state,  # type: ignore[arg-type]
         play=play,
-        samples=found,
+        samples=leased,
         **{**counts, **means, **batch.stats},
     )

@@ -47,11 +47,11 @@ def tasks_of(plan: PlayPlan) -> dict[str, list[str]]:
     Raises:
         NotFound: unknown environment or split, or a split without tasks.
     """
-    found = {}
+    by_environment = {}
     for name, choice in plan.choices.items():
         listed = choice.tasks or tasks_of_split(name, choice.split or "")
-        found[name] = list(dict.fromkeys(listed))
-    return found
+        by_environment[name] = list(dict.fromkeys(listed))
+    return by_environment
 
 
 def record_of(session: Session, run_id: str, step: int) -> Record:

@@ -116,16 +116,16 @@ def _usable(config: RunConfig, head: int) -> list[sa.SQLColumnExpression[bool]]:
 def _live(plan: LivePlan, run_id: str, now: float) -> sa.Select[EpisodeRow]:
     """Return the query of live episodes that the plan allows and this run has not trained on, newest first."""
     had = sa.select(RunEpisodeRow.episode_id).where(RunEpisodeRow.run_id == run_id)
-    given = sa.select(RewardRow.id).where(RewardRow.episode_id == EpisodeRow.id)
+    external = sa.select(RewardRow.id).where(RewardRow.episode_id == EpisodeRow.id)
     earned = sa.select(StepRow.episode_id).where(StepRow.episode_id == EpisodeRow.id)
     query = sa.select(EpisodeRow).where(
-        EpisodeRow.play_id.is_(None), EpisodeRow.id.not_in(had), sa.or_(given.exists(), earned.exists())
+        EpisodeRow.play_id.is_(None), EpisodeRow.id.not_in(had), sa.or_(external.exists(), earned.exists())
     )
     if plan.sources:
-        given = given.where(RewardRow.source.in_(plan.sources))
-        query = query.where(given.exists())
+        external = external.where(RewardRow.source.in_(plan.sources))
+        query = query.where(external.exists())
     if plan.min_rewards > 0:
-        counted = given.with_only_columns(sa.func.count(RewardRow.id)).scalar_subquery()
+        counted = external.with_only_columns(sa.func.count(RewardRow.id)).scalar_subquery()
         query = query.where(counted >= plan.min_rewards)
     if plan.keys:
         hashes = sa.select(ApiKeyRow.key_hash).where(sa.or_(ApiKeyRow.id.in_(plan.keys), ApiKeyRow.name.in_(plan.keys)))

@@ -41,10 +41,10 @@ async def complete(body: CompletionRequest, conversations: ConversationsOf, call
     if body.stream:
         return sse(conversation, _stream(body, conversations, conversation, await merged(conversation)))
     answers = await conversation.answers()
-    head = _head(conversation, answers[0].version)
+    common = _common_fields(conversation, answers[0].version)
     return JSONResponse(
         {
-            **head,
+            **common,
             "usage": _usage(body, answers),
             "choices": [
                 {
@@ -85,11 +85,11 @@ async def _stream(
     body: CompletionRequest, conversations: Conversations, conversation: Conversation, pieces: Pieces
 ) -> AsyncGenerator[str, None]:
     """Yield chunks of text, then each answer's finish reason."""
-    head = _head(conversation, conversation.turns[0].version)
+    common = _common_fields(conversation, conversation.turns[0].version)
 
     def chunk(index: int, text: str, finish: str | None = None, logprobs: dict[str, Any] | None = None) -> str:
         choice = {"index": index, "text": text, "finish_reason": finish, "logprobs": logprobs}
-        return event({**head, "choices": [choice]})
+        return event({**common, "choices": [choice]})
 
     try:
         async for index, delta in pieces:
@@ -98,13 +98,13 @@ async def _stream(
         for index, answer in enumerate(answers):
             yield chunk(index, "", _end(answer), _logprobs(body, conversations, answer))
         if body.stream_options and body.stream_options.include_usage:
-            yield event({**head, "choices": [], "usage": _usage(body, answers)})
+            yield event({**common, "choices": [], "usage": _usage(body, answers)})
         yield "data: [DONE]\n\n"
     except UpturnError as error:
         yield event(dialect.errors.body(error))
 
 
-def _head(conversation: Conversation, version: int) -> dict[str, Any]:
+def _common_fields(conversation: Conversation, version: int) -> dict[str, Any]:
     return {
         "id": f"cmpl-{conversation.turns[0].id}",
         "object": "text_completion",

@@ -61,10 +61,10 @@ class CompletionRequest(BaseModel):
                 raise BadRequest(f"this server does not support {name!r}", param=name, code="unsupported_parameter")
         ids = [each for each in self.prompt if isinstance(each, int)]
         several = [each for each in self.prompt if not isinstance(each, int)]
-        found: list[str | list[int]] = [self.prompt] if isinstance(self.prompt, str) else [ids] if ids else several
-        if not 1 <= len(found) * (self.n or 1) <= MOST_ANSWERS:
+        chosen: list[str | list[int]] = [self.prompt] if isinstance(self.prompt, str) else [ids] if ids else several
+        if not 1 <= len(chosen) * (self.n or 1) <= MOST_ANSWERS:
             raise BadRequest(f"prompts x n must be between 1 and {MOST_ANSWERS}", param="prompt")
-        return found
+        return chosen
 
     def chat(self, position: int, text: str, ids: list[int]) -> PromptRequest:
         """Return the chat request for the answers to one prompt."""

@@ -70,7 +70,7 @@ async def messages(body: MessagesRequest, conversations: ConversationsOf, call: 
     content = [_content(block, block.text) for block in blocks_of(answer.message, reasoning=body.thinks)]
     return JSONResponse(
         {
-            **_head(conversation, answer.version),
+            **_common_fields(conversation, answer.version),
             "content": content,
             "stop_reason": reason,
             "stop_sequence": sequence,
@@ -96,7 +96,7 @@ async def _stream(
         return event({"type": kind, **fields}, kind)
 
     start = {
-        **_head(conversation, conversation.turns[0].version),
+        **_common_fields(conversation, conversation.turns[0].version),
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
@@ -119,7 +119,7 @@ async def _stream(
         yield event(dialect.errors.body(error), "error")
 
 
-def _head(conversation: Conversation, version: int) -> dict[str, Any]:
+def _common_fields(conversation: Conversation, version: int) -> dict[str, Any]:
     return {
         "id": f"msg_{conversation.turns[0].id}",
         "type": "message",

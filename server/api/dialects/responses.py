@@ -62,12 +62,12 @@ async def respond(body: ResponsesRequest, conversations: ConversationsOf, call: 
     before = await _before(conversations, call, body.previous_response_id)
     conversation = await conversations.begin(call, body.chat(before))
     turn = conversation.turns[0]
-    head = _head(turn.id, f"{conversation.policy}@{turn.version}", time.time(), body)
+    common = _common_fields(turn.id, f"{conversation.policy}@{turn.version}", time.time(), body)
     if body.stream:
-        return sse(conversation, _stream(head, conversation, await merged(conversation)))
+        return sse(conversation, _stream(common, conversation, await merged(conversation)))
     (answer,) = await conversation.answers()
     whole = {
-        **head,
+        **common,
         "model": f"{conversation.policy}@{answer.version}",
         **_ended(turn.id, blocks_of(answer.message), answer.finish_reason, answer.prompt_tokens, len(answer.token_ids)),
     }
@@ -80,7 +80,7 @@ async def get_response(response_id: str, conversations: ConversationsOf, call: C
     past = await _past(conversations, call, response_id)
     turn, first = past.turn, past.messages[0]
     return {
-        **_head(turn.id, f"{conversations.policy}@{turn.policy_version}", turn.created_at),
+        **_common_fields(turn.id, f"{conversations.policy}@{turn.policy_version}", turn.created_at),
         "instructions": first["content"] if first.get("id") == INSTRUCTIONS else None,
         "temperature": turn.temperature,
         **_ended(turn.id, blocks_of(turn.answer), turn.finish_reason, turn.prompt_tokens, turn.completion_tokens),
@@ -103,15 +103,15 @@ async def _past(conversations: Conversations, call: Call, response_id: str) -> P
     return past
 
 
-async def _stream(head: dict[str, Any], conversation: Conversation, pieces: Pieces) -> AsyncGenerator[str, None]:
+async def _stream(common: dict[str, Any], conversation: Conversation, pieces: Pieces) -> AsyncGenerator[str, None]:
     """Yield the events of one response."""
     numbers, turn = count(), conversation.turns[0]
 
     def say(kind: str, **fields: Any) -> str:
         return event({"type": kind, "sequence_number": next(numbers), **fields}, kind)
 
-    yield say("response.created", response=head)
-    yield say("response.in_progress", response=head)
+    yield say("response.created", response=common)
+    yield say("response.in_progress", response=common)
     output: list[Block] = []
     try:
         async for stage, block, text in blocks(pieces):
@@ -134,14 +134,14 @@ async def _stream(head: dict[str, Any], conversation: Conversation, pieces: Piec
                 yield say("response.output_item.done", output_index=block.index, item=_item(turn.id, block))
         (answer,) = await conversation.answers()
         ended = _ended(turn.id, output, answer.finish_reason, answer.prompt_tokens, len(answer.token_ids))
-        whole = {**head, "model": f"{conversation.policy}@{answer.version}", **ended}
+        whole = {**common, "model": f"{conversation.policy}@{answer.version}", **ended}
         yield say(f"response.{ended['status']}", response=whole)
     except UpturnError as error:
         failure = {"code": "server_error", "message": error.message}
-        yield say("response.failed", response={**head, "status": "failed", "error": failure})
+        yield say("response.failed", response={**common, "status": "failed", "error": failure})
 
 
-def _head(turn_id: str, model: str, created_at: float, body: ResponsesRequest | None = None) -> dict[str, Any]:
+def _common_fields(turn_id: str, model: str, created_at: float, body: ResponsesRequest | None = None) -> dict[str, Any]:
     """Return a response at its start, with the fields of its request."""
     asked = body.model_dump(mode="json", by_alias=True, exclude_none=True, include=set(_AS_CREATED)) if body else {}
     return {**_AS_CREATED, **asked, "id": f"{_PREFIX}{turn_id}", "created_at": created_at, "model": model}

@@ -41,7 +41,7 @@ async def merged(conversation: Conversation) -> Pieces:
 def sse(conversation: Conversation, events: AsyncGenerator[str, None]) -> StreamingResponse:
     """Stream events. A client that disconnects abandons the turns, which are recorded as far as they were sampled."""
 
-    async def watched() -> AsyncIterator[str]:
+    async def until_disconnect() -> AsyncIterator[str]:
         finished = False
         try:
             async with aclosing(events):
@@ -52,7 +52,7 @@ def sse(conversation: Conversation, events: AsyncGenerator[str, None]) -> Stream
             if not finished:
                 conversation.leave()
 
-    return StreamingResponse(watched(), media_type="text/event-stream", headers=conversation.headers)
+    return StreamingResponse(until_disconnect(), media_type="text/event-stream", headers=conversation.headers)
 
 
 def event(body: dict[str, Any], name: str | None = None) -> str:

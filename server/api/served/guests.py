@@ -198,8 +198,8 @@ async def tasks_of(environment: str, *splits: str) -> list[str]:
     """
 
     def read() -> list[str]:
-        found = find_environment(environment)
-        return [task for split in splits for task in found.tasks(split)]
+        spec = find_environment(environment)
+        return [task for split in splits for task in spec.tasks(split)]
 
     return await asyncio.to_thread(read)
 

@@ -51,14 +51,14 @@ def retrieve(body: RetrieveRequest, environment: str = "search") -> RetrieveResu
     if asked is None or (body.queries is not None and body.query is not None):
         raise BadRequest("exactly one of query and queries is required", param="queries")
     try:
-        found = environment_spec(environment)
+        definition = environment_spec(environment)
     except UnknownTask as error:
         raise NotFound(str(error.args[0]), param="environment", code="environment_not_found") from error
-    if not isinstance(found, Search):
+    if not isinstance(definition, Search):
         raise BadRequest(f"environment {environment!r} has no passages to search", param="environment")
     queries = [asked] if isinstance(asked, str) else asked
     try:
-        hits = [found.retriever.search(query, body.topk or 3) for query in queries]
+        hits = [definition.retriever.search(query, body.topk or 3) for query in queries]
     except EnvironmentFailure as error:
         raise EnvironmentFailed(f"{environment}: {error}") from error
     return RetrieveResult(result=[[_shown(hit, scored=body.return_scores) for hit in each] for each in hits])
