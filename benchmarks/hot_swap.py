@@ -48,7 +48,7 @@ Kind = Literal["full", "adapter"]
 async def through_the_server(
     kind: Kind, base: Path, folder: Path, at_once: int, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Swap under load; return what the clients measured."""
+    """Swap under load; return the clients' measurements."""
     data = folder / "data"
     versions = await asyncio.to_thread(Versions.write, kind, base, data / "learner", SETS)
     flags = [

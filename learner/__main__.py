@@ -49,7 +49,7 @@ def _options(
 @app.command(
     help="Claim training runs from the server, train them, and publish each new version.",
     short_help="Train the runs that wait on the server.",
-    epilog="The API key is read from UPTURN_KEY. SIGTERM or Ctrl-C gives the batch back and exits.",
+    epilog="The API key is read from UPTURN_KEY. SIGTERM or Ctrl-C returns the batch and exits.",
 )
 def run(
     server: Annotated[str, typer.Option(metavar="URL", help="Address of the server: http://127.0.0.1:8000.")],
@@ -139,7 +139,9 @@ def launch(
     ] = 1,
     meet: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Where several machines meet: one of them, and a free port there."),
+        typer.Option(
+            metavar="HOST:PORT", help="Where several machines meet: one machine's address and a free port there."
+        ),
     ] = None,
     job: Annotated[
         str,
@@ -152,7 +154,7 @@ def launch(
     if machines > 1 and meet is None:
         raise typer.BadParameter("several machines need --meet HOST:PORT")
     group = typer.main.get_group(app)
-    group.commands["run"].make_context(f"{PROGRAM} run", list(context.args))  # refuses what they would refuse
+    group.commands["run"].make_context(f"{PROGRAM} run", list(context.args))  # refuses what the processes would refuse
     _require_torch()
     from learner.parallel.launch import launch_processes
 

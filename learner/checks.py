@@ -1,6 +1,6 @@
 """Checks of a batch before any weight changes.
 
-Each error is one line that says what to do. A run that meets one ends as failed with that line as its reason.
+Each error is one line that says what to do. The run then ends as failed with that line as its reason.
 `model/fit.py` checks the model's directory and the machine's memory in the same way.
 """
 

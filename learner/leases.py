@@ -1,4 +1,4 @@
-"""What the learner holds on the server for a limited time: a run, kept by heartbeats, and the batch of a step."""
+"""The learner's leases on the server: a run, kept by heartbeats, and the batch of a learner step."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Heartbeat:
 
 @contextlib.contextmanager
 def leased(client: FirstProcessClient, request: BatchRequest, heartbeat: Heartbeat) -> Iterator[BatchView]:
-    """Lease a batch, waiting until it is gathered; give it back if the `with` block is interrupted."""
+    """Lease a batch, waiting until it is gathered; return it if the `with` block is interrupted."""
     batch = client.lease_batch(request, on_progress=lambda _: heartbeat.check_here())
     try:
         yield batch

@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 def do_next_run(server: Client, settings: LearnerSettings) -> RunView | None:
     """Claim a run, train it to its end, and return it in its final state; None if no run waits.
 
-    A run that fails is ended with its reason, and the error is raised. A lost run is left alone. An interrupt gives the
-    batch back and leaves the run for whoever claims it next.
+    A run that fails is ended with its reason, and the error is raised. A lost run is left alone. An interrupt returns
+    the batch and leaves the run for the next learner that claims it.
     """
     client = FirstProcessClient(server)
     run = client.claim_run(RunClaim(learner=settings.learner, run_id=settings.run))
@@ -164,7 +164,7 @@ def _server_is_away(error: Exception) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the reason that a run ends with: the message alone if the error is made for that."""
+    """Return the reason that a run ends with: only the message if the error's class is meant for users."""
     plain = isinstance(error, BadInput | RunStopped | ProcessFailed)
     return (str(error) if plain else f"{type(error).__name__}: {error}")[:10_000]
 

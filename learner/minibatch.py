@@ -54,7 +54,7 @@ class Minibatch:
         self.rows = [row.to(policy.device) for row in packed if len(row.target)]
         """The rows of this process."""
         self._missing = max(distributed.gathered(len(self.rows))) - len(self.rows)
-        """Passes that train nothing: every process must gather the weights as often as the others do."""
+        """Passes that train nothing: all processes must gather the weights equally often."""
         self.passes: list[NoGradPass] | None = None
         """Results of `no_grad_pass` for this process's samples; None before it."""
         self._policy = policy

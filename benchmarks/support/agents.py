@@ -1,6 +1,6 @@
 """Agents with tools, streams, broken connections and retries, as in production.
 
-Used by `exactness.py`. Each keeps what it received, and knows where it changed the history that it sends.
+Used by `exactness.py`. Each keeps the answers it received, and notes where it changed the history that it sends.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The server, and what it supports."""
+    """The server and its capabilities."""
 
     http: aiohttp.ClientSession
     url: str
@@ -68,7 +68,7 @@ class Server:
 
 
 class Agent:
-    """One agent, in what it considers one episode."""
+    """One agent in one conversation, which it considers one episode."""
 
     def __init__(self, server: Server, number: int) -> None:
         self._server = server

@@ -1,4 +1,4 @@
-"""Continuous streams and what they observe: pauses between chunks, versions, failures.
+"""Continuous streams and their observations: pauses between chunks, versions, failures.
 
 Used by `hot_swap.py` and `training_latency.py`.
 """

@@ -1,4 +1,4 @@
-"""A page as text, and its elements that can be acted on."""
+"""A page as text, and the elements that actions can use."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class Threaded:
                 raise
 
     async def _close_late(self) -> None:
-        """Close an environment after a timeout. Errors are only logged: the timeout is what the caller gets."""
+        """Close an environment after a timeout. Errors are only logged: the caller gets the timeout."""
         try:
             await self._workers.call(self._environment.close, self._limit_s)
         except Exception as error:

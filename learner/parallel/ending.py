@@ -19,7 +19,7 @@ class ProcessFailed(Exception):
 
 
 class ProcessGone(BaseException):
-    """Another process was stopped or lost: leave the run unfinished, for whoever continues it."""
+    """Another process was stopped or lost: leave the run unfinished, for the learner that continues it."""
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class FirstProcessClient:
             self._client.end_run(run_id, RunEnd(learner=learner, state="failed", reason=reason))
 
     def return_batch(self, batch: BatchView, learner: str) -> None:
-        """Give a batch back if the server can be reached. Other processes do nothing, and may be gone."""
+        """Return a batch if the server can be reached. Other processes do nothing, and may be gone."""
         if not is_first():
             return
         try:

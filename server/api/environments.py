@@ -55,7 +55,7 @@ def list_tasks(
 
 
 def _described(name: str) -> EnvironmentView:
-    """Describe an environment; one that cannot be loaded is listed with the reason. May read files."""
+    """Describe an environment, or give the reason why it cannot be loaded. May read files."""
     try:
         environment = environment_spec(name)
         return EnvironmentView(

@@ -1,6 +1,6 @@
 """API keys over REST: create, list, revoke; erase or trace all episodes that a key opened.
 
-The id `me` stands for the caller's own key, even on a server that requires no keys and therefore knows none.
+The id `me` stands for the caller's own key, even on a server that requires no keys and stores none.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Openings:
         """Open an episode.
 
         Args:
-            body: what to open.
+            body: the request.
             owner_hash: SHA-256 of the caller's key, which will own the episode.
             disconnected: returns whether the caller has disconnected, which is checked once the environment is ready.
 

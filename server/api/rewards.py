@@ -1,4 +1,4 @@
-"""Rewards over REST: reward an episode, set how sources count, and see how scorers do."""
+"""Rewards over REST: reward an episode, set the rules of sources, and list scorers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def reward(
 
 @router.get("/reward-sources", tags=["feedback"], dependencies=[needs("admin")])
 async def list_reward_sources(sources: SourcesOf) -> RewardSourceList:
-    """List the sources of rewards, what they gave, and how they count."""
+    """List the sources of rewards with their rules and totals."""
     return RewardSourceList(data=await sources.views())
 
 

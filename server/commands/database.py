@@ -1,4 +1,4 @@
-"""Opens the database for commands that need nothing else of the server."""
+"""Opens the database for commands that use no other part of the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sources of settings, and what each refuses: TOML file < environment < flags."""
+"""The sources of settings, each of which refuses unknown names: TOML file < environment < flags."""
 
 from __future__ import annotations
 

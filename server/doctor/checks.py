@@ -103,7 +103,7 @@ def model_checks(base: Path, renderer: str = "auto", name: str = "") -> Iterator
 def _renderer_figure(renderer: Renderer) -> str:
     family = renderer.family
     if family.writer is not None:
-        return f"the family {family.name}, which writes what the chat template writes"
+        return f"the family {family.name}, which writes the same ids as the chat template"
     if family.name == HERMES.name:
         return "the chat template; calls are JSON in <tool_call> tags"
     return f"the chat template; calls are in the form of the family {family.name}"

@@ -144,7 +144,7 @@ class Plays:
                 del self._running[play.id]
 
     async def _play_episode(self, play: Play, environment: str, task: str, copy: int) -> None:
-        """Play one episode to completion. Its own failure is recorded in its row and stops nothing else."""
+        """Play one episode to completion. A failure is recorded in its row and stops no other episode."""
         request = play.request
         async with self._slots:
             try:

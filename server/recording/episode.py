@@ -1,4 +1,4 @@
-"""One open episode in memory: its counters, its recorded conversations, and the rules about what may still happen.
+"""One open episode in memory: its counters, its recorded conversations, and the rules for further turns and steps.
 
 The database rows are the truth; an episode that is not in memory is restored from them (`restore.py`).
 """
@@ -46,7 +46,7 @@ class Episode:
     purpose: str
     trainable: bool
     turns: int = 0
-    """Turns that count against the horizon, those in progress included."""
+    """Turns that count against the horizon, including turns in progress."""
     next_index: int = 0
     """Index of the next answer; a turn with several answers uses several."""
     steps: int = 0

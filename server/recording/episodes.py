@@ -55,9 +55,9 @@ class Episodes:
         anyone learns of the episode.
 
         Args:
-            request: what to open.
+            request: the request to open it.
             policy_version: version that the episode is opened on.
-            horizon: largest number of turns.
+            horizon: maximum number of turns.
             play_id: the play that the episode belongs to.
             purpose: what the episode is played for; an `evaluation` is never trained on.
             owner_hash: SHA-256 of the API key that opens it.

@@ -33,7 +33,7 @@ def render_prompt(
     Args:
         renderer: turns messages into token ids.
         episode: holds the recorded conversations.
-        request: what to render.
+        request: the request to render.
         whole_ids: [T] the rendering of the whole conversation, if the caller has it already.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What one chat request asks of the policy, whichever API dialect or player it comes from."""
+"""A chat request to the policy, from any API dialect or player."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from server.rendering.tool_calls import CALL_CLOSE, call_schema
 
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
-    """One chat request: the conversation, and how to sample and read its answers."""
+    """One chat request: the conversation, and how to sample and parse its answers."""
 
     messages: list[dict[str, Any]]
     sampling: SamplingParams

@@ -45,7 +45,7 @@ class Turns:
 
         Args:
             episode: where the turns belong.
-            request: what to answer.
+            request: the request to answer.
             version: policy version that begins to sample.
             whole_ids: [T] what `check` returned, for an episode that has no recorded turns.
 
@@ -149,7 +149,7 @@ class Turns:
         await asyncio.gather(*self._running, return_exceptions=True)
 
     def _check_engine(self, request: TurnRequest) -> None:
-        """Refuse what the engine cannot answer now, or at all."""
+        """Refuse a request that the engine cannot answer now, or at all."""
         if not self._engine.available:
             raise EngineError("the engine is starting; try again in a moment")
         if (request.call is not None or request.sampling.json_schema is not None) and not self._engine.constrains:

@@ -1,8 +1,8 @@
 """Chooses the model family for a model, and checks the choice against the model's own chat template.
 
-A wrong match would be worse than none, so a model's name only decides which family is tried first. A family that writes
-prompts is chosen only if it writes the same ids as the template for every conversation below, and continues recorded
-ids with the same ones.
+A wrong match would be worse than no match, so a model's name only decides which family is tried first. A family that
+writes prompts is chosen only if it writes the same ids as the template for every conversation below, and continues
+recorded ids with the same ones.
 """
 
 from __future__ import annotations

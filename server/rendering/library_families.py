@@ -132,7 +132,7 @@ class LibraryWriter:
     ) -> list[int] | None:
         """Return the ids after the recorded ids; see `PromptWriter`.
 
-        Thoughts stay as they were sampled, even where the template would drop them.
+        Sampled thoughts stay unchanged, even if the template would drop them.
         """
         renderer = self._renderer(options)
         answer_start = renderer.last_answer(recorded)
@@ -143,7 +143,7 @@ class LibraryWriter:
             bridged = renderer.library.bridge_to_next_turn(
                 recorded[:answer_start], recorded[answer_start:], new, tools=list(tools) or None
             )
-        except _REJECTIONS:  # Rendering the whole conversation then reports what is wrong with it.
+        except _REJECTIONS:  # Rendering the whole conversation then reports the error.
             return None
         if bridged is None or bridged.token_ids[: len(recorded)] != recorded:
             return None
@@ -169,7 +169,7 @@ class LibraryWriter:
             raise unknown_options(unknown, self._options)
         config_class = type(self._config)
         try:
-            try:  # The record holds thoughts as they were sampled, so a continuation keeps them.
+            try:  # The record holds the sampled thoughts, so a continuation keeps them.
                 config = config_class(thinking_retention="all", **options)
             except ValidationError:  # The options ask for thoughts to be dropped.
                 config = config_class(**options)

@@ -83,7 +83,7 @@ class PromptWriter(Protocol):
 
     @property
     def template_options(self) -> Options:
-        """Options with which the chat template must write what this writer does by default."""
+        """Options with which the chat template must write the same ids as this writer does by default."""
 
     def prompt(self, messages: Messages, tools: Tools, options: Options) -> list[int]:
         """Return the ids of a whole conversation, ready for the assistant's answer.

@@ -21,7 +21,7 @@ MARKS = frozenset({CALL_OPEN, CALL_CLOSE, THINK_OPEN, THINK_CLOSE})
 Messages = Sequence[dict[str, Any]]
 Tools = Sequence[dict[str, Any]]
 Options = Mapping[str, Any]
-"""A request's `chat_template_kwargs`: what the chat template gets in addition to messages and tools."""
+"""A request's `chat_template_kwargs`: variables for the chat template in addition to messages and tools."""
 NO_OPTIONS: Options = MappingProxyType({})
 
 _INTRODUCTION = (

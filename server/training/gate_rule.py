@@ -94,7 +94,7 @@ def decide(rule: GateSettings, compared: Comparison, objections: Sequence[str] =
 
     Args:
         rule: the bounds of the objections.
-        compared: what was measured; may be empty if the comparison failed.
+        compared: the results of both versions; may be empty if the comparison failed.
         objections: reasons against promotion that are already known, such as a failed comparison.
     """
     gains = {name: pair.gains for name, pair in compared.pairs.items() if pair.gains}

@@ -1,7 +1,7 @@
 """The live-reward watch: roll back a promoted version that earns less, and decide on a canary (step 14).
 
-The ledger says what to watch: the row that approved the champion if it is a promotion, and the newest row if it is a
-canary. Every few seconds all rewards since then are read and compared from the first one, so a restart loses nothing.
+The ledger names the watched rows: the row that approved the champion if it is a promotion, and the newest row if it is
+a canary. Every few seconds all rewards since then are read and compared from the first one, so a restart loses nothing.
 `regression.py` decides what counts as worse, `server/versions/champion.py` acts on it.
 """
 

@@ -84,7 +84,7 @@ def slower_answers(evidence: GateEvidence, rule: GateSettings) -> Iterator[str]:
 
 @objection
 def nothing_measured(evidence: GateEvidence, _: GateSettings) -> Iterator[str]:
-    """There is no comparison, and no other reason for that is known."""
+    """There is no comparison, and no other objection explains why."""
     if not evidence.environments and not evidence.objections:
         yield "nothing was measured"
 

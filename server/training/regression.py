@@ -61,9 +61,9 @@ def compare(
 
 
 def min_pairs_to_detect(rule: WatchSettings) -> int | None:
-    """Return after how many pairs rewards of always `low` count as worse than rewards of always `high`.
+    """Return the number of pairs after which constant rewards of `low` count as worse than constant ones of `high`.
 
-    None if `MAX_EPISODES` pairs are too few even for that.
+    None if even `MAX_EPISODES` pairs are too few.
     """
     evidence = compare(
         rule.model_copy(update={"min_episodes": 1}), (0, [rule.high] * MAX_EPISODES), (0, [rule.low] * MAX_EPISODES)

@@ -33,7 +33,7 @@ ENDED = (
 
 @dataclass(slots=True)
 class Selection:
-    """The episodes of a batch, and counts of what was left out."""
+    """The episodes of a batch, and counts of the episodes left out."""
 
     episode_ids: list[str] = field(default_factory=list)
     rewards: dict[str, float] = field(default_factory=dict)
@@ -104,7 +104,7 @@ def select(
 
 
 def _usable(config: RunConfig, head: int) -> list[sa.SQLColumnExpression[bool]]:
-    """Return the conditions on each episode, whoever played it."""
+    """Return the conditions on each episode, played or live."""
     turns = sa.select(TurnRow.id).where(TurnRow.episode_id == EpisodeRow.id)
     conditions = [*ENDED, EpisodeRow.status != "error", turns.exists()]
     if not config.traits.off_policy:  # The policy itself sampled every turn; a demonstration has no version.

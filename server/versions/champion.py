@@ -1,7 +1,7 @@
 """Which version is the champion: promotion and rollback by hand, the gate, canary and watch (steps 13, 14).
 
-Each change loads what is to serve, then records the change in the ledger, then moves the pointers: a crash in between
-leaves either the old champion or the recorded one serving.
+Each change loads the version that will serve, then records the change in the ledger, then moves the pointers: a crash
+in between leaves either the old champion or the recorded one serving.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ async def start(parts: Parts, own_url: Callable[[], str] | None) -> None:
     """Start the parts: first recover from a crash, then let versions serve, then start the background work.
 
     Args:
-        parts: the parts; if one fails to start, the others are left for `close`.
+        parts: the parts; if one fails to start, `close` still closes all of them.
         own_url: returns the URL at which a learner finds this server.
     """
     await parts.episodes.fail_interrupted()

@@ -223,7 +223,7 @@ def test_a_killed_process_ends_the_others_with_a_clear_message_and_a_stop_return
                 output, _ = process.communicate(timeout=20)
             finally:
                 leave.set()
-    assert server.run.state == "running", output  # for whoever claims it next
+    assert server.run.state == "running", output  # for the next learner that claims it
     assert [ack["state"] for _, ack in server.acks] == ["returned"], output
     assert "Traceback" not in output
     if how == "kill":

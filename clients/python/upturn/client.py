@@ -66,7 +66,7 @@ class Client(Transport):
     """Every operation of a server. `Transport` documents the constructor."""
 
     def ready(self) -> ServerView:
-        """Return what the server serves; waits while its engine starts."""
+        """Return the server's description; waits while its engine starts."""
         return self._get("/readyz", ServerView)
 
     # ------------------------------------------------------------------------------- environments and episodes
@@ -210,7 +210,7 @@ class Client(Transport):
         return self._post(f"/v1/runs/{run_id}/resume", None, RunView, repeatable=True)
 
     def schedule(self) -> ScheduleView:
-        """Return the triggers that start runs, and what each is waiting for."""
+        """Return the triggers that start runs, each with the condition it waits for."""
         return self._get("/v1/schedule", ScheduleView)
 
     def add_trigger(self, name: str, trigger: Trigger) -> TriggerView:

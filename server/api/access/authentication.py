@@ -1,4 +1,4 @@
-"""Authentication: the middleware that every request passes, and the dependencies that declare what a route requires.
+"""Authentication: the middleware that every request passes, and the dependencies that declare a route's requirements.
 
 The middleware runs before the body is read. It finds the key's caller and counts the request against the key's limits
 until the last byte of the answer has been sent. Routes then require a scope (`needs`) or the caller's own episode

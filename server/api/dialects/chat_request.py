@@ -1,4 +1,4 @@
-"""OpenAI's chat request, and what it asks of the policy. Other dialects are translated into it."""
+"""OpenAI's chat request, and its translation into a `TurnRequest`. Other dialects are translated into it."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class ChatRequest(BaseModel):
     """Extra variables for the model's chat template, such as `{"enable_thinking": false}`."""
 
     def ask(self, context_tokens: int, *, owner: str, digest: str, idempotency_key: str | None = None) -> TurnRequest:
-        """Return what the request asks of the policy.
+        """Return the equivalent `TurnRequest`.
 
         Raises:
             BadRequest: the request uses an unsupported feature, or its fields contradict each other.

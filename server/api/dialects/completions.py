@@ -61,7 +61,7 @@ async def complete(body: CompletionRequest, conversations: ConversationsOf, call
 
 
 async def _begin(body: CompletionRequest, conversations: Conversations, call: Call) -> Prompts:
-    """Start to answer all prompts; if one fails, abandon the others."""
+    """Start answering all prompts; if one fails, abandon the others."""
     tokenizer = conversations.tokenizer
     turns = []
     for position, prompt in enumerate(body.prompts()):

@@ -25,7 +25,7 @@ class PromptRequest(ChatRequest):
     """Index of the prompt in its request, so that equal prompts are distinct requests."""
 
     def ask(self, context_tokens: int, **who: Any) -> TurnRequest:
-        """Return what the request asks of the policy: the prompt's ids are the whole prompt."""
+        """Return the `TurnRequest` whose whole prompt is these ids."""
         return replace(super().ask(context_tokens, **who), prompt_ids=self.prompt_ids)
 
 

@@ -85,7 +85,7 @@ class Conversations:
         return self.renderer.tokenizer
 
     async def begin(self, call: Call, body: ChatRequest) -> Conversation:
-        """Start to answer a request, or find the answers to an earlier copy of it.
+        """Start answering a request, or find the answers to an earlier copy of it.
 
         Raises:
             UpturnError: the request is wrong, its episode takes no more turns, or the server cannot answer now.

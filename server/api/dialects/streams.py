@@ -39,7 +39,7 @@ async def merged(conversation: Conversation) -> Pieces:
 
 
 def sse(conversation: Conversation, events: AsyncGenerator[str, None]) -> StreamingResponse:
-    """Stream events. A client that disconnects abandons the turns, which are recorded as far as they were sampled."""
+    """Stream events. A disconnected client abandons the turns, which are recorded as far as they were sampled."""
 
     async def until_disconnect() -> AsyncIterator[str]:
         finished = False

@@ -1,6 +1,6 @@
 """Guests: clients of foreign protocols, each with at most one open episode.
 
-This is what all protocols share. A task opens an episode (never trained on, its steps recorded) that has a lease and
+All protocols share this module. A task opens an episode (never trained on, its steps recorded) that has a lease and
 counts against the capacity like any other; the next task and the guest's departure close it. Guests of protocols
 without connections (HTTP) are kept by name, up to a limit; beyond it the least recently used guest is dismissed. The
 protocols and their errors are in the modules next to this one.

@@ -1,4 +1,4 @@
-"""How rewards from outside count, and what scorers and judges decided."""
+"""The rules of external rewards, and the outcomes of scorers and judges."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Which runs start, pause and resume now: decided on the rows of triggers and runs, in one transaction.
 
-The rows stay locked until the commit: of several servers on one database one decides, and the others see its decision.
+The rows stay locked until the commit: if several servers share a database, one decides, and the others see its
+decision.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ MIN_REPORTED_WAIT_S = 60.0  # A trigger that waited less to start its run does n
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What triggers count. Counted before the decision, so that the writer thread does not have to."""
+    """The counts that triggers wait for, read before the decision to keep that work off the writer thread."""
 
     scored: dict[str, tuple[float | None, int]]
     """By episodes trigger: the firing after which episodes were counted, and the number of newly scored episodes."""
@@ -38,7 +39,7 @@ class Activity:
 
 
 def count_activity(session: Session) -> Activity:
-    """Count what the triggers wait for."""
+    """Read the counts that the triggers wait for."""
     triggers = {row.name: (row, read_trigger(row.rule)) for row in session.scalars(sa.select(TriggerRow)).all()}
     idle = any(idle_s(trigger) is not None for _, trigger in triggers.values())
     return Activity(

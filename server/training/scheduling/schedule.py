@@ -1,8 +1,8 @@
 """The schedule: runs start by request, or by triggers within windows of the day.
 
-Rows of triggers say what is due and what was started, so servers that share a database start one run, and a trigger
-that was missed while all of them were down starts one run. `check` does all the work; a background task calls it on
-time. `dispatch.py` decides, `triggers.py` computes times.
+Rows of triggers record which are due and which runs they started, so servers that share a database start one run, and a
+trigger that was missed while all of them were down starts one run. `check` does all the work; a background task calls
+it on time. `dispatch.py` decides, `triggers.py` computes times.
 """
 
 from __future__ import annotations

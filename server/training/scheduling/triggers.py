@@ -1,6 +1,6 @@
 """Triggers as pure functions: validation, the next time, and a description. No tables.
 
-APScheduler's triggers compute the times. `schedule.py` and `dispatch.py` keep in the database what is due.
+APScheduler's triggers compute the times. `schedule.py` and `dispatch.py` keep the due triggers in the database.
 """
 
 from __future__ import annotations

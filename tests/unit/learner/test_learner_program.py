@@ -81,7 +81,7 @@ def test_sigterm_during_a_learner_step_returns_the_batch_and_exits_with_code_0(t
             process.stdout.close()
     assert process.returncode == 0, output
     assert [(ack["state"], ack["learner"]) for _, ack in server.acks] == [("returned", "me")]
-    assert server.run.state == "running"  # for whoever claims it next
+    assert server.run.state == "running"  # for the next learner that claims it
     assert "stopped by SIGTERM" in output
     assert "Traceback" not in output
 

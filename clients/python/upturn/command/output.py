@@ -1,4 +1,4 @@
-"""What the client's subcommands print: aligned columns for people, JSON for programs."""
+"""Output of the client's subcommands: aligned columns for people, JSON for programs."""
 
 from __future__ import annotations
 

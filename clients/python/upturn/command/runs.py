@@ -134,7 +134,7 @@ def read_config(file: Path) -> RunConfig:
 
 
 def _mistake(kind: str, place: tuple[int | str, ...], message: str) -> str:
-    """Return what is wrong with a setting, with a suggestion for an unknown one."""
+    """Describe the error in a setting, with a suggestion for an unknown setting."""
     name = ".".join(map(str, place))
     if kind != "extra_forbidden":
         return f"{name}: {message}"
@@ -149,7 +149,7 @@ def run_line(run: RunView) -> str:
 
 
 def step_line(run: RunView, step: RunStep) -> str:
-    """Return what a learner step showed in one line."""
+    """Return the results of a learner step in one line."""
     version = "no version" if step.policy_version is None else f"@{step.policy_version}"
     success, reward, loss = (step.metrics.get(name, math.nan) for name in ("success_rate", "mean_reward", "loss"))
     return (

@@ -1,4 +1,4 @@
-"""`upturn status`: what a server serves, and the runs it is working on."""
+"""`upturn status`: a server's model and versions, and the runs in progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def status(
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a server serves: model, champion, head, and the runs in progress."""
+    """Show a server's model, champion, head, and the runs in progress."""
     with connect(url or server, key) as client:
         ready = client.ready()
         if as_json:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlgorithmTraits:
-    """What an algorithm learns from, and what it needs to compute credit."""
+    """The episodes that an algorithm learns from, and its inputs for computing credit."""
 
     groups: Literal["required", "optional", "ignored"] = "ignored"
     """Whether an episode is compared with the other episodes of its group; `optional` compares it if it has a group."""

@@ -1,4 +1,4 @@
-"""API keys, and privacy: which learner steps trained on an episode or a key's episodes, and what was erased."""
+"""API keys, and privacy: learner steps that trained on an episode or a key's episodes, and counts of erased ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run trains on: the tasks that the server plays for it, and the live episodes that it selects."""
+"""The training data of a run: the tasks that the server plays for it, and the live episodes that it selects."""
 
 from __future__ import annotations
 

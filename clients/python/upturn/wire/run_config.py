@@ -187,7 +187,7 @@ class RunConfig(Message):
 
     @property
     def traits(self) -> AlgorithmTraits:
-        """What the algorithm learns from and needs.
+        """The traits of the algorithm.
 
         Raises:
             ValueError: the algorithm is not registered.

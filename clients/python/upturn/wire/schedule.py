@@ -1,4 +1,4 @@
-"""The schedule: triggers that start training runs, and what each trigger waits for."""
+"""The schedule: triggers that start training runs, and the condition that each waits for."""
 
 from __future__ import annotations
 
