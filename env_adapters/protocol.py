@@ -32,7 +32,8 @@ class Reset:
     """The start of an episode."""
 
     messages: list[dict[str, str]]
-    """Chat messages (`role`, `content`): instructions and the first observation. The last message is the user's."""
+    """Chat messages (`role`, `content`): instructions and the first observation. The last message has the role
+    `user`."""
     info: dict[str, Any] = field(default_factory=dict)
 
 

@@ -25,7 +25,7 @@ def check_batch(samples: Sequence[Sample], config: RunConfig, vocabulary: int) -
 
     Args:
         samples: [S] the batch.
-        config: the run's.
+        config: the run's config.
         vocabulary: number of token ids that the model knows.
 
     Raises:

@@ -22,7 +22,7 @@ def check_mismatch(mismatch_kl: float, guards: Guards) -> None:
 
     Args:
         mismatch_kl: mean over the tokens of a batch or minibatch, in nats.
-        guards: the run's.
+        guards: the run's guards.
 
     Raises:
         RunStopped: the mean is above the bound.
@@ -40,7 +40,7 @@ def check_collapse(steps: Sequence[RunStep], guards: Guards) -> None:
 
     Args:
         steps: the run's finished steps, oldest first.
-        guards: the run's.
+        guards: the run's guards.
 
     Raises:
         RunStopped: a figure was beyond its bound for `patience` steps in a row.

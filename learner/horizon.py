@@ -30,7 +30,7 @@ def horizon_at(schedule: HorizonSchedule, step: int, recorded: Sequence[RunStep]
     """Return the horizon of global learner step `step`, counted from 0.
 
     Args:
-        schedule: the run's.
+        schedule: the run's schedule.
         step: global learner step.
         recorded: all finished steps before it, oldest first; only an adaptive schedule reads them.
 
@@ -55,7 +55,7 @@ def stage_at(schedule: AdaptiveHorizon, step: int, recorded: Sequence[RunStep]) 
     figure are skipped.
 
     Args:
-        schedule: the run's.
+        schedule: the run's schedule.
         step: global learner step, from 0.
         recorded: all finished steps before it, oldest first.
 

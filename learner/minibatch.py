@@ -35,7 +35,7 @@ class Minibatch:
         samples: [S] samples of all processes, in the order of their credit.
         policy: the weights to train.
         reference: None if the algorithm needs no reference.
-        config: the run's.
+        config: the run's config.
         limits: bounds of a packed row.
     """
 

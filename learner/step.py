@@ -49,7 +49,7 @@ class Trainer:
 
     Args:
         policy: the weights to train.
-        config: the run's.
+        config: the run's config.
         max_row_tokens: nodes in a packed row; None chooses by device.
     """
 

@@ -45,7 +45,7 @@ def samples(episodes: list[dict[str, Any]]) -> list[Sample]:
 
 
 def as_sampled(given: list[Sample], policy: Policy, config: RunConfig, max_row_tokens: int) -> list[Sample]:
-    """Return the samples with the policy's logprobs as the engine's, so that all importance weights are 1."""
+    """Return the samples with the policy's logprobs as engine logprobs, so that all importance weights are 1."""
     seen = Minibatch(given, policy, None, config, policy.row_limits(max_row_tokens)).no_grad_pass()
     found = []
     for sample, one in zip(given, seen, strict=True):

@@ -81,7 +81,7 @@ class Question:
     task: str
     text: str
     answers: tuple[str, ...]
-    """All correct answers; the first one is the oracle's."""
+    """All correct answers; the oracle gives the first one."""
     supports: tuple[Support, ...]
     split: str
 

@@ -1,7 +1,7 @@
 """The text of an uncompiled TextWorld game: rooms, objects and the inventory in words, and matching commands.
 
-The package has such texts only in compiled games; this project writes them from the same facts. The rules are the
-package's.
+The package has such texts only in compiled games; this project writes them from the same facts. The rules come from the
+package.
 """
 
 from __future__ import annotations

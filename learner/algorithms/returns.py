@@ -1,4 +1,4 @@
-"""Returns: an episode's reward is on its last sampled token, and reaches every earlier sampled token from there.
+"""Returns: an episode's reward is on its last sampled token, from which it reaches every earlier sampled token.
 
 Observations lie between an agent's turns. They carry no reward and are not steps: returns run over the *sampled* tokens
 only, so an episode that ends with an observation loses nothing. (AgentGym-RL puts the reward on the last token, an

@@ -75,12 +75,13 @@ def check_model(directory: Path, config: RunConfig, device: torch.device) -> Non
 
 
 def needed_bytes(parameters: int, stored_bytes: int, config: RunConfig) -> int:
-    """Return the memory that training takes before any batch: weights, gradients, two moments, a reference's copy.
+    """Return the memory that training takes before any batch: weights, gradients, two moments, a copy for the
+    reference.
 
     Args:
         parameters: the model's number of parameters.
         stored_bytes: size of its files.
-        config: the run's. An adapter's own share is left out: it is small compared with its base.
+        config: the run's config. An adapter's own share is left out: it is small compared with its base.
     """
     if config.kind == "adapter":
         return stored_bytes

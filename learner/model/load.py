@@ -21,7 +21,7 @@ def load_policy(directory: Path, adapter: Path | None, config: RunConfig, device
     Args:
         directory: full weights.
         adapter: an adapter on them. A run that trains adapters continues to train it; otherwise it is merged.
-        config: the run's; `kind`, `lora_rank`, `lora_alpha` and `seed` matter here.
+        config: the run's config; `kind`, `lora_rank`, `lora_alpha` and `seed` matter here.
         device: the device to train on.
 
     Raises:

@@ -149,7 +149,7 @@ class Policy:
 
     @contextlib.contextmanager
     def holding(self, weights: dict[str, Tensor]) -> Iterator[None]:
-        """Compute with other trained weights inside the `with` block: a reference's, or weights to publish.
+        """Compute with other trained weights inside the `with` block: a reference's weights, or weights to publish.
 
         Args:
             weights: a tensor for each name in `trainable()`.

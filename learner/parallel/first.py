@@ -60,7 +60,7 @@ class FirstProcessClient:
         """Lease a batch, waiting until the server has gathered it.
 
         Args:
-            request: the step's.
+            request: the request for the step's batch.
             on_progress: called in process 0 with each answer; raising from it ends the wait.
         """
         return from_first(self._client.lease_batch, request, on_progress)

@@ -44,7 +44,7 @@ class Answer:
         """Keys and values of all ids except the last; None: compute them again."""
         self.generator: torch.Generator | None = None
         self.wanted = True
-        """Somebody still reads the answer."""
+        """A reader still waits for the answer."""
 
 
 class Worker:

@@ -97,7 +97,7 @@ class VllmWeights:
             await self._add(adapter)
 
     def serve(self) -> None:
-        """Let requests in after `restore`."""
+        """Admit requests after `restore`."""
         assert self.full is not None
         self.versions = frozenset({self.full.version, *self.adapters})
         self.settled.set()

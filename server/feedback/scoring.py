@@ -120,7 +120,7 @@ class Scoring:
             recorded = await self._writer.write(lambda session: self._record(session, episode_id, outcome))
         except NotFound:
             return  # Erased in the meantime.
-        except Exception as error:  # A database failure is not the scorer's: the episode stays due.
+        except Exception as error:  # A database failure is not a failure of the scorer: the episode stays due.
             log.error("%s cannot record %s and retries: %s", self.scorer.name, episode_id, error)
             self._since, self._not_before = 0.0, self._clock() + CHECK_S
             return

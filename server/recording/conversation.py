@@ -27,7 +27,7 @@ def read_conversation(database: Database, turn_id: str, *, owner: str, episode_i
     """Return a turn with its conversation, or None if it does not exist or belongs to another caller.
 
     Args:
-        database: where to look.
+        database: the database to read.
         turn_id: the turn.
         owner: SHA-256 of the caller's key; the episodes that it opened are the caller's.
         episode_id: the episode that the caller names; it counts as the caller's too.

@@ -63,7 +63,7 @@ class Episode:
     unwritten: dict[str, Any] | None = None
     """The episode's row until it is handed to the writer."""
     opening: asyncio.Future[None] | None = None
-    """The write of the row, until somebody has awaited it."""
+    """The write of the row, until it has been awaited."""
     write: Callable[[Episode], asyncio.Future[None]] | None = None
     """Hands the row to the writer."""
 

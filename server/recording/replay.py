@@ -28,7 +28,7 @@ def find_recorded(
     """Return the recorded answers to a request, in order; empty if the request is new.
 
     Args:
-        database: where to search.
+        database: the database to search.
         digest: SHA-256 of the request.
         key: its idempotency key. Without one, the digest identifies the request, for `RETRY_S`.
         owner: SHA-256 of the caller's key; it limits the search if the request names no episode.

@@ -55,7 +55,7 @@ def find_live_episode(database: Database, owner_hash: str, hashes: list[str]) ->
     """Return the open live episode of a key that has recorded the longest beginning of a conversation.
 
     Args:
-        database: where to search.
+        database: the database to search.
         owner_hash: SHA-256 of the key.
         hashes: chain hashes of the conversation's beginnings, shortest first.
     """

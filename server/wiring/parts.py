@@ -84,7 +84,7 @@ async def build(settings: Settings, *, learns: bool) -> Parts:
     Raises:
         SettingsError: the settings contradict each other, or name something that cannot be loaded.
     """
-    # The ground: may take long, so it runs in threads.
+    # The foundation: may take long, so it runs in threads.
     check_settings(settings.watch, settings.canary)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     data_dir = settings.data_dir.absolute()

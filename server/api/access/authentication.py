@@ -60,7 +60,7 @@ class Authentication:
 
 
 def key_of(headers: Headers) -> str:
-    """Return a request's key from OpenAI's header or else Anthropic's; empty if it has neither."""
+    """Return a request's key from OpenAI's header, otherwise from Anthropic's; empty without either."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     return key if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 

@@ -129,7 +129,9 @@ class ChatRequest(BaseModel):
     chat_template_kwargs: dict[str, Any] | None = Field(default=None, max_length=32)
     """Extra variables for the model's chat template, such as `{"enable_thinking": false}`."""
 
-    def ask(self, context_tokens: int, *, owner: str, digest: str, idempotency_key: str | None = None) -> TurnRequest:
+    def turn_request(
+        self, context_tokens: int, *, owner: str, digest: str, idempotency_key: str | None = None
+    ) -> TurnRequest:
         """Return the equivalent `TurnRequest`.
 
         Raises:

@@ -24,9 +24,9 @@ class PromptRequest(ChatRequest):
     position: int
     """Index of the prompt in its request, so that equal prompts are distinct requests."""
 
-    def ask(self, context_tokens: int, **who: Any) -> TurnRequest:
+    def turn_request(self, context_tokens: int, **call: Any) -> TurnRequest:
         """Return the `TurnRequest` whose whole prompt is these ids."""
-        return replace(super().ask(context_tokens, **who), prompt_ids=self.prompt_ids)
+        return replace(super().turn_request(context_tokens, **call), prompt_ids=self.prompt_ids)
 
 
 class CompletionRequest(BaseModel):

@@ -95,12 +95,12 @@ class Conversations:
             digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
         except ValueError as error:  # A lone surrogate, or hundreds of levels of nesting.
             raise BadRequest("the body contains a value that JSON cannot represent") from error
-        ask = body.ask(
+        request = body.turn_request(
             self.engine.context_tokens, owner=call.owner, digest=digest, idempotency_key=call.idempotency_key
         )
-        turns = await self._retried(call, ask)
+        turns = await self._retried(call, request)
         if not turns:
-            turns = await self._take_turns(call, body, ask)
+            turns = await self._take_turns(call, body, request)
             self.shadow.offer(turns)
         return Conversation(self.policy, turns)
 
@@ -120,8 +120,8 @@ class Conversations:
         Raises:
             BadRequest: the request is wrong.
         """
-        ask = body.ask(self.engine.context_tokens, owner="", digest="")
-        return len(self.renderer.prompt(ask.messages, ask.tools, ask.template_options))
+        request = body.turn_request(self.engine.context_tokens, owner="", digest="")
+        return len(self.renderer.prompt(request.messages, request.tools, request.template_options))
 
     async def past(self, call: Call, turn_id: str) -> Past | None:
         """Return a recorded turn of the caller with the conversation before it; None if the caller has no such turn."""
@@ -133,59 +133,61 @@ class Conversations:
         """Return one token's text."""
         return self.turns.text_of(token_id)
 
-    async def _retried(self, call: Call, ask: TurnRequest) -> list[Turn]:
+    async def _retried(self, call: Call, request: TurnRequest) -> list[Turn]:
         """Return the turns, recorded or in progress, of an earlier copy of this request by the same caller."""
         if not call.retry and call.idempotency_key is None:
             return []
-        if turns := self.turns.in_progress(ask):
+        if turns := self.turns.in_progress(request):
             return turns
         return self.turns.again(
             await asyncio.to_thread(
                 find_recorded,
                 self.database,
-                digest=ask.digest,
+                digest=request.digest,
                 key=call.idempotency_key,
-                owner=ask.owner,
+                owner=request.owner,
                 episode_id=call.named,
             )
         )
 
-    async def _take_turns(self, call: Call, body: ChatRequest, ask: TurnRequest) -> list[Turn]:
+    async def _take_turns(self, call: Call, body: ChatRequest, request: TurnRequest) -> list[Turn]:
         """Start new turns in the named episode, in the episode of this conversation, or in a new one."""
-        episode_id = call.named or await find_episode(self.episodes, call.owner, ask.messages, ask.frame)
+        episode_id = call.named or await find_episode(self.episodes, call.owner, request.messages, request.frame)
         if episode_id is None:
-            return await self._in_new_episode(call, body, ask)
+            return await self._in_new_episode(call, body, request)
         episode = await self.episodes.get(episode_id)
         if not call.trains:
             await self.episodes.never_train(episode)
         await self.residency.load_on_demand(body.model, episode.policy_version)
         version = self.pointers.for_episode(episode, body.model, self.engine)
         try:
-            return self.turns.begin(episode, ask, version)
+            return self.turns.begin(episode, request, version)
         except HorizonReached:
             if not episode.answering:  # Its last turns may still be on their way to the database.
                 await self.episodes.end(episode, "truncated", reason="horizon")
             if call.named is not None:
                 raise
         # An agent that does not know about episodes continues in a new one.
-        return await self._in_new_episode(call, body, ask)
+        return await self._in_new_episode(call, body, request)
 
-    async def _in_new_episode(self, call: Call, body: ChatRequest, ask: TurnRequest) -> list[Turn]:
+    async def _in_new_episode(self, call: Call, body: ChatRequest, request: TurnRequest) -> list[Turn]:
         """Check that the request can be answered, open an episode for it, and start its turns."""
         await self.residency.load_on_demand(body.model)
         episode_id = new_id("ep")
-        version = self.pointers.for_new_episode(body.model, self.engine, episode_id=episode_id, owner_hash=ask.owner)
-        ids = self.turns.check(ask)
+        version = self.pointers.for_new_episode(
+            body.model, self.engine, episode_id=episode_id, owner_hash=request.owner
+        )
+        ids = self.turns.check(request)
         episode, _ = await self.episodes.open(
             EpisodeOpen(trainable=call.trains),
             policy_version=version,
-            owner_hash=ask.owner,
+            owner_hash=request.owner,
             horizon=self.default_horizon,
             episode_id=episode_id,
         )
-        if not ask.whole:  # A stream names its episode before its turn is durable.
+        if not request.whole:  # A stream names its episode before its turn is durable.
             episode.begin_writing()
-        return self.turns.begin(episode, ask, version, ids)
+        return self.turns.begin(episode, request, version, ids)
 
 
 ConversationsOf = Annotated[Conversations, service(Conversations)]

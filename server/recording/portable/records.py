@@ -45,7 +45,7 @@ class Record(BaseModel):
 
 
 class SpanRecord(Record):
-    """Consecutive tokens of a turn: its prompt's, or those sampled by one policy version."""
+    """Consecutive tokens of a turn: its prompt's tokens, or tokens sampled by one policy version."""
 
     tokens: Annotated[Int, Field(ge=0)]
     sampled: bool

@@ -23,7 +23,7 @@ from upturn.wire import EpisodesTrigger, RunConfig, Trigger
 
 log = logging.getLogger("upturn.schedule")
 WINDOW_CLOSED = "the window has closed"
-"""Reason of a run that a window paused. Rows hold it: never change it."""
+"""Reason of a run that a window paused. Stored in rows: never change it."""
 TRIGGER_CHARS = 100  # Length of `run.trigger`.
 MIN_REPORTED_WAIT_S = 60.0  # A trigger that waited less to start its run does not report it.
 

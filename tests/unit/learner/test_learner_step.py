@@ -15,7 +15,7 @@ LARGE_STEPS = OptimizerConfig(lr=1e-3)
 
 
 def on_policy(policy, samples):
-    """Return the samples with the policy's own logprobs as the engine's, as from a float32 engine."""
+    """Return the samples with the policy's own logprobs as engine logprobs, as from a float32 engine."""
     own = []
     for one in samples:
         logprobs = [0.0] * len(one.token_ids)

@@ -68,7 +68,7 @@ class EnvironmentEvidence(Message):
     tasks: int
     """Tasks on which both versions have a verdict."""
     gain: Interval | None
-    """Candidate's success rate minus champion's, mean over tasks."""
+    """The candidate's success rate minus the champion's, mean over tasks."""
     champion: Figures
     candidate: Figures
 
