@@ -75,8 +75,7 @@ def check_model(directory: Path, config: RunConfig, device: torch.device) -> Non
 
 
 def needed_bytes(parameters: int, stored_bytes: int, config: RunConfig) -> int:
-    """Return the memory that training takes before any batch: weights, gradients, two moments, a copy for the
-    reference.
+    """Return the memory that training takes before any batch: weights, gradients, two moments, a reference.
 
     Args:
         parameters: the model's number of parameters.

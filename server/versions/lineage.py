@@ -60,7 +60,6 @@ def _ancestors(session: Session, row: PolicyVersionRow) -> list[PolicyVersionRow
 
 
 def _steps(row: PolicyVersionRow, parent: PolicyVersionRow | None) -> list[sa.ColumnElement[bool]]:
-    """Return conditions for the batches that trained a version: batches of its run, after the parent's batch if the
-    parent is of the same run."""
+    """Return conditions for the batches that trained a version: its run's batches after its parent in the same run."""
     since = parent.step if parent is not None and parent.run_id == row.run_id and parent.step is not None else -1
     return [BatchRow.run_id == row.run_id, BatchRow.step.between(since + 1, -1 if row.step is None else row.step)]
