@@ -176,7 +176,7 @@ async def swap_during_an_answer(bench: Bench) -> list[Piece]:
     return await answer
 
 
-async def test_a_swap_during_an_answer_shows_in_its_versions(bench: Bench) -> None:
+async def test_a_swap_during_an_answer_appears_in_the_answers_versions(bench: Bench) -> None:
     for _ in range(5):  # On a stalled machine the swap may miss the answer.
         pieces = await swap_during_an_answer(bench)
         ids, logprobs, versions = joined(pieces)

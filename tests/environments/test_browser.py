@@ -39,7 +39,7 @@ def gone(pids: list[int]) -> bool:
 
 
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "game.close()", "raise SystemExit(0)"])
-def test_no_process_outlives_the_one_that_started_it(end: str) -> None:
+def test_no_browser_process_outlives_the_process_that_started_it(end: str) -> None:
     done = subprocess.run([sys.executable, "-c", OPENED + end], cwd=ROOT, capture_output=True, text=True, timeout=60)
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) >= 3

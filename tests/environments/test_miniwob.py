@@ -129,7 +129,7 @@ def test_a_random_player_only_takes_possible_actions() -> None:
     assert valid == steps
 
 
-def test_a_page_reaches_nothing_but_its_own_files() -> None:
+def test_a_page_can_only_load_its_own_files() -> None:
     game = play("click-test")
     tried = "fetch('http://127.0.0.1:9/').then(() => 'reached', () => 'refused')"
     page = game._tab._window.page  # type: ignore[union-attr]

@@ -151,7 +151,7 @@ def test_doing_more_than_the_task_says_fails(more: str) -> None:
     ("quantity", "shipping", "success"),
     [("1", "Express (next day)", True), ("2", "Express (next day)", False), ("1", "Pickup point", False)],
 )
-def test_an_order_must_match_the_wanted_one(quantity: str, shipping: str, success: bool) -> None:
+def test_an_order_must_match_the_requested_order(quantity: str, shipping: str, success: bool) -> None:
     game = begun(
         next(
             task

@@ -131,7 +131,7 @@ def test_system_messages_are_carried_over_but_instructions_are_not(live: Live) -
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_response_cut_by_its_length_is_incomplete(live: Live, stream: bool) -> None:
+def test_a_response_that_reaches_its_length_limit_is_incomplete(live: Live, stream: bool) -> None:
     api = live.openai()
     if stream:
         answer = list(api.responses.create(model="policy", input="Hi", max_output_tokens=5, stream=True))[-1].response

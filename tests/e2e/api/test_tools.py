@@ -89,7 +89,7 @@ def test_tool_choice_none_shows_calls_as_text(talkative: Live) -> None:
     assert PARIS in answer.message.content
 
 
-def test_different_tools_are_a_different_conversation(talkative: Live) -> None:
+def test_different_tools_start_a_different_conversation(talkative: Live) -> None:
     opened = talkative.client.open_episode(EpisodeOpen())
     api = talkative.openai(key=opened.key)
     first = api.chat.completions.create(model="policy", messages=ASK).choices[0].message
@@ -100,7 +100,7 @@ def test_different_tools_are_a_different_conversation(talkative: Live) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_several_answers_are_several_turns_and_the_chosen_one_continues(live: Live, stream: bool) -> None:
+def test_several_answers_are_several_turns_and_the_chosen_answer_continues(live: Live, stream: bool) -> None:
     opened = live.client.open_episode(EpisodeOpen(horizon=2))
     api = live.openai(key=opened.key)
     answer = api.chat.completions.create(model="policy", messages=ASK, n=3, stream=stream, seed=1)
@@ -178,7 +178,7 @@ def test_an_idempotency_key_stands_for_one_request(live: Live) -> None:
     assert other.id != first.id, "idempotency keys are separate for each caller"
 
 
-def test_an_equal_request_without_a_retry_mark_is_another_turn(live: Live) -> None:
+def test_an_equal_request_without_a_retry_mark_is_a_new_turn(live: Live) -> None:
     api = live.openai()
     assert (
         api.chat.completions.create(model="policy", messages=ASK).id

@@ -95,7 +95,7 @@ def test_a_candidate_that_wins_with_bad_tool_calls_or_slow_answers_is_rejected(t
         assert figures.champion.latency_ms and figures.candidate.latency_ms
 
 
-def test_a_run_that_did_not_end_well_is_undone_without_an_evaluation(tmp_path: Path) -> None:
+def test_a_failed_run_is_undone_without_an_evaluation(tmp_path: Path) -> None:
     with served(tmp_path) as live:
         assert trained(live, "win", state="failed").gate == "rejected"
         newest = live.client.promotions().data[0]
@@ -104,7 +104,7 @@ def test_a_run_that_did_not_end_well_is_undone_without_an_evaluation(tmp_path: P
         assert says(live) == ("add 1", "policy@0")
 
 
-def test_a_run_that_published_nothing_has_nothing_to_decide(tmp_path: Path) -> None:
+def test_a_run_that_published_no_version_needs_no_decision(tmp_path: Path) -> None:
     with served(tmp_path) as live:
         run = begin(live.client)
         live.client.cancel_run(run.id)

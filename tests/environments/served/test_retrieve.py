@@ -33,7 +33,7 @@ def ask(live: Live, path: str = "/retrieve", **body: Any) -> Any:
     return answer.json()["result"]
 
 
-def test_one_query_and_several_are_answered_in_order(live: Live) -> None:
+def test_one_or_several_queries_are_answered_in_order(live: Live) -> None:
     one = ask(live, query="Zambia capital", topk=2, return_scores=True)
     assert [len(passages) for passages in one] == [2]
     assert one[0][0]["document"]["contents"].startswith('"Zambia: Capital"\nname: Lusaka')

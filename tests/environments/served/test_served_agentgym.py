@@ -83,7 +83,7 @@ def test_the_next_task_or_a_departure_closes_the_previous_tasks_episode(live: Li
     until(lambda: live.parts.environments.health.open == 0, "an environment is still open")
 
 
-def test_too_many_guests_evict_the_least_recently_used_one(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_guests_evict_the_least_recently_used_guest(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guests, "KEPT", 2)
     one, two = (agentgym(live, "create")["id"] for _ in range(2))
     for ident in (two, one):

@@ -96,7 +96,7 @@ def test_a_browser_page_from_another_site_cannot_play(live: Live) -> None:
         assert ask(socket, "reset", seed=1)["type"] == "observation"
 
 
-def test_openenv_describes_itself(live: Live) -> None:
+def test_the_openenv_routes_describe_the_environment(live: Live) -> None:
     schema = live.http.get("/openenv/textcraft/schema").json()
     assert schema["action"]["required"] == ["message"]
     assert schema["observation"]["properties"]["message"]["type"] == "string"

@@ -117,7 +117,7 @@ def test_returns_are_normalized_over_all_tokens_of_the_batch(returns):
     assert torch.cat(normalized_over_batch(tensors)).tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_each_sampled_token_counts_the_turns_after_its_own():
+def test_each_sampled_token_counts_the_turns_after_its_own_turn():
     two = sample([1, 2, 3, 4, 9, 5, 9], [0, 0, 1, 1, 0, 1, 0])
     assert turns_after(two).tolist() == [1, 1, 0]
     broken = sample([1, 2, 3, 4, 9, 5], [0, 1, 1, 1, 0, 1], logprobs=[0.0, -1.0, float("nan"), -1.0, 0.0, -1.0])

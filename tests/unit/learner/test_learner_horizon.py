@@ -8,7 +8,7 @@ from learner.horizon import PRESETS, STAYED, SUCCESS_STOPPED_RISING, TOO_MANY_TR
 from upturn.wire import AdaptiveHorizon, FixedHorizon, RunStep, StepwiseHorizon
 
 
-def test_stepwise_advances_after_exactly_every_steps_and_keeps_the_last_round():
+def test_a_stepwise_horizon_advances_after_exactly_every_steps_and_keeps_the_last_round():
     schedule = StepwiseHorizon(rounds=[10, 20, 30], every=100)
     assert [horizon_at(schedule, step) for step in (0, 99, 100, 199, 200, 299, 10_000)] == [10, 10, 20, 20, 30, 30, 30]
 
@@ -46,7 +46,7 @@ def horizons(schedule, steps):
     return [horizon_at(schedule, step, steps) for step in range(len(steps) + 1)]
 
 
-def test_adaptive_advances_when_success_stops_rising_and_judges_each_stage_by_its_own_steps():
+def test_an_adaptive_horizon_advances_when_success_stops_rising_and_judges_each_stage_by_its_own_steps():
     schedule = AdaptiveHorizon(rounds=[5, 10, 20], window=2, min_gain=0.05)
     rising = recorded(*[(s, 0.0) for s in (0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.3, 0.3, 0.0, 0.0)])
     assert horizons(schedule, rising) == [5, 5, 5, 5, 5, 5, 5, 10, 10, 10, 10]
@@ -54,14 +54,14 @@ def test_adaptive_advances_when_success_stops_rising_and_judges_each_stage_by_it
     assert stage_at(schedule, 8, rising) == (1, STAYED)
 
 
-def test_adaptive_advances_when_too_many_episodes_are_truncated():
+def test_an_adaptive_horizon_advances_when_too_many_episodes_are_truncated():
     schedule = AdaptiveHorizon(rounds=[5, 10], window=2, max_truncated=0.5)
     cut = recorded((0.1, 0.4), (0.2, 0.5), (0.3, 0.6), (0.4, 0.6))
     assert horizons(schedule, cut) == [5, 5, 5, 10, 10]
     assert stage_at(schedule, 3, cut) == (1, TOO_MANY_TRUNCATED)
 
 
-def test_adaptive_never_leaves_the_last_stage_and_skips_steps_without_a_figure():
+def test_an_adaptive_horizon_never_leaves_the_last_stage_and_skips_steps_without_a_figure():
     schedule = AdaptiveHorizon(rounds=[5, 10], window=1, min_gain=0.1)
     flat = recorded(*[(0.5, 0.0)] * 8)
     assert horizons(schedule, flat)[-1] == 10
@@ -69,7 +69,7 @@ def test_adaptive_never_leaves_the_last_stage_and_skips_steps_without_a_figure()
     assert horizons(schedule, flat)[:4] == [5, 5, 5, 10]
 
 
-def test_adaptive_depends_only_on_the_record_and_refuses_an_incomplete_one():
+def test_an_adaptive_horizon_depends_only_on_the_record_and_refuses_an_incomplete_one():
     schedule = AdaptiveHorizon(rounds=[5, 10, 20], window=1, min_gain=0.1)
     steps = recorded(*[(0.1 * (i % 3), 0.0) for i in range(12)])
     assert horizons(schedule, steps) == [horizon_at(schedule, n, steps[:n]) for n in range(13)]

@@ -70,7 +70,7 @@ def test_the_importance_weight_is_truncated_from_above_only():
     assert float(out.capped_sum) == 1
 
 
-def test_the_clip_stops_a_move_that_went_far_enough_but_never_a_move_back():
+def test_the_clip_stops_moves_beyond_its_range_but_never_moves_back_into_it():
     far = math.log(1.5)
     out, gradient = loss_of([far, far], [0.0, 0.0], [0.0, 0.0], [1.0, -1.0])
     assert gradient.tolist() == pytest.approx([0.0, 1.5 / 2])

@@ -92,7 +92,7 @@ def test_the_built_in_table_is_immutable_and_every_line_has_its_folder() -> None
     assert all(module == f"env_adapters.{name}.spec" for name, module in BUILT_IN.items())
 
 
-def test_the_server_lists_opens_and_plays_it(live: Live) -> None:
+def test_the_server_lists_opens_and_plays_the_new_environment(live: Live) -> None:
     assert "backwards" in [view["name"] for view in live.http.get("/v1/environments").json()["data"]]
     assert live.client.tasks("backwards", "test").tasks == ["mug"]
     episode = live.client.open_episode(EpisodeOpen(environment="backwards", task="mug"))

@@ -50,6 +50,6 @@ def test_an_objection_added_by_a_test_is_removed_afterwards() -> None:
     assert evidence.promoted and evidence.objections == []
 
 
-def test_every_objection_says_what_it_objects_to() -> None:
+def test_every_objection_has_a_docstring() -> None:
     assert len(OBJECTIONS) >= 9
     assert all(function.__doc__ for function in OBJECTIONS)

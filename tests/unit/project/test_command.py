@@ -282,7 +282,7 @@ def test_status_policies_and_runs_show_a_server(live: Live, capsys: pytest.Captu
     assert capsys.readouterr().out == "no run is queued or running\n"
 
 
-def test_a_run_starts_from_a_file_and_a_mistake_in_it_starts_none(
+def test_a_run_starts_from_a_file_and_a_file_with_a_mistake_starts_none(
     live: Live, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UPTURN_SERVER", live.url)

@@ -74,7 +74,7 @@ def test_every_router_reaches_its_listed_services_only(tmp_path: Path) -> None:
         ("from server.settings", set()),
     ],
 )
-def test_no_module_of_the_api_goes_around_its_declared_services(way: str, allowed: set[str]) -> None:
+def test_no_module_of_the_api_bypasses_its_declared_services(way: str, allowed: set[str]) -> None:
     assert {str(path.relative_to(API)) for path in API.rglob("*.py") if way in path.read_text()} == allowed
 
 

@@ -163,7 +163,7 @@ def test_recorded_ids_continue_exactly_with_tools_and_thoughts(renderers: dict[s
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_an_answer_cut_by_its_length_gets_its_end_of_turn(renderers: dict[str, Renderer], name: str) -> None:
+def test_an_answer_cut_off_at_its_length_limit_gets_an_end_of_turn(renderers: dict[str, Renderer], name: str) -> None:
     renderer = renderers[name]
     prompt = renderer.prompt(ASK)
     close = renderer.tokenizer.encode("</think>") if renderer.parser(prompt).in_thoughts else []
@@ -255,7 +255,7 @@ def test_a_family_can_be_requested_or_switched_off(tmp_path: Path) -> None:
         load_renderer(directory, "qwen17")
 
 
-def test_every_registered_family_has_a_name_of_its_own() -> None:
+def test_every_registered_family_has_a_unique_name() -> None:
     names = [family.name for module in MODULES for family in import_module(module).FAMILIES]
     assert list(model_families()) == names and names[0] == "template"
 
@@ -267,7 +267,7 @@ def test_only_a_family_with_json_calls_supports_a_forced_call(renderers: dict[st
 
 
 @pytest.mark.parametrize("source", ["auto", "template"])
-def test_options_of_the_template_reach_it_and_unknown_ones_are_refused(tmp_path: Path, source: str) -> None:
+def test_template_options_reach_the_template_and_unknown_options_are_refused(tmp_path: Path, source: str) -> None:
     renderer = load_renderer(make_family_model(tmp_path, FAMILIES["qwen3"]), source)
     off = {"enable_thinking": False}
     asked, whole = renderer.prompt(ASK, (), off), renderer.prompt(ASK)
@@ -286,13 +286,13 @@ def test_an_invalid_value_of_an_option_is_refused(renderers: dict[str, Renderer]
         renderers["qwen3"].prompt(ASK, (), {"enable_thinking": ["no"]})
 
 
-def test_different_options_are_a_different_conversation() -> None:
+def test_different_template_options_start_a_different_conversation() -> None:
     asks = [TurnRequest(ASK, None, template_options=options) for options in ({}, {"enable_thinking": False})]
     assert chain_hashes(ASK, asks[0].frame) == chain_hashes(ASK)
     assert chain_hashes(ASK, asks[1].frame) != chain_hashes(ASK)
 
 
-def test_text_that_spells_a_special_token_is_not_that_token(renderers: dict[str, Renderer]) -> None:
+def test_text_that_spells_a_special_token_does_not_become_that_token(renderers: dict[str, Renderer]) -> None:
     tokenizer = renderers["qwen3"].tokenizer
     assert isinstance(tokenizer, FileTokenizer)
     spelled = [i for char in "<tool_call>" for i in tokenizer.encode(char)]

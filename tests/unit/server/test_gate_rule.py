@@ -69,14 +69,14 @@ def test_noise_is_promoted_about_as_rarely_as_the_confidence_allows(seed: int) -
     assert won <= 4
 
 
-def test_a_loss_beyond_the_margin_in_one_environment_rejects_whatever_the_others_gained() -> None:
+def test_a_loss_beyond_the_margin_in_one_environment_rejects_despite_gains_in_others() -> None:
     won, lost = (measured(0.0), measured(1.0)), (measured(1.0), measured([1.0] * 18 + [0.0] * 2))
     promoted, why = judged(a=won, b=won, c=lost)
     assert not promoted and why == ["c: success changed by -0.100, the allowed fall is 0.05"]
     assert judged(GateSettings(margin=0.2), a=won, b=won, c=lost) == (True, [])
 
 
-def test_every_environment_has_the_same_weight_however_many_tasks_it_has() -> None:
+def test_every_environment_has_the_same_weight_for_any_number_of_tasks() -> None:
     few, many = [1.0] * 10, [0.0] * 1000
     assert bootstrap([few, many], 0.95, 0)[0].mean == 0.5
 
@@ -102,7 +102,7 @@ def test_the_interval_equals_that_of_drawing_task_after_task() -> None:
     assert bootstrap([gains], 0.9, 0) == bootstrap([gains], 0.9, 0)
 
 
-def test_episodes_without_a_verdict_are_not_losses_but_too_many_of_them_reject() -> None:
+def test_episodes_without_a_verdict_are_not_losses_but_too_many_reject_the_candidate() -> None:
     won = measured(1.0)
     some = Measured("eval", {**won.verdicts, "task 0": []}, won.episodes, 1, 0)
     assert judged(a=(measured(0.0), some)) == (True, [])
@@ -153,14 +153,14 @@ def test_invalid_steps_the_kl_and_the_entropy_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("objections", [[], ["a: 9 tasks have a verdict on both versions, 10 are needed"]])
-def test_evidence_recorded_without_the_decision_loads_and_gets_it_from_its_objections(objections: list[str]) -> None:
+def test_evidence_recorded_without_a_decision_derives_it_from_its_objections(objections: list[str]) -> None:
     stored = decide(RULE, Comparison(1, 2, 10, 0, {}, {})).model_dump(mode="json") | {"objections": objections}
     del stored["promoted"]
     for loaded in (ledger.EVIDENCE.validate_python(stored), GateEvidence.model_validate_json(json.dumps(stored))):
         assert isinstance(loaded, GateEvidence) and loaded.promoted is (not objections)
 
 
-def test_recorded_evidence_on_live_rewards_loads_too() -> None:
+def test_recorded_evidence_on_live_rewards_still_loads() -> None:
     evidence = compare(WatchSettings(), (1, [1.0] * 30), (2, [0.0] * 30))
     assert evidence is not None
     assert ledger.EVIDENCE.validate_python(evidence.model_dump(mode="json")) == evidence

@@ -23,7 +23,7 @@ from server.settings import Settings
         ("0.0.0.0", "required", True),
     ],
 )
-def test_keys_are_required_unless_only_this_machine_can_call(host: str, keys: str, required: bool) -> None:
+def test_keys_are_required_unless_the_server_listens_on_loopback_only(host: str, keys: str, required: bool) -> None:
     assert Settings.load(["--host", host, "--keys", keys]).keys_required is required
 
 

@@ -51,7 +51,7 @@ def test_recorded_ids_plus_the_continuation_are_the_whole_conversation(directory
     assert first + answer + rest == renderer.prompt(CONVERSATION)
 
 
-def test_an_answer_without_its_end_of_turn_gets_one() -> None:
+def test_a_missing_end_of_turn_is_added_to_an_answer() -> None:
     template = chat_template()
     rest = template.continuation(CONVERSATION, 3, ord("o"))
     assert rest is not None and rest[0] == template.end_ids[0]

@@ -189,7 +189,7 @@ def test_the_group_baseline_takes_groups_with_different_rewards_and_ungrouped_li
     assert record.chosen("reinforce_pp_baseline")[0] == ["a", "b", "live"]
 
 
-def test_agent_evol_takes_episodes_above_the_threshold_whoever_sampled_them(record: Record) -> None:
+def test_agent_evol_takes_episodes_above_the_threshold_from_any_author(record: Record) -> None:
     record.episode("half", 0.5, version=0)
     record.episode("none", 0.0)
     record.episode("shown", 1.0, version=None)
@@ -198,7 +198,7 @@ def test_agent_evol_takes_episodes_above_the_threshold_whoever_sampled_them(reco
     assert record.chosen("agent_evol", evol_threshold=0.99)[0] == ["shown", "whole"]
 
 
-def test_sft_takes_successes(record: Record) -> None:
+def test_sft_takes_successful_episodes(record: Record) -> None:
     record.episode("won", 0.5, success=True)
     record.episode("lost", 0.5, success=False)
     record.episode("liked", 0.5)

@@ -93,7 +93,7 @@ def test_sqlite_writes_ahead_enforces_foreign_keys_and_syncs_each_commit(databas
     assert read == {"journal_mode": "wal", "foreign_keys": 1, "synchronous": 2}
 
 
-def test_failed_work_is_rolled_back_alone(database: Database, writer: Writer) -> None:
+def test_failed_work_is_rolled_back_without_the_rest_of_its_group(database: Database, writer: Writer) -> None:
     def fails(session: Session) -> None:
         session.add(play("bad"))
         session.flush()

@@ -173,7 +173,7 @@ def test_cron_counts_weekdays_from_sunday_and_follows_its_time_zone() -> None:
     assert nexts("0 3 * * */3") == ["Wed 03 03:00", "Sat 06 03:00", "Sun 07 03:00"]
 
 
-def test_a_repeated_time_is_due_once_and_a_skipped_time_an_hour_later() -> None:
+def test_a_repeated_time_is_due_once_and_a_skipped_time_is_due_an_hour_later() -> None:
     def count(cron: str, day: datetime) -> int:
         trigger = CronTrigger(kind="cron", cron=cron, timezone="Europe/Berlin")
         found, end = next_time(trigger, 0.0, day.timestamp()), day.timestamp() + 24 * HOUR

@@ -20,7 +20,7 @@ def open_minutes(window: str, start: str, hours: int = 24) -> int:
     return sum(windows.open_at(begin + timedelta(minutes=minute).total_seconds()) for minute in range(hours * 60))
 
 
-def test_without_windows_it_is_always_open() -> None:
+def test_a_schedule_without_windows_is_always_open() -> None:
     always = Windows([])
     assert always.open_at(0.0) and always.opens_at(0.0) is None and always.next_change(0.0) is None
     assert not always.closed_since(0.0, 1e9)
