@@ -90,7 +90,7 @@ def leased(client: FirstProcessClient, request: BatchRequest, heartbeat: Heartbe
     try:
         yield batch
     except RunLost:
-        raise  # the server has taken back the batch together with the run
+        raise  # the server has revoked the batch together with the run
     except BaseException:
         client.return_batch(batch, request.learner)
         raise

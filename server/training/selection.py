@@ -1,4 +1,4 @@
-"""Which episodes a batch takes: properly ended, rewarded, trainable, fresh, and in complete groups (step 6).
+"""Selects a batch's episodes: properly ended, rewarded, trainable, fresh, and in complete groups (step 6).
 
 SQL decides about each episode by itself; this module then compares the episodes of each group. What an algorithm learns
 from is in its traits (`upturn.wire.ALGORITHMS`).
