@@ -32,8 +32,7 @@ class Reset:
     """The start of an episode."""
 
     messages: list[dict[str, str]]
-    """Chat messages (`role`, `content`): instructions and the first observation. The last message has the role
-    `user`."""
+    """Chat messages (`role`, `content`): instructions and the first observation. The last is the user's message."""
     info: dict[str, Any] = field(default_factory=dict)
 
 
