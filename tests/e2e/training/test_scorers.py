@@ -90,6 +90,14 @@ def rows(live: Live, table: type[Any]) -> list[Any]:
         return list(session.scalars(sa.select(table)))
 
 
+def test_a_reward_function_may_import_the_former_name_of_the_wire_models(tmp_path: Path) -> None:
+    old = FunctionSettings(function="tests.support.old_reward_functions:polite")
+    with scoring(tmp_path, functions={"tone": old}) as live:
+        episode = talk(live, "Hi")
+        until(lambda: scorer(live, "tone").scored == 1, "the function was not called")
+        assert given(live, episode) == []
+
+
 def test_functions_score_ended_episodes_and_failures_are_not_rewards(tmp_path: Path) -> None:
     named = functions(
         length="length", turns="by_turn", silent="silent", broken="broken", late="endless", odd="not_a_score"

@@ -182,6 +182,15 @@ def test_a_mistake_in_the_environment_is_answered_with_a_suggestion(
     assert "UPTURN_ENGINE__KIDN, did you mean UPTURN_ENGINE__KIND?" in line and "SERVER" not in line
 
 
+@pytest.mark.parametrize(
+    "words", ["server", "server keys", "learner", "env_adapters", "upturn", "upturn episodes", "upturn run"]
+)
+def test_a_missing_command_is_an_error_and_prints_nothing_on_stdout(words: str) -> None:
+    done = subprocess.run([sys.executable, "-m", *words.split()], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "usage" in done.stderr.lower()
+
+
 def test_the_help_of_serve_is_short_and_the_topics_hold_every_other_setting(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

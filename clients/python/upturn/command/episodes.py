@@ -9,15 +9,16 @@ import typer
 
 from upturn.command.connection import LOCAL, AsJson, Key, Server, connect
 from upturn.command.output import print_json, time_text
-from upturn.command.run import OPTIONS
+from upturn.command.run import OPTIONS, help_unless_command
 from upturn.wire import EpisodeView
 
-group = typer.Typer(help="Read recorded episodes.", no_args_is_help=True, context_settings=OPTIONS)
+group = typer.Typer(help="Read recorded episodes.", context_settings=OPTIONS)
 
 
-@group.callback()
-def _group() -> None:
+@group.callback(invoke_without_command=True)
+def _group(context: typer.Context) -> None:
     """Read recorded episodes."""
+    help_unless_command(context)
 
 
 @group.command("show")

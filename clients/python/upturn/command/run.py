@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from typing import Any, cast
 
 import typer
@@ -41,8 +42,9 @@ def run(app: typer.Typer, arguments: list[str], program: str) -> int:
 
 
 def help_unless_command(context: typer.Context) -> None:
-    """Show the help and exit with 2 if a group is called without a command."""
+    """Show the help on stderr and exit with 2 if a group is called without a command."""
     if context.invoked_subcommand is None:
-        if text := context.get_help():  # Empty if rich has printed it.
-            print(text)
+        with redirect_stdout(sys.stderr):
+            if text := context.get_help():  # Empty if rich has printed it.
+                print(text)
         raise typer.Exit(2)

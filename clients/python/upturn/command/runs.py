@@ -17,14 +17,19 @@ from pydantic import ValidationError
 from upturn.client import Client
 from upturn.command.connection import LOCAL, AsJson, Key, Server, connect
 from upturn.command.output import print_json, print_table, time_text
-from upturn.command.run import OPTIONS
+from upturn.command.run import OPTIONS, help_unless_command
 from upturn.wire import RunConfig, RunRequest, RunStep, RunView
 
 ACTIVE = ("queued", "running", "paused")
 """States of a run that has not ended."""
 POLL_S = 2.0
 
-group = typer.Typer(help="Start, show or cancel a training run.", no_args_is_help=True, context_settings=OPTIONS)
+group = typer.Typer(
+    help="Start, show or cancel a training run.",
+    context_settings=OPTIONS,
+    invoke_without_command=True,
+    callback=help_unless_command,
+)
 
 
 def runs(
