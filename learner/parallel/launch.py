@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import runpy
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -54,9 +52,3 @@ def launch_processes(arguments: Sequence[str], processes: int, machines: int, me
     except SignalException as stopped:
         return 130 if stopped.sigval == signal.SIGINT else 0
     return 0
-
-
-if __name__ == "__main__":
-    warnings.warn("python -m learner.parallel.launch is deprecated: use python -m learner launch", stacklevel=1)
-    sys.argv[1:1] = ["launch"]
-    runpy.run_module("learner", run_name="__main__", alter_sys=True)
