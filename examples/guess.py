@@ -1,4 +1,4 @@
-"""An environment: guess a number. `python -m env_adapters play guess --module examples.guess --policy random`."""
+"""An environment: guess a number. `python -m env_adapters play guess_number --module examples.guess --policy random`."""
 
 import random
 import re
@@ -17,7 +17,7 @@ class Guess:
         if task not in TASKS["train"] + TASKS["test"]:
             raise UnknownTask(f"no task {task!r}")
         self.limit = int(task.removeprefix("below-"))
-        self.number = random.Random(f"guess/{task}/{seed}").randrange(self.limit)
+        self.number = random.Random(f"guess_number/{task}/{seed}").randrange(self.limit)
         text = f"Guess my number, 0 to {self.limit - 1}. Answer with a number only."
         return Reset([{"role": "user", "content": text}])
 
@@ -44,4 +44,4 @@ class Guess:
 
 def make_spec() -> SimpleSpec:
     """Return the environment's definition; the server finds it by this name."""
-    return SimpleSpec("guess", "Guess a number.", Guess, TASKS)
+    return SimpleSpec("guess_number", "Guess a number.", Guess, TASKS)

@@ -105,7 +105,7 @@ def test_a_killed_learner_is_restarted_and_its_run_continues(tmp_path: Path) -> 
         ended = wait_for(live, run.id)
         assert ended.state == "done", ended.reason
         assert [s.step for s in ended.steps] == [0, 1, 2, 3]
-        assert "goes on" in (tmp_path / "data" / "logs" / f"learner-{run.id}.log").read_text()
+        assert "continues" in (tmp_path / "data" / "logs" / f"learner-{run.id}.log").read_text()
 
 
 def test_a_play_is_cut_at_its_horizon_and_counted_as_truncated(tmp_path: Path) -> None:

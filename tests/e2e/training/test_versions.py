@@ -50,13 +50,13 @@ def loaded(live: Live) -> set[int]:
 
 
 def tidy(live: Live) -> None:
-    asyncio.run_coroutine_threadsafe(live.parts.residency.tidy(), live.loop).result(timeout=60)
+    asyncio.run_coroutine_threadsafe(live.parts.serving.residency.tidy(), live.loop).result(timeout=60)
 
 
 def later(live: Live, seconds: float) -> None:
     """Let time pass for the residency of adapters."""
-    now = live.parts.residency.clock() + seconds
-    live.parts.residency.clock = lambda: now
+    now = live.parts.serving.residency.clock() + seconds
+    live.parts.serving.residency.clock = lambda: now
 
 
 def test_a_kept_version_is_loaded_when_a_call_names_it_and_unloaded_when_unused(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_concurrent_calls_load_a_version_once_and_all_are_answered(tmp_path: Pat
             new_version(live, f"I am {number}")
 
         async def load() -> None:
-            await asyncio.gather(*(live.parts.residency.load_on_demand(f"policy@{1 + n % 2}") for n in range(20)))
+            await asyncio.gather(*(live.parts.serving.residency.load_on_demand(f"policy@{1 + n % 2}") for n in range(20)))
 
         asyncio.run_coroutine_threadsafe(load(), live.loop).result(timeout=60)
         assert loaded(live) == {0, 1, 2, 3}

@@ -88,7 +88,7 @@ def test_an_openenv_client_that_disconnects_or_dies_closes_its_episode(live: Liv
 
 def test_a_browser_page_from_another_site_cannot_play(live: Live) -> None:
     with openenv(live, origin="https://elsewhere.example") as socket:
-        assert "a page of https://elsewhere.example may not play" in json.loads(socket.recv())["data"]["message"]
+        assert "pages from https://elsewhere.example may not connect" in json.loads(socket.recv())["data"]["message"]
         with pytest.raises(websockets.ConnectionClosedOK):
             socket.recv()
     assert recorded(live) == []

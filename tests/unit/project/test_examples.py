@@ -59,11 +59,11 @@ def test_the_agent_calls_its_tool_and_its_conversation_is_one_rewarded_episode(s
 
 
 def test_the_environment_is_played_by_its_solver(server: Live) -> None:
-    tasks = server.client.tasks("guess", "train").tasks
-    request = PlayRequest(environment="guess", tasks=tasks, horizon=3, agent="oracle", trainable=False)
+    tasks = server.client.tasks("guess_number", "train").tasks
+    request = PlayRequest(environment="guess_number", tasks=tasks, horizon=3, agent="oracle", trainable=False)
     play = server.client.wait_for_play(server.client.start_play(request).id)
     assert (play.state, play.success_rate) == ("done", 1.0)
-    opened = server.client.open_episode(EpisodeOpen(environment="guess", task="below-50", horizon=3))
+    opened = server.client.open_episode(EpisodeOpen(environment="guess_number", task="below-50", horizon=3))
     assert server.client.step(opened.id, "no idea").valid is False
 
 
