@@ -1,4 +1,7 @@
-"""An environment: guess a number. `python -m env_adapters play guess_number --module examples.guess --policy random`."""
+"""An environment: guess a number.
+
+Try it: `python -m env_adapters play guess_number --module examples.guess --policy random`.
+"""
 
 import random
 import re

@@ -112,7 +112,8 @@ def test_concurrent_calls_load_a_version_once_and_all_are_answered(tmp_path: Pat
             new_version(live, f"I am {number}")
 
         async def load() -> None:
-            await asyncio.gather(*(live.parts.serving.residency.load_on_demand(f"policy@{1 + n % 2}") for n in range(20)))
+            residency = live.parts.serving.residency
+            await asyncio.gather(*(residency.load_on_demand(f"policy@{1 + n % 2}") for n in range(20)))
 
         asyncio.run_coroutine_threadsafe(load(), live.loop).result(timeout=60)
         assert loaded(live) == {0, 1, 2, 3}
