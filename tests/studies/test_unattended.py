@@ -34,7 +34,7 @@ NIGHT = datetime(2031, 5, 6, tzinfo=UTC).timestamp()
 PLAN = EvaluationPlan(tasks={"first-byte": make_spec().tasks("test")}, repetitions=4, sampling=SHORT)
 
 
-def run_of(steps: int, lr: float) -> RunConfig:
+def run_of(steps: int, lr: float, environment: str = "first-byte") -> RunConfig:
     return RunConfig(
         steps=steps,
         kind="adapter",
@@ -43,13 +43,13 @@ def run_of(steps: int, lr: float) -> RunConfig:
         checkpoint_every=4,
         optimizer=OptimizerConfig(lr=lr),
         play=PlayPlan(
-            environment="first-byte", tasks=make_spec().tasks("train"), groups=8, group_size=8, sampling=SHORT
+            environment=environment, tasks=make_spec().tasks("train"), groups=8, group_size=8, sampling=SHORT
         ),
     )
 
 
-RUNS = {"one": run_of(2, lr=4e-3), "two": run_of(1, lr=30.0), "three": run_of(8, lr=1e-2)}
-"""The second one's learning rate is sabotage."""
+RUNS = {"one": run_of(2, lr=4e-3), "two": run_of(4, lr=1e-2, environment="other-byte"), "three": run_of(8, lr=1e-2)}
+"""The second one is sabotage: it trains the opposite of what the gate evaluates."""
 
 
 def run_of_hour(live: Live, hour: int) -> RunView:
@@ -93,7 +93,9 @@ def test_better_versions_are_promoted_worse_ones_rejected_and_less_rewarded_ones
         weights="adapter",
         learner=LearnerSettings(start=True, threads=1),
         schedule=ScheduleSettings(triggers=triggers),
-        environments=EnvironmentSettings(modules=["tests.support.environments.first_byte"], workers=0),
+        environments=EnvironmentSettings(
+            modules=[f"tests.support.environments.{name}" for name in ("first_byte", "other_byte")], workers=0
+        ),
     )
     with serving(settings) as live:
         first = run_of_hour(live, 1)
