@@ -210,36 +210,41 @@ def test_the_help_of_serve_is_short_and_the_topics_hold_every_other_setting(
     } == set(re.findall(r"^--[\w.-]+", shown, re.MULTILINE))
 
 
-@pytest.mark.parametrize(
-    ("words", "offered"),
-    [
-        ("upturn sta", {"status"}),
-        ("upturn serve --engine.k", {"--engine.kind", "--engine.kv-cache-gib"}),
-        ("upturn serve --engine.kind l", {"local"}),
-        ("upturn serve --help-topic can", {"canary"}),
-        ("upturn doctor --watch.al", {"--watch.alpha"}),
-        ("upturn keys r", {"revoke"}),
-    ],
-)
-def test_the_shell_completes_commands_setting_flags_and_their_values(words: str, offered: set[str]) -> None:
-    code = (
-        "import sys; from tests.unit.project.test_command import app, installed; "
-        "app.entry_points = installed('server'); sys.argv[0] = 'upturn'; sys.exit(app.main())"
-    )
+COMPLETIONS: dict[str, set[str]] = {
+    "upturn sta": {"status"},
+    "upturn serve --engine.k": {"--engine.kind", "--engine.kv-cache-gib"},
+    "upturn serve --engine.kind l": {"local"},
+    "upturn serve --help-topic can": {"canary"},
+    "upturn doctor --watch.al": {"--watch.alpha"},
+    "upturn keys r": {"revoke"},
+}
+
+
+def test_the_shell_completes_commands_setting_flags_and_their_values() -> None:
+    # One process for all: each import of the server takes seconds on a slow machine.
+    code = """
+import contextlib, io, json, os, sys
+from tests.unit.project.test_command import app, installed
+app.entry_points = installed("server")
+sys.argv[0] = "upturn"
+offered = {}
+for words in json.loads(sys.stdin.read()):
+    os.environ.update(COMP_WORDS=words, COMP_CWORD=str(words.count(" ")))
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.suppress(SystemExit):
+        app.main()
+    offered[words] = sorted(output.getvalue().split())
+print(json.dumps(offered))
+"""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env={
-            **os.environ,
-            "_UPTURN_COMPLETE": "complete_bash",
-            "COMP_WORDS": words,
-            "COMP_CWORD": str(words.count(" ")),
-        },
+        env={**os.environ, "_UPTURN_COMPLETE": "complete_bash"},
+        input=json.dumps(list(COMPLETIONS)),
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
-    assert set(done.stdout.split()) == offered, done.stderr
+    assert json.loads(done.stdout) == {words: sorted(offered) for words, offered in COMPLETIONS.items()}
 
 
 def test_flags_variables_and_the_file_parse_values_the_same_way(
