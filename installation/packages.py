@@ -101,7 +101,10 @@ class Packages:
         """Install the CPU build of torch if there is one; return the requirement that the others are resolved with."""
         check_disk(FREE_GB["cpu"])
         build = f"torch=={TORCH}+cpu"
-        if self._pip(["--retries", "1", "--no-deps", build], "looking for a CPU build of torch", quiet=True).ok:
+        doing = "looking for a CPU build of torch where pip looks"
+        if has_uv and self._uv(["--no-deps", build], doing, quiet=True).ok:
+            return build
+        if self._pip(["--retries", "1", "--no-deps", build], doing, quiet=True).ok:
             return build
         official = ["--no-deps", "--torch-backend", "cpu", f"torch=={TORCH}"]
         hasty = {"UV_HTTP_TIMEOUT": "10", "UV_HTTP_RETRIES": "0"}
