@@ -64,7 +64,7 @@ def success(spec: EnvironmentSpec, policy: str, size: Size) -> dict[str, float] 
     for task in chosen:
         player: Player = Oracle() if policy == "oracle" else RandomPlayer(f"{spec.name}/{task}")
         try:
-            played.append(play(spec, task, 0, player, 100 if policy == "oracle" else 30, lambda _: None))
+            played.append(play(spec, task, 0, player, 100 if policy == "oracle" else 30, lambda *_: None))
         except NotImplementedError:
             return None
     return {
@@ -122,7 +122,7 @@ async def through_rest(name: str, made: Sequence[Script], size: Size) -> dict[st
     """Measure one environment over REST."""
     with (
         tempfile.TemporaryDirectory(prefix="upturn-environments-") as folder,
-        ServerProcess(Path(folder), free_port(), SERVER, lambda _: None) as server,
+        ServerProcess(Path(folder), free_port(), SERVER, lambda *_: None) as server,
     ):
         target = Ours(server.url, name)
         process = psutil.Process().children()[-1]
@@ -140,7 +140,7 @@ async def against_agentgym(name: str, checkout: Path, python: Path, size: Size) 
     rates: dict[str, list[Measured]] = {"ours": [], "theirs": []}
     with (
         tempfile.TemporaryDirectory(prefix="upturn-environments-") as folder,
-        ServerProcess(Path(folder), free_port(), SERVER, lambda _: None) as server,
+        ServerProcess(Path(folder), free_port(), SERVER, lambda *_: None) as server,
         agentgym_peer.serving(checkout, python, peer) as theirs,
     ):
         targets: dict[str, Ours | Theirs] = {"ours": Ours(server.url, name), "theirs": theirs}

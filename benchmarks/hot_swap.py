@@ -62,7 +62,7 @@ async def through_the_server(
         "--engine.max-concurrent",
         str(at_once),
     ]
-    with ServerProcess(data, free_port(), flags, lambda _: None) as server, Client(server.url, timeout_s=600) as client:
+    with ServerProcess(data, free_port(), flags, lambda *_: None) as server, Client(server.url, timeout_s=600) as client:
         process = next(p for p in psutil.Process().children() if str(data) in " ".join(p.cmdline()))
         versions.begin(client)
         memory = {"1 version": memory_mib(process)}
@@ -103,7 +103,7 @@ async def bare(base: Path, folder: Path, at_once: int, swaps: int, tokens: int) 
     """Swap full weights in a vLLM without a server: pause keeping requests, reload, resume."""
     folder.mkdir(parents=True)
     versions = await asyncio.to_thread(Versions.write, "full", base, folder / "versions", SETS)
-    vllm = VllmProcess(VllmOptions(max_model_len=2048, max_num_seqs=at_once), base, folder, lambda _: None)
+    vllm = VllmProcess(VllmOptions(max_model_len=2048, max_num_seqs=at_once), base, folder, lambda *_: None)
     url = await vllm.start()
     try:
         async with aiohttp.ClientSession() as control, streams(url, BASE_MODEL, at_once, tokens) as observed:

@@ -114,7 +114,7 @@ def main() -> int:
     flags = [*SERVER, "--environments.lease-s", str(arguments.lease_s)]
     with (
         tempfile.TemporaryDirectory(prefix="upturn-leaks-") as folder,
-        ServerProcess(Path(folder), free_port(), flags, lambda _: None) as server,
+        ServerProcess(Path(folder), free_port(), flags, lambda *_: None) as server,
     ):
         figures = asyncio.run(leak(server.url, psutil.Process().children()[-1], arguments))
     well = (

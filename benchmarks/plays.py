@@ -71,7 +71,7 @@ def main() -> None:
     print(json.dumps({"machine": machine(), "episodes_per_s": rates, "ratio": ratio}))
 
 
-def _quiet(_waited: float) -> None:
+def _quiet(_waited: float, _doing: str) -> None:
     pass
 
 

@@ -65,7 +65,7 @@ async def targets(model: Path, folder: Path, venv: Path | None, logging: bool) -
         url = await vllm.start()
         closing.push_async_callback(vllm.stop)
         flags = ["--model", str(model), "--engine.kind", "vllm", "--engine.url", url, "--weights", "full"]
-        ours = closing.enter_context(ServerProcess(folder / "data", free_port(), flags, lambda _: None))
+        ours = closing.enter_context(ServerProcess(folder / "data", free_port(), flags, lambda *_: None))
         found = [Target(DIRECT, url, BASE_MODEL), Target(OURS, ours.url, "policy")]
         if venv is not None:
             _log("starting LiteLLM")

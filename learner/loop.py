@@ -28,6 +28,7 @@ from learner.settings import LearnerSettings
 from learner.step import Trainer
 from learner.versions import RunVersions
 from upturn.client import Client, UpturnAPIError
+from upturn.outcome import nothing_to_learn
 from upturn.wire import BatchAck, BatchRequest, BatchView, RunClaim, RunEnd, RunStep, RunView
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def do_next_run(server: Client, settings: LearnerSettings) -> RunView | None:
     try:
         with Heartbeat(server, run.id, settings.learner, settings.heartbeat_s) as heartbeat:
             train(run, client, settings, heartbeat)
-        return client.end_run(run.id, RunEnd(learner=settings.learner, state="done", reason="all steps are trained"))
+        return client.end_run(run.id, RunEnd(learner=settings.learner, state="done", reason="all steps are done"))
     except Exception as raised:
         if _is_lost(raised):
             log.warning("run %s no longer belongs to this learner: %s", run.id, raised)
@@ -128,7 +129,7 @@ class _Loop:
         self.recorded.append(
             RunStep(step=step, horizon=horizon, policy_version=version, metrics=metrics | _measured(batch))
         )
-        log.info("run %s step %d horizon %d version %s %s", self.run.id, step, horizon, version, _brief(metrics))
+        log.info("run %s step %d horizon %d %s", self.run.id, step, horizon, _brief(version, metrics, batch))
         self.versions.keep_if_best(played_by, self.recorded)
 
     def replayed(self, step: int) -> BatchView:
@@ -169,5 +170,9 @@ def _reason(error: BaseException) -> str:
     return (str(error) if plain else f"{type(error).__name__}: {error}")[:10_000]
 
 
-def _brief(metrics: dict[str, float]) -> str:
-    return " ".join(f"{name}={value:.4g}" for name, value in metrics.items())
+def _brief(version: int | None, metrics: dict[str, float], batch: BatchView) -> str:
+    """Return a step's outcome for the log."""
+    counts = {name: value for name, value in batch if isinstance(value, int | float)}
+    if (why := nothing_to_learn(counts | metrics)) is not None:
+        return f"nothing to learn: {why}"
+    return f"version {version} " + " ".join(f"{name}={value:.4g}" for name, value in metrics.items())

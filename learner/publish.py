@@ -3,12 +3,13 @@
 A version is a directory. Its `manifest.json` is written last, so that a crash never leaves a directory that looks like
 a version. Full weights have an explicit `lm_head.weight` even if it is tied to the embeddings: without it vLLM's reload
 on a CPU silently keeps the old output layer. The probe comes from the weights *as published*, rounded to the published
-dtype, so that the server's check compares like with like.
+dtype, and is computed in the engine's precision, so that the server's check compares like with like.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from dataclasses import dataclass
 from itertools import count
@@ -131,8 +132,17 @@ def _write_full(policy: Policy, directory: Path) -> None:
             for file in policy.directory.glob(pattern):
                 if file.is_file():
                     shutil.copyfile(file, directory / file.name)
+        _declare_dtype(directory / "config.json", str(policy.dtype).removeprefix("torch."))
 
     distributed.from_first(write)
+
+
+def _declare_dtype(config: Path, dtype: str) -> None:
+    """Let a copied config declare the dtype of the weights next to it, which may be wider than the base's."""
+    described = json.loads(config.read_text())
+    wrong = [key for key in ("dtype", "torch_dtype") if described.get(key, dtype) != dtype]
+    if wrong:
+        config.write_text(json.dumps({**described, **dict.fromkeys(wrong, dtype)}, indent=2) + "\n")
 
 
 def _write_adapter(policy: Policy, directory: Path) -> None:

@@ -41,7 +41,7 @@ def load_start(run: RunView, policies: PolicyList, device: torch.device) -> Poli
         if not path.is_dir():
             raise FileNotFoundError(f"the weights that run {run.id} began with were deleted: {path}")
     log.info("run %s begins with %s from %s", run.id, start.id, start.path)
-    return load_policy(Path(full.path), adapter, run.config, device)
+    return load_policy(Path(full.path), adapter, run.config, device, run.precision)
 
 
 def full_weights_under(version: PolicyView, versions: dict[int, PolicyView]) -> PolicyView:

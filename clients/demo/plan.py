@@ -23,6 +23,8 @@ ROUNDS = [4, 6]
 """Horizons of the RL stage (ScalingInter-RL's `stepwise` schedule); evaluations use the last one."""
 EVALUATION_SEED = 1000
 EVALUATIONS_PER_GOAL = 6
+BASE_EVALUATIONS_PER_GOAL = 2
+"""The base model is no part of the interval, so fewer episodes of it are played."""
 SFT_STEPS = 8
 RL_STEPS = 20
 
@@ -68,7 +70,12 @@ def reinforcement(tasks: list[str], steps: int, kind: str, seed: int) -> RunConf
         kind=kind,  # type: ignore[arg-type]
         seed=seed,
         play=PlayPlan(
-            environment=ENVIRONMENT, tasks=tasks, groups=10, group_size=8, sampling=Sampling(max_tokens=MAX_TOKENS)
+            environment=ENVIRONMENT,
+            tasks=tasks,
+            curriculum="learnability",
+            groups=10,
+            group_size=8,
+            sampling=Sampling(max_tokens=MAX_TOKENS),
         ),
         schedule=StepwiseHorizon(rounds=ROUNDS, every=max(1, steps // len(ROUNDS))),
         optimizer=OptimizerConfig(lr=2e-5, beta2=0.95),

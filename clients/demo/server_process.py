@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 class ServerProcess:
     """`python -m server serve` for the duration of a `with` block."""
 
-    def __init__(self, data_dir: Path, port: int, flags: list[str], on_wait: Callable[[float], None]) -> None:
+    def __init__(self, data_dir: Path, port: int, flags: list[str], on_wait: Callable[[float, str], None]) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.log = data_dir / "logs" / "server.log"
         self._command = [
@@ -78,7 +78,7 @@ class ServerProcess:
                     return
             except httpx2.TransportError:
                 pass  # Not listening yet.
-            self._on_wait(time.monotonic() - began)
+            self._on_wait(time.monotonic() - began, self._last_line())
             time.sleep(0.5)
         raise RuntimeError(f"the server did not answer within {START_S:.0f} s:\n{self._last_lines()}")
 
@@ -92,6 +92,11 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+    def _last_line(self) -> str:
+        """Return the newest line of the log, cut to the width of a terminal."""
+        lines = self.log.read_text(errors="replace").splitlines() or ["starting"]
+        return lines[-1][:100]
 
     def _last_lines(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:]) + f"\n(whole log: {self.log})"

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from clients.demo import plan
 from clients.demo.machine import machine
-from clients.demo.progress import Progress, follow
+from clients.demo.progress import step_text
 from clients.demo.report import Stage, gains, interval, plot, rows, table
 from upturn.client import Client
+from upturn.command.progress import ProgressLine, follow_run, play_text
 from upturn.wire import PlayView, RunConfig, RunRequest, RunView
 
 
@@ -36,7 +37,7 @@ class Tour:
         progress: shows plays and runs.
     """
 
-    def __init__(self, client: Client, options: Options, kind: str, progress: Progress) -> None:
+    def __init__(self, client: Client, options: Options, kind: str, progress: ProgressLine) -> None:
         self._client = client
         self._options = options
         self._kind = kind
@@ -46,15 +47,17 @@ class Tour:
         self.stages: list[Stage] = []
         self.runs: list[RunView] = []
 
-    def evaluate(self, name: str) -> Stage:
-        """Play the held-out goals with the version that currently serves."""
+    def evaluate(self, name: str, per_goal: int) -> Stage:
+        """Play the held-out goals with the version that currently serves, `per_goal` episodes each."""
         version = next(p for p in self._client.policies().data if p.head).version
-        request = plan.evaluation(self._test, self._options.per_goal)
+        request = plan.evaluation(self._test, per_goal)
         self._progress.say(
             f"evaluate {name} (version {version}): {len(self._test)} held-out goals x "
             f"{request.group_size}, horizon {request.horizon}"
         )
-        view = self._client.wait_for_play(self._client.start_play(request).id, on_progress=self._progress.play)
+        view = self._client.wait_for_play(
+            self._client.start_play(request).id, on_progress=lambda play: self._progress.show(f"  {play_text(play)}")
+        )
         require_done(view)
         stage = Stage(name, version, view)
         self._progress.say(
@@ -67,27 +70,30 @@ class Tour:
         """Train one run and show its steps; return the run."""
         run = self._client.create_run(RunRequest(config=config, trigger="demo"))
         self._progress.say(f"{name}: run {run.id}, {config.steps} steps")
-        run = follow(self._client, run.id, self._progress)
+        run = follow_run(self._client, run.id, self._progress, step_text)
         if run.state != "done":
             raise RuntimeError(f"run {run.id} {run.state}: {run.reason}")
+        self._progress.say(f"  {run.reason}")
         self.runs.append(run)
         return run
 
     def go(self) -> None:
         """Run all stages."""
         options, tasks = self._options, self._train
-        self.evaluate("base")
+        self.evaluate(
+            "base", min(options.per_goal, plan.BASE_EVALUATIONS_PER_GOAL) if options.sft_steps else options.per_goal
+        )
         if options.sft_steps:
             self.train(
                 "SFT on episodes of the environment's solver, other goals",
                 plan.supervised(tasks, options.sft_steps, self._kind, options.seed),
             )
-            self.evaluate("after SFT")
+            self.evaluate("after SFT", options.per_goal)
         self.train(
             "GRPO, stepwise horizon " + " then ".join(map(str, plan.ROUNDS)),
             plan.reinforcement(tasks, options.rl_steps, self._kind, options.seed),
         )
-        self.evaluate("after RL")
+        self.evaluate("after RL", options.per_goal)
 
     def report(self, data_dir: Path, wall_s: float) -> dict[str, object]:
         """Print tables and draw the plot; return the figures of the final JSON line."""

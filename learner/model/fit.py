@@ -29,8 +29,14 @@ class TooLittleMemory(BadInput):
     """The model, or a row of its tokens, does not fit into memory."""
 
 
-def check_model(directory: Path, config: RunConfig, device: torch.device) -> None:
+def check_model(directory: Path, config: RunConfig, device: torch.device, precision: torch.dtype | None = None) -> None:
     """Refuse a directory without a complete model, or a model that does not fit.
+
+    Args:
+        directory: the model.
+        config: the run's config.
+        device: the device to train on.
+        precision: data type in which an adapter's base is held; None is as stored.
 
     Raises:
         BadModel: a file is missing or broken.
@@ -63,7 +69,8 @@ def check_model(directory: Path, config: RunConfig, device: torch.device) -> Non
             raise BadModel(f"{file} is broken ({error}): copy the model again") from error
         parameters += sum(math.prod(shape) for shape in shapes)
         stored_bytes += file.stat().st_size
-    needed, free = needed_bytes(parameters, stored_bytes, config) / distributed.count(), free_bytes(device)
+    held_bytes = stored_bytes if precision is None else parameters * precision.itemsize
+    needed, free = needed_bytes(parameters, held_bytes, config) / distributed.count(), free_bytes(device)
     if free is not None and needed > free:
         advice = (
             "train an adapter (kind = 'adapter') or a smaller model" if config.kind == "full" else "use a smaller model"
@@ -74,16 +81,16 @@ def check_model(directory: Path, config: RunConfig, device: torch.device) -> Non
         )
 
 
-def needed_bytes(parameters: int, stored_bytes: int, config: RunConfig) -> int:
+def needed_bytes(parameters: int, held_bytes: int, config: RunConfig) -> int:
     """Return the memory that training takes before any batch: weights, gradients, two moments, a reference.
 
     Args:
         parameters: the model's number of parameters.
-        stored_bytes: size of its files.
+        held_bytes: size of an adapter's frozen base in memory.
         config: the run's config. An adapter's own share is left out: it is small compared with its base.
     """
     if config.kind == "adapter":
-        return stored_bytes
+        return held_bytes
     has_reference = config.traits.needs_reference or config.kl_coef > 0
     return parameters * 4 * (5 if has_reference else 4)
 

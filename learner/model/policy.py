@@ -1,8 +1,8 @@
 """The policy as the learner holds it: its weights, and the logprobs of trained tokens.
 
-Full training keeps float32 master weights and computes in bfloat16 if the base's own dtype is bfloat16; a float32 base
-stays float32 throughout. An adapter (LoRA, arXiv 2106.09685) is float32 on a frozen base in the base's own dtype. The
-output layer runs only at nodes that predict a trained token (`chosen_logprobs.py`), attention only over ancestors
+The policy computes in the engine's precision, which the server tells: bfloat16 or float32. Full training keeps float32
+master weights. An adapter (LoRA, arXiv 2106.09685) is float32 on a frozen base in the compute precision. The output
+layer runs only at nodes that predict a trained token (`chosen_logprobs.py`), attention only over ancestors
 (`attention.py`).
 """
 
@@ -42,16 +42,18 @@ class Policy:
     Args:
         model: a transformers causal model, or a peft model around one.
         directory: the full weights it was loaded from: source of config and tokenizer, base of an adapter.
-        dtype: the base's own dtype: the dtype of published weights and, if bfloat16, of the computation.
+        dtype: data type of published weights.
+        precision: data type of the computation; by default `dtype`.
 
     Raises:
         ValueError: the model has layers with sliding windows or another kind of attention.
     """
 
-    def __init__(self, model: Any, directory: Path, dtype: torch.dtype) -> None:
+    def __init__(self, model: Any, directory: Path, dtype: torch.dtype, precision: torch.dtype | None = None) -> None:
         self.model = model
         self.directory = directory
         self.dtype = dtype
+        self.precision = precision or dtype
         causal = model.get_base_model() if self.is_adapter else model
         if set(getattr(causal.config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
             raise ValueError(f"{directory}: only layers with full attention can be packed into tries")
@@ -133,7 +135,7 @@ class Policy:
             ValueError: the model's layers do not pass the trie on to attention.
         """
         trie = attention.trie_of(row.end)
-        mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+        mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
         with mixed:
             hidden = self._decoder(
                 input_ids=row.token_ids[None],

@@ -67,5 +67,5 @@ async def readyz(facts: FactsOf, pointers: PointersOf, engine: EngineOf) -> Serv
         champion=pointers.champion,
         head=pointers.head,
         context_tokens=engine.context_tokens,
-        placement=facts.placement,
+        placement=f"{facts.placement}; precision {engine.precision}",
     )

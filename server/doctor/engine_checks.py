@@ -1,7 +1,7 @@
 """Checks a started engine: its logprobs agree with the learner's, and weights can be swapped in and out.
 
-The learner's side of the comparison is transformers in float32 in this process, as the learner computes. Weights that
-are made for a swap go to a folder that the caller deletes.
+The learner's side of the comparison is transformers in this process with float32 weights, computing in the engine's
+precision, as the learner does. Weights that are made for a swap go to a folder that the caller deletes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from server.doctor.checks import PROBE_TEXT, Check, judge, reason_of
+from server.engines.precision import Precision
 from server.engines.protocol import Engine, Weights
 from server.models.weights import read_entries
 
@@ -59,10 +60,16 @@ async def engine_checks(build: Callable[[], Candidate], folder: Path, max_rank: 
         return
     try:
         yield Check(
-            "engine", "pass", f"started in {time.perf_counter() - began:.1f} s, context {engine.context_tokens} tokens"
+            "engine",
+            "pass",
+            f"started in {time.perf_counter() - began:.1f} s, context {engine.context_tokens} tokens, computes in "
+            f"{engine.precision}",
         )
+        if engine.precision == "float16":
+            yield Check("logprobs", "fail", "the learner cannot compute in float16", "--engine.dtype bfloat16")
+            return
         try:
-            learner = await asyncio.to_thread(_Learner, built.base)
+            learner = await asyncio.to_thread(_Learner, built.base, engine.precision)
             own = await asyncio.to_thread(learner.logprobs)
         except Exception as error:  # Any error is a finding.
             yield Check(
@@ -99,7 +106,8 @@ class _Bench:
             mean <= allowed,
             f"engine and learner differ by {mean:.5f} nats on average, {largest:.5f} at most, over "
             f"{len(served)} tokens; up to {allowed} on average is explained by numerics",
-            "every importance weight would be wrong: try --engine.dtype float32, or another engine",
+            "every importance weight would be wrong: "
+            + ("try another engine" if self._engine.precision == "float32" else "try --engine.dtype float32"),
         )
 
     async def adapter(self, max_rank: int) -> Check:
@@ -144,9 +152,9 @@ class _Bench:
 
 
 class _Learner:
-    """The learner's computation: transformers in float32. Only this class imports torch."""
+    """The learner's computation: float32 weights in the engine's precision. Only this class imports torch."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, precision: Precision) -> None:
         import torch
         from tokenizers import Tokenizer
         from transformers import AutoModelForCausalLM
@@ -157,7 +165,8 @@ class _Learner:
         self.ids: list[int] = list(itertools.islice(itertools.cycle(ids), PROBE_TOKENS))
         """[T] the probe text."""
         largest = max(read_entries(directory).values(), key=lambda entry: entry.end - entry.begin)
-        self._stored = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}[largest.dtype]
+        self._half = precision == "bfloat16"
+        self._stored = torch.bfloat16 if self._half and largest.dtype == "BF16" else torch.float32
         model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
         self._model = model.eval().requires_grad_(False)
 
@@ -166,7 +175,7 @@ class _Learner:
         import torch
 
         ids = torch.tensor([self.ids])
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self._half):
             logits = (model or self._model)(ids, use_cache=False).logits[0, :-1].float()
         logprobs: list[float] = torch.log_softmax(logits, -1).gather(-1, ids[0, 1:, None])[:, 0].tolist()
         return logprobs

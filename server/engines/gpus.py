@@ -34,6 +34,36 @@ def list_gpus() -> list[Gpu]:
     return [gpu for gpu in listed if str(gpu.index) in allowed] if all(map(str.isdecimal, allowed)) else listed
 
 
+def compute_capability(index: int | None) -> tuple[int, int] | None:
+    """Return a GPU's compute capability, or the lowest of the visible GPUs; None if the driver reports none."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    done = subprocess.run(
+        [program, "--query-gpu=index,compute_cap", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    found = {} if done.returncode else read_capabilities(done.stdout)
+    if index is not None:
+        return found.get(index)
+    seen = {gpu.index for gpu in list_gpus()}
+    return min((capability for number, capability in found.items() if number in seen), default=None)
+
+
+def read_capabilities(listing: str) -> dict[int, tuple[int, int]]:
+    """Parse `nvidia-smi`'s listing of index and compute capability, such as `0, 7.5`."""
+    found = {}
+    for line in listing.splitlines():
+        index, _, capability = line.partition(", ")
+        major, _, minor = capability.strip().partition(".")
+        if index.isdecimal() and major.isdecimal() and minor.isdecimal():
+            found[int(index)] = (int(major), int(minor))
+    return found
+
+
 def read_gpus(listing: str) -> list[Gpu]:
     """Parse `nvidia-smi`'s listing: one line for each GPU with index, name, and memory in MiB."""
     lines = [line.split(", ") for line in listing.splitlines() if line.count(", ") == 2]

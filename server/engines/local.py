@@ -7,14 +7,16 @@ between tokens. torch is imported when the engine starts, not with this module.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 
 from server.engines.local_worker import Answer, Worker
 from server.engines.options import LocalOptions
+from server.engines.precision import Precision, tolerance
 from server.engines.protocol import Piece, SamplingParams, Weights
 from server.errors import BadRequest, Conflict, ContextTooLong, NotFound, UpturnError
 
-TOLERANCE_FLOAT32, TOLERANCE_HALF = 2e-3, 0.12
+logger = logging.getLogger(__name__)
 
 
 class LocalEngine:
@@ -25,7 +27,7 @@ class LocalEngine:
 
     def __init__(self, options: LocalOptions) -> None:
         self.context_tokens = options.context_tokens or 0
-        self.check_tolerance = TOLERANCE_FLOAT32 if options.dtype == "float32" else TOLERANCE_HALF
+        self.precision: Precision = "float32" if options.dtype == "float32" else "bfloat16"
         self.versions: frozenset[int] = frozenset()
         self._worker = Worker(options)
         self._base: Weights | None = None
@@ -34,15 +36,22 @@ class LocalEngine:
         """Full versions that the present one has replaced."""
         self._one_load = asyncio.Lock()
 
+    @property
+    def check_tolerance(self) -> float:
+        """Mean difference to the learner's logprobs, in nats, that numerics explain."""
+        return tolerance(self.precision)
+
     async def start(self, base: Weights, current: Weights) -> None:
         """Load the base, then `current` over it or in its place."""
         self._worker.start()
         try:
-            self.context_tokens, precise = await self._worker.call(lambda: self._worker.open_model(base))
+            self.context_tokens, choice = await self._worker.call(lambda: self._worker.open_model(base))
         except BaseException:
             await self.close()
             raise
-        self.check_tolerance = TOLERANCE_FLOAT32 if precise else TOLERANCE_HALF
+        self.precision = choice.precision
+        if choice.reason:
+            logger.info(choice.message)
         self._base = self._full = base
         self.versions = frozenset({base.version})
         if current.version != base.version:

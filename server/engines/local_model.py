@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from server.engines.options import LocalOptions
+from server.engines.precision import Choice, on_cpu, on_gpu, read_cpuinfo, stored_precision
 from server.engines.protocol import Weights
 from server.errors import BadRequest, EngineError
 from server.models.weights import LM_HEAD, read_entries, tied_embedding
@@ -36,8 +37,8 @@ class LocalModel:
         """The torch device."""
         return self._model.device
 
-    def open(self, base: Weights) -> tuple[int, bool]:
-        """Load the base; return its context in tokens and whether it computes in float32.
+    def open(self, base: Weights) -> tuple[int, Choice]:
+        """Load the base; return its context in tokens and its compute precision.
 
         Raises:
             EngineError: the model cannot be loaded.
@@ -46,10 +47,16 @@ class LocalModel:
         from tokenizers import Tokenizer
         from transformers import AutoModelForCausalLM
 
-        dtype = self._options.dtype if self._options.dtype == "auto" else getattr(torch, self._options.dtype)
-        device = self._options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(self._options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        setting = self._options.dtype
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype)
+            stored = stored_precision(base.path)
+            choice = (
+                on_gpu(setting, stored, torch.cuda.get_device_capability(device))
+                if device.type == "cuda"
+                else on_cpu(setting, stored, read_cpuinfo())
+            )
+            model: Any = AutoModelForCausalLM.from_pretrained(base.path, dtype=getattr(torch, choice.precision))
             self._model = model.to(device).eval()
             self.tokenizer = Tokenizer.from_file(str(base.path / "tokenizer.json"))
         except (OSError, ValueError) as error:
@@ -57,7 +64,7 @@ class LocalModel:
         self._model.requires_grad_(False)
         self.stop_ids = _stop_ids(base.path)
         longest = int(self._model.config.get_text_config().max_position_embeddings)
-        return min(self._options.context_tokens or longest, longest), self._model.dtype == torch.float32
+        return min(self._options.context_tokens or longest, longest), choice
 
     def for_version(self, version: int) -> Any:
         """Return the model with the version's adapter enabled, or with all adapters disabled."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from server.engines.local_model import LocalModel
 from server.engines.options import LocalOptions
+from server.engines.precision import Choice
 from server.engines.protocol import FinishReason, Piece, SamplingParams, Weights
 from server.errors import EngineError, UpturnError
 
@@ -186,8 +187,8 @@ class Worker:
 
     # ------------------------------------------------------------------------------------------ weights
 
-    def open_model(self, base: Weights) -> tuple[int, bool]:
-        """Load the base; return its context in tokens and whether it computes in float32."""
+    def open_model(self, base: Weights) -> tuple[int, Choice]:
+        """Load the base; return its context in tokens and its compute precision."""
         return self._model.open(base)
 
     def replace(self, weights: Weights) -> None:

@@ -25,7 +25,7 @@ class LocalOptions(_Options):
     """Options of the engine in this process."""
 
     dtype: Dtype = "auto"
-    """Type of weights and computation; `auto`: the type in the model's files."""
+    """Type of weights and computation; `auto`: chosen by `precision.py`."""
     context_tokens: int | None = Field(default=None, ge=128)
     """Longest prompt plus answer. Default: the model's own limit."""
     device: str | None = None
@@ -42,7 +42,7 @@ class VllmOptions(_Options):
     the arguments that `vllm_command.command` returns, and its control routes must be reachable from this machine
     only."""
     dtype: Dtype = "auto"
-    """Type of weights and computation; `auto`: the type in the model's files."""
+    """Type of weights and computation; `auto`: chosen by `precision.py`."""
     max_model_len: int | None = Field(default=None, ge=128)
     """Longest prompt plus answer. Default: the model's own limit."""
     max_num_seqs: int = Field(default=64, ge=1)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from server.engines.precision import Precision
+
 FinishReason = Literal["stop", "length", "abort"]
 
 
@@ -91,12 +93,18 @@ class Engine(Protocol):
 
     context_tokens: int
     """Maximum length of prompt plus answer, in tokens."""
-    check_tolerance: float
-    """Largest mean absolute logprob difference from the learner, in nats, that this engine's numerics explain."""
     adapters: bool
     """The engine holds LoRA adapters next to the base weights."""
     constrains: bool
     """The engine supports constrained decoding (`SamplingParams.json_schema`)."""
+
+    @property
+    def precision(self) -> Precision:
+        """Data type of the computation, in which the learner must compute too; final once the engine has started."""
+
+    @property
+    def check_tolerance(self) -> float:
+        """Largest mean absolute logprob difference from the learner, in nats, that this engine's numerics explain."""
 
     @property
     def versions(self) -> frozenset[int]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.engines.options import ScriptedOptions
+from server.engines.precision import Precision
 from server.engines.protocol import FinishReason, Piece, SamplingParams, Weights
 from server.errors import BadRequest, Conflict, ContextTooLong, EngineError, NotFound
 from server.rendering.bytes_tokenizer import IM_END, IM_START, VOCABULARY_SIZE, BytesTokenizer
@@ -80,6 +81,7 @@ class ScriptedEngine:
     adapters = True
     constrains = False
     check_tolerance = 1e-9
+    precision: Precision = "float32"
 
     def __init__(self, options: ScriptedOptions) -> None:
         self.context_tokens = options.context_tokens

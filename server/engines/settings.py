@@ -18,7 +18,8 @@ class EngineSettings(Section):
     url: str | None = None
     """URL of a running vLLM to use instead of starting one. Its control routes must be reachable only from here."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Data type of weights and computation; `auto`: as stored in the model's files."""
+    """Data type in which engine and learner compute; `auto`: as stored in the model's files, but float32 where the
+    hardware has no bfloat16 instructions, and on a CPU for float16 files."""
     context_tokens: int = Field(default=2048, ge=128)
     """Maximum length of prompt plus answer, in tokens."""
     max_concurrent: int = Field(default=64, ge=1)

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from server.engines.options import VllmOptions
+from server.engines.precision import Choice, Precision, stored_precision, tolerance
 from server.engines.protocol import Piece, SamplingParams, Weights
-from server.engines.vllm_command import BASE_MODEL, resolved_dtype
+from server.engines.vllm_command import BASE_MODEL, chosen_precision
 from server.engines.vllm_http import VllmHttp
 from server.engines.vllm_process import Progress, VllmProcess, answers
 from server.engines.vllm_sampling import VllmSampler
 from server.engines.vllm_weights import VllmWeights
 from server.errors import UpturnError
 
-TOLERANCES = {"float32": 2e-3}
-HALF_TOLERANCE = 0.12
-"""bf16 differs from float32 by 0.035 nats on average (measured)."""
 _HEALTH_TIMEOUT_S = 30.0
 """A busy machine may take long to answer a health check."""
 
@@ -36,7 +35,7 @@ class VllmEngine:
 
     def __init__(self, options: VllmOptions, data_dir: Path, progress: Progress = logger.info) -> None:
         self.context_tokens = options.max_model_len or 0
-        self.check_tolerance = TOLERANCES.get(options.dtype, HALF_TOLERANCE)
+        self.precision: Precision = "float32" if options.dtype == "float32" else "bfloat16"
         self.adapters = options.lora
         self._options, self._data_dir, self._progress = options, data_dir, progress
         self._process: VllmProcess | None = None
@@ -45,6 +44,11 @@ class VllmEngine:
         self._sampler = VllmSampler(self._http, self._weights, spot_checks=options.lora)
         self._failed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def check_tolerance(self) -> float:
+        """Mean difference to the learner's logprobs, in nats, that numerics explain."""
+        return tolerance(self.precision)
 
     @property
     def versions(self) -> frozenset[int]:
@@ -90,7 +94,14 @@ class VllmEngine:
     async def start(self, base: Weights, current: Weights) -> None:
         """Start vLLM and serve `current`."""
         self._weights.begin(base, current)
-        self.check_tolerance = TOLERANCES.get(resolved_dtype(self._options, base.path), HALF_TOLERANCE)
+        choice = (
+            chosen_precision(self._options, base.path)
+            if self._options.url is None
+            else Choice(stored_precision(base.path))
+        )
+        self.precision = choice.precision
+        if choice.reason:
+            self._progress(choice.message)
         self._http.open(self._options.url or "")
         try:
             await self._bring_up(base)
@@ -119,6 +130,7 @@ class VllmEngine:
             while not await answers(self._http.url):
                 self._progress(f"waiting for vLLM at {self._http.url}")
                 await asyncio.sleep(2)
+            self.precision = await self._served_precision()
         models = await self._http.control("GET", "/v1/models")
         self.context_tokens = self._sampler.context_tokens = int(models["data"][0]["max_model_len"])
         await self._weights.restore()
@@ -127,6 +139,18 @@ class VllmEngine:
         await self._http.control("POST", "/inference/v1/generate", warm_up)
         self._failed.clear()
         self._weights.serve()
+
+    async def _served_precision(self) -> Precision:
+        """Return the precision that a vLLM at a URL reports; it may run on another machine."""
+        try:
+            info = await self._http.control("GET", "/server_info")
+            found = re.search(r"\bdtype=torch\.(bfloat16|float16|float32)\b", str(info["vllm_config"]))
+        except (UpturnError, KeyError, TypeError):
+            found = None
+        if found is None:
+            logger.warning("vLLM does not report its precision; the model's %s is assumed", self.precision)
+            return self.precision
+        return cast(Precision, found[1])
 
     async def _supervise(self, base: Weights) -> None:
         """Start vLLM again whenever it ends or fails."""

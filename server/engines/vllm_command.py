@@ -6,11 +6,14 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
-from server.engines.gpus import visible
+from server.engines.gpus import compute_capability, visible
 from server.engines.options import VllmOptions
+from server.engines.precision import Choice, on_cpu, on_gpu, read_cpuinfo, stored_precision
 
 BASE_MODEL = "base"
 """The name under which vLLM serves the base weights."""
@@ -31,13 +34,24 @@ def is_cpu_build() -> bool:
     return not (any(package.glob("_moe_C*.so")) or any(package.glob("vllm_flash_attn/*.so")))
 
 
-def resolved_dtype(options: VllmOptions, model: Path) -> str:
-    """Return the dtype vLLM will compute in."""
-    if options.dtype != "auto":
-        return options.dtype
-    config = json.loads((model / "config.json").read_text())
-    dtype = config.get("dtype") or config.get("torch_dtype")
-    return dtype if dtype in ("bfloat16", "float16", "float32") else "bfloat16"
+def chosen_precision(options: VllmOptions, model: Path) -> Choice:
+    """Return the precision in which a vLLM started with these options computes.
+
+    Raises:
+        EngineError: the GPU cannot compute in the configured precision.
+    """
+    setting = _dtype_argument(options.extra_args) or options.dtype
+    stored = stored_precision(model)
+    if is_cpu_build():
+        return on_cpu(setting, stored, read_cpuinfo())
+    return on_gpu(setting, stored, compute_capability(options.gpu))
+
+
+def _dtype_argument(arguments: Sequence[str]) -> str | None:
+    """Return the value of the last `--dtype` among vLLM's additional arguments, which wins over all others."""
+    joined = " ".join(arguments).replace("--dtype=", "--dtype ").split()
+    values = [value for name, value in pairwise(joined) if name == "--dtype"]
+    return {"float": "float32", "half": "float16"}.get(values[-1], values[-1]) if values else None
 
 
 def command(options: VllmOptions, model: Path, port: int) -> list[str]:
@@ -45,7 +59,7 @@ def command(options: VllmOptions, model: Path, port: int) -> list[str]:
     module = next((name for name in _MODULES if _exists(name)), _MODULES[0])
     line = [
         sys.executable, "-P", "-m", module, "--model", str(model.absolute()), "--served-model-name", BASE_MODEL,
-        "--host", "127.0.0.1", "--port", str(port), "--dtype", resolved_dtype(options, model),
+        "--host", "127.0.0.1", "--port", str(port), "--dtype", chosen_precision(options, model).precision,
         "--max-num-seqs", str(options.max_num_seqs), "--generation-config", "vllm",
         "--enable-scale-out",  # the token endpoint
         "--logprobs-mode", "processed_logprobs",  # of the distribution sampled from

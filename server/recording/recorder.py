@@ -14,8 +14,11 @@ from server.errors import Conflict
 from server.recording.episode import Episode, Tail
 from server.recording.episodes import insert_episodes
 from server.recording.tokens import chain_hash, pack_ids, pack_logprobs
-from server.store.tables import EpisodeRow, NodeRow, TurnRow
+from server.store.tables import EpisodeRow, NodeRow, PolicyVersionRow, TurnRow
 from server.store.writer import Many, Writer
+
+REFUSED_VERSION = "refused_version"
+"""Why the learner must not train on a turn whose version was refused: its tokens may be of any weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,9 @@ class Recorder:
             self._on_turn(turn)
 
 
-_EPISODE, _TURN, _NODE = (cast(sa.Table, row.__table__) for row in (EpisodeRow, TurnRow, NodeRow))
+_EPISODE, _TURN, _NODE, _VERSION = (
+    cast(sa.Table, row.__table__) for row in (EpisodeRow, TurnRow, NodeRow, PolicyVersionRow)
+)
 
 
 def _insert(session: Session, items: list[tuple[str, NewTurn, dict[str, Any] | None]]) -> list[int | Exception]:
@@ -136,10 +141,11 @@ def _insert(session: Session, items: list[tuple[str, NewTurn, dict[str, Any] | N
         rows = connection.execute(sa.select(_EPISODE.c.id, _EPISODE.c.status).where(_EPISODE.c.id.in_(known)))
         statuses |= {row.id: row.status for row in rows}
     open_turns = [(episode_id, turn) for episode_id, turn in turns if statuses.get(episode_id) == "open"]
+    refused = _refused_versions(connection, [turn for _, turn in open_turns])
     node_ids = _new_node_ids(connection, sum(1 + len(turn.spans) for _, turn in open_turns))
     turn_rows, node_rows, ends = [], [], dict[str, int]()
     for episode_id, turn in open_turns:
-        turn_rows.append(_turn_row(episode_id, turn))
+        turn_rows.append(_turn_row(episode_id, turn, refused))
         node_rows += _node_rows(episode_id, turn, node_ids)
         ends[turn.id] = node_rows[-1]["id"]
     if turn_rows:
@@ -164,7 +170,17 @@ def _new_node_ids(connection: sa.Connection, count: int) -> Iterator[int]:
     return iter(range(newest + 1, newest + 1 + count))
 
 
-def _turn_row(episode_id: str, turn: NewTurn) -> dict[str, Any]:
+def _refused_versions(connection: sa.Connection, turns: list[NewTurn]) -> set[int]:
+    """Return the versions among the samplers of some turns that were refused after they had begun to answer."""
+    versions = {span.version for turn in turns for span in turn.spans}
+    query = sa.select(_VERSION.c.version).where(_VERSION.c.version.in_(versions - {None}), _VERSION.c.state == "failed")
+    return set(connection.execute(query).scalars())
+
+
+def _turn_row(episode_id: str, turn: NewTurn, refused: set[int]) -> dict[str, Any]:
+    reason = turn.untrainable_reason
+    if reason is None and any(span.version in refused for span in turn.spans):
+        reason = REFUSED_VERSION
     return {
         "id": turn.id,
         "episode_id": episode_id,
@@ -177,8 +193,8 @@ def _turn_row(episode_id: str, turn: NewTurn) -> dict[str, Any]:
         "completion_tokens": turn.completion_tokens,
         "policy_version": turn.policy_version,
         "temperature": turn.temperature,
-        "trainable": turn.untrainable_reason is None,
-        "untrainable_reason": turn.untrainable_reason,
+        "trainable": reason is None,
+        "untrainable_reason": reason,
         "forked": turn.forked,
         "duration_ms": turn.duration_ms,
         "choice": turn.choice,

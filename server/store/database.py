@@ -39,7 +39,12 @@ def unavailable(error: sa.exc.SQLAlchemyError) -> Unavailable:
 
 def new_id(prefix: str) -> str:
     """Return a unique id that sorts by time, such as `ep_0198f0c2a6b1c3d4e5f60718`."""
-    return f"{prefix}_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"
+    return id_at(prefix, time.time()) + secrets.token_hex(6)
+
+
+def id_at(prefix: str, at: float) -> str:
+    """Return the beginning of the ids made at a Unix time, in milliseconds: it sorts before all of them."""
+    return f"{prefix}_{int(at * 1000):012x}"
 
 
 def normalize_url(url: str) -> str:

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.store.tables import MetricRow, RunRow
+from server.training.outcome import with_outcome
 from server.training.run_states import active_s, close_run
 from upturn.wire import RunConfig
 
@@ -23,9 +24,12 @@ def end_if_spent(session: Session, run: RunRow, now: float) -> None:
         or 0.0
     )
     minutes = active_s(run, now) / 60
+    spent = None
     if budget.steps is not None and run.step >= budget.steps:
-        close_run(run, "done", f"budget: {run.step} of {budget.steps} learner steps are used", now)
+        spent = f"budget: {run.step} of {budget.steps} learner steps are used"
     elif budget.minutes is not None and minutes >= budget.minutes:
-        close_run(run, "done", f"budget: {minutes:.1f} of {budget.minutes:g} minutes are used", now)
+        spent = f"budget: {minutes:.1f} of {budget.minutes:g} minutes are used"
     elif budget.tokens is not None and tokens >= budget.tokens:
-        close_run(run, "done", f"budget: {tokens:.0f} of {budget.tokens} trained tokens are used", now)
+        spent = f"budget: {tokens:.0f} of {budget.tokens} trained tokens are used"
+    if spent is not None:
+        close_run(run, "done", with_outcome(session, run.id, spent), now)

@@ -12,10 +12,12 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from server.engines.precision import Precision
 from server.errors import BadRequest
 from server.store.database import Database
 from server.store.tables import BatchRow, MetricRow, RunRow
 from server.store.writer import Writer
+from server.training.outcome import with_outcome
 from server.training.run_states import (
     SLOT,
     UNFINISHED,
@@ -30,6 +32,7 @@ from server.training.run_states import (
     unfinished,
 )
 from server.versions.routing import Pointers
+from upturn.outcome import nothing_to_learn
 from upturn.wire import RunClaim, RunConfig, RunEnd, RunStep, RunView
 
 BY_REQUEST = "paused by request"
@@ -45,12 +48,24 @@ class Runs:
         pointers: Pointers,
         lease_s: float,
         clock: Callable[[], float] = time.time,
+        precision: Callable[[], Precision | None] = lambda: None,
     ) -> None:
+        """Connect the parts.
+
+        Args:
+            database: read by the views.
+            writer: the database's one writer.
+            pointers: name the versions that serve.
+            lease_s: how long a learner holds a run without a heartbeat.
+            clock: returns Unix time.
+            precision: returns the data type in which the engine computes.
+        """
         self._database = database
         self._writer = writer
         self._pointers = pointers
         self._lease_s = lease_s
         self.clock = clock
+        self._precision = precision
         self._heard_at: float | None = None
         """When this process last granted or renewed a lease; None once the run has ended."""
 
@@ -74,9 +89,15 @@ class Runs:
         """Refuse a run that this server cannot serve.
 
         Raises:
-            BadRequest: the server serves another kind of weights.
+            BadRequest: the server serves another kind of weights, or its engine computes in float16.
         """
         served = "full" if self._pointers.shared else "adapter"
+        if self._precision() == "float16":
+            raise BadRequest(
+                "the engine computes in float16, in which nothing can be trained: start the server with "
+                "--engine.dtype bfloat16 or float32",
+                code="untrainable_precision",
+            )
         if config.kind != served:
             raise BadRequest(
                 f"this server serves {served} weights, the run trains {config.kind}",
@@ -178,7 +199,9 @@ class Runs:
         """
 
         def finish(session: Session) -> None:
-            close_run(hold(session, run_id, end.learner), end.state, end.reason, self.clock())
+            row = hold(session, run_id, end.learner)
+            reason = with_outcome(session, run_id, end.reason) if end.state == "done" else end.reason
+            close_run(row, end.state, reason, self.clock())
 
         await self._writer.write(finish)
         self._heard_at = None
@@ -217,7 +240,9 @@ class Runs:
 
         def read() -> list[RunView]:
             with self._database.read() as session:
-                return [_view(row, []) for row in session.scalars(sa.select(RunRow).order_by(RunRow.id.desc()))]
+                trained = dict(session.execute(_trained().group_by(BatchRow.run_id)).all())
+                rows = session.scalars(sa.select(RunRow).order_by(RunRow.id.desc()))
+                return [self._view(row, [], trained.get(row.id, 0)) for row in rows]
 
         return await asyncio.to_thread(read)
 
@@ -229,34 +254,54 @@ class Runs:
                 .where(BatchRow.run_id == run_id, BatchRow.state == "trained")
                 .order_by(BatchRow.step)
             ).all()
+            gathering = session.scalar(
+                sa.select(BatchRow.play_id).where(
+                    BatchRow.run_id == run_id, BatchRow.step == row.step, BatchRow.state == "gathering"
+                )
+            )
             metrics: dict[int, dict[str, float]] = {}
             for metric in session.scalars(sa.select(MetricRow).where(MetricRow.run_id == run_id)):
                 metrics.setdefault(metric.step, {})[metric.name] = metric.value
-        return _view(
+        return self._view(
             row,
             [
                 RunStep(
-                    step=b.step, horizon=b.horizon, policy_version=b.policy_version, metrics=metrics.get(b.step, {})
+                    step=b.step,
+                    horizon=b.horizon,
+                    policy_version=b.policy_version,
+                    metrics=metrics.get(b.step, {}),
+                    nothing_to_learn=nothing_to_learn(metrics.get(b.step, {})),
                 )
                 for b in batches
             ],
+            sum(b.policy_version is not None for b in batches),
+            gathering if row.state == "running" else None,
+        )
+
+    def _view(self, row: RunRow, steps: list[RunStep], trained_steps: int, play_id: str | None = None) -> RunView:
+        return RunView(
+            id=row.id,
+            state=row.state,  # type: ignore[arg-type]
+            trigger=row.trigger,
+            config=RunConfig.model_validate(row.config),
+            step=row.step,
+            trained_steps=trained_steps,
+            reason=row.reason,
+            learner=row.learner,
+            first_version=row.first_version,
+            last_version=row.last_version,
+            play_id=play_id,
+            precision=self._precision() if row.state in UNFINISHED else None,
+            gate=row.gate,  # type: ignore[arg-type]
+            created_at=row.created_at,
+            started_at=row.started_at,
+            ended_at=row.ended_at,
+            steps=steps,
         )
 
 
-def _view(row: RunRow, steps: list[RunStep]) -> RunView:
-    return RunView(
-        id=row.id,
-        state=row.state,  # type: ignore[arg-type]
-        trigger=row.trigger,
-        config=RunConfig.model_validate(row.config),
-        step=row.step,
-        reason=row.reason,
-        learner=row.learner,
-        first_version=row.first_version,
-        last_version=row.last_version,
-        gate=row.gate,  # type: ignore[arg-type]
-        created_at=row.created_at,
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        steps=steps,
+def _trained() -> sa.Select[str, int]:
+    """Return the query of a run's id and its number of steps that published a version."""
+    return sa.select(BatchRow.run_id, sa.func.count()).where(
+        BatchRow.state == "trained", BatchRow.policy_version.is_not(None)
     )

@@ -11,10 +11,15 @@ from sqlalchemy.orm import Session
 
 from server.engines.protocol import Engine, Weights
 from server.errors import Conflict, NotFound
-from server.store.tables import BatchRow, PolicyVersionRow
+from server.recording.recorder import REFUSED_VERSION
+from server.store.database import id_at
+from server.store.tables import BatchRow, NodeRow, PolicyVersionRow, TurnRow
 from server.versions import ledger
 from server.versions.routing import Pointers
 from upturn.wire import PolicyView
+
+LONGEST_TURN_S = 86_400.0
+"""No answer takes longer."""
 
 
 def ready(session: Session, version: int) -> PolicyVersionRow:
@@ -102,18 +107,37 @@ def set_ready(session: Session, version: int, *, check_mean: float, check_max: f
 
 
 def set_failed(session: Session, version: int, reason: str) -> None:
-    """Mark a version as refused; its number stays used."""
-    session.execute(
-        sa.update(PolicyVersionRow).where(PolicyVersionRow.version == version).values(state="failed", reason=reason)
-    )
+    """Mark a version as refused, and the turns that it sampled as untrainable; its number stays used."""
+    row = session.get_one(PolicyVersionRow, version)
+    row.state, row.reason = "failed", reason
+    _never_train_on(session, row)
 
 
 def fail_interrupted(session: Session) -> None:
-    """Mark versions as failed that were loading when the server stopped."""
+    """Mark versions as refused that were loading when the server stopped."""
+    for version in session.scalars(
+        sa.select(PolicyVersionRow.version).where(PolicyVersionRow.state == "loading")
+    ).all():
+        set_failed(session, version, "the server stopped while loading it")
+
+
+def _never_train_on(session: Session, version: PolicyVersionRow) -> None:
+    """Mark the recorded turns as untrainable that a refused version sampled, wholly or in part.
+
+    An engine with full weights samples with a version while it is checked. The recorder marks turns that end later.
+    """
+    sampled = (
+        sa.select(NodeRow.turn_id)
+        .join(TurnRow, TurnRow.id == NodeRow.turn_id)
+        .where(
+            TurnRow.id >= id_at("turn", version.created_at - LONGEST_TURN_S),  # spares all older turns
+            NodeRow.policy_version == version.version,
+        )
+    )
     session.execute(
-        sa.update(PolicyVersionRow)
-        .where(PolicyVersionRow.state == "loading")
-        .values(state="failed", reason="the server stopped while loading it")
+        sa.update(TurnRow)
+        .where(TurnRow.id.in_(sampled), TurnRow.trainable)
+        .values(trainable=False, untrainable_reason=REFUSED_VERSION)
     )
 
 

@@ -146,7 +146,7 @@ async def build(settings: Settings, *, learns: bool) -> Parts:
     )
 
     # Training.
-    runs = Runs(database, writer, pointers, settings.learner.lease_s)
+    runs = Runs(database, writer, pointers, settings.learner.lease_s, precision=lambda: engine.precision)
     metrics.training = lambda: runs.training
     gate = PromotionGate(
         settings.gate,

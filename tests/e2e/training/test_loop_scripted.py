@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import sqlite3
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,6 +108,63 @@ def test_weights_that_fail_the_check_never_serve(live: Live, tmp_path: Path) -> 
     assert refused.value.code == "check_failed"
     assert says(live) == ("Hello there.", "policy@0")
     assert live.client.publish(publication(live, run_id, "Right.")).version == 2, "a failed version's number is spent"
+
+
+def test_turns_of_a_refused_version_are_never_trained_on(live: Live, tmp_path: Path) -> None:
+    """One turn ends while the version is checked; another begins then, and ends after the refusal."""
+    run_id, engine, began = claim(live), live.parts.engine, threading.Event()
+    request = publication(live, run_id, "Mixed up. " * 20, probe_from=script(tmp_path / "other", "Elsewhere."))
+    script(Path(request.path), "Mixed up. " * 20, delay_s=0.01)
+    request = request.model_copy(update={"manifest_sha256": write_manifest(Path(request.path), {"kind": "full"})})
+
+    def read_slowly() -> None:
+        for _ in live.openai(key="slow").chat.completions.create(model="policy", messages=ASK, stream=True):
+            began.set()
+
+    slow = threading.Thread(target=read_slowly)
+
+    async def meanwhile(*_: Any) -> list[float]:
+        assert (await asyncio.to_thread(says, live))[1] == "policy@1"
+        slow.start()
+        assert await asyncio.to_thread(began.wait, 60)
+        return [0.0] * (len(request.probe.token_ids) - 1)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(engine, "spot_check", meanwhile)
+        with pytest.raises(UpturnAPIError, match="not the trained ones"):
+            live.client.publish(request)
+    slow.join(60)
+    says(live)
+    with sqlite3.connect(tmp_path / "data" / "upturn.db") as connection:
+        rows = connection.execute(
+            "select distinct turn.id, turn.trainable, turn.untrainable_reason, exists "
+            "(select 1 from node where node.turn_id = turn.id and node.policy_version = 1) from turn order by turn.id"
+        ).fetchall()
+    connection.close()
+    assert [row[1:] for row in rows] == [(0, "refused_version", 1), (0, "refused_version", 1), (1, None, 0)]
+
+
+def test_a_run_that_trained_nothing_says_so_and_why(live: Live) -> None:
+    reward_two(live, "same", (1.0, 1.0))
+    run_id = claim(live, steps=1)
+    batch = lease(live, run_id)
+    skipped = BatchAck(learner=LEARNER, state="trained", metrics={"trained_tokens": 0.0, "skipped": 1.0})
+    live.client.acknowledge_batch(batch.id, skipped)
+    run = live.client.end_run(run_id, RunEnd(learner=LEARNER, state="done", reason="all steps are done"))
+    assert (run.state, run.step, run.trained_steps) == ("done", 1, 0)
+    assert run.steps[0].nothing_to_learn == "1 group scored alike"
+    assert run.reason == (
+        "all steps are done; nothing was learned: its only step had nothing to learn (1 group scored alike); "
+        "choose tasks that the policy sometimes solves (curriculum = learnability), or larger groups"
+    )
+    assert live.client.runs().data[0].trained_steps == 0
+
+
+def test_a_run_tells_its_learner_the_engines_precision_until_it_ends(live: Live) -> None:
+    run_id = claim(live)
+    assert live.client.run(run_id).precision == live.parts.engine.precision == "float32"
+    ended = live.client.end_run(run_id, RunEnd(learner=LEARNER, state="failed", reason="tested"))
+    assert (ended.precision, ended.reason) == (None, "tested")
 
 
 def test_publishing_twice_returns_the_same_version(live: Live) -> None:

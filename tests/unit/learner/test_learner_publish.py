@@ -10,6 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from learner.checks import BadInput
 from learner.model.load import load_policy
 from learner.publish import write_version
 from learner.step import Trainer
@@ -148,3 +149,20 @@ def test_a_repeated_step_never_overwrites_a_version(tmp_path):
     policy = tiny_policy(tmp_path)
     names = [write_version(policy, tmp_path / "versions", 7, {}).directory.name for _ in range(3)]
     assert names == ["step-000007", "step-000007-2", "step-000007-3"]
+
+
+def test_a_learner_computes_in_the_engines_precision_and_its_version_declares_its_own_dtype(tmp_path):
+    base = make_tiny_model(tmp_path / "base", dtype=torch.bfloat16)
+    policy = load_policy(base, None, FULL, CPU, "float32")
+    Trainer(policy, FULL).step(random_samples(), 0)
+    version = write_version(policy, tmp_path / "versions", 0, {})
+    assert json.loads((version.directory / "config.json").read_text())["dtype"] == "float32"
+    served = AutoModelForCausalLM.from_pretrained(version.directory, dtype="auto")
+    torch.testing.assert_close(
+        served_logprobs(served, version.probe), torch.tensor(version.probe.logprobs), atol=1e-5, rtol=0
+    )
+
+
+def test_an_engine_that_computes_in_float16_is_refused_with_advice(tmp_path):
+    with pytest.raises(BadInput, match="float16, in which nothing can be trained"):
+        load_policy(make_tiny_model(tmp_path / "base"), None, FULL, CPU, "float16")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
+from clients.demo.__main__ import new_folder
 from clients.demo.report import gains, interval
 from upturn.wire import PlayedEpisode, PlayView
 
@@ -63,3 +65,8 @@ def test_the_interval_covers_the_mean_at_about_its_nominal_rate() -> None:
         low, high = interval([rng.gauss(0.3, 0.2) for _ in range(25)], seed=trial)
         covered += low <= 0.3 <= high
     assert 52 <= covered <= 60
+
+
+def test_demos_that_start_in_the_same_second_get_different_folders(tmp_path: Path) -> None:
+    folders = [new_folder(tmp_path / "data") for _ in range(3)]
+    assert len(set(folders)) == 3 and all(folder.is_dir() for folder in folders)

@@ -10,6 +10,7 @@ import typer
 
 from upturn.command.connection import LOCAL, AsJson, Key, Server, connect
 from upturn.command.output import print_json, print_table, share_text
+from upturn.command.progress import ProgressLine, play_text
 from upturn.wire import PlayRequest, PlayView, Sampling
 
 
@@ -55,25 +56,14 @@ def play(
             trainable=False,
             seed=seed,
         )
-        view = client.wait_for_play(client.start_play(request).id, on_progress=_show_progress)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+        line = ProgressLine(sys.stderr)
+        view = client.wait_for_play(client.start_play(request).id, on_progress=lambda view: line.show(play_text(view)))
+        line.end()
     if as_json:
         print_json(view)
     else:
         _print_results(view)
     return 0 if view.state == "done" else 1
-
-
-def _show_progress(view: PlayView) -> None:
-    """Rewrite one line on stderr if stderr is a terminal."""
-    if sys.stderr.isatty():
-        print(
-            f"\r{view.finished} of {view.episodes} episodes, {view.succeeded} succeeded",
-            end="",
-            file=sys.stderr,
-            flush=True,
-        )
 
 
 def _print_results(view: PlayView) -> None:

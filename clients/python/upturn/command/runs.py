@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-import time
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,12 +16,13 @@ from pydantic import ValidationError
 from upturn.client import Client
 from upturn.command.connection import LOCAL, AsJson, Key, Server, connect
 from upturn.command.output import print_json, print_table, time_text
+from upturn.command.progress import ProgressLine, follow_run
 from upturn.command.run import OPTIONS, help_unless_command
+from upturn.outcome import nothing_to_learn
 from upturn.wire import RunConfig, RunRequest, RunStep, RunView
 
 ACTIVE = ("queued", "running", "paused")
 """States of a run that has not ended."""
-POLL_S = 2.0
 
 group = typer.Typer(
     help="Start, show or cancel a training run.",
@@ -155,12 +155,17 @@ def run_line(run: RunView) -> str:
 
 def step_line(run: RunView, step: RunStep) -> str:
     """Return the results of a learner step in one line."""
-    version = "no version" if step.policy_version is None else f"@{step.policy_version}"
-    success, reward, loss = (step.metrics.get(name, math.nan) for name in ("success_rate", "mean_reward", "loss"))
-    return (
-        f"  step {step.step + 1}/{run.config.steps}  horizon {step.horizon}  success {success:.1%}  "
-        f"reward {reward:.3f}  loss {loss:.4f}  {version}"
-    )
+    why = nothing_to_learn(step.metrics)
+    version = f"nothing to learn: {why}" if why else "no version"
+    if step.policy_version is not None:
+        version = f"@{step.policy_version}"
+    shown = (("success", "success_rate", ".1%"), ("reward", "mean_reward", ".3f"), ("loss", "loss", ".4f"))
+    figures = [
+        f"{word} {step.metrics[name]:{form}}"
+        for word, name, form in shown
+        if math.isfinite(step.metrics.get(name, math.nan))
+    ]
+    return "  ".join([f"  step {step.step + 1}/{run.config.steps}", f"horizon {step.horizon}", *figures, version])
 
 
 def _versions(run: RunView) -> str:
@@ -179,13 +184,6 @@ def _follow(client: Client) -> None:
 
 def _follow_one(client: Client, run: RunView) -> RunView:
     """Print a run's steps as they end, on stderr; return the run when it is no longer queued or running."""
-    print(run_line(run), file=sys.stderr, flush=True)
-    shown = 0
-    while True:
-        run = client.run(run.id)
-        for step in run.steps[shown:]:
-            print(step_line(run, step), file=sys.stderr, flush=True)
-        shown = len(run.steps)
-        if run.state not in ("queued", "running"):
-            return run
-        time.sleep(POLL_S)
+    line = ProgressLine(sys.stderr)
+    line.say(run_line(run))
+    return follow_run(client, run.id, line, step_line)

@@ -35,6 +35,8 @@ class RunStep(Message):
     horizon: int
     policy_version: int | None
     metrics: dict[str, float]
+    nothing_to_learn: str | None = None
+    """Why the step trained nothing; None if it trained."""
 
 
 class RunView(Message):
@@ -42,10 +44,14 @@ class RunView(Message):
 
     id: str
     state: Literal["queued", "running", "paused", "done", "failed", "cancelled"]
+    """`done` after the last step, or at the end of the budget, even if no step had anything to learn: `trained_steps`
+    is then 0, and `reason` says why."""
     trigger: str
     config: RunConfig
     step: int
     """Finished learner steps."""
+    trained_steps: int = 0
+    """Finished steps that trained; the others had nothing to learn."""
     reason: str | None
     """Why the run ended or is paused."""
     learner: str | None
@@ -56,6 +62,10 @@ class RunView(Message):
     gate: Literal["due", "canary", "promoted", "rejected", "void"] | None = None
     """The promotion decision on its last version: `due` until decided, `canary` while part of live traffic tries it,
     `void` if there was nothing to decide; None without an evaluation plan."""
+    play_id: str | None = None
+    """The play that gathers the batch of the step in progress; None while the step trains."""
+    precision: Literal["bfloat16", "float16", "float32"] | None = None
+    """Data type in which the server's engine computes, and the learner must too; None once the run has ended."""
     created_at: float
     started_at: float | None
     ended_at: float | None

@@ -1,0 +1,19 @@
+"""The reason with which a run ends: it says how many of its steps had nothing to learn, and why."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from server.store.tables import BatchRow, MetricRow
+from upturn.outcome import nothing_to_learn, outcome
+
+
+def with_outcome(session: Session, run_id: str, reason: str) -> str:
+    """Return the reason of a run that is done; if steps had nothing to learn, with their number and why."""
+    steps = sa.select(BatchRow.step).where(BatchRow.run_id == run_id, BatchRow.state == "trained")
+    metrics: dict[int, dict[str, float]] = {step: {} for step in session.scalars(steps)}
+    for row in session.scalars(sa.select(MetricRow).where(MetricRow.run_id == run_id)):
+        metrics.setdefault(row.step, {})[row.name] = row.value
+    skipped = any(nothing_to_learn(figures) for figures in metrics.values())
+    return f"{reason}; {outcome(list(metrics.values()))}" if skipped else reason
