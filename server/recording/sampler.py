@@ -139,9 +139,7 @@ class Sampler:
             # aclosing: an abandoned answer frees the engine at once, not when the iterator is collected.
             async with (
                 asyncio.timeout(0 if readers.gone else None) as until_gone,
-                aclosing(
-                    self._engine.generate(plan.version, prompt.ids, plan.params, whole=request.whole)
-                ) as answer,
+                aclosing(self._engine.generate(plan.version, prompt.ids, plan.params, whole=request.whole)) as answer,
             ):
                 readers.when_gone = lambda: until_gone.reschedule(0)
                 async for piece in answer:
