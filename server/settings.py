@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     """Whether requests need an API key; `auto`: required unless the host is loopback. `off` is refused elsewhere."""
     default_horizon: int = Field(default=100, ge=1, le=10_000)
     """Horizon of episodes that do not set one, in turns."""
+    drain_s: float = Field(default=60.0, ge=0, le=86_400)
+    """Longest time that calls in progress may take after SIGTERM or Ctrl-C, in seconds. New calls are refused meanwhile
+    (503), and so is `/readyz`. A second signal ends them at once."""
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
     """Maximum size of a request body."""
     concurrent_episodes: int = Field(default=64, ge=1)

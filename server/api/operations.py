@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse, Response
 
 from server.api.access.authentication import needs
+from server.api.access.draining import Draining
 from server.api.services import service
 from server.engines.protocol import Engine
 from server.errors import Unavailable
@@ -28,6 +29,7 @@ class ServerFacts:
     """GPU assignment of engine and learner."""
 
 
+DrainingOf = Annotated[Draining, service(Draining)]
 EngineOf = Annotated[Engine, service(Engine)]
 FactsOf = Annotated[ServerFacts, service(ServerFacts)]
 MetricsOf = Annotated[Metrics, service(Metrics)]
@@ -54,8 +56,9 @@ async def metrics(metrics: MetricsOf, pointers: PointersOf, turns: TurnsOf, engi
 
 
 @router.get("/readyz")
-async def readyz(facts: FactsOf, pointers: PointersOf, engine: EngineOf) -> ServerView:
+async def readyz(facts: FactsOf, pointers: PointersOf, engine: EngineOf, draining: DrainingOf) -> ServerView:
     """Return 200 while the engine responds too, otherwise 503."""
+    draining.check()
     if not await engine.healthy():
         raise Unavailable("the engine is starting", code="engine_unavailable")
     return ServerView(

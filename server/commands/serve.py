@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from types import FrameType
 
 import uvicorn
 from sqlalchemy.orm import Session
@@ -13,6 +14,35 @@ from server.app import create_app
 from server.recording.keys import first_admin_key
 from server.settings import Settings
 from server.store.database import Database
+from server.wiring import lifecycle
+from server.wiring.parts import Parts
+
+ANSWERS_S = 5
+"""Time for the last answers to leave after the drain, in seconds."""
+
+
+class Server(uvicorn.Server):
+    """Drains before it shuts down: uvicorn itself would stop listening at once, and only then wait for its handlers."""
+
+    async def main_loop(self) -> None:
+        """Serve until a signal, then drain while the server still listens."""
+        await super().main_loop()
+        if (parts := self._parts) is not None:
+            await lifecycle.drain(parts)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin the drain at the first signal; end it at the second, in order, whichever signal it is."""
+        if (parts := self._parts) is not None:
+            parts.draining.hurried = parts.draining.begun
+            parts.draining.begun = True
+        super().handle_exit(sig, frame)
+        self.force_exit = False  # uvicorn would not close the application.
+
+    @property
+    def _parts(self) -> Parts | None:
+        """The application's parts, once it has started to build them."""
+        parts: Parts | None = getattr(self.config.app.state, "parts", None)  # type: ignore[union-attr]
+        return parts
 
 
 def run(settings: Settings) -> int:
@@ -32,9 +62,8 @@ def run(settings: Settings) -> int:
         )
         return 1
     url = f"http://{settings.host}:{listener.getsockname()[1]}"
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(settings, lambda: url), log_level="warning", timeout_graceful_shutdown=5)
-    )
+    app = create_app(settings, lambda: url)
+    server = Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=ANSWERS_S))
     print(f"upturn: {url} (data in {settings.data_dir.absolute()})", flush=True)
     if settings.keys_required:
         _show_first_admin_key(settings)

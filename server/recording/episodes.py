@@ -11,6 +11,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from server.recording.cut_answers import CutAnswers
 from server.recording.episode import Episode
 from server.recording.given_rewards import record_reward
 from server.recording.keys import hash_of, new_episode_key
@@ -35,7 +36,8 @@ class Episodes:
         self._on_end = on_end
         """Called with status and error class after an end is recorded."""
         self._open: OrderedDict[str, Episode] = OrderedDict()
-        self.when_ended: list[Callable[[str], None]] = []
+        self.cut_answers = CutAnswers()
+        self.when_ended: list[Callable[[str], None]] = [self.cut_answers.forget]
         """Called with the id of each episode that ends or is erased, to release its resources."""
 
     async def open(

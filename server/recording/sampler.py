@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Any
 
 from server.engines.protocol import Engine, Piece, SamplingParams, spans_of
 from server.errors import EngineError, UpturnError
@@ -17,7 +19,7 @@ from server.recording.recorder import NewTurn, Recorder, Span
 from server.recording.trainable import untrainable_reason
 from server.recording.turn import Answer, Readers
 from server.recording.turn_request import TurnRequest
-from server.rendering.answers import AnswerReader, Delta
+from server.rendering.answers import AnswerReader, Delta, message_of
 from server.rendering.tokenizer import Tokenizer
 
 
@@ -40,6 +42,23 @@ class Plan:
     deltas: asyncio.Queue[Delta | None] = field(default_factory=asyncio.Queue)
 
 
+@dataclass(slots=True)
+class _Sampled:
+    """An answer so far."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    deltas: list[Delta] = field(default_factory=list)
+    """What its readers are shown of it."""
+    ends: list[int] = field(default_factory=list)
+    """Number of deltas after each piece."""
+
+    def cut(self, shown: int) -> None:
+        """Drop what no reader was shown: all pieces after the one that completes the first `shown` deltas."""
+        kept = bisect_left(self.ends, shown) + 1 if shown else 0
+        del self.pieces[kept:], self.ends[kept:]
+        del self.deltas[self.ends[-1] if self.ends else 0 :]
+
+
 class Sampler:
     """Carries out plans."""
 
@@ -50,29 +69,24 @@ class Sampler:
         self._episodes = episodes
 
     async def sample(self, plan: Plan) -> Answer:
-        """Sample an answer, record it, and return it. What was sampled before the readers left is recorded too.
+        """Sample an answer, record it, and return it. Of a stream that its readers left, what they were shown is recorded.
 
         Raises:
             EngineError: the engine failed; the episode has ended with status `error`.
+            Unavailable: the server stopped; what was sampled is recorded.
             UpturnError: nothing was recorded, and the turn does not count against the horizon.
         """
         began = time.perf_counter()
-        episode, request, prompt = plan.episode, plan.request, plan.rendered.prompt
-        reader = AnswerReader(self._tokenizer, plan.rendered.format)
-        pieces: list[Piece] = []
+        episode, request, prompt, readers = plan.episode, plan.request, plan.rendered.prompt, plan.readers
+        reader, sampled = AnswerReader(self._tokenizer, plan.rendered.format), _Sampled()
         try:
-            # aclosing: an abandoned answer frees the engine at once, not when the iterator is collected.
-            async with aclosing(
-                self._engine.generate(plan.version, prompt.ids, plan.params, whole=request.whole)
-            ) as answer:
-                async for piece in answer:
-                    pieces.append(piece)
-                    if not request.whole:  # A whole answer names its episode only after its turn is durable.
-                        await episode.opened()
-                    _pass_on(reader.push(piece.token_ids), plan)
-                    if plan.readers.gone:
-                        break
-            _pass_on(reader.finish(), plan)
+            await self._collect(plan, reader, sampled)
+            if abandoned := not await readers.remain():
+                if not request.whole and readers.stopped is None:
+                    sampled.cut(readers.shown)
+            else:
+                _show(reader.finish(), plan, sampled)
+            message, pieces = message_of(sampled.deltas), sampled.pieces
             finish_reason = next((p.finish_reason for p in reversed(pieces) if p.finish_reason), "abort")
             spans = _spans(pieces)
             await self._recorder.record(
@@ -83,14 +97,14 @@ class Sampler:
                     digest=request.digest,
                     prompt=prompt,
                     spans=spans,
-                    answer=reader.message,
+                    answer=message,
                     finish_reason=finish_reason,
                     temperature=plan.params.temperature,
                     choice=plan.choice,
                     idempotency_key=request.idempotency_key,
                     duration_ms=1000 * (time.perf_counter() - began),
                     untrainable_reason=untrainable_reason(
-                        plan.params, spans, finish_reason=finish_reason, abandoned=plan.readers.gone
+                        plan.params, spans, finish_reason=finish_reason, abandoned=abandoned
                     ),
                 ),
             )
@@ -103,10 +117,13 @@ class Sampler:
             raise
         finally:
             plan.deltas.put_nowait(None)
+        if readers.stopped is not None:
+            raise readers.stopped
+        self._remember_if_left(plan, message)
         return Answer(
             turn_id=plan.turn_id,
             episode_id=episode.id,
-            message=reader.message,
+            message=message,
             finish_reason=finish_reason,
             prompt_tokens=len(prompt.ids),
             token_ids=[t for p in pieces for t in p.token_ids],
@@ -115,13 +132,49 @@ class Sampler:
             version=pieces[-1].version if pieces else plan.version,
         )
 
+    async def _collect(self, plan: Plan, reader: AnswerReader, sampled: _Sampled) -> None:
+        """Sample until the answer ends or its readers are gone, and show it to them as it grows."""
+        prompt, request, readers = plan.rendered.prompt, plan.request, plan.readers
+        try:
+            # aclosing: an abandoned answer frees the engine at once, not when the iterator is collected.
+            async with (
+                asyncio.timeout(0 if readers.gone else None) as until_gone,
+                aclosing(self._engine.generate(plan.version, prompt.ids, plan.params, whole=request.whole)) as answer,
+            ):
+                readers.when_gone = lambda: until_gone.reschedule(0)
+                async for piece in answer:
+                    if not request.whole:  # A whole answer names its episode only after its turn is durable.
+                        await plan.episode.opened()
+                    sampled.pieces.append(piece)
+                    _show(reader.push(piece.token_ids), plan, sampled)
+                    sampled.ends.append(len(sampled.deltas))
+        except TimeoutError:
+            if not readers.gone:
+                raise
+        finally:
+            readers.when_gone = None
+
+    def _remember_if_left(self, plan: Plan, message: dict[str, Any]) -> None:
+        """Recognize a conversation that goes on from a part of an answer, once the answer's readers have left it."""
+
+        def remember() -> None:
+            self._episodes.cut_answers.remember(
+                plan.request.owner, plan.rendered.prompt.chain_hash, plan.episode.id, message["content"] or ""
+            )
+
+        if plan.readers.gone:
+            remember()
+        else:
+            plan.readers.when_gone = remember
+
 
 def _uncount(plan: Plan) -> None:
     """Return the turn to the horizon: nothing was recorded."""
     plan.episode.turns -= plan.choice == 0
 
 
-def _pass_on(deltas: Iterable[Delta], plan: Plan) -> None:
+def _show(deltas: Sequence[Delta], plan: Plan, sampled: _Sampled) -> None:
+    sampled.deltas += deltas
     for delta in deltas:
         plan.deltas.put_nowait(delta)
 

@@ -7,11 +7,16 @@ again; to its reader each of them is a `Turn`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.errors import UpturnError
 from server.rendering.answers import Delta, ToolCall
+
+RETRY_GRACE_S = 3.0
+"""How long a whole answer is sampled on after its last reader has disconnected: a client that ran into its timeout sends
+the request again. OpenAI's and Anthropic's SDKs wait at most 0.5, 1 and 2 s before their first three retries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +46,53 @@ class Answer:
 
 @dataclass(slots=True)
 class Readers:
-    """Number of requests that wait for one answer. At 0, sampling stops and the partial answer is recorded."""
+    """The requests that wait for one answer. Once they are gone, sampling stops and the partial answer is recorded."""
 
     count: int = 1
+    gone: bool = False
+    """No request waits for the answer, and none can join any more."""
+    shown: int = 0
+    """Number of deltas that a stream has handed to its connection."""
+    stopped: UpturnError | None = None
+    """What the readers get instead of the answer, if the server stops before its end."""
+    when_gone: Callable[[], None] | None = None
+    """Called once, when the readers are gone."""
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    @property
-    def gone(self) -> bool:
-        """Whether no request waits for the answer."""
-        return self.count <= 0
+    def join(self) -> None:
+        """Add a request."""
+        self.count += 1
+        self._changed.set()
+
+    def leave(self, grace_s: float) -> None:
+        """Remove a request; if it was the last, another may join within `grace_s` seconds."""
+        self.count -= 1
+        if self.count > 0:
+            return
+        if grace_s:
+            asyncio.get_running_loop().call_later(grace_s, self._end)
+        else:
+            self._end()
+
+    def stop(self, error: UpturnError) -> None:
+        """End the answer here: its readers get `error`."""
+        self.count, self.stopped = 0, error
+        self._end()
+
+    async def remain(self) -> bool:
+        """Return whether a request waits for the answer, after the time in which a retry may join."""
+        while self.count <= 0 and not self.gone:
+            self._changed.clear()
+            await self._changed.wait()
+        return not self.gone
+
+    def _end(self) -> None:
+        if self.count > 0 or self.gone:
+            return
+        self.gone = True
+        self._changed.set()
+        if self.when_gone is not None:
+            self.when_gone()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,9 +115,13 @@ class Turn:
         """Whether every reader has left."""
         return self.readers.gone
 
-    def leave(self) -> None:
-        """Stop waiting for the answer: this reader's connection has closed."""
-        self.readers.count -= 1
+    def leave(self, grace_s: float = 0.0) -> None:
+        """Stop waiting for the answer: this reader's connection has closed.
+
+        Args:
+            grace_s: how long another request may still join before the answer is given up.
+        """
+        self.readers.leave(grace_s)
 
     async def pieces(self) -> AsyncIterator[Delta]:
         """Yield the answer as it arrives. Afterwards `answer()` returns or raises without delay."""
@@ -86,7 +134,7 @@ class Turn:
 
     def follow(self) -> Turn:
         """Add a reader: return a turn that waits for the same answer and shows it in one piece."""
-        self.readers.count += 1
+        self.readers.join()
         turn = Turn(self.id, self.episode_id, self.version, self.done, self.readers)
 
         def show(done: asyncio.Future[Answer]) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from server.engines.protocol import Engine, SamplingParams
-from server.errors import BadRequest, ContextTooLong, EngineError
+from server.errors import BadRequest, ContextTooLong, EngineError, Unavailable
 from server.recording.episode import Episode
 from server.recording.episodes import Episodes
 from server.recording.prompts import render_prompt
@@ -137,15 +137,9 @@ class Turns:
         return self._renderer.tokenizer.decode([token_id])
 
     async def drain(self) -> None:
-        """Stop sampling, then wait until every turn in progress is recorded as far as it got.
-
-        A turn whose request reads only complete answers (`whole`) has nothing to record while it is sampled, and is
-        canceled. Writes that have begun are completed.
-        """
-        for task, plan in self._running.items():
-            plan.readers.count = 0
-            if plan.request.whole:
-                task.cancel()
+        """Stop sampling, then wait until every turn in progress is recorded as far as it got; its readers get a 503."""
+        for plan in self._running.values():
+            plan.readers.stop(Unavailable("the server is stopping; try again in a moment", code="draining"))
         await asyncio.gather(*self._running, return_exceptions=True)
 
     def _check_engine(self, request: TurnRequest) -> None:

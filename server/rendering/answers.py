@@ -96,13 +96,7 @@ class AnswerReader:
     @property
     def message(self) -> dict[str, Any]:
         """The assistant's message so far."""
-        content = "".join(self._content)
-        message: dict[str, Any] = {"role": "assistant", "content": content if content or not self.calls else None}
-        if self._reasoning:
-            message["reasoning_content"] = "".join(self._reasoning)
-        if self.calls:
-            message["tool_calls"] = [call.as_message() for call in self.calls]
-        return message
+        return _message("".join(self._content), "".join(self._reasoning), self.calls)
 
     @property
     def _shown_at_end(self) -> bool:
@@ -233,6 +227,24 @@ class AnswerReader:
             self._reasoning += filter(None, [delta.reasoning])
             kept.append(delta)
         return kept
+
+
+def message_of(deltas: Sequence[Delta]) -> dict[str, Any]:
+    """Return the assistant's message that consists of these pieces."""
+    return _message(
+        "".join(delta.content for delta in deltas),
+        "".join(delta.reasoning for delta in deltas),
+        [delta.call for delta in deltas if delta.call is not None],
+    )
+
+
+def _message(content: str, reasoning: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": content if content or not calls else None}
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    if calls:
+        message["tool_calls"] = [call.as_message() for call in calls]
+    return message
 
 
 def _held_back(text: str, mark: str | None) -> int:

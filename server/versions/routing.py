@@ -103,9 +103,10 @@ async def find_episode(
     episodes: Episodes, owner: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]]
 ) -> str | None:
     """Return the caller's open live episode whose record matches the longest prefix of a conversation, or None."""
+    hashes = chain_hashes(messages, tools)
     ends = [
-        digest
-        for digest, message in zip(chain_hashes(messages, tools), messages, strict=True)
-        if message["role"] == "assistant"
+        digest for digest, message in zip(hashes, messages, strict=True) if message["role"] == "assistant"
     ]  # Recorded conversations end with an answer.
-    return await episodes.find_live(owner, ends) if ends else None
+    if not ends:
+        return None
+    return await episodes.find_live(owner, ends) or episodes.cut_answers.find(owner, messages, hashes)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
 
 from server.wiring.parts import Parts
+
+log = logging.getLogger("upturn")
 
 
 async def start(parts: Parts, own_url: Callable[[], str] | None) -> None:
@@ -29,8 +33,33 @@ async def start(parts: Parts, own_url: Callable[[], str] | None) -> None:
         parts.learner.start(own_url())
 
 
+async def drain(parts: Parts) -> None:
+    """Refuse new calls, stop background work, and let calls in progress finish for at most `drain_s`; cut the rest.
+
+    What was sampled of an answer that is cut is recorded. Until `close`, the server answers reads and its own learner.
+    """
+    parts.draining.begun = True
+    stopping = asyncio.create_task(_stop_background_work(parts))
+    await parts.draining.wait(parts.settings.drain_s)
+    await parts.turns.drain()
+    await asyncio.wait([stopping])
+    if stopping.exception() is not None:
+        log.error("background work did not stop", exc_info=stopping.exception())
+
+
 async def close(parts: Parts) -> None:
     """Close the parts, started or not: first sources of new work, then work in progress, last engine and database."""
+    parts.draining.begun = True
+    await _stop_background_work(parts)
+    await parts.turns.drain()
+    await parts.environments.close()
+    await parts.engine.close()
+    parts.writer.close()
+    parts.database.close()
+
+
+async def _stop_background_work(parts: Parts) -> None:
+    """Stop everything that works without being called; what has stopped already stays so."""
     await parts.scorers.close()
     await parts.gate.close()
     await parts.watch.close()
@@ -41,8 +70,3 @@ async def close(parts: Parts) -> None:
     if parts.learner:
         await parts.learner.close()
     await parts.plays.close()
-    await parts.turns.drain()
-    await parts.environments.close()
-    await parts.engine.close()
-    parts.writer.close()
-    parts.database.close()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import migrations
 from server.api.access.callers import Callers
+from server.api.access.draining import Draining
 from server.api.access.limits import Limits
 from server.assembly import build_policy
 from server.engines.protocol import Engine
@@ -49,6 +50,7 @@ class Parts:
     writer: Writer
     callers: Callers
     limits: Limits
+    draining: Draining
     engine: Engine
     renderer: Renderer
     pointers: Pointers
@@ -182,6 +184,7 @@ async def build(settings: Settings, *, learns: bool) -> Parts:
         writer=writer,
         callers=callers,
         limits=Limits(),
+        draining=Draining(),
         engine=engine,
         renderer=built.renderer,
         pointers=pointers,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.api.access.callers import Callers
+from server.api.access.draining import Draining
 from server.api.access.keys import Keys
 from server.api.access.limits import Limits
 from server.api.dialects.conversation import Conversations
@@ -54,6 +55,7 @@ def services(parts: Parts) -> Mapping[Any, object]:
             default_horizon=settings.default_horizon,
         ),
         Database: parts.database,
+        Draining: parts.draining,
         Engine: engine,
         Episodes: episodes,
         Guests: Guests(Venue(engine, pointers, episodes, environments), settings.max_body_bytes),

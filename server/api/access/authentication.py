@@ -1,7 +1,7 @@
 """Authentication: the middleware that every request passes, and the dependencies that declare a route's requirements.
 
 The middleware runs before the body is read. It finds the key's caller and counts the request against the key's limits
-until the last byte of the answer has been sent. Routes then require a scope (`needs`) or the caller's own episode
+until the last byte of the answer has been sent. A server that is stopping refuses new calls here (`draining.py`). Routes then require a scope (`needs`) or the caller's own episode
 (`own_episode`). Callers are in `callers.py`, limits in `limits.py`.
 """
 
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from server.api.access.callers import Caller, Callers
+from server.api.access.draining import READS, Draining
 from server.api.access.errors import ErrorAnswers
 from server.api.access.limits import Limits
 from server.api.services import provider, service
@@ -43,8 +44,13 @@ class Authentication:
             return
         callers: Callers = provider(Callers).of(scope["app"])
         limits: Limits = provider(Limits).of(scope["app"])
+        draining: Draining = provider(Draining).of(scope["app"])
         try:
-            caller = await callers.find(key_of(Headers(scope=scope)))
+            caller = await callers.find(key_of(Headers(scope=scope)), (scope.get("client") or ("",))[0])
+            # The server's own learner returns its batch while the server is stopping.
+            is_call = scope["method"] not in READS and not callers.is_own(caller)
+            if is_call:
+                draining.check()
             limits.enter(caller.limit)
         except UpturnError as error:
             await self._errors.answer(scope["path"], error)(scope, receive, send)
@@ -52,10 +58,12 @@ class Authentication:
         except BROKEN as error:
             await self._errors.answer(scope["path"], unavailable(error))(scope, receive, send)
             return
+        draining.calls += is_call
         try:
             scope.setdefault("state", {})["caller"] = caller
             await self._app(scope, receive, send)
         finally:
+            draining.calls -= is_call
             limits.leave(caller.limit)
 
 

@@ -21,7 +21,9 @@ class Keys:
 
     async def create(self, body: KeyCreate) -> KeyCreated:
         """Create a key and return it; it cannot be read again."""
-        return await self._writer.write(lambda session: create_key(session, body))
+        created = await self._writer.write(lambda session: create_key(session, body))
+        self._callers.forget()
+        return created
 
     async def all(self) -> KeyList:
         """Return all keys, newest first, including revoked keys."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
@@ -23,6 +25,13 @@ class Call:
     idempotency_key: str | None
     trains: bool
     """False if the caller forbids training on it."""
+    disconnected: Callable[[], Awaitable[None]]
+    """Returns when the client has disconnected; to be awaited only while nothing has been sent."""
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _call(
@@ -39,6 +48,7 @@ async def _call(
         retry=(x_stainless_retry_count or "0") != "0",
         idempotency_key=idempotency_key,
         trains=not no_train,
+        disconnected=partial(_disconnected, request),
     )
 
 

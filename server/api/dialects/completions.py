@@ -78,7 +78,7 @@ async def _begin(body: CompletionRequest, conversations: Conversations, call: Ca
             for turn in turns:
                 turn.leave()
             raise
-    return Prompts(conversations.policy, turns)
+    return Prompts(conversations.policy, turns, call, not body.stream)
 
 
 async def _stream(

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from server.api.dialects.call import Call
 from server.api.dialects.chat_request import ChatRequest
 from server.api.services import service
 from server.engines.protocol import Engine
-from server.errors import BadRequest, HorizonReached
+from server.errors import BadRequest, Conflict, HorizonReached
 from server.recording.conversation import Past, read_conversation
 from server.recording.episodes import Episodes
 from server.recording.replay import find_recorded
-from server.recording.turn import Answer, Turn
+from server.recording.turn import RETRY_GRACE_S, Answer, Turn
 from server.recording.turn_request import TurnRequest
 from server.recording.turns import Turns
 from server.rendering.render import Renderer
@@ -31,6 +32,8 @@ from server.versions.routing import Pointers, find_episode
 from server.versions.shadow import Shadow
 from upturn.wire import EpisodeOpen
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
@@ -40,6 +43,9 @@ class Conversation:
     """The policy's name."""
     turns: list[Turn]
     """One per answer."""
+    call: Call
+    whole: bool
+    """The answer is sent when it is complete."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -51,13 +57,39 @@ class Conversation:
         }
 
     async def answers(self) -> list[Answer]:
-        """Wait for all answers; each is durable by then."""
-        return [await turn.answer() for turn in self.turns]
+        """Wait for all answers; each is durable by then.
+
+        Raises:
+            UpturnError: an answer failed.
+            Conflict: the client has disconnected before a whole answer was complete.
+        """
+        answers = asyncio.gather(*(turn.answer() for turn in self.turns))
+        return await (self.while_connected(answers) if self.whole else answers)
+
+    async def while_connected(self, result: Awaitable[Result]) -> Result:
+        """Wait for a result before anything is sent; leave the turns if the client disconnects first.
+
+        Raises:
+            Conflict: the client has disconnected.
+        """
+        waiting, left = asyncio.ensure_future(result), asyncio.ensure_future(self.call.disconnected())
+        try:
+            await asyncio.wait((waiting, left), return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                self.leave()
+                raise Conflict("the client has disconnected", code="disconnected")
+            return waiting.result()
+        except asyncio.CancelledError:
+            self.leave()
+            raise
+        finally:
+            waiting.cancel()
+            left.cancel()
 
     def leave(self) -> None:
         """The client has disconnected: stop turns that no other request waits for, and record the partial answers."""
         for turn in self.turns:
-            turn.leave()
+            turn.leave(RETRY_GRACE_S if self.whole else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +134,7 @@ class Conversations:
         if not turns:
             turns = await self._take_turns(call, body, request)
             self.shadow.offer(turns)
-        return Conversation(self.policy, turns)
+        return Conversation(self.policy, turns, call, request.whole)
 
     async def require(self, model: str) -> None:
         """Make sure that a model can serve, and load its version if necessary.

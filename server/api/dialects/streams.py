@@ -26,16 +26,16 @@ async def merged(conversation: Conversation) -> Pieces:
     """
     if len(conversation.turns) == 1:
         turn = conversation.turns[0]
-        first = await turn.deltas.get()
+        first = await conversation.while_connected(turn.deltas.get())
         if first is None:
             await turn.answer()
         return _of_one(turn, first)
     queue: asyncio.Queue[tuple[int, Delta | None]] = asyncio.Queue()
     pumps = [asyncio.create_task(_pump(turn, index, queue)) for index, turn in enumerate(conversation.turns)]
-    head = await queue.get()
+    head = await conversation.while_connected(queue.get())
     if head[1] is None:
         await conversation.turns[head[0]].answer()
-    return _pieces(queue, head, pumps)
+    return _pieces(conversation.turns, queue, head, pumps)
 
 
 def sse(conversation: Conversation, events: AsyncGenerator[str, None]) -> StreamingResponse:
@@ -64,12 +64,17 @@ def event(body: dict[str, Any], name: str | None = None) -> str:
 async def _of_one(turn: Turn, first: Delta | None) -> Pieces:
     if first is not None:
         yield 0, first
+        turn.readers.shown += 1  # Whoever asks for the next delta has sent this one.
         async for delta in turn.pieces():
             yield 0, delta
+            turn.readers.shown += 1
 
 
 async def _pieces(
-    queue: asyncio.Queue[tuple[int, Delta | None]], head: tuple[int, Delta | None], pumps: list[asyncio.Task[None]]
+    turns: list[Turn],
+    queue: asyncio.Queue[tuple[int, Delta | None]],
+    head: tuple[int, Delta | None],
+    pumps: list[asyncio.Task[None]],
 ) -> Pieces:
     left, (index, delta) = len(pumps), head
     while True:
@@ -77,6 +82,7 @@ async def _pieces(
             left -= 1
         else:
             yield index, delta
+            turns[index].readers.shown += 1
         if not left:
             return
         index, delta = await queue.get()

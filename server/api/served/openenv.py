@@ -125,7 +125,7 @@ def _refuse_other_origins(socket: WebSocket) -> None:
 
 
 async def _caller(callers: Callers, socket: WebSocket) -> Caller:
-    caller = await callers.find(key_of(socket.headers))
+    caller = await callers.find(key_of(socket.headers), socket.client.host if socket.client else "")
     if not caller.may("agent"):
         raise Forbidden(f"{caller.name!r} lacks the required scope: agent")
     return caller
