@@ -31,7 +31,8 @@ def run(settings: Settings) -> int:
             file=sys.stderr,
         )
         return 1
-    url = f"http://{settings.host}:{listener.getsockname()[1]}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{listener.getsockname()[1]}"
     server = uvicorn.Server(
         uvicorn.Config(create_app(settings, lambda: url), log_level="warning", timeout_graceful_shutdown=5)
     )
