@@ -64,8 +64,8 @@ class Settings(BaseSettings):
     """Names under which clients may call the server (the `Host` header), in addition to loopback names and `host`;
     `*.example.com` allows every name below it. Without any, a server that requires keys answers to every name."""
     allowed_origins: list[Annotated[str, Field(pattern=_ORIGIN)]] = []
-    """Origins of web pages that may call the server from a browser, such as `http://localhost:3000`. Without keys, their
-    pages may do everything. `*` allows every page, and is refused where no key is required."""
+    """Origins of web pages that may call the server from a browser, such as `http://localhost:3000`; where no key is
+    required, they may do everything. `*` allows every page, and is refused where no key is required."""
     default_horizon: int = Field(default=100, ge=1, le=10_000)
     """Horizon of episodes that do not set one, in turns."""
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
@@ -107,9 +107,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def every_page_needs_keys(self) -> Settings:
-        """Refuse to trust every web page without keys: each page that a browser on this machine shows would be admin."""
+        """Refuse to trust every web page without keys: each page that a browser here shows would be an admin."""
         if "*" in self.allowed_origins and not self.keys_required:
-            raise ValueError("allowed_origins is `*`, but no key is required: name the origins, or set keys = required")
+            raise ValueError("allowed_origins is *, but no key is required: name the origins, or set keys = required")
         return self
 
     @classmethod

@@ -35,6 +35,8 @@ class Caller:
     scopes: frozenset[Scope] = frozenset()
     episode_id: str | None = None
     """The only episode the caller may act on, if the key is that episode's own."""
+    reward_sources: frozenset[str] | None = None
+    """The only sources as which it may reward; None for any that is not reserved."""
     limit: Limit | None = None
 
     def may(self, *scopes: Scope) -> bool:
@@ -45,9 +47,17 @@ class Caller:
 class Callers:
     """Finds callers. If keys are not required, everyone is an admin, except with an episode's own key."""
 
-    def __init__(self, database: Database, *, required: bool, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        required: bool,
+        episode_keys_reward: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = database
         self._required = required
+        self._episode_keys_reward = episode_keys_reward
         self._clock = clock
         self._own: dict[str, Caller] = {}
         self._cache: dict[str, tuple[float, Caller | None]] = {}
@@ -101,13 +111,28 @@ class Callers:
         if not mine:
             raise NotFound(f"no episode {named!r}", code="episode_not_found")
 
+    async def check_rewards(self, caller: Caller, episode_id: str) -> None:
+        """Check that a caller may reward an episode: an agent its own ones, a key without that scope all of them.
+
+        Raises:
+            Forbidden: the caller's scopes do not cover rewards.
+            NotFound: the episode does not exist or belongs to another caller, which look the same.
+        """
+        if caller.episode_id is not None or caller.may("agent"):
+            await self.check_episode(caller, episode_id)
+        if not caller.may("reward"):
+            whose = "an episode's own key" if caller.episode_id is not None else repr(caller.name)
+            raise Forbidden(f"{whose} lacks the required scope: reward")
+
     def _read(self, key: str, key_hash: str) -> Caller | None:
         with self._database.read() as session:
             if not key.startswith(EPISODE_KEY):
                 row = _key(session, key_hash)
                 if row is None or row.revoked_at is not None:
                     return None
-                return Caller(row.name, key_hash, frozenset(row.scopes), limit=_limit(row))
+                return Caller(
+                    row.name, key_hash, frozenset(row.scopes), reward_sources=_sources(row), limit=_limit(row)
+                )
             episode = session.execute(
                 sa.select(EpisodeRow.id, EpisodeRow.owner_hash).where(EpisodeRow.key_hash == key_hash)
             ).first()
@@ -117,7 +142,17 @@ class Callers:
             if opener is not None and opener.revoked_at is not None:
                 return None
             # Requests with an episode's key count against the key that opened it; otherwise it would evade the limits.
-            return Caller(episode.id, key_hash, episode_id=episode.id, limit=_limit(opener) if opener else None)
+            rewards = self._episode_keys_reward and (
+                opener is None or not {"reward", "admin"}.isdisjoint(opener.scopes)
+            )
+            return Caller(
+                episode.id,
+                key_hash,
+                frozenset(("reward",) if rewards else ()),
+                episode_id=episode.id,
+                reward_sources=_sources(opener) if opener else None,
+                limit=_limit(opener) if opener else None,
+            )
 
     def _owner(self, episode_id: str) -> str | None:
         with self._database.read() as session:
@@ -130,3 +165,7 @@ def _key(session: Session, key_hash: str | None) -> ApiKeyRow | None:
 
 def _limit(row: ApiKeyRow) -> Limit:
     return Limit(row.id, row.requests_per_minute, row.max_concurrent)
+
+
+def _sources(row: ApiKeyRow) -> frozenset[str] | None:
+    return None if row.reward_sources is None else frozenset(row.reward_sources)

@@ -90,10 +90,9 @@ class SiteRules:
             return True
         if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
             return False
+        # Not into a frame, where a person can be made to click without seeing what.
         follows_link = headers.get("sec-fetch-mode") == "navigate"
-        whole_page = (
-            headers.get("sec-fetch-dest", "document") == "document"
-        )  # Not a frame, which can be clicked blindly.
+        whole_page = headers.get("sec-fetch-dest", "document") == "document"
         return not (kind == "http" and method in SAFE and follows_link and whole_page)
 
 
