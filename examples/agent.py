@@ -1,4 +1,7 @@
-"""An agent: OpenAI's client in a loop with one tool, and a reward. Upturn records the conversation as an episode."""
+"""An agent: OpenAI's client in a loop with one tool, and a reward. Upturn records the conversation as an episode.
+
+Where keys are required, `UPTURN_KEY` needs the scopes `agent` and `reward`.
+"""
 
 import json
 import os

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from server.api import (
     environments,
@@ -26,6 +27,7 @@ from server.api.access.authentication import Authentication, own_episode
 from server.api.access.body_limit import BodyLimit
 from server.api.access.errors import ErrorAnswers
 from server.api.access.openapi import document
+from server.api.access.sites import SiteRules, Sites, json_only
 from server.api.dialects import registry
 from server.api.served import retrieve
 from server.api.services import provide
@@ -57,14 +59,30 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
         finally:
             await lifecycle.close(parts)
 
-    app = FastAPI(title="Upturn", lifespan=lifespan)
+    app = FastAPI(title="Upturn", lifespan=lifespan, dependencies=[json_only])
     dialects = registry.load()
     errors = ErrorAnswers(partial(registry.error_form, dialects))
     errors.install(app)
     document(app, errors.form_of)
     app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes, errors=errors)
-    # Outermost: reject unauthorized requests before reading the body.
+    # Further out, so applied earlier: reject unauthorized requests before reading the body.
     app.add_middleware(Authentication, errors=errors)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+            allow_private_network=True,
+        )
+    app.add_middleware(
+        Sites,
+        rules=SiteRules(
+            settings.keys_required, settings.host, tuple(settings.allowed_hosts), tuple(settings.allowed_origins)
+        ),
+        errors=errors,
+    )
     for dialect in dialects:
         app.include_router(dialect.router, dependencies=[own_episode])
     for resource in ROUTERS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,6 +16,9 @@ from server.rewards.settings import RewardSettings
 from server.training.scheduling.settings import ScheduleSettings
 from server.training.settings import CanarySettings, GateSettings, LearnerSettings, WatchSettings
 from server.versions.settings import ShadowSettings, VersionSettings
+
+_HOST = r"^(\*\.)?[A-Za-z0-9_.-]+(:[0-9]{1,5})?$|^\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?$|^[0-9A-Fa-f:.]+$"
+_ORIGIN = r"^\*$|^[a-z][a-z0-9+.-]*://[a-z0-9_.:\[\]-]+$"
 
 
 class Settings(BaseSettings):
@@ -57,6 +60,12 @@ class Settings(BaseSettings):
     """Port to listen on; 0 picks a free port."""
     keys: Literal["auto", "required", "off"] = "auto"
     """Whether requests need an API key; `auto`: required unless the host is loopback. `off` is refused elsewhere."""
+    allowed_hosts: list[Annotated[str, Field(pattern=_HOST)]] = []
+    """Names under which clients may call the server (the `Host` header), in addition to loopback names and `host`;
+    `*.example.com` allows every name below it. Without any, a server that requires keys answers to every name."""
+    allowed_origins: list[Annotated[str, Field(pattern=_ORIGIN)]] = []
+    """Origins of web pages that may call the server from a browser, such as `http://localhost:3000`; where no key is
+    required, they may do everything. `*` allows every page, and is refused where no key is required."""
     default_horizon: int = Field(default=100, ge=1, le=10_000)
     """Horizon of episodes that do not set one, in turns."""
     drain_s: float = Field(default=60.0, ge=0, le=86_400)
@@ -97,6 +106,13 @@ class Settings(BaseSettings):
                 f"keys are off, but {self.host} can be reached from other machines: "
                 "use keys = auto, or a loopback host such as 127.0.0.1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def every_page_needs_keys(self) -> Settings:
+        """Refuse to trust every web page without keys: each page that a browser here shows would be an admin."""
+        if "*" in self.allowed_origins and not self.keys_required:
+            raise ValueError("allowed_origins is *, but no key is required: name the origins, or set keys = required")
         return self
 
     @classmethod

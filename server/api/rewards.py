@@ -6,8 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from server.api.access.authentication import CallerOf, needs, own_episode
+from server.api.access.authentication import CallerOf, may_reward, needs
 from server.api.services import service
+from server.errors import Forbidden
 from server.feedback.scorers import Scorers
 from server.recording.episodes import Episodes
 from server.rewards.sources import RewardSources
@@ -23,11 +24,19 @@ Source = Annotated[str, Path(min_length=1, max_length=100)]
 router = APIRouter(prefix="/v1")
 
 
-@router.post("/episodes/{episode_id}/rewards", status_code=201, tags=["episodes"], dependencies=[own_episode])
+@router.post("/episodes/{episode_id}/rewards", status_code=201, tags=["episodes"], dependencies=[may_reward])
 async def reward(
-    episode_id: str, body: RewardRequest, episodes: EpisodesOf, scorers: ScorersOf, schedule: ScheduleOf
+    episode_id: str,
+    body: RewardRequest,
+    episodes: EpisodesOf,
+    scorers: ScorersOf,
+    schedule: ScheduleOf,
+    caller: CallerOf,
 ) -> RewardView:
     """Record a late or partial reward."""
+    if caller.reward_sources is not None and body.source not in caller.reward_sources:
+        allowed = ", ".join(map(repr, sorted(caller.reward_sources)))
+        raise Forbidden(f"this key may reward as {allowed} only", param="source", code="source_not_allowed")
     scorers.check_not_ours(body)
     recorded = await episodes.reward(episode_id, body)
     schedule.episode_scored(episode_id)

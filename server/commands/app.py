@@ -61,6 +61,7 @@ class KeyScope(StrEnum):
     """What a key may do."""
 
     agent = "agent"
+    reward = "reward"
     learner = "learner"
     admin = "admin"
 
@@ -104,6 +105,9 @@ def migrate(config: Config = None, data_dir: DataDir = None, database_url: Datab
 def create_key(
     name: Annotated[str, typer.Option(help="Owner of the key; for people only.")],
     scope: Annotated[list[KeyScope], typer.Option(help="What it may do; may be repeated.")],
+    reward_source: Annotated[
+        list[str] | None, typer.Option(help="Name under which it may reward; may be repeated. Default: any.")
+    ] = None,
     requests_per_minute: Annotated[int | None, typer.Option(metavar="N", help="Default: no limit.")] = None,
     max_concurrent: Annotated[
         int | None, typer.Option(metavar="N", help="Requests at the same time; default: no limit.")
@@ -119,6 +123,7 @@ def create_key(
         create=True,
         name=name,
         scopes=[one.value for one in scope],
+        reward_sources=reward_source,
         requests_per_minute=requests_per_minute,
         max_concurrent=max_concurrent,
     )

@@ -22,6 +22,7 @@ def run(
     create: bool = False,
     name: str = "",
     scopes: Sequence[Scope] = (),
+    reward_sources: Sequence[str] | None = None,
     requests_per_minute: int | None = None,
     max_concurrent: int | None = None,
     revoke: str | None = None,
@@ -33,12 +34,13 @@ def run(
             request = KeyCreate(
                 name=name,
                 scopes=list(scopes),
+                reward_sources=list(reward_sources) if reward_sources else None,
                 requests_per_minute=requests_per_minute,
                 max_concurrent=max_concurrent,
             )
         except ValidationError as error:
             first = error.errors()[0]
-            print(f"{first['loc'][0]}: {first['msg']}", file=sys.stderr)
+            print(": ".join([*map(str, first["loc"][:1]), first["msg"]]), file=sys.stderr)
             return 2
     database = open_database(settings)
     try:
@@ -68,6 +70,7 @@ def _apply(session: Session, request: KeyCreate | None, revoked: str | None) -> 
 def _line(key: KeyView) -> str:
     limits = [f"{key.requests_per_minute}/min"] if key.requests_per_minute else []
     limits += [f"{key.max_concurrent} at once"] if key.max_concurrent else []
+    limits += [f"rewards as {', '.join(key.reward_sources)}"] if key.reward_sources else []
     state = f"revoked {_date(key.revoked_at)}" if key.revoked_at else f"since {_date(key.created_at)}"
     return "  ".join([key.id, ",".join(key.scopes), state, ", ".join(limits) or "no limits", key.name])
 

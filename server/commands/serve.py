@@ -61,7 +61,8 @@ def run(settings: Settings) -> int:
             file=sys.stderr,
         )
         return 1
-    url = f"http://{settings.host}:{listener.getsockname()[1]}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{listener.getsockname()[1]}"
     app = create_app(settings, lambda: url)
     server = Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=ANSWERS_S))
     print(f"upturn: {url} (data in {settings.data_dir.absolute()})", flush=True)

@@ -19,6 +19,9 @@ from server.store.tables import ScoreRow
 from server.store.writer import Writer
 from upturn.wire import RewardRequest, ScorerView
 
+RESERVED = ("environment", "*")
+"""Sources that nobody may give rewards as: rewards of steps, and the rule of all sources without their own."""
+
 
 class Scorers:
     """Starts, stops and shows all scorers."""
@@ -51,16 +54,16 @@ class Scorers:
             scoring.wake()
 
     def check_not_ours(self, request: RewardRequest) -> None:
-        """Refuse a reward from outside that would look like a scorer's.
+        """Refuse a reward from outside that would look like one of the server's own.
 
         Raises:
-            BadRequest: its source is a scorer's name, or its key has the scorers' prefix.
+            BadRequest: its source is reserved or a scorer's name, or its key has the scorers' prefix.
         """
-        if any(scoring.scorer.name == request.source for scoring in self.all):
+        source = request.source.strip().casefold()
+        if source in RESERVED or any(scoring.scorer.name == source for scoring in self.all):
+            whose = "the server itself" if source in RESERVED else "this server's scorer of that name"
             raise BadRequest(
-                f"source {request.source!r} is reserved for this server's scorer of that name",
-                param="source",
-                code="source_reserved",
+                f"source {request.source!r} is reserved for {whose}", param="source", code="source_reserved"
             )
         if request.key is not None and request.key.startswith(KEY):
             raise BadRequest(f"keys with the prefix {KEY!r} are reserved for scorers", param="key", code="key_reserved")

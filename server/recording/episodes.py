@@ -156,7 +156,7 @@ class Episodes:
 
         Raises:
             NotFound: no such episode or turn.
-            Conflict: the idempotency key was used with other content, or the episode failed.
+            Conflict: the idempotency key was used with other content, the episode failed, or it has too many rewards.
         """
 
         def record(session: Session) -> RewardView:

@@ -12,13 +12,18 @@ from server.store.database import new_id
 from server.store.tables import EpisodeRow, RewardRow, TurnRow
 from upturn.wire import RewardRequest, RewardView
 
+MOST_REWARDS = 1000
+"""Rewards of one episode from outside, one for each of many turns; default chosen by this project."""
+MOST_SOURCES = 16
+"""Different sources of one episode. With the caps of their rules, they bound its reward."""
+
 
 def record_reward(session: Session, episode_id: str, request: RewardRequest) -> RewardView:
     """Insert a reward, or return the one that was recorded under the same key.
 
     Raises:
         NotFound: no such episode or turn.
-        Conflict: the idempotency key was used with other content, or the episode failed.
+        Conflict: the idempotency key was used with other content, the episode failed, or it has too many rewards.
     """
     episode = session.get(EpisodeRow, episode_id)
     if episode is None:
@@ -36,6 +41,7 @@ def record_reward(session: Session, episode_id: str, request: RewardRequest) -> 
                 f"reward key {request.key!r} was used with other content", param="key", code="idempotency_conflict"
             )
         return reward_view(known)
+    _check_room(session, episode_id, request.source)
     row = RewardRow(
         id=new_id("rw"),
         episode_id=episode_id,
@@ -52,6 +58,21 @@ def record_reward(session: Session, episode_id: str, request: RewardRequest) -> 
 def reward_view(row: RewardRow) -> RewardView:
     """Return a reward as a message."""
     return RewardView(id=row.id, value=row.value, source=row.source, turn=row.turn_index, created_at=row.created_at)
+
+
+def _check_room(session: Session, episode_id: str, source: str) -> None:
+    given = sa.select(RewardRow.source, sa.func.count().label("times")).where(RewardRow.episode_id == episode_id)
+    counts = {row.source: row.times for row in session.execute(given.group_by(RewardRow.source))}
+    if sum(counts.values()) >= MOST_REWARDS:
+        raise Conflict(
+            f"episode {episode_id} has {MOST_REWARDS} rewards, the most there can be", code="too_many_rewards"
+        )
+    if source not in counts and len(counts) >= MOST_SOURCES:
+        raise Conflict(
+            f"episode {episode_id} has rewards of {MOST_SOURCES} sources, the most there can be: use one of them",
+            param="source",
+            code="too_many_rewards",
+        )
 
 
 def _has_turn(session: Session, episode_id: str, index: int) -> bool:

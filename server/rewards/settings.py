@@ -59,8 +59,11 @@ class RewardSettings(Section):
     """Rules by source, such as `{"judge": {"weight": 0.5, "cap": 1.0}}`. A rule set by API takes precedence."""
     default_weight: float = Field(default=1.0, ge=0, le=LARGEST_REWARD, allow_inf_nan=False)
     """Weight of sources without a rule; with 0 only sources with a rule count."""
-    default_cap: float | None = Field(default=None, ge=0, le=LARGEST_REWARD, allow_inf_nan=False)
-    """Cap on the absolute sum of such a source in one episode; None: no cap."""
+    default_cap: float | None = Field(default=100.0, ge=0, le=LARGEST_REWARD, allow_inf_nan=False)
+    """Cap on the absolute sum of such a source in one episode, so that no reward outweighs all others; None: no cap."""
+    episode_keys: bool = False
+    """Whether an episode's own key may reward its episode, if the key that opened it may. Agents usually hold that key,
+    and would then choose their own rewards."""
     functions: dict[ScorerName, FunctionSettings] = {}
     """Reward functions by name, such as `{"tone": {"function": "rewards.tone:polite"}}`."""
     judges: dict[ScorerName, JudgeSettings] = {}

@@ -97,7 +97,7 @@ async def build(settings: Settings, *, learns: bool) -> Parts:
     writer = Writer(database.writer)
     built = await asyncio.to_thread(build_policy, settings)
     engine, metrics = built.engine, Metrics()
-    callers = Callers(database, required=settings.keys_required)
+    callers = Callers(database, required=settings.keys_required, episode_keys_reward=settings.rewards.episode_keys)
 
     # Recording and serving.
     def ended(status: str, error_class: str | None) -> None:

@@ -100,6 +100,14 @@ own_episode: Any = Depends(_own_episode)
 """Requires an agent's or an episode's own key; an episode in the URL or `x-episode-id` must be the caller's."""
 
 
+async def _may_reward(episode_id: str, caller: CallerOf, callers: CallersOf) -> None:
+    await callers.check_rewards(caller, episode_id)
+
+
+may_reward: Any = Depends(_may_reward)
+"""Requires a key that may reward the episode in the URL; as which sources it may is for the route to check."""
+
+
 async def _no_train(x_no_train: Annotated[str | None, Header()] = None) -> bool:
     return (x_no_train or "").strip().lower() in ("1", "true", "yes")
 

@@ -44,6 +44,8 @@ class Caller:
     scopes: frozenset[Scope] = frozenset()
     episode_id: str | None = None
     """The only episode the caller may act on, if the key is that episode's own."""
+    reward_sources: frozenset[str] | None = None
+    """The only sources as which it may reward; None for any that is not reserved."""
     limit: Limit | None = None
 
     def may(self, *scopes: Scope) -> bool:
@@ -54,9 +56,17 @@ class Caller:
 class Callers:
     """Finds callers. If keys are not required, everyone is an admin, except with an episode's own key."""
 
-    def __init__(self, database: Database, *, required: bool, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        required: bool,
+        episode_keys_reward: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = database
         self._required = required
+        self._episode_keys_reward = episode_keys_reward
         self._clock = clock
         self._own: dict[str, Caller] = {}
         self._cache: OrderedDict[str, tuple[float, Caller]] = OrderedDict()
@@ -126,6 +136,19 @@ class Callers:
         if not mine:
             raise NotFound(f"no episode {named!r}", code="episode_not_found")
 
+    async def check_rewards(self, caller: Caller, episode_id: str) -> None:
+        """Check that a caller may reward an episode: an agent its own ones, a key without that scope all of them.
+
+        Raises:
+            Forbidden: the caller's scopes do not cover rewards.
+            NotFound: the episode does not exist or belongs to another caller, which look the same.
+        """
+        if caller.episode_id is not None or caller.may("agent"):
+            await self.check_episode(caller, episode_id)
+        if not caller.may("reward"):
+            whose = "an episode's own key" if caller.episode_id is not None else repr(caller.name)
+            raise Forbidden(f"{whose} lacks the required scope: reward")
+
     async def _look_up(self, key: str, key_hash: str) -> Caller | None:
         """Return the bearer of a key; None if the key is invalid."""
         now = self._clock()
@@ -186,7 +209,9 @@ class Callers:
             query = sa.select(ApiKeyRow).where(ApiKeyRow.key_hash.in_(wanted))
             keys = {row.key_hash: row for row in session.scalars(query)} if wanted else {}
         found = {
-            key_hash: Caller(row.name, key_hash, frozenset(row.scopes), limit=_limit(row))
+            key_hash: Caller(
+                row.name, key_hash, frozenset(row.scopes), reward_sources=_sources(row), limit=_limit(row)
+            )
             for key_hash in others
             if (row := keys.get(key_hash)) is not None and row.revoked_at is None
         }
@@ -194,9 +219,20 @@ class Callers:
             # Requests with an episode's key count against the key that opened it; otherwise it would evade the limits.
             opener = keys.get(episode.owner_hash) if self._required else None
             if opener is None or opener.revoked_at is None:
-                limit = _limit(opener) if opener else None
-                found[episode.key_hash] = Caller(episode.id, episode.key_hash, episode_id=episode.id, limit=limit)
+                found[episode.key_hash] = self._of_episode(episode.id, episode.key_hash, opener)
         return found
+
+    def _of_episode(self, episode_id: str, key_hash: str, opener: ApiKeyRow | None) -> Caller:
+        """Return the bearer of an episode's own key."""
+        rewards = self._episode_keys_reward and (opener is None or not {"reward", "admin"}.isdisjoint(opener.scopes))
+        return Caller(
+            episode_id,
+            key_hash,
+            frozenset(("reward",) if rewards else ()),
+            episode_id=episode_id,
+            reward_sources=_sources(opener) if opener else None,
+            limit=_limit(opener) if opener else None,
+        )
 
     def _owner(self, episode_id: str) -> str | None:
         with self._database.read() as session:
@@ -213,3 +249,7 @@ def _put(cache: OrderedDict[str, Value], key_hash: str, value: Value) -> None:
 
 def _limit(row: ApiKeyRow) -> Limit:
     return Limit(row.id, row.requests_per_minute, row.max_concurrent)
+
+
+def _sources(row: ApiKeyRow) -> frozenset[str] | None:
+    return None if row.reward_sources is None else frozenset(row.reward_sources)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -96,7 +95,6 @@ async def session(environment: str, socket: WebSocket, guests: GuestsOf, callers
     await socket.accept()
     guest: Guest | None = None
     try:
-        _refuse_other_origins(socket)
         guest = guests.new(environment, (await _caller(callers, socket)).key_hash, "openenv")
         await guests.environment(environment)
         while (message := await socket.receive())["type"] == "websocket.receive":
@@ -116,12 +114,6 @@ async def session(environment: str, socket: WebSocket, guests: GuestsOf, callers
             await guest.leave("its client left")
         with suppress(RuntimeError, WebSocketDisconnect):  # Already closed.
             await socket.close()
-
-
-def _refuse_other_origins(socket: WebSocket) -> None:
-    origin = socket.headers.get("origin")
-    if origin and urlsplit(origin).netloc != socket.headers.get("host"):  # WebSockets have no CORS preflight.
-        raise Forbidden(f"pages from {origin[:200]} may not connect")
 
 
 async def _caller(callers: Callers, socket: WebSocket) -> Caller:

@@ -213,13 +213,13 @@ def test_an_episodes_own_key_acts_on_that_episode_only(tmp_path: Path, required:
             with pytest.raises(openai.NotFoundError):
                 live.openai(key=one.key, **more).chat.completions.create(model="policy", messages=ASK)
         itself = client(live, one.key)
-        itself.reward(one.id, RewardRequest(value=1.0))
         for refused in (lambda: itself.episode(two.id), lambda: itself.close_episode(two.id)):
             with pytest.raises(UpturnAPIError, match="404 episode_not_found"):
                 refused()
         for refused in (
             itself.environments,
             itself.runs,
+            lambda: itself.reward(one.id, RewardRequest(value=1.0)),
             lambda: itself.erase_episode(one.id),
             lambda: itself.open_episode(EpisodeOpen()),
         ):

@@ -52,7 +52,7 @@ def test_a_source_counts_by_its_rule_and_raw_rewards_are_unchanged(live: Live) -
     assert view.reward == 1.0
     assert [(r.source, r.value) for r in view.rewards] == [("user", 1.0), ("user", 2.0), ("team/a b?", -1.0)]
     assert sources(live.client) == {
-        "*": (1.0, None, False, "settings", 0, None),
+        "*": (1.0, 100.0, False, "settings", 0, None),
         "user": (0.5, 2.0, False, "api", 2, 1.5),
         "team/a b?": (1.0, None, True, "api", 1, -1.0),
     }

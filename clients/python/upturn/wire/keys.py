@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from upturn.wire.base import Message
 
-Scope = Literal["agent", "learner", "admin"]
-"""`agent` chats and acts on its own episodes, `learner` trains, `admin` may do everything."""
+Scope = Literal["agent", "reward", "learner", "admin"]
+"""`agent` chats and acts on its own episodes, `reward` rewards the episodes of its key (without `agent`, of every key),
+`learner` trains, `admin` may do everything."""
+SourceName = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class KeyCreate(Message):
@@ -17,11 +19,20 @@ class KeyCreate(Message):
 
     name: str = Field(min_length=1, max_length=200)
     """Owner of the key, for display only."""
-    scopes: list[Scope] = Field(min_length=1, max_length=3)
+    scopes: list[Scope] = Field(min_length=1, max_length=4)
+    reward_sources: list[SourceName] | None = Field(default=None, min_length=1, max_length=100)
+    """The only names under which the key may reward; None for any name that is not reserved."""
     requests_per_minute: int | None = Field(default=None, ge=1, le=1_000_000)
     """None for no limit."""
     max_concurrent: int | None = Field(default=None, ge=1, le=1_000_000)
     """Concurrent requests; a stream counts until its end. None for no limit."""
+
+    @model_validator(mode="after")
+    def sources_need_the_scope(self) -> KeyCreate:
+        """Refuse a limit on something that the key may not do, or that an admin may do without limit."""
+        if self.reward_sources is not None and ("reward" not in self.scopes or "admin" in self.scopes):
+            raise ValueError("reward_sources needs the scope reward, without the scope admin")
+        return self
 
 
 class KeyView(Message):
@@ -30,6 +41,8 @@ class KeyView(Message):
     id: str
     name: str
     scopes: list[Scope]
+    reward_sources: list[str] | None = None
+    """The only names under which it may reward; None for any name that is not reserved."""
     requests_per_minute: int | None
     max_concurrent: int | None
     created_at: float
