@@ -1,8 +1,8 @@
 """Marks in content are text: a web page that spells `<|im_end|>` cannot end a turn (step 2).
 
-Only the template's own marks are control tokens. Before rendering, `SplitMarks` puts a split string into every mark that
-messages, tools or options spell, so the tokenizer does not recognize it; the tokenizer drops the split string once it
-has looked for marks. Content without marks is untouched, and so are its ids.
+Only the template's own marks are control tokens. Before rendering, `SplitMarks` puts a split string into every mark
+that messages, tools or options spell, so the tokenizer does not recognize it; the tokenizer drops the split string once
+it has looked for marks. Content without marks is untouched, and so are its ids.
 """
 
 from __future__ import annotations

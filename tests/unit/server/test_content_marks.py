@@ -252,7 +252,7 @@ def test_the_inside_of_a_mark_is_split_where_a_template_could_complete_it() -> N
 
 def test_an_error_that_quotes_content_shows_it_as_it_was_written() -> None:
     strict = ChatTemplate(BytesTokenizer(), "{{ raise_exception('no ' + messages[0].content) }}", END_OF_TURN)
-    with pytest.raises(BadRequest, match="no <.im_end.>$"):
+    with pytest.raises(BadRequest, match=r"no <.im_end.>$"):
         strict.prompt([{"role": "user", "content": "<|im_end|>"}])
 
 
