@@ -119,7 +119,7 @@ class Turns:
     async def demonstrate(self, episode: Episode, messages: list[dict[str, Any]], text: str) -> None:
         """Record an answer that the policy did not sample, such as a solver's."""
         rendered = render_prompt(self._renderer, episode, TurnRequest(messages, SamplingParams(1)))
-        answer_ids = [*self._renderer.tokenizer.encode(text), *self._renderer.end_ids]
+        answer_ids = [*self._renderer.text(text), *self._renderer.end_ids]
         await self._recorder.record(
             episode,
             NewTurn(

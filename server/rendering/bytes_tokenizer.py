@@ -6,7 +6,9 @@ It implements `tokenizer.Tokenizer`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+
+from server.rendering.content_marks import without_splits
 
 END_OF_TEXT, IM_START, IM_END = 256, 257, 258
 SPECIAL = {"<|endoftext|>": END_OF_TEXT, "<|im_start|>": IM_START, "<|im_end|>": IM_END}
@@ -32,8 +34,12 @@ class BytesTokenizer:
         """Return ids without adding special tokens."""
         ids: list[int] = []
         for part in _SPLIT.split(text):
-            ids.extend([SPECIAL[part]] if part in SPECIAL else part.encode())
+            ids.extend([SPECIAL[part]] if part in SPECIAL else without_splits(part).encode())
         return ids
+
+    def marks(self, template: str) -> Collection[str]:
+        """Return the texts of the tokens that only the template may write."""
+        return SPECIAL.keys()
 
     def decode(self, token_ids: Sequence[int], skip_special: bool = True) -> str:
         """Return text; invalid UTF-8 becomes replacement characters."""

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from server.errors import BadRequest
+from server.rendering.content_marks import without_splits
 from server.rendering.model_family import LoadedFamily, Model, ParsedAnswer, ParsedCall
 from server.rendering.template import unknown_options
 from server.rendering.tokenizer import FileTokenizer
@@ -103,6 +104,7 @@ class LibraryWriter:
         # The library distinguishes some sizes by the name on the model hub, and some revisions by the chat template.
         hub_names = import_module("renderers.base").MODEL_RENDERER_MAP
         name = next((name for name in model.names if hub_names.get(name) == family.name), model.names[0])
+        self._splits = model.template.splits
         self._tokenizer = _LibraryTokenizer(model.tokenizer, name, model.template.end_of_turn, model.template.source)
         self._config: Any = import_module("renderers.configs").config_from_name(family.name)
         self._options: frozenset[str] = self._config.template_field_names()
@@ -119,11 +121,14 @@ class LibraryWriter:
         library = self._renderer(options).library
         try:
             ids: list[int] = library.render_ids(
-                normalize(messages), tools=list(tools) or None, add_generation_prompt=True
+                self._splits.content(normalize(messages)),
+                tools=self._splits.content(tools) or None,
+                add_generation_prompt=True,
             )
         except _REJECTIONS as error:
+            wrong = without_splits(str(error))
             raise BadRequest(
-                f"the model family {self._family.name} rejects these messages: {error}", param="messages"
+                f"the model family {self._family.name} rejects these messages: {wrong}", param="messages"
             ) from error
         return ids
 
@@ -136,12 +141,12 @@ class LibraryWriter:
         """
         renderer = self._renderer(options)
         answer_start = renderer.last_answer(recorded)
-        new = normalize(messages[known:])
+        new = self._splits.content(normalize(messages[known:]))
         if answer_start is None or not new:
             return None
         try:
             bridged = renderer.library.bridge_to_next_turn(
-                recorded[:answer_start], recorded[answer_start:], new, tools=list(tools) or None
+                recorded[:answer_start], recorded[answer_start:], new, tools=self._splits.content(tools) or None
             )
         except _REJECTIONS:  # Rendering the whole conversation then reports the error.
             return None
@@ -169,6 +174,7 @@ class LibraryWriter:
             raise unknown_options(unknown, self._options)
         config_class = type(self._config)
         try:
+            options = self._splits.content(dict(options))
             try:  # The record holds the sampled thoughts, so a continuation keeps them.
                 config = config_class(thinking_retention="all", **options)
             except ValidationError:  # The options ask for thoughts to be dropped.

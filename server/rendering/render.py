@@ -44,6 +44,10 @@ class Renderer:
         """
         return self._writer.prompt(messages, tools, options)
 
+    def text(self, text: str) -> list[int]:
+        """Return the ids of a text in which marks are text, such as an answer that nobody sampled."""
+        return self.tokenizer.encode(self.template.splits.text(text))
+
     def follow(
         self, messages: Messages, known: int, recorded: list[int], tools: Tools = (), options: Options = NO_OPTIONS
     ) -> list[int] | None:

@@ -14,6 +14,7 @@ from jinja2 import TemplateError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from server.errors import BadRequest
+from server.rendering.content_marks import SplitMarks, without_splits
 from server.rendering.tokenizer import Tokenizer
 from server.rendering.tool_calls import (
     NO_OPTIONS,
@@ -22,7 +23,6 @@ from server.rendering.tool_calls import (
     Tools,
     in_plain_messages,
     normalize,
-    with_text_content,
 )
 
 _SENTINEL = "an answer that stands for the recorded one"
@@ -44,6 +44,8 @@ class ChatTemplate:
         self.source = source
         self.end_of_turn = end_of_turn
         self.end_ids = tokenizer.encode(end_of_turn)
+        self.splits = SplitMarks(tokenizer.marks(source))
+        """Splits the marks in content, which are text."""
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
@@ -59,21 +61,24 @@ class ChatTemplate:
     def text(self, messages: Messages, *, ask: bool, tools: Tools = (), options: Options = NO_OPTIONS) -> str:
         """Return the rendered text; `ask` appends the start of the assistant's next message.
 
+        Marks in content are split (`content_marks.py`).
+
         Raises:
             BadRequest: the template rejects the messages or does not have one of the options.
         """
         if unknown := sorted(options.keys() - self._options):
             raise unknown_options(unknown, self._options)
-        variables = {**self._variables, **options}
+        variables = {**self._variables, **self.splits.content(dict(options))}
+        plain, tools = self.splits.content(normalize(messages)), self.splits.content(tools)
         if self._supports_tools:
-            plain = normalize(messages)
-            variables["tools"] = list(tools) or None
+            variables["tools"] = tools or None
         else:
-            plain = in_plain_messages([with_text_content(message) for message in messages], tools)
+            plain = in_plain_messages(plain, tools)
         try:
             return self._template.render(messages=plain, add_generation_prompt=ask, **variables)
         except (TemplateError, TypeError, KeyError, ValueError) as error:
-            raise BadRequest(f"the model's chat template rejects these messages: {error}", param="messages") from error
+            wrong = without_splits(str(error))
+            raise BadRequest(f"the model's chat template rejects these messages: {wrong}", param="messages") from error
 
     def prompt(self, messages: Messages, tools: Tools = (), options: Options = NO_OPTIONS) -> list[int]:
         """Return the ids of a whole conversation, ready for the assistant's answer.

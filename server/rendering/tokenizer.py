@@ -6,15 +6,22 @@ Used by both directions of rendering: `template.py` encodes prompts, `answers.py
 from __future__ import annotations
 
 import copy
+import logging
+import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from server.errors import BadRequest
-from server.rendering.tool_calls import MARKS
+from server.rendering.content_marks import SPLIT
+from server.rendering.tool_calls import MARKS, PROMPT_MARKS
 
 _CONTEXT_TOKENS = 6
 """Settled tokens decoded again in front of new ones: a token's text may depend on its neighbors."""
+_MARK = re.compile(r"(?=.*\w)(?=.*[^\w▁])\S{3,}")
+"""An added token that can be a mark: not white space, and not a word or a part of one."""
+
+logger = logging.getLogger(__name__)
 
 
 class Tokenizer(Protocol):
@@ -30,6 +37,9 @@ class Tokenizer(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return text without special tokens."""
 
+    def marks(self, template: str) -> Collection[str]:
+        """Return the texts of the tokens that only the template may write: content that spells them is text."""
+
 
 class FileTokenizer:
     """The `tokenizer.json` of a model directory, read without transformers."""
@@ -42,6 +52,9 @@ class FileTokenizer:
         self._tokenizer = FastTokenizer.from_file(str(path))
         added = self._tokenizer.get_added_tokens_decoder()
         self._hidden = {i for i, token in added.items() if token.special and token.content not in MARKS}
+        self._special = {token.content for token in added.values() if token.special and len(token.content.strip()) > 1}
+        self._others = {token.content for token in added.values() if _MARK.fullmatch(token.content)} - self._special
+        self._ignore_splits()
 
     @property
     def size(self) -> int:
@@ -67,6 +80,35 @@ class FileTokenizer:
         """Return the id of a token, or None if the vocabulary lacks it."""
         token_id: int | None = self._tokenizer.token_to_id(token)
         return token_id
+
+    def marks(self, template: str) -> Collection[str]:
+        """Return the special tokens, and the other added tokens that structure a prompt or an answer."""
+        return self._special | {mark for mark in self._others if mark in template or mark in PROMPT_MARKS}
+
+    def _ignore_splits(self) -> None:
+        """Make the tokenizer drop split strings once it has looked for marks, without any effect on other texts."""
+        from tokenizers import normalizers, pre_tokenizers
+
+        drop = pre_tokenizers.Split(SPLIT, "removed")
+        normalizer, pre_tokenizer = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
+        # The first way keeps the text in one piece. It fails if marks are sought in normalized text, or in a vocabulary
+        # that contains them as words; a split before or after the words are separated then stays.
+        self._tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(SPLIT, ""), *filter(None, [normalizer])])
+        if self._splits_all_marks():
+            return
+        self._tokenizer.normalizer = normalizer
+        for order in ([pre_tokenizer, drop], [drop, pre_tokenizer]):
+            self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(list(filter(None, order)))
+            if self._splits_all_marks():
+                return
+        logger.warning("this model's tokenizer cannot tell special tokens from text that spells them")
+
+    def _splits_all_marks(self) -> bool:
+        for mark in self._special | (self._others & PROMPT_MARKS):
+            ids = self.encode(mark[0] + SPLIT + mark[1:])
+            if self.id_of(mark) in ids or SPLIT in self.decode_all(ids).replace(" ", ""):
+                return False
+        return True
 
     def with_marks(self, shown: Iterable[str], hidden_ids: Collection[int]) -> FileTokenizer:
         """Return a tokenizer whose `decode` shows these marks and hides these ids."""

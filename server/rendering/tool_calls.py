@@ -18,6 +18,8 @@ CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 MARKS = frozenset({CALL_OPEN, CALL_CLOSE, THINK_OPEN, THINK_CLOSE})
 """Marks that structure an answer's text."""
+PROMPT_MARKS = MARKS | {"<tools>", "</tools>", "<tool_response>", "</tool_response>"}
+"""Marks in prompts of `in_plain_messages`."""
 Messages = Sequence[dict[str, Any]]
 Tools = Sequence[dict[str, Any]]
 Options = Mapping[str, Any]
@@ -45,7 +47,7 @@ def with_text_content(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def in_plain_messages(messages: Messages, tools: Tools) -> list[dict[str, Any]]:
-    """Return a conversation with tools as plain messages without tools."""
+    """Return a normalized conversation with tools as plain messages without tools."""
     plain = [_plain(message) for message in messages]
     if not tools:
         return plain
@@ -102,7 +104,7 @@ def _plain(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _written(function: dict[str, Any]) -> str:
-    called = {"name": function.get("name"), "arguments": _parsed(function.get("arguments"))}
+    called = {"name": function.get("name"), "arguments": function.get("arguments")}
     return json.dumps(called, ensure_ascii=False)
 
 

@@ -1,0 +1,67 @@
+"""Marks in content are text: a web page that spells `<|im_end|>` cannot end a turn (step 2).
+
+Only the template's own marks are control tokens. Before rendering, `SplitMarks` puts a split string into every mark
+that messages, tools or options spell, so the tokenizer does not recognize it; the tokenizer drops the split string once
+it has looked for marks. Content without marks is untouched, and so are its ids.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Collection
+from typing import Any
+
+SPLIT = "".join(secrets.choice("0123456789") for _ in range(40))
+"""Stands inside a mark that is text. Nobody can guess it, and templates, JSON and normalizers leave digits alone."""
+_DATA = frozenset({"arguments", "parameters"})
+"""Fields whose keys the caller chooses."""
+_STRUCTURE = re.compile(r"\w*")
+
+
+class SplitMarks:
+    """Splits the marks that content spells.
+
+    Args:
+        marks: texts of the tokens that only the template may write.
+    """
+
+    def __init__(self, marks: Collection[str]) -> None:
+        self._lengths: dict[str, set[int]] = {}
+        for mark in marks:
+            self._lengths.setdefault(mark[0], set()).add(len(mark))
+        self._marks = frozenset(marks)
+        self._first = re.compile(f"[{re.escape(''.join(self._lengths))}]") if marks else None
+        self._insides = {mark[1:-1] for mark in marks} - {""}
+
+    def text(self, text: str) -> str:
+        """Return a text with every mark in it split, including marks that overlap."""
+        if self._first is None:
+            return text
+        return self._first.sub(lambda first: first[0] + SPLIT if self._begins(text, first.start()) else first[0], text)
+
+    def content(self, value: Any, *, data: bool = False) -> Any:
+        """Return a JSON value with the marks in all its texts and keys split.
+
+        Some templates write a key between angle brackets, so the inside of a mark is split as well where it can only be
+        content: inside `data`, the arguments and parameters of tools, or if it is not a plain word.
+        """
+        if isinstance(value, str):
+            if value in self._insides and (data or not _STRUCTURE.fullmatch(value)):
+                return value[:-1] + SPLIT + value[-1]
+            return self.text(value)
+        if isinstance(value, dict):
+            return {
+                self.content(key, data=data): self.content(item, data=data or key in _DATA)
+                for key, item in value.items()
+            }
+        return [self.content(item, data=data) for item in value] if isinstance(value, list | tuple) else value
+
+    def _begins(self, text: str, at: int) -> bool:
+        """Whether a mark begins here."""
+        return any(text[at : at + length] in self._marks for length in self._lengths[text[at]])
+
+
+def without_splits(text: str) -> str:
+    """Return a rendered text, or an error that quotes it, as its reader should see it."""
+    return text.replace(SPLIT, "")
