@@ -85,38 +85,35 @@ def install(command: str, in_use: Lock) -> None:
         skipped = set() if command == "setup" else {name[1:] for name in names if name.startswith("-")}
         return present == digest and set(wanted) <= names | skipped
 
-    in_use.take(shared=True)
-    if up_to_date():
+    if in_use.take(shared=True, wait_s=0) and up_to_date():
         return
     in_use.free()
-    alone = Lock(ROOT / ".venv.lock")
-    if not alone.take(wait_s=0):
-        print("another run.py is installing into .venv: waiting for it", flush=True)
-        alone.take()
-    if not up_to_date():
-        present, names = installed()
-        if present != digest:
-            names = set()
-            if not in_use.take(wait_s=1):
+    with Lock(ROOT / ".venv.lock") as alone:
+        if not alone.take(wait_s=0):
+            print("another run.py is installing into .venv: waiting for it", flush=True)
+            alone.take()
+        if not up_to_date():
+            present, names = installed()
+            fresh = present != digest
+            if fresh and not in_use.take(wait_s=1):
                 sys.exit("another run.py still runs a command from .venv, which has to be rebuilt: end that first")
-        print(f"installing into {VENV} ({', '.join(wanted)}); the first time takes some minutes", flush=True)
-        began = time.monotonic()
-        try:
-            if present != digest:
-                make_venv()
-            STAMP.unlink(missing_ok=True)
-            packages = Packages(PYTHON, machine, accelerator, keep_open=[alone.file])
-            left_out = packages.install(wanted, fresh=present != digest)
-        except InstallationError as error:
-            sys.exit(str(error))
-        except KeyboardInterrupt:
-            sys.exit("interrupted; the next start installs again, from what is already downloaded")
-        names = {name for name in names if name.removeprefix("-") not in wanted}
-        names |= {f"-{name}" if name in left_out else name for name in wanted}
-        STAMP.write_text("\n".join([digest, *sorted(names)]))
-        print(f"installed in {time.monotonic() - began:.0f} s", flush=True)
-    in_use.take(shared=True)
-    alone.close()
+            print(f"installing into {VENV} ({', '.join(wanted)}); the first time takes some minutes", flush=True)
+            began = time.monotonic()
+            try:
+                if fresh:
+                    make_venv()
+                STAMP.unlink(missing_ok=True)
+                packages = Packages(PYTHON, machine, accelerator, keep_open=[alone.file])
+                left_out = packages.install(wanted, fresh=fresh)
+            except InstallationError as error:
+                sys.exit(str(error))
+            except KeyboardInterrupt:
+                sys.exit("interrupted; the next start installs again, from what is already downloaded")
+            kept = set() if fresh else {name for name in names if name.removeprefix("-") not in wanted}
+            kept |= {f"-{name}" if name in left_out else name for name in wanted}
+            STAMP.write_text("\n".join([digest, *sorted(kept)]))
+            print(f"installed in {time.monotonic() - began:.0f} s", flush=True)
+        in_use.take(shared=True)
 
 
 def make_venv() -> None:

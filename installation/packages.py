@@ -1,7 +1,7 @@
 """Installs the packages into `.venv`, from wherever this machine can get them.
 
 1. torch: what pip finds as it is configured, else PyTorch's own CPU index, else PyPI. PyPI's build for Linux includes
-   CUDA; it works on a CPU too and needs 6 GB.
+   CUDA; it works on a CPU too and needs 6.3 GB.
 2. Everything else by uv, which takes a minute where pip takes many; by pip if uv fails.
 3. What has no wheel everywhere, if it can be built.
 """
@@ -114,7 +114,7 @@ class Packages:
             if found.ok and self._uv(official, "installing torch").ok:
                 return build
         print(
-            "torch comes from PyPI, whose build for Linux includes CUDA: 2.7 GB to download, 6.2 GB on disk. (Neither "
+            "torch comes from PyPI, whose build for Linux includes CUDA: 2.7 GB to download, 6.3 GB on disk. (Neither "
             f"pip's indexes nor {CPU_INDEX} gave a CPU build; PIP_EXTRA_INDEX_URL names a mirror of it.)",
             flush=True,
         )
@@ -216,8 +216,13 @@ def project(extras: Sequence[str]) -> str:
 
 def check_disk(gigabytes: int) -> None:
     """Raise InstallationError if the disk of .venv has less space."""
-    free = shutil.disk_usage(ROOT).free / 1e9
+    free = free_gb()
     if free < gigabytes:
         raise InstallationError(
             f"installing needs {gigabytes} GB in {ROOT}, and {free:.1f} GB are free: make space, or move the folder"
         )
+
+
+def free_gb() -> float:
+    """Return the free space of the disk that .venv is on."""
+    return shutil.disk_usage(ROOT).free / 1e9

@@ -44,3 +44,9 @@ class Lock:
     def close(self) -> None:
         """Free it for good."""
         os.close(self.file)
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

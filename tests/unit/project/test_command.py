@@ -8,17 +8,17 @@ import re
 import subprocess
 import sys
 import tomllib
-import zipfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.utils import canonicalize_name
 
 import run as installer
 import upturn
+from installation import packages
 from server.__main__ import main as server_main
 from server.configuration.flags import flags_of
 from server.configuration.page import page
@@ -110,18 +110,7 @@ def test_constraints_pin_every_direct_dependency_to_a_version_that_it_allows() -
         if not requirement.name.startswith("upturn-"):
             pinned = pins[canonicalize_name(requirement.name)]
             assert requirement.specifier.contains(pinned, prereleases=True), requirement
-    placeholders = {canonicalize_name(name) for name in (*installer.ABSENT, *installer.SHADOWED)}
-    assert not placeholders & pins.keys()
-
-
-def test_placeholder_wheels_have_names_that_every_installer_reads(tmp_path: Path) -> None:
-    for path in installer.write_absent(tmp_path, {**installer.ABSENT, **installer.SHADOWED}):
-        name, version, _, _ = parse_wheel_filename(Path(path).name)
-        assert Path(path).name == f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
-        with zipfile.ZipFile(path) as wheel:
-            assert {entry.split("/")[0] for entry in wheel.namelist()} == {
-                f"{name.replace('-', '_')}-{version}.dist-info"
-            }
+    assert not {*packages.EXCLUDED, *packages.EXCLUDED_WITH_VLLM, *packages.EXCLUDED_WITH_VLLM_CPU} & pins.keys()
 
 
 # -------------------------------------------------------------------------------------- mistakes, help, completion
