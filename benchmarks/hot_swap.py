@@ -62,7 +62,10 @@ async def through_the_server(
         "--engine.max-concurrent",
         str(at_once),
     ]
-    with ServerProcess(data, free_port(), flags, lambda *_: None) as server, Client(server.url, timeout_s=600) as client:
+    with (
+        ServerProcess(data, free_port(), flags, lambda *_: None) as server,
+        Client(server.url, timeout_s=600) as client,
+    ):
         process = next(p for p in psutil.Process().children() if str(data) in " ".join(p.cmdline()))
         versions.begin(client)
         memory = {"1 version": memory_mib(process)}

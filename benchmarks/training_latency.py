@@ -85,7 +85,10 @@ async def measured(arguments: argparse.Namespace, base: Path, data: Path) -> dic
         str(arguments.nice),
     ]
     rows: dict[str, dict[str, Any]] = {}
-    with ServerProcess(data, free_port(), flags, lambda *_: None) as server, Client(server.url, timeout_s=600) as client:
+    with (
+        ServerProcess(data, free_port(), flags, lambda *_: None) as server,
+        Client(server.url, timeout_s=600) as client,
+    ):
         tasks = plan.of_depths(client.tasks(plan.ENVIRONMENT, "train").tasks)[:10]
         runs: dict[str, RunConfig | None] = {
             "serving alone": None,

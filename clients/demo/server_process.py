@@ -94,9 +94,9 @@ class ServerProcess:
             self._process.wait()
 
     def _last_line(self) -> str:
-        """Return the newest line of the log, cut to the width of a terminal."""
-        lines = self.log.read_text(errors="replace").splitlines() or ["starting"]
-        return lines[-1][:100]
+        """Return the newest message of the log, cut to the width of a terminal."""
+        lines = self.log.read_text(errors="replace").splitlines() or ["loading Python packages"]
+        return lines[-1].partition(": ")[2][:90] or lines[-1][:90]
 
     def _last_lines(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:]) + f"\n(whole log: {self.log})"

@@ -93,7 +93,7 @@ def follow_run(
             first = run.step if first is None else first
             line.show(_run_text(client, run, pace.left(run.step - first, run.config.steps - run.step)))
         else:
-            line.show("  waiting for a learner")
+            line.show("  waiting until a learner has started")
         time.sleep(POLL_S)
 
 

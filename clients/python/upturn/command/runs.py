@@ -56,7 +56,7 @@ def runs(
                 run.id,
                 run.state,
                 run.config.algorithm,
-                f"{run.step}/{run.config.steps}",
+                _steps(run),
                 _versions(run),
                 run.gate or "-",
                 time_text(run.created_at),
@@ -166,6 +166,11 @@ def step_line(run: RunView, step: RunStep) -> str:
         if math.isfinite(step.metrics.get(name, math.nan))
     ]
     return "  ".join([f"  step {step.step + 1}/{run.config.steps}", f"horizon {step.horizon}", *figures, version])
+
+
+def _steps(run: RunView) -> str:
+    idle = "" if run.trained_steps in (None, run.step) else f", {run.trained_steps} trained"
+    return f"{run.step}/{run.config.steps}{idle}"
 
 
 def _versions(run: RunView) -> str:

@@ -50,8 +50,8 @@ class RunView(Message):
     config: RunConfig
     step: int
     """Finished learner steps."""
-    trained_steps: int = 0
-    """Finished steps that trained; the others had nothing to learn."""
+    trained_steps: int | None = None
+    """Finished steps that trained; the others had nothing to learn. None from a server that does not count them."""
     reason: str | None
     """Why the run ended or is paused."""
     learner: str | None
