@@ -7,6 +7,7 @@
     ├── InvalidKey 401            the API key is missing, wrong or revoked
     ├── Forbidden 403             the key's scopes do not allow this
     ├── NotFound 404
+    ├── BodyTimeout 408           the request body did not arrive
     ├── Conflict 409
     ├── TooLarge 413
     ├── RateLimited 429           a limit of the key is reached; retry after `retry_after_s`
@@ -97,6 +98,14 @@ class NotFound(UpturnError):
     status_code = 404
     type = "invalid_request_error"
     code = "not_found"
+
+
+class BodyTimeout(UpturnError):
+    """The request body did not arrive."""
+
+    status_code = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
 
 
 class Conflict(UpturnError):

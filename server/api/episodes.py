@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Request
 
 from server.api.access.authentication import CallerOf, NoTrain, needs, own_episode
+from server.api.access.json_route import JsonRoute
 from server.api.opening import Openings
 from server.api.services import service
 from server.recording.episodes import Episodes
@@ -21,7 +22,7 @@ EpisodesOf = Annotated[Episodes, service(Episodes)]
 OpeningsOf = Annotated[Openings, service(Openings)]
 PrivacyOf = Annotated[Privacy, service(Privacy)]
 
-router = APIRouter(prefix="/v1", tags=["episodes"])
+router = APIRouter(prefix="/v1", tags=["episodes"], route_class=JsonRoute)
 
 
 @router.post("/episodes", status_code=201, dependencies=[needs("agent")])

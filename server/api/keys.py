@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter
 
 from server.api.access.authentication import CallerOf, needs
+from server.api.access.json_route import JsonRoute
 from server.api.access.keys import Keys
 from server.api.services import service
 from server.recording.privacy import Privacy
@@ -18,7 +19,7 @@ from upturn.wire import Erased, KeyCreate, KeyCreated, KeyList, KeyTrained
 KeysOf = Annotated[Keys, service(Keys)]
 PrivacyOf = Annotated[Privacy, service(Privacy)]
 
-router = APIRouter(prefix="/v1/keys", tags=["keys"], dependencies=[needs("admin")])
+router = APIRouter(prefix="/v1/keys", tags=["keys"], dependencies=[needs("admin")], route_class=JsonRoute)
 
 
 @router.post("", status_code=201)

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
 from server.api.access.authentication import needs
+from server.api.access.json_route import JsonRoute
 from server.api.dialects.dialect import MAY_STREAM
 from server.api.services import service
 from server.environments.plays import Plays
@@ -18,7 +19,7 @@ from upturn.wire import PlayRequest, PlayView
 PlaysOf = Annotated[Plays, service(Plays)]
 ResidencyOf = Annotated[Residency, service(Residency)]
 
-router = APIRouter(prefix="/v1/plays", tags=["plays"], dependencies=[needs("admin")])
+router = APIRouter(prefix="/v1/plays", tags=["plays"], dependencies=[needs("admin")], route_class=JsonRoute)
 
 
 @router.post("", status_code=202)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 
 from server.api.access.authentication import CallerOf, needs
+from server.api.access.json_route import JsonRoute
 from server.api.services import service
 from server.engines.protocol import Engine
 from server.errors import NotFound
@@ -40,7 +41,7 @@ PublisherOf = Annotated[Publisher, service(Publisher)]
 ChampionsOf = Annotated[Champions, service(Champions)]
 Version = Annotated[int, Path(ge=0, lt=2**31)]
 
-router = APIRouter(prefix="/v1", tags=["policies"])
+router = APIRouter(prefix="/v1", tags=["policies"], route_class=JsonRoute)
 
 
 @router.get("/models", dependencies=[needs("agent")])

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from server.api.access.authentication import CallerOf, may_reward, needs
+from server.api.access.json_route import JsonRoute
 from server.api.services import service
 from server.errors import Forbidden
 from server.feedback.scorers import Scorers
@@ -21,7 +22,7 @@ ScorersOf = Annotated[Scorers, service(Scorers)]
 SourcesOf = Annotated[RewardSources, service(RewardSources)]
 Source = Annotated[str, Path(min_length=1, max_length=100)]
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 
 @router.post("/episodes/{episode_id}/rewards", status_code=201, tags=["episodes"], dependencies=[may_reward])

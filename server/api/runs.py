@@ -8,6 +8,7 @@ from fastapi import APIRouter, Response
 from pydantic import Field
 
 from server.api.access.authentication import needs
+from server.api.access.json_route import JsonRoute
 from server.api.services import service
 from server.errors import BadRequest
 from server.training.batches import Batches
@@ -31,7 +32,7 @@ RunsOf = Annotated[Runs, service(Runs)]
 ScheduleOf = Annotated[Schedule, service(Schedule)]
 SettingsOf = Annotated[ScheduleSettings, service(ScheduleSettings)]
 
-router = APIRouter(prefix="/v1", tags=["runs"])
+router = APIRouter(prefix="/v1", tags=["runs"], route_class=JsonRoute)
 
 
 class Heartbeat(Message):

@@ -7,13 +7,14 @@ from typing import Annotated
 from fastapi import APIRouter
 
 from server.api.access.authentication import needs
+from server.api.access.json_route import JsonRoute
 from server.api.services import service
 from server.training.scheduling.schedule import Schedule
 from upturn.wire import ScheduleView, TriggerCreate, TriggerList, TriggerView
 
 ScheduleOf = Annotated[Schedule, service(Schedule)]
 
-router = APIRouter(prefix="/v1/schedule", tags=["runs"])
+router = APIRouter(prefix="/v1/schedule", tags=["runs"], route_class=JsonRoute)
 
 
 @router.get("", dependencies=[needs("learner")])

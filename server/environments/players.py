@@ -60,7 +60,7 @@ class Players:
         params = SamplingParams(max_tokens=request.sampling.max_tokens, temperature=request.sampling.temperature)
         version = self._pointers.for_episode(episode, None, self._engine)
         ask = TurnRequest(list(messages), params, tools=tools, parallel_calls=False, whole=True)
-        (turn,) = self._turns.begin(episode, ask, version)
+        (turn,) = await self._turns.begin(episode, ask, version)
         message = (await turn.answer()).message
         answer = {"role": "assistant", "content": message["content"] or ""}
         return {**answer, "tool_calls": message["tool_calls"]} if message.get("tool_calls") else answer

@@ -1,8 +1,8 @@
-"""Answers that their readers left before the end, so that a conversation which goes on from a part of one is recognized.
+"""Answers that their readers left before the end: a conversation may go on from a part of one.
 
-The record keeps what was handed to the connection. A client may have read less of it, and it then sends back a beginning
-of the recorded text, which no hash finds. Its next request belongs to the same episode, as a fork. In memory only: after
-a restart such a conversation begins a new episode.
+The record keeps what was handed to the connection. A client may have read less of it, and then sends back a beginning
+of the recorded text, which no hash finds. Its next request belongs to the same episode, as a fork. The answers are kept
+in memory only: after a restart such a conversation begins a new episode.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class Sampler:
         self._episodes = episodes
 
     async def sample(self, plan: Plan) -> Answer:
-        """Sample an answer, record it, and return it. Of a stream that its readers left, what they were shown is recorded.
+        """Sample an answer, record it, and return it. A stream that its readers left is recorded as far as they got.
 
         Raises:
             EngineError: the engine failed; the episode has ended with status `error`.

@@ -15,8 +15,9 @@ from server.errors import UpturnError
 from server.rendering.answers import Delta, ToolCall
 
 RETRY_GRACE_S = 3.0
-"""How long a whole answer is sampled on after its last reader has disconnected: a client that ran into its timeout sends
-the request again. OpenAI's and Anthropic's SDKs wait at most 0.5, 1 and 2 s before their first three retries."""
+"""How long a whole answer is sampled on after its last reader has disconnected, in seconds: a client that ran into its
+timeout sends the request again. OpenAI's and Anthropic's SDKs wait at most 0.5, 1 and 2 s before their first three
+retries."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,8 @@ class TurnRequest:
     owner: str = ""
     """SHA-256 of the caller's key."""
     idempotency_key: str | None = None
+    weight: int = 0
+    """How much there is to render, in characters (`server/heavy.py`)."""
 
     @property
     def frame(self) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import asyncio
 from functools import partial
 from typing import Any
 
+from server import heavy
 from server.engines.protocol import Engine, SamplingParams
 from server.errors import BadRequest, ContextTooLong, EngineError, Unavailable
 from server.recording.episode import Episode
@@ -36,7 +37,7 @@ class Turns:
         self._requests: dict[tuple[str, str], list[Turn]] = {}
         """Turns in progress by the request's owner and digest."""
 
-    def begin(
+    async def begin(
         self, episode: Episode, request: TurnRequest, version: int, whole_ids: list[int] | None = None
     ) -> list[Turn]:
         """Check and render a request, count it against the horizon, and start sampling: one turn per answer.
@@ -53,12 +54,13 @@ class Turns:
             HorizonReached, ContextTooLong, BadRequest, Conflict: nothing was counted or recorded.
             EngineError: the engine cannot answer now; the episode is unchanged.
         """
-        twins = episode.answering.get(request.digest, []) if request.digest else []
-        if twins and not any(twin.abandoned for twin in twins):
-            return [twin.follow() for twin in twins]
+        if shared := _shared(episode, request):
+            return shared
         self._check_engine(request)
         episode.must_be_open()
-        rendered = render_prompt(self._renderer, episode, request, whole_ids)
+        rendered = await heavy.run(request.weight, lambda: render_prompt(self._renderer, episode, request, whole_ids))
+        if shared := _shared(episode, request):  # It began while this one was rendered.
+            return shared
         room = self._room(rendered.prompt.ids)
         params = [request.params(choice, room, self._renderer.stop_ids) for choice in range(request.count)]
         turns = [
@@ -99,7 +101,30 @@ class Turns:
         """Return turns that show answers recorded earlier."""
         return [Turn.recorded(answer) for answer in answers]
 
-    def check(self, request: TurnRequest) -> list[int]:
+    def check_length(self, request: TurnRequest) -> None:
+        """Refuse a prompt that has too many characters for the model's context, before it is rendered.
+
+        Raises:
+            ContextTooLong: it certainly does not fit.
+        """
+        if request.prompt_ids is None:
+            self.check_text(sum(map(_characters, request.messages)))
+
+    def check_text(self, characters: int) -> None:
+        """Refuse a text of so many characters if it certainly does not fit the model's context.
+
+        Raises:
+            ContextTooLong: it does not.
+        """
+        longest, most = self._renderer.tokenizer.longest, self._engine.context_tokens
+        if longest is not None and characters > most * longest:
+            raise ContextTooLong(
+                f"the prompt has {characters} characters, which are more than {most} tokens; the model's context is "
+                f"{most} tokens for prompt and answer",
+                param="messages",
+            )
+
+    async def check(self, request: TurnRequest) -> list[int]:
         """Refuse a request that cannot be answered, before an episode is opened for it.
 
         Returns:
@@ -112,7 +137,10 @@ class Turns:
         self._check_engine(request)
         ids = request.prompt_ids
         if ids is None:
-            ids = self._renderer.prompt(request.messages, request.tools, request.template_options)
+            ids = await heavy.run(
+                request.weight,
+                lambda: self._renderer.prompt(request.messages, request.tools, request.template_options),
+            )
         self._room(ids)
         return ids
 
@@ -180,3 +208,17 @@ class Turns:
                 del plan.episode.answering[request.digest]
             if self._requests.get((request.owner, request.digest)) is turns:
                 del self._requests[request.owner, request.digest]
+
+
+def _shared(episode: Episode, request: TurnRequest) -> list[Turn]:
+    """Return turns that share the answers to an identical request in progress; empty if there is none."""
+    twins = episode.answering.get(request.digest, []) if request.digest else []
+    return [] if any(twin.abandoned for twin in twins) else [twin.follow() for twin in twins]
+
+
+def _characters(message: dict[str, Any]) -> int:
+    """Return how many characters every chat template shows of a message: earlier thoughts may be left out."""
+    content = message.get("content")
+    if message.get("role") == "assistant" or not content:
+        return 0
+    return len(content.strip()) if isinstance(content, str) else sum(len(part["text"].strip()) for part in content)

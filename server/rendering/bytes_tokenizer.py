@@ -29,6 +29,7 @@ class BytesTokenizer:
     """Encodes UTF-8 bytes as themselves, and special tokens in the text as their ids."""
 
     size = VOCABULARY_SIZE
+    longest = max(map(len, SPECIAL))
 
     def encode(self, text: str) -> list[int]:
         """Return ids without adding special tokens."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
 
+from server import heavy
 from server.engines.protocol import Engine
 from server.errors import NotFound, Unavailable
 from server.recording.episode import Episode
 from server.recording.episodes import Episodes
 from server.recording.tokens import chain_hashes
+from server.recording.turn_request import TurnRequest
 
 
 @dataclass(slots=True)
@@ -99,11 +100,10 @@ def named_version(model: str | None) -> int | None:
     return int(which) if which.isdecimal() and which.isascii() and len(which) <= 10 else None
 
 
-async def find_episode(
-    episodes: Episodes, owner: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]]
-) -> str | None:
+async def find_episode(episodes: Episodes, request: TurnRequest) -> str | None:
     """Return the caller's open live episode whose record matches the longest prefix of a conversation, or None."""
-    hashes = chain_hashes(messages, tools)
+    owner, messages = request.owner, request.messages
+    hashes = await heavy.run(request.weight, lambda: chain_hashes(messages, request.frame))
     ends = [
         digest for digest, message in zip(hashes, messages, strict=True) if message["role"] == "assistant"
     ]  # Recorded conversations end with an answer.

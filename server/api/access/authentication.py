@@ -1,8 +1,9 @@
 """Authentication: the middleware that every request passes, and the dependencies that declare a route's requirements.
 
 The middleware runs before the body is read. It finds the key's caller and counts the request against the key's limits
-until the last byte of the answer has been sent. A server that is stopping refuses new calls here (`draining.py`). Routes then require a scope (`needs`) or the caller's own episode
-(`own_episode`). Callers are in `callers.py`, limits in `limits.py`.
+until the last byte of the answer has been sent. A server that is stopping refuses new calls here (`draining.py`).
+Routes then require a scope (`needs`) or the caller's own episode (`own_episode`). Callers are in `callers.py`, limits
+in `limits.py`.
 """
 
 from __future__ import annotations

@@ -11,6 +11,9 @@ from fastapi import Depends, Header, Request
 
 from server.api.access.authentication import CallerOf, NoTrain
 
+MESSAGE_WEIGHT = 300
+"""Work that each message of a conversation is, beyond its text, in characters."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -25,8 +28,14 @@ class Call:
     idempotency_key: str | None
     trains: bool
     """False if the caller forbids training on it."""
+    size: int
+    """Bytes of the body."""
     disconnected: Callable[[], Awaitable[None]]
     """Returns when the client has disconnected; to be awaited only while nothing has been sent."""
+
+    def weight(self, messages: int) -> int:
+        """Return how much work a conversation of so many messages is, in characters (`server/heavy.py`)."""
+        return self.size + MESSAGE_WEIGHT * messages
 
 
 async def _disconnected(request: Request) -> None:
@@ -48,6 +57,7 @@ async def _call(
         retry=(x_stainless_retry_count or "0") != "0",
         idempotency_key=idempotency_key,
         trains=not no_train,
+        size=len(await request.body()),
         disconnected=partial(_disconnected, request),
     )
 

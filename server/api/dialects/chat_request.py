@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -36,6 +36,9 @@ NEUTRAL: dict[str, Any] = {
     "best_of": 1,
 }
 """Values with which a sampling field has no effect: SDKs send them, and the turn stays trainable."""
+MOST_MESSAGES = 10_000
+MOST_STOPS = 64
+"""Maximum number of stop strings; each is searched for after every token."""
 LARGEST_OPTIONS = 4096
 """Maximum characters of JSON in `chat_template_kwargs`."""
 
@@ -109,7 +112,7 @@ class ChatRequest(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     model: str
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: list[dict[str, Any]] = Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
@@ -117,7 +120,7 @@ class ChatRequest(BaseModel):
     temperature: float | None = Field(default=None, ge=0, le=10)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=-1)
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63 - 128)
     n: int | None = Field(default=None, ge=1, le=128)
     logprobs: bool | None = None
@@ -130,7 +133,7 @@ class ChatRequest(BaseModel):
     """Extra variables for the model's chat template, such as `{"enable_thinking": false}`."""
 
     def turn_request(
-        self, context_tokens: int, *, owner: str, digest: str, idempotency_key: str | None = None
+        self, context_tokens: int, *, owner: str, digest: str, idempotency_key: str | None = None, weight: int = 0
     ) -> TurnRequest:
         """Return the equivalent `TurnRequest`.
 
@@ -162,6 +165,7 @@ class ChatRequest(BaseModel):
             owner=owner,
             idempotency_key=idempotency_key,
             whole=not self.stream,
+            weight=weight,
         )
 
     def _template_options(self) -> dict[str, Any]:
@@ -204,6 +208,8 @@ class ChatRequest(BaseModel):
         if self.top_logprobs and not self.logprobs:
             raise BadRequest("top_logprobs needs logprobs: true", param="top_logprobs")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        if len(stop) > MOST_STOPS:
+            raise BadRequest(f"stop has {len(stop)} strings; at most {MOST_STOPS} are supported", param="stop")
         return SamplingParams(
             max_tokens=self.max_completion_tokens or self.max_tokens or context_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,

@@ -8,11 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
 from fastapi.responses import JSONResponse, Response
 
+from server import heavy
 from server.api.dialects.call import Call, CallOf
 from server.api.dialects.completions_request import CompletionRequest
 from server.api.dialects.conversation import Conversation, Conversations, ConversationsOf
@@ -62,14 +64,9 @@ async def complete(body: CompletionRequest, conversations: ConversationsOf, call
 
 async def _begin(body: CompletionRequest, conversations: Conversations, call: Call) -> Prompts:
     """Start answering all prompts; if one fails, abandon the others."""
-    tokenizer = conversations.tokenizer
     turns = []
     for position, prompt in enumerate(body.prompts()):
-        text, ids = (
-            (prompt, tokenizer.encode(prompt)) if isinstance(prompt, str) else (tokenizer.decode(prompt), prompt)
-        )
-        if not ids or max(ids) >= tokenizer.size:
-            raise BadRequest(f"a prompt must have at least 1 token, each below {tokenizer.size}", param="prompt")
+        text, ids = await heavy.run(call.size, partial(_text_and_ids, prompt, conversations))
         if position and call.idempotency_key:
             call = replace(call, idempotency_key=hash_of(f"{position} {call.idempotency_key}"))
         try:
@@ -79,6 +76,17 @@ async def _begin(body: CompletionRequest, conversations: Conversations, call: Ca
                 turn.leave()
             raise
     return Prompts(conversations.policy, turns, call, not body.stream)
+
+
+def _text_and_ids(prompt: str | list[int], conversations: Conversations) -> tuple[str, list[int]]:
+    """Return a prompt in both forms."""
+    tokenizer = conversations.tokenizer
+    if isinstance(prompt, str):
+        conversations.turns.check_text(len(prompt))
+    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+    if not ids or max(ids) >= tokenizer.size:
+        raise BadRequest(f"a prompt must have at least 1 token, each below {tokenizer.size}", param="prompt")
+    return prompt if isinstance(prompt, str) else tokenizer.decode(ids), ids
 
 
 async def _stream(

@@ -14,7 +14,7 @@ from server.recording.turn_request import TurnRequest
 
 DEFAULT_TOKENS = 16  # OpenAI's default.
 MOST_ANSWERS = 128  # Same as for chat.
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
 
 
 class PromptRequest(ChatRequest):
@@ -35,13 +35,18 @@ class CompletionRequest(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     model: str
-    prompt: str | Ids | list[str] | list[Ids]
+    prompt: (
+        str
+        | Ids
+        | Annotated[list[str], Field(max_length=MOST_ANSWERS, fail_fast=True)]
+        | Annotated[list[Ids], Field(max_length=MOST_ANSWERS, fail_fast=True)]
+    )
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=10)
     top_p: float | None = Field(default=None, gt=0, le=1)
     n: int | None = Field(default=None, ge=1, le=MOST_ANSWERS)
     best_of: int | None = Field(default=None, ge=1)
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63 - 128)
     logprobs: int | None = Field(default=None, ge=0, le=20)
     echo: bool | None = None

@@ -13,6 +13,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
+from server import heavy
 from server.api.dialects.call import Call
 from server.api.dialects.chat_request import ChatRequest
 from server.api.services import service
@@ -123,13 +124,9 @@ class Conversations:
             UpturnError: the request is wrong, its episode takes no more turns, or the server cannot answer now.
                 Nothing was recorded.
         """
-        try:
-            digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
-        except ValueError as error:  # A lone surrogate, or hundreds of levels of nesting.
-            raise BadRequest("the body contains a value that JSON cannot represent") from error
-        request = body.turn_request(
-            self.engine.context_tokens, owner=call.owner, digest=digest, idempotency_key=call.idempotency_key
-        )
+        weight = call.weight(len(body.messages))
+        request = await heavy.run(weight, lambda: self._read(call, body, weight))
+        self.turns.check_length(request)
         turns = await self._retried(call, request)
         if not turns:
             turns = await self._take_turns(call, body, request)
@@ -146,14 +143,18 @@ class Conversations:
         await self.residency.load_on_demand(model)
         self.pointers.resolve(model, self.engine)
 
-    def count_tokens(self, body: ChatRequest) -> int:
+    async def count_tokens(self, call: Call, body: ChatRequest) -> int:
         """Return the number of tokens in a request's prompt; nothing is sampled or recorded.
 
         Raises:
             BadRequest: the request is wrong.
         """
-        request = body.turn_request(self.engine.context_tokens, owner="", digest="")
-        return len(self.renderer.prompt(request.messages, request.tools, request.template_options))
+
+        def count() -> int:
+            request = body.turn_request(self.engine.context_tokens, owner="", digest="")
+            return len(self.renderer.prompt(request.messages, request.tools, request.template_options))
+
+        return await heavy.run(call.weight(len(body.messages)), count)
 
     async def past(self, call: Call, turn_id: str) -> Past | None:
         """Return a recorded turn of the caller with the conversation before it; None if the caller has no such turn."""
@@ -164,6 +165,20 @@ class Conversations:
     def text_of(self, token_id: int) -> str:
         """Return one token's text."""
         return self.turns.text_of(token_id)
+
+    def _read(self, call: Call, body: ChatRequest, weight: int) -> TurnRequest:
+        """Return the request, which its digest identifies."""
+        try:
+            digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+        except ValueError as error:  # A lone surrogate, or hundreds of levels of nesting.
+            raise BadRequest("the body contains a value that JSON cannot represent") from error
+        return body.turn_request(
+            self.engine.context_tokens,
+            owner=call.owner,
+            digest=digest,
+            idempotency_key=call.idempotency_key,
+            weight=weight,
+        )
 
     async def _retried(self, call: Call, request: TurnRequest) -> list[Turn]:
         """Return the turns, recorded or in progress, of an earlier copy of this request by the same caller."""
@@ -184,7 +199,7 @@ class Conversations:
 
     async def _take_turns(self, call: Call, body: ChatRequest, request: TurnRequest) -> list[Turn]:
         """Start new turns in the named episode, in the episode of this conversation, or in a new one."""
-        episode_id = call.named or await find_episode(self.episodes, call.owner, request.messages, request.frame)
+        episode_id = call.named or await find_episode(self.episodes, request)
         if episode_id is None:
             return await self._in_new_episode(call, body, request)
         episode = await self.episodes.get(episode_id)
@@ -193,7 +208,7 @@ class Conversations:
         await self.residency.load_on_demand(body.model, episode.policy_version)
         version = self.pointers.for_episode(episode, body.model, self.engine)
         try:
-            return self.turns.begin(episode, request, version)
+            return await self.turns.begin(episode, request, version)
         except HorizonReached:
             if not episode.answering:  # Its last turns may still be on their way to the database.
                 await self.episodes.end(episode, "truncated", reason="horizon")
@@ -209,7 +224,7 @@ class Conversations:
         version = self.pointers.for_new_episode(
             body.model, self.engine, episode_id=episode_id, owner_hash=request.owner
         )
-        ids = self.turns.check(request)
+        ids = await self.turns.check(request)
         episode, _ = await self.episodes.open(
             EpisodeOpen(trainable=call.trains),
             policy_version=version,
@@ -219,7 +234,7 @@ class Conversations:
         )
         if not request.whole:  # A stream names its episode before its turn is durable.
             episode.begin_writing()
-        return self.turns.begin(episode, request, version, ids)
+        return await self.turns.begin(episode, request, version, ids)
 
 
 ConversationsOf = Annotated[Conversations, service(Conversations)]

@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from starlette.routing import compile_path
 
 from server.api.access.errors import OPENAI, ErrorForm
+from server.api.access.json_route import JsonRoute
 
 MAY_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 """OpenAPI responses of a route that may stream."""
@@ -23,7 +24,7 @@ class Dialect:
     def __init__(self, name: str, errors: ErrorForm = OPENAI) -> None:
         self.name = name
         self.errors = errors
-        self.router = APIRouter(tags=[name])
+        self.router = APIRouter(tags=[name], route_class=JsonRoute)
         self._paths: list[re.Pattern[str]] = []
 
     def post(self, path: str, *, may_stream: bool = False) -> Callable[[Route], Route]:

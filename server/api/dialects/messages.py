@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse, Response
 
+from server import heavy
 from server.api.access.errors import ErrorForm
 from server.api.dialects.blocks import Block, blocks, blocks_of
 from server.api.dialects.call import CallOf
@@ -62,7 +63,8 @@ dialect = Dialect("messages", ErrorForm(_error, _ERROR_SCHEMA))
 @dialect.post("/v1/messages", may_stream=True)
 async def messages(body: MessagesRequest, conversations: ConversationsOf, call: CallOf) -> Response:
     """Answer a conversation in Anthropic's form. Its episode is found as for chat."""
-    conversation = await conversations.begin(call, body.chat())
+    chat = await heavy.run(call.weight(len(body.messages)), body.chat)
+    conversation = await conversations.begin(call, chat)
     if body.stream:
         return sse(conversation, _stream(body, conversations, conversation, await merged(conversation)))
     (answer,) = await conversation.answers()
@@ -84,7 +86,8 @@ async def messages(body: MessagesRequest, conversations: ConversationsOf, call: 
 async def count_tokens(body: CountRequest, conversations: ConversationsOf, call: CallOf) -> dict[str, int]:
     """Count the tokens of a prompt; nothing is sampled or recorded."""
     await conversations.require(body.model)
-    return {"input_tokens": conversations.count_tokens(body.chat())}
+    chat = await heavy.run(call.weight(len(body.messages)), body.chat)
+    return {"input_tokens": await conversations.count_tokens(call, chat)}
 
 
 async def _stream(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from server.api.dialects.chat_request import ChatRequest
+from server.api.dialects.chat_request import MOST_MESSAGES, MOST_STOPS, ChatRequest
 from server.api.dialects.translation import Lenient, TextOr, checked, only
 from server.errors import BadRequest
 
@@ -128,7 +128,7 @@ class CountRequest(Lenient):
     """The fields that make the prompt. Fields not listed here are ignored."""
 
     model: str
-    messages: list[MessagesInput] = Field(min_length=1)
+    messages: list[MessagesInput] = Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
     system: _Texts = ""
     tools: list[Tool] | None = Field(default=None, max_length=256)
     tool_choice: ToolChoice | None = None
@@ -198,7 +198,7 @@ class MessagesRequest(CountRequest):
 
     max_tokens: int = Field(ge=1)
     stream: bool = False
-    stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, max_length=64)
+    stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, max_length=MOST_STOPS)
     temperature: float | None = Field(default=None, ge=0, le=1)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=0)

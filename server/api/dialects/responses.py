@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse, Response
 
+from server import heavy
 from server.api.dialects.blocks import Block, Kind, blocks, blocks_of
 from server.api.dialects.call import Call, CallOf
 from server.api.dialects.conversation import Conversation, Conversations, ConversationsOf
@@ -60,7 +61,9 @@ _AS_CREATED: dict[str, Any] = {
 async def respond(body: ResponsesRequest, conversations: ConversationsOf, call: CallOf) -> Response:
     """Answer a conversation in the form of the Responses API. Its episode is found as for chat."""
     before = await _before(conversations, call, body.previous_response_id)
-    conversation = await conversations.begin(call, body.chat(before))
+    items = 1 if isinstance(body.input, str) else len(body.input)
+    chat = await heavy.run(call.weight(len(before) + items), lambda: body.chat(before))
+    conversation = await conversations.begin(call, chat)
     turn = conversation.turns[0]
     common = _common_fields(turn.id, f"{conversation.policy}@{turn.version}", time.time(), body)
     if body.stream:

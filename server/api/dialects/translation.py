@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Tag, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import PydanticCustomError
 
 from server.api.dialects.chat_request import ChatRequest
@@ -13,7 +13,7 @@ from server.errors import BadRequest
 Request = TypeVar("Request", bound=ChatRequest)
 Item = TypeVar("Item")
 TextOr = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[Item], Tag("list")],
+    Annotated[str, Tag("text")] | Annotated[list[Item], Field(fail_fast=True), Tag("list")],
     Discriminator(lambda value: "text" if isinstance(value, str) else "list"),
 ]
 """Text or a list of parts. Errors name the part that is wrong."""
