@@ -113,6 +113,7 @@ def _engine(kind: EngineKind, settings: Settings, gpu: int | None, *, lora: bool
             max_lora_rank=chosen.max_lora_rank,
             max_loras=chosen.max_adapters,
             max_cpu_loras=2 * chosen.max_adapters,
+            env=tuple(chosen.env),
             extra_args=tuple(chosen.extra_args),
         ),
         local=LocalOptions(dtype=chosen.dtype, context_tokens=chosen.context_tokens),

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from env_adapters.browser.web import Web
+from env_adapters.child_variables import child_variables
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing
 
 if TYPE_CHECKING:
@@ -248,6 +249,7 @@ class Browser:
             executable_path=path,
             args=FLAGS,
             timeout=START_S * 1000,
+            env=dict(child_variables()),
             handle_sigint=False,
             handle_sigterm=False,
             handle_sighup=False,

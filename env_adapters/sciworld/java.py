@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from env_adapters.child_variables import child_variables
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing
 
 T = TypeVar("T")
@@ -82,7 +83,12 @@ class Java:
             "0",
         ]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=self._directory.name
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=self._directory.name,
+            env=child_variables("JAVA_HOME"),
         )
         self._gateway: Any = None
         self.call(self._connect)

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
+from env_adapters.child_variables import child_variables
+
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
@@ -28,6 +30,7 @@ def list_gpus() -> list[Gpu]:
         text=True,
         check=False,
         timeout=60,
+        env=child_variables("CUDA_*", "NVIDIA_*"),
     )
     listed = [] if done.returncode else read_gpus(done.stdout)
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")

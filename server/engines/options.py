@@ -71,5 +71,7 @@ class VllmOptions(_Options):
     """vLLM's own log. Default: `vllm.log` in the data directory."""
     start_timeout_s: float = Field(default=900.0, gt=0)
     """Longest wait until vLLM answers; large models take minutes to load."""
+    env: tuple[str, ...] = ()
+    """Further environment variables of this process that vLLM gets; patterns such as `MY_*`."""
     extra_args: tuple[str, ...] = ()
     """Additional vLLM command-line arguments, last on its command line."""

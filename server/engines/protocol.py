@@ -35,7 +35,7 @@ class SamplingParams:
     json_schema: dict[str, Any] | None = None
     """Constrains the answer to JSON with this schema; {} is any JSON object."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Engine-specific sampling fields, passed on unchanged."""
+    """Further sampling fields of the request; an engine uses those that it knows."""
 
 
 Span = tuple[int, int, int]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from server.section import Section
+from server.section import Section, VariableName
 
 
 class EngineSettings(Section):
@@ -36,5 +36,7 @@ class EngineSettings(Section):
     """Maximum rank of an adapter."""
     max_adapters: int = Field(default=4, ge=2)
     """Maximum number of adapters loaded concurrently."""
+    env: list[VariableName] = []
+    """Environment variables of the server that vLLM gets in addition to a fixed list without secrets."""
     extra_args: list[str] = []
     """Additional vLLM command-line arguments."""

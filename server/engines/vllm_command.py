@@ -11,6 +11,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+from env_adapters.child_variables import COMPUTE, child_variables
 from server.engines.gpus import compute_capability, visible
 from server.engines.options import VllmOptions
 from server.engines.precision import Choice, on_cpu, on_gpu, read_cpuinfo, stored_precision
@@ -101,8 +102,9 @@ def vocabulary_size(model: Path) -> int:
 
 
 def environment(options: VllmOptions) -> dict[str, str]:
-    """Return the variables that vLLM gets in addition to this process's environment."""
+    """Return vLLM's environment variables."""
     variables = {
+        **child_variables(*COMPUTE, "VLLM_*", "FLASHINFER_*", "RAY_*", "UCX_*", *options.env),
         "VLLM_SERVER_DEV_MODE": "1",  # the control routes
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",  # the model is a directory

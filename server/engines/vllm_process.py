@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
-import os
 import re
 import socket
 import time
@@ -62,7 +61,7 @@ class VllmProcess:
                 stdout=log,
                 stderr=asyncio.subprocess.STDOUT,
                 cwd=self.log_path.parent,
-                env={**os.environ, **environment(self._options)},
+                env=environment(self._options),
                 start_new_session=True,
             )
         try:

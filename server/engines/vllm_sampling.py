@@ -25,6 +25,22 @@ whole text matters (this project's choice). On 2 cores a prompt of 100 tokens de
 adapter, and by 35 ms without one (measured)."""
 
 
+PASSED_ON = frozenset(
+    {
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+        "min_p",
+        "min_tokens",
+        "logit_bias",
+        "ignore_eos",
+        "bad_words",
+        "allowed_token_ids",
+    }
+)
+"""Further sampling fields that reach vLLM. Each concerns the tokens of its own answer and nothing else."""
+
+
 class VllmSampler:
     """Sends prompts to vLLM and reads its answers.
 
@@ -119,9 +135,10 @@ class VllmSampler:
 
 
 def _sampling(params: SamplingParams, room: int) -> dict[str, Any]:
-    """Return vLLM's sampling parameters for an answer of at most `room` tokens."""
+    """Return vLLM's sampling parameters for an answer of at most `room` tokens; unknown fields are left out."""
     sampling = {
-        **params.extra, "n": 1, "max_tokens": min(params.max_tokens, room), "temperature": params.temperature,
+        **{name: value for name, value in params.extra.items() if name in PASSED_ON},
+        "n": 1, "max_tokens": min(params.max_tokens, room), "temperature": params.temperature,
         "top_p": params.top_p, "top_k": params.top_k, "stop": list(params.stop), "seed": params.seed,
         "stop_token_ids": list(params.stop_ids), "logprobs": params.top_logprobs, "detokenize": bool(params.stop),
     }  # fmt: skip

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from env_adapters.child_variables import HOST, child_variables
 from env_adapters.protocol import EnvironmentFailure
 from server.child_process import supervised
 
@@ -17,8 +18,16 @@ STOP_S = 15.0
 class HostProcess:
     """One local host process."""
 
-    def __init__(self, modules: list[str], log_path: Path) -> None:
+    def __init__(self, modules: list[str], log_path: Path, env: list[str]) -> None:
+        """Prepare it.
+
+        Args:
+            modules: modules of the settings with environments.
+            log_path: file for its log.
+            env: names of further environment variables of this process that it gets.
+        """
         self._modules = modules
+        self._env = env
         self._log_path = log_path
         self._process: asyncio.subprocess.Process | None = None
 
@@ -38,7 +47,7 @@ class HostProcess:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 cwd=self._log_path.parent,  # Some packages write files to the working directory.
-                env={**os.environ, "PYTHONPATH": _search_path()},
+                env={**child_variables(*HOST, *self._env), "PYTHONPATH": _search_path()},
             )
         assert self._process.stdout is not None
         try:

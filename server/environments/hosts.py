@@ -244,7 +244,7 @@ class Hosts:
 
     async def _start(self) -> Link:
         """Start a local host."""
-        process = HostProcess(self._settings.modules, self._log_path)
+        process = HostProcess(self._settings.modules, self._log_path, self._settings.env)
         port = await process.start()
         link = Link(f"127.0.0.1:{port}", process)
         try:

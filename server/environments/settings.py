@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from server.section import Section
+from server.section import Section, VariableName
 
 
 class EnvironmentSettings(Section):
@@ -19,6 +19,9 @@ class EnvironmentSettings(Section):
     """Remote environments by URL, under their local names, such as `{"shop": "openenv@http://10.0.0.7:8000"}`."""
     workers: int | None = Field(default=None, ge=0)
     """Host processes on this machine, for environments that are heavy or may hang; default: one per two cores."""
+    env: list[VariableName] = []
+    """Environment variables of the server that host processes get in addition to a fixed list without secrets, such as
+    `GAME_*`. A variable whose name ends like a secret's (`_KEY`, `TOKEN`) must be named in full."""
     hosts: list[Annotated[str, Field(pattern=r"^\S+:[0-9]{1,5}$")]] = []
     """Hosts on other machines (`python -m env_adapters serve`), such as `10.0.0.8:8200`."""
     token_file: Path | None = None

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from env_adapters.child_variables import COMPUTE, child_variables
 from server import background
 from server.child_process import supervised
 from server.errors import Unavailable
@@ -64,7 +65,7 @@ class LearnerProcess:
         # all users of the machine can read.
         self._environment = {
             "OMP_WAIT_POLICY": "PASSIVE",
-            **os.environ,
+            **child_variables(*COMPUTE, *settings.env),
             **gpu_variables,
             "UPTURN_KEY": key,
         }

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from server.section import Section
+from server.section import Section, VariableName
 
 
 class LearnerSettings(Section):
@@ -28,6 +28,8 @@ class LearnerSettings(Section):
     """Seconds without a heartbeat after which a learner loses its run."""
     restarts: int = Field(default=3, ge=0)
     """Maximum restarts of a learner that died, per run."""
+    env: list[VariableName] = []
+    """Environment variables of the server that the learner gets in addition to a fixed list without secrets."""
     arguments: list[str] = []
     """Additional learner command-line arguments (`python -m learner run --help`), such as
     `["--activation-checkpointing"]`."""

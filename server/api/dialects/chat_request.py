@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from server.engines.protocol import SamplingParams
 from server.errors import BadRequest
 from server.recording.turn_request import TurnRequest
+from upturn.wire import check_metadata
 
 NOT_SAMPLING = frozenset(
     {
@@ -26,6 +27,33 @@ NOT_SAMPLING = frozenset(
     }
 )
 UNSUPPORTED = ("functions", "function_call", "audio", "prediction", "web_search_options")
+OF_THE_ENGINE = (
+    "priority",
+    "cache_salt",
+    "request_id",
+    "logits_processors",
+    "logits_processor_pattern",
+    "vllm_xargs",
+    "extra_args",
+    "kv_transfer_params",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "guided_decoding_backend",
+    "guided_whitespace_pattern",
+    "structural_tag",
+    "truncate_prompt_tokens",
+    "mm_processor_kwargs",
+    "media_io_kwargs",
+    "chat_template",
+    "documents",
+    "stream_interval",
+    "output_kind",
+    "data_parallel_rank",
+)
+"""Fields of vLLM's routes that concern other requests, the engine, or the machine, or change the prompt unrecorded."""
 NEUTRAL: dict[str, Any] = {
     "presence_penalty": 0,
     "frequency_penalty": 0,
@@ -107,7 +135,7 @@ class ResponseFormat(Options):
 
 
 class ChatRequest(BaseModel):
-    """OpenAI's request. Unknown fields are passed to the engine as sampling parameters."""
+    """OpenAI's request. Unknown fields make its turn untrainable; an engine uses those that it knows."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -197,12 +225,18 @@ class ChatRequest(BaseModel):
         ]
 
     def _sampling(self, context_tokens: int) -> SamplingParams:
+        fields = self.model_extra or {}
+        if isinstance(metadata := fields.get("metadata"), dict):
+            try:
+                check_metadata(metadata)
+            except ValueError as error:
+                raise BadRequest(str(error), param="metadata") from error
         extra = {
             name: value
-            for name, value in (self.model_extra or {}).items()
+            for name, value in fields.items()
             if value is not None and name not in NOT_SAMPLING and not (name in NEUTRAL and value == NEUTRAL[name])
         }
-        for name in UNSUPPORTED:
+        for name in (*UNSUPPORTED, *OF_THE_ENGINE):
             if extra.pop(name, None):
                 raise BadRequest(f"this server does not support {name!r}", param=name, code="unsupported_parameter")
         if self.top_logprobs and not self.logprobs:

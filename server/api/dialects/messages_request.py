@@ -202,6 +202,7 @@ class MessagesRequest(CountRequest):
     temperature: float | None = Field(default=None, ge=0, le=1)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=0)
+    metadata: Any = None
 
     def chat(self, **more: Any) -> ChatRequest:
         """Return the equivalent chat request."""
@@ -212,6 +213,7 @@ class MessagesRequest(CountRequest):
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,
+            metadata=self.metadata,
             **more,
         )
 

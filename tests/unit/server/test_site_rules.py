@@ -1,4 +1,4 @@
-"""Which requests could come from a foreign web page: names in `Host`, origins, and what browsers say of a page's site."""
+"""Which requests could come from a foreign web page: names in `Host`, origins, and what browsers say of a page."""
 
 from __future__ import annotations
 

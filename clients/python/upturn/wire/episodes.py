@@ -3,12 +3,49 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from upturn.wire.base import Message
 from upturn.wire.feedback import LARGEST_REWARD
+
+METADATA_KEYS = 64
+METADATA_BYTES = 16_384
+METADATA_DEPTH = 32
+"""Most metadata of an episode or a request: keys, bytes of JSON, and objects and lists within each other."""
+
+
+def check_metadata(metadata: dict[str, Any]) -> None:
+    """Check that metadata is small and can be stored and returned.
+
+    Raises:
+        ValueError: it is too large or too deep, or has text or numbers that JSON cannot express.
+    """
+    if len(metadata) > METADATA_KEYS:
+        raise ValueError(f"metadata has {len(metadata)} keys; the most are {METADATA_KEYS}")
+    try:
+        size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode())
+    except UnicodeEncodeError as error:
+        raise ValueError("metadata contains text that is not valid Unicode") from error
+    except RecursionError as error:
+        raise ValueError("metadata is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError("metadata contains a number that JSON cannot express") from error
+    if size > METADATA_BYTES:
+        raise ValueError(f"metadata has {size} bytes as JSON; the most are {METADATA_BYTES}")
+    level: list[Any] = [metadata]
+    for _ in range(METADATA_DEPTH):
+        level = [inner for value in level for inner in _inside(value)]
+    if any(isinstance(value, dict | list) for value in level):
+        raise ValueError(f"metadata is nested too deeply; the most are {METADATA_DEPTH} levels")
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 class EnvironmentView(Message):
@@ -73,15 +110,13 @@ class EpisodeOpen(Message):
     trainable: bool = True
     """False keeps the episode out of every batch."""
     metadata: dict[str, Any] = Field(default_factory=dict)
+    """Anything for the transcript, in at most 64 keys and 16,384 bytes of JSON."""
 
     @field_validator("metadata")
     @classmethod
-    def metadata_can_be_encoded(cls, metadata: dict[str, Any]) -> dict[str, Any]:
-        """Refuse lone surrogates: JSON can express them, but a response could not return them."""
-        try:
-            json.dumps(metadata, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise ValueError("metadata contains text that is not valid Unicode") from error
+    def metadata_is_small(cls, metadata: dict[str, Any]) -> dict[str, Any]:
+        """Refuse metadata that is large or cannot be returned."""
+        check_metadata(metadata)
         return metadata
 
 
