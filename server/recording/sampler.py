@@ -15,7 +15,7 @@ from server.recording.episodes import Episodes
 from server.recording.prompts import Rendered
 from server.recording.recorder import NewTurn, Recorder, Span
 from server.recording.trainable import untrainable_reason
-from server.recording.turn import Answer, Readers
+from server.recording.turn import Answer, Beginning, Readers
 from server.recording.turn_request import TurnRequest
 from server.rendering.answers import AnswerReader, Delta
 from server.rendering.tokenizer import Tokenizer
@@ -31,7 +31,8 @@ class Plan:
     choice: int
     """Position among the request's answers; only the first one counts against the horizon."""
     version: int
-    """Policy version that begins to sample."""
+    """Policy version that is asked to sample."""
+    beginning: Beginning
     episode: Episode
     request: TurnRequest
     rendered: Rendered
@@ -67,6 +68,8 @@ class Sampler:
             ) as answer:
                 async for piece in answer:
                     pieces.append(piece)
+                    if piece.token_ids and not plan.beginning.begun:
+                        plan.beginning.version, plan.beginning.begun = piece.version, True
                     if not request.whole:  # A whole answer names its episode only after its turn is durable.
                         await episode.opened()
                     _pass_on(reader.push(piece.token_ids), plan)
@@ -103,6 +106,7 @@ class Sampler:
             raise
         finally:
             plan.deltas.put_nowait(None)
+        versions = [version for version, _, _ in spans_of(pieces)]
         return Answer(
             turn_id=plan.turn_id,
             episode_id=episode.id,
@@ -112,7 +116,8 @@ class Sampler:
             token_ids=[t for p in pieces for t in p.token_ids],
             logprobs=[x for p in pieces for x in p.logprobs],
             top_logprobs=[x for p in pieces for x in p.top_logprobs or []] if plan.params.top_logprobs else None,
-            version=pieces[-1].version if pieces else plan.version,
+            version=versions[-1] if versions else plan.version,
+            first_version=versions[0] if versions else plan.version,
         )
 
 

@@ -204,6 +204,8 @@ class ChatRequest(BaseModel):
         if self.top_logprobs and not self.logprobs:
             raise BadRequest("top_logprobs needs logprobs: true", param="top_logprobs")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        if "" in stop:
+            raise BadRequest("stop: an empty string cannot end an answer", param="stop")
         return SamplingParams(
             max_tokens=self.max_completion_tokens or self.max_tokens or context_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,

@@ -62,9 +62,10 @@ async def respond(body: ResponsesRequest, conversations: ConversationsOf, call: 
     before = await _before(conversations, call, body.previous_response_id)
     conversation = await conversations.begin(call, body.chat(before))
     turn = conversation.turns[0]
+    pieces = await merged(conversation) if body.stream else None
     common = _common_fields(turn.id, f"{conversation.policy}@{turn.version}", time.time(), body)
-    if body.stream:
-        return sse(conversation, _stream(common, conversation, await merged(conversation)))
+    if pieces is not None:
+        return sse(conversation, _stream(common, conversation, pieces))
     (answer,) = await conversation.answers()
     whole = {
         **common,

@@ -36,6 +36,7 @@ from upturn.wire.episodes import (
     TaskList,
     ToolUse,
     TurnView,
+    VersionSpan,
 )
 from upturn.wire.feedback import (
     LARGEST_REWARD,
@@ -216,4 +217,5 @@ __all__ = [
     "TriggerName",
     "TriggerView",
     "TurnView",
+    "VersionSpan",
 ]
