@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
@@ -14,7 +15,7 @@ from server.engines.protocol import Engine
 from server.errors import NotFound
 from server.store.database import Database
 from server.training.runs import Runs
-from server.versions import ledger
+from server.versions import ledger, rows
 from server.versions.champion import Champions
 from server.versions.lineage import read_lineage
 from server.versions.publish import Publisher
@@ -45,23 +46,26 @@ router = APIRouter(prefix="/v1", tags=["policies"], route_class=JsonRoute)
 
 
 @router.get("/models", dependencies=[needs("agent")])
-async def list_models(engine: EngineOf, pointers: PointersOf) -> dict[str, Any]:
+async def list_models(engine: EngineOf, pointers: PointersOf, serving: ServingOf) -> dict[str, Any]:
     """List every name that `model` accepts now."""
+    created = await serving.read(rows.created_at)
     loaded = sorted(engine.versions, reverse=True)
     names = [pointers.name, f"{pointers.name}@champion", f"{pointers.name}@head"]
     names += [f"{pointers.name}@{version}" for version in loaded]
     return {
         "object": "list",
-        "data": [{"id": name, "object": "model", "created": 0, "owned_by": "upturn"} for name in names],
+        "data": [_model(name, pointers.resolve(name, engine), created, engine) for name in names],
     }
 
 
 @router.get("/models/{model:path}", dependencies=[needs("agent")])
-async def get_model(model: str, engine: EngineOf, pointers: PointersOf, residency: ResidencyOf) -> dict[str, Any]:
+async def get_model(
+    model: str, engine: EngineOf, pointers: PointersOf, residency: ResidencyOf, serving: ServingOf
+) -> dict[str, Any]:
     """Return one model."""
     await residency.load_on_demand(model)
-    pointers.resolve(model, engine)
-    return {"id": model, "object": "model", "created": 0, "owned_by": "upturn"}
+    version = pointers.resolve(model, engine)
+    return _model(model, version, await serving.read(rows.created_at), engine)
 
 
 @router.post("/policies", status_code=201, dependencies=[needs("learner")])
@@ -130,3 +134,14 @@ async def list_promotions(database: DatabaseOf, limit: Annotated[int, Query(ge=1
 async def get_promotion(number: Version, database: DatabaseOf) -> PromotionView:
     """Return one row of the ledger, with the gate's evidence."""
     return await asyncio.to_thread(ledger.read_entry, database, number)
+
+
+def _model(name: str, version: int, created: dict[int, float], engine: Engine) -> dict[str, Any]:
+    """Return a model in OpenAI's form, with vLLM's name for the context's length in tokens."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(created.get(version) or time.time()),
+        "owned_by": "upturn",
+        "max_model_len": engine.context_tokens,
+    }

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ from server.errors import BadRequest, ContextTooLong, EngineError, NotFound, Upt
 
 RESTART_S = 30
 """`Retry-After` while vLLM restarts (measured: 22 to 25 s with a small model)."""
+LONGEST_ERROR = 1000
+"""Characters of an unknown error of vLLM that are passed on."""
 
 
 class Tokens:
@@ -82,8 +85,15 @@ def check_spans(spans: list[Span], version: int, certain: int) -> None:
         raise EngineError(f"vLLM sampled with versions {spans}, not with {version}: something else changed its weights")
 
 
-def error_of(status: int, message: str) -> UpturnError:
-    """Return the project's error for an error of vLLM."""
+def error_of(status: int, text: str, where: str = "") -> UpturnError:
+    """Return the project's error for an error of vLLM.
+
+    Args:
+        status: the HTTP status.
+        text: the error's body or message.
+        where: the control route that failed.
+    """
+    message = f"{where}: {_message(text)}" if where else _message(text)
     if status == 404:
         return NotFound(f"vLLM: {message}")
     if 400 <= status < 500:
@@ -91,3 +101,16 @@ def error_of(status: int, message: str) -> UpturnError:
             return ContextTooLong(message)
         return BadRequest(f"vLLM: {message}")
     return EngineError(f"vLLM answered {status}: {message}", retry_after_s=RESTART_S)
+
+
+def _message(text: str) -> str:
+    """Return what an error says, without the JSON around it."""
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return text[:LONGEST_ERROR]
+    while isinstance(said, dict):
+        said = next((said[key] for key in ("error", "message", "detail") if said.get(key)), None)
+    if isinstance(said, list):
+        said = "; ".join(str(item.get("msg", "")) if isinstance(item, dict) else str(item) for item in said)
+    return said[:LONGEST_ERROR] if isinstance(said, str) and said else "an error without a message"

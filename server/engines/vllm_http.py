@@ -108,5 +108,5 @@ class VllmHttp:
             self._on_failure()
             raise EngineError(f"vLLM does not answer {path}: {error!r}", retry_after_s=RESTART_S) from error
         if response.status != 200:
-            raise error_of(response.status, f"{path}: {text[:1000]}")
+            raise error_of(response.status, text, path)
         return json.loads(text) if text.startswith(("{", "[")) else text

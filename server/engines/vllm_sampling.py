@@ -80,8 +80,7 @@ class VllmSampler:
                         yield piece
                     return
                 if held.ids:
-                    settled = replaced and weights.settled.is_set()
-                    likely = weights.full.version if settled and weights.full else version
+                    likely = weights.sampling if replaced else version
                     for piece in held.pieces([(likely, 0, received)], passed_on, params.top_logprobs):
                         yield piece
                     passed_on, held = received, Tokens()

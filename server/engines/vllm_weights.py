@@ -43,6 +43,8 @@ class VllmWeights:
         self.adapters: dict[int, Weights] = {}
         self.replacements = 0
         """Number of replacements of full weights, counted from the moment each begins."""
+        self.sampling = -1
+        """Version of the full weights that sample now; a replacement changes it right before vLLM goes on."""
         self.settled = asyncio.Event()
         """Set while no replacement is in progress."""
         self.lock = asyncio.Lock()
@@ -99,6 +101,7 @@ class VllmWeights:
     def serve(self) -> None:
         """Admit requests after `restore`."""
         assert self.full is not None
+        self.sampling = self.full.version
         self.versions = frozenset({self.full.version, *self.adapters})
         self.settled.set()
         self.up = True
@@ -149,6 +152,7 @@ class VllmWeights:
         reload = {"method": "reload_weights", "kwargs": {"weights_path": str(directory)}}
         await self._http.control("POST", "/collective_rpc", reload)
         await self._http.control("POST", "/update_weight_version", {"new_version": str(weights.version)})
+        self.sampling = weights.version
         await self._http.control("POST", "/resume")
 
     async def _load_adapter(self, weights: Weights) -> None:

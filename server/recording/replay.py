@@ -72,4 +72,5 @@ def _answer(session: Session, turn: TurnRow) -> Answer:
         logprobs=[x for node in nodes for x in unpack_logprobs(node.logprobs or b"")],
         top_logprobs=None,
         version=turn.policy_version or 0,
+        first_version=next((node.policy_version for node in nodes if node.policy_version is not None), 0),
     )

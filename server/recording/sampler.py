@@ -17,7 +17,7 @@ from server.recording.episodes import Episodes
 from server.recording.prompts import Rendered
 from server.recording.recorder import NewTurn, Recorder, Span
 from server.recording.trainable import untrainable_reason
-from server.recording.turn import Answer, Readers
+from server.recording.turn import Answer, Beginning, Readers
 from server.recording.turn_request import TurnRequest
 from server.rendering.answers import AnswerReader, Delta, message_of
 from server.rendering.tokenizer import Tokenizer
@@ -33,7 +33,8 @@ class Plan:
     choice: int
     """Position among the request's answers; only the first one counts against the horizon."""
     version: int
-    """Policy version that begins to sample."""
+    """Policy version that is asked to sample."""
+    beginning: Beginning
     episode: Episode
     request: TurnRequest
     rendered: Rendered
@@ -120,6 +121,7 @@ class Sampler:
         if readers.stopped is not None:
             raise readers.stopped
         self._remember_if_left(plan, message)
+        versions = [version for version, _, _ in spans_of(pieces)]
         return Answer(
             turn_id=plan.turn_id,
             episode_id=episode.id,
@@ -129,7 +131,8 @@ class Sampler:
             token_ids=[t for p in pieces for t in p.token_ids],
             logprobs=[x for p in pieces for x in p.logprobs],
             top_logprobs=[x for p in pieces for x in p.top_logprobs or []] if plan.params.top_logprobs else None,
-            version=pieces[-1].version if pieces else plan.version,
+            version=versions[-1] if versions else plan.version,
+            first_version=versions[0] if versions else plan.version,
         )
 
     async def _collect(self, plan: Plan, reader: AnswerReader, sampled: _Sampled) -> None:
@@ -143,6 +146,8 @@ class Sampler:
             ):
                 readers.when_gone = lambda: until_gone.reschedule(0)
                 async for piece in answer:
+                    if piece.token_ids and not plan.beginning.begun:
+                        plan.beginning.version, plan.beginning.begun = piece.version, True
                     if not request.whole:  # A whole answer names its episode only after its turn is durable.
                         await plan.episode.opened()
                     sampled.pieces.append(piece)

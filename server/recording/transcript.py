@@ -11,7 +11,7 @@ from server.recording.tokens import unpack_ids, unpack_logprobs
 from server.rewards.rules import read_rules
 from server.store.database import Database
 from server.store.tables import EpisodeRow, NodeRow, RewardRow, StepRow, TurnRow
-from upturn.wire import EpisodeView, StepView, TurnView
+from upturn.wire import EpisodeView, StepView, TurnView, VersionSpan
 
 
 def read_episode(database: Database, episode_id: str) -> EpisodeView:
@@ -109,6 +109,7 @@ def _turn(turn: TurnRow, path: list[NodeRow]) -> TurnView:
         completion_tokens=turn.completion_tokens,
         finish_reason=turn.finish_reason,
         policy_version=turn.policy_version,
+        policy_versions=_versions([node for node in path if node.turn_id == turn.id]),
         trainable=turn.trainable,
         untrainable_reason=turn.untrainable_reason,
         token_ids=ids,
@@ -116,3 +117,13 @@ def _turn(turn: TurnRow, path: list[NodeRow]) -> TurnView:
         logprobs=logprobs,
         created_at=turn.created_at,
     )
+
+
+def _versions(nodes: list[NodeRow]) -> list[VersionSpan]:
+    """Return which versions sampled a turn's answer."""
+    spans: list[VersionSpan] = []
+    for node in nodes:
+        if node.policy_version is not None:
+            first = spans[-1].first + spans[-1].tokens if spans else 0
+            spans.append(VersionSpan(version=node.policy_version, first=first, tokens=len(unpack_ids(node.token_ids))))
+    return spans

@@ -38,6 +38,8 @@ class Answer:
     """[K] alternatives by token id, if the request asked for them."""
     version: int
     """Policy version that sampled the last token."""
+    first_version: int
+    """Policy version that sampled the first token."""
 
     @property
     def text(self) -> str:
@@ -96,20 +98,35 @@ class Readers:
             self.when_gone()
 
 
+@dataclass(slots=True)
+class Beginning:
+    """Which policy version begins an answer."""
+
+    version: int
+    """The requested version; once the answer has begun, the one that sampled its first token."""
+    begun: bool = False
+    """The engine has sampled a token."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:
     """One request's view of a turn."""
 
     id: str
     episode_id: str
-    version: int
-    """Policy version at the start; after a swap in the middle, the answer reports the later one."""
+    beginning: Beginning
+    """Shared by every turn that shows the same answer."""
     done: asyncio.Future[Answer]
     """The answer once it is durable, or the error that ended the turn."""
     readers: Readers = field(default_factory=Readers)
     """Shared by every turn that shows the same answer."""
     deltas: asyncio.Queue[Delta | None] = field(default_factory=asyncio.Queue)
     """Parts of the answer in order, then None."""
+
+    @property
+    def version(self) -> int:
+        """Policy version that sampled the first token, or is asked to."""
+        return self.beginning.version
 
     @property
     def abandoned(self) -> bool:
@@ -136,7 +153,7 @@ class Turn:
     def follow(self) -> Turn:
         """Add a reader: return a turn that waits for the same answer and shows it in one piece."""
         self.readers.join()
-        turn = Turn(self.id, self.episode_id, self.version, self.done, self.readers)
+        turn = Turn(self.id, self.episode_id, self.beginning, self.done, self.readers)
 
         def show(done: asyncio.Future[Answer]) -> None:
             if not done.cancelled() and done.exception() is None:
@@ -151,7 +168,7 @@ class Turn:
         """Return a turn that shows an answer recorded earlier. Needs a running event loop."""
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         done.set_result(answer)
-        turn = cls(answer.turn_id, answer.episode_id, answer.version, done)
+        turn = cls(answer.turn_id, answer.episode_id, Beginning(answer.first_version, begun=True), done)
         turn._show(answer.message)
         turn.deltas.put_nowait(None)
         return turn

@@ -19,7 +19,7 @@ from server.recording.prompts import render_prompt
 from server.recording.recorder import NewTurn, Recorder, Span
 from server.recording.sampler import Plan, Sampler
 from server.recording.tokens import digest
-from server.recording.turn import Answer, Turn
+from server.recording.turn import Answer, Beginning, Turn
 from server.recording.turn_request import TurnRequest
 from server.rendering.render import Renderer
 from server.store.database import new_id
@@ -70,6 +70,7 @@ class Turns:
                     index=index,
                     choice=choice,
                     version=version,
+                    beginning=Beginning(version),
                     episode=episode,
                     request=request,
                     rendered=rendered,
@@ -195,7 +196,7 @@ class Turns:
     def _start(self, plan: Plan) -> Turn:
         task = asyncio.create_task(self._sampler.sample(plan))
         self._running[task] = plan
-        return Turn(plan.turn_id, plan.episode.id, plan.version, task, plan.readers, plan.deltas)
+        return Turn(plan.turn_id, plan.episode.id, plan.beginning, task, plan.readers, plan.deltas)
 
     def _finished(self, turns: list[Turn], done: asyncio.Future[Answer]) -> None:
         """Forget a turn that has ended, and its request once all of its turns have."""

@@ -59,6 +59,11 @@ def list_served(session: Session, only: int | None = None) -> Sequence[PolicyVer
     return session.scalars(query.order_by(PolicyVersionRow.version.desc())).all()
 
 
+def created_at(session: Session) -> dict[int, float]:
+    """Return when each version was published, in seconds since 1970."""
+    return {row.version: row.created_at for row in session.scalars(sa.select(PolicyVersionRow))}
+
+
 def find_by_manifest(session: Session, sha256: str) -> PolicyVersionRow | None:
     """Return the ready version that was published with a manifest of this SHA-256."""
     return session.scalar(

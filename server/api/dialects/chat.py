@@ -60,17 +60,23 @@ async def _stream(
         "id": f"chatcmpl-{conversation.turns[0].id}",
         "object": "chat.completion.chunk",
         "created": int(time.time()),
-        "model": f"{conversation.policy}@{conversation.turns[0].version}",
+        "model": "",
     }
+    begun: set[int] = set()
 
     def chunk(index: int, delta: dict[str, Any], finish: str | None = None, **more: Any) -> str:
         choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": None, **more}
         return event({**head, "choices": [choice]})
 
+    def begins(index: int) -> str:
+        begun.add(index)
+        return chunk(index, {"role": "assistant", "content": ""})
+
     try:
-        for index in range(len(conversation.turns)):
-            yield chunk(index, {"role": "assistant", "content": ""})
         async for index, delta in pieces:
+            head["model"] = f"{conversation.policy}@{conversation.turns[index].version}"
+            if index not in begun:
+                yield begins(index)
             if delta.reasoning:
                 yield chunk(index, {"reasoning_content": delta.reasoning})
             if delta.content:
@@ -81,6 +87,8 @@ async def _stream(
         answers = await conversation.answers()
         for index, answer in enumerate(answers):
             head["model"] = f"{conversation.policy}@{answer.version}"
+            if index not in begun:
+                yield begins(index)
             yield chunk(index, {}, _finish_reason(answer), logprobs=_logprobs(body, conversations, answer))
         if body.stream_options and body.stream_options.include_usage:
             yield event({**head, "choices": [], "usage": _usage(answers)})

@@ -93,7 +93,7 @@ async def _stream(
     body: CompletionRequest, conversations: Conversations, conversation: Conversation, pieces: Pieces
 ) -> AsyncGenerator[str, None]:
     """Yield chunks of text, then each answer's finish reason."""
-    common = _common_fields(conversation, conversation.turns[0].version)
+    common = _common_fields(conversation, conversation.version)
 
     def chunk(index: int, text: str, finish: str | None = None, logprobs: dict[str, Any] | None = None) -> str:
         choice = {"index": index, "text": text, "finish_reason": finish, "logprobs": logprobs}

@@ -49,12 +49,17 @@ class Conversation:
     """The answer is sent when it is complete."""
 
     @property
+    def version(self) -> int:
+        """Policy version that sampled the first token, of the answer that has begun; before that, the requested one."""
+        return next((turn for turn in self.turns if turn.beginning.begun), self.turns[0]).version
+
+    @property
     def headers(self) -> dict[str, str]:
         """Headers of every answer: its episode, turns and version."""
         return {
             "x-episode-id": self.turns[0].episode_id,
             "x-turn-id": ",".join(turn.id for turn in self.turns),
-            "x-policy-version": str(self.turns[0].version),
+            "x-policy-version": str(self.version),
         }
 
     async def answers(self) -> list[Answer]:

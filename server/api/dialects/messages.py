@@ -99,7 +99,7 @@ async def _stream(
         return event({"type": kind, **fields}, kind)
 
     start = {
-        **_common_fields(conversation, conversation.turns[0].version),
+        **_common_fields(conversation, conversation.version),
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,

@@ -65,9 +65,10 @@ async def respond(body: ResponsesRequest, conversations: ConversationsOf, call: 
     chat = await heavy.run(call.weight(len(before) + items), lambda: body.chat(before))
     conversation = await conversations.begin(call, chat)
     turn = conversation.turns[0]
+    pieces = await merged(conversation) if body.stream else None
     common = _common_fields(turn.id, f"{conversation.policy}@{turn.version}", time.time(), body)
-    if body.stream:
-        return sse(conversation, _stream(common, conversation, await merged(conversation)))
+    if pieces is not None:
+        return sse(conversation, _stream(common, conversation, pieces))
     (answer,) = await conversation.answers()
     whole = {
         **common,

@@ -36,6 +36,7 @@ from upturn.wire.episodes import (
     TaskList,
     ToolUse,
     TurnView,
+    VersionSpan,
     check_metadata,
 )
 from upturn.wire.feedback import (
@@ -217,5 +218,6 @@ __all__ = [
     "TriggerName",
     "TriggerView",
     "TurnView",
+    "VersionSpan",
     "check_metadata",
 ]

@@ -202,6 +202,15 @@ class EpisodeClose(Message):
     reason: str | None = Field(default=None, max_length=1000)
 
 
+class VersionSpan(Message):
+    """Consecutive tokens of an answer that one policy version sampled."""
+
+    version: int
+    first: int
+    """Index of the first of these tokens in the answer."""
+    tokens: int
+
+
 class TurnView(Message):
     """One recorded turn."""
 
@@ -216,6 +225,8 @@ class TurnView(Message):
     finish_reason: str
     policy_version: int | None
     """Version that sampled the last token; None for a demonstration."""
+    policy_versions: list[VersionSpan] = Field(default_factory=list)
+    """All versions that sampled the answer, in order; several if weights were swapped meanwhile."""
     trainable: bool
     untrainable_reason: str | None
     token_ids: list[int]
