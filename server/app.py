@@ -26,6 +26,7 @@ from server.api.access.authentication import Authentication, own_episode
 from server.api.access.body_limit import BodyLimit
 from server.api.access.errors import ErrorAnswers
 from server.api.access.openapi import document
+from server.api.access.request_log import RequestLog
 from server.api.dialects import registry
 from server.api.served import retrieve
 from server.api.services import provide
@@ -63,8 +64,9 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
     errors.install(app)
     document(app, errors.form_of)
     app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes, errors=errors)
-    # Outermost: reject unauthorized requests before reading the body.
+    # Before the body is read: reject unauthorized requests.
     app.add_middleware(Authentication, errors=errors)
+    app.add_middleware(RequestLog, errors=errors)  # Outermost: it also logs what the others refuse.
     for dialect in dialects:
         app.include_router(dialect.router, dependencies=[own_episode])
     for resource in ROUTERS:

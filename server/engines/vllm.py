@@ -143,7 +143,8 @@ class VllmEngine:
                     async with self._weights.lock:
                         await self._bring_up(base)
                 except (UpturnError, OSError) as error:
-                    logger.error("vLLM could not be restarted; next attempt in %.0f s: %s", delay_s, error)
+                    # As text: nothing of a conversation can be in an error of starting.
+                    logger.error("vLLM could not be restarted; next attempt in %.0f s: %s", delay_s, str(error))
                     await asyncio.sleep(delay_s)
                     delay_s = min(2 * delay_s, 60.0)
             logger.info("vLLM serves %s again", sorted(self.versions))

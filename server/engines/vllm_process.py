@@ -22,6 +22,7 @@ from server.child_process import supervised
 from server.engines.options import VllmOptions
 from server.engines.vllm_command import command, environment
 from server.errors import EngineError
+from upturn.packages import INSTALL
 
 Progress = Callable[[str], None]
 
@@ -48,9 +49,7 @@ class VllmProcess:
             EngineError: vLLM is not installed, ended while starting (with the errors in its log), or took too long.
         """
         if importlib.util.find_spec("vllm") is None:
-            raise EngineError(
-                "vLLM is not installed in this Python: install the extra `cpu` or `gpu`, or choose the engine `local`"
-            )
+            raise EngineError(f"vLLM is not installed in this Python: {INSTALL}, or choose --engine.kind=local")
         port = self._options.port or _free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
