@@ -13,6 +13,7 @@ from server.api import (
     episodes,
     keys,
     operations,
+    pages,
     plays,
     policies,
     rewards,
@@ -34,8 +35,23 @@ from server.settings import Settings
 from server.wiring import lifecycle
 from server.wiring.parts import build
 from server.wiring.services import services
+from upturn import __version__
 
-ROUTERS = (environments, episodes, steps, rewards, plays, keys, runs, schedule, policies, shadow, operations, retrieve)
+ROUTERS = (
+    environments,
+    episodes,
+    steps,
+    rewards,
+    plays,
+    keys,
+    runs,
+    schedule,
+    policies,
+    shadow,
+    operations,
+    retrieve,
+    pages,
+)
 """Modules with a `router`; each route declares the scope it needs."""
 
 
@@ -58,7 +74,7 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
         finally:
             await lifecycle.close(parts)
 
-    app = FastAPI(title="Upturn", lifespan=lifespan)
+    app = FastAPI(title="Upturn", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     dialects = registry.load()
     errors = ErrorAnswers(partial(registry.error_form, dialects))
     errors.install(app)

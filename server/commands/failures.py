@@ -13,6 +13,8 @@ from upturn.command import failure
 
 OTHER_DATABASE = "name another with --data-dir or --database-url"
 
+NO_URL = "is no URL of SQLite or PostgreSQL, such as postgresql://user:password@host/upturn"
+
 
 def explain(error: BaseException, settings: Settings) -> str | None:
     """Return the sentence for an expected failure, None for any other."""
@@ -30,7 +32,9 @@ def explain(error: BaseException, settings: Settings) -> str | None:
             )
         return f"the database {_name(settings)} cannot be migrated: {error}"
     if isinstance(error, ModuleNotFoundError) and error.name == "psycopg":
-        return f"{_name(settings)} needs psycopg. {packages.missing('psycopg')}"
+        return f"{_name(settings)} needs psycopg: {packages.missing('psycopg')}"
+    if isinstance(error, ModuleNotFoundError) and not _supported(settings):
+        return f"{_name(settings)} {NO_URL}"
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return (
             f"{settings.model} does not fit into the memory: choose a smaller model, or lower --engine.context-tokens"
@@ -42,7 +46,7 @@ def _database(error: sa.exc.SQLAlchemyError, settings: Settings) -> str:
     """Explain why the database cannot be used."""
     name = _name(settings)
     if isinstance(error, sa.exc.ArgumentError | sa.exc.NoSuchModuleError):
-        return f"{name} is no URL of SQLite or PostgreSQL, such as postgresql://user:password@host/upturn"
+        return f"{name} {NO_URL}"
     reason = str(getattr(error, "orig", None) or error).strip().split("\n")[0]
     if "file is not a database" in reason:
         return f"{name} is not a database: {OTHER_DATABASE}"
@@ -54,7 +58,11 @@ def _database(error: sa.exc.SQLAlchemyError, settings: Settings) -> str:
         return f"the database {name} refuses the user or password: {reason}"
     if any(words in reason for words in ("no such table", "no such column", "does not exist")):
         return f"{reason}: bring the database up to date with `python -m server migrate`"
-    return f"the database {name} cannot be used: {reason}"
+    return f"the database {name} cannot be used ({reason}): start it, or {OTHER_DATABASE}"
+
+
+def _supported(settings: Settings) -> bool:
+    return settings.resolved_database_url.startswith(("sqlite", "postgres"))
 
 
 def _name(settings: Settings) -> str:

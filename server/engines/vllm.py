@@ -116,8 +116,11 @@ class VllmEngine:
             self._process = VllmProcess(self._options, base.path, self._data_dir, self._progress)
             self._http.url = await self._process.start()
         else:
+            waited = 0
             while not await answers(self._http.url):
-                self._progress(f"waiting for vLLM at {self._http.url}")
+                if waited % 5 == 0:
+                    self._progress(f"waiting for vLLM at {self._http.url} (engine.url)")
+                waited += 1
                 await asyncio.sleep(2)
         models = await self._http.control("GET", "/v1/models")
         self.context_tokens = self._sampler.context_tokens = int(models["data"][0]["max_model_len"])

@@ -36,5 +36,27 @@ def check_complete(directory: Path) -> None:
     read_entries(directory)
 
 
+def check_context(directory: Path, context_tokens: int | None) -> None:
+    """Check that the model can read as many tokens as wanted.
+
+    A model that scales its positions reads more than its configuration says; the engine decides for those.
+
+    Raises:
+        BadRequest: `bad_model`, naming the model's own context.
+    """
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    text = config.get("text_config") or config
+    longest, scaling = (
+        text.get("max_position_embeddings"),
+        text.get("rope_scaling") or text.get("rope_parameters") or {},
+    )
+    scaled = scaling.get("rope_type", scaling.get("type", "default")) != "default"
+    if context_tokens and isinstance(longest, int) and context_tokens > longest and not scaled:
+        raise _bad(
+            f"engine.context_tokens is {context_tokens}, but {directory.name} reads at most {longest} tokens: lower it, or "
+            "leave it out"
+        )
+
+
 def _bad(message: str) -> BadRequest:
     return BadRequest(message, param="model", code="bad_model")
