@@ -144,6 +144,8 @@ def form_of(file: Path, asked: str | None) -> str:
 
 def explain(error: Exception) -> str:
     """Return the error in one line, with advice if the database is not at the newest revision."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     if not isinstance(error, sa.exc.DBAPIError):
         return str(error)
     reason = str(error.orig).strip().split("\n")[0]

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic.util.exc import CommandError
 
 from server.commands.database import Unusable
-from server.errors import UpturnError
+from server.errors import Unavailable, UpturnError
 from server.settings import Settings
 from upturn import packages
 from upturn.command import failure
@@ -18,6 +18,8 @@ NO_URL = "is no URL of SQLite or PostgreSQL, such as postgresql://user:password@
 
 def explain(error: BaseException, settings: Settings) -> str | None:
     """Return the sentence for an expected failure, None for any other."""
+    if isinstance(error, Unavailable) and isinstance(error.__cause__, sa.exc.SQLAlchemyError):
+        return _database(error.__cause__, settings)
     if isinstance(error, UpturnError):
         return error.message
     if isinstance(error, Unusable):

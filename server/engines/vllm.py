@@ -18,7 +18,7 @@ from server.engines.vllm_http import VllmHttp
 from server.engines.vllm_process import Progress, VllmProcess, answers
 from server.engines.vllm_sampling import VllmSampler
 from server.engines.vllm_weights import VllmWeights
-from server.errors import UpturnError
+from server.errors import EngineError, UpturnError
 
 TOLERANCES = {"float32": 2e-3}
 HALF_TOLERANCE = 0.12
@@ -89,6 +89,8 @@ class VllmEngine:
 
     async def start(self, base: Weights, current: Weights) -> None:
         """Start vLLM and serve `current`."""
+        if self._options.url is not None and not self._options.url.startswith(("http://", "https://")):
+            raise EngineError(f"engine.url is {self._options.url!r}, but an address looks like http://127.0.0.1:8100")
         self._weights.begin(base, current)
         self.check_tolerance = TOLERANCES.get(resolved_dtype(self._options, base.path), HALF_TOLERANCE)
         self._http.open(self._options.url or "")

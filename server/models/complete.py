@@ -46,15 +46,13 @@ def check_context(directory: Path, context_tokens: int | None) -> None:
     """
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     text = config.get("text_config") or config
-    longest, scaling = (
-        text.get("max_position_embeddings"),
-        text.get("rope_scaling") or text.get("rope_parameters") or {},
-    )
+    longest = text.get("max_position_embeddings")
+    scaling = text.get("rope_scaling") or text.get("rope_parameters") or {}
     scaled = scaling.get("rope_type", scaling.get("type", "default")) != "default"
     if context_tokens and isinstance(longest, int) and context_tokens > longest and not scaled:
         raise _bad(
-            f"engine.context_tokens is {context_tokens}, but {directory.name} reads at most {longest} tokens: lower it, or "
-            "leave it out"
+            f"engine.context_tokens is {context_tokens}, but {directory.name} reads at most {longest} tokens: "
+            "lower it, or leave it out"
         )
 
 

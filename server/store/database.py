@@ -32,9 +32,11 @@ def unavailable(error: sa.exc.SQLAlchemyError) -> Unavailable:
     while first.__context__ is not None:  # The original failure says more than the failed rollback after it.
         first = first.__context__
     log.error("the database is unavailable: %s", first)
-    return Unavailable(
+    made = Unavailable(
         "the database is locked, full, restarting or gone; see the server's log", code="database_unavailable"
     )
+    made.__cause__ = error
+    return made
 
 
 def new_id(prefix: str) -> str:
