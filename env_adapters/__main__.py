@@ -12,7 +12,6 @@ import sys
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +21,9 @@ from env_adapters.hosting.host import Host
 from env_adapters.play import ChatModel, Oracle, Played, Player, RandomPlayer, play
 from env_adapters.protocol import EnvironmentFailure, EnvironmentSpec, UnknownTask
 from env_adapters.registry import REGISTRY, environment_spec
+from upturn import logs
+from upturn.command.failure import explain
+from upturn.command.run import OPTIONS, options, run
 
 STOP_S = 5.0
 """How long a stopping host waits for its instances to close."""
@@ -30,12 +32,12 @@ app = typer.Typer(
     name=PROGRAM,
     help="List environments and their tasks, play one here, or host them for servers on other machines.",
     epilog="Environments of your own: docs/environments.md.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=OPTIONS,
 )
+app.callback(invoke_without_command=True)(options)
 Modules = Annotated[
     list[str] | None,
     typer.Option(
@@ -67,32 +69,16 @@ class Model:
 
 def main(arguments: list[str]) -> int:
     """Run one command; return its exit code: 1 for a failure, 2 for wrong usage."""
-    try:
-        app(arguments, prog_name=PROGRAM)
-    except SystemExit as stopped:
-        return stopped.code if isinstance(stopped.code, int) else 1
-    except (UnknownTask, EnvironmentFailure, ImportError, ValueError) as error:
-        print(error.args[0] if error.args else repr(error), file=sys.stderr)
-        return 1
-    return 0
+    logs.configure()
+    return run(app, arguments, PROGRAM, "upturn-server", _explain)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        try:
-            print(version("upturn-server"))
-        except PackageNotFoundError:
-            print("unknown")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    show_version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Options of the program itself."""
+def _explain(error: BaseException) -> str | None:
+    if isinstance(error, ModuleNotFoundError):
+        return explain(error)
+    if isinstance(error, UnknownTask | EnvironmentFailure | ImportError | ValueError):
+        return str(error.args[0]) if error.args else repr(error)
+    return explain(error)
 
 
 @app.command("list")
@@ -221,7 +207,8 @@ async def _serve(address: str, port: int, token: str | None) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     port = await host.start(address, port)
     print(f"env_adapters: {address}:{port}", flush=True)
-    os.dup2(2, 1)  # Environments that print must write to the log: nothing reads stdout after the first line.
+    # Nothing reads stdout after the first line, and what environments print quotes observations and actions.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     await stopped.wait()
     try:
         await asyncio.wait_for(host.close(), STOP_S)
@@ -237,7 +224,4 @@ def _is_loopback(host: str) -> bool:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except BrokenPipeError:  # The reader, such as `head`, has closed the pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(main(sys.argv[1:]))

@@ -14,36 +14,22 @@ import typer
 from pydantic import ValidationError
 
 from learner.settings import LearnerSettings
-from upturn import __version__
-from upturn.command.run import OPTIONS, help_unless_command
+from upturn.command.run import OPTIONS, options
 from upturn.command.run import run as run_command
+from upturn.packages import INSTALL
 
 PROGRAM = "python -m learner"
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, context_settings=OPTIONS)
 """Without rich, whose tables cut the names of long options."""
+app.callback(invoke_without_command=True, help="Train the policies of an Upturn server on its recorded episodes.")(
+    options
+)
 _DEFAULT = LearnerSettings(server="", learner="-")
 
 
 def main(arguments: list[str]) -> int:
     """Run a command; return its exit code."""
-    return run_command(app, arguments, PROGRAM)
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        print(f"upturn-server {__version__}")
-        raise typer.Exit
-
-
-@app.callback(invoke_without_command=True)
-def _options(
-    context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    """Train the policies of an Upturn server on its recorded episodes."""
-    help_unless_command(context)
+    return run_command(app, arguments, PROGRAM, "upturn-server")
 
 
 @app.command(
@@ -163,7 +149,7 @@ def launch(
 
 def _require_torch() -> None:
     if find_spec("torch") is None:
-        print("the learner needs torch: install the extra `learn`", file=sys.stderr)
+        print(f"the learner needs torch, which is not installed: {INSTALL}", file=sys.stderr)
         raise typer.Exit(1)
 
 

@@ -16,6 +16,7 @@ from learner.loop import do_next_run
 from learner.parallel import distributed
 from learner.parallel.ending import ProcessFailed, ProcessGone
 from learner.settings import LearnerSettings
+from upturn import logs
 from upturn.client import Client, UpturnAPIError
 
 log = logging.getLogger("learner")
@@ -32,10 +33,7 @@ class Stopped(BaseException):
 def work(settings: LearnerSettings) -> int:
     """Set the process up, work until told to stop, and return the exit code."""
     first = int(os.environ.get("RANK", "0")) == 0  # other processes do the same and would log the same
-    logging.basicConfig(
-        level=logging.INFO if first else logging.ERROR, format="%(asctime)s %(name)s %(levelname)s %(message)s"
-    )
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    logs.configure(None if first else "error", messages=True)  # A learner sees token ids, never a text.
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     if settings.gpu_memory is not None and settings.torch_device().type == "cuda":

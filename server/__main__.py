@@ -3,41 +3,24 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
 
 import typer
 
 from server.commands.app import app
-from upturn import __version__
-from upturn.command.run import OPTIONS, help_unless_command, run
+from upturn.command.run import OPTIONS, options, run
 
 PROGRAM = "python -m server"
+HELP = "Serve a language-model agent behind the OpenAI API, and train it on its own episodes."
 root = typer.Typer(
     rich_markup_mode="markdown", pretty_exceptions_enable=False, add_completion=False, context_settings=OPTIONS
 )
+root.callback(invoke_without_command=True, help=HELP)(options)
 root.add_typer(app)
 
 
 def main(arguments: list[str]) -> int:
     """Run a command; return its exit code."""
-    return run(root, arguments, PROGRAM)
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        print(f"upturn-server {__version__}")
-        raise typer.Exit
-
-
-@root.callback(invoke_without_command=True)
-def _options(
-    context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    """Serve a language-model agent behind the OpenAI API, and train it on its own episodes."""
-    help_unless_command(context)
+    return run(root, arguments, PROGRAM, "upturn-server")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from server.api import (
     episodes,
     keys,
     operations,
+    pages,
     plays,
     policies,
     rewards,
@@ -27,6 +28,7 @@ from server.api.access.authentication import Authentication, own_episode
 from server.api.access.body_limit import BodyLimit
 from server.api.access.errors import ErrorAnswers
 from server.api.access.openapi import document
+from server.api.access.request_log import RequestLog
 from server.api.access.sites import SiteRules, Sites, json_only
 from server.api.dialects import registry
 from server.api.served import retrieve
@@ -35,8 +37,23 @@ from server.settings import Settings
 from server.wiring import lifecycle
 from server.wiring.parts import build
 from server.wiring.services import services
+from upturn import __version__
 
-ROUTERS = (environments, episodes, steps, rewards, plays, keys, runs, schedule, policies, shadow, operations, retrieve)
+ROUTERS = (
+    environments,
+    episodes,
+    steps,
+    rewards,
+    plays,
+    keys,
+    runs,
+    schedule,
+    policies,
+    shadow,
+    operations,
+    retrieve,
+    pages,
+)
 """Modules with a `router`; each route declares the scope it needs."""
 
 
@@ -59,7 +76,14 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
         finally:
             await lifecycle.close(parts)
 
-    app = FastAPI(title="Upturn", lifespan=lifespan, dependencies=[json_only])
+    app = FastAPI(
+        title="Upturn",
+        version=__version__,
+        lifespan=lifespan,
+        dependencies=[json_only],
+        docs_url=None,
+        redoc_url=None,
+    )
     dialects = registry.load()
     errors = ErrorAnswers(partial(registry.error_form, dialects))
     errors.install(app)
@@ -83,6 +107,7 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> 
         ),
         errors=errors,
     )
+    app.add_middleware(RequestLog, errors=errors)  # Outermost: it also logs what the others refuse.
     for dialect in dialects:
         app.include_router(dialect.router, dependencies=[own_episode])
     for resource in ROUTERS:

@@ -18,6 +18,7 @@ from server.engines.gpus import list_gpus
 from server.engines.options import LocalOptions, ScriptedOptions, VllmOptions
 from server.engines.protocol import Engine
 from server.engines.scripted import SCRIPT, read_script
+from server.models.complete import check_complete, check_context
 from server.models.source import resolve_model
 from server.models.weights import validate_adapter, validate_full, weights_bytes
 from server.placement import Placement, place
@@ -69,6 +70,8 @@ def build_policy(settings: Settings) -> Built:
             lambda path, _: _check_script(path),
         )
     base = resolve_model(settings.model, (settings.models_dir or data_dir / "models").absolute())
+    check_complete(base)
+    check_context(base, settings.engine.context_tokens)
     starts_vllm = kind == "vllm" and settings.engine.url is None
     placement = place(list_gpus() if starts_vllm else [], settings.engine, settings.learner, weights_bytes(base))
     return Built(

@@ -32,6 +32,8 @@ class UpturnError(Exception):
     status_code: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: str = "internal_error"
+    safe_to_log: ClassVar[bool] = False
+    """Whether messages of this class never quote a conversation; only then do log lines contain them."""
 
     def __init__(
         self, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: int | None = None
@@ -144,6 +146,7 @@ class Unavailable(UpturnError):
     status_code = 503
     type = "server_error"
     code = "unavailable"
+    safe_to_log = True
 
     def __init__(self, message: str, *, retry_after_s: int = 5, **more: Any) -> None:
         super().__init__(message, retry_after_s=retry_after_s, **more)
@@ -153,9 +156,11 @@ class EngineError(Unavailable):
     """The engine has died, or cannot answer now."""
 
     code = "engine_unavailable"
+    safe_to_log = False
 
 
 class EnvironmentFailed(Unavailable):
     """The environment of an episode failed."""
 
     code = "environment_failed"
+    safe_to_log = False

@@ -16,6 +16,7 @@ from server.rewards.settings import RewardSettings
 from server.training.scheduling.settings import ScheduleSettings
 from server.training.settings import CanarySettings, GateSettings, LearnerSettings, WatchSettings
 from server.versions.settings import ShadowSettings, VersionSettings
+from upturn import logs
 
 _HOST = r"^(\*\.)?[A-Za-z0-9_.-]+(:[0-9]{1,5})?$|^\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?$|^[0-9A-Fa-f:.]+$"
 _ORIGIN = r"^\*$|^[a-z][a-z0-9+.-]*://[a-z0-9_.:\[\]-]+$"
@@ -58,6 +59,10 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 picks a free port."""
+    log_level: logs.Level = "info"
+    """Lowest level of log lines: of the server, of learners, and of environment hosts."""
+    log_format: logs.Form = "text"
+    """Form of log lines: `text` for people, `json` for programs, one object per line."""
     keys: Literal["auto", "required", "off"] = "auto"
     """Whether requests need an API key; `auto`: required unless the host is loopback. `off` is refused elsewhere."""
     allowed_hosts: list[Annotated[str, Field(pattern=_HOST)]] = []

@@ -17,6 +17,7 @@ from typing import Any
 from env_adapters.babyai.game import Game
 from env_adapters.protocol import EnvironmentMissing, Isolation, UnknownTask
 from env_adapters.splits import held_out
+from upturn import packages
 
 LEVELS = (
     "GoToRedBallGrey",
@@ -122,7 +123,7 @@ class BabyAI:
 
     def missing(self) -> str | None:
         """Return the command that installs minigrid, or None if it is installed."""
-        return None if importlib.util.find_spec("minigrid") else "pip install 'minigrid>=3.2'"
+        return None if importlib.util.find_spec("minigrid") else packages.command("minigrid")
 
     def text_of(self, name: str, arguments: dict[str, Any]) -> str:
         """Return a tool call as the action it stands for."""

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from env_adapters.browser.web import Web
 from env_adapters.child_variables import child_variables
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing
+from upturn import packages
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser as PlaywrightBrowser
@@ -74,7 +75,7 @@ PAGES = 40
 """Pages that a window loads between garbage collections; without them Chromium leaks 1 MB per page (measured)."""
 REST_S = 60.0
 """An unused browser is closed after this time; default chosen by this project."""
-NEEDS = "pip install playwright, and Chromium (apt-get install chromium-headless-shell, or chromium)"
+CHROMIUM = "apt-get install chromium-headless-shell (or chromium)"
 PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser")
 
 
@@ -89,7 +90,8 @@ def program() -> str | None:
 
 def missing() -> str | None:
     """Return what must be installed, or None."""
-    return None if importlib.util.find_spec("playwright") and program() else NEEDS
+    needs = [] if importlib.util.find_spec("playwright") else [packages.command("playwright")]
+    return " and ".join(needs if program() else [*needs, CHROMIUM]) or None
 
 
 @cache
@@ -242,7 +244,7 @@ class Browser:
 
         path = program()
         if path is None:
-            raise EnvironmentMissing(NEEDS)
+            raise EnvironmentMissing(CHROMIUM)
         self._port = self._port or await self.web.start()
         self._playwright = await async_playwright().start()
         self._browser = await self._playwright.chromium.launch(

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Isolation, Reset, Transition, UnknownTask
 from env_adapters.splits import held_out
+from upturn import packages
 
 if TYPE_CHECKING:
     import gymnasium
@@ -31,7 +32,7 @@ TASKS = 1000
 TEST_SHARE = 0.2
 LARGEST_OBSERVATION = 512
 """Maximum count of numbers in an observation, chosen by this project. Images have more."""
-_INSTALL = "pip install 'gymnasium>=1,<2'"
+_INSTALL = packages.command("gymnasium")
 
 
 class Game:

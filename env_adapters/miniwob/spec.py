@@ -23,6 +23,7 @@ from env_adapters.miniwob.oracle import solve
 from env_adapters.miniwob.pages import PAGES
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Reset, Transition, UnknownTask
 from env_adapters.splits import numbered
+from upturn import packages
 
 HOST = "miniwob.test"
 SIZE = (500, 320)  # The package's own window.
@@ -130,8 +131,8 @@ class Pages(BrowserSpec):
 
     def missing(self) -> str | None:
         """Return the commands that install what is missing, or None."""
-        needs = [] if importlib.util.find_spec("miniwob") else ["pip install miniwob"]
-        return " and ".join(needs + ([browser.NEEDS] if browser.missing() else [])) or None
+        needs = [] if importlib.util.find_spec("miniwob") else [packages.command("miniwob")]
+        return " and ".join([*needs, *filter(None, [browser.missing()])]) or None
 
     def make(self) -> MiniWob:
         """Make an instance. The browser starts with its first reset."""

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from env_adapters.child_variables import child_variables
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing
+from upturn import packages
 
 T = TypeVar("T")
 SEATS = 32
@@ -46,7 +47,7 @@ THINGS = 1_000_000
 
 def missing() -> str | None:
     """Return the commands that install what is missing, or None."""
-    needs = [] if importlib.util.find_spec("scienceworld") else ["pip install scienceworld==1.2.3"]
+    needs = [] if importlib.util.find_spec("scienceworld") else [packages.command("scienceworld")]
     needs += [] if shutil.which("java") else ["apt-get install default-jre-headless"]
     return " and ".join(needs) or None
 
@@ -54,7 +55,7 @@ def missing() -> str | None:
 def _jar() -> Path:
     spec = importlib.util.find_spec("scienceworld")  # Importing the package would start a process.
     if spec is None or spec.origin is None:
-        raise EnvironmentMissing("pip install scienceworld==1.2.3")
+        raise EnvironmentMissing(packages.command("scienceworld"))
     return Path(spec.origin).with_name("scienceworld.jar")
 
 

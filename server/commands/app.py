@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import datetime
-import logging
 import sys
 from enum import StrEnum
 from importlib import import_module
@@ -16,6 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from server.commands.settings_command import FORWARD, DoctorCommand, SettingsCommand, complete_topic, show_topic
+from upturn import logs
+from upturn.command.failure import report
 from upturn.command.run import OPTIONS, help_unless_command
 
 PANEL = "Server"
@@ -250,21 +251,29 @@ def _run(command: str, named: dict[str, str | None], flags: list[str] | None = N
     """
     from pydantic import ValidationError
 
+    from server.commands.failures import explain as explain_failure
     from server.configuration.errors import explain
     from server.section import SettingsError
     from server.settings import Settings
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    for noisy in ("alembic", "apscheduler"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logs.configure()
     arguments = [f"--{name}={value}" for name, value in named.items() if value is not None]
     try:
         settings = Settings.load([*arguments, *(flags or [])])
-        return int(import_module(f"server.commands.{command}").run(settings, **options))
     except ValidationError as error:
-        lines = explain(error, Settings)
+        return _wrong_settings(explain(error, Settings))
     except SettingsError as error:
-        lines = [str(error)]
+        return _wrong_settings([str(error)])
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        return int(import_module(f"server.commands.{command}").run(settings, **options))
+    except SettingsError as error:
+        return _wrong_settings([str(error)])
+    except Exception as error:
+        return report(error, command.rstrip("_"), lambda e: explain_failure(e, settings), settings.data_dir / "logs")
+
+
+def _wrong_settings(lines: list[str]) -> int:
     for line in lines:
         print(f"settings: {line}", file=sys.stderr)
     return 2

@@ -24,6 +24,7 @@ from server.rewards.totals import rewards_of
 from server.settings import Settings
 from server.store.database import Database
 from server.store.tables import EpisodeRow, RewardRow, StepRow
+from upturn.packages import INSTALL
 
 CHUNK = 32
 """Episodes in memory at once; also the size of a Parquet row group and of an import's transaction."""
@@ -137,12 +138,14 @@ def form_of(file: Path, asked: str | None) -> str:
     if form is None:
         raise BadRequest(f"{file} ends neither in .jsonl nor in .parquet: choose with --format")
     if form == "parquet" and find_spec("pyarrow") is None:
-        raise BadRequest("Parquet needs pyarrow: pip install pyarrow, or use .jsonl")
+        raise BadRequest(f"Parquet needs the package pyarrow, which is not installed: {INSTALL}, or write .jsonl")
     return form
 
 
 def explain(error: Exception) -> str:
     """Return the error in one line, with advice if the database is not at the newest revision."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     if not isinstance(error, sa.exc.DBAPIError):
         return str(error)
     reason = str(error.orig).strip().split("\n")[0]

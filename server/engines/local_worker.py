@@ -83,6 +83,8 @@ class Worker:
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(job())
             except BaseException as error:

@@ -20,7 +20,7 @@ from server.engines.vllm_http import VllmHttp
 from server.engines.vllm_process import Progress, VllmProcess, answers
 from server.engines.vllm_sampling import VllmSampler
 from server.engines.vllm_weights import VllmWeights
-from server.errors import UpturnError
+from server.errors import EngineError, UpturnError
 
 _HEALTH_TIMEOUT_S = 30.0
 """A busy machine may take long to answer a health check."""
@@ -93,6 +93,8 @@ class VllmEngine:
 
     async def start(self, base: Weights, current: Weights) -> None:
         """Start vLLM and serve `current`."""
+        if self._options.url is not None and not self._options.url.startswith(("http://", "https://")):
+            raise EngineError(f"engine.url is {self._options.url!r}, but an address looks like http://127.0.0.1:8100")
         self._weights.begin(base, current)
         choice = (
             chosen_precision(self._options, base.path)
@@ -127,8 +129,11 @@ class VllmEngine:
             self._process = VllmProcess(self._options, base.path, self._data_dir, self._progress)
             self._http.url = await self._process.start()
         else:
+            waited = 0
             while not await answers(self._http.url):
-                self._progress(f"waiting for vLLM at {self._http.url}")
+                if waited % 5 == 0:
+                    self._progress(f"waiting for vLLM at {self._http.url} (engine.url)")
+                waited += 1
                 await asyncio.sleep(2)
             self.precision = await self._served_precision()
         models = await self._http.control("GET", "/v1/models")
@@ -167,7 +172,8 @@ class VllmEngine:
                     async with self._weights.lock:
                         await self._bring_up(base)
                 except (UpturnError, OSError) as error:
-                    logger.error("vLLM could not be restarted; next attempt in %.0f s: %s", delay_s, error)
+                    # As text: nothing of a conversation can be in an error of starting.
+                    logger.error("vLLM could not be restarted; next attempt in %.0f s: %s", delay_s, str(error))
                     await asyncio.sleep(delay_s)
                     delay_s = min(2 * delay_s, 60.0)
             logger.info("vLLM serves %s again", sorted(self.versions))

@@ -21,6 +21,7 @@ from server.child_process import supervised
 from server.engines.options import VllmOptions
 from server.engines.vllm_command import command, environment
 from server.errors import EngineError
+from upturn.packages import INSTALL
 
 Progress = Callable[[str], None]
 
@@ -47,9 +48,7 @@ class VllmProcess:
             EngineError: vLLM is not installed, ended while starting (with the errors in its log), or took too long.
         """
         if importlib.util.find_spec("vllm") is None:
-            raise EngineError(
-                "vLLM is not installed in this Python: install the extra `cpu` or `gpu`, or choose the engine `local`"
-            )
+            raise EngineError(f"vLLM is not installed in this Python: {INSTALL}, or choose --engine.kind=local")
         port = self._options.port or _free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,11 +92,18 @@ class VllmProcess:
     def why_ended(self) -> str:
         """Return the errors in vLLM's log, then its last lines."""
         with self.log_path.open("rb") as log:
-            log.seek(max(self._log_begin, self.log_path.stat().st_size - 2**18))
+            size = self.log_path.stat().st_size
+            begin = self._log_begin if self._log_begin <= size else 0  # The log was cut meanwhile.
+            log.seek(max(begin, size - 2**18))
             lines = log.read().decode(errors="replace").splitlines()
         causes = [match[0].strip() for line in lines if " WARNING " not in line and (match := _CAUSE.search(line))]
         last = [line.strip() for line in lines if line.strip()][-5:]
         return "\n".join([*dict.fromkeys(causes), *last])[-2000:] or "its log is empty"
+
+    def cause(self) -> str:
+        """Return the error in vLLM's log that says most: the first, since later ones follow from it."""
+        lines = [line for line in self.why_ended().splitlines() if "Engine core initialization failed" not in line]
+        return lines[0][:500] if lines else "its log names no cause"
 
     async def _wait_until_healthy(self) -> None:
         assert self._process is not None
@@ -106,8 +112,8 @@ class VllmProcess:
         while not await answers(self.url):
             if self._process.returncode is not None:
                 raise EngineError(
-                    f"vLLM ended while starting (status {self._process.returncode}). Its log "
-                    f"{self.log_path} says:\n{self.why_ended()}"
+                    f"vLLM ended while starting (status {self._process.returncode}): {self.cause()}; its log is "
+                    f"{self.log_path}"
                 )
             waited = time.monotonic() - started
             if waited > self._options.start_timeout_s:

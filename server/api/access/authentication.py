@@ -24,7 +24,12 @@ from server.errors import Forbidden, UpturnError
 from server.store.database import BROKEN, unavailable
 from upturn.wire import Scope
 
-OPEN = frozenset({"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+OPEN = frozenset(
+    {
+        *("/", "/healthz", "/readyz", "/openapi.json", "/redoc"),
+        *("/docs", "/docs/start.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/favicon-32x32.png"),
+    }
+)
 """Paths that need no key. Every other path does, including paths that do not exist."""
 
 CallersOf = Annotated[Callers, service(Callers)]

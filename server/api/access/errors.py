@@ -98,7 +98,7 @@ class ErrorAnswers:
 
             @app.exception_handler(wrong)
             async def unstorable(request: Request, error: Exception) -> JSONResponse:
-                log.warning("%s %s: %s", request.method, request.url.path, getattr(error, "orig", error))
+                log.warning("a request cannot be stored: %s", error)
                 return answer(
                     request,
                     BadRequest(
@@ -120,8 +120,3 @@ class ErrorAnswers:
             code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
             wrong = BadRequest(str(error.detail), code=code)
             return self.answer(request.scope["path"], wrong, error.status_code, error.headers)
-
-        @app.exception_handler(Exception)
-        async def unexpected(request: Request, error: Exception) -> JSONResponse:
-            log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-            return answer(request, UpturnError(f"internal error: {type(error).__name__}"))

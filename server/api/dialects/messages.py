@@ -21,6 +21,7 @@ from server.api.dialects.messages_request import CountRequest, MessagesRequest
 from server.api.dialects.streams import Pieces, event, merged, sse
 from server.errors import Forbidden, InvalidKey, NotFound, RateLimited, TooLarge, Unavailable, UpturnError
 from server.recording.turn import Answer
+from upturn.logs import request_id
 
 _ERROR_TYPES: dict[type[UpturnError], str] = {
     InvalidKey: "authentication_error",
@@ -36,7 +37,8 @@ def _error(error: UpturnError) -> dict[str, Any]:
     """Return Anthropic's error body, which also contains this server's `code`."""
     otherwise = "invalid_request_error" if error.type == "invalid_request_error" else "api_error"
     kind = next((name for known, name in _ERROR_TYPES.items() if isinstance(error, known)), otherwise)
-    return {"type": "error", "error": {"type": kind, "message": error.message, "code": error.code}}
+    body = {"type": kind, "message": error.message, "code": error.code}
+    return {"type": "error", "error": body, "request_id": request_id.get()}
 
 
 _ERROR_SCHEMA = {
@@ -45,6 +47,7 @@ _ERROR_SCHEMA = {
     "required": ["type", "error"],
     "properties": {
         "type": {"const": "error"},
+        "request_id": {"type": ["string", "null"]},
         "error": {
             "type": "object",
             "additionalProperties": False,

@@ -141,7 +141,7 @@ def test_parquet_without_pyarrow_says_what_to_install_and_jsonl_works_without(
             capture_output=True,
         )
         assert done.returncode == returned
-        assert ("pip install pyarrow" in done.stderr) == bool(returned)
+        assert ("run.py setup" in done.stderr) == bool(returned)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "x.jsonl"]
 
 

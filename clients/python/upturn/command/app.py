@@ -9,12 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Annotated
 
 import typer
 
-from upturn import __version__
-from upturn.command.run import OPTIONS, help_unless_command, run
+from upturn import logs
+from upturn.command.run import OPTIONS, options, run
 
 GROUP = "upturn.commands"
 SERVER_COMMANDS = ("serve", "migrate", "keys", "export", "import", "doctor")
@@ -34,7 +33,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings=OPTIONS,
     )
-    app.callback(invoke_without_command=True)(_options)
+    app.callback(invoke_without_command=True)(options)
     app.command("status")(status.status)
     app.command("policies")(policies.policies)
     app.command("runs")(runs.runs)
@@ -57,23 +56,8 @@ def build() -> typer.Typer:
 
 def main() -> int:
     """Run `upturn`; return the exit code."""
+    logs.configure()
     return run(build(), sys.argv[1:], "upturn")
-
-
-def show_version(wanted: bool) -> None:
-    """Print the version and exit if `--version` was given."""
-    if wanted:
-        print(f"upturn {__version__}")
-        raise typer.Exit
-
-
-def _options(
-    context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    help_unless_command(context)
 
 
 def _missing(name: str) -> Callable[[], int]:

