@@ -241,13 +241,15 @@ def _run(command: str, named: dict[str, str | None], flags: list[str] | None = N
         options: further arguments of `run`.
 
     Returns:
-        The exit code: 2 if the settings are invalid.
+        The exit code: 2 if the settings are invalid, 1 if another server or a newer version owns the database.
     """
     from pydantic import ValidationError
 
+    from migrations import UnknownRevision
     from server.configuration.errors import explain
     from server.section import SettingsError
     from server.settings import Settings
+    from server.store.exclusive import DatabaseInUse
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     for noisy in ("alembic", "apscheduler"):
@@ -260,6 +262,9 @@ def _run(command: str, named: dict[str, str | None], flags: list[str] | None = N
         lines = explain(error, Settings)
     except SettingsError as error:
         lines = [str(error)]
+    except (DatabaseInUse, UnknownRevision) as error:
+        print(f"upturn: {error}", file=sys.stderr)
+        return 1
     for line in lines:
         print(f"settings: {line}", file=sys.stderr)
     return 2

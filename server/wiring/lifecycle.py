@@ -45,4 +45,4 @@ async def close(parts: Parts) -> None:
     await parts.environments.close()
     await parts.engine.close()
     parts.writer.close()
-    parts.database.close()
+    parts.store.close()
