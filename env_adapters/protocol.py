@@ -27,6 +27,10 @@ class UnknownTask(KeyError):
     """The environment, task or split does not exist."""
 
 
+LARGEST_REWARD = 1e6
+"""Bound on the absolute reward of a step, as of every other reward (`upturn.wire`), so that sums stay finite."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reset:
     """The start of an episode."""
@@ -42,6 +46,7 @@ class Transition:
 
     observation: str
     reward: float
+    """Finite, and at most `LARGEST_REWARD` from 0; anything else is a failure of the environment."""
     terminated: bool
     truncated: bool = False
     """The environment's own limit ended the episode (the server enforces the horizon)."""

@@ -9,6 +9,8 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 _LOCK = 0x7570_7475_726E  # PostgreSQL advisory lock: servers that start at the same time migrate one after another.
 
@@ -25,6 +27,28 @@ def config(connection: sa.Connection, tables: sa.MetaData | None = None) -> Conf
     settings.attributes["connection"] = connection
     settings.attributes["tables"] = tables
     return settings
+
+
+class UnknownRevision(Exception):
+    """The database is at a revision that this code does not have: a newer version of the project made it."""
+
+
+def revision_of(engine: sa.Engine) -> str | None:
+    """Return the revision of a database; None for an empty one."""
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def newest_revision() -> str:
+    """Return the newest revision of the code."""
+    return _known()[0]
+
+
+def _known() -> list[str]:
+    """Return the revisions of the code, newest first."""
+    settings = Config()
+    settings.set_main_option("script_location", str(Path(__file__).parent))
+    return [script.revision for script in ScriptDirectory.from_config(settings).walk_revisions()]
 
 
 @contextmanager
@@ -50,8 +74,18 @@ def migrating(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def upgrade(engine: sa.Engine, revision: str = "head") -> None:
-    """Bring the database to a revision, the newest by default."""
+    """Bring the database to a revision, the newest by default.
+
+    Raises:
+        UnknownRevision: a newer version of the project made the database.
+    """
     with migrating(engine) as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+        if found is not None and found not in _known():
+            raise UnknownRevision(
+                f"the database is at revision {found}, which this version does not know (its newest is "
+                f"{newest_revision()}): run the version that made it, or a newer one"
+            )
         command.upgrade(config(connection), revision)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -37,6 +38,7 @@ from server.settings import Settings
 from server.wiring import lifecycle
 from server.wiring.parts import build
 from server.wiring.services import services
+from server.wiring.store import Store, open_store
 from upturn import __version__
 
 ROUTERS = (
@@ -57,17 +59,23 @@ ROUTERS = (
 """Modules with a `router`; each route declares the scope it needs."""
 
 
-def create_app(settings: Settings, own_url: Callable[[], str] | None = None) -> FastAPI:
+def create_app(settings: Settings, own_url: Callable[[], str] | None = None, store: Store | None = None) -> FastAPI:
     """Return the application; starting it migrates the database and starts the engine.
 
     Args:
         settings: the settings.
         own_url: returns, once the server listens, the URL at which the learner finds it. Without it no learner starts.
+        store: the opened store, which the application closes at its end. Default: it is opened at the start.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        parts = await build(settings, learns=own_url is not None)
+        opened = await asyncio.to_thread(open_store, settings) if store is None else store
+        try:
+            parts = await build(settings, opened, learns=own_url is not None)
+        except BaseException:
+            opened.close()
+            raise
         app.state.parts = parts  # For tests and debugging; routes get services.
         provide(app, services(parts))
         try:

@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     """Directory of converted and downloaded base models; default: `models` in the data directory."""
     database_url: str | None = None
     """SQLAlchemy URL; default: SQLite in the data directory."""
+    start_wait_s: float = Field(default=30.0, ge=0, le=3600)
+    """Seconds that a start waits for another server on the same database or data directory to stop."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from env_adapters.hosting.workers import EnvironmentTimeout, Workers
-from env_adapters.protocol import Environment, EnvironmentFailure, EnvironmentSpec, Reset, Transition
+from env_adapters.protocol import LARGEST_REWARD, Environment, EnvironmentFailure, EnvironmentSpec, Reset, Transition
 
 T = TypeVar("T")
 log = logging.getLogger("env_adapters.hosting.instances")
@@ -141,11 +140,14 @@ def plain(transition: Transition) -> Transition:
     """Return a transition of plain, storable values.
 
     Raises:
-        EnvironmentFailure: the reward is not finite.
+        EnvironmentFailure: the reward is not a number, not finite, or too large.
     """
-    reward = float(transition.reward)
-    if not math.isfinite(reward):
-        raise EnvironmentFailure(f"the reward is {reward}")
+    try:
+        reward = float(transition.reward)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise EnvironmentFailure(f"the reward is no number: {str(transition.reward)[:100]!r}") from error
+    if not abs(reward) <= LARGEST_REWARD:  # NaN is not either.
+        raise EnvironmentFailure(f"the reward {reward} is not within {LARGEST_REWARD:g} of 0")
     return replace(
         transition,
         observation=plain_text(transition.observation),

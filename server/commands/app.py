@@ -209,6 +209,33 @@ def import_(
     )
 
 
+@app.command(rich_help_panel=PANEL)
+def backup(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory to create.")],
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> int:
+    """Copy database, weights and learner checkpoints into a new directory. The server may be running."""
+    databases = {"config": config, "data-dir": data_dir, "database-url": database_url}
+    return _run("backup", databases, directory=directory)
+
+
+@app.command(rich_help_panel=PANEL)
+def restore(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory that `backup` wrote.")],
+    base: Annotated[
+        Path | None, typer.Option("--base", metavar="DIR", help="Where the base model is, if it has moved.")
+    ] = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> int:
+    """Verify a backup and put it into an empty database and data directory, of any path and kind."""
+    databases = {"config": config, "data-dir": data_dir, "database-url": database_url}
+    return _run("restore", databases, directory=directory, base=base and base.absolute())
+
+
 @app.command(cls=DoctorCommand, context_settings=FORWARD, rich_help_panel=PANEL, options_metavar="[MODEL] [OPTIONS]")
 def doctor(
     context: typer.Context,
@@ -247,7 +274,7 @@ def _run(command: str, named: dict[str, str | None], flags: list[str] | None = N
         options: further arguments of `run`.
 
     Returns:
-        The exit code: 2 if the settings are invalid.
+        The exit code: 2 if the settings are invalid, 1 if another server or a newer version owns the database.
     """
     from pydantic import ValidationError
 

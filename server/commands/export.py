@@ -157,8 +157,8 @@ def explain(error: Exception) -> str:
 class Progress:
     """A counter line on stderr if stderr is a terminal."""
 
-    def __init__(self, done: str) -> None:
-        self._done = done
+    def __init__(self, done: str, things: str = "episodes") -> None:
+        self._done, self._things = done, things
         self._shown = sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
@@ -171,7 +171,7 @@ class Progress:
     def show(self, count: int) -> None:
         """Update the counter."""
         if self._shown:
-            print(f"\r{self._done} {count} episodes", end="", file=sys.stderr, flush=True)
+            print(f"\r{self._done} {count} {self._things}", end="", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic.util.exc import CommandError
 
+from migrations import UnknownRevision
 from server.commands.database import Unusable
 from server.errors import Unavailable, UpturnError
 from server.settings import Settings
+from server.store.exclusive import DatabaseInUse
 from upturn import packages
 from upturn.command import failure
 
@@ -22,16 +24,11 @@ def explain(error: BaseException, settings: Settings) -> str | None:
         return _database(error.__cause__, settings)
     if isinstance(error, UpturnError):
         return error.message
-    if isinstance(error, Unusable):
+    if isinstance(error, Unusable | DatabaseInUse | UnknownRevision):
         return str(error)
     if isinstance(error, sa.exc.SQLAlchemyError):
         return _database(error, settings)
     if isinstance(error, CommandError):
-        if "Can't locate revision" in str(error):
-            return (
-                f"the database {_name(settings)} belongs to a newer version of Upturn: update this one, "
-                f"or {OTHER_DATABASE}"
-            )
         return f"the database {_name(settings)} cannot be migrated: {error}"
     if isinstance(error, ModuleNotFoundError) and error.name == "psycopg":
         return f"{_name(settings)} needs psycopg: {packages.missing('psycopg')}"

@@ -15,7 +15,6 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.orm import Session
 
-import migrations
 from server.app import create_app
 from server.commands.database import make_data_dir
 from server.commands.ready import Waiting, greeting
@@ -24,6 +23,7 @@ from server.settings import Settings
 from server.store.database import Database
 from server.wiring import lifecycle
 from server.wiring.parts import Parts
+from server.wiring.store import Store, open_store
 from upturn.logs import log_failure, log_variables
 
 ANSWERS_S = 5
@@ -33,6 +33,15 @@ ANSWERS_S = 5
 def run(settings: Settings) -> int:
     """Serve; return the exit code."""
     _allow_many_connections()
+    make_data_dir(settings)
+    store = open_store(settings, lambda line: print(f"upturn: {line}", file=sys.stderr, flush=True))
+    try:
+        return _serve(settings, store)
+    finally:
+        store.close()
+
+
+def _serve(settings: Settings, store: Store) -> int:
     # asyncio disables Nagle's algorithm (40 ms per answer) only on sockets whose protocol is explicitly TCP.
     listener = socket.socket(
         socket.AF_INET6 if ":" in settings.host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
@@ -46,14 +55,13 @@ def run(settings: Settings) -> int:
             file=sys.stderr,
         )
         return 1
-    make_data_dir(settings)
     os.environ.update(log_variables(settings.log_level, settings.log_format))  # For learners and environment hosts.
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{listener.getsockname()[1]}"
     print(f"upturn: {url} (data in {settings.data_dir.absolute()})", flush=True)
     if settings.keys_required:
-        _show_first_admin_key(settings)
-    app = create_app(settings, lambda: url)
+        _show_first_admin_key(store.database)
+    app = create_app(settings, lambda: url, store)
     _Server(app, partial(_show_ready, app, settings, url)).run(sockets=[listener])
     return 0
 
@@ -61,8 +69,8 @@ def run(settings: Settings) -> int:
 class _Server(uvicorn.Server):
     """Starts the application itself, and drains before it shuts down.
 
-    uvicorn would log a failure to start as a traceback, ignore signals meanwhile, and stop listening before its handlers
-    have finished.
+    uvicorn would log a failure to start as a traceback, ignore signals meanwhile, and stop listening before its
+    handlers have finished.
     """
 
     def __init__(self, app: FastAPI, on_ready: Any) -> None:
@@ -145,13 +153,8 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65_536)) if hard > 0 else soft, hard))
 
 
-def _show_first_admin_key(settings: Settings) -> None:
-    database = Database(settings.resolved_database_url)
-    try:
-        migrations.upgrade(database.writer)
-        with Session(database.writer) as session, session.begin():
-            made = first_admin_key(session)
-    finally:
-        database.close()
+def _show_first_admin_key(database: Database) -> None:
+    with Session(database.writer) as session, session.begin():
+        made = first_admin_key(session)
     if made is not None:  # After the commit: a key that was shown is valid.
         print(f"upturn: the admin key, shown only this once: {made.key}", flush=True)

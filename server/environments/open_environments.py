@@ -267,7 +267,9 @@ class OpenEnvironments:
             environment = self._of.get(episode.id)
             if environment is None:
                 if episode.environment is not None:
-                    await self._end(episode, "error", error_class="EnvironmentLost", reason="its environment is gone")
+                    lost = "error", {"error_class": "EnvironmentLost", "reason": "its environment is gone"}
+                    status, why = self._unwritten.get(episode.id, lost)
+                    await self._end(episode, status, **why)
                 raise Conflict(f"episode {episode.id} has no environment", code="no_environment")
             if episode.steps >= episode.horizon:
                 raise HorizonReached(f"episode {episode.id} has used all of its {episode.horizon} turns")
@@ -321,11 +323,12 @@ class OpenEnvironments:
             raise EnvironmentFailed(f"{environment.name} failed: {class_of(error)}: {text_of(error)}") from error
 
     async def _end(self, episode: Episode, status: str, **why: Any) -> None:
-        """End an episode; if the database is unavailable, do it later."""
+        """End an episode; if the database is unavailable, close its environment and record the end later."""
         try:
             await self._episodes.end(episode, status, **why)
         except Unavailable:
-            self._unwritten[episode.id] = (status, why)
+            self._unwritten.setdefault(episode.id, (status, why))
+            self.release(episode.id)
             log.warning("the end of episode %s (%s) will be written later", episode.id, status)
 
     def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

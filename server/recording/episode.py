@@ -59,7 +59,9 @@ class Episode:
     stepping: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the environment acts."""
     ended: str | None = None
-    """The final status, or None while the episode is open."""
+    """The final status, or None while the episode is open or its end is being written."""
+    ending: asyncio.Future[None] | None = None
+    """The write of its end, while it is in progress; the episode accepts nothing meanwhile."""
     unwritten: dict[str, Any] | None = None
     """The episode's row until it is handed to the writer."""
     opening: asyncio.Future[None] | None = None
@@ -85,7 +87,9 @@ class Episode:
         return max(0, self.horizon - max(self.turns, self.steps))
 
     def must_be_open(self) -> None:
-        """Raise `Conflict` if the episode has ended."""
+        """Raise `Conflict` if the episode has ended or is just ending."""
+        if self.ending is not None:
+            raise Conflict(f"episode {self.id} is ending", code="episode_ended")
         if self.ended is not None:
             raise Conflict(f"episode {self.id} has ended ({self.ended})", code="episode_ended")
 

@@ -129,20 +129,34 @@ class Episodes:
         error_class: str | None = None,
         success: bool | None = None,
     ) -> None:
-        """End an episode. Only the first end counts; later calls change nothing."""
+        """End an episode. Only the first recorded end counts; later calls change nothing.
+
+        The end is written even if the caller is cancelled. If the write fails, the episode stays open.
+        """
+        while episode.ending is not None:
+            await asyncio.wait([episode.ending])
         if episode.ended is not None:
             return
-        episode.ended = status
+        values = {"status": status, "reason": reason, "error_class": error_class, "success": success}
+        episode.ending = asyncio.ensure_future(self._end(episode, values))
+        episode.ending.add_done_callback(lambda ending: ending.cancelled() or ending.exception())
+        await asyncio.shield(episode.ending)
+
+    async def _end(self, episode: Episode, values: dict[str, Any]) -> None:
+        try:
+            await episode.opened()
+            change = (
+                sa.update(EpisodeRow)
+                .where(EpisodeRow.id == episode.id, EpisodeRow.status == "open")
+                .values(**values, closed_at=closing_time())
+            )
+            await self._writer.write(lambda session: session.execute(change))
+            episode.ended = values["status"]
+        finally:
+            episode.ending = None
         self._forget(episode.id)
-        await episode.opened()
-        change = (
-            sa.update(EpisodeRow)
-            .where(EpisodeRow.id == episode.id, EpisodeRow.status == "open")
-            .values(status=status, reason=reason, error_class=error_class, success=success, closed_at=time.time())
-        )
-        await self._writer.write(lambda session: session.execute(change))
         if self._on_end is not None:
-            self._on_end(status, error_class)
+            self._on_end(values["status"], values["error_class"])
 
     async def never_train(self, episode: Episode) -> None:
         """Keep an episode, with its recorded and future turns, out of every batch."""
@@ -172,7 +186,7 @@ class Episodes:
         change = (
             sa.update(EpisodeRow)
             .where(EpisodeRow.status == "open", EpisodeRow.environment.is_not(None))
-            .values(status="closed", trainable=False, closed_at=time.time(), reason="the server restarted")
+            .values(status="closed", trainable=False, closed_at=closing_time(), reason="the server restarted")
         )
         return await self._writer.write(lambda session: int(session.execute(change).rowcount))  # type: ignore[attr-defined]
 
@@ -210,6 +224,12 @@ class Episodes:
             idle = next((e for e in self._open.values() if e.environment is None and not e.answering), None)
             if idle is not None:
                 del self._open[idle.id]
+
+
+def closing_time() -> sa.ColumnElement[float]:
+    """Return the time at which an episode ends: now, or when it was opened if the clock has been set back since."""
+    now = time.time()
+    return sa.case((EpisodeRow.opened_at > now, EpisodeRow.opened_at), else_=now)
 
 
 def insert_episodes(session: Session, rows: Sequence[dict[str, Any] | None]) -> list[None]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,6 +25,18 @@ LOCK_S = "30"
 """Seconds that a statement waits for another process's lock on SQLite; `?timeout=` in the URL overrides it."""
 BROKEN = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
 """Failures of the database itself (locked, full, restarting or gone), independent of the statement."""
+
+_SERVER_LOCK = 0x7570_7475  # PostgreSQL advisory locks of servers; the second number is the schema.
+
+
+class Taken(Unavailable):
+    """Another server holds this PostgreSQL database."""
+
+    code = "database_unavailable"
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(f"another server ({holder}) has taken the database: stop one of the two")
+        self.holder = holder
 
 
 def unavailable(error: sa.exc.SQLAlchemyError) -> Unavailable:
@@ -57,9 +73,18 @@ def normalize_url(url: str) -> str:
     return url
 
 
-def _make_engine(url: str, begin: str) -> sa.Engine:
+def sqlite_file(url: str) -> Path | None:
+    """Return the resolved file of a SQLite database; None for another or one in memory."""
+    where = sa.make_url(url)
+    name = where.database or ""
+    if where.get_backend_name() != "sqlite" or name in ("", ":memory:") or where.query.get("mode") == "memory":
+        return None
+    return Path(name.removeprefix("file:").partition("?")[0]).resolve()
+
+
+def _make_engine(url: str, begin: str, exclusive: bool = False) -> sa.Engine:
     if not url.startswith("sqlite"):
-        return sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        return _exclusive_engine(url) if exclusive else sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
     where = sa.make_url(url)
     engine = sa.create_engine(
         where.update_query_dict({"timeout": LOCK_S, **where.query}),
@@ -82,14 +107,59 @@ def _make_engine(url: str, begin: str) -> sa.Engine:
     return engine
 
 
+def _exclusive_engine(url: str) -> sa.Engine:
+    """Return an engine of one connection, which holds the server's lock; a lost lock is taken again with it."""
+    me = f"upturn {os.getpid()} {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {socket.gethostname()}"[:63]
+    engine = sa.create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=1,
+        max_overflow=0,
+        hide_parameters=True,
+        connect_args={"application_name": me},
+    )
+
+    @event.listens_for(engine, "connect")
+    def take(connection: Any, _record: Any) -> None:
+        with connection.cursor() as cursor:
+            key = f"{_SERVER_LOCK}, hashtext(coalesce(current_schema(), ''))"
+            taken = cursor.execute(f"SELECT pg_try_advisory_lock({key})").fetchone()[0]
+            found = None
+            if not taken:
+                found = cursor.execute(
+                    "SELECT application_name, pg_locks.pid FROM pg_locks LEFT JOIN pg_stat_activity USING (pid) "
+                    f"WHERE locktype = 'advisory' AND granted AND classid = {_SERVER_LOCK} AND database = "
+                    "(SELECT oid FROM pg_database WHERE datname = current_database())"
+                ).fetchone()
+        connection.commit()  # The lock belongs to the connection, not to the transaction.
+        if not taken:
+            connection.close()
+            raise Taken(_holder(*found) if found else "which is just stopping")
+
+    return engine
+
+
+def _holder(name: str | None, backend: int) -> str:
+    match (name or "").split():
+        case ["upturn", pid, since, host]:
+            return f"process {pid} on {host} since {since.replace('T', ' ').replace('Z', ' UTC')}"
+    return f"the connection of PostgreSQL process {backend}"
+
+
 class Database:
     """The two engines of one database. Both block: read from any thread except the event loop's."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, exclusive: bool = False) -> None:
+        """Prepare the engines; they connect when they are used.
+
+        Args:
+            url: SQLAlchemy URL.
+            exclusive: on PostgreSQL, let the writing engine hold the server's lock (`exclusive.py`).
+        """
         self.url = normalize_url(url)
         self.reader = _make_engine(self.url, "BEGIN")
         # IMMEDIATE: with a second writing process, waits at the start instead of failing in the middle.
-        self.writer = _make_engine(self.url, "BEGIN IMMEDIATE")
+        self.writer = _make_engine(self.url, "BEGIN IMMEDIATE", exclusive)
 
     @contextmanager
     def read(self) -> Iterator[Session]:

@@ -33,9 +33,8 @@ class Champions:
         """
         async with self._serving.lock:
             previous = self._pointers.champion
-            await self._serving.ensure_loaded(version)
-            await self._serving.writer.write(
-                lambda session: ledger.record_manual_change(session, previous, version, action, reason, by)
+            await self._serving.record_change(
+                version, lambda session: ledger.record_manual_change(session, previous, version, action, reason, by)
             )
             self._serving.point(version)
             return await self._serving.view(version)
@@ -71,9 +70,9 @@ class Champions:
             candidate = evidence.candidate
             champion = candidate if evidence.promoted else approved
             canary = evidence.promoted and self._pointers.share > 0
-            await self._serving.ensure_loaded(champion)
-            recorded = await self._serving.writer.write(
-                lambda session: ledger.record_gate_decision(session, run_id, evidence, approved, canary=canary)
+            recorded = await self._serving.record_change(
+                champion,
+                lambda session: ledger.record_gate_decision(session, run_id, evidence, approved, canary=canary),
             )
             if recorded:
                 outcome = "the canary" if canary else "promoted" if evidence.promoted else "rejected"
@@ -128,9 +127,8 @@ class Champions:
         async with self._serving.lock:
             if self._pointers.champion != worse or not await self._serving.read(allowed):
                 return False
-            await self._serving.ensure_loaded(better)
-            if not await self._serving.writer.write(
-                lambda session: ledger.record_rollback(session, row_id, reason, evidence)
+            if not await self._serving.record_change(
+                better, lambda session: ledger.record_rollback(session, row_id, reason, evidence)
             ):
                 return False
             log.warning("version %d is rolled back, version %d is the champion again: %s", worse, better, reason)

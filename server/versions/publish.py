@@ -1,7 +1,8 @@
 """Publishes a new version: verifies its files, loads it, checks it, then lets it serve (steps 11 and 12).
 
 The order keeps the promise that a crash at any point leaves a good version serving: a version's row says `ready` only
-after the engine has loaded it and its logprobs of the probe agree with the learner's own.
+after the engine has loaded it and its logprobs of the probe agree with the learner's own, and the pointers move only
+after the row. A start marks every version as failed that was still loading.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.engines.protocol import Weights
-from server.errors import BadRequest, UpturnError
+from server.errors import BadRequest, Unavailable, UpturnError
 from server.store.tables import PolicyVersionRow, RunRow
 from server.versions import ledger, rows
 from server.versions.check import Check, check_version
@@ -54,7 +56,8 @@ class Publisher:
         async with self._serving.lock:
             published = await asyncio.to_thread(self._find, request.manifest_sha256)
             if published is not None:
-                return published
+                await self._serving.follow_record()
+                return await self._serving.view(published.version)
             path = Path(request.path)
             kind = await asyncio.to_thread(self._verify, path, request.manifest_sha256)
             previous = self._pointers.head
@@ -66,12 +69,10 @@ class Publisher:
                 await self._refuse(version, previous, error.message)
                 raise
             swap_s = time.perf_counter() - began
+            await self._record(version, previous, check, swap_s, request.run_id)
             self._pointers.head = version
             if self._pointers.shared:
                 self._pointers.champion = version
-            await self._serving.writer.write(
-                lambda session: self._accept(session, version, previous, check, swap_s, request.run_id)
-            )
             log.info(
                 "version %d serves after %.2f s (check: mean %.4f, max %.4f nats)",
                 version,
@@ -118,10 +119,26 @@ class Publisher:
         )
         return await self._serving.writer.write(lambda session: rows.insert(session, row))
 
+    async def _record(self, version: int, previous: int, check: Check, swap_s: float, run_id: str) -> None:
+        """Record that a version serves; if that fails, make the engine serve without it."""
+        try:
+            await self._serving.writer.write(
+                lambda session: self._accept(session, version, previous, check, swap_s, run_id)
+            )
+        except Exception as error:
+            await self._refuse(version, previous, f"its acceptance was not recorded: {error}")
+            raise
+
     async def _refuse(self, version: int, previous: int, reason: str) -> None:
-        """Record that a version failed, and make the engine serve without it."""
-        await self._serving.writer.write(lambda session: rows.set_failed(session, version, reason))
+        """Make the engine serve without a version, and record that it failed."""
         log.error("version %d is refused: %s", version, reason)
+        try:
+            await self._unload(version, previous)
+        finally:
+            with suppress(Unavailable):  # The next start records it.
+                await self._serving.writer.write(lambda session: rows.set_failed(session, version, reason))
+
+    async def _unload(self, version: int, previous: int) -> None:
         if version not in self._engine.versions:
             return
         if self._pointers.shared:

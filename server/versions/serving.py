@@ -100,6 +100,31 @@ class Serving:
         if version not in self.engine.versions:
             await self.engine.load(weights)
 
+    async def record_change(self, champion: int, record: Callable[[Session], T]) -> T:
+        """Load a version that becomes the champion, then record it. The caller holds the lock and moves the pointers.
+
+        If the record cannot be written, an engine of one version gets its champion back.
+
+        Raises:
+            NotFound, EngineError: as `ensure_loaded`; nothing is recorded.
+        """
+        await self.ensure_loaded(champion)
+        try:
+            return await self.writer.write(record)
+        except Exception:
+            if self.pointers.shared:
+                await self.ensure_loaded(self.pointers.champion)
+            raise
+
+    async def follow_record(self) -> None:
+        """Move the pointers to a newer recorded head: of a write that was reported as failed, and was done."""
+        _, head = await self.read(rows.champion_and_head)
+        if head.version > self.pointers.head:
+            await self.ensure_loaded(head.version)
+            self.pointers.head = head.version
+            if self.pointers.shared:
+                self.pointers.champion = head.version
+
     def point(self, champion: int, undone: int | None = None) -> None:
         """Give all live traffic to a champion; if the head is `undone`, the champion replaces it too."""
         self.pointers.champion, self.pointers.canary = champion, None

@@ -57,7 +57,7 @@ async def close(parts: Parts) -> None:
     await parts.engine.close()
     await parts.log_files.close()
     parts.writer.close()
-    parts.database.close()
+    parts.store.close()
 
 
 async def _stop_background_work(parts: Parts) -> None:

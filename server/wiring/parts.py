@@ -1,11 +1,10 @@
-"""The parts of a server and their construction. Building starts nothing except the database and its writer."""
+"""The parts of a server and their construction. Building starts nothing except the database's writer."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
 
-import migrations
 from server.api.access.callers import Callers
 from server.api.access.draining import Draining
 from server.api.access.limits import Limits
@@ -39,6 +38,7 @@ from server.versions.publish import Publisher
 from server.versions.routing import Pointers
 from server.versions.serving import Serving
 from server.versions.shadow import Shadow
+from server.wiring.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class Parts:
 
     settings: Settings
     metrics: Metrics
+    store: Store
     database: Database
     writer: Writer
     callers: Callers
@@ -78,11 +79,12 @@ class Parts:
     log_files: LogFiles
 
 
-async def build(settings: Settings, *, learns: bool) -> Parts:
-    """Migrate the database and build the parts.
+async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
+    """Build the parts.
 
     Args:
         settings: the settings.
+        store: the opened store.
         learns: whether this server can start a learner; `learner.start` decides whether it does.
 
     Raises:
@@ -90,10 +92,8 @@ async def build(settings: Settings, *, learns: bool) -> Parts:
     """
     # The foundation: may take long, so it runs in threads.
     check_settings(settings.watch, settings.canary)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
     data_dir = settings.data_dir.absolute()
-    database = Database(settings.resolved_database_url)
-    await asyncio.to_thread(migrations.upgrade, database.writer)
+    database = store.database
     await asyncio.to_thread(register_environments, settings.environments)
     scorers_made = await asyncio.to_thread(make_scorers, settings.rewards, database)
     writer = Writer(database.writer)
@@ -182,6 +182,7 @@ async def build(settings: Settings, *, learns: bool) -> Parts:
     return Parts(
         settings=settings,
         metrics=metrics,
+        store=store,
         database=database,
         writer=writer,
         callers=callers,

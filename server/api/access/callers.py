@@ -209,9 +209,7 @@ class Callers:
             query = sa.select(ApiKeyRow).where(ApiKeyRow.key_hash.in_(wanted))
             keys = {row.key_hash: row for row in session.scalars(query)} if wanted else {}
         found = {
-            key_hash: Caller(
-                row.name, key_hash, frozenset(row.scopes), reward_sources=_sources(row), limit=_limit(row)
-            )
+            key_hash: Caller(row.name, key_hash, frozenset(row.scopes), reward_sources=_sources(row), limit=_limit(row))
             for key_hash in others
             if (row := keys.get(key_hash)) is not None and row.revoked_at is None
         }

@@ -58,8 +58,10 @@ class Window:
             day = today + timedelta(days=offset)
             opens = self._at(day, self.start, fold=0)
             closes = self._at(day + timedelta(days=self.end <= self.start), self.end, fold=1)
-            if opens < closes:  # Otherwise the window lies in the hour skipped when clocks are set forward.
-                yield opens, closes
+            if opens >= closes:  # It begins in the hour skipped when clocks are set forward, and ends soon after it.
+                end = datetime.combine(day, self.end) - datetime.combine(day, self.start)
+                closes = opens + end.total_seconds()
+            yield opens, closes
 
     def _at(self, day: date, at: time, fold: int) -> float:
         wall = datetime.combine(day, at, self.zone)

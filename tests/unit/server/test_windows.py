@@ -68,7 +68,23 @@ def test_a_window_is_an_hour_shorter_or_longer_when_clocks_change_within_it() ->
 def test_a_window_in_the_skipped_hour_opens_as_long_after_midnight_as_on_other_days() -> None:
     window, eve = "02:15-02:45 Europe/Berlin", "2026-03-28T12:00"
     assert Windows([window]).open_at(at("2026-03-29T01:20")) and open_minutes(window, eve) == 30
-    assert open_minutes("02:30-03:00 Europe/Berlin", eve) == 0, "03:00 is earlier than its opening"
+
+
+@pytest.mark.parametrize(("window", "minutes"), [("02:30-03:00", 30), ("02:30-03:15", 45), ("02:00-03:00", 60)])
+def test_a_window_that_begins_in_the_skipped_hour_opens_for_its_usual_time(window: str, minutes: int) -> None:
+    assert open_minutes(f"{window} Europe/Berlin", "2026-03-28 20:00") == minutes
+
+
+def test_a_window_opens_once_a_day_wherever_clocks_change_at_midnight() -> None:
+    for zone in ("America/Santiago", "Asia/Beirut", "Africa/Cairo", "Australia/Lord_Howe"):
+        for window in ("22:00-00:00", "00:00-00:30", "23:50-00:10", "00:10-23:50"):
+            windows = Windows([f"{window} {zone}"])
+            changes, moment = 0, at("2026-01-01 12:00")
+            while moment < at("2027-01-01 12:00"):
+                following = windows.next_change(moment)
+                assert following is not None
+                changes, moment = changes + 1, following
+            assert changes in (730, 731), (zone, window, changes)
 
 
 def test_windows_report_the_next_opening_and_whether_one_has_closed() -> None:
