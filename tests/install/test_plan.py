@@ -22,8 +22,13 @@ from installation.packages import CONSTRAINTS, OPTIONAL, Packages
 from installation.pip_settings import for_uv
 
 ROOT = Path(__file__).parents[2]
-SOURCE_ONLY = {"jericho": ["spacy>=2.1.0"]}
-"""Packages without wheels, each required by an optional extra only, and what they require."""
+SOURCE_ONLY = {
+    "jericho": ["spacy>=2.1.0"],
+    "textworld": [
+        *("networkx>=2", "more-itertools", "tatsu==5.8.3", "hashids", "mementos", "termcolor", "prompt-toolkit")
+    ],
+}
+"""Packages without wheels on some platform, each required by an optional extra only, and what they require."""
 LINUX = Machine()
 ARM = Machine(processor="aarch64")
 MAC = Machine(system="darwin", processor="arm64", glibc=None)
