@@ -157,13 +157,19 @@ def main(arguments: list[str]) -> int:
 def wait_for(command: list[str], in_use: Lock) -> int:
     """Run a command and return its exit code. Ctrl-C reaches the child too: wait until it has shut down."""
     child = subprocess.Popen(command, cwd=ROOT, pass_fds=[in_use.file])
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     while True:
         try:
             return child.wait()
         except KeyboardInterrupt:
             continue
+        except SystemExit:
+            child.terminate()
+            child.wait()
+            raise
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

