@@ -169,7 +169,7 @@ def test_a_run_tells_its_learner_the_engines_precision_until_it_ends(live: Live)
 
 def test_a_run_is_refused_if_the_engine_computes_in_float16(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live.parts.engine, "precision", "float16")
-    with pytest.raises(UpturnAPIError, match="--engine.dtype bfloat16 or float32") as refused:
+    with pytest.raises(UpturnAPIError, match=r"--engine\.dtype bfloat16 or float32") as refused:
         live.client.create_run(RunRequest(config=RunConfig(steps=1)))
     assert (refused.value.status, refused.value.code) == (400, "untrainable_precision")
 
