@@ -233,7 +233,7 @@ def _vllm(folder: Path) -> tuple[Path, list[str], dict[int, str]]:
     )
 
 
-def _log(waited: float) -> None:
+def _log(waited: float, _doing: str) -> None:
     print(f"the server is starting ({waited:.0f} s)", file=sys.stderr)
 
 
