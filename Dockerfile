@@ -20,5 +20,6 @@ RUN ACCELERATOR=$([ "$VLLM" = gpu ] && echo cuda || echo cpu) python run.py setu
 ENV PATH=/upturn/.venv/bin:$PATH PYTHONUNBUFFERED=1
 VOLUME /data
 EXPOSE 8000
+# `docker stop` kills after 10 s, and the server lets calls in progress finish for up to 60 s: `docker run --stop-timeout 90`.
 # Beyond loopback every request needs an API key; the first start prints the admin key once (`docker logs`).
 CMD ["python", "-m", "server", "serve", "--host", "0.0.0.0", "--data-dir", "/data"]

@@ -38,7 +38,7 @@ ANSWERS = 100
 
 
 def talk(messages: int, content: Any) -> list[dict[str, Any]]:
-    """Return a conversation of so many equal messages."""
+    """Return a conversation of `messages` equal messages."""
     return [{"role": "user", "content": content}] * messages
 
 

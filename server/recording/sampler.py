@@ -155,7 +155,7 @@ class Sampler:
             readers.when_gone = None
 
     def _remember_if_left(self, plan: Plan, message: dict[str, Any]) -> None:
-        """Recognize a conversation that goes on from a part of an answer, once the answer's readers have left it."""
+        """Recognize a conversation that continues from a part of an answer, once the answer's readers have left it."""
 
         def remember() -> None:
             self._episodes.cut_answers.remember(

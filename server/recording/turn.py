@@ -51,7 +51,7 @@ class Readers:
 
     count: int = 1
     gone: bool = False
-    """No request waits for the answer, and none can join any more."""
+    """No request waits for the answer, and none can join."""
     shown: int = 0
     """Number of deltas that a stream has handed to its connection."""
     stopped: UpturnError | None = None

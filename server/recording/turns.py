@@ -111,7 +111,7 @@ class Turns:
             self.check_text(sum(map(_characters, request.messages)))
 
     def check_text(self, characters: int) -> None:
-        """Refuse a text of so many characters if it certainly does not fit the model's context.
+        """Refuse a text of this many characters if it certainly does not fit the model's context.
 
         Raises:
             ContextTooLong: it does not.

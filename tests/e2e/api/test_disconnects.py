@@ -63,7 +63,7 @@ def sampling(live: Live, count: int = 1) -> None:
 
 
 def recorded(live: Live, episode: str, count: int = 1) -> list[Any]:
-    """Wait until so many turns of an episode are recorded; return them."""
+    """Wait until `count` turns of an episode are recorded; return them."""
     until(lambda: len(live.client.episode(episode).turns) == count)
     return live.client.episode(episode).turns
 
@@ -129,7 +129,7 @@ def test_an_answer_that_ends_within_the_grace_is_trainable_only_if_a_retry_fetch
 
 
 def read_stream(live: Live, path: str, body: dict[str, Any], characters: int) -> tuple[str, str]:
-    """Read a stream up to so many characters of text and leave; return its episode and the text."""
+    """Read a stream up to a number of characters and leave; return its episode and the text."""
     text = ""
     with live.http.stream("POST", path, json={**body, "stream": True}) as answer:
         episode = answer.headers["x-episode-id"]

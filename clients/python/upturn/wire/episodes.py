@@ -10,6 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from upturn.wire.base import Message
 from upturn.wire.feedback import LARGEST_REWARD
 
+MOST_METADATA_KEYS = 256
+MOST_METADATA_BYTES = 64 * 2**10
+
 
 class EnvironmentView(Message):
     """An environment that this server can play, and its health since the server started."""
@@ -77,11 +80,13 @@ class EpisodeOpen(Message):
     @field_validator("metadata")
     @classmethod
     def metadata_can_be_encoded(cls, metadata: dict[str, Any]) -> dict[str, Any]:
-        """Refuse lone surrogates: JSON can express them, but a response could not return them."""
+        """Refuse metadata above its bounds, and lone surrogates, which JSON can express but no response could return."""
         try:
-            json.dumps(metadata, ensure_ascii=False).encode()
+            encoded = json.dumps(metadata, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise ValueError("metadata contains text that is not valid Unicode") from error
+        if len(metadata) > MOST_METADATA_KEYS or len(encoded) > MOST_METADATA_BYTES:
+            raise ValueError(f"metadata may have {MOST_METADATA_KEYS} keys and {MOST_METADATA_BYTES} bytes of JSON")
         return metadata
 
 
