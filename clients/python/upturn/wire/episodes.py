@@ -80,7 +80,7 @@ class EpisodeOpen(Message):
     @field_validator("metadata")
     @classmethod
     def metadata_can_be_encoded(cls, metadata: dict[str, Any]) -> dict[str, Any]:
-        """Refuse metadata above its bounds, and lone surrogates, which JSON can express but no response could return."""
+        """Refuse too much metadata, and lone surrogates, which JSON can express but no response could return."""
         try:
             encoded = json.dumps(metadata, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
