@@ -117,9 +117,10 @@ class Sampler:
             raise
         finally:
             plan.deltas.put_nowait(None)
-        if readers.stopped is not None:
+        if abandoned and readers.stopped is not None:
             raise readers.stopped
-        self._remember_if_left(plan, message)
+        if episode.environment is None:
+            self._remember_if_left(plan, message)
         return Answer(
             turn_id=plan.turn_id,
             episode_id=episode.id,

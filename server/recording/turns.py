@@ -221,4 +221,8 @@ def _characters(message: dict[str, Any]) -> int:
     content = message.get("content")
     if message.get("role") == "assistant" or not content:
         return 0
-    return len(content.strip()) if isinstance(content, str) else sum(len(part["text"].strip()) for part in content)
+    return (
+        len(content.strip())
+        if isinstance(content, str)
+        else sum(len(str(part.get("text") or "").strip()) for part in content)
+    )

@@ -6,13 +6,11 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from server.engines.settings import EngineSettings
 from server.recording.turn import RETRY_GRACE_S
 from tests.support.dialects import BODIES, MESSAGES, RESPONSES
 from tests.support.live import Live, script, serving, settings_for, until
@@ -182,20 +180,6 @@ def test_a_part_shorter_than_what_was_sent_is_recognized_and_another_text_or_key
     assert goes_on([{"type": "text", "text": text[:9]}]) == episode
     assert goes_on("Something else") != episode
     assert goes_on(text[:5], "sk-other") != episode
-
-
-def test_a_reader_that_leaves_an_answer_already_recorded_can_go_on_from_its_part(tmp_path: Path) -> None:
-    model = script(tmp_path / "script", "word " * 3000)
-    engine = EngineSettings(kind="scripted", context_tokens=20_000)
-    with serving(settings_for(tmp_path / "data", model=str(model), engine=engine)) as live:
-        connection = send(live, CHAT, {**ASKED[CHAT], "stream": True}, buffer=4096)
-        episode = connection.recv(2000).decode().partition("x-episode-id: ")[2].partition("\r\n")[0]
-        assert recorded(live, episode)[0].finish_reason == "stop"
-        connection.close()
-        until(lambda: live.parts.episodes.cut_answers._answers)
-        talk = [*ASK, {"role": "assistant", "content": "word word"}, {"role": "user", "content": "Go on."}]
-        ask = {"model": "policy", "messages": talk, "max_tokens": 3}
-        assert live.http.post(CHAT, json=ask).headers["x-episode-id"] == episode
 
 
 def test_the_grace_covers_the_first_retries_of_the_sdks() -> None:
