@@ -45,5 +45,7 @@ EXPOSE 8000
 # Loading a model takes minutes on few cores; /healthz answers from the start.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=2m \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=8)"]
+# `docker stop` kills after 10 s, and the server lets calls in progress finish for up to 60 s:
+# `docker run --stop-timeout 90`.
 # Beyond loopback every request needs an API key; the first start prints the admin key once (`docker logs`).
 CMD ["python", "-m", "server", "serve", "--host", "0.0.0.0", "--data-dir", "/data"]

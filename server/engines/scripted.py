@@ -39,10 +39,9 @@ class Script:
     """Pause before each token."""
     digest: bytes
 
-    def answer(self, prompt_ids: list[int]) -> list[int]:
-        """Return the answer to a prompt, which depends on the number of earlier assistant turns."""
-        headers = sum(prompt_ids[i : i + len(_ASSISTANT)] == _ASSISTANT for i in range(len(prompt_ids)))
-        return self.answers[max(headers - 1, 0) % len(self.answers)]
+    def answer(self, turn: int) -> list[int]:
+        """Return the answer in a turn of the assistant, counted from 0."""
+        return self.answers[turn % len(self.answers)]
 
     def logprob(self, token_id: int, position: int) -> float:
         """Return the logprob of a token at a position: fixed by the script, and different for every script."""
@@ -116,13 +115,14 @@ class ScriptedEngine:
         if room < 1:
             raise ContextTooLong(f"the prompt has {len(prompt_ids)} tokens; the context is {self.context_tokens}")
         limit = min(params.max_tokens, room)
+        headers = sum(prompt_ids[i : i + len(_ASSISTANT)] == _ASSISTANT for i in range(len(prompt_ids)))
         sampled: list[int] = []
         finish: FinishReason | None = None
         while finish is None:
             await asyncio.sleep(script.delay_s)
             if version in self._replaced or not self._running:
                 version, script = self._script(version)
-            answer = script.answer(prompt_ids)
+            answer = script.answer(max(headers - 1, 0))
             token_id = answer[len(sampled)] if len(sampled) < len(answer) else IM_END
             logprob = script.logprob(token_id, len(prompt_ids) + len(sampled))
             sampled.append(token_id)

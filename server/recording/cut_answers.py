@@ -1,4 +1,4 @@
-"""Answers that their readers left before the end: a conversation may go on from a part of one.
+"""Answers that their readers left before the end: a conversation may continue from a part of one.
 
 The record keeps what was handed to the connection. A client may have read less of it, and then sends back a beginning
 of the recorded text, which no hash finds. Its next request belongs to the same episode, as a fork. The answers are kept

@@ -118,9 +118,10 @@ class Sampler:
             raise
         finally:
             plan.deltas.put_nowait(None)
-        if readers.stopped is not None:
+        if abandoned and readers.stopped is not None:
             raise readers.stopped
-        self._remember_if_left(plan, message)
+        if episode.environment is None:
+            self._remember_if_left(plan, message)
         versions = [version for version, _, _ in spans_of(pieces)]
         return Answer(
             turn_id=plan.turn_id,
@@ -160,7 +161,7 @@ class Sampler:
             readers.when_gone = None
 
     def _remember_if_left(self, plan: Plan, message: dict[str, Any]) -> None:
-        """Recognize a conversation that goes on from a part of an answer, once the answer's readers have left it."""
+        """Recognize a conversation that continues from a part of an answer, once the answer's readers have left it."""
 
         def remember() -> None:
             self._episodes.cut_answers.remember(

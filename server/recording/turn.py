@@ -53,7 +53,7 @@ class Readers:
 
     count: int = 1
     gone: bool = False
-    """No request waits for the answer, and none can join any more."""
+    """No request waits for the answer, and none can join."""
     shown: int = 0
     """Number of deltas that a stream has handed to its connection."""
     stopped: UpturnError | None = None
@@ -61,11 +61,15 @@ class Readers:
     when_gone: Callable[[], None] | None = None
     """Called once, when the readers are gone."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _timer: asyncio.TimerHandle | None = None
+    """Ends the time in which another request may join."""
 
     def join(self) -> None:
         """Add a request."""
         self.count += 1
         self._changed.set()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def leave(self, grace_s: float) -> None:
         """Remove a request; if it was the last, another may join within `grace_s` seconds."""
@@ -73,7 +77,7 @@ class Readers:
         if self.count > 0:
             return
         if grace_s:
-            asyncio.get_running_loop().call_later(grace_s, self._end)
+            self._timer = asyncio.get_running_loop().call_later(grace_s, self._end)
         else:
             self._end()
 

@@ -112,7 +112,7 @@ class Turns:
             self.check_text(sum(map(_characters, request.messages)))
 
     def check_text(self, characters: int) -> None:
-        """Refuse a text of so many characters if it certainly does not fit the model's context.
+        """Refuse a text of this many characters if it certainly does not fit the model's context.
 
         Raises:
             ContextTooLong: it does not.
@@ -222,4 +222,8 @@ def _characters(message: dict[str, Any]) -> int:
     content = message.get("content")
     if message.get("role") == "assistant" or not content:
         return 0
-    return len(content.strip()) if isinstance(content, str) else sum(len(part["text"].strip()) for part in content)
+    return (
+        len(content.strip())
+        if isinstance(content, str)
+        else sum(len(str(part.get("text") or "").strip()) for part in content)
+    )

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from server.api.access.failures import Failures
 from server.api.access.limits import Limit
-from server.errors import Forbidden, InvalidKey, NotFound
+from server.errors import Forbidden, InvalidKey, NotFound, RateLimited
 from server.recording.keys import EPISODE_KEY, hash_of, new_key
 from server.store.database import Database
 from server.store.tables import ApiKeyRow, EpisodeRow
@@ -30,6 +30,8 @@ Value = TypeVar("Value")
 CACHED_S = 1.0
 CACHED_KEYS = 10_000
 """Maximum number of valid keys in memory, and of invalid ones."""
+GUESSER_WAITS_S = 1.0
+"""How long the answer takes once an address has sent too many wrong keys: whoever waits for it cannot send more."""
 LOOKED_UP = 500
 """Maximum number of keys in one query."""
 
@@ -110,7 +112,11 @@ class Callers:
             raise InvalidKey("this server requires an API key: send `Authorization: Bearer KEY` or `x-api-key: KEY`")
         caller = await self._look_up(key, key_hash)
         if caller is None:
-            self._failures.count(address)
+            try:
+                self._failures.count(address)
+            except RateLimited:
+                await asyncio.sleep(GUESSER_WAITS_S)
+                raise
             raise InvalidKey("the API key is invalid or revoked")
         return caller
 

@@ -19,7 +19,7 @@ class Draining:
         self.begun = False
         """The server is stopping."""
         self.hurried = False
-        """It shall stop without waiting."""
+        """It stops without waiting."""
         self.calls = 0
         """Number of calls in progress."""
 

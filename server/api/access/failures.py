@@ -46,7 +46,7 @@ class Failures:
 
 
 def _network(address: str) -> str:
-    """Return an IPv4 address as it is, and the /64 network of an IPv6 address, which one client may own whole."""
+    """Return an IPv4 address unchanged, and the /64 network of an IPv6 address, which one client may own whole."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

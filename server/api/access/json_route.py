@@ -29,7 +29,7 @@ class JsonRoute(APIRoute):
             if kind == "application/json" and len(body := await request.body()) > heavy.LIGHT:
                 read = await heavy.run(len(body), lambda: _read(model, body))
                 if read is not None:
-                    request._json = read  # Starlette's cache of the parsed body; a valid model stays as it is.
+                    request._json = read  # Starlette's cache of the parsed body; a valid model stays unchanged.
             return await general(request)
 
         return answer

@@ -69,8 +69,10 @@ class Conversation:
             UpturnError: an answer failed.
             Conflict: the client has disconnected before a whole answer was complete.
         """
-        answers = asyncio.gather(*(turn.answer() for turn in self.turns))
-        return await (self.while_connected(answers) if self.whole else answers)
+        return await (self.while_connected(self._answers()) if self.whole else self._answers())
+
+    async def _answers(self) -> list[Answer]:
+        return [await turn.answer() for turn in self.turns]
 
     async def while_connected(self, result: Awaitable[Result]) -> Result:
         """Wait for a result before anything is sent; leave the turns if the client disconnects first.

@@ -17,6 +17,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from env_adapters.protocol import EnvironmentSpec
 from server.api.access.authentication import CallerOf, needs
@@ -67,8 +68,8 @@ async def message(environment: str, request: Request, guests: GuestsOf, caller: 
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise BadRequest("MCP messages must be application/json", code="unsupported_media_type")
     try:
-        sent = json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
+        sent = from_json(await request.body())
+    except ValueError as error:
         return _failed(None, PARSE_ERROR, f"not JSON: {error}", 400)
     if not isinstance(sent, dict) or not isinstance(sent.get("method"), str):
         return _failed(None, INVALID_REQUEST, "the body is not a single JSON-RPC request", 400)

@@ -14,13 +14,17 @@ from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from server.api.access.authentication import CallersOf, LimitsOf, key_of, needs
 from server.api.access.callers import Caller, Callers
+from server.api.access.json_shape import JsonShape
 from server.api.access.limits import Limits
 from server.api.served.guests import Guest, GuestsOf, by_seed
 from server.errors import Forbidden, RateLimited, UpturnError
 from server.store.database import BROKEN, unavailable
+
+_CHUNK = 2**16
 
 router = APIRouter(prefix="/openenv/{environment:path}", include_in_schema=False)
 KEY_NEEDED = needs("agent")
@@ -147,8 +151,13 @@ async def _reply(guest: Guest, text: str, most_bytes: int) -> dict[str, Any] | N
     if len(text) > most_bytes:
         return _error(f"the message is longer than {most_bytes} characters", "VALIDATION_ERROR")
     try:
-        message = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        shape = JsonShape()
+        for begin in range(0, len(text), _CHUNK):
+            shape.add(text[begin : begin + _CHUNK].encode(errors="replace"))
+        message = from_json(text)
+    except UpturnError as error:
+        return _error(error.message, "VALIDATION_ERROR")
+    except (ValueError, UnicodeError) as error:
         return _error(f"Invalid JSON: {error}", "INVALID_JSON")
     kind = message.get("type") if isinstance(message, dict) else None
     data = message.get("data", {}) if isinstance(message, dict) else {}

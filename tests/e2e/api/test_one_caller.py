@@ -59,7 +59,7 @@ def message_of(answer: httpx2.Response, path: str) -> str:
 
 
 def with_messages(path: str, content: Any, count: int = 1) -> dict[str, Any]:
-    """Return a request with so many messages."""
+    """Return a request with `count` messages."""
     talk = [{"role": "user", "content": content}] * count
     return {**ASKED[path], ("input" if path == RESPONSES else "messages"): talk}
 
@@ -186,6 +186,11 @@ def test_identical_large_requests_in_an_episode_share_one_answer(server: Live) -
         answers = list(pool.map(lambda _: server.http.post(f"/episodes/{episode}{CHAT}", json=body), range(4)))
     assert {answer.status_code for answer in answers} == {200}
     assert len(server.client.episode(episode).turns) == len({answer.headers["x-turn-id"] for answer in answers})
+
+
+@pytest.mark.parametrize("metadata", [{str(number): 1 for number in range(257)}, {"x": "y" * 65_536}])
+def test_an_episode_with_too_much_metadata_is_refused(live: Live, metadata: dict[str, Any]) -> None:
+    assert live.http.post("/v1/episodes", json={"metadata": metadata}).status_code == 400
 
 
 def test_a_body_that_does_not_arrive_is_given_up(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:

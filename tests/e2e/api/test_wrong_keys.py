@@ -78,6 +78,7 @@ def test_an_address_that_guesses_keys_is_told_when_to_retry_and_locks_out_nobody
     guarded: Live, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(failures, "PER_MINUTE", 4)
+    monkeypatch.setattr(callers, "GUESSER_WAITS_S", 0.0)
     for number in range(4):
         assert ask(guarded, f"up-wrong-{number}").status_code == 401
     refused = ask(guarded, "up-wrong-4")

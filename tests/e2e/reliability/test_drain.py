@@ -25,7 +25,7 @@ SCRIPTED = ("--engine.kind", "scripted")
 
 
 def begun(api: httpx2.Client, count: int) -> None:
-    """Wait until so many answers are being sampled."""
+    """Wait until `count` answers are being sampled."""
     until(lambda: f"upturn_turns_in_progress {count}.0" in api.get("/metrics").text, seconds=30)
 
 
