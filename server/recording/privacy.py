@@ -1,12 +1,14 @@
 """Erases episodes, and reports which learner steps trained on them.
 
-Erasing an episode deletes its turns, tokens, steps, rewards and lineage rows. Weights cannot unlearn, so each batch
+Erasing an episode deletes its turns, tokens, steps, rewards, scores, shadow answers and lineage rows, also in SQLite's
+write-ahead log. Weights cannot unlearn, so each batch
 keeps a count of its erased episodes: the number of episodes that a version was trained on stays correct.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from contextlib import suppress
 
@@ -20,6 +22,9 @@ from server.store.tables import BatchRow, EpisodeRow, RunEpisodeRow
 from server.store.writer import Writer
 from upturn.wire import EpisodeTrained, EpisodeTraining, KeyTrained, KeyTraining
 
+log = logging.getLogger("upturn.privacy")
+LOG_TRIES, LOG_PAUSE_S = 20, 0.1
+"""Attempts to empty the write-ahead log, and the pause between them: a reader keeps it for as long as it reads."""
 CHUNK = 20
 """Episodes erased in one transaction, so that answers wait only milliseconds for the writer."""
 
@@ -117,7 +122,17 @@ class Privacy:
                         await self._episodes.end(await self._episodes.get(episode_id), "closed", reason="erased")
             ids = [episode_id for episode_id, _ in chunk]
             erased += await self._writer.write(lambda session, ids=ids: _delete(session, ids))  # type: ignore[misc]
+        if erased:
+            await self._empty_log()
         return erased
+
+    async def _empty_log(self) -> None:
+        """Remove what was erased from the database's write-ahead log too."""
+        for _ in range(LOG_TRIES):
+            if await asyncio.to_thread(self._database.empty_log):
+                return
+            await asyncio.sleep(LOG_PAUSE_S)
+        log.warning("erased text stays in the database's write-ahead log until its readers end and it is overwritten")
 
     def _chunk(self, which: tuple[sa.ColumnElement[bool], ...]) -> list[tuple[str, str]]:
         with self._database.read() as session:

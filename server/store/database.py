@@ -23,6 +23,8 @@ log = logging.getLogger("upturn.database")
 
 LOCK_S = "30"
 """Seconds that a statement waits for another process's lock on SQLite; `?timeout=` in the URL overrides it."""
+LOG_WAIT_MS = 200
+"""Longest wait for readers of the write-ahead log before it is emptied, in milliseconds."""
 BROKEN = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
 """Failures of the database itself (locked, full, restarting or gone), independent of the statement."""
 
@@ -166,6 +168,27 @@ class Database:
         """Open a session for reading."""
         with Session(self.reader, expire_on_commit=False) as session:
             yield session
+
+    def empty_log(self) -> bool:
+        """Empty SQLite's write-ahead log, which keeps what was written before it was deleted.
+
+        Returns:
+            Whether nothing is left in it: a transaction in another thread or process may still need it.
+        """
+        if not self.url.startswith("sqlite"):
+            return True  # PostgreSQL's VACUUM and its own log are for its operator.
+        connection = self.writer.raw_connection()
+        try:
+            cursor = connection.cursor()
+            (before,) = cursor.execute("PRAGMA busy_timeout").fetchone()
+            cursor.execute(f"PRAGMA busy_timeout={LOG_WAIT_MS}")  # Meanwhile no answer is recorded.
+            try:
+                busy, *_ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout={before}")
+            return not busy
+        finally:
+            connection.close()
 
     def close(self) -> None:
         """Close every connection."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,9 @@ def children_of(pid: int) -> list[int]:
 def dumping(directory: Path) -> tuple[Path, Path]:
     """Return a program that writes its variables to a file and fails, and that file."""
     out, program = directory / "variables", directory / "program"
-    program.write_text(f"#!/bin/sh\nenv > '{out}'\nexit 3\n")
-    program.chmod(0o755)
+    # Written by a child: a program that this process holds open, or one of its forks, could not be started.
+    write = ["sh", "-c", 'cat > "$0" && chmod 755 "$0"', str(program)]
+    subprocess.run(write, input=f"#!/bin/sh\nenv > '{out}'\nexit 3\n", text=True, check=True)
     return program, out
 
 
