@@ -1,8 +1,8 @@
 """A stop that takes a bounded time, whatever the process is doing.
 
 Python runs a signal handler only between two of its own instructions, and one backward pass on a busy machine can take
-minutes. The operating system's note of the signal is therefore read by a thread, which ends the process if it has not
-ended by itself. Nothing is lost: a learner may be killed at any point, and the batch of its step is leased again.
+minutes. The operating system's note of the signal is therefore read by a thread, which ends a process that still runs
+after a grace period. Nothing is lost: a learner may be killed at any point, and the batch of its step is leased again.
 """
 
 from __future__ import annotations
