@@ -20,6 +20,12 @@ LOST_CODES = frozenset({"run_cancelled", "run_ended", "lease_lost"})
 """Error codes with which the server says that a run no longer belongs to this learner."""
 
 
+_JOIN_S = 1.0
+"""Wait for a heartbeat in progress; a later one does no harm."""
+STOPPING_S = 2.0
+"""Wait for the server when this process was told to stop: what cannot be given back now is found by its lease."""
+
+
 class RunLost(Exception):
     """The run was cancelled, or another learner holds it: stop, and change nothing further."""
 
@@ -53,7 +59,7 @@ class Heartbeat:
     ) -> None:
         self._stop.set()
         if distributed.is_first():
-            self._thread.join(timeout=self._every_s)
+            self._thread.join(timeout=min(self._every_s, _JOIN_S))
 
     def check(self) -> None:
         """Raise in all processes if the run is lost. Every process must call it.
@@ -91,6 +97,8 @@ def leased(client: FirstProcessClient, request: BatchRequest, heartbeat: Heartbe
         yield batch
     except RunLost:
         raise  # the server has revoked the batch together with the run
-    except BaseException:
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            client.hurry(STOPPING_S)
         client.return_batch(batch, request.learner)
         raise

@@ -18,7 +18,7 @@ from learner.checkpoint import save_checkpoint
 from learner.checks import BadInput, check_groups
 from learner.guards import RunStopped, check_collapse
 from learner.horizon import horizon_at, horizon_metrics
-from learner.leases import LOST_CODES, Heartbeat, RunLost, leased
+from learner.leases import LOST_CODES, STOPPING_S, Heartbeat, RunLost, leased
 from learner.model.acceleration import accelerate
 from learner.parallel import distributed
 from learner.parallel.ending import ProcessFailed
@@ -38,12 +38,22 @@ def do_next_run(server: Client, settings: LearnerSettings) -> RunView | None:
     """Claim a run, train it to its end, and return it in its final state; None if no run waits.
 
     A run that fails is ended with its reason, and the error is raised. A lost run is left alone. An interrupt returns
-    the batch and leaves the run for the next learner that claims it.
+    the batch and gives the run back for the next learner that claims it.
     """
     client = FirstProcessClient(server)
-    run = client.claim_run(RunClaim(learner=settings.learner, run_id=settings.run))
-    if run is None:
-        return None
+    work_dir = str(settings.work_dir.resolve())
+    try:
+        run = client.claim_run(RunClaim(learner=settings.learner, run_id=settings.run, work_dir=work_dir))
+        return None if run is None else _to_its_end(run, server, client, settings)
+    except BaseException as error:
+        if not isinstance(error, Exception):  # this process, or another one, was told to stop
+            client.hurry(STOPPING_S)
+            client.release_run(settings.learner)
+        raise
+
+
+def _to_its_end(run: RunView, server: Client, client: FirstProcessClient, settings: LearnerSettings) -> RunView:
+    """Train a claimed run and end it; return it in its final state."""
     try:
         with Heartbeat(server, run.id, settings.learner, settings.heartbeat_s) as heartbeat:
             train(run, client, settings, heartbeat)

@@ -12,10 +12,12 @@ import torch
 
 from learner.checks import BadInput
 from learner.guards import RunStopped
+from learner.leases import STOPPING_S
 from learner.loop import do_next_run
 from learner.parallel import distributed
 from learner.parallel.ending import ProcessFailed, ProcessGone
 from learner.settings import LearnerSettings
+from learner.stopping import ending_in_time
 from upturn import logs
 from upturn.client import Client, UpturnAPIError
 
@@ -40,8 +42,9 @@ def work(settings: LearnerSettings) -> int:
         torch.cuda.set_per_process_memory_fraction(settings.gpu_memory)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
-    code = _until_stopped(settings)
-    distributed.close(code)
+    with ending_in_time(lambda: _release(settings)):
+        code = _until_stopped(settings)
+        distributed.close(code)
     return code
 
 
@@ -63,12 +66,20 @@ def _until_stopped(settings: LearnerSettings) -> int:
 def _do_runs(client: Client, settings: LearnerSettings) -> int:
     """Train one run after another, or a single one with `--once`; return the exit code."""
     log.info("learner %s works for %s on %s", settings.learner, settings.server, settings.torch_device())
+    try:
+        settings.work_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.error("--work-dir %s cannot be used: %s", settings.work_dir, error)
+        return 2
     while True:
         code = 0
         try:
             run = do_next_run(client, settings)
         except Exception as error:  # the run has ended as failed with this reason; a service continues with the next
             code, run = 1, None
+            if isinstance(error, UpturnAPIError) and error.code == "bad_path":
+                log.error("%s", error.message)  # no run will accept this directory
+                return 2
             if isinstance(error, UpturnAPIError | BadInput | RunStopped | ProcessFailed):
                 log.error("%s", error)
             else:
@@ -83,6 +94,13 @@ def _do_runs(client: Client, settings: LearnerSettings) -> int:
             return code
         if run is None:
             time.sleep(settings.poll_s)
+
+
+def _release(settings: LearnerSettings) -> None:
+    """Give the run back from a process that does not stop by itself."""
+    if os.environ.get("RANK", "0") == "0":
+        with Client(settings.server, key=settings.key, timeout_s=STOPPING_S, retry_s=0.0) as client:
+            client.release_run(settings.learner)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

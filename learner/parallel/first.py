@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 
 
 class FirstProcessClient:
-    """The learner's requests to the server. Every process must call every method, except `fail_run` and `return_batch`.
+    """The learner's requests to the server. Every process must call every method.
+
+    Methods that say that other processes may be gone are exceptions.
 
     Args:
         client: the server's client; only process 0 uses it.
@@ -35,6 +37,20 @@ class FirstProcessClient:
     def claim_run(self, claim: RunClaim) -> RunView | None:
         """Claim a run; None if no run waits."""
         return from_first(self._client.claim_run, claim)
+
+    def release_run(self, learner: str) -> None:
+        """Give the run back if the server can be reached. Other processes do nothing, and may be gone."""
+        if not is_first():
+            return
+        try:
+            self._client.release_run(learner)
+            log.info("gave the run back")
+        except UpturnAPIError as error:
+            log.warning("the run could not be given back; its lease will run out: %s", error)
+
+    def hurry(self, seconds: float) -> None:
+        """Let every later call wait at most this long: this process is stopping."""
+        self._client.hurry(seconds)
 
     def run(self, run_id: str) -> RunView:
         """Read a run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Response
@@ -15,6 +16,7 @@ from server.training.batches import Batches
 from server.training.runs import Runs
 from server.training.scheduling.schedule import Schedule
 from server.training.scheduling.settings import ScheduleSettings
+from server.versions.serving import Serving
 from upturn.wire import (
     BatchAck,
     BatchRequest,
@@ -23,12 +25,14 @@ from upturn.wire import (
     RunClaim,
     RunEnd,
     RunList,
+    RunRelease,
     RunRequest,
     RunView,
 )
 
 BatchesOf = Annotated[Batches, service(Batches)]
 RunsOf = Annotated[Runs, service(Runs)]
+ServingOf = Annotated[Serving, service(Serving)]
 ScheduleOf = Annotated[Schedule, service(Schedule)]
 SettingsOf = Annotated[ScheduleSettings, service(ScheduleSettings)]
 
@@ -62,9 +66,17 @@ async def list_runs(runs: RunsOf) -> RunList:
     responses={204: {"description": "No run is due"}},
     dependencies=[needs("learner")],
 )
-async def claim_run(body: RunClaim, runs: RunsOf) -> RunView | Response:
+async def claim_run(body: RunClaim, runs: RunsOf, serving: ServingOf) -> RunView | Response:
     """Claim a run for a learner; 204 if no run is due."""
+    if body.work_dir is not None:
+        await asyncio.to_thread(serving.check_work_dir, body.work_dir)
     return await runs.claim(body) or Response(status_code=204)
+
+
+@router.post("/runs/release", status_code=204, dependencies=[needs("learner")])
+async def release_run(body: RunRelease, runs: RunsOf) -> None:
+    """Give back the run of a learner that stops: another learner can claim it at once."""
+    await runs.release(body.learner)
 
 
 @router.get("/runs/{run_id}", dependencies=[needs("learner")])

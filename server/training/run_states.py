@@ -29,6 +29,8 @@ def hold(session: Session, run_id: str, learner: str) -> RunRow:
         raise Conflict(f"run {run_id} has no learner: it is {row.state}", code="lease_lost")
     if row.state != "running":
         raise Conflict(f"run {run_id} is {row.state}", code="run_ended")
+    if row.learner is None:
+        raise Conflict(f"run {run_id} waits for a learner: the last one gave it back", code="lease_lost")
     if row.learner != learner:
         raise Conflict(f"run {run_id} is held by {row.learner!r}", code="lease_lost")
     return row

@@ -152,13 +152,19 @@ class Runs:
         self._heard_at = self.clock()
 
     async def release(self, learner: str) -> None:
-        """End the lease of a learner that was shut down, so that another may claim its run at once."""
-        change = (
-            sa.update(RunRow)
-            .where(RunRow.learner == learner, RunRow.state == "running")
-            .values(lease_until=self.clock())
-        )
-        await self._writer.write(lambda session: session.execute(change))
+        """End the lease of a learner that stops, so that another may claim its run at once.
+
+        A learner that holds no run releases nothing. A heartbeat that arrives later does not renew the lease.
+        """
+
+        def give_back(session: Session) -> bool:
+            row = session.scalar(sa.select(RunRow).where(RunRow.learner == learner, RunRow.state == "running"))
+            if row is not None:
+                row.learner, row.lease_until = None, min(self.clock(), row.lease_until or self.clock())
+            return row is not None
+
+        if await self._writer.write(give_back):
+            self._heard_at = None
 
     async def due(self, learner: str) -> str | None:
         """Return the id of the run that a learner would get by claiming one."""

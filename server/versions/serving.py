@@ -14,7 +14,7 @@ from typing import TypeVar
 from sqlalchemy.orm import Session
 
 from server.engines.protocol import Engine, Weights
-from server.errors import UpturnError
+from server.errors import BadRequest, UpturnError
 from server.store.database import Database
 from server.store.writer import Writer
 from server.versions import disk, ledger, rows
@@ -143,6 +143,32 @@ class Serving:
             return paths
 
         await asyncio.to_thread(disk.delete, await self.writer.write(retire))
+
+    def check_work_dir(self, path: str) -> None:
+        """Check that this server can read the versions that a learner writes. Touches the disk.
+
+        Raises:
+            BadRequest: the directory is not under the data directory, or the server does not see it.
+        """
+        try:
+            directory = Path(path).resolve()
+            visible = directory.is_dir()
+        except (OSError, ValueError) as error:
+            raise BadRequest(f"{path!r} is not a directory: {error}", param="work_dir", code="bad_path") from error
+        if not Path(path).is_absolute() or not directory.is_relative_to(self.root):
+            raise BadRequest(
+                f"this learner writes to {path}, and the server reads versions under {self.root} only: start the "
+                f"learner with --work-dir {self.root / 'learner'}",
+                param="work_dir",
+                code="bad_path",
+            )
+        if not visible:
+            raise BadRequest(
+                f"the server does not see {path}: --work-dir must be storage that learner and server share under the "
+                "same path",
+                param="work_dir",
+                code="bad_path",
+            )
 
     def views(self, only: int | None = None) -> list[PolicyView]:
         """Return the ready and retired versions, newest first. Reads the database: not for the event loop."""

@@ -42,6 +42,7 @@ from upturn.wire import (
     RunClaim,
     RunEnd,
     RunList,
+    RunRelease,
     RunRequest,
     RunView,
     ScheduleView,
@@ -225,6 +226,10 @@ class Client(Transport):
         """Claim the lease of a run; None if no run is waiting. Claiming a run again renews its lease."""
         response = self._request("POST", "/v1/runs/claim", body=request, repeatable=True)
         return None if response.status_code == 204 else RunView.model_validate_json(response.content)
+
+    def release_run(self, learner: str) -> None:
+        """Give the run back that this learner holds, so that another can claim it at once; nothing if it holds none."""
+        self._request("POST", "/v1/runs/release", body=RunRelease(learner=learner), repeatable=True)
 
     def heartbeat_run(self, run_id: str, learner: str) -> None:
         """Renew a run's lease; 409 if another learner holds it or the run is cancelled."""

@@ -62,6 +62,11 @@ class Transport:
         """Close the connections."""
         self._http.close()
 
+    def hurry(self, seconds: float) -> None:
+        """Let every later call wait at most this long for an answer, and as long for a server that is away."""
+        self._http.timeout = httpx2.Timeout(seconds)
+        self._retry_s = seconds
+
     def __enter__(self) -> Self:
         return self
 

@@ -38,6 +38,7 @@ LEARNER = {
     "GET /v1/runs",
     "GET /v1/runs/{run_id}",
     "POST /v1/runs/claim",
+    "POST /v1/runs/release",
     "POST /v1/runs/{run_id}/heartbeat",
     "POST /v1/runs/{run_id}/end",
     "POST /v1/batches",

@@ -37,6 +37,7 @@ class Server:
             first_version=0, last_version=None, created_at=0.0, started_at=None, ended_at=None, steps=[],
         )  # fmt: skip
         self.versions = [self.version(0, "base", base)]
+        self.released: list[str] = []
         self.acks: list[tuple[str, dict]] = []
         self.horizons: list[int] = []
         self.teach_nothing_at: set[int] = set()
@@ -70,6 +71,9 @@ class Server:
                     return httpx2.Response(204)
                 self.run = self.run.model_copy(update={"state": "running", "learner": body["learner"]})
                 return self.answer(self.run)
+            case ["runs", "release"]:
+                self.released.append(body["learner"])
+                return httpx2.Response(204)
             case ["runs", _, "heartbeat"]:
                 return httpx2.Response(204)
             case ["runs", _, "end"]:

@@ -26,6 +26,15 @@ class RunClaim(Message):
     """Unique name of the learner process; it holds the run's lease."""
     run_id: str | None = None
     """Claim only this run; None claims the oldest queued one."""
+    work_dir: str | None = Field(default=None, max_length=4096)
+    """Absolute directory in which the learner writes versions; the server refuses one that it cannot read from."""
+
+
+class RunRelease(Message):
+    """A learner stops and gives its run back."""
+
+    learner: str = Field(min_length=1, max_length=200)
+    """The learner's name."""
 
 
 class RunStep(Message):
