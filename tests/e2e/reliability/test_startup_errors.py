@@ -130,7 +130,7 @@ def test_a_missing_package_names_the_projects_way_to_install_it(tmp_path: Path) 
         said = explain(ModuleNotFoundError(f"No module named {module!r}", name=module), settings)
         assert said is not None and "python3 run.py setup" in said
     own = explain(ModuleNotFoundError("No module named 'my_game'", name="my_game"), settings)
-    assert own == "no module named 'my_game'"
+    assert own == "No module named 'my_game'"
     code = "import sys; sys.modules['torch'] = None; from learner.__main__ import main; sys.exit(main(sys.argv[1:]))"
     for arguments, status in ((["--help"], 0), (["run", "--help"], 0), (["--version"], 0)):
         done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, check=False, capture_output=True)
