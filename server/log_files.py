@@ -1,7 +1,7 @@
 """Keeps the log files of child processes small: of vLLM, environment hosts, and learners.
 
 Those processes write to the files directly, for weeks. A file that has grown too large is copied to `NAME.1`, which it
-replaces, and emptied; the processes append, so they go on at its beginning. Lines written during the copy are lost.
+replaces, and emptied; the processes append, so they continue at its beginning. Lines written during the copy are lost.
 """
 
 from __future__ import annotations

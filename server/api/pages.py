@@ -20,11 +20,10 @@ from server.versions.routing import Pointers
 from upturn import __version__, packages
 
 PACKAGE = "fastapi_swagger"
-FILES = {
-    "swagger-ui-bundle.js": "text/javascript",
-    "swagger-ui.css": "text/css",
-    "favicon-32x32.png": "image/png",
-}
+SCRIPTS = ("swagger-ui-bundle.js", "start.js")
+STYLE, ICON = "swagger-ui.css", "favicon-32x32.png"
+FILES = {SCRIPTS[0]: "text/javascript", STYLE: "text/css", ICON: "image/png"}
+"""Media types of Swagger UI's files that are served."""
 POLICY = "; ".join(
     [
         "default-src 'none'",
@@ -80,8 +79,8 @@ async def routes_page() -> Response:
     _files()
     return _page(
         "Upturn: routes",
-        '<div id="routes"></div><script src="docs/swagger-ui-bundle.js"></script><script src="docs/start.js"></script>',
-        '<link rel="stylesheet" href="docs/swagger-ui.css"><link rel="icon" href="docs/favicon-32x32.png">',
+        '<div id="routes"></div>' + "".join(f'<script src="docs/{name}"></script>' for name in SCRIPTS),
+        f'<link rel="stylesheet" href="docs/{STYLE}"><link rel="icon" href="docs/{ICON}">',
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings
@@ -26,4 +28,6 @@ def _line(detail: ErrorDetails, settings: type[BaseSettings]) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     value = detail["input"]
     shown = f", not {value!r}" if isinstance(value, str | int | float) and len(str(value)) <= SHOWN else ""
+    if detail["type"] == "literal_error" and isinstance(value, str):
+        shown += suggestion(value, re.findall(r"'([^']+)'", detail["ctx"]["expected"]))
     return f"{path}: {message}{shown}" if path else message

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -141,9 +140,7 @@ def test_the_command_explains_wrong_usage(
     assert message in capsys.readouterr().err
 
 
-def test_the_command_has_help_and_a_version(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_has_help_and_a_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     overview = capsys.readouterr().out
     assert all(command in overview for command in ("list", "tasks", "play", "serve", "--version"))
@@ -162,14 +159,7 @@ def test_the_command_has_help_and_a_version(
     ):
         assert flag in text
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out.strip() != ""
-
-    def missing(name: str) -> str:
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr("env_adapters.__main__.version", missing)
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == "unknown\n"
+    assert capsys.readouterr().out.startswith("upturn-server ")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ _OWN = frozenset(
 def missing(module: str) -> str:
     """Say that a module cannot be imported, and what to do."""
     package = module.partition(".")[0]
-    return f"the package {package} is not installed: {INSTALL}" if package in _OWN else f"no module named {module!r}"
+    return f"the package {package} is not installed: {INSTALL}" if package in _OWN else f"No module named {module!r}"
 
 
 def command(package: str) -> str:

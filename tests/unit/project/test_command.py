@@ -18,7 +18,9 @@ from packaging.utils import canonicalize_name
 
 import run as installer
 import upturn
+from env_adapters.__main__ import main as adapters_main
 from installation import packages
+from learner.__main__ import main as learner_main
 from server.__main__ import main as server_main
 from server.configuration.flags import flags_of
 from server.configuration.page import page
@@ -96,7 +98,11 @@ def test_both_distributions_have_one_version_and_every_program_shows_it(
     assert f"upturn-client=={upturn.__version__}" in PROJECT["dependencies"]
     assert "version" in PROJECT["dynamic"] and "version" in CLIENT["dynamic"]
     assert call("--version") == server_main(["--version"]) == installer.main(["--version"]) == 0
-    shown = [f"{program} {upturn.__version__}" for program in ("upturn", "upturn-server", "upturn")]
+    assert (
+        server_main(["serve", "--version"]) == learner_main(["run", "--version"]) == adapters_main(["--version"]) == 0
+    )
+    programs = ("upturn", "upturn-server", "upturn", "upturn-server", "upturn-server", "upturn-server")
+    shown = [f"{program} {upturn.__version__}" for program in programs]
     assert capsys.readouterr().out.splitlines() == shown
 
 
@@ -127,6 +133,9 @@ def test_constraints_pin_every_direct_dependency_to_a_version_that_it_allows() -
         (["serve", "--engine.knd=local"], "did you mean --engine.kind?"),
         (["serve", "--engine.context_tokens", "1"], "did you mean --engine.context-tokens?"),
         (["serve", "--engine.kind", "vlm"], "engine.kind: Input should be 'auto', 'vllm', 'local' or 'scripted'"),
+        (["serve", "--engine.kind", "vlm"], "did you mean vllm?"),
+        (["run", "start", "--set", "stps=2"], "stps: no such setting; did you mean steps?"),
+        (["run", "start", "--set", "steps"], "'steps' is not NAME=VALUE"),
         (["serve", "--port"], "--port: expected one argument"),
         (["serve", "--config", "nowhere.toml"], "nowhere.toml: no such file"),
         (["serve", "--help-topic", "engin"], "did you mean engine?"),
@@ -293,9 +302,12 @@ def test_a_run_starts_from_a_file_and_a_file_with_a_mistake_starts_none(
     (tmp_path / "wrong.toml").write_text("stps = 2\n")
     assert call("run", "start", "--config", str(tmp_path / "run.toml")) == 0
     assert "reinforce_pp, step 0 of 2" in capsys.readouterr().out
+    override = ["--set", "steps=3", "--set", "play.environment=textcraft", "--set", "play.split=train"]
+    assert call("run", "start", "--config", str(tmp_path / "run.toml"), *override) == 0
+    assert "reinforce_pp, step 0 of 3" in capsys.readouterr().out
     assert call("run", "start", "--config", str(tmp_path / "wrong.toml")) == 2
     assert "stps: no such setting; did you mean steps?" in capsys.readouterr().err
-    assert len(live.client.runs().data) == 1
+    assert len(live.client.runs().data) == 2
 
 
 def test_a_play_is_summed_up_and_its_episodes_can_be_read(live: Live, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ REACHES = {
     "episodes": "Callers Database Episodes Openings Privacy",
     "keys": "Keys Privacy",
     "operations": "Draining Engine Metrics Pointers ServerFacts Turns",
+    "pages": "Pointers",
     "plays": "Plays Residency",
     "policies": "Champions Database Engine Pointers Publisher Residency Runs Serving",
     "rewards": "Callers Episodes RewardSources Schedule Scorers",

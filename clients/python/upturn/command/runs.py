@@ -6,9 +6,10 @@ import json
 import math
 import sys
 import tomllib
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -79,13 +80,21 @@ def start(
             help="TOML or JSON file of the run's settings (docs/algorithms); default: the server's `schedule.run`.",
         ),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting, such as `steps=10` or `play.environment=textcraft`; repeatable; overrides the file.",
+        ),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Print each learner step as it ends.")] = False,
     server: Server = LOCAL,
     key: Key = None,
     as_json: AsJson = False,
 ) -> int:
     """Request a training run."""
-    request = RunRequest(config=read_config(config) if config else None)
+    request = RunRequest(config=read_config(config, settings or []) if config or settings else None)
     with connect(server, key) as client:
         made = client.create_run(request)
         if watch:
@@ -121,21 +130,46 @@ def cancel(run_id: str, server: Server = LOCAL, key: Key = None, as_json: AsJson
         print(run_line(ended))
 
 
-def read_config(file: Path) -> RunConfig:
-    """Read a run's settings from a TOML or JSON file.
+def read_config(file: Path | None, settings: Sequence[str] = ()) -> RunConfig:
+    """Read a run's settings from a TOML or JSON file, and from `NAME=VALUE`, which override it.
 
     Raises:
         typer.BadParameter: the file is not valid TOML or JSON, or a setting is unknown or wrong.
     """
     try:
-        text = file.read_text()
-        data = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+        data: dict[str, Any] = {}
+        if file is not None:
+            text = file.read_text()
+            data = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+        for setting in settings:
+            _set(data, setting)
         return RunConfig.model_validate_json(json.dumps(data))
     except ValidationError as error:
         wrong = "; ".join(_mistake(detail["type"], detail["loc"], detail["msg"]) for detail in error.errors())
-        raise typer.BadParameter(f"{file}: {wrong}") from error
-    except (ValueError, TypeError) as error:
-        raise typer.BadParameter(f"{file}: {error}") from error
+        raise typer.BadParameter(f"{file or '--set'}: {wrong}") from error
+    except (ValueError, TypeError, OSError) as error:
+        raise typer.BadParameter(f"{file or '--set'}: {error}") from error
+
+
+def _set(data: dict[str, Any], setting: str) -> None:
+    """Put `NAME=VALUE` into the settings; a value that TOML does not read is text.
+
+    Raises:
+        ValueError: there is no `=`, or a part of the name already has a value of its own.
+    """
+    name, equals, text = setting.partition("=")
+    if not equals or not name:
+        raise ValueError(f"{setting!r} is not NAME=VALUE")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, last = name.split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise ValueError(f"{section} is not a section in {setting!r}")
+    data[last] = value
 
 
 def _mistake(kind: str, place: tuple[int | str, ...], message: str) -> str:

@@ -1,0 +1,173 @@
+"""A command that cannot do its work says why in one sentence, and what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import migrations
+from server.__main__ import main as server
+from server.commands.failures import explain
+from server.store.database import Database
+from tests.support.live import settings_for
+from tests.support.tiny_model import make_tiny_model
+from upturn.command.app import build
+from upturn.command.failure import report
+from upturn.command.run import run
+
+ROOT = Path(__file__).parents[3]
+SCRIPTED = ["--engine.kind=scripted", "--port=0"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model") / "base", seed=0)
+
+
+def serve(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    """Start a server that must fail; return the one line that it says."""
+    code = server(["serve", "--port=0", *flags])
+    err = capsys.readouterr().err
+    assert code in (1, 2), err
+    (line,) = err.splitlines()
+    assert "Traceback" not in err
+    return line
+
+
+def without(name: str) -> Callable[[Path], None]:
+    return lambda directory: (directory / name).unlink()
+
+
+def pickled(directory: Path) -> None:
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+
+
+def damaged(directory: Path) -> None:
+    (directory / "model.safetensors").write_bytes(b"\1\2\3")
+
+
+def no_json(directory: Path) -> None:
+    (directory / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("defect", "said"),
+    [
+        (without("config.json"), "has no config.json"),
+        (without("tokenizer.json"), "has no tokenizer.json"),
+        (without("model.safetensors"), "has no weights"),
+        (pickled, "pickled weights only (pytorch_model.bin)"),
+        (damaged, "model.safetensors"),
+        (no_json, "config.json cannot be read"),
+    ],
+)
+def test_a_model_that_is_not_whole_is_named_with_its_defect(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], defect: Callable[[Path], None], said: str
+) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    defect(tmp_path / "model")
+    flags = ["--engine.kind=local", "--model", str(tmp_path / "model"), "--data-dir", str(tmp_path / "data")]
+    assert said in serve(capsys, *flags)
+
+
+def test_a_context_beyond_the_models_is_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--engine.kind=local", "--model", str(model), "--data-dir", str(tmp_path), "--engine.context-tokens=9000"]
+    assert "reads at most 8192 tokens" in serve(capsys, *flags)
+
+
+def test_a_data_directory_that_cannot_be_written_to_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nothing")):
+        assert f"cannot write to the data directory {place}" in serve(capsys, *SCRIPTED, "--data-dir", str(place))
+    assert server(["keys", "list", "--data-dir", str(tmp_path / "file")]) == 1
+    assert "choose another with --data-dir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("sqlite:////nowhere/x.db", "cannot be opened"),
+        ("sqlite:///{path}/text", "is not a database"),
+        ("postgresql://me:secret@127.0.0.1:1/x", "Connection refused"),
+        ("mysql://me:secret@127.0.0.1:1/x", "is no URL of SQLite or PostgreSQL"),
+        ("nonsense", "is no URL of SQLite or PostgreSQL"),
+        ("sqlite:///{path}/newer.db", "belongs to a newer version of Upturn"),
+        ("sqlite:///file:{path}/good.db?mode=ro&uri=true", "is read-only"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_named_without_its_password(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str, said: str
+) -> None:
+    (tmp_path / "text").write_text("this is no database, but long enough to look like a file with a header\n" * 9)
+    for name in ("newer", "good"):
+        database = Database(f"sqlite:///{tmp_path / name}.db")
+        migrations.upgrade(database.writer)
+        database.close()
+    with sqlite3.connect(tmp_path / "newer.db") as newer:
+        newer.execute("UPDATE alembic_version SET version_num = 'ffff'")
+    newer.close()
+    place = url.format(path=tmp_path)
+    code = server(["serve", *SCRIPTED, "--data-dir", str(tmp_path / "data"), "--database-url", place])
+    err = capsys.readouterr().err
+    line = err.splitlines()[-1]
+    assert code == 1 and said in line and "secret" not in err and "Traceback" not in err
+
+
+def test_a_missing_package_names_the_projects_way_to_install_it(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    for module in ("torch", "psycopg", "vllm", "minigrid"):
+        said = explain(ModuleNotFoundError(f"No module named {module!r}", name=module), settings)
+        assert said is not None and "python3 run.py setup" in said
+    own = explain(ModuleNotFoundError("No module named 'my_game'", name="my_game"), settings)
+    assert own == "No module named 'my_game'"
+    code = "import sys; sys.modules['torch'] = None; from learner.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    for arguments, status in ((["--help"], 0), (["run", "--help"], 0), (["--version"], 0)):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, check=False, capture_output=True)
+        assert done.returncode == status and b"Traceback" not in done.stderr
+
+
+def test_an_unexpected_error_is_one_line_and_its_traceback_is_in_a_file_without_what_it_quotes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("UPTURN_LOG_LEVEL", raising=False)
+    try:
+        raise KeyError("a private text")
+    except KeyError as error:
+        assert report(error, "serve", logs=tmp_path / "logs") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("serve: unexpected KeyError") and str(tmp_path / "logs" / "errors.log") in line
+    kept = (tmp_path / "logs" / "errors.log").read_text()
+    assert "test_startup_errors.py" in kept and "KeyError" in kept and "'a private text'" not in kept.splitlines()[-2]
+
+
+@pytest.mark.parametrize(
+    ("server_address", "code", "said"),
+    [("http://127.0.0.1:9", 1, "run.py serve"), ("nowhere", 2, "is not an address")],
+)
+def test_the_client_says_when_no_server_answers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server_address: str, code: int, said: str
+) -> None:
+    monkeypatch.setattr("upturn.command.connection.RETRY_S", 0.0)
+    assert run(build(), ["status", "--server", server_address], "upturn") == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_the_ready_message_is_a_request_that_can_be_copied(tmp_path: Path) -> None:
+    from server.commands.ready import greeting
+
+    said = greeting(settings_for(tmp_path, model="m"), "http://127.0.0.1:8000", "Vllm", 2048, "no GPU")
+    body = said.partition("-d '")[2].partition("'")[0]
+    assert json.loads(body)["model"] == "policy" and json.loads(body)["max_tokens"]
+    assert "http://127.0.0.1:8000/docs" in said and "upturn status" in said
