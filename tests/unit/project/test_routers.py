@@ -25,7 +25,7 @@ REACHES = {
     "environments": "OpenEnvironments",
     "episodes": "Callers Database Episodes Openings Privacy",
     "keys": "Keys Privacy",
-    "operations": "Engine Metrics Pointers ServerFacts Turns",
+    "operations": "Engine Metrics Pointers Readiness ServerFacts Turns",
     "plays": "Plays Residency",
     "policies": "Champions Database Engine Pointers Publisher Residency Runs Serving",
     "rewards": "Callers Episodes RewardSources Schedule Scorers",

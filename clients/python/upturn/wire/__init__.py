@@ -11,6 +11,8 @@ from upturn.wire.algorithms import (
 )
 from upturn.wire.base import (
     Message,
+    PartView,
+    RecentTurns,
     ServerView,
 )
 from upturn.wire.batches import (
@@ -166,6 +168,7 @@ __all__ = [
     "LivePlan",
     "Message",
     "OptimizerConfig",
+    "PartView",
     "PlayPlan",
     "PlayRequest",
     "PlayView",
@@ -179,6 +182,7 @@ __all__ = [
     "PromotionList",
     "PromotionRequest",
     "PromotionView",
+    "RecentTurns",
     "RewardRequest",
     "RewardRule",
     "RewardSourceList",
