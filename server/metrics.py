@@ -5,12 +5,16 @@ The database is the complete record; these counters are its rates. `docs/metrics
 
 from __future__ import annotations
 
+from collections import Counter as Tally
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 TRAINABLE = "trainable"
+RECENT = 1000
+"""Number of newest turns whose reasons are kept."""
 
 
 class RecordedTurn(Protocol):
@@ -60,6 +64,8 @@ class Metrics:
             registry=self.registry,
             buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
         )
+        self._recent: deque[str | None] = deque(maxlen=RECENT)
+        """Why the newest turns cannot be trained on."""
         self.training: Callable[[], bool] = lambda: False
         """Returns whether a learner is training."""
         self._ended = Counter(
@@ -82,10 +88,16 @@ class Metrics:
     def turn(self, turn: RecordedTurn) -> None:
         """Count a recorded turn."""
         self._turns.labels(turn.untrainable_reason or TRAINABLE).inc()
+        self._recent.append(turn.untrainable_reason)
         self._forks.inc(turn.forked)
         self._prompt.inc(turn.prompt_tokens)
         self._answered.inc(turn.completion_tokens)
         self._seconds.labels("yes" if self.training() else "no").observe(turn.duration_ms / 1000)
+
+    def recent_turns(self) -> tuple[int, dict[str, int]]:
+        """Return the number of newest turns, at most `RECENT`, and how many of them are untrainable, by reason."""
+        reasons = [reason for reason in self._recent if reason is not None]
+        return len(self._recent), dict(Tally(reasons).most_common())
 
     def ended(self, status: str, error_class: str | None) -> None:
         """Count an ended episode."""

@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     """SQLAlchemy URL; default: SQLite in the data directory."""
     start_wait_s: float = Field(default=30.0, ge=0, le=3600)
     """Seconds that a start waits for another server on the same database or data directory to stop."""
+    min_free_bytes: int = Field(default=64 * 2**20, ge=0)
+    """Free space on the disks of data directory and database below which `/readyz` is 503."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)

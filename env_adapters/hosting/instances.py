@@ -142,22 +142,31 @@ def plain(transition: Transition) -> Transition:
     Raises:
         EnvironmentFailure: the reward is not a number, not finite, or too large.
     """
-    try:
-        reward = float(transition.reward)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise EnvironmentFailure(f"the reward is no number: {str(transition.reward)[:100]!r}") from error
-    if not abs(reward) <= LARGEST_REWARD:  # NaN is not either.
-        raise EnvironmentFailure(f"the reward {reward} is not within {LARGEST_REWARD:g} of 0")
     return replace(
         transition,
         observation=plain_text(transition.observation),
-        reward=reward,
+        reward=checked_reward(transition.reward),
         terminated=bool(transition.terminated),
         truncated=bool(transition.truncated),
         success=None if transition.success is None else bool(transition.success),
         valid=bool(transition.valid),
         info=plain_info(transition.info),
     )
+
+
+def checked_reward(reward: Any) -> float:
+    """Return a reward as a float.
+
+    Raises:
+        EnvironmentFailure: it is not a number, not finite, or too large.
+    """
+    try:
+        number = float(reward)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise EnvironmentFailure(f"the reward is no number: {str(reward)[:100]!r}") from error
+    if not abs(number) <= LARGEST_REWARD:  # NaN is not either.
+        raise EnvironmentFailure(f"the reward {number} is not within {LARGEST_REWARD:g} of 0")
+    return number
 
 
 def plain_reset(reset: Reset) -> Reset:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from server.api.access.authentication import needs
 from server.api.access.draining import Draining
@@ -14,9 +14,10 @@ from server.api.services import service
 from server.engines.protocol import Engine
 from server.errors import Unavailable
 from server.metrics import Metrics
+from server.readiness import Readiness
 from server.recording.turns import Turns
 from server.versions.routing import Pointers
-from upturn.wire import ServerView
+from upturn.wire import RecentTurns, ServerView
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ EngineOf = Annotated[Engine, service(Engine)]
 FactsOf = Annotated[ServerFacts, service(ServerFacts)]
 MetricsOf = Annotated[Metrics, service(Metrics)]
 PointersOf = Annotated[Pointers, service(Pointers)]
+ReadinessOf = Annotated[Readiness, service(Readiness)]
 TurnsOf = Annotated[Turns, service(Turns)]
 
 router = APIRouter(tags=["operations"])
@@ -55,13 +57,35 @@ async def metrics(metrics: MetricsOf, pointers: PointersOf, turns: TurnsOf, engi
     return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
 
-@router.get("/readyz")
-async def readyz(facts: FactsOf, pointers: PointersOf, engine: EngineOf, draining: DrainingOf) -> ServerView:
-    """Return 200 while the engine responds too, otherwise 503."""
+@router.get("/readyz", response_model=ServerView)
+async def readyz(
+    facts: FactsOf,
+    pointers: PointersOf,
+    engine: EngineOf,
+    metrics: MetricsOf,
+    readiness: ReadinessOf,
+    draining: DrainingOf,
+) -> ServerView | JSONResponse:
+    """Return 200 if requests can be answered and recorded, otherwise 503, with the state of each part."""
     draining.check()
-    if not await engine.healthy():
-        raise Unavailable("the engine is starting", code="engine_unavailable")
+    parts = await readiness.parts()
+    views = {name: part.view() for name, part in parts.items()}
+    recent, reasons = metrics.recent_turns()
+    untrainable = sum(reasons.values())
+    share = untrainable / recent if recent else 0.0
+    turns = RecentTurns(recent=recent, untrainable=untrainable, share=share, reasons=reasons)
+    blocking = [part for part in parts.values() if part.blocks and not part.ok]
+    if blocking:
+        summary = "not ready: " + "; ".join(part.advice or part.state for part in blocking)
+        error = Unavailable(summary, code=blocking[0].code)
+        shown = {name: view.model_dump(mode="json") for name, view in views.items()}
+        more = {"status": "not ready", "summary": summary, "parts": shown, "turns": turns.model_dump(mode="json")}
+        return JSONResponse({**error.body(), **more}, error.status_code, error.headers())
+    failed = [name for name, part in parts.items() if not part.ok]
     return ServerView(
+        summary="ready, but look at: " + ", ".join(failed) if failed else "ready",
+        parts=views,
+        turns=turns,
         status="ready",
         model=facts.model,
         name=pointers.name,

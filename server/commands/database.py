@@ -1,4 +1,4 @@
-"""Opens the database for commands that use no other part of the server, beside a running server or without one."""
+"""Opens the database for commands that use no other part of the server, with or without a running server."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import gc
 import os
 import socket
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -36,20 +36,13 @@ def run(settings: Settings) -> int:
     _allow_many_connections()
     make_data_dir(settings)
     store = open_store(settings, lambda line: print(f"upturn: {line}", file=sys.stderr, flush=True))
-    try:
-        return _serve(settings, store)
-    finally:
-        store.close()
-
-
-def _serve(settings: Settings, store: Store) -> int:
     # asyncio disables Nagle's algorithm (40 ms per answer) only on sockets whose protocol is explicitly TCP.
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
-        return _serve(settings, listener)
+    with closing(store), socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        return _serve(settings, store, listener)
 
 
-def _serve(settings: Settings, listener: socket.socket) -> int:
+def _serve(settings: Settings, store: Store, listener: socket.socket) -> int:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))

@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from env_adapters.hosting.instances import checked_reward
 from env_adapters.hosting.messages import LINE_BYTES, failure, line, read
 from env_adapters.protocol import EnvironmentFailure, Reset, Transition
 from server.environments.host_process import HostProcess
@@ -154,7 +155,9 @@ class Hosted:
 
     async def step(self, text: str) -> Transition:
         """Act."""
-        return Transition(**await self._ask("step", text=text))
+        transition = Transition(**await self._ask("step", text=text))
+        checked_reward(transition.reward)  # The host may be another program, on another machine.
+        return transition
 
     async def oracle(self) -> str:
         """Return the solver's answer."""

@@ -1,7 +1,7 @@
 """One server per database and data directory: the lock that a server holds from its start to its end.
 
 A server closes the interrupted episodes of its database when it starts, and keeps open episodes and pointers in memory,
-so a second one would end the first one's work. On SQLite the lock is a file beside the database, which the system
+so a second one would end the first one's work. On SQLite the lock is a file next to the database, which the system
 releases when the process ends, even by kill -9. On PostgreSQL it is an advisory lock of the connection that writes:
 without the lock there is no writing connection. The data directory, which holds weights, has a lock file too.
 """
@@ -110,7 +110,7 @@ class Exclusive:
             file.release()
 
     def _try(self) -> str | None:
-        """Take all locks and return None, or take none and return who holds one."""
+        """Take all locks and return None; if one is held, return by whom, without any."""
         where = sa.make_url(self._database.url).render_as_string(hide_password=True)
         for file in self._files:
             if (holder := file.take()) is not None:

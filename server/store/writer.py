@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from server.errors import Unavailable
 from server.store.database import BROKEN, unavailable
 
 T = TypeVar("T")
@@ -61,6 +63,10 @@ class Writer:
         """Work begun in the current iteration of the event loop."""
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._closed = False
+        self.failing = False
+        """Whether the database failed in the last transaction."""
+        self.succeeded_at = time.monotonic()
+        """When the last transaction was committed."""
         self._thread.start()
 
     def submit(self, work: Callable[[Session], T]) -> Future[T]:
@@ -140,6 +146,9 @@ class Writer:
                 self._commit(group[half:])
                 return
             outcomes = [(None, unavailable(error) if isinstance(error, BROKEN) else error)] * len(group)
+            self.failing = self.failing or isinstance(error, (*BROKEN, Unavailable))
+        else:
+            self.failing, self.succeeded_at = False, time.monotonic()
         _notify([(future, *outcome) for (_, future), outcome in zip(group, outcomes, strict=True)])
 
 

@@ -74,6 +74,19 @@ class LearnerProcess:
         self._due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self.deaths = 0
+        """How often a learner has died since the server started."""
+        self._gave_up = False
+        """Whether the newest run failed because its learner died too often."""
+
+    @property
+    def state(self) -> str:
+        """`training`, `waiting` for a run, or `crashed`."""
+        if self._task is not None and self._task.done():
+            return "crashed"
+        if self._process is not None and self._process.returncode is None:
+            return "training"
+        return "crashed" if self._gave_up else "waiting"
 
     def start(self, server_url: str) -> None:
         """Start the learner whenever a run is due; `server_url` is the server's address for the learner."""
@@ -112,7 +125,7 @@ class LearnerProcess:
 
     async def _finish(self, run_id: str) -> None:
         """Run the learner until one run ends, restarting it at most `learner.restarts` times."""
-        deaths = 0
+        deaths, self._gave_up = 0, False
         while deaths <= self._settings.restarts:
             code = await self._run_learner(run_id)
             state = (await self._runs.view(run_id)).state
@@ -121,7 +134,9 @@ class LearnerProcess:
             if state == "queued":  # Paused and resumed in the meantime.
                 continue
             deaths += 1
+            self.deaths += 1
             log.warning("the learner of %s exited with code %s (death %d)", run_id, code, deaths)
+        self._gave_up = True
         await self._runs.fail(run_id, f"the learner died {deaths} times; see {self._log_path(run_id)}")
 
     async def _run_learner(self, run_id: str) -> int:

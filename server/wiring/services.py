@@ -18,6 +18,7 @@ from server.environments.open_environments import OpenEnvironments
 from server.environments.plays import Plays
 from server.feedback.scorers import Scorers
 from server.metrics import Metrics
+from server.readiness import Readiness
 from server.recording.episodes import Episodes
 from server.recording.privacy import Privacy
 from server.recording.turns import Turns
@@ -32,6 +33,7 @@ from server.versions.publish import Publisher
 from server.versions.residency import Residency
 from server.versions.routing import Pointers
 from server.versions.serving import Serving
+from server.wiring.checks import checks
 from server.wiring.parts import Parts
 
 
@@ -68,6 +70,7 @@ def services(parts: Parts) -> Mapping[Any, object]:
         Pointers: pointers,
         Privacy: parts.privacy,
         Publisher: parts.publisher,
+        Readiness: Readiness(checks(parts)),
         Residency: residency,
         RewardSources: parts.reward_sources,
         Runs: parts.runs,

@@ -200,7 +200,7 @@ def test_a_full_disk_gives_503_until_there_is_space_again(tmp_path: Path, kind: 
 
 def fill_up(data_dir: Path, model: Path, full: Callable[[int], AbstractContextManager[None]]) -> None:
     """Serve while the disk is full, and after it was freed."""
-    with process(data_dir, model, "--engine.kind", "scripted") as (server, url):
+    with process(data_dir, model, "--engine.kind", "scripted", "--min-free-bytes", "0") as (server, url):
         with Load(url, size=1500) as load:
             load.wait_for_all_clients()
             with full(server.pid):

@@ -25,7 +25,7 @@ REACHES = {
     "environments": "OpenEnvironments",
     "episodes": "Callers Database Episodes Openings Privacy",
     "keys": "Keys Privacy",
-    "operations": "Draining Engine Metrics Pointers ServerFacts Turns",
+    "operations": "Draining Engine Metrics Pointers Readiness ServerFacts Turns",
     "pages": "Pointers",
     "plays": "Plays Residency",
     "policies": "Champions Database Engine Pointers Publisher Residency Runs Serving",

@@ -16,6 +16,7 @@ import migrations
 from server.store.database import Database, new_id
 from server.store.tables import PlayRow
 from server.store.writer import Many, Writer
+from tests.support.old_databases import all_rows, schema
 
 
 @pytest.fixture
@@ -46,8 +47,11 @@ def test_the_tables_in_the_code_match_the_revisions(database: Database) -> None:
     migrations.check(database.writer, PlayRow.metadata)
 
 
-def test_migrating_twice_changes_nothing(database: Database) -> None:
+def test_migrating_twice_changes_nothing(database: Database, writer: Writer) -> None:
+    writer.submit(lambda session: session.add(play("kept"))).result()
+    before = schema(database.reader), all_rows(database.reader)
     migrations.upgrade(database.writer)
+    assert (schema(database.reader), all_rows(database.reader)) == before and len(before[1]["play"]) == 1
 
 
 def test_revisions_lose_no_row_and_no_referring_row(tmp_path: Path) -> None:

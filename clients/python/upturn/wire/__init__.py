@@ -11,6 +11,8 @@ from upturn.wire.algorithms import (
 )
 from upturn.wire.base import (
     Message,
+    PartView,
+    RecentTurns,
     ServerView,
 )
 from upturn.wire.batches import (
@@ -169,6 +171,7 @@ __all__ = [
     "LivePlan",
     "Message",
     "OptimizerConfig",
+    "PartView",
     "PlayPlan",
     "PlayRequest",
     "PlayView",
@@ -182,6 +185,7 @@ __all__ = [
     "PromotionList",
     "PromotionRequest",
     "PromotionView",
+    "RecentTurns",
     "RewardRequest",
     "RewardRule",
     "RewardSourceList",

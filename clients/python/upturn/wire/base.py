@@ -13,6 +13,29 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
 
+class PartView(Message):
+    """The state of one part of the server."""
+
+    ok: bool
+    state: str
+    """`ok`, or what it is doing or lacking, in one or two words."""
+    advice: str | None = None
+    """What is wrong and what to do."""
+    figures: dict[str, float] = {}
+
+
+class RecentTurns(Message):
+    """How many of the newest recorded turns of this process cannot be trained on."""
+
+    recent: int
+    """Turns looked at, at most 1,000."""
+    untrainable: int
+    share: float
+    """`untrainable / recent`; 0 without turns."""
+    reasons: dict[str, int]
+    """Untrainable turns by reason."""
+
+
 class ServerView(Message):
     """A ready server."""
 
@@ -32,3 +55,8 @@ class ServerView(Message):
     """Maximum length of prompt plus answer, in tokens."""
     placement: str
     """GPU assignment of engine and learner, and their shares of its memory."""
+    summary: str = "ready"
+    """One sentence."""
+    parts: dict[str, PartView] = {}
+    """`database`, `disk`, `engine`, `learner`, and others."""
+    turns: RecentTurns | None = None
