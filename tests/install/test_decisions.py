@@ -193,7 +193,7 @@ def test_an_environment_that_cannot_be_built_is_left_out_with_one_line(
 ) -> None:
     assert python(r"\[textworld\]$").install(EVERYTHING, fresh=True) == ["textworld"]
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
-    assert "jericho has no wheel" in line and "gcc and make" in line and "`run.py setup` tries again" in line
+    assert "jericho has no wheel" in line and "gcc and make" in line and "`run.py setup` retries" in line
 
 
 def test_too_little_disk_is_said_before_anything_is_downloaded(
