@@ -42,8 +42,8 @@ ENV PATH=/upturn/.venv/bin:$PATH PYTHONUNBUFFERED=1
 USER upturn
 VOLUME /data
 EXPOSE 8000
-# Loading a model takes minutes on few cores; /healthz answers from the start.
-HEALTHCHECK --interval=30s --timeout=10s --start-period=2m \
+# Loading a model takes minutes on few cores: failures count after ten.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=10m \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=8)"]
 # Beyond loopback every request needs an API key; the first start prints the admin key once (`docker logs`).
 CMD ["python", "-m", "server", "serve", "--host", "0.0.0.0", "--data-dir", "/data"]
