@@ -42,8 +42,8 @@ ENV PATH=/upturn/.venv/bin:$PATH PYTHONUNBUFFERED=1
 USER upturn
 VOLUME /data
 EXPOSE 8000
-# Loading a model takes minutes on few cores; the server listens once it is ready.
-HEALTHCHECK --interval=30s --timeout=10s --start-period=15m \
+# Loading a model takes minutes on few cores: failures count after ten.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=10m \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=8)"]
 # `docker stop` kills after 10 s, and the server lets calls in progress finish for up to 60 s:
 # `docker run --stop-timeout 90`.

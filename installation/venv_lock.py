@@ -19,7 +19,7 @@ class Lock:
 
     def take(self, *, shared: bool = False, wait_s: float | None = None) -> bool:
         """Take it, alone or shared; return False if others still have it after `wait_s` (by default, wait on)."""
-        import fcntl  # Windows, which is refused before, has none.
+        import fcntl  # Not on Windows, which is refused before.
 
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         if wait_s is None:

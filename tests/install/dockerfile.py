@@ -147,7 +147,7 @@ def healthy(image: Image, command: list[str], check: list[str]) -> int:
     """Start the server, wait until the health check passes, and end it."""
     server = subprocess.Popen(image.command(command), start_new_session=True)
     try:
-        for _ in range(120):
+        for _ in range(600):
             if server.poll() is not None:
                 return 1
             if subprocess.run(image.command(check), capture_output=True, check=False).returncode == 0:

