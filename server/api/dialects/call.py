@@ -34,7 +34,7 @@ class Call:
     """Returns when the client has disconnected; to be awaited only while nothing has been sent."""
 
     def weight(self, messages: int) -> int:
-        """Return how much work a conversation of so many messages is, in characters (`server/heavy.py`)."""
+        """Return how much work a conversation of `messages` messages is, in characters (`server/heavy.py`)."""
         return self.size + MESSAGE_WEIGHT * messages
 
 
