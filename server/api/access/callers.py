@@ -142,9 +142,8 @@ class Callers:
             if opener is not None and opener.revoked_at is not None:
                 return None
             # Requests with an episode's key count against the key that opened it; otherwise it would evade the limits.
-            rewards = self._episode_keys_reward and (
-                opener is None or not {"reward", "admin"}.isdisjoint(opener.scopes)
-            )
+            opener_may = opener is not None and not {"reward", "admin"}.isdisjoint(opener.scopes)
+            rewards = self._episode_keys_reward and (opener_may or not self._required)
             return Caller(
                 episode.id,
                 key_hash,
