@@ -228,7 +228,8 @@ class Callers:
 
     def _of_episode(self, episode_id: str, key_hash: str, opener: ApiKeyRow | None) -> Caller:
         """Return the bearer of an episode's own key."""
-        rewards = self._episode_keys_reward and (opener is None or not {"reward", "admin"}.isdisjoint(opener.scopes))
+        opener_may = opener is not None and not {"reward", "admin"}.isdisjoint(opener.scopes)
+        rewards = self._episode_keys_reward and (opener_may or not self._required)
         return Caller(
             episode_id,
             key_hash,

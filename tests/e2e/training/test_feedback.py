@@ -54,7 +54,7 @@ def test_a_source_counts_by_its_rule_and_raw_rewards_are_unchanged(live: Live) -
     assert sources(live.client) == {
         "*": (1.0, 100.0, False, "settings", 0, None),
         "user": (0.5, 2.0, False, "api", 2, 1.5),
-        "team/a b?": (1.0, None, True, "api", 1, -1.0),
+        "team/a b?": (1.0, 100.0, True, "api", 1, -1.0),
     }
     live.client.set_reward_source("user", RewardRule(blocked=True))
     assert live.client.episode(episode).reward is None, "no reward counts, which is not 0"
