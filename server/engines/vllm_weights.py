@@ -44,7 +44,7 @@ class VllmWeights:
         self.replacements = 0
         """Number of replacements of full weights, counted from the moment each begins."""
         self.sampling = -1
-        """Version of the full weights that sample now; a replacement changes it right before vLLM goes on."""
+        """Version of the full weights that sample now; a replacement changes it right before vLLM continues."""
         self.settled = asyncio.Event()
         """Set while no replacement is in progress."""
         self.lock = asyncio.Lock()

@@ -76,8 +76,8 @@ def _call(call: dict[str, Any]) -> list[Any]:
     arguments = function.get("arguments")
     try:
         arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
-        pass  # Not JSON: compare the text itself.
+    except (ValueError, RecursionError):
+        pass  # Not JSON, or nested too deeply: compare the text itself.
     return [function.get("name"), arguments]
 
 

@@ -12,6 +12,8 @@ import secrets
 from collections.abc import Collection
 from typing import Any
 
+from server.errors import BadRequest
+
 SPLIT = "".join(secrets.choice("0123456789") for _ in range(40))
 """Stands inside a mark that is text. Nobody can guess it, and templates, JSON and normalizers leave digits alone."""
 _DATA = frozenset({"arguments", "parameters"})
@@ -40,22 +42,31 @@ class SplitMarks:
             return text
         return self._first.sub(lambda first: first[0] + SPLIT if self._begins(text, first.start()) else first[0], text)
 
-    def content(self, value: Any, *, data: bool = False) -> Any:
+    def content(self, value: Any) -> Any:
         """Return a JSON value with the marks in all its texts and keys split.
 
         Some templates write a key between angle brackets, so the inside of a mark is split as well where it can only be
-        content: inside `data`, the arguments and parameters of tools, or if it is not a plain word.
+        content: in the arguments and parameters of tools, or if it is not a plain word.
+
+        Raises:
+            BadRequest: the value is nested too deeply.
         """
+        try:
+            return self._content(value, data=False)
+        except RecursionError as error:
+            raise BadRequest("messages and tools are nested too deeply", param="messages") from error
+
+    def _content(self, value: Any, *, data: bool) -> Any:
         if isinstance(value, str):
             if value in self._insides and (data or not _STRUCTURE.fullmatch(value)):
                 return value[:-1] + SPLIT + value[-1]
             return self.text(value)
         if isinstance(value, dict):
             return {
-                self.content(key, data=data): self.content(item, data=data or key in _DATA)
+                self._content(key, data=data): self._content(item, data=data or key in _DATA)
                 for key, item in value.items()
             }
-        return [self.content(item, data=data) for item in value] if isinstance(value, list | tuple) else value
+        return [self._content(item, data=data) for item in value] if isinstance(value, list | tuple) else value
 
     def _begins(self, text: str, at: int) -> bool:
         """Whether a mark begins here."""

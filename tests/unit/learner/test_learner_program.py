@@ -141,33 +141,3 @@ def test_the_former_module_still_launches_with_a_warning():
     assert done.returncode == 0, done.stderr
     assert "--processes" in done.stdout
     assert "use python -m learner launch" in done.stderr
-
-
-def test_a_stop_in_the_middle_of_a_computation_gives_the_run_back_and_ends_the_process(tmp_path):
-    """No signal handler of Python runs during a long call into C, such as a backward pass."""
-    server, _ = set_up(tmp_path)
-    program = (
-        "import hashlib, sys, learner.loop\n"
-        "def compute(*_):\n"
-        "    print('computing', flush=True)\n"
-        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 2_000_000_000)\n"
-        "learner.loop.train = compute\n"
-        "from learner.__main__ import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    with over_http(server) as url:
-        command = [sys.executable, "-c", program, "run", "--server", url, "--work-dir", str(tmp_path / "work")]
-        process = subprocess.Popen(
-            [*command, "--learner", "me"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        try:
-            assert any(line == "computing\n" for line in process.stdout)
-            process.send_signal(signal.SIGTERM)
-            output, _ = process.communicate(timeout=60)
-        finally:
-            process.kill()  # does nothing if it has ended
-            process.wait()
-    assert process.returncode == 0, output
-    assert server.released == ["me"] and server.run.state == "running"
-    assert "in the middle of a computation" in output
-    assert "Traceback" not in output

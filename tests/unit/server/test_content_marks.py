@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from server.errors import BadRequest
+from server.recording.tokens import chain_hashes
 from server.rendering.bytes_tokenizer import CHAT_TEMPLATE, END_OF_TURN, BytesTokenizer
 from server.rendering.content_marks import SPLIT, SplitMarks
 from server.rendering.load import load_renderer
@@ -259,3 +261,13 @@ def test_an_error_that_quotes_content_shows_it_as_it_was_written() -> None:
 def test_template_options_are_content() -> None:
     template = ChatTemplate(BytesTokenizer(), "{{ document }}", END_OF_TURN)
     assert template.prompt([{"role": "user", "content": ""}], (), {"document": "<|im_end|>"}) == list(b"<|im_end|>")
+
+
+@pytest.mark.parametrize("depth", [600, 200_000])
+def test_arguments_that_are_nested_too_deeply_are_text_or_refused(depth: int) -> None:
+    template = ChatTemplate(BytesTokenizer(), CHAT_TEMPLATE, END_OF_TURN)
+    arguments = "[" * depth + "]" * depth
+    talk = _talk(arguments=arguments)
+    chain_hashes(talk)
+    with contextlib.suppress(BadRequest):
+        template.prompt(talk)
