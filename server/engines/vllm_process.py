@@ -45,7 +45,7 @@ class VllmProcess:
         """Start vLLM and return its URL once it answers.
 
         Raises:
-            EngineError: vLLM is not installed, ended while starting (with the errors in its log), or took too long.
+            EngineError: vLLM is not installed, ended while starting (with the error in its log), or took too long.
         """
         if importlib.util.find_spec("vllm") is None:
             raise EngineError(f"vLLM is not installed in this Python: {INSTALL}, or choose --engine.kind=local")
@@ -91,19 +91,24 @@ class VllmProcess:
 
     def why_ended(self) -> str:
         """Return the errors in vLLM's log, then its last lines."""
+        causes, last = self._ending()
+        return "\n".join([*causes, *last])[-2000:] or "its log is empty"
+
+    def cause(self) -> str:
+        """Return the error in vLLM's log that says most: the first, since later ones follow from it."""
+        causes, last = self._ending()
+        causes = [cause for cause in causes if "Engine core initialization failed" not in cause]
+        return next(iter([*causes, *last[-1:]]), "its log is empty")[:500]
+
+    def _ending(self) -> tuple[list[str], list[str]]:
+        """Return the different errors since this process started, and the last lines."""
         with self.log_path.open("rb") as log:
             size = self.log_path.stat().st_size
             begin = self._log_begin if self._log_begin <= size else 0  # The log was cut meanwhile.
             log.seek(max(begin, size - 2**18))
             lines = log.read().decode(errors="replace").splitlines()
         causes = [match[0].strip() for line in lines if " WARNING " not in line and (match := _CAUSE.search(line))]
-        last = [line.strip() for line in lines if line.strip()][-5:]
-        return "\n".join([*dict.fromkeys(causes), *last])[-2000:] or "its log is empty"
-
-    def cause(self) -> str:
-        """Return the error in vLLM's log that says most: the first, since later ones follow from it."""
-        lines = [line for line in self.why_ended().splitlines() if "Engine core initialization failed" not in line]
-        return lines[0][:500] if lines else "its log names no cause"
+        return list(dict.fromkeys(causes)), [line.strip() for line in lines if line.strip()][-5:]
 
     async def _wait_until_healthy(self) -> None:
         assert self._process is not None

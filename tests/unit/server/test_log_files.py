@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
+from server.engines.options import VllmOptions
+from server.engines.vllm_process import VllmProcess
 from server.log_files import LogFiles
 
 
@@ -30,3 +34,17 @@ def test_logs_of_old_runs_are_deleted(tmp_path: Path) -> None:
     LogFiles(tmp_path, limit_bytes=1000, kept_runs=2).trim()
     kept = sorted(file.name for file in (tmp_path / "logs").iterdir())
     assert kept == ["learner-run_3.log", "learner-run_4.log", "mine.log"]
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        ("usage: vllm\n  --a\nvllm: error: unrecognized arguments: --nonsense\n", "unrecognized arguments: --nonsense"),
+        ("ValueError: no room\nRuntimeError: Engine core initialization failed. See root cause\n", "no room"),
+        ("", "its log is empty"),
+    ],
+)
+def test_the_cause_of_a_vllm_that_ended_is_the_first_error_of_this_start(tmp_path: Path, log: str, cause: str) -> None:
+    process = VllmProcess(VllmOptions(), tmp_path, tmp_path)
+    process.log_path.write_text(log)
+    assert process.cause().endswith(cause)
