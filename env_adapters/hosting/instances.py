@@ -163,7 +163,7 @@ def checked_reward(reward: Any) -> float:
     try:
         number = float(reward)
     except (TypeError, ValueError, OverflowError) as error:
-        raise EnvironmentFailure(f"the reward is no number: {str(reward)[:100]!r}") from error
+        raise EnvironmentFailure(f"the reward is not a number: {str(reward)[:100]!r}") from error
     if not abs(number) <= LARGEST_REWARD:  # NaN is not either.
         raise EnvironmentFailure(f"the reward {number} is not within {LARGEST_REWARD:g} of 0")
     return number

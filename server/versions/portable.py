@@ -27,7 +27,7 @@ def kept_weights(session: Session) -> dict[int, Path]:
 
 
 def retire(session: Session, versions: set[int]) -> None:
-    """Record that versions have no weights any more."""
+    """Record that versions no longer have weights."""
     session.execute(sa.update(PolicyVersionRow).where(PolicyVersionRow.version.in_(versions)).values(state="retired"))
 
 

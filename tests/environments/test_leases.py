@@ -143,6 +143,7 @@ def test_episodes_of_the_previous_process_are_closed_and_never_trained(serve: Se
     first = serve()
     left = opened(first, "odd-thread")
     says(first, left, "add 1")
+    first.parts.store.exclusive.release()  # As if it had been killed.
     second = serve()
     view: EpisodeView = second.client.episode(left)
     assert (view.status, view.reason, view.trainable) == ("closed", "the server restarted", False)

@@ -49,7 +49,7 @@ def test_a_second_server_is_refused_by_name_and_leaves_the_first_ones_episodes_a
         for refusal in (second(data, model), second(tmp_path / "other", model, "--database-url", database)):
             assert f"process {first.pid} on " in refusal and "Traceback" not in refusal
         assert client.episode(opened.id).status == "open"
-        for command in ("migrate", "keys", "export"):  # Beside a server.
+        for command in ("migrate", "keys", "export"):  # While it runs.
             flags = {"export": [str(tmp_path / "episodes.jsonl")]}.get(command, [])
             named = ["keys", "list"] if command == "keys" else [command, *flags]
             done = subprocess.run(
@@ -100,7 +100,7 @@ def test_a_postgresql_database_and_a_data_directory_belong_to_one_server(tmp_pat
             ):
                 with pytest.raises(DatabaseInUse, match=r"in use by process \d+ on \S+ since 20\d\d-"):
                     open_store(other)
-            # Its connection dies, and another server takes the database: the first one cannot write any more.
+            # Its connection dies, and another server takes the database: the first one cannot write.
             with store.database.reader.connect() as connection:
                 connection.execute(
                     sa.text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
