@@ -118,7 +118,7 @@ def test_waiting_for_a_batch_ends_when_on_progress_raises_or_the_batch_is_gone()
 def test_claiming_returns_none_where_no_run_is_waiting():
     client, requests, _ = answering(httpx2.Response(204))
     assert client.claim_run(RunClaim(learner="me")) is None
-    assert json.loads(requests[0].content) == {"learner": "me", "run_id": None}
+    assert json.loads(requests[0].content) == {"learner": "me", "run_id": None, "work_dir": None}
 
 
 def test_a_run_survives_the_round_trip_over_the_wire():

@@ -30,7 +30,7 @@ REACHES = {
     "plays": "Plays Residency",
     "policies": "Champions Database Engine Pointers Publisher Residency Runs Serving",
     "rewards": "Callers Episodes RewardSources Schedule Scorers",
-    "runs": "Batches Runs Schedule ScheduleSettings",
+    "runs": "Batches Runs Schedule ScheduleSettings Serving",
     "schedule": "Schedule",
     "served.agentgym": "Guests",
     "served.mcp": "Guests",
