@@ -1,4 +1,4 @@
-"""Fixtures of the API's tests."""
+"""Servers that several folders of these tests use."""
 
 from __future__ import annotations
 

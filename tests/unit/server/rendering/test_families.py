@@ -304,4 +304,4 @@ def test_text_that_spells_a_special_token_does_not_become_that_token(renderers: 
 
 def test_the_library_is_imported_only_when_a_model_needs_it() -> None:
     code = "import sys, server.app; sys.exit(any(m in sys.modules for m in ('renderers', 'openai', 'transformers')))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[4], check=False).returncode == 0
