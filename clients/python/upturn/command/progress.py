@@ -132,5 +132,5 @@ def duration(seconds: float) -> str:
 
 def _run_text(client: Client, run: RunView, left_s: float | None) -> str:
     doing = "training" if run.play_id is None else f"playing {play_text(client.play(run.play_id))}"
-    left = "" if left_s is None else f"; {run.config.steps - run.step} steps in about {duration(left_s)}"
+    left = "" if left_s is None else f"; all steps in about {duration(left_s)}"
     return f"  step {run.step + 1}/{run.config.steps}: {doing}{left}"
