@@ -89,7 +89,8 @@ def test_a_play_shows_its_rate_and_what_remains() -> None:
         succeeded=5, errors=0, sampled_tokens=900, success_rate=None, mean_reward=None, wall_s=10.0, results=[],
     )  # fmt: skip
     assert play_text(view) == "[######..................] 20/80 episodes, 5 succeeded, 2/s, about 30 s left"
-    assert "left" not in play_text(view.model_copy(update={"finished": 0}))
+    for too_few in (0, 3):
+        assert "left" not in play_text(view.model_copy(update={"finished": too_few}))
     assert [duration(s) for s in (40, 300, 5400)] == ["40 s", "5 min", "1 h 30 min"]
 
 

@@ -12,6 +12,8 @@ from upturn.wire import PlayView, RunStep, RunView
 EVERY_S = 10.0
 """Longest silence without a terminal."""
 POLL_S = 1.0
+FIRST_SHARE = 0.05
+"""Share of a play's episodes after which their rate predicts the rest: episodes run side by side and end in waves."""
 WIDTH = 24
 """Characters of the bar."""
 
@@ -62,7 +64,7 @@ def play_text(view: PlayView) -> str:
     """Return a running play's progress: a bar, episodes done, their rate, and the time that the rest will take."""
     done = WIDTH * view.finished // max(1, view.episodes)
     bar = f"[{'#' * done}{'.' * (WIDTH - done)}] {view.finished}/{view.episodes} episodes"
-    if not view.finished or view.wall_s <= 0:
+    if view.finished < FIRST_SHARE * view.episodes or view.wall_s <= 0:
         return f"{bar}, {view.sampled_tokens} tokens"
     rate = view.finished / view.wall_s
     left = duration((view.episodes - view.finished) / rate)
@@ -130,5 +132,5 @@ def duration(seconds: float) -> str:
 
 def _run_text(client: Client, run: RunView, left_s: float | None) -> str:
     doing = "training" if run.play_id is None else f"playing {play_text(client.play(run.play_id))}"
-    left = "" if left_s is None else f"; {run.config.steps - run.step} steps in about {duration(left_s)}"
+    left = "" if left_s is None else f"; all steps in about {duration(left_s)}"
     return f"  step {run.step + 1}/{run.config.steps}: {doing}{left}"
