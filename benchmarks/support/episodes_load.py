@@ -36,7 +36,7 @@ class Connection:
         reader, writer = self._streams
         text = b"" if body is None else json.dumps(body).encode()
         writer.write(
-            f"{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             f"content-length: {len(text)}\r\n\r\n".encode()
             + text
         )

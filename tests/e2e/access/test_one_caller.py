@@ -198,7 +198,7 @@ def test_a_body_that_does_not_arrive_is_given_up(server: Live, monkeypatch: pyte
     address = urlsplit(server.url)
     with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
         connection.sendall(
-            f"POST {CHAT} HTTP/1.1\r\nhost: x\r\n".encode()
+            f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\n".encode()
             + b"content-type: application/json\r\ncontent-length: 99\r\n\r\n{"
         )
         answer = connection.recv(65536).decode()
