@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -188,7 +189,7 @@ def test_identical_large_requests_in_an_episode_share_one_answer(server: Live) -
     assert len(server.client.episode(episode).turns) == len({answer.headers["x-turn-id"] for answer in answers})
 
 
-@pytest.mark.parametrize("metadata", [{str(number): 1 for number in range(257)}, {"x": "y" * 65_536}])
+@pytest.mark.parametrize("metadata", [{str(number): 1 for number in range(65)}, {"x": "y" * 16_384}])
 def test_an_episode_with_too_much_metadata_is_refused(live: Live, metadata: dict[str, Any]) -> None:
     assert live.http.post("/v1/episodes", json={"metadata": metadata}).status_code == 400
 
@@ -201,6 +202,7 @@ def test_a_body_that_does_not_arrive_is_given_up(server: Live, monkeypatch: pyte
             f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\n".encode()
             + b"content-type: application/json\r\ncontent-length: 99\r\n\r\n{"
         )
-        answer = connection.recv(65536).decode()
-    assert answer.startswith("HTTP/1.1 408")
-    assert json.loads(answer.partition("\r\n\r\n")[2])["error"]["code"] == "request_timeout"
+        with HTTPResponse(connection) as answer:
+            answer.begin()
+            assert answer.status == 408
+            assert json.load(answer)["error"]["code"] == "request_timeout"
