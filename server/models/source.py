@@ -82,7 +82,7 @@ def _from_hub(name: str) -> Path:
     )
     if name.startswith(("/", ".", "~")):
         raise _unavailable(
-            f"there is no directory {name}: give the path of a directory with config.json, tokenizer.json and "
+            f"the directory {name} does not exist: give the path of a directory with config.json, tokenizer.json and "
             f"*.safetensors, or use {SMOLLM2}"
         )
     if find_spec("huggingface_hub") is None:

@@ -184,7 +184,7 @@ def test_a_model_that_is_a_path_is_not_looked_for_on_the_hub(
 ) -> None:
     flags = ["--engine.kind=local", "--data-dir", str(tmp_path), "--model", str(tmp_path / "nothing")]
     said = serve(capsys, *flags)
-    assert f"there is no directory {tmp_path / 'nothing'}" in said and "hf download" not in said
+    assert f"the directory {tmp_path / 'nothing'} does not exist" in said and "hf download" not in said
 
 
 def test_settings_that_cannot_be_read_name_their_source(
