@@ -52,7 +52,9 @@ def run(settings: Settings, *, directory: Path) -> int:
         print("backup: interrupted; nothing is kept", file=sys.stderr)
         return 130
     except (UpturnError, migrations.UnknownRevision, OSError, sa.exc.SQLAlchemyError, sqlite3.Error) as error:
-        print(f"backup: {explain(error, settings)}", file=sys.stderr)
+        full = isinstance(error, sqlite3.Error | sa.exc.SQLAlchemyError) and "is full" in str(error)
+        said = f"the disk of {directory} is full: free space, or name another directory"
+        print(f"backup: {said if full else explain(error, settings)}", file=sys.stderr)
         return 1
     size = sum(file["bytes"] for file in facts["files"].values())
     print(f"{directory}: {len(facts['versions'])} versions, {len(facts['files'])} files, {size / 2**20:.1f} MiB")

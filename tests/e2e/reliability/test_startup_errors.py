@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 import migrations
+import run as installer
 from server.__main__ import main as server
 from server.commands.failures import explain
 from server.store.database import Database
@@ -156,6 +157,29 @@ def test_no_command_reads_a_database_of_a_newer_version(
     assert server([command, str(tmp_path / "made.jsonl"), "--data-dir", str(tmp_path)]) == 1
     assert "run the version that made it, or a newer one" in capsys.readouterr().err
     assert not (tmp_path / "made.jsonl").exists()
+
+
+def test_a_backup_onto_a_full_disk_names_that_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    assert server(["migrate", "--data-dir", str(tmp_path)]) == 0
+    monkeypatch.setattr("server.commands.backup.copy_sqlite", full)
+    assert server(["backup", str(tmp_path / "made"), "--data-dir", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"the disk of {tmp_path / 'made'} is full: free space" in line
+    assert not list(tmp_path.glob("made*"))
+
+
+def test_a_checkout_that_cannot_be_written_to_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(installer, "Lock", refuse)
+    with pytest.raises(SystemExit, match=f"cannot write to {ROOT} .Read-only file system.: make it writable"):
+        installer.main(["serve"])
 
 
 def test_what_is_no_backup_is_named_with_what_to_name_instead(
