@@ -145,7 +145,10 @@ def main(arguments: list[str]) -> int:
     if refusal:
         sys.exit(refusal)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # As Ctrl-C: what is running ends with this process.
-    in_use = Lock(ROOT / ".venv.in-use")
+    try:
+        in_use = Lock(ROOT / ".venv.in-use")
+    except OSError as error:
+        sys.exit(f"cannot write to {ROOT} ({error.strerror}): make it writable, or clone Upturn to another folder")
     install(command, in_use)
     worst = 0
     for each in COMMANDS[command]:

@@ -15,7 +15,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError as error:  # Such as with the system's Python.
+    sys.exit(f"python -m env_adapters: {error}: run it with .venv/bin/python, which `python3 run.py setup` makes")
 
 from env_adapters.hosting.host import Host
 from env_adapters.play import ChatModel, Oracle, Played, Player, RandomPlayer, play

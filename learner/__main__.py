@@ -10,7 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError as error:  # Such as with the system's Python.
+    sys.exit(f"python -m learner: {error}: run it with .venv/bin/python, which `python3 run.py setup` makes")
 from pydantic import ValidationError
 
 from learner.settings import LearnerSettings

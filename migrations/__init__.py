@@ -39,6 +39,25 @@ def revision_of(engine: sa.Engine) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
 
+def known_revision(engine: sa.Engine) -> str | None:
+    """Return the revision of a database; None for an empty one.
+
+    Raises:
+        UnknownRevision: a newer version of the project made the database.
+    """
+    found = revision_of(engine)
+    _refuse_unknown(found)
+    return found
+
+
+def _refuse_unknown(found: str | None) -> None:
+    if found is not None and found not in _known():
+        raise UnknownRevision(
+            f"the database is at revision {found}, which this version does not know (its newest is "
+            f"{newest_revision()}): run the version that made it, or a newer one"
+        )
+
+
 def newest_revision() -> str:
     """Return the newest revision of the code."""
     return _known()[0]
@@ -80,12 +99,7 @@ def upgrade(engine: sa.Engine, revision: str = "head") -> None:
         UnknownRevision: a newer version of the project made the database.
     """
     with migrating(engine) as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
-        if found is not None and found not in _known():
-            raise UnknownRevision(
-                f"the database is at revision {found}, which this version does not know (its newest is "
-                f"{newest_revision()}): run the version that made it, or a newer one"
-            )
+        _refuse_unknown(MigrationContext.configure(connection).get_current_revision())
         command.upgrade(config(connection), revision)
 
 

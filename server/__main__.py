@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 
-import typer
+try:
+    import typer
 
-from server.commands.app import app
-from upturn.command.run import OPTIONS, options, run
+    from server.commands.app import app
+    from upturn.command.run import OPTIONS, options, run
+except ModuleNotFoundError as error:  # Such as with the system's Python.
+    sys.exit(f"python -m server: {error}: run it with .venv/bin/python, which `python3 run.py setup` makes")
 
 PROGRAM = "python -m server"
 HELP = "Serve a language-model agent behind the OpenAI API, and train it on its own episodes."

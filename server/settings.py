@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.configuration import sources
@@ -106,6 +106,14 @@ class Settings(BaseSettings):
     def keys_required(self) -> bool:
         """Whether requests need an API key."""
         return self.keys == "required" or (self.keys == "auto" and not _is_loopback(self.host))
+
+    @field_validator("data_dir", "models_dir", mode="before")
+    @classmethod
+    def no_empty_name(cls, value: Any) -> Any:
+        """Refuse an empty name, which an unset shell variable gives: it would be the current directory."""
+        if value == "":
+            raise ValueError("the name of the directory is empty; `.` is the current directory")
+        return value
 
     @model_validator(mode="after")
     def an_open_address_needs_keys(self) -> Settings:

@@ -19,7 +19,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError as error:  # Such as with the system's Python.
+    sys.exit(f"python -m clients.demo: {error}: run it with .venv/bin/python, which `python3 run.py setup` makes")
 
 from clients.demo import plan
 from clients.demo.machine import machine

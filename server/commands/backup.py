@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from sqlalchemy.orm import Session
 import migrations
 from server.commands.database import open_existing_database
 from server.commands.export import Progress
+from server.commands.failures import explain
 from server.errors import BadRequest, UpturnError
 from server.settings import Settings
 from server.store.copying import copy_rows, copy_sqlite, one_file
@@ -49,8 +51,10 @@ def run(settings: Settings, *, directory: Path) -> int:
     except KeyboardInterrupt:
         print("backup: interrupted; nothing is kept", file=sys.stderr)
         return 130
-    except (UpturnError, OSError, sa.exc.SQLAlchemyError) as error:
-        print(f"backup: {error}", file=sys.stderr)
+    except (UpturnError, migrations.UnknownRevision, OSError, sa.exc.SQLAlchemyError, sqlite3.Error) as error:
+        full = isinstance(error, sqlite3.Error | sa.exc.SQLAlchemyError) and "is full" in str(error)
+        said = f"the disk of {directory} is full: free space, or name another directory"
+        print(f"backup: {said if full else explain(error, settings)}", file=sys.stderr)
         return 1
     size = sum(file["bytes"] for file in facts["files"].values())
     print(f"{directory}: {len(facts['versions'])} versions, {len(facts['files'])} files, {size / 2**20:.1f} MiB")
@@ -61,15 +65,17 @@ def back_up(database: Database, data_dir: Path, directory: Path) -> dict[str, An
     """Write a backup; return its manifest.
 
     Raises:
-        BadRequest: the directory exists, the database is at another revision, or weights are missing.
+        BadRequest: the directory exists, the database is at an older revision, or weights are missing.
+        migrations.UnknownRevision: a newer version of this project made the database.
         OSError: the disk is full, or a file cannot be read.
     """
     if directory.exists() or directory.is_symlink():
         raise BadRequest(f"{directory} exists: name a new directory")
-    revision = migrations.revision_of(database.reader)
+    revision = migrations.known_revision(database.reader)
     if revision != migrations.newest_revision():
         raise BadRequest(
-            f"the database is at revision {revision}, not {migrations.newest_revision()}: migrate it first"
+            f"the database is at revision {revision}, not {migrations.newest_revision()}: bring it up to date with "
+            "`python -m server migrate`"
         )
     unfinished = directory.with_name(directory.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)  # Left by a backup that was killed.

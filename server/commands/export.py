@@ -15,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+import migrations
 from server.commands.database import open_existing_database
 from server.errors import BadRequest, UpturnError
 from server.recording.portable.arrow import arrow_schema
@@ -63,13 +64,14 @@ def run(
         form = form_of(file, file_format)
         database = open_existing_database(settings)
         try:
+            migrations.known_revision(database.reader)
             count = export(database, file, form, query, limit, min_reward)
         finally:
             database.close()
     except KeyboardInterrupt:
         print("export: interrupted; no file was written", file=sys.stderr)
         return 130
-    except (UpturnError, OSError, sa.exc.DBAPIError) as error:
+    except (UpturnError, migrations.UnknownRevision, OSError, sa.exc.DBAPIError) as error:
         print(f"export: {explain(error)}", file=sys.stderr)
         return 1
     print(f"{count} episodes in {file}")

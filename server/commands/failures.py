@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import sqlite3
+
 import sqlalchemy as sa
 from alembic.util.exc import CommandError
 
@@ -9,6 +12,7 @@ from migrations import UnknownRevision
 from server.commands.database import Unusable
 from server.errors import Unavailable, UpturnError
 from server.settings import Settings
+from server.store.database import sqlite_file
 from server.store.exclusive import DatabaseInUse
 from upturn import packages
 from upturn.command import failure
@@ -26,8 +30,10 @@ def explain(error: BaseException, settings: Settings) -> str | None:
         return error.message
     if isinstance(error, Unusable | DatabaseInUse | UnknownRevision):
         return str(error)
-    if isinstance(error, sa.exc.SQLAlchemyError):
+    if isinstance(error, sa.exc.SQLAlchemyError | sqlite3.Error):
         return _database(error, settings)
+    if isinstance(error, OSError):
+        return _file(error, settings)
     if isinstance(error, CommandError):
         return f"the database {_name(settings)} cannot be migrated: {error}"
     if isinstance(error, ModuleNotFoundError) and error.name == "psycopg":
@@ -41,7 +47,28 @@ def explain(error: BaseException, settings: Settings) -> str | None:
     return failure.explain(error)
 
 
-def _database(error: sa.exc.SQLAlchemyError, settings: Settings) -> str:
+def _file(error: OSError, settings: Settings) -> str | None:
+    """Explain why a file cannot be used."""
+    database = sqlite_file(settings.resolved_database_url) if _supported(settings) else None
+    if database is not None and str(error.filename) == f"{database}.lock":  # The first file that is opened.
+        return (
+            f"the database {database} cannot be opened ({error.strerror}): its directory must exist and be writable; "
+            f"{OTHER_DATABASE}"
+        )
+    advice = {
+        errno.ENOSPC: "free space, or choose another disk",
+        errno.EDQUOT: "free space, or choose another disk",
+        errno.EROFS: "make it writable, or choose another directory",
+        errno.EACCES: "make it accessible to the user of this process, or choose another directory",
+        errno.EPERM: "make it accessible to the user of this process, or choose another directory",
+        errno.ENOENT: "create its directory, or name another",
+        errno.ENOTDIR: "create its directory, or name another",
+    }.get(error.errno or 0)
+    said = failure.explain(error)
+    return f"{said}: {advice}" if said and advice else said
+
+
+def _database(error: sa.exc.SQLAlchemyError | sqlite3.Error, settings: Settings) -> str:
     """Explain why the database cannot be used."""
     name = _name(settings)
     if isinstance(error, sa.exc.ArgumentError | sa.exc.NoSuchModuleError):
@@ -53,11 +80,18 @@ def _database(error: sa.exc.SQLAlchemyError, settings: Settings) -> str:
         return f"the database {name} is read-only: make it writable, or {OTHER_DATABASE}"
     if "unable to open" in reason:
         return f"the database {name} cannot be opened: its directory must exist and be writable; {OTHER_DATABASE}"
+    if "locked" in reason:
+        return f"the database {name} is locked by another program: end that, or {OTHER_DATABASE}"
+    if "is full" in reason or "disk I/O error" in reason or "No space left" in reason:
+        return f"the disk of the database {name} is full or fails ({reason}): free space, or {OTHER_DATABASE}"
+    if "malformed" in reason:
+        return f"the database {name} is damaged ({reason}): restore a backup into a new --data-dir"
     if "password" in reason or "authentication" in reason:
         return f"the database {name} refuses the user or password: {reason}"
     if any(words in reason for words in ("no such table", "no such column", "does not exist")):
         return f"{reason}: bring the database up to date with `python -m server migrate`"
-    return f"the database {name} cannot be used ({reason}): start it, or {OTHER_DATABASE}"
+    start = "" if settings.resolved_database_url.startswith("sqlite") else "start it, or "
+    return f"the database {name} cannot be used ({reason}): {start}{OTHER_DATABASE}"
 
 
 def _supported(settings: Settings) -> bool:

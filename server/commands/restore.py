@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 import migrations
 from server.commands.backup import DATABASE, FILES, FORMAT, MANIFEST, facts_of
 from server.commands.export import Progress
+from server.commands.failures import explain
 from server.errors import BadRequest, UpturnError
 from server.settings import Settings
 from server.store.copying import copy_rows, is_empty, one_file
@@ -45,7 +46,7 @@ def run(settings: Settings, *, directory: Path, base: Path | None = None) -> int
         print("restore: interrupted; run it again", file=sys.stderr)
         return 130
     except (UpturnError, migrations.UnknownRevision, OSError, sa.exc.SQLAlchemyError) as error:
-        print(f"restore: {error}", file=sys.stderr)
+        print(f"restore: {explain(error, settings)}", file=sys.stderr)
         return 1
     print(f"{settings.data_dir}: {len(facts['versions'])} versions of {directory}")
     return 0
@@ -62,7 +63,10 @@ def verified(directory: Path) -> dict[str, Any]:
         known = facts["format"] == FORMAT and {"data_dir", "revision", "versions"} <= facts.keys()
         files: dict[str, Any] = facts["files"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadRequest(f"{directory} is no finished backup: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else f"{MANIFEST} is damaged"
+        raise BadRequest(
+            f"{directory} is no finished backup ({reason}): name a directory that `upturn backup` wrote"
+        ) from error
     if not known or DATABASE not in files:
         raise BadRequest(f"{directory} was written by another version ({facts.get('version')}): use that version")
     with Progress("verified", "files") as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import socket
@@ -47,8 +48,9 @@ def _serve(settings: Settings, store: Store, listener: socket.socket) -> int:
     try:
         listener.bind((settings.host, settings.port))
     except OSError as error:
+        flag = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
         print(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another --port",
+            f"serve: cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another {flag}",
             file=sys.stderr,
         )
         return 1

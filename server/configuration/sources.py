@@ -91,8 +91,20 @@ def read(settings: type[BaseSettings], arguments: list[str]) -> Any:
         return Loaded()
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"--config {config}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"--config {config}: not a text in UTF-8; save it as UTF-8") from error
     except SourceError as error:
-        raise SettingsError(str(error)) from error
+        raise SettingsError(_source(error, settings)) from error
+
+
+def _source(error: SourceError, settings: type[BaseSettings]) -> str:
+    """Say which variable of the environment holds no JSON, where its setting is a section or a list."""
+    message = str(error)
+    for field in settings.model_fields:
+        if message == f'error parsing value for field "{field}" from source "Environment"':
+            name = f"{PREFIX}{field}".upper()
+            return f"{name}: not JSON; sections and lists are JSON, or set {name}{NESTED}... one by one"
+    return message
 
 
 def check_environment(settings: type[BaseSettings], variables: Mapping[str, str]) -> None:
@@ -172,6 +184,6 @@ def _take_config(args: list[str]) -> tuple[list[str], Path | None]:
                 raise SettingsError("--config needs a file")
             path = Path(value if equals else rest[0])
             if not path.is_file():
-                raise SettingsError(f"--config {path}: no such file")
+                raise SettingsError(f"--config {path}: {'not a file' if path.exists() else 'no such file'}")
             return args[:position] + (rest if equals else rest[1:]), path
     return args, None

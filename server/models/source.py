@@ -80,6 +80,11 @@ def _from_hub(name: str) -> Path:
         "give the path of a directory with config.json, tokenizer.json and *.safetensors, or download it on a "
         f"machine with access (`hf download {name} --local-dir DIRECTORY`), or use {SMOLLM2}"
     )
+    if name.startswith(("/", ".", "~")):
+        raise _unavailable(
+            f"the directory {name} does not exist: give the path of a directory with config.json, tokenizer.json and "
+            f"*.safetensors, or use {SMOLLM2}"
+        )
     if find_spec("huggingface_hub") is None:
         raise _unavailable(f"{name} is not a directory, and it cannot be downloaded without huggingface_hub: {advice}")
     from huggingface_hub import snapshot_download

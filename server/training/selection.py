@@ -84,9 +84,10 @@ def select(
     turns = _turn_counts(session, [e.id for e in considered])
     environments = {e.id: e.environment for e in valid}
     ids = sorted(of_play.ids + of_live.ids)
+    taken = {i: rewards[i] or 0.0 for i in ids}
     return Selection(
         ids,
-        {i: rewards[i] or 0.0 for i in ids},
+        taken,
         {
             "episodes": len(played) + len(of_live.considered),
             **dict.fromkeys(("groups", "groups_without_variance", "groups_incomplete"), 0),
@@ -98,6 +99,7 @@ def select(
             "errors": len(played) - len(valid),
             "played_episodes": len(of_play.ids),
             "live_episodes": len(of_live.ids),
+            "episodes_with_equal_rewards": len(ids) if len(set(taken.values())) == 1 else 0,
             "by_environment": dict(Counter(environments[i] or "" for i in of_play.ids)),
         },
     )

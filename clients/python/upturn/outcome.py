@@ -47,12 +47,16 @@ def _why(steps: Sequence[Metrics]) -> str:
         return f"{same}, {alone}" if alone else same
     if alone and not mixed:
         return alone
+    if equal := int(_sum(steps, "episodes_with_equal_rewards")):
+        return "1 episode has nothing to be compared with" if equal == 1 else f"all {equal} episodes scored alike"
     return f"none of {_count(episodes, 'episode')} can be learned from"
 
 
 def _advice(steps: Sequence[Metrics]) -> str:
     """Return what to change before the next run."""
     rates = [metrics["success_rate"] for metrics in steps if "success_rate" in metrics]
+    if _sum(steps, "episodes_with_equal_rewards"):
+        return "a run learns from episodes with different rewards: docs/training-data.md"
     if not _sum(steps, "groups_without_variance"):
         return "docs/training-data.md says which episodes a run can learn from"
     if rates and max(rates) == 0:

@@ -109,8 +109,10 @@ class ErrorAnswers:
         @app.exception_handler(RequestValidationError)
         async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
             first = error.errors()[0]
+            if first["type"] == "json_invalid":  # Its place is a position in the text.
+                return answer(request, BadRequest("the body is not valid JSON"))
             where = ".".join(str(part) for part in first["loc"] if part != "body")
-            reason = "the body is not valid JSON" if first["type"] == "json_invalid" else first["msg"]
+            reason = first["msg"]
             return answer(request, BadRequest(f"{where}: {reason}" if where else reason, param=where or None))
 
         @app.exception_handler(HTTPException)

@@ -99,6 +99,7 @@ def test_an_invalid_request_gets_its_status_and_leaves_no_rows(
 
 def test_malformed_json_and_large_bodies_are_refused(live: Live) -> None:
     broken = live.http.post(CHAT, content=b'{"model": ', headers={"content-type": "application/json"})
+    assert broken.json()["error"]["message"] == "the body is not valid JSON" and broken.json()["error"]["param"] is None
     assert broken.status_code == 400 and "JSON" in broken.json()["error"]["message"]
     large = live.http.post(CHAT, content=b"x" * (17 * 2**20), headers={"content-type": "application/json"})
     assert large.status_code == 413 and large.json()["error"]["code"] == "request_too_large"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -11,8 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 import migrations
+import run as installer
 from server.__main__ import main as server
 from server.commands.failures import explain
 from server.store.database import Database
@@ -102,7 +107,7 @@ def test_a_data_directory_that_cannot_be_written_to_is_named(
         ("postgresql://me:secret@127.0.0.1:1/x", "Connection refused"),
         ("mysql://me:secret@127.0.0.1:1/x", "is no URL of SQLite or PostgreSQL"),
         ("nonsense", "is no URL of SQLite or PostgreSQL"),
-        ("sqlite:///{path}/newer.db", "belongs to a newer version of Upturn"),
+        ("sqlite:///{path}/newer.db", "which this version does not know"),
         ("sqlite:///file:{path}/good.db?mode=ro&uri=true", "is read-only"),
     ],
 )
@@ -124,9 +129,111 @@ def test_a_database_that_cannot_be_used_is_named_without_its_password(
     assert code == 1 and said in line and "secret" not in err and "Traceback" not in err
 
 
+def test_a_database_that_is_locked_full_or_damaged_gets_its_own_advice(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    for reason, advice in (
+        ("database is locked", "locked by another program: end that"),
+        ("database or disk is full", "free space"),
+        ("disk I/O error", "free space"),
+        ("database disk image is malformed", "restore a backup"),
+    ):
+        for error in (sqlite3.OperationalError(reason), sa.exc.OperationalError("SELECT 1", {}, Exception(reason))):
+            said = explain(error, settings)
+            assert said is not None and advice in said and "start it" not in said and "SELECT" not in said
+    for number in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOENT):
+        said = explain(OSError(number, os.strerror(number), "/some/file"), settings)
+        assert said is not None and said.startswith(f"/some/file: {os.strerror(number)}: ")
+
+
+@pytest.mark.parametrize("command", ["export", "backup"])
+def test_no_command_reads_a_database_of_a_newer_version(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'upturn.db'}")
+    migrations.upgrade(database.writer)
+    with database.writer.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = 'ffff'"))
+    database.close()
+    assert server([command, str(tmp_path / "made.jsonl"), "--data-dir", str(tmp_path)]) == 1
+    assert "run the version that made it, or a newer one" in capsys.readouterr().err
+    assert not (tmp_path / "made.jsonl").exists()
+
+
+def test_a_backup_onto_a_full_disk_names_that_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    assert server(["migrate", "--data-dir", str(tmp_path)]) == 0
+    monkeypatch.setattr("server.commands.backup.copy_sqlite", full)
+    assert server(["backup", str(tmp_path / "made"), "--data-dir", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"the disk of {tmp_path / 'made'} is full: free space" in line
+    assert not list(tmp_path.glob("made*"))
+
+
+def test_a_checkout_that_cannot_be_written_to_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(installer, "Lock", refuse)
+    with pytest.raises(SystemExit, match=f"cannot write to {ROOT} .Read-only file system.: make it writable"):
+        installer.main(["serve"])
+
+
+def test_what_is_no_backup_is_named_with_what_to_name_instead(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, content in (("nothing", None), ("text", "{"), ("list", "[]")):
+        if content is not None:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "backup.json").write_text(content)
+        assert server(["restore", str(tmp_path / name), "--data-dir", str(tmp_path / "data")]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{name} is no finished backup (" in line and "`upturn backup`" in line and "Errno" not in line
+
+
+def test_an_address_that_cannot_be_had_names_the_flag_to_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*SCRIPTED, "--data-dir", str(tmp_path)]
+    assert serve(capsys, *flags, "--host", "192.0.2.1").endswith("choose another --host")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert serve(capsys, *flags, f"--port={taken.getsockname()[1]}").endswith("choose another --port")
+
+
+def test_a_model_that_is_a_path_is_not_looked_for_on_the_hub(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--engine.kind=local", "--data-dir", str(tmp_path), "--model", str(tmp_path / "nothing")]
+    said = serve(capsys, *flags)
+    assert f"the directory {tmp_path / 'nothing'} does not exist" in said and "hf download" not in said
+
+
+def test_settings_that_cannot_be_read_name_their_source(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "latin.toml").write_bytes(b'name = "caf\xe9"\n')
+    assert "latin.toml: not a text in UTF-8" in serve(capsys, "--config", str(tmp_path / "latin.toml"))
+    assert f"{tmp_path}: not a file" in serve(capsys, "--config", str(tmp_path))
+    assert "data_dir: the name of the directory is empty" in serve(capsys, "--data-dir", "")
+    monkeypatch.setenv("UPTURN_SCHEDULE", "{")
+    assert "UPTURN_SCHEDULE: not JSON" in serve(capsys)
+
+
+@pytest.mark.parametrize("program", ["server", "learner", "env_adapters", "clients.demo"])
+def test_a_python_without_the_packages_names_the_one_that_has_them(program: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", program, "--help"], cwd=ROOT, text=True, check=False, capture_output=True
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and line.startswith(f"python -m {program}: ") and "`python3 run.py setup`" in line
+
+
 def test_a_missing_package_names_the_projects_way_to_install_it(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
-    for module in ("torch", "psycopg", "vllm", "minigrid"):
+    for module in ("torch", "psycopg", "vllm", "minigrid", "pydantic_settings", "jinja2"):
         said = explain(ModuleNotFoundError(f"No module named {module!r}", name=module), settings)
         assert said is not None and "python3 run.py setup" in said
     own = explain(ModuleNotFoundError("No module named 'my_game'", name="my_game"), settings)

@@ -14,6 +14,7 @@ from upturn.outcome import nothing_to_learn, outcome
 from upturn.wire import PlayView, RunStep
 
 ALIKE = {"skipped": 1.0, "trained_tokens": 0.0, "episodes": 80.0, "groups_without_variance": 10.0, "success_rate": 0.4}
+EQUAL = {"skipped": 1.0, "episodes": 6.0, "groups": 6.0}
 TRAINED = {"loss": 0.25, "trained_tokens": 300.0, "episodes": 80.0, "groups": 4.0, "groups_without_variance": 6.0}
 
 
@@ -30,6 +31,8 @@ TRAINED = {"loss": 0.25, "trained_tokens": 300.0, "episodes": 80.0, "groups": 4.
         ({"skipped": 1.0, "episodes": 8.0, "errors": 8.0}, "all 8 episodes failed"),
         ({"skipped": 1.0}, "there were no episodes"),
         ({"skipped": 1.0, "episodes": 1.0}, "none of 1 episode can be learned from"),
+        ({**EQUAL, "episodes_with_equal_rewards": 5.0}, "all 5 episodes scored alike"),
+        ({**EQUAL, "episodes_with_equal_rewards": 1.0}, "1 episode has nothing to be compared with"),
         (TRAINED, None),
     ],
 )
@@ -43,6 +46,9 @@ def test_a_run_says_how_many_steps_trained_and_what_to_do_if_none_did() -> None:
     assert outcome([ALIKE]).startswith("nothing was learned: its only step had nothing to learn (all 10 groups")
     assert "sometimes solves" in outcome([ALIKE, ALIKE])
     assert "easier tasks" in outcome([{**ALIKE, "success_rate": 0.0}])
+    assert outcome([{**EQUAL, "episodes_with_equal_rewards": 5.0}, {"skipped": 1.0}]).endswith(
+        "(all 5 episodes scored alike); a run learns from episodes with different rewards: docs/training-data.md"
+    )
     assert "harder tasks" in outcome([{**ALIKE, "success_rate": 1.0}])
 
 

@@ -163,6 +163,15 @@ def test_a_group_needs_two_episodes_and_different_rewards(record: Record, algori
     assert (stats["groups"], stats["groups_without_variance"], stats["groups_incomplete"]) == (1, 1, 2)
 
 
+def test_a_batch_counts_its_episodes_if_all_their_rewards_are_equal(record: Record) -> None:
+    assert record.chosen("reinforce_pp")[1]["episodes_with_equal_rewards"] == 0
+    for name in ("a", "b"):
+        record.episode(name, 1.0)
+    assert record.chosen("reinforce_pp")[1]["episodes_with_equal_rewards"] == 2
+    record.episode("c", 0.0)
+    assert record.chosen("reinforce_pp")[1]["episodes_with_equal_rewards"] == 0
+
+
 @pytest.mark.parametrize("algorithm", ["reinforce_pp", "ppo"])
 def test_an_algorithm_that_ignores_groups_takes_every_fresh_rewarded_episode(record: Record, algorithm: str) -> None:
     record.episode("a", 1.0, "flat")

@@ -74,6 +74,8 @@ class BatchView(Message):
     """Episodes taken from the play."""
     live_episodes: int = 0
     """Episodes taken from live agents."""
+    episodes_with_equal_rewards: int = 0
+    """Episodes taken, if all their rewards are equal; otherwise 0."""
     by_environment: dict[str, int] = Field(default_factory=dict)
     """Episodes taken from the play, by environment."""
 
