@@ -52,10 +52,15 @@ def find_recorded(
     with database.read() as session:
         turns = session.scalars(query).all()
         if key is not None and any(turn.digest != digest for turn in turns):
-            raise Conflict(f"idempotency key {key!r} was used with another request", code="idempotency_conflict")
+            raise key_conflict(key)
         newest = [turn for turn in turns if turn.episode_id == turns[-1].episode_id]
         by_choice = {turn.choice: turn for turn in newest}  # Ordered by time, so the last turn of each choice wins.
         return [_answer(session, by_choice[choice]) for choice in sorted(by_choice)]
+
+
+def key_conflict(key: str) -> Conflict:
+    """Return the error for an idempotency key that another request has."""
+    return Conflict(f"idempotency key {key!r} was used with another request", code="idempotency_conflict")
 
 
 def _answer(session: Session, turn: TurnRow) -> Answer:

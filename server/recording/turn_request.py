@@ -30,12 +30,17 @@ class TurnRequest:
     whole: bool = False
     """The caller reads the answer only when it is complete."""
     digest: str = ""
-    """SHA-256 of the request; identical concurrent requests in an episode share one answer. Empty: never share."""
+    """SHA-256 of the request. Empty: never share an answer."""
     owner: str = ""
     """SHA-256 of the caller's key."""
     idempotency_key: str | None = None
     weight: int = 0
     """How much there is to render, in characters (`server/heavy.py`)."""
+
+    @property
+    def identity(self) -> str:
+        """Digest and idempotency key: concurrent requests in an episode that agree in both share one answer."""
+        return f"{self.digest} {self.idempotency_key or ''}"
 
     @property
     def frame(self) -> list[dict[str, Any]]:

@@ -7,8 +7,10 @@ A request is checked, rendered and counted here; each of its answers is then sam
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from server import heavy
 from server.engines.protocol import Engine, SamplingParams
@@ -17,6 +19,7 @@ from server.recording.episode import Episode
 from server.recording.episodes import Episodes
 from server.recording.prompts import render_prompt
 from server.recording.recorder import NewTurn, Recorder, Span
+from server.recording.replay import key_conflict
 from server.recording.sampler import Plan, Sampler
 from server.recording.tokens import digest
 from server.recording.turn import Answer, Beginning, Turn
@@ -34,8 +37,10 @@ class Turns:
         self._recorder = recorder
         self._sampler = Sampler(engine, renderer.tokenizer, recorder, episodes)
         self._running: dict[asyncio.Future[Answer], Plan] = {}
-        self._requests: dict[tuple[str, str], list[Turn]] = {}
-        """Turns in progress by the request's owner and digest."""
+        self._requests: dict[str, tuple[TurnRequest, list[Turn]]] = {}
+        """Requests in progress with their turns, by the first turn's id."""
+        self._beginning: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        """Locks of the requests that are about to begin, by owner and idempotency key."""
 
     async def begin(
         self, episode: Episode, request: TurnRequest, version: int, whole_ids: list[int] | None = None
@@ -79,7 +84,8 @@ class Turns:
             )
             for choice, index in enumerate(episode.begin_turn(request.count))
         ]
-        episode.answering[request.digest] = self._requests[request.owner, request.digest] = turns
+        episode.answering[request.identity] = turns
+        self._requests[turns[0].id] = request, turns
         for turn in turns:
             turn.done.add_done_callback(partial(self._finished, turns))
         return turns
@@ -93,10 +99,32 @@ class Turns:
         """Return the policy versions on which answers in progress began."""
         return {plan.version for plan in self._running.values()}
 
-    def in_progress(self, request: TurnRequest) -> list[Turn]:
-        """Return turns that share the answers to an identical request of the same caller; empty if there is none."""
-        turns = self._requests.get((request.owner, request.digest), [])
-        return [] if any(turn.abandoned for turn in turns) else [turn.follow() for turn in turns]
+    def alone(self, request: TurnRequest) -> AbstractAsyncContextManager[None]:
+        """Let one request with this idempotency key begin at a time, so that the next one finds its turns."""
+        if request.idempotency_key is None:
+            return nullcontext()
+        return self._beginning.setdefault((request.owner, request.idempotency_key), asyncio.Lock())
+
+    def in_progress(self, request: TurnRequest, episode_id: str | None) -> list[Turn]:
+        """Return turns that share the answers to an earlier copy of a request; empty if there is none.
+
+        Args:
+            request: the request. Its idempotency key identifies it, otherwise its digest.
+            episode_id: the episode that the request names.
+
+        Raises:
+            Conflict: the idempotency key belongs to another request.
+        """
+        key = request.idempotency_key
+        for earlier, turns in self._requests.values():
+            if earlier.owner != request.owner or episode_id not in (None, turns[0].episode_id):
+                continue
+            is_copy = earlier.digest == request.digest
+            if key is not None and earlier.idempotency_key == key and not is_copy:
+                raise key_conflict(key)
+            if is_copy and key in (None, earlier.idempotency_key) and not any(turn.abandoned for turn in turns):
+                return [turn.follow() for turn in turns]
+        return []
 
     def again(self, answers: list[Answer]) -> list[Turn]:
         """Return turns that show answers recorded earlier."""
@@ -205,15 +233,14 @@ class Turns:
             done.exception()  # Marks it as retrieved: after a disconnect nobody awaits the answer.
         if all(turn.done.done() for turn in turns):
             request = plan.request
-            if plan.episode.answering.get(request.digest) is turns:
-                del plan.episode.answering[request.digest]
-            if self._requests.get((request.owner, request.digest)) is turns:
-                del self._requests[request.owner, request.digest]
+            if plan.episode.answering.get(request.identity) is turns:
+                del plan.episode.answering[request.identity]
+            self._requests.pop(turns[0].id, None)
 
 
 def _shared(episode: Episode, request: TurnRequest) -> list[Turn]:
     """Return turns that share the answers to an identical request in progress; empty if there is none."""
-    twins = episode.answering.get(request.digest, []) if request.digest else []
+    twins = episode.answering.get(request.identity, []) if request.digest else []
     return [] if any(twin.abandoned for twin in twins) else [twin.follow() for twin in twins]
 
 

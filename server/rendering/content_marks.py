@@ -35,9 +35,15 @@ class SplitMarks:
         self._marks = frozenset(marks)
         self._first = re.compile(f"[{re.escape(''.join(self._lengths))}]") if marks else None
         self._insides = {mark[1:-1] for mark in marks} - {""}
+        beginnings = ((mark[:cut], mark[cut:]) for mark in marks for cut in range(1, len(mark)))
+        self._open_ends = {
+            begin for begin, rest in beginnings if any(mark.startswith(rest) or rest.startswith(mark) for mark in marks)
+        }
+        """Beginnings of marks that a mark of the template would complete, such as `]~!b` before `[e~[`."""
+        self._longest_end = max(map(len, self._open_ends), default=0)
 
     def text(self, text: str) -> str:
-        """Return a text with every mark in it split, including marks that overlap."""
+        """Return a text with every mark in it split, including marks that overlap each other or what follows."""
         if self._first is None:
             return text
         return self._first.sub(lambda first: first[0] + SPLIT if self._begins(text, first.start()) else first[0], text)
@@ -69,7 +75,9 @@ class SplitMarks:
         return [self._content(item, data=data) for item in value] if isinstance(value, list | tuple) else value
 
     def _begins(self, text: str, at: int) -> bool:
-        """Whether a mark begins here."""
+        """Whether a mark begins here, or one that the template's next mark would complete."""
+        if len(text) - at <= self._longest_end and text[at:] in self._open_ends:
+            return True
         return any(text[at : at + length] in self._marks for length in self._lengths[text[at]])
 
 

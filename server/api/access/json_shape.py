@@ -18,7 +18,11 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class JsonShape:
-    """Counts values and levels outside of strings. Text that is not JSON is counted all the same, and harmless."""
+    """Counts values and levels outside of strings. Text that is not JSON is counted all the same, and harmless.
+
+    Python's parser also reads UTF-16 and UTF-32, where a byte of a letter can look like a quotation mark. JSON in them
+    always has a byte 0, which JSON in UTF-8 never has.
+    """
 
     def __init__(self) -> None:
         self._in_string = False
@@ -31,8 +35,10 @@ class JsonShape:
 
         Raises:
             TooLarge: the body has too many values.
-            BadRequest: it is nested too deeply.
+            BadRequest: it is nested too deeply, or not in UTF-8.
         """
+        if b"\0" in chunk:
+            raise BadRequest("the request body must be JSON in UTF-8")
         if self._escapes:
             chunk, self._escapes = chunk[1:], not chunk
         if b"\\" in chunk:

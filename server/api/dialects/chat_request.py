@@ -168,6 +168,7 @@ class ChatRequest(BaseModel):
         Raises:
             BadRequest: the request uses an unsupported feature, or its fields contradict each other.
         """
+        self._check_numbers()
         call: str | None = None
         if self.tool_choice == "required":
             call = ""
@@ -195,6 +196,14 @@ class ChatRequest(BaseModel):
             whole=not self.stream,
             weight=weight,
         )
+
+    def _check_numbers(self) -> None:
+        """Refuse NaN and numbers beyond a float's range, which the record could not hold: Python parses both."""
+        for name, value in self.model_dump().items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except ValueError as error:
+                raise BadRequest(f"{name} contains a number that is not finite", param=name) from error
 
     def _template_options(self) -> dict[str, Any]:
         options = self.chat_template_kwargs or {}

@@ -134,10 +134,11 @@ class Conversations:
         weight = call.weight(len(body.messages))
         request = await heavy.run(weight, lambda: self._read(call, body, weight))
         self.turns.check_length(request)
-        turns = await self._retried(call, request)
-        if not turns:
-            turns = await self._take_turns(call, body, request)
-            self.shadow.offer(turns)
+        async with self.turns.alone(request):
+            turns = await self._retried(call, request)
+            if not turns:
+                turns = await self._take_turns(call, body, request)
+                self.shadow.offer(turns)
         return Conversation(self.policy, turns, call, request.whole)
 
     async def require(self, model: str) -> None:
@@ -191,7 +192,7 @@ class Conversations:
         """Return the turns, recorded or in progress, of an earlier copy of this request by the same caller."""
         if not call.retry and call.idempotency_key is None:
             return []
-        if turns := self.turns.in_progress(request):
+        if turns := self.turns.in_progress(request, call.named):
             return turns
         return self.turns.again(
             await asyncio.to_thread(

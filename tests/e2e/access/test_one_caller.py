@@ -120,6 +120,17 @@ def test_a_deeply_nested_body_is_refused(live: Live, path: str) -> None:
     assert f"more than {json_shape.MOST_LEVELS} levels" in message_of(answer, path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32-le"])
+@pytest.mark.parametrize("path", ASKED)
+def test_a_body_in_another_encoding_is_refused_since_its_values_cannot_be_counted(
+    live: Live, path: str, encoding: str
+) -> None:
+    body = json.dumps({"y": "\u0122", "x": [[]] * 60_000, **ASKED[path]}, ensure_ascii=False).encode(encoding)
+    answer = live.http.post(path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert message_of(answer, path) == "the request body must be JSON in UTF-8"
+
+
 def test_too_many_stop_strings_are_refused(live: Live) -> None:
     for path, body in ((CHAT, BODY), (COMPLETIONS, {**BODIES[COMPLETIONS], "prompt": [1]})):
         answer = live.http.post(path, json={**body, "stop": ["x"] * 65})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,34 @@ def test_every_dialect_also_serves_under_an_episode(live: Live, path: str) -> No
     answer = live.http.post(f"/episodes/{opened.id}{path}", json=BODIES[path])
     assert answer.headers["x-episode-id"] == opened.id
     assert len(live.client.episode(opened.id).turns) == 1
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_requests_at_once_with_one_idempotency_key_are_one_request(live: Live, path: str) -> None:
+    body = BODIES[path]
+    with ThreadPoolExecutor(8) as pool:
+        copies = list(
+            pool.map(
+                lambda _: live.http.post(path, json=body, headers={"idempotency-key": f"at once {path}"}), range(8)
+            )
+        )
+    assert {copy.status_code for copy in copies} == {200}
+    assert len({copy.headers["x-turn-id"] for copy in copies}) == 1
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_the_same_body_under_two_keys_or_in_two_episodes_is_two_requests(slow: Live, path: str) -> None:
+    episodes = [slow.client.open_episode(EpisodeOpen()).id for _ in range(2)]
+    places = [("a", episodes[0]), ("b", episodes[0]), ("c", episodes[1])]
+    body = {**BODIES[path], ("max_output_tokens" if "responses" in path else "max_tokens"): 50}
+    with ThreadPoolExecutor(len(places)) as pool:
+        answers = list(
+            pool.map(
+                lambda place: slow.http.post(
+                    path, json=body, headers={"idempotency-key": f"{path} {place[0]}", "x-episode-id": place[1]}
+                ),
+                places,
+            )
+        )
+    assert [answer.headers["x-episode-id"] for answer in answers] == [episode for _, episode in places]
+    assert len({answer.headers["x-turn-id"] for answer in answers}) == len(places)

@@ -41,8 +41,12 @@ def patient(slow: Live, monkeypatch: pytest.MonkeyPatch) -> Live:
 def send(live: Live, path: str, body: dict[str, Any], buffer: int = 0, **headers: str) -> socket.socket:
     """Send a request over a connection of its own, which receives at most `buffer` bytes ahead."""
     address, content = urlsplit(live.url), json.dumps(body).encode()
-    lines = [f"POST {path} HTTP/1.1", "host: localhost", "content-type: application/json"]
-    lines += [f"content-length: {len(content)}"]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "host: localhost",
+        "content-type: application/json",
+        f"content-length: {len(content)}",
+    ]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     connection = socket.socket()
     connection.settimeout(60)

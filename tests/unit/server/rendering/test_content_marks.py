@@ -118,6 +118,19 @@ def test_a_mark_in_content_is_text_in_every_role(renderers: dict[str, Renderer],
         assert SPLIT not in text
 
 
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", RENDERERS)
+def test_content_and_the_mark_after_it_never_form_another_mark(
+    renderers: dict[str, Renderer], name: str, place: str
+) -> None:
+    renderer = renderers[name]
+    marks = marks_of(renderer)
+    for begin in {mark[:cut] for mark in marks for cut in range(1, len(mark))}:
+        with contextlib.suppress(BadRequest):  # The template writes objects only.
+            ids = renderer.prompt(*PLACES[place](begin))
+            assert controls(renderer, ids) == controls(renderer, renderer.prompt(*PLACES[place]("harmless"))), begin
+
+
 @pytest.mark.parametrize("name", RENDERERS)
 def test_a_conversation_with_marks_continues_its_recorded_ids_exactly(
     renderers: dict[str, Renderer], name: str
@@ -240,6 +253,14 @@ def test_overlapping_marks_are_split() -> None:
         whole = splits.text(text)
         assert whole.replace(SPLIT, "") == text
         assert not any(mark in whole for mark in ("[e~[", "<a"))
+
+
+def test_only_the_beginning_of_a_mark_that_another_mark_completes_is_split_at_the_end_of_a_text() -> None:
+    splits = SplitMarks(["]~!b[", "[e~["])
+    assert splits.text("a]~!b") == f"a]{SPLIT}~!b" and splits.text("[e~") == f"[{SPLIT}e~"
+    for text in ("[1]", "a]~", "]~!b x", "[e"):
+        assert splits.text(text) == text
+    assert SplitMarks(["<|im_start|>", "<|im_end|>"]).text("<|im_end|") == "<|im_end|"
 
 
 def test_the_inside_of_a_mark_is_split_where_a_template_could_complete_it() -> None:
