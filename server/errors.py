@@ -25,6 +25,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+MOST_CHARACTERS = 2000
+"""Length of a message beyond which it is cut: it may quote what the caller sent."""
+
 
 class UpturnError(Exception):
     """Base of all errors that become an HTTP response."""
@@ -39,8 +42,8 @@ class UpturnError(Exception):
         self, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: int | None = None
     ) -> None:
         super().__init__(message)
-        self.message = message
-        self.param = param
+        self.message = message if len(message) <= MOST_CHARACTERS else f"{message[:MOST_CHARACTERS]} [cut]"
+        self.param = param if param is None else param[:MOST_CHARACTERS]
         self.retry_after_s = retry_after_s
         if code is not None:
             self.code = code
