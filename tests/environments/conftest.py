@@ -20,12 +20,12 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """Return a function that starts a server with a model's answers and settings of environments."""
     with ExitStack() as servers:
 
-        def start(*answers: str, **environments: Any) -> Live:
+        def start(*answers: str, data: str = "data", **environments: Any) -> Live:
             model = script(tmp_path / "script", *(answers or ("win",)))
             return servers.enter_context(
                 serving(
                     settings_for(
-                        tmp_path / "data",
+                        tmp_path / data,
                         model=str(model),
                         environments=EnvironmentSettings(**{"modules": MODULES, "workers": 1, **environments}),
                     )

@@ -168,7 +168,7 @@ def test_a_host_on_another_machine_requires_the_token(serve: Serve, tmp_path: Pa
     with host(right) as address:
         live = serve(workers=0, hosts=[address], token_file=right)
         assert says(live, opened(live), "add 4") == "4"
-        refused = serve(workers=0, hosts=[address], token_file=wrong)
+        refused = serve(data="other", workers=0, hosts=[address], token_file=wrong)
         answer = refused.http.post("/v1/episodes", json={"environment": "odd", "task": "train/0"})
         assert "EnvironmentHostDied" in answer.json()["error"]["message"]
         live.http.post("/v1/episodes", json={"environment": "odd", "task": "train/0"}).raise_for_status()

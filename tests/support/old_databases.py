@@ -72,6 +72,7 @@ def _value(table: sa.Table, column: sa.Column[Any], number: int, rows: Rows, mod
     plausible: dict[tuple[str, str], Any] = {
         ("api_key", "revoked_at"): None,
         ("api_key", "scopes"): ["agent"],
+        ("api_key", "reward_sources"): ["user"],
         ("episode", "status"): ("closed", "error")[number],
         ("episode", "environment"): None,
         ("play", "state"): "done",

@@ -31,7 +31,7 @@ def raw_stream(url: str, receive_buffer: int | None = None) -> socket.socket:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     connection.connect((address.hostname, address.port))
     connection.sendall(
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: upturn\r\nconnection: close\r\n"
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
         b"content-type: application/json\r\n" + f"content-length: {len(body)}\r\n\r\n".encode() + body
     )
     return connection
