@@ -125,13 +125,14 @@ class LearnerProcess:
 
     async def _finish(self, run_id: str) -> None:
         """Run the learner until one run ends, restarting it at most `learner.restarts` times."""
-        deaths, self._gave_up = 0, False
+        deaths, unclaimed, self._gave_up = 0, 0, False
         while deaths <= self._settings.restarts:
             code = await self._run_learner(run_id)
             state = (await self._runs.view(run_id)).state
             if code == 0 or state == "paused" or state not in UNFINISHED:  # 0: another learner holds the run.
                 return
-            if state == "queued":  # Paused and resumed in the meantime.
+            unclaimed = unclaimed + 1 if state == "queued" else 0
+            if unclaimed == 1:  # Paused and resumed in the meantime, or dead before its claim: the next one tells.
                 continue
             deaths += 1
             self.deaths += 1

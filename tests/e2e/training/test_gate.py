@@ -236,13 +236,6 @@ def test_concurrent_checks_decide_once(tmp_path: Path) -> None:
         assert len([p for p in live.client.promotions().data if p.decided_by == "gate"]) == 1
 
 
-def test_of_two_servers_on_one_database_the_one_that_serves_the_candidate_decides(tmp_path: Path) -> None:
-    with served(tmp_path) as first, served(tmp_path) as second:
-        assert trained(first, "win").gate == "promoted" and says(first) == ("win", "policy@1")
-        assert says(second) == ("add 1", "policy@0")
-        assert [p.action for p in second.client.promotions().data] == ["promote", "publish", "first"]
-
-
 def test_the_ledger_refuses_unknown_rows_and_invalid_limits(live: Live) -> None:
     assert live.http.get("/v1/promotions/7").json()["error"]["code"] == "promotion_not_found"
     assert live.http.get("/v1/promotions?limit=0").status_code == 400

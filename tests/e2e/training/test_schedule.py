@@ -40,30 +40,6 @@ def trigger(live: Live, name: str = "hourly") -> dict[str, Any]:
     return next(t for t in shown if t["name"] == name)
 
 
-def test_two_servers_on_one_database_start_one_run_when_a_trigger_is_due(tmp_path: Path) -> None:
-    model = script(tmp_path / "script", "Hello.")
-    settings = settings_for(
-        tmp_path / "data", model=str(model), schedule=ScheduleSettings(triggers=HOURLY, run=RunConfig(steps=1))
-    )
-    with serving(settings) as first, serving(settings) as second:
-        assert first.client.runs().data == []
-        for live in (first, second):
-            check_schedule(live, 3601)
-        assert [(r.trigger, r.state) for r in second.client.runs().data] == [("hourly: every 3600 s", "queued")]
-        claims = [live.client.claim_run(RunClaim(learner=f"learner of {live.url}")) for live in (first, second)]
-        assert claims[0] is not None and claims[1] is None
-        shown = trigger(second)
-        assert (shown["fired_run"], shown["fired_why"]) == (claims[0].id, "every 3600 s")
-        for live in (first, second):
-            check_schedule(live, 9000)
-        assert trigger(first)["waits_for"] == f"run {claims[0].id} to end (running)"
-        assert len(first.client.runs().data) == 1, "an unfinished run must not be joined"
-        first.client.cancel_run(claims[0].id)
-        for live in (first, second):
-            check_schedule(live, 9001)
-        assert len(first.client.runs().data) == 2
-
-
 def test_scored_episodes_start_a_run_without_waiting_for_the_next_periodic_check(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello.")
     settings = settings_for(tmp_path / "data", model=str(model), schedule=ScheduleSettings(run=RunConfig(steps=1)))
