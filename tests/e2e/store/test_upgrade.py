@@ -41,7 +41,7 @@ def check_upgrade(url: str, revision: str, home: Path) -> None:
     assert all_rows(database.reader) == before and all(len(rows) == 2 for rows in before.values())
     migrations.upgrade(database.writer)
     after = all_rows(database.reader)
-    if revision < "0007":  # The only values that an upgrade changes: existing agents may go on rewarding.
+    if revision < "0007":  # The only values that an upgrade changes: existing agents may still reward.
         for row in before["api_key"]:
             row["scopes"] = ["agent", "reward"]
     for table, rows in before.items():
