@@ -211,7 +211,7 @@ def test_too_little_disk_is_said_before_anything_is_downloaded(
 
 CONFIG = r"""
 :env:.default-timeout='180'
-:env:.find-links='/opt/wheels /more wheels'
+:env:.find-links='/srv/wheels /more wheels'
 global.cert='/etc/company.pem'
 global.constraint='/etc/caps.txt'
 global.extra-index-url='https://one/simple\nhttps://two/simple'
@@ -229,7 +229,7 @@ def test_uv_gets_the_indexes_certificates_and_constraints_that_pip_is_configured
         "UV_DEFAULT_INDEX": "https://me:secret@install/simple",
         "UV_INDEX": "https://one/simple https://two/simple",
         "UV_INDEX_STRATEGY": "unsafe-best-match",
-        "UV_FIND_LINKS": "/opt/wheels,/more,wheels",
+        "UV_FIND_LINKS": "/srv/wheels,/more,wheels",
         "UV_INSECURE_HOST": "mirror",
         "UV_HTTP_TIMEOUT": "180",
         "SSL_CERT_FILE": "/etc/company.pem",
