@@ -21,39 +21,34 @@ class Gpu:
 
 def list_gpus() -> list[Gpu]:
     """Return this machine's GPUs from its driver, restricted to `CUDA_VISIBLE_DEVICES`; [] without a driver."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    done = subprocess.run(
-        [program, "--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env=child_variables("CUDA_*", "NVIDIA_*"),
-    )
-    listed = [] if done.returncode else read_gpus(done.stdout)
+    listed = read_gpus(_ask_driver("index,name,memory.total"))
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     return [gpu for gpu in listed if str(gpu.index) in allowed] if all(map(str.isdecimal, allowed)) else listed
 
 
 def compute_capability(index: int | None) -> tuple[int, int] | None:
     """Return a GPU's compute capability, or the lowest of the visible GPUs; None if the driver reports none."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    done = subprocess.run(
-        [program, "--query-gpu=index,compute_cap", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    found = {} if done.returncode else read_capabilities(done.stdout)
+    found = read_capabilities(_ask_driver("index,compute_cap"))
     if index is not None:
         return found.get(index)
     seen = {gpu.index for gpu in list_gpus()}
     return min((capability for number, capability in found.items() if number in seen), default=None)
+
+
+def _ask_driver(fields: str) -> str:
+    """Return `nvidia-smi`'s listing of the GPUs, one line for each; empty without a driver that answers."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    done = subprocess.run(
+        [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=child_variables("CUDA_*", "NVIDIA_*"),
+    )
+    return "" if done.returncode else done.stdout
 
 
 def read_capabilities(listing: str) -> dict[int, tuple[int, int]]:
