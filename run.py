@@ -159,7 +159,9 @@ def main(arguments: list[str]) -> int:
 
 def wait_for(command: list[str], in_use: Lock) -> int:
     """Run a command and return its exit code. Ctrl-C reaches the child too: wait until it has shut down."""
-    child = subprocess.Popen(command, cwd=ROOT, pass_fds=[in_use.file])
+    # uv installs no bytecode: where Python may not write it either, vLLM starts in 80 s instead of 40.
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    child = subprocess.Popen(command, cwd=ROOT, env=variables, pass_fds=[in_use.file])
     while True:
         try:
             return child.wait()

@@ -66,9 +66,9 @@ def greeting(settings: Settings, url: str, engine: str, context_tokens: int, pla
     authorized = f' -H "Authorization: Bearer {key}"' if settings.keys_required else ""
     python_key = 'os.environ["UPTURN_KEY"]' if settings.keys_required else '"any"'
     imports = "import os, openai" if settings.keys_required else "import openai"
-    model = "" if engine == "Scripted" else f"{settings.model} "
+    model = "" if engine.startswith("scripted") else f"{settings.model} "
     return f"""
-upturn: ready: {model}as `{settings.name}`, engine {engine.lower()}, context {context_tokens} tokens
+upturn: ready: {model}as `{settings.name}`, engine {engine}, context {context_tokens} tokens
         {placement}
         API {url}/v1, routes {url}/docs
 

@@ -13,6 +13,7 @@ import re
 import socket
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import aiohttp
@@ -27,6 +28,8 @@ Progress = Callable[[str], None]
 
 STOP_S = 20.0
 _CAUSE = re.compile(r"\b\w*(Error|Exception): .+")
+_DETAIL_FOLLOWS = re.compile(r"validation errors? for \w+$")
+"""How pydantic's summary ends; the line after it says what is wrong."""
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +110,11 @@ class VllmProcess:
             begin = self._log_begin if self._log_begin <= size else 0  # The log was cut meanwhile.
             log.seek(max(begin, size - 2**18))
             lines = log.read().decode(errors="replace").splitlines()
-        causes = [match[0].strip() for line in lines if " WARNING " not in line and (match := _CAUSE.search(line))]
+        causes = [
+            match[0].strip() + (f": {after.strip()}" if _DETAIL_FOLLOWS.search(match[0].strip()) else "")
+            for line, after in pairwise([*lines, ""])
+            if " WARNING " not in line and (match := _CAUSE.search(line))
+        ]
         return list(dict.fromkeys(causes)), [line.strip() for line in lines if line.strip()][-5:]
 
     async def _wait_until_healthy(self) -> None:

@@ -28,7 +28,8 @@ EVIL = "https://evil.example"
 DIALECT_PATHS = ("chat/completions", "completions", "messages", "messages/count_tokens", "responses")
 ROUTES = {
     "open": """
-        GET /openapi.json | GET /docs | GET /docs/oauth2-redirect | GET /redoc | GET /healthz | GET /readyz""",
+        GET / | GET /openapi.json | GET /docs | GET /docs/start.js | GET /docs/{name} | GET /redoc | GET /healthz
+        GET /readyz""",
     "agent": """
         GET /v1/environments | GET /v1/environments/{name:path}/tasks | POST /v1/episodes | GET /v1/models
         GET /v1/models/{model:path} | POST /retrieve | POST /agentgym/{environment:path}/create
@@ -45,7 +46,7 @@ ROUTES = {
     + "".join(f" | POST /v1/{path} | POST /episodes/{{episode_id}}/v1/{path}" for path in DIALECT_PATHS),
     "rewarder": "POST /v1/episodes/{episode_id}/rewards",
     "learner": """
-        GET /v1/schedule | GET /v1/runs | GET /v1/runs/{run_id} | POST /v1/runs/claim
+        GET /v1/schedule | GET /v1/runs | GET /v1/runs/{run_id} | POST /v1/runs/claim | POST /v1/runs/release
         POST /v1/runs/{run_id}/heartbeat | POST /v1/runs/{run_id}/end | POST /v1/batches
         POST /v1/batches/{batch_id}/ack | POST /v1/policies | GET /v1/policies | GET /v1/policies/{version}
         GET /v1/policies/{version}/lineage""",
@@ -137,6 +138,7 @@ def ask(world: World, route: str, caller: str, episode: str) -> Any:
     """Call a route about an episode of agent A, whether the URL or a header names it."""
     method, path = route.split()
     path = path.replace("{version}", "7").replace("{number}", "7").replace("{response_id}", world.response)
+    path = path.replace("/docs/{name}", "/docs/swagger-ui.css")
     path = re.sub(r"{\w+(:path)?}", "none", path.replace("{episode_id}", episode))
     headers = {"x-episode-id": episode}
     if world.keys[caller]:

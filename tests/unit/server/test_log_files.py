@@ -41,6 +41,10 @@ def test_logs_of_old_runs_are_deleted(tmp_path: Path) -> None:
     [
         ("usage: vllm\n  --a\nvllm: error: unrecognized arguments: --nonsense\n", "unrecognized arguments: --nonsense"),
         ("ValueError: no room\nRuntimeError: Engine core initialization failed. See root cause\n", "no room"),
+        (
+            "x.ValidationError: 1 validation error for ModelConfig\n  Value error, too long\n",
+            "Config: Value error, too long",
+        ),
         ("", "its log is empty"),
     ],
 )
