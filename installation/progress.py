@@ -14,6 +14,8 @@ from dataclasses import dataclass
 EVERY_S = 10
 TOO_LATE = 124
 """The exit code of a command that ran out of time, as of `timeout`."""
+_said = time.monotonic()
+"""When the last line was printed, by whichever command: several short ones must not add up to a long silence."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def run(
         quiet: print only the line that says it is still running.
         keep_open: file descriptors that it inherits, so that a lock outlives this process.
     """
-    started = said = time.monotonic()
+    started = time.monotonic()
     child = subprocess.Popen(
         command, env=dict(variables), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=keep_open
     )
@@ -58,7 +60,7 @@ def run(
     downloads: dict[str, str] = {}
     try:
         while True:
-            wait = max(0.0, said + EVERY_S - time.monotonic())
+            wait = max(0.0, _said + EVERY_S - time.monotonic())
             if limit_s is not None:
                 wait = min(wait, max(0.0, started + limit_s - time.monotonic()))
             ready, _, _ = select.select([pipe], [], [], wait)
@@ -71,16 +73,14 @@ def run(
                     output.append(text)
                     _note(text, downloads)
                     if not quiet and text and not re.match(r" [+~-] ", text):
-                        print(f"  {text}", flush=True)
-                        said = now
+                        _say(text)
                 if not piece:
                     return Ended(child.wait(), "\n".join(output))
             elif limit_s is not None and now >= started + limit_s:
                 return Ended(TOO_LATE, "\n".join(output))
-            if now >= said + EVERY_S:
+            if now >= _said + EVERY_S:
                 waiting = f"; still downloading {', '.join(downloads.values())}" if downloads else ""
-                print(f"  {now - started:.0f} s: {doing}{waiting}", flush=True)
-                said = now
+                _say(f"{now - started:.0f} s: {doing}{waiting}")
     finally:
         if child.poll() is None:
             child.terminate()
@@ -91,6 +91,12 @@ def run(
                 child.wait()
         child.stdout.close()
         sys.stdout.flush()
+
+
+def _say(text: str) -> None:
+    global _said
+    print(f"  {text}", flush=True)
+    _said = time.monotonic()
 
 
 def _note(text: str, downloads: dict[str, str]) -> None:

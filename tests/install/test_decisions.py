@@ -284,6 +284,15 @@ def test_the_line_of_a_silent_command_names_what_is_still_downloading(
     assert "s: installing; still downloading b (2 MiB)\n" in capsys.readouterr().out
 
 
+def test_short_silent_commands_do_not_add_up_to_a_long_silence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "EVERY_S", 0.3)
+    for _ in range(4):
+        progress.run([sys.executable, "-c", "import time; time.sleep(0.2)"], "waiting", os.environ)
+    assert len(capsys.readouterr().out.splitlines()) >= 2
+
+
 def test_a_command_that_takes_too_long_is_ended() -> None:
     ended = progress.run([sys.executable, "-c", "input()"], "waiting", os.environ, limit_s=0)
     assert ended.code == progress.TOO_LATE
