@@ -30,7 +30,7 @@ def config(connection: sa.Connection, tables: sa.MetaData | None = None) -> Conf
 
 
 class UnknownRevision(Exception):
-    """The database is at a revision that this code does not have: a newer version of the project made it."""
+    """The database is at no revision of this code: a newer version of the project made it, or another program."""
 
 
 def revision_of(engine: sa.Engine) -> str | None:
@@ -43,19 +43,24 @@ def known_revision(engine: sa.Engine) -> str | None:
     """Return the revision of a database; None for an empty one.
 
     Raises:
-        UnknownRevision: a newer version of the project made the database.
+        UnknownRevision: a newer version of the project made the database, or another program made this SQLite file.
     """
-    found = revision_of(engine)
-    _refuse_unknown(found)
-    return found
+    with engine.connect() as connection:
+        return _known_revision(connection)
 
 
-def _refuse_unknown(found: str | None) -> None:
+def _known_revision(connection: sa.Connection) -> str | None:
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found is None and connection.dialect.name == "sqlite" and (others := sa.inspect(connection).get_table_names()):
+        raise UnknownRevision(
+            f"the file belongs to another program: it has the tables {', '.join(sorted(others)[:3])}; name a new file"
+        )
     if found is not None and found not in _known():
         raise UnknownRevision(
             f"the database is at revision {found}, which this version does not know (its newest is "
             f"{newest_revision()}): run the version that made it, or a newer one"
         )
+    return found
 
 
 def newest_revision() -> str:
@@ -96,10 +101,10 @@ def upgrade(engine: sa.Engine, revision: str = "head") -> None:
     """Bring the database to a revision, the newest by default.
 
     Raises:
-        UnknownRevision: a newer version of the project made the database.
+        UnknownRevision: a newer version of the project made the database, or another program made this SQLite file.
     """
     with migrating(engine) as connection:
-        _refuse_unknown(MigrationContext.configure(connection).get_current_revision())
+        _known_revision(connection)
         command.upgrade(config(connection), revision)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +25,8 @@ from server.errors import EngineError, UpturnError
 
 _HEALTH_TIMEOUT_S = 30.0
 """A busy machine may take long to answer a health check."""
+_POLL_S, _SAY_EVERY_S = 2.0, 10.0
+"""How often a vLLM at a URL is asked whether it answers, and how often that is said."""
 
 logger = logging.getLogger(__name__)
 
@@ -129,12 +132,7 @@ class VllmEngine:
             self._process = VllmProcess(self._options, base.path, self._data_dir, self._progress)
             self._http.url = await self._process.start()
         else:
-            waited = 0
-            while not await answers(self._http.url):
-                if waited % 5 == 0:
-                    self._progress(f"waiting for vLLM at {self._http.url} (engine.url)")
-                waited += 1
-                await asyncio.sleep(2)
+            await self._wait_for_url()
             self.precision = await self._served_precision()
         models = await self._http.control("GET", "/v1/models")
         self.context_tokens = self._sampler.context_tokens = int(models["data"][0]["max_model_len"])
@@ -144,6 +142,21 @@ class VllmEngine:
         await self._http.control("POST", "/inference/v1/generate", warm_up)
         self._failed.clear()
         self._weights.serve()
+
+    async def _wait_for_url(self) -> None:
+        limit_s = self._options.start_timeout_s
+        began, said = time.monotonic(), -_SAY_EVERY_S
+        while not await answers(self._http.url):
+            waited_s = time.monotonic() - began
+            if waited_s > limit_s:
+                raise EngineError(
+                    f"nothing answers at {self._http.url} (engine.url) for {limit_s:.0f} s (engine.start_timeout_s): "
+                    "start vLLM there, or correct the address"
+                )
+            if waited_s - said >= _SAY_EVERY_S:
+                said = waited_s
+                self._progress(f"waiting for vLLM at {self._http.url} (engine.url)")
+            await asyncio.sleep(_POLL_S)
 
     async def _served_precision(self) -> Precision:
         """Return the precision that a vLLM at a URL reports; it may run on another machine."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
@@ -46,6 +47,15 @@ async def test_a_failed_start_reports_the_reason(tiny: dict[str, Weights], tmp_p
     with pytest.raises(EngineError, match="max_model_len"):
         await engine.start(tiny["base"], tiny["base"])
     assert children("vllm") == others
+
+
+async def test_a_url_where_nothing_answers_fails_after_the_limit(tiny: dict[str, Weights], tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        engine = make_engine("vllm", tmp_path, vllm=OPTIONS.model_copy(update={"url": url, "start_timeout_s": 0.1}))
+        with pytest.raises(EngineError, match=f"nothing answers at {url}"):
+            await engine.start(tiny["base"], tiny["base"])
 
 
 @pytest.fixture

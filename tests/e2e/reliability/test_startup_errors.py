@@ -108,6 +108,7 @@ def test_a_data_directory_that_cannot_be_written_to_is_named(
         ("mysql://me:secret@127.0.0.1:1/x", "is no URL of SQLite or PostgreSQL"),
         ("nonsense", "is no URL of SQLite or PostgreSQL"),
         ("sqlite:///{path}/newer.db", "which this version does not know"),
+        ("sqlite:///{path}/other.db", "belongs to another program: it has the tables bill, customer"),
         ("sqlite:///file:{path}/good.db?mode=ro&uri=true", "is read-only"),
     ],
 )
@@ -122,11 +123,17 @@ def test_a_database_that_cannot_be_used_is_named_without_its_password(
     with sqlite3.connect(tmp_path / "newer.db") as newer:
         newer.execute("UPDATE alembic_version SET version_num = 'ffff'")
     newer.close()
+    with sqlite3.connect(tmp_path / "other.db") as other:
+        other.executescript("CREATE TABLE customer (id); CREATE TABLE bill (id)")
+    other.close()
     place = url.format(path=tmp_path)
     code = server(["serve", *SCRIPTED, "--data-dir", str(tmp_path / "data"), "--database-url", place])
     err = capsys.readouterr().err
     line = err.splitlines()[-1]
     assert code == 1 and said in line and "secret" not in err and "Traceback" not in err
+    with sqlite3.connect(tmp_path / "other.db") as other:
+        assert other.execute("SELECT count(*) FROM sqlite_master").fetchone() == (2,)
+    other.close()
 
 
 def test_a_database_that_is_locked_full_or_damaged_gets_its_own_advice(tmp_path: Path) -> None:
