@@ -46,6 +46,8 @@ COMMANDS = {
     "serve": [["-m", "server", "serve"]],
     "setup": [],
 }
+DEFAULTS = {"test": ["--numprocesses=logical", "--maxprocesses=4", "--dist=loadfile"]}
+"""The arguments of a command that is given none: all tests run in parallel, a few by themselves do not."""
 ENVIRONMENTS = ["babyai", "search", "web", "gymnasium", "sciworld", "textworld"]
 
 
@@ -152,7 +154,7 @@ def main(arguments: list[str]) -> int:
     install(command, in_use)
     worst = 0
     for each in COMMANDS[command]:
-        code = wait_for([str(PYTHON), *each, *arguments[1:]], in_use)
+        code = wait_for([str(PYTHON), *each, *(arguments[1:] or DEFAULTS.get(command, []))], in_use)
         worst = worst or code
     return worst
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,9 @@ from server.engines.factory import make_engine
 from server.engines.options import VllmOptions
 from server.engines.protocol import Engine, Piece, Weights, spans_of
 
-OPTIONS = VllmOptions(dtype="float32", max_model_len=4096, max_num_seqs=16, omp_threads_bind="0")
+CORE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % (os.cpu_count() or 1)
+"""The core of this process's vLLM: tests that run in parallel share none."""
+OPTIONS = VllmOptions(dtype="float32", max_model_len=4096, max_num_seqs=16, omp_threads_bind=str(CORE))
 LONG = {"ignore_eos": True}
 TEXT = list(range(200))  # longer than one KV block of 128: stale blocks only show beyond it
 
