@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
 from env_adapters import environment_spec
-from tests.support.live import Live
+from tests.support.live import Live, script, serving, settings_for
 from upturn.wire import EpisodeOpen
 
 ASK = [{"role": "user", "content": "Hi"}]
@@ -28,6 +29,15 @@ def rows(live: Live) -> dict[str, int]:
         }
     connection.close()
     return counts
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """One server for all requests that it refuses: none of them leaves anything behind."""
+    home = tmp_path_factory.mktemp("refusing")
+    model = script(home / "script", "Hello there.")
+    with serving(settings_for(home / "data", model=str(model))) as live:
+        yield live
 
 
 @pytest.mark.parametrize(
@@ -87,14 +97,14 @@ def rows(live: Live) -> dict[str, int]:
     ],
 )
 def test_an_invalid_request_gets_its_status_and_leaves_no_rows(
-    live: Live, path: str, body: dict[str, Any], status: int, code: str
+    refusing: Live, path: str, body: dict[str, Any], status: int, code: str
 ) -> None:
-    answer = live.http.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
+    answer = refusing.http.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert error["code"] == code
     assert set(error) == {"message", "type", "param", "code"} and error["message"]
-    assert not any(rows(live).values())
+    assert not any(rows(refusing).values())
 
 
 def test_malformed_json_and_large_bodies_are_refused(live: Live) -> None:
