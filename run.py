@@ -46,7 +46,7 @@ COMMANDS = {
     "serve": [["-m", "server", "serve"]],
     "setup": [],
 }
-DEFAULTS = {"test": ["--numprocesses=logical", "--maxprocesses=4", "--dist=loadfile"]}
+DEFAULTS = {"test": ["--numprocesses=logical", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder"]}
 """The arguments of a command that is given none: all tests run in parallel, a few by themselves do not."""
 ENVIRONMENTS = ["babyai", "search", "web", "gymnasium", "sciworld", "textworld"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +10,26 @@ import pytest
 
 from server.engines.protocol import Weights
 from tests.support.live import Live, script, serving, settings_for
+from upturn import logs
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """The server runs on asyncio, whatever else is installed."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def unchanged_logging() -> Iterator[None]:
+    """Undo what a command run in this process sets up, so that later tests do not print their servers' lines."""
+    levels = {name: logging.getLogger(name).level for name in ("", *logs.OWN)}
+    yield
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, logs._Stderr):
+            root.removeHandler(handler)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture
