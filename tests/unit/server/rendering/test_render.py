@@ -160,6 +160,34 @@ def test_a_template_that_drops_earlier_thoughts_does_not_fork() -> None:
     assert Renderer(template).parser(rest).in_thoughts
 
 
+@pytest.mark.parametrize(
+    "by_position",
+    ["{{ loop.index }}", "{{ messages|length }}", "{{ loop.revindex }}{{ loop.index0 }}", "{{ messages[0].content }}"],
+)
+def test_a_template_that_renders_new_messages_by_their_position_forks(by_position: str) -> None:
+    source = REASONING.replace("{{ m.content }}", "{{ m.content }}" + by_position)
+    conversation = [
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": "So."},
+        {"role": "user", "content": "And?"},
+        {"role": "assistant", "content": "Thus."},
+        {"role": "user", "content": "Then?"},
+    ]
+    assert chat_template(source).continuation(conversation, 4, END) is None
+    assert chat_template(REASONING).continuation(conversation, 4, END) is not None
+
+
+def test_a_conversation_without_new_messages_is_not_continued_by_a_template_that_rewrites_history() -> None:
+    conversation = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    plain = chat_template()
+    assert plain.continuation(conversation, 2, END) == BYTES.encode("\n<|im_start|>assistant\n")
+    rewriting = (
+        "{% for m in messages %}<|im_start|>{{ m.content }}{% if loop.last and not add_generation_prompt %}!{% endif %}"
+        "<|im_end|>{% endfor %}"
+    )
+    assert chat_template(rewriting).continuation(conversation, 2, END) is None
+
+
 def test_a_template_gets_only_the_options_that_it_reads() -> None:
     source = (
         "{% set name = 'Ada' %}{% if tone is not defined %}{% set tone = 'plain' %}{% endif %}"
