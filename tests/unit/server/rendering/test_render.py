@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from server.errors import BadRequest
 from server.recording.tokens import chain_hash, chain_hashes
 from server.rendering.bytes_tokenizer import CHAT_TEMPLATE, END_OF_TURN, IM_END, BytesTokenizer
-from server.rendering.load import load_renderer
+from server.rendering.load import _names, load_renderer
 from server.rendering.render import Renderer
 from server.rendering.template import ChatTemplate
 from server.rendering.tokenizer import TextStream
@@ -227,3 +227,12 @@ def test_changes_by_sdks_do_not_change_the_hash_of_a_message() -> None:
     assert chain_hash("", sent) != chain_hash("", {**sent, "content": "No."})
     assert chain_hash("", sent) != chain_hash("x", sent)
     assert chain_hashes([sent], [TOOL]) != chain_hashes([sent])
+
+
+def test_a_model_of_a_hubs_cache_has_its_name_on_the_hub(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--Qwen--Qwen3-0.6B" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    assert _names(snapshot, "") == ("abc", "Qwen/Qwen3-0.6B")
+    (snapshot / "config.json").write_text('{"model_type": "qwen3", "architectures": ["A"], "_name_or_path": ""}')
+    (snapshot / "tokenizer_config.json").write_text('{"name_or_path": "mine"}')
+    assert _names(snapshot, "given") == ("given", "abc", "Qwen/Qwen3-0.6B", "qwen3", "['A']", "mine")
