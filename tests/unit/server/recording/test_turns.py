@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +241,47 @@ def call(named: str | None = None) -> Call:
 
 def body(*texts: str) -> ChatRequest:
     return ChatRequest.model_validate({"model": "policy", "messages": chat(*texts).messages})
+
+
+@pytest.mark.parametrize(("shown", "text"), [(0, ""), (1, "O"), (2, "On"), (9, "One")])
+async def test_the_record_of_a_stream_that_was_left_ends_with_what_was_handed_out(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, shown: int, text: str
+) -> None:
+    real, three = parts.engine.generate, asyncio.Event()
+
+    async def generate(*of: Any, **more: Any) -> Any:
+        sampled = 0
+        async for piece in real(*of, **more):
+            if sampled == 3:
+                three.set()
+                await asyncio.Event().wait()
+            sampled += 1
+            yield piece
+
+    monkeypatch.setattr(parts.engine, "generate", generate)
+    episode = await opened(parts)
+    (turn,) = await parts.turns.begin(episode, replace(chat("Hi"), whole=False), 0)
+    await three.wait()
+    assert (turn.readers.count, turn.readers.shown) == (1, 0)
+    turn.readers.shown = shown
+    turn.leave()
+    answer = await turn.answer()
+    assert (answer.text, answer.token_ids, answer.finish_reason) == (text, list(text.encode()), "abort")
+    (row,) = rows(parts, TurnRow)
+    assert (row.trainable, row.untrainable_reason, row.completion_tokens) == (False, "disconnected", len(text))
+    assert episode.turns == 1 and episode.ended is None
+
+
+async def test_a_whole_answer_that_was_left_is_recorded_as_far_as_it_was_sampled(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episode, held = await opened(parts), Held(parts, monkeypatch)
+    first = (await parts.turns.begin(episode, chat("Hi", digest="d"), 0))[0]
+    second = (await parts.turns.begin(episode, chat("Hi", digest="d"), 0))[0]
+    await held.began.wait()
+    first.leave()
+    assert not second.abandoned, "the other request still waits"
+    held.go.set()
+    assert (await second.answer()).text == "One."
+    (row,) = rows(parts, TurnRow)
+    assert row.trainable and row.untrainable_reason is None
