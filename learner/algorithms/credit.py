@@ -25,7 +25,7 @@ class NoGradPass:
 
     @property
     def usable(self) -> Tensor:
-        """[m] bool, tokens whose logprobs are finite; the others count in no credit and train nothing."""
+        """[m] bool, tokens whose logprobs are finite; the others add nothing to a KL or a margin, and train nothing."""
         usable = self.old.isfinite()
         return usable if self.reference is None else usable & self.reference.isfinite()
 
