@@ -122,7 +122,9 @@ class Minibatch:
         reference = self._reference_of(row)
         current = self._policy.logprobs(row)
         usable = current.values.detach().isfinite()
-        if reference is not None:
+        if self.passes is not None:
+            usable &= row.in_order([s.usable for s in self.passes])
+        elif reference is not None:
             usable &= reference.isfinite()
         broken = bool(current.values.isnan().any() or not usable.any())
         if distributed.any_of(broken) and distributed.count() > 1:  # all processes repeat the pass together

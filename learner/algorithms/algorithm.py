@@ -85,10 +85,11 @@ class Algorithm(ABC):
         if not self.penalizes_reward:
             return [torch.zeros(len(turns_after(s)), dtype=torch.float64) for s in samples]
         c = self.config
-        return [
-            c.kl_coef * kl_estimate(one.old.double(), taken(one.reference).double(), c.kl_estimator, c.kl_clamp).cpu()
+        kls = [
+            kl_estimate(one.old.double(), taken(one.reference).double(), c.kl_estimator, c.kl_clamp)
             for one in taken(passes)
         ]
+        return [c.kl_coef * kl.where(one.usable, 0.0).cpu() for kl, one in zip(kls, taken(passes), strict=True)]
 
 
 class EpisodeAlgorithm(Algorithm):

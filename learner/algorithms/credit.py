@@ -23,6 +23,12 @@ class NoGradPass:
     values: Tensor | None = None
     """[m] outputs of the value head."""
 
+    @property
+    def usable(self) -> Tensor:
+        """[m] bool, tokens whose logprobs are finite; the others add nothing to a KL or a margin, and train nothing."""
+        usable = self.old.isfinite()
+        return usable if self.reference is None else usable & self.reference.isfinite()
+
     def to(self, device: str) -> NoGradPass:
         """Return a copy on another device."""
         reference, values = (None if one is None else one.to(device) for one in (self.reference, self.values))

@@ -36,7 +36,8 @@ class DPO(Algorithm):
         """Return the weights of the pairs' tokens, with sums of loss and margin over pairs before the update."""
         gains: defaultdict[str, float] = defaultdict(float)  # log p - log ref over all samples of an episode
         for sample, one in zip(samples, taken(passes), strict=True):
-            gains[sample.episode_id] += float((one.old.double() - taken(one.reference).double()).sum())
+            gaps = one.old.double() - taken(one.reference).double()
+            gains[sample.episode_id] += float(gaps[one.usable].sum())
         pairs, beta = self.pairs(samples), self.config.dpo_beta
         margins = torch.tensor([beta * (gains[best] - gains[worst]) for best, worst in pairs], dtype=torch.float64)
         weights: dict[str, float] = {}

@@ -9,6 +9,7 @@ import pytest
 
 from server.engines.protocol import Weights
 from server.errors import BadRequest
+from server.models import weights
 from server.models.weights import validate_adapter, validate_full, with_explicit_lm_head
 
 
@@ -70,3 +71,26 @@ def test_adapters_are_checked_against_the_base_and_the_rank(tiny: dict[str, Weig
         validate_adapter(adapter, base, max_rank=4)
     with pytest.raises(BadRequest, match="adapter_config"):
         validate_adapter(tmp_path, base)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("at", [0, 3, 4, 9])
+def test_a_value_that_is_not_finite_is_found_in_every_chunk(
+    dtype: str, value: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    monkeypatch.setattr(weights, "_CHUNK_VALUES", 4)
+    base, changed = tmp_path / "base", tmp_path / "changed"
+    values = torch.tensor([1.0, -1.0, 0.0, 65504.0, -65504.0, 1e-7, 2.0, 3.0, 4.0, 5.0]).to(getattr(torch, dtype))
+    for directory in (base, changed):
+        directory.mkdir()
+        save_file({"lm_head.weight": values, "b.weight": values.clone()}, directory / "model.safetensors")
+    validate_full(changed, base)
+    broken = values.clone()
+    broken[at] = float(value)
+    save_file({"lm_head.weight": values, "b.weight": broken}, changed / "model.safetensors")
+    with pytest.raises(BadRequest, match=r"b\.weight holds values that are not finite"):
+        validate_full(changed, base)

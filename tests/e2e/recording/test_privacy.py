@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from env_adapters import environment_spec
-from server.recording.retention import DAY_S, Retention
+from server.recording.retention import Retention
 from tests.support.live import Live, script, serving, settings_for
 from tests.support.runs.scripted import LEARNER, claim, lease, publication, reward_two
 from upturn.client import Client, UpturnAPIError
@@ -162,7 +162,7 @@ def test_retention_erases_expired_episodes_and_never_an_open_one(live: Live) -> 
         live.client.close_episode(episode_id)
 
     def prune(after_days: float) -> int:
-        job = Retention(live.parts.privacy, 1.0, clock=lambda: time.time() + after_days * DAY_S)
+        job = Retention(live.parts.privacy, 1.0, clock=lambda: time.time() + after_days * 86_400)
         return asyncio.run_coroutine_threadsafe(job.prune(), live.loop).result(timeout=120)
 
     assert prune(after_days=0.9) == 0

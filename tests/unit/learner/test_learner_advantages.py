@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from learner.algorithms.algorithm import EpisodeAlgorithm, TokenAlgorithm
 from learner.algorithms.credit import NoGradPass
+from learner.algorithms.dpo import DPO
 from learner.algorithms.ppo import gae
 from learner.algorithms.registry import algorithm_of
 from learner.algorithms.returns import discounted_returns, discounts, normalized_over_batch, turns_after
@@ -103,6 +104,10 @@ def test_reinforce_pp_needs_no_group_and_its_baseline_form_compares_ungrouped_ep
     assert by_episode("reinforce_pp_baseline", samples) == {"a": 0.5, "b": -0.5, "c": 0.5, "d": -0.5, "e": 0.0}
     assert algorithm("reinforce_pp").teachable_episodes(samples) == set("abcde")
     assert algorithm("grpo").teachable_episodes(samples) == set("ab")
+    alone = [*samples, *rewarded({"f": 1.0}, "single")]
+    assert by_episode("reinforce_pp_baseline", alone) == by_episode("reinforce_pp_baseline", samples)
+    assert algorithm("reinforce_pp_baseline").teachable_episodes(alone) == set("abcde")
+    assert algorithm("reinforce_pp_baseline").teachable_episodes(rewarded({"f": 1.0}, "single")) == set()
     same = rewarded({"a": 1.0, "b": 1.0})
     assert algorithm("reinforce_pp").teachable_episodes(same) == set()
     assert algorithm("ppo").teachable_episodes(same) == set("ab")  # equal rewards still teach the value head
@@ -205,6 +210,22 @@ def test_agent_evol_weights_episodes_above_the_threshold_by_reward_and_drops_the
     assert by_episode("agent_evol", samples) == {"a": pytest.approx(4 / 3), "b": pytest.approx(2 / 3)}
     assert by_episode("agent_evol", samples, evol_threshold=0.9) == {"a": 1.0}
     assert by_episode("agent_evol", samples, evol_threshold=2.0) == {}
+
+
+def test_dpo_takes_pairs_whose_rewards_are_at_least_the_gap_apart():
+    for reward, pairs in ((0.75, [("a", "b")]), (0.5, [("a", "b")]), (0.4375, [])):
+        samples = rewarded({"a": reward, "b": 0.0})
+        chosen = algorithm("dpo", dpo_min_gap=0.5)
+        assert isinstance(chosen, DPO)
+        assert chosen.pairs(samples) == pairs
+        assert chosen.teachable_episodes(samples) == {episode for pair in pairs for episode in pair}
+
+
+def test_dpo_breaks_ties_by_the_smallest_id_in_any_order():
+    samples = rewarded({"d": 0.0, "b": 1.0, "c": 0.0, "a": 1.0, "e": 0.5})
+    chosen = algorithm("dpo")
+    assert isinstance(chosen, DPO)
+    assert chosen.pairs(samples) == chosen.pairs(samples[::-1]) == [("a", "c")]
 
 
 def test_lineage_records_each_episodes_mean_over_its_tokens():

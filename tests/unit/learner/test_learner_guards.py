@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from learner.best import best_of
 from learner.figures import repetition
-from learner.guards import RunStopped, check_collapse
+from learner.guards import RunStopped, check_collapse, check_mismatch
 from learner.loop import do_next_run
+from learner.packing import trained_positions
 from learner.step import Trainer
 from tests.unit.learner.test_learner_loop import CONFIG, set_up
 from tests.unit.learner.test_learner_samples import random_samples, sample, tiny_policy, unguarded
@@ -36,6 +37,36 @@ def test_a_batch_from_another_model_stops_the_run_before_any_weight_changes(tmp_
     fresh = tiny_policy(tmp_path, config)
     Trainer(fresh, config).step(on_policy(fresh, random_samples()), 0)
     assert all(torch.equal(p, policy.trainable()[name]) for name, p in fresh.trainable().items())
+
+
+@pytest.mark.parametrize("mismatch", [0.2500001, math.inf, math.nan])
+def test_a_mismatch_above_the_bound_and_one_that_is_no_number_stop_the_run(mismatch):
+    with pytest.raises(RunStopped, match="nats per token"):
+        check_mismatch(mismatch, Guards(mismatch_kl=0.25))
+
+
+def test_a_mismatch_of_exactly_the_bound_and_any_without_a_bound_pass():
+    check_mismatch(0.25, Guards(mismatch_kl=0.25))
+    check_mismatch(math.nan, Guards(mismatch_kl=None))
+
+
+@pytest.mark.parametrize(
+    ("name", "bound", "field", "sign"),
+    [
+        ("entropy", 0.5, "min_entropy", -1),
+        ("repetition", 0.5, "max_repetition", 1),
+        ("truncated_share", 0.5, "max_truncated", 1),
+        ("reference_kl", 0.5, "max_reference_kl", 1),
+        ("grad_norm", 0.5, "max_grad_norm", 1),
+    ],
+)
+def test_a_figure_of_exactly_its_bound_and_one_on_its_good_side_stop_nothing(name, bound, field, sign):
+    guards = Guards.model_validate({field: bound, "patience": 2})
+    check_collapse(steps_of(name, [bound, bound]), guards)
+    check_collapse(steps_of(name, [bound - sign, bound - sign]), guards)
+    check_collapse(steps_of(name, [bound + sign, math.nan]), guards)
+    with pytest.raises(RunStopped):
+        check_collapse(steps_of(name, [bound - sign, bound + sign * 0.01, bound + sign]), guards)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +161,68 @@ def test_tokens_without_a_finite_logprob_are_counted_and_train_like_masked_token
         policies.append(policy)
     one, other = policies
     assert all(torch.equal(p, other.trainable()[name]) for name, p in one.trainable().items())
+
+
+def impossible_in(policy, samples, value):
+    """Make a policy give the first trained token of the first sample the logprob `value` in its no-grad passes."""
+    first = trained_positions(samples[0])[0]
+    real = policy.logprobs
+
+    def logprobs(row):
+        found = real(row)
+        if not torch.is_grad_enabled():
+            hit = (row.target == samples[0].token_ids[first]) & (row.sample == 0)
+            found.values[hit.nonzero()[:1]] = value
+        return found
+
+    policy.logprobs = logprobs
+
+
+IMPOSSIBLE = {
+    "two minibatches": unguarded(minibatches=2),
+    "kl in the loss": unguarded(kl_coef=0.1, minibatches=2),
+    "kl in the reward": unguarded(kl_coef=0.1, kl_in="reward", kl_estimator="k1"),
+    "ppo": unguarded(algorithm="ppo", kl_coef=0.1, kl_in="reward"),
+    "dpo": unguarded(algorithm="dpo"),
+}
+IMPOSSIBLE_WITH_REFERENCE = [name for name in IMPOSSIBLE if name != "two minibatches"]
+
+
+@pytest.mark.parametrize("value", [-math.inf, math.nan])
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [("two minibatches", "old"), *[(name, of) for name in IMPOSSIBLE_WITH_REFERENCE for of in ("old", "reference")]],
+)
+def test_a_token_without_a_finite_old_or_reference_logprob_is_omitted_and_the_run_continues(tmp_path, name, of, value):
+    config = IMPOSSIBLE[name]
+    policy, samples = tiny_policy(tmp_path, config), random_samples(groups=2, size=2)
+    trainer = Trainer(policy, config)
+    if of == "reference":
+        real = trainer.reference.logprobs
+
+        def logprobs(row):
+            found = real(row).clone()
+            found[0] = value if int(row.sample[0]) == 0 else found[0]
+            return found
+
+        trainer.reference.logprobs = logprobs
+    else:
+        impossible_in(policy, samples, value)
+    metrics = trainer.step(samples, 0).metrics
+    assert metrics["nonfinite_tokens"] >= 1
+    assert metrics["trained_tokens"] > 0
+    assert {name: v for name, v in metrics.items() if not math.isfinite(v)} == {}
+    assert all(p.isfinite().all() for p in policy.trainable().values())
+
+
+def test_a_mismatch_over_tokens_without_a_finite_logprob_is_no_reason_to_stop(tmp_path):
+    config = RunConfig(steps=1, minibatches=2)
+    policy = tiny_policy(tmp_path, config)
+    samples = on_policy(policy, random_samples())
+    impossible_in(policy, samples, math.nan)
+    metrics = Trainer(policy, config).step(samples, 0).metrics
+    assert metrics["nonfinite_tokens"] == 1
+    assert metrics["mismatch_kl"] < 1.0
 
 
 def test_an_impossible_token_is_omitted_and_a_nan_omits_its_whole_row(tmp_path):

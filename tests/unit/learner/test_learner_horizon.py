@@ -61,6 +61,22 @@ def test_an_adaptive_horizon_advances_when_too_many_episodes_are_truncated():
     assert stage_at(schedule, 3, cut) == (1, TOO_MANY_TRUNCATED)
 
 
+def test_an_adaptive_horizon_stays_at_exactly_the_least_gain_and_the_most_truncated():
+    schedule = AdaptiveHorizon(rounds=[5, 10], window=2, min_gain=0.25, max_truncated=0.5)
+    gained = recorded((0.25, 0.5), (0.25, 0.5), (0.5, 0.5), (0.5, 0.5))
+    assert horizons(schedule, gained) == [5, 5, 5, 5, 5]
+    less = recorded((0.25, 0.5), (0.25, 0.5), (0.5, 0.5), (0.4375, 0.5))
+    assert stage_at(schedule, 4, less) == (1, SUCCESS_STOPPED_RISING)
+    more = recorded((0.25, 0.5), (0.25, 0.5625))
+    assert stage_at(schedule, 2, more) == (1, TOO_MANY_TRUNCATED)
+
+
+def test_an_adaptive_horizon_judges_only_whole_windows():
+    schedule = AdaptiveHorizon(rounds=[5, 10], window=2, min_gain=0.25, max_truncated=0.5)
+    assert horizons(schedule, recorded((0.5, 0.0), (0.5, 0.0), (0.0, 0.0))) == [5, 5, 5, 5]
+    assert horizons(schedule, recorded((0.0, 1.0))) == [5, 5]
+
+
 def test_an_adaptive_horizon_never_leaves_the_last_stage_and_skips_steps_without_a_figure():
     schedule = AdaptiveHorizon(rounds=[5, 10], window=1, min_gain=0.1)
     flat = recorded(*[(0.5, 0.0)] * 8)

@@ -84,6 +84,20 @@ def test_a_sample_with_an_extreme_mismatch_is_dropped_as_a_whole():
     assert float(out.masked_sum) == 2
 
 
+@pytest.mark.parametrize(("old", "engine"), [(-1.0, -4.0), (-4.0, -1.0)], ids=["likelier", "less likely"])
+def test_a_mismatch_in_either_direction_drops_the_sample(old, engine):
+    out, gradient = loss_of([old, -1.0], [old, -1.0], [engine, -1.0], [1.0, 1.0], torch.tensor([0, 1]))
+    assert gradient.tolist() == pytest.approx([0.0, -1 / 2])
+    assert float(out.masked_sum) == 1
+
+
+def test_a_mismatch_of_exactly_the_cap_is_kept():
+    config = LossConfig(sequence_cap=1.0)
+    out, gradient = loss_of([-1.0, -1.0], [-1.0, -1.0], [-1.0, -1.25], [1.0, 1.0], torch.tensor([0, 1]), config)
+    assert gradient.tolist() == pytest.approx([-1 / 2, 0.0])
+    assert float(out.masked_sum) == 1
+
+
 def test_mismatch_kl_is_zero_for_equal_logprobs_and_positive_otherwise():
     same, _ = loss_of([-1.0], [-1.0], [-1.0], [1.0])
     other, _ = loss_of([-1.0], [-1.0], [-1.1], [1.0])
@@ -96,6 +110,34 @@ def test_the_kl_term_pulls_toward_the_reference():
     out, gradient = loss_of([-1.0], [-1.0], [-1.0], [0.0], config=config, reference=[-0.5])
     assert float(out.loss.detach()) == pytest.approx(0.5 * (math.exp(0.5) - 0.5 - 1))
     assert gradient.item() == pytest.approx(-0.5 * (math.exp(0.5) - 1))
+
+
+def test_the_kl_term_has_the_weight_of_its_token_and_none_in_a_dropped_sample():
+    t = torch.tensor
+    current, old, reference = t([-1.0] * 3, requires_grad=True), t([-1.0] * 3), t([-0.5] * 3)
+    out = policy_loss(
+        current,
+        old,
+        t([-1.0, -1.0, -9.0]),
+        torch.zeros(3),
+        t([0, 1, 2]),
+        t([0.25, 2.0, 1.0]),
+        LossConfig(kl_coef=0.5),
+        reference,
+    )
+    (gradient,) = torch.autograd.grad(out.loss, current)
+    one = 0.5 * (math.exp(0.5) - 0.5 - 1)
+    assert float(out.loss.detach()) == pytest.approx((0.25 + 2.0) * one)
+    assert gradient.tolist() == pytest.approx([w * -0.5 * (math.exp(0.5) - 1) for w in (0.25, 2.0, 0.0)])
+    assert float(out.reference_kl_sum) == pytest.approx(3 * 2 * one)
+
+
+def test_a_reference_without_a_coefficient_is_measured_and_changes_no_loss():
+    plain, gradient = loss_of([-1.0], [-1.0], [-1.0], [1.0])
+    measured, same = loss_of([-1.0], [-1.0], [-1.0], [1.0], reference=[-0.5])
+    assert float(measured.loss.detach()) == float(plain.loss.detach())
+    assert torch.equal(gradient, same)
+    assert float(measured.reference_kl_sum) > 0
 
 
 def test_splitting_tokens_over_calls_does_not_change_the_loss():
@@ -170,11 +212,14 @@ def test_kl_estimates_average_to_the_true_kl():
     assert float((p.exp() * kl_estimate(p, q, "k2", 10.0)).sum()) == pytest.approx(true, rel=0.1)
 
 
-def test_a_clamped_token_has_no_gradient():
-    current = torch.tensor([-50.0], requires_grad=True)
-    estimate = kl_estimate(current, torch.tensor([-1.0]), "k3", clamp=10.0)
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize(("own", "reference", "gap"), [(-50.0, -1.0, 10), (-1.0, -50.0, -10)])
+def test_a_token_is_clamped_in_both_directions_and_has_no_gradient(estimator, own, reference, gap):
+    current = torch.tensor([own], requires_grad=True)
+    estimate = kl_estimate(current, torch.tensor([reference]), estimator, clamp=10.0)
     (gradient,) = torch.autograd.grad(estimate.sum(), current)
-    assert estimate.item() == pytest.approx(math.exp(10) - 11)
+    formulas = {"k1": -gap, "k2": gap**2 / 2, "k3": math.exp(gap) - gap - 1}
+    assert estimate.item() == pytest.approx(formulas[estimator])
     assert gradient.item() == 0.0
 
 

@@ -14,7 +14,7 @@ from learner.resume import load_start, resume
 from learner.step import Trainer
 from tests.unit.learner.test_learner_loop import set_up
 from tests.unit.learner.test_learner_samples import unguarded
-from upturn.client import Client
+from upturn.client import Client, UpturnAPIError
 from upturn.wire import AdaptiveHorizon, OptimizerConfig
 
 CPU = torch.device("cpu")
@@ -109,6 +109,56 @@ def test_the_adaptive_schedule_of_the_killed_run_advanced(tmp_path):
     assert [s.horizon for s in server.run.steps] == [4, 4, 4, 8]
     assert [s.metrics["horizon_moved"] for s in server.run.steps] == [0, 0, 0, 1]
     assert [s.metrics["horizon_stage"] for s in server.run.steps] == [0, 0, 0, 1]
+
+
+def interrupted(tmp_path, step, **values):
+    """Return a server whose learner was killed at a step, with a new trainer and the learner's checkpoints."""
+    config = unguarded(**{**BASE, **values})
+    server, settings = set_up(tmp_path, config)
+    with pytest.raises(Killed):
+        do_next_run(Deadly(server, "/batches", step, after=False).client(), settings)
+    trainer = Trainer(load_start(server.run, server.client().policies(), CPU), config)
+    return server, trainer, settings.work_dir / "checkpoints" / server.run.id
+
+
+def batch_of(server, changed=()):
+    """Return the batches of finished steps; those of some steps lack an episode."""
+
+    def lease(step):
+        batch = server.leased[step]
+        return batch.model_copy(update={"samples": batch.samples[:-1]}) if step in changed else batch
+
+    return lease
+
+
+@pytest.mark.parametrize(("every", "step"), [(2, 3), (100, 1)], ids=["after a checkpoint", "without a checkpoint"])
+def test_the_only_step_after_the_checkpoint_is_loaded_from_its_version_if_its_batch_has_changed(tmp_path, every, step):
+    server, trainer, checkpoints = interrupted(tmp_path, step, checkpoint_every=every)
+    assert resume(trainer, server.run, server.client().policies(), checkpoints, batch_of(server, {step - 1})) == step
+    newest = load_file(Path(server.versions[step].path, "model.safetensors"))
+    assert all(torch.equal(newest[name], weight) for name, weight in trainer.policy.trainable().items())
+
+
+@pytest.mark.parametrize("status", [500, 502, 404, 0])
+def test_a_server_that_fails_while_a_run_resumes_is_an_error_and_not_a_lost_batch(tmp_path, status):
+    server, trainer, checkpoints = interrupted(tmp_path, 1, checkpoint_every=100)
+
+    def fails(step):
+        raise UpturnAPIError(status, "error", "the server is away")
+
+    with pytest.raises(UpturnAPIError, match="away"):
+        resume(trainer, server.run, server.client().policies(), checkpoints, fails)
+
+
+def test_a_batch_that_is_gone_lets_the_run_continue_from_its_version(tmp_path):
+    server, trainer, checkpoints = interrupted(tmp_path, 1, checkpoint_every=100)
+
+    def gone(step):
+        raise UpturnAPIError(409, "batch_not_trained", "the batch is gone")
+
+    assert resume(trainer, server.run, server.client().policies(), checkpoints, gone) == 1
+    newest = load_file(Path(server.versions[1].path, "model.safetensors"))
+    assert all(torch.equal(newest[name], weight) for name, weight in trainer.policy.trainable().items())
 
 
 def test_a_reset_reference_is_loaded_from_its_published_version_if_a_batch_has_changed(tmp_path):

@@ -134,6 +134,8 @@ def test_a_nonfinite_gradient_is_an_error_and_changes_no_weight(tmp_path):
     with pytest.raises(FloatingPointError, match="gradient"):
         trainer.step(random_samples(), 0)
     assert all(torch.equal(before[name], p) for name, p in policy.trainable().items())
+    assert all(p.grad is None for group in trainer.optimizer.param_groups for p in group["params"])
+    assert not trainer.optimizer.state
 
 
 def test_the_learning_rate_warms_up_over_global_steps(tmp_path):

@@ -62,6 +62,15 @@ def test_other_client_errors_are_raised_at_once_with_the_servers_code():
     assert sleeps == []
 
 
+@pytest.mark.parametrize("status", [500, 501, 502, 504, 400, 404, 422])
+def test_an_error_of_the_server_is_raised_after_one_request(status):
+    for call in (lambda client: client.runs(), lambda client: client.step("e1", "go north")):
+        client, requests, sleeps = answering(error(status))
+        with pytest.raises(UpturnAPIError) as caught:
+            call(client)
+        assert (caught.value.status, len(requests), sleeps) == (status, 1, [])
+
+
 def test_retries_end_with_the_budget():
     client, _, sleeps = answering(*[error(503, **{"retry-after": "4"})] * 9, retry_s=10.0)
     with pytest.raises(UpturnAPIError) as caught:

@@ -12,10 +12,11 @@ import pytest
 
 from server.training.evaluations import calls_well
 from server.training.gate_rule import Comparison, Measured, Pair, bootstrap, decide
+from server.training.objections import OBJECTIONS
 from server.training.regression import compare
 from server.training.settings import GateSettings, WatchSettings
 from server.versions import ledger
-from upturn.wire import GateEvidence
+from upturn.wire import EnvironmentEvidence, Figures, GateEvidence, Interval
 
 RULE = GateSettings()
 
@@ -150,6 +151,85 @@ def test_invalid_steps_the_kl_and_the_entropy_are_bounded() -> None:
     assert judged(rule, a=pair)[0], "bounds on metrics that the run lacks must not apply"
     assert judged(rule, {"reference_kl": 0.05, "entropy": 0.3}, a=pair)[0]
     assert len(judged(rule, {"reference_kl": 0.2, "entropy": 0.1}, a=pair)[1]) == 2
+
+
+def shown(**more: Any) -> Figures:
+    """Return figures of 64 episodes that nothing speaks against."""
+    return Figures.model_validate(
+        {"evaluation_id": "e", "success_rate": 0.5, "episodes": 64, "without_verdict": 0, "steps": 64,
+         "invalid_steps": 16, "calls": 64, "bad_calls": 16, "latency_ms": 100.0, **more}
+    )  # fmt: skip
+
+
+BOUNDS = GateSettings(
+    margin=0.25,
+    min_gain=0.25,
+    min_tasks=10,
+    max_errors=0.25,
+    max_invalid_rise=0.25,
+    max_tool_error_rise=0.25,
+    max_latency_ratio=2.0,
+    max_kl=0.5,
+    min_entropy=0.5,
+)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "refused"),
+    [
+        ({"candidate": {"without_verdict": 16}}, {"candidate": {"without_verdict": 17}}),
+        ({"champion": {"without_verdict": 16}}, {"champion": {"without_verdict": 17}}),
+        ({"tasks": 10}, {"tasks": 9}),
+        ({"gain": -0.25}, {"gain": -0.26}),
+        ({"gain": None}, {"gain": -1.0}),
+        ({"candidate": {"invalid_steps": 32}}, {"candidate": {"invalid_steps": 33}}),
+        ({"candidate": {"steps": 0, "invalid_steps": 0}}, {"candidate": {"steps": 1, "invalid_steps": 1}}),
+        ({"candidate": {"bad_calls": 32}}, {"candidate": {"bad_calls": 33}}),
+        ({"candidate": {"bad_calls": 0, "calls": 0}}, {"candidate": {"bad_calls": 1, "calls": 1}}),
+        ({"champion": {"calls": 0}, "candidate": {"bad_calls": 64}}, {"candidate": {"bad_calls": 64}}),
+        ({"candidate": {"latency_ms": 200.0}}, {"candidate": {"latency_ms": 200.5}}),
+        ({"candidate": {"latency_ms": None}}, {"champion": {"latency_ms": 49.0}}),
+        ({"champion": {"latency_ms": 0.0}}, {"champion": {"latency_ms": 1.0}}),
+        ({"low": 0.251}, {"low": 0.25}),
+        ({"metrics": {"reference_kl": 0.5}}, {"metrics": {"reference_kl": 0.501}}),
+        ({"metrics": {"entropy": 0.5}}, {"metrics": {"entropy": 0.499}}),
+    ],
+)
+def test_each_bound_of_the_gate_refuses_beyond_it_and_not_at_it(
+    allowed: dict[str, Any], refused: dict[str, Any]
+) -> None:
+    def reasons(rule: GateSettings, **change: Any) -> list[str]:
+        mean = change.get("gain", 0.5)
+        evidence = GateEvidence(
+            champion=1,
+            candidate=2,
+            horizon=1,
+            method="m",
+            gain=Interval(mean=0.5, low=change.get("low", 0.5), high=0.5),
+            environments={
+                "a": EnvironmentEvidence(
+                    tasks=change.get("tasks", 10),
+                    gain=None if mean is None else Interval(mean=mean, low=mean, high=mean),
+                    champion=shown(**change.get("champion", {})),
+                    candidate=shown(**change.get("candidate", {})),
+                )
+            },
+            metrics=change.get("metrics", {}),
+            rule={},
+            objections=[],
+            promoted=False,
+        )
+        return [reason for objects in OBJECTIONS for reason in objects(evidence, rule)]
+
+    assert reasons(BOUNDS) == [] == reasons(BOUNDS, **allowed)
+    assert len(reasons(BOUNDS, **refused)) == 1
+
+
+def test_bounds_that_are_off_refuse_nothing() -> None:
+    off = GateSettings(max_tool_error_rise=None, max_latency_ratio=None, max_kl=None, min_entropy=None)
+    before, after = (replace(measured(share), calls=9, latency_ms=9.0) for share in (0.0, 1.0))
+    worse = replace(after, bad_calls=9, latency_ms=9e9)
+    assert judged(off, {"reference_kl": 9e9, "entropy": 0.0}, a=(before, worse)) == (True, [])
 
 
 @pytest.mark.parametrize("objections", [[], ["a: 9 tasks have a verdict on both versions, 10 are needed"]])

@@ -56,6 +56,22 @@ def test_a_later_analysis_never_reverses_an_earlier_verdict() -> None:
     assert verdicts[0] is not None and verdicts[0].e_value >= 1 / RULE.alpha and verdicts[0].now.episodes == first
 
 
+def test_exactly_the_least_pairs_are_compared_and_only_pairs_count() -> None:
+    rule = WatchSettings(min_episodes=5, window=10)
+    assert compare(rule, (1, [1.0] * 4), (2, [0.0] * 9)) is compare(rule, (1, [1.0] * 9), (2, [0.0] * 4)) is None
+    evidence = compare(rule, (1, [1.0] * 5), (2, [0.5] * 9))
+    assert evidence is not None
+    assert (evidence.before.episodes, evidence.now.episodes) == (5, 5)
+    assert (evidence.before.version, evidence.before.mean_reward) == (1, 1.0)
+    assert (evidence.now.version, evidence.now.mean_reward) == (2, 0.5)
+
+
+def test_rewards_beyond_their_bounds_count_as_the_bounds() -> None:
+    inside = compare(RULE, (1, [1.0] * 30), (2, [-1.0] * 30))
+    assert inside is not None and compare(RULE, (1, [9.0] * 30), (2, [-9.0] * 30)) == inside
+    assert inside.before.mean_reward == 1.0 and inside.now.mean_reward == -1.0
+
+
 def test_too_few_pairs_decide_nothing_and_a_version_that_earns_more_is_never_worse() -> None:
     assert compare(RULE, (1, [1.0] * 19), (2, [0.0] * 200)) is None
     better = compare(RULE, (1, [0.0] * 200), (2, [1.0] * 200))

@@ -225,6 +225,22 @@ def test_dpo_takes_the_best_and_the_worst_of_a_group(record: Record) -> None:
     assert (stats["groups"], stats["groups_without_variance"], stats["groups_incomplete"]) == (1, 1, 1)
 
 
+@pytest.mark.parametrize(("reward", "taken"), [(0.75, ["a", "b"]), (0.5, ["a", "b"]), (0.4375, [])])
+def test_dpo_takes_a_pair_that_is_exactly_the_gap_apart(record: Record, reward: float, taken: list[str]) -> None:
+    record.episode("a", reward, "g")
+    record.episode("b", 0.0, "g")
+    assert record.chosen("dpo", dpo_min_gap=0.5)[0] == taken
+
+
+def test_bounds_of_a_selection_belong_to_it_or_not(record: Record) -> None:
+    record.episode("at", 0.5, ended=40.0)
+    record.episode("above", 0.75, ended=39.0)
+    assert record.chosen("agent_evol", evol_threshold=0.5)[0] == ["above"]
+    assert record.chosen("reinforce_pp", live={"max_age_s": 60.0})[0] == ["at"]
+    record.episode("zero", 0.0, success=None)
+    assert record.chosen("sft")[0] == ["above", "at"]
+
+
 def test_dpo_pairs_live_answers_to_the_same_prompt_as_one_group(record: Record) -> None:
     record.episode("a", 1.0)
     record.episode("b", 0.0, version=0)

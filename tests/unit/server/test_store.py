@@ -178,6 +178,28 @@ def test_work_of_one_kind_is_executed_together_in_order_with_one_outcome_per_ite
     assert count(database) == 3
 
 
+def test_waiting_works_are_executed_by_rank_and_never_past_other_work(database: Database, writer: Writer) -> None:
+    order: list[str] = []
+
+    def kind(rank: int, name: str) -> Many[str, str]:
+        def add(session: Session, names: list[str]) -> list[str]:
+            order.extend(names)
+            return names
+
+        return Many(add, name, rank=rank)
+
+    gate = threading.Event()
+    writer.submit(lambda session: gate.wait(10))
+    works: list[Many[str, str]] = [kind(2, "c1"), kind(0, "a1"), kind(1, "b1"), kind(0, "a2")]
+    futures = [writer.submit(work) for work in works]
+    between = writer.submit(lambda session: order.append("between"))
+    futures += [writer.submit(work) for work in (kind(1, "b2"), kind(0, "a3"))]
+    gate.set()
+    assert [future.result(10) for future in futures] == ["c1", "a1", "b1", "a2", "b2", "a3"]
+    between.result(10)
+    assert order == ["a1", "a2", "b1", "c1", "between", "a3", "b2"]
+
+
 def test_an_item_that_breaks_the_joint_work_fails_alone(database: Database, writer: Writer) -> None:
     def add(session: Session, names: list[str]) -> list[str]:
         if "broken" in names:

@@ -54,6 +54,33 @@ def test_an_answer_reads_the_same_in_pieces_of_any_size(
         assert json.loads(call["function"]["arguments"]) == {"city": "Zürich"}
 
 
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        DEEP,
+        f'{{"name": "weather", "arguments": {DEEP}',
+        "[]",
+        "null",
+        "7",
+        '"weather"',
+        "{}",
+        '{"arguments": {}}',
+        '{"name": "weather"',
+        "",
+    ],
+    ids=["nested", "nested arguments", "list", "null", "number", "text", "empty", "nameless", "cut off", "nothing"],
+)
+def test_a_call_that_cannot_be_read_is_shown_as_it_was_written(call: str) -> None:
+    text = f"<tool_call>{call}</tool_call>"
+    message, streamed, _ = read(text, 10_000, tools=True)
+    assert message == {"role": "assistant", "content": text} and streamed == text
+    message, streamed, _ = read(f"{text}{CALL}", 10_000, tools=True)
+    assert streamed == text and len(message["tool_calls"]) == 1
+
+
 @pytest.mark.parametrize("size", [1, 1000])
 def test_tool_call_marks_are_text_in_a_request_without_tools(size: int) -> None:
     text = f"<think>hm</think> {CALL}"

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from server.errors import BadRequest
 from server.recording.tokens import chain_hash, chain_hashes
 from server.rendering.bytes_tokenizer import CHAT_TEMPLATE, END_OF_TURN, IM_END, BytesTokenizer
-from server.rendering.load import load_renderer
+from server.rendering.load import _names, load_renderer
 from server.rendering.render import Renderer
 from server.rendering.template import ChatTemplate
 from server.rendering.tokenizer import TextStream
@@ -160,6 +160,34 @@ def test_a_template_that_drops_earlier_thoughts_does_not_fork() -> None:
     assert Renderer(template).parser(rest).in_thoughts
 
 
+@pytest.mark.parametrize(
+    "by_position",
+    ["{{ loop.index }}", "{{ messages|length }}", "{{ loop.revindex }}{{ loop.index0 }}", "{{ messages[0].content }}"],
+)
+def test_a_template_that_renders_new_messages_by_their_position_forks(by_position: str) -> None:
+    source = REASONING.replace("{{ m.content }}", "{{ m.content }}" + by_position)
+    conversation = [
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": "So."},
+        {"role": "user", "content": "And?"},
+        {"role": "assistant", "content": "Thus."},
+        {"role": "user", "content": "Then?"},
+    ]
+    assert chat_template(source).continuation(conversation, 4, END) is None
+    assert chat_template(REASONING).continuation(conversation, 4, END) is not None
+
+
+def test_a_conversation_without_new_messages_is_not_continued_by_a_template_that_rewrites_history() -> None:
+    conversation = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    plain = chat_template()
+    assert plain.continuation(conversation, 2, END) == BYTES.encode("\n<|im_start|>assistant\n")
+    rewriting = (
+        "{% for m in messages %}<|im_start|>{{ m.content }}{% if loop.last and not add_generation_prompt %}!{% endif %}"
+        "<|im_end|>{% endfor %}"
+    )
+    assert chat_template(rewriting).continuation(conversation, 2, END) is None
+
+
 def test_a_template_gets_only_the_options_that_it_reads() -> None:
     source = (
         "{% set name = 'Ada' %}{% if tone is not defined %}{% set tone = 'plain' %}{% endif %}"
@@ -199,3 +227,12 @@ def test_changes_by_sdks_do_not_change_the_hash_of_a_message() -> None:
     assert chain_hash("", sent) != chain_hash("", {**sent, "content": "No."})
     assert chain_hash("", sent) != chain_hash("x", sent)
     assert chain_hashes([sent], [TOOL]) != chain_hashes([sent])
+
+
+def test_a_model_of_a_hubs_cache_has_its_name_on_the_hub(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--Qwen--Qwen3-0.6B" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    assert _names(snapshot, "") == ("abc", "Qwen/Qwen3-0.6B")
+    (snapshot / "config.json").write_text('{"model_type": "qwen3", "architectures": ["A"], "_name_or_path": ""}')
+    (snapshot / "tokenizer_config.json").write_text('{"name_or_path": "mine"}')
+    assert _names(snapshot, "given") == ("given", "abc", "Qwen/Qwen3-0.6B", "qwen3", "['A']", "mine")

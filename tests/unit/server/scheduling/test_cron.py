@@ -169,6 +169,30 @@ def test_weekdays_may_be_names_numbers_ranges_and_steps(same: tuple[str, str]) -
 
 
 @pytest.mark.parametrize(
+    ("field", "days"),
+    [
+        ("5/2", "fri sun"),
+        ("1/2", "mon wed fri sun"),
+        ("0/3", "sun wed sat"),
+        ("6/1", "sat sun"),
+        ("2/7", "tue"),
+        ("7", "sun"),
+        ("0", "sun"),
+        ("sat-sun", "sat sun"),
+        ("5-7", "fri sat sun"),
+        ("0-6", "sun mon tue wed thu fri sat"),
+        ("*/2", "sun tue thu sat"),
+        ("*/7", "sun"),
+        ("mon,WED", "mon wed"),
+    ],
+)
+def test_a_weekday_field_comes_on_exactly_its_days(field: str, days: str) -> None:
+    sunday = datetime(2026, 3, 1, tzinfo=UTC)
+    week = sunday - timedelta(seconds=1), sunday + timedelta(days=7)
+    assert [DAYS[one.isoweekday()] for one in fires(f"0 3 * * {field}", "UTC", *week)] == days.split()
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         *("0 3 * *", "0 3 * * * *", "", "60 * * * *", "0 24 * * *", "0 3 0 * *", "0 3 * 13 *", "0 3 * * 8"),
