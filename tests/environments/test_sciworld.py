@@ -18,7 +18,7 @@ import pytest
 from env_adapters import environment_spec
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, UnknownTask
 from env_adapters.sciworld import java as sciworld_java
-from env_adapters.sciworld.game import INVALID, MOVES, NO_CHOICE, SciWorld, read_action
+from env_adapters.sciworld.game import INVALID, MOVES, NO_CHOICE, SciWorld, bare
 from env_adapters.sciworld.tasks import MORE, PAPER
 
 SCIWORLD = environment_spec("sciworld")
@@ -186,23 +186,8 @@ def test_too_many_moves_truncate_the_episode() -> None:
     game.close()
 
 
-@pytest.mark.parametrize(
-    ("answer", "action"),
-    [
-        ("open door", "open door"),
-        ("Open Door.", "open door"),
-        ("I think.\nAction: `open  door`\nmore", "open door"),
-        ("**Action:** open door", "open door"),
-        ("\n> 'open door'\nAnd then", "open door"),
-        ("Action:\n", ""),
-    ],
-)
-def test_the_action_is_found_in_an_answer(answer: str, action: str) -> None:
-    assert read_action(answer) == action
-
-
 def test_a_tool_call_and_text_are_the_same_action() -> None:
-    assert read_action(SCIWORLD.text_of("act", {"action": "open\ndoor"})) == "open door"
+    assert bare(SCIWORLD.text_of("act", {"action": "open\ndoor"})) == "open door"
     for name, arguments in (("open", {}), ("act", {}), ("act", {"action": 3}), ("act", {"action": "a", "more": 1})):
         with pytest.raises(ValueError, match="act"):
             SCIWORLD.text_of(name, arguments)
