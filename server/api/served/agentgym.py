@@ -3,8 +3,10 @@
 AgentGym's clients of these three work unchanged, for every environment. `data_idx` counts through the tasks of `train`,
 then of `test` (`GET /v1/environments/{name}/tasks` lists both), with seed 0; after the last task it continues with seed
 1, and so on. As on AgentGym's servers, a wrong id, an ended episode and a task that cannot begin are answered with
-status 200 and `{"error": ...}`. Three things differ: a task must begin (`reset`) before the first step, `score` is the
-sum of rewards, and a reset also returns the environment's `instructions`.
+status 200 and `{"error": ...}`. `score` is on the scale of AgentGym's servers: ScienceWorld's is 0 to 100, or -100
+after a wrong focus, and any other is the sum of rewards. Three things differ: a task must begin (`reset`) before the
+first step, a reset also returns the environment's `instructions`, and `create` returns a `warning` if more clients
+exist than can play at once.
 """
 
 from __future__ import annotations
@@ -51,7 +53,10 @@ async def create(environment: str, guests: GuestsOf, caller: CallerOf) -> dict[s
     await guests.environment(environment)
     number = next(guests.numbers)
     await guests.add(f"agentgym/{number}", guests.new(environment, caller.key_hash, "agentgym"))
-    return {"id": number, "observation": "", "reward": 0.0, "score": 0.0, "done": False}
+    made = {"id": number, "observation": "", "reward": 0.0, "score": 0.0, "done": False}
+    if (warning := guests.too_many(environment)) is None:
+        return made
+    return {**made, "warning": warning}
 
 
 @router.post("/reset")
@@ -95,7 +100,7 @@ async def step(environment: str, body: StepBody, guests: GuestsOf, caller: Calle
             return {
                 "observation": result.observation,
                 "reward": result.reward,
-                "score": guest.score,
+                "score": guest.score if result.raw_score is None else result.raw_score,
                 "done": guest.done,
             }
     except STATUS_200 as error:

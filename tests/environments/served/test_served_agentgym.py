@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from env_adapters import environment_spec
 from server.api.served import guests
 from tests.support.environments.guests import (
     SOLUTION,
@@ -93,3 +94,19 @@ def test_too_many_guests_evict_the_least_recently_used_guest(live: Live, monkeyp
     assert agentgym(live, "step", {"id": one, "action": "inventory"})["done"] is False
     assert "error" not in agentgym(live, "reset", {"id": three, "data_idx": 0})
     assert [e.status for e in recorded(live)] == ["closed", "open", "open"]
+
+
+def test_scienceworlds_score_is_on_agentgyms_scale_while_its_rewards_are_not(live: Live) -> None:
+    spec = environment_spec("sciworld")
+    if command := spec.missing():
+        pytest.skip(command)
+    index = [*spec.tasks("train"), *spec.tasks("test")].index("lifespan-longest-lived/3")
+    ident = agentgym(live, "create", environment="sciworld")["id"]
+    seen = []
+    for actions in (("zzz", "focus on egg parrot"), ("focus on air",)):
+        agentgym(live, "reset", {"id": ident, "data_idx": index}, "sciworld")
+        steps = [agentgym(live, "step", {"id": ident, "action": action}, "sciworld") for action in actions]
+        seen += [(step["reward"], step["score"], step["done"]) for step in steps]
+    agentgym(live, "close", {"id": ident}, "sciworld")
+    assert seen == [(0.0, 50, False), (1.0, 100, True), (0.0, -100, True)]
+    assert [episode.reward for episode in recorded(live)] == [1.0, 0.0]
