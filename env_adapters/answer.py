@@ -19,7 +19,9 @@ T = TypeVar("T")
 Understand = Callable[[str], T | None]
 """Parses the bare text of an action; None if it is none."""
 LAST_LINES = 50
-"""Lines at an answer's end that are tried. Chosen by this project."""
+"""Lines at an answer's end, or at a fence's beginning, that are tried. Chosen by this project."""
+VISIBLE_CHARS = 50_000
+"""Of a longer answer, the beginning and the end are read. Chosen by this project."""
 SAID_CHARS = 200
 SAID_WORDS = 20
 SIMILAR = 0.6
@@ -39,7 +41,7 @@ def read_action(
         call: turns a written tool call (JSON with a name and arguments) into text; None if there are no tools.
     """
     certain = certain or understand
-    visible = without_thoughts(text)
+    visible = _visible(text)
     if (block := marked(visible)) is not None:
         return _in_block(block, understand, certain, call)
     if len(found := _distinct([*fences(visible), *objects(visible)], certain, call)) == 1:
@@ -70,7 +72,7 @@ def blocks(text: str, tags: tuple[str, ...] = TAGS) -> Iterator[str]:
 
 def said(text: str) -> str:
     """Return the line that an answer gives as its action, whether or not it is one, without its dress."""
-    visible = without_thoughts(text)
+    visible = _visible(text)
     block = marked(visible)
     inside = fences(visible) if block is None else []
     shown = block if block is not None else inside[0] if len(inside) == 1 else visible
@@ -111,6 +113,14 @@ def hint(form: str) -> str:
     return f"\nDid you mean: {form}"
 
 
+def _visible(text: str) -> str:
+    """Return an answer without its thoughts, and without the middle of one that is very long."""
+    visible = without_thoughts(text)
+    if len(visible) <= VISIBLE_CHARS:
+        return visible
+    return f"{visible[: VISIBLE_CHARS // 2]}\n{visible[-VISIBLE_CHARS // 2 :]}"
+
+
 def _in_block(
     block: str, understand: Understand[T], certain: Understand[T], call: Call | None, depth: int = 0
 ) -> T | None:
@@ -136,7 +146,7 @@ def _distinct(inside: Iterable[str], parse: Understand[T], call: Call | None) ->
     """Return the actions in fences or JSON objects, each text once."""
     found: list[T] = []
     for content in dict.fromkeys(inside):
-        rows = [content, *lines(content)] if "\n" in content else [content]
+        rows = [content, *lines(content)[:LAST_LINES]] if "\n" in content else [content]
         action = next((action for row in rows if (action := _first(forms(row, call), parse)) is not None), None)
         if action is not None:
             found.append(action)

@@ -21,8 +21,13 @@ LINE_CHARS = 4000
 """Longer lines are not undressed. Chosen by this project."""
 JSON_CHARS = 20_000
 FENCES = 20
-_PAIRS = (("`", "`"), ("**", "**"), ("__", "__"), ('"', '"'), ("'", "'"), ("\u201c", "\u201d"), ("\u2018", "\u2019"))
-_INVISIBLE = str.maketrans("", "", "\ufeff\u200b\u200c\u200d\u2060")
+_PAIRS = tuple(
+    zip(
+        ("`", "**", "__", *"\"'\u201c\u2018\u00ab\u300c"),
+        ("`", "**", "__", *"\"'\u201d\u2019\u00bb\u300d"),
+        strict=True,
+    )
+)
 _END = " \t.!;,\u3002\uff01\uff1b\uff0c\u2026"
 _FENCE = re.compile(r"(```|~~~)(.*?)(?:\1|\Z)", re.DOTALL)
 _NEXT_LABEL = re.compile(
@@ -30,14 +35,17 @@ _NEXT_LABEL = re.compile(
     r"(?<!input)(?<!input\*\*)[:\uff1a])",
     re.IGNORECASE | re.MULTILINE,
 )
-_INPUT = re.compile(r"\s*(?:\bwith\s+)?[*_]{0,3}action[ _]input[*_]{0,3}\s?[:\uff1a][*_]{0,3}", re.IGNORECASE)
+_INPUT = re.compile(r"(?:\bwith\s{1,4})?[*_]{0,3}action[ _]input[*_]{0,3}\s?[:\uff1a][*_]{0,3}", re.IGNORECASE)
 _SUMMARY = re.compile(
-    r"\bin summary,?\s+(?:the|my)\s+next action\b[^.\n`:]{0,60}?\bis\b:?\s*(.+)"
-    r"|\baction\b[^.\n`]{0,60}?\b(?:is|be)\b\s*:?\s*(```.*?(?:```|\Z))",
+    r"\bin summary,?\s{1,4}(?:the|my)\s{1,4}next action\b[^.\n`:]{0,60}?\bis\b:?(.+)"
+    r"|\baction\b[^.\n`]{0,60}?\b(?:is|be)\b\s{0,4}:?\s{0,4}(```.*?(?:```|\Z))",
     re.IGNORECASE | re.DOTALL,
 )
 _LINE_LABEL = re.compile(
-    r"(?:(?:my|the|final|next)\s+)*(?:answer|command|output|response|move|step|decision|choice)\s?[:\uff1a]\s*",
+    r"(?:(?:(?:my|the|final|next)\s){0,3}(?:answer|command|output|response|move|step|turn|decision|choice|assistant)"
+    r"(?:\s\d{1,3})?|i(?:'ll| will)(?: now)? (?:do|take|perform|execute|choose)(?: the| this)?"
+    r"(?: following| next)? action)"
+    r"\s?[:\uff1a]\s*",
     re.IGNORECASE,
 )
 _ACTION_KEYS = ("action", "next_action", "command", "act")
@@ -95,13 +103,13 @@ def fences(text: str) -> list[str]:
 
 def lines(text: str) -> list[str]:
     """Return the lines that may be an action: not empty, not the edge of a fence."""
-    edge = re.compile(r"\s*(?:```|~~~)[\w+.-]*\s*")
+    edge = re.compile(r"\s*(?:(?:```|~~~)[\w+.-]*|[-=]{3,})\s*")
     return [line for line in text.split("\n") if line.strip() and not edge.fullmatch(line)]
 
 
 def forms(text: str, call: Call | None = None) -> Iterator[str]:
     """Yield the texts that an action's text or line may stand for, most literal first."""
-    text = text.strip().translate(_INVISIBLE)
+    text = text.strip()
     block = text.strip("`").removeprefix("json").strip()
     if (value := as_json(block)) is not None:
         yield block
@@ -122,7 +130,7 @@ def forms(text: str, call: Call | None = None) -> Iterator[str]:
         _LINE_LABEL.sub("", plain, count=1) if _LINE_LABEL.match(plain) else plain,
         " ".join(re.sub(r"\*+|`+", "", plain).split()),
         re.sub(r"\s+(?:\([^()]*\)|#.*|//.*)$", "", plain),
-        plain.strip(" \t`'\"*>."),
+        plain.strip(" \t`'\"*>.[](){}"),
     ):
         if other != plain:
             yield undress(other)
@@ -130,10 +138,10 @@ def forms(text: str, call: Call | None = None) -> Iterator[str]:
 
 def undress(line: str) -> str:
     """Return a line without Markdown, list markers, quotes around it, and punctuation at its end."""
-    text = line.strip().translate(_INVISIBLE)
+    text = line.strip()
     text = re.sub(r"^(?:>\s*){1,10}", "", text)
     text = re.sub(r"^#{1,6}\s+", "", text)
-    text = re.sub(r"^(?:[-*+\u2022\u2013]|\d{1,2}[.)])\s+(?=\S)", "", text)
+    text = re.sub(r"^(?:[-*+$\u2022\u2013\u2192]|[-=]>|\(?\d{1,2}[.)])\s+(?=\S)", "", text)
     while True:
         before, text = text, text.strip().rstrip(_END)
         for opening, closing in _PAIRS:
@@ -153,8 +161,9 @@ def with_input(text: str, call: Call | None) -> Iterator[str]:
     if isinstance(value, dict):
         yield from _called(name, value, call)
         yield f"{name} {json.dumps(value, ensure_ascii=False)}"
-    elif argument:
-        argument = undress(argument.split("\n")[0])
+    elif (argument := undress(argument.split("\n")[0])).lower() in ("", "none", "null", "n/a"):
+        yield name
+    else:
         yield f"{name}[{argument}]"
         yield f"{name} {argument}"
 
@@ -209,6 +218,8 @@ def _written(value: Any, call: Call | None, depth: int = 0) -> Iterator[str]:
     if name is not None and key and isinstance(arguments, (str, int)):
         yield f"{name}[{arguments}]"
         yield f"{name} {arguments}"
+    if name is not None and not arguments:
+        yield name
     for key in ("function", *_ACTION_KEYS):
         inner = fields.get(key)
         if isinstance(inner, (dict, list)):

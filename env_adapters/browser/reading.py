@@ -96,7 +96,7 @@ def _is_certain(text: str) -> bool:
     return (
         re.fullmatch(
             r"(?:click|hover)\s*(?:\d+|[\[(]\d+[\])].*)"
-            r"|(?:type|select)\s*[\[(]\d+[\])].+|(?:type|select)\s+\d+\s+(?P<q>['\"]).*(?P=q)"
+            r"|(?:type|select)\s*[\[(]\d+[\])]\s*(?:\[.*\]|[^\[#]+)|(?:type|select)\s+\d+\s+(?P<q>['\"]).*(?P=q)"
             r"|(?:press|scroll)\b.*|go_back|stop(?:\s*\[.*\]|\s+(?P<p>['\"]).*(?P=p))?|[a-z_]+\s*\(.*\)",
             text,
             re.IGNORECASE | re.DOTALL,

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from env_adapters.answer import read_action
-from env_adapters.sciworld.forms import ACTION
 from env_adapters.thoughts import without_tagged
 
 
@@ -116,7 +115,7 @@ KINDS = {
         create={},
         closes=True,
         unknown="Could not execute",
-        forms=r"get \d+ .+|craft .+ using .+|inventory",
+        forms=r"get \d+ [\w ]+|craft [\w ]+ using [\w, ]+|inventory",
     ),
     "babyai": Kind(
         4000,
@@ -126,7 +125,7 @@ KINDS = {
         value="score",
         success=0.0,
         unknown="action is not recognized",
-        forms=r"turn (?:left|right)|move forward|(?:go (?:to|through)|pick ?up|toggle and go through|check) .+"
+        forms=r"turn (?:left|right)|move forward|(?:go (?:to|through)|pick ?up|toggle and go through|check) [\w ]+"
         r"|toggle|drop.*",
     ),
     "sciworld": Kind(
@@ -139,7 +138,9 @@ KINDS = {
         value="score",
         full=100.0,
         unknown="No known action matches",
-        forms=ACTION.pattern,
+        forms=r"look around|inventory|task|wait\d?|(?:activate|close|connect|deactivate|disconnect|dunk|eat|examine"
+        r"|flush|focus on|go to|look (?:at|in)|mix|move|open|pick up|pour|put down|read|teleport to|use)"
+        r" [a-z0-9 ()'-]+",
     ),
     "alfworld": Kind(
         2620,

@@ -22,7 +22,7 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from env_adapters.answer import blocks, nearest, said
+from env_adapters.answer import LAST_LINES, blocks, nearest, said
 from env_adapters.dress import forms, lines, with_input
 from env_adapters.protocol import EnvironmentFailure, Reset, Transition
 from env_adapters.remote.connection import (
@@ -120,12 +120,12 @@ def read_call(text: str, tools: Collection[str] = ()) -> tuple[str, dict[str, An
 
     Args:
         text: the answer.
-        tools: the tools that exist. A line that begins with another name is no call, if one of the lines is.
+        tools: the tools that exist. A line that begins with another name is not a call, if one of the lines is.
 
     Raises:
         ValueError: the answer is not a call.
     """
-    parts = [part for block in blocks(text) for part in (block, *reversed(lines(block)[1:]))]
+    parts = [part for block in blocks(text) for part in (block, *reversed(lines(block)[1:][-LAST_LINES:]))]
     wrong: ValueError | None = None
     for must_exist in (True, False):
         for part in parts:

@@ -82,7 +82,7 @@ class Form:
         return {self.field: found[0]}
 
     def _value(self, text: str) -> tuple[Any] | None:
-        """Return the field's value in a JSON text, which may name the field; None if it is no JSON."""
+        """Return the field's value in a JSON text, which may name the field; None if it is not JSON."""
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):

@@ -30,7 +30,7 @@ class Stepped(StepResult):
 def raw_score_of(transition: Transition) -> float | None:
     """Return the episode's score on the environment's own scale, or None."""
     score = transition.info.get("raw_score")
-    return score if type(score) in (int, float) and math.isfinite(score) else None
+    return float(score) if isinstance(score, (int, float)) and math.isfinite(score) else None
 
 
 def step_write(episode: Episode, action: str, transition: Transition, truncated: bool) -> Many[dict[str, Any], None]:

@@ -60,6 +60,18 @@ DRESSES: dict[str, Callable[[str], str]] = {
     "JSON in a fence": lambda a: f'```json\n{{\n  "thought": "I know.",\n  "action": "{a}"\n}}\n```',
     "JSON after prose": lambda a: f'I know what to do.\n{{"action": "{a}"}}',
     "WebArena": lambda a: f"Let's think step by step. In summary, the next action I will perform is ```{a}```",
+    "label without a sentence's end": lambda a: f"Thought: I know what to do Action: {a}",
+    "numbered labels": lambda a: f"Thought 1: I know.\nAction 1: {a}",
+    "label in brackets": lambda a: f"[Action] {a}",
+    "underlined heading": lambda a: f"Action\n------\n{a}",
+    "step": lambda a: f"Step 1: {a}",
+    "arrow": lambda a: f"\u2192 {a}",
+    "marks of a turn": lambda a: f"<|im_start|>assistant\n{a}<|im_end|>",
+    "end of a text": lambda a: f"Action: {a}</s>",
+    "byte order mark": lambda a: f"\ufeffAction: {a}",
+    "tildes": lambda a: f"~~~\n{a}\n~~~",
+    "Python's dictionary": lambda a: f"{{'thought': 'I know.', 'action': '{a}'}}",
+    "comment": lambda a: f"Action: {a}  # the best",
     "spaces": lambda a: f"\n\n   {a}  \n\n",
     "period": lambda a: f"{a}.",
     "exclamation mark": lambda a: f"Action: {a}!",
@@ -199,3 +211,38 @@ def test_a_text_of_an_openenv_action_loses_its_dress_and_keeps_its_lines(dress: 
     form = Form({"properties": {"message": {"type": "string"}}, "required": ["message"]})
     assert form.action(DRESSES[dress]("say hello")) == {"message": "say hello"}
     assert form.action("<think>a\nAction: no</think>\nprint(1)\n\nprint(2)") == {"message": "print(1)\n\nprint(2)"}
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "hint"),
+    [
+        ("textcraft", "get acacia_logs", "get 1 acacia logs"),
+        ("textcraft", "Action: get 2 acacia_logs", "get 2 acacia logs"),
+        ("textcraft", "collect 2 acacia logss", "get 2 acacia logs"),
+        ("textcraft", "craft acacia planks", "craft 4 acacia planks using 1 acacia logs"),
+        ("textcraft", "craft 4 acacia plank using 1 acacia logs", "craft 4 acacia planks using 1 acacia logs"),
+        ("textcraft", "craft 4 acacia planks using acacia logs", "craft 4 acacia planks using 1 acacia logs"),
+        ("babyai", "turn lefft", "turn left"),
+        ("textworld", "tke key", "take X"),
+        ("textworld", "unlock door", "unlock X with Y"),
+        ("sciworld", "opne door", "open X"),
+        ("gymnasium:FrozenLake-v1", "rihgt", "right"),
+        ("search", "search: Upper Volta", "<search>Upper Volta</search>"),
+        ("search", "Answer: Paris", "<answer>Paris</answer>"),
+        ("shop", "tap it", "click [id]"),
+        ("shop", "fill in the form", "type [id] [text]"),
+    ],
+)
+def test_what_is_not_understood_is_answered_with_the_nearest_valid_form(
+    table: Table, name: str, answer: str, hint: str
+) -> None:
+    step = table.step(name, answer)
+    assert f"\nDid you mean: {hint}" in step.observation
+    assert (step.reward, step.terminated) == (0.0, False)
+
+
+@pytest.mark.parametrize("words", ["*", "???", "Zwiebelkuchen", "\u5317\u4eac"])
+def test_a_search_without_a_hit_says_what_to_search_for(table: Table, words: str) -> None:
+    step = table.step("search", f"<search>{words}</search>")
+    assert "No passage has these words." in step.observation
+    assert step.observation.endswith("\nSearch for names and words as the question or a passage writes them.")

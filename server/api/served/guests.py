@@ -19,7 +19,8 @@ from env_adapters.protocol import EnvironmentSpec, Reset
 from server.api.services import service
 from server.engines.protocol import Engine
 from server.environments.instances import find_environment
-from server.environments.open_environments import OpenEnvironment, OpenEnvironments, Stepped
+from server.environments.open_environments import OpenEnvironment, OpenEnvironments
+from server.environments.steps import Stepped
 from server.errors import Conflict, EnvironmentsFull, NotFound
 from server.recording.episode import Episode
 from server.recording.episodes import Episodes
