@@ -110,3 +110,34 @@ def test_scienceworlds_score_is_on_agentgyms_scale_while_its_rewards_are_not(liv
     agentgym(live, "close", {"id": ident}, "sciworld")
     assert seen == [(0.0, 50, False), (1.0, 100, True), (0.0, -100, True)]
     assert [episode.reward for episode in recorded(live)] == [1.0, 0.0]
+
+
+def test_agentgyms_searchqa_client_plays_in_its_own_dialect(live: Live) -> None:
+    spec = environment_spec("search")
+    if command := spec.missing():
+        pytest.skip(command)
+    task = "2/former-zaire/capital"
+    index = [*spec.tasks("train"), *spec.tasks("test")].index(task)
+    number = agentgym(live, "create", {"id": 0}, "search")
+    assert isinstance(number, int)
+    first = agentgym(live, "reset", {"id": index, "env_idx": number}, "search")
+    assert isinstance(first, str) and "<search>words</search>" in first and "Question: " in first
+    found = agentgym(live, "step", {"action": "<think>so</think><search>Zaire</search>", "env_idx": number}, "search")
+    assert found["observation"].startswith("<information>") and (found["reward"], found["done"]) == (0.0, False)
+    assert live.http.get(f"/agentgym/search/observation?env_idx={number}").json() == found["observation"]
+    last = agentgym(live, "step", {"action": "<answer>Kinshasa</answer>", "env_idx": number}, "search")
+    assert (last["reward"], last["done"]) == (1.0, True)
+    refused = [
+        live.http.post(f"/agentgym/search/{path}", json=body).status_code
+        for path, body in (
+            ("step", {"action": "<search>a</search>", "env_idx": number}),
+            ("step", {"action": "<search>a</search>", "env_idx": 99}),
+            ("step", {"env_idx": number}),
+            ("reset", {"id": 0, "env_idx": "0"}),
+            ("reset", {"id": -1, "env_idx": number}),
+        )
+    ]
+    assert refused == [409, 404, 400, 400, 400]
+    assert live.http.get("/agentgym/search/observation").status_code == 400
+    assert [agentgym(live, "close", {"env_idx": number}, "search") for _ in range(2)] == [True, False]
+    assert [(episode.task, episode.reward) for episode in recorded(live)] == [(task, 1.0)]
