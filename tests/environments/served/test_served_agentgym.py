@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from env_adapters import environment_spec
@@ -112,7 +114,7 @@ def test_scienceworlds_score_is_on_agentgyms_scale_while_its_rewards_are_not(liv
     assert [episode.reward for episode in recorded(live)] == [1.0, 0.0]
 
 
-def test_agentgyms_searchqa_client_plays_in_its_own_dialect(live: Live) -> None:
+def test_agentgyms_searchqa_client_plays_in_its_own_dialect(cache: Path, live: Live) -> None:
     spec = environment_spec("search")
     if command := spec.missing():
         pytest.skip(command)
