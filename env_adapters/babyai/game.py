@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from copy import deepcopy
 
-from env_adapters.answer import read_action
+from env_adapters.answer import nearest, read_action, said
 from env_adapters.babyai.level import Level, act, describe_thing, make_level, relax, sight_of
 from env_adapters.babyai.text import Sight, describe, find_move
+from env_adapters.dress import Call
 from env_adapters.protocol import Reset, Transition, UnknownTask
 
 INSTRUCTIONS = (
@@ -21,8 +22,8 @@ INVALID = "Not possible now. Answer with one of the actions below."
 class Game:
     """One instance: a level of minigrid, played in words."""
 
-    def __init__(self, tasks: frozenset[str]) -> None:
-        self._tasks = tasks
+    def __init__(self, tasks: frozenset[str], call: Call) -> None:
+        self._tasks, self._call = tasks, call
         self._level: Level | None = None
         """None before the reset and after the end."""
         self._sight = Sight([], [], None, {})
@@ -60,11 +61,11 @@ class Game:
             ValueError: the episode is over or has not begun.
         """
         level = self._playing()
-        action = find_move(read_action(text), self._sight.moves)
+        action = read_action(text, lambda part: find_move(part, self._sight.moves), call=self._call)
         if action is None:
-            return Transition(
-                f"{INVALID}\n{describe(self._sight, describe_thing(level.carrying))}", 0.0, False, valid=False
-            )
+            seen = describe(self._sight, describe_thing(level.carrying))
+            wrong = f"{INVALID}{nearest(said(text), self._sight.moves)}\n{seen}"
+            return Transition(wrong, 0.0, False, valid=False)
         self._plan = self._plan[1:] if self._plan[:1] == [action] else []
         reward, terminated, truncated = act(level, self._sight.moves[action].primitives)
         info = {"minigrid_reward": reward, "primitive_steps": level.step_count}

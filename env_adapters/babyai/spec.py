@@ -154,7 +154,7 @@ class BabyAI:
         from minigrid.envs.babyai.core import roomgrid_level
 
         vars(roomgrid_level)["print"] = _quiet
-        return Game(self._tasks)
+        return Game(self._tasks, self.text_of)
 
 
 def _quiet(*_: object) -> None:

@@ -224,6 +224,6 @@ def describe(sight: Sight, carried: str | None) -> str:
 
 def find_move(action: str, moves: dict[str, Move]) -> str | None:
     """Return the possible action that an answer names; an object without a number is the nearest one."""
-    words = action.strip(" .[]()`'\"*").replace("pickup ", "pick up ").split()
+    words = action.lower().strip(" .[]()`'\"*").replace("pickup ", "pick up ").split()
     plain = " ".join(word for word in words if word != "the")
     return next((name for name in (plain, f"{plain} 1") if name in moves), None)

@@ -1,4 +1,4 @@
-"""Web actions in WebArena's syntax (arXiv 2307.13854): parsing, tools, and random actions.
+"""Web actions in WebArena's syntax (arXiv 2307.13854): kinds, tools, and random actions. `reading.py` parses them.
 
 Two differences from WebArena: `type` replaces a field's text and presses Enter only on request (forms have many
 fields), and there is no `goto`, since a player must not choose what the browser loads.
@@ -140,80 +140,6 @@ def text_of(kinds: tuple[str, ...], name: str, arguments: dict[str, Any]) -> str
     if name == "type":
         parts.append("1" if arguments.get("press_enter") else "0")
     return " ".join([name, *(f"[{part}]" for part in parts)])
-
-
-def read_action(text: str, kinds: tuple[str, ...]) -> Action | None:
-    """Return the action in an answer's first `Action:` line, or otherwise in its first line, or None.
-
-    Missing or extra brackets and quotes, case and Markdown do not matter.
-    """
-    lines = [line.strip(" \t`*>").removesuffix(".") for line in text.splitlines()]
-    lines = [line for line in lines if line]
-    marked = [line for line in lines if re.match(r"action\s*:", line, re.IGNORECASE)]
-    line = re.sub(r"^action\s*:\**", "", next(iter(marked or lines), ""), flags=re.IGNORECASE).strip(" \t`*")
-    found = re.match(r"([a-z_]+)\s*(.*)$", line, re.IGNORECASE)
-    if found is None or (kind := found[1].lower()) not in kinds:
-        return None
-    return _READERS[kind](kind, found[2].strip())
-
-
-def _bare(text: str) -> str:
-    """Return a text without surrounding brackets or quotes."""
-    for opening, closing in ("()", "[]", '""', "''"):
-        if len(text) > 1 and text[0] == opening and text[-1] == closing:
-            return text[1:-1].strip()
-    return text
-
-
-def _with_id(kind: str, rest: str) -> Action | None:
-    found = re.match(r"[\[(]?(\d{1,6})[\])]?(?!\w)", rest)
-    return Action(kind, int(found[1])) if found and int(found[1]) else None
-
-
-def _with_text(kind: str, rest: str) -> Action | None:
-    found = re.match(r"[\[(]?(\d{1,6})[\])]?(?!\w)[\s,]*", rest)
-    if found is None or int(found[1]) == 0:
-        return None
-    text, enter = rest[found.end() :], False
-    if not text:
-        return None
-    if kind == "type" and (inside := re.fullmatch(r"\[(.*?)\](?:\s*\[(?:press_enter_after\s*=\s*)?([01])\])?", text)):
-        text, enter = inside[1], inside[2] == "1"
-    else:
-        text = _bare(text)
-    if kind == "select" and not text:
-        return None
-    return Action(kind, int(found[1]), text[:TEXT_CHARS], enter)
-
-
-def _with_key(kind: str, rest: str) -> Action | None:
-    key = KEYS.get(_bare(rest).lower().replace(" ", "").replace("_", ""))
-    return Action(kind, text=key) if key else None
-
-
-def _with_direction(kind: str, rest: str) -> Action | None:
-    word = _bare(rest).lower()
-    return Action(kind, text=word) if word in ("down", "up") else None
-
-
-def _with_answer(kind: str, rest: str) -> Action | None:
-    return Action(kind, text=_bare(rest)[:TEXT_CHARS])
-
-
-def _alone(kind: str, rest: str) -> Action | None:
-    return Action(kind)
-
-
-_READERS = {
-    "click": _with_id,
-    "hover": _with_id,
-    "type": _with_text,
-    "select": _with_text,
-    "press": _with_key,
-    "scroll": _with_direction,
-    "go_back": _alone,
-    "stop": _with_answer,
-}
 
 
 def random_action(view: View, kinds: tuple[str, ...], goal: str, rng: random.Random) -> str:

@@ -309,6 +309,10 @@
     return false;
   };
 
-  const view = {read, target, setValue, marked, choose, scroll};
+  const focus = (number) => {
+    const element = elements[number - 1];
+    if (document.activeElement !== element) element.focus();
+  };
+  const view = {read, target, focus, setValue, marked, choose, scroll};
   Object.defineProperty(window, "webView", {value: Object.freeze(view)});
 })();

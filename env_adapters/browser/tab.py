@@ -115,7 +115,7 @@ class Tab:
     async def _do(self, action: Action) -> dict[str, Any] | None:
         """Execute an action; return the problem that prevented it, or None."""
         mouse, keyboard = self._window.page.mouse, self._window.page.keyboard
-        if action.kind == "press":
+        if action.kind == "press" and not action.id:
             await keyboard.press(action.text)
             return None
         if action.kind == "scroll":
@@ -129,6 +129,10 @@ class Tab:
         found = await self._evaluate(f"webView.target({action.id})")
         if "problem" in found:
             return dict(found)
+        if action.kind == "press":
+            await self._evaluate(f"webView.focus({action.id})")
+            await keyboard.press(action.text)
+            return None
         if action.kind == "hover":
             await mouse.move(found["x"], found["y"])
             return None

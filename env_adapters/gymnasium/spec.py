@@ -21,6 +21,8 @@ import random
 import re
 from typing import TYPE_CHECKING, Any
 
+from env_adapters.answer import nearest, read_action, said
+from env_adapters.dress import Call
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Isolation, Reset, Transition, UnknownTask
 from env_adapters.splits import held_out
 from upturn import packages
@@ -38,9 +40,10 @@ _INSTALL = packages.command("gymnasium")
 class Game:
     """One instance of one environment."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any], name: str) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], name: str, call: Call) -> None:
         from env_adapters.gymnasium import text as gymnasium_text
 
+        self._call = call
         self._env, self._text, self._over = env, gymnasium_text, True
         known = gymnasium_text.KNOWN.get(name.rpartition("-v")[0])
         self._names = known.actions if known else ()
@@ -74,12 +77,9 @@ class Game:
         """
         if self._over:
             raise ValueError("this episode is over or has not begun: reset it before a step")
-        try:
-            action = self._text.read(self._env.action_space, read_action(text), self._names)
-        except ValueError as error:
-            return Transition(
-                f"Not an action: {error}. Answer with one action only: {self._actions}", 0.0, False, valid=False
-            )
+        action = read_action(text, self._understood, call=self._call)
+        if action is None:
+            return Transition(self._wrong(said(text)), 0.0, False, valid=False)
         observation, reward, terminated, truncated, self._info = self._env.step(action)
         self._return += float(reward)
         self._over = terminated or truncated
@@ -92,6 +92,20 @@ class Game:
             success,
             info={"return": self._return},
         )
+
+    def _understood(self, text: str) -> Any:
+        try:
+            return self._text.read(self._env.action_space, text, self._names)
+        except ValueError:
+            return None
+
+    def _wrong(self, text: str) -> str:
+        reason = "it is neither a name nor JSON"
+        try:
+            self._text.read(self._env.action_space, text, self._names)
+        except ValueError as error:
+            reason = str(error)
+        return f"Not an action: {reason}. Answer with one action only: {self._actions}{nearest(text, self._names)}"
 
     def _verdict(self, reward: float, terminated: bool) -> bool:
         threshold = self._env.spec.reward_threshold if self._env.spec else None
@@ -125,15 +139,6 @@ class Game:
         """Close Gymnasium's environment."""
         self._over = True
         self._env.close()
-
-
-def read_action(text: str) -> str:
-    """Return the action of an answer: its first `Action:` line, otherwise its first non-empty line."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    marked = [line for line in lines if re.match(r"action\s*:", line, re.IGNORECASE)]
-    line = re.sub(r"^action\s*:", "", next(iter(marked or lines), ""), flags=re.IGNORECASE)
-    line = line.lstrip(" \t`*>").rstrip(" \t`*.")
-    return line if re.fullmatch(r'".+"', line) else line.strip("'\"")  # A quoted text is JSON.
 
 
 class Gymnasium:
@@ -205,7 +210,7 @@ class Gymnasium:
             raise EnvironmentMissing(f"{self._id} needs more packages: {error}") from error
         except (gymnasium.error.Error, TypeError) as error:
             raise EnvironmentFailure(f"{self._id} cannot be made: {type(error).__name__}: {error}") from error
-        return Game(env, self._id)
+        return Game(env, self._id, self.text_of)
 
 
 def make_spec(identifier: str) -> Gymnasium:

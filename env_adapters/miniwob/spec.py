@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 
 from env_adapters.browser import browser
-from env_adapters.browser.actions import Action, instructions, random_action, read_action
+from env_adapters.browser.actions import Action, instructions, random_action
+from env_adapters.browser.reading import read_action, suggestion
 from env_adapters.browser.spec import BrowserSpec
 from env_adapters.browser.tab import Tab
 from env_adapters.browser.web import Request, Response
@@ -79,7 +80,8 @@ class MiniWob:
         self._must_be_open()
         action = read_action(text, KINDS)
         if action is None:
-            return Transition(f"{INVALID}\n{self._tab.view.text}", 0.0, False, valid=False)
+            wrong = f"{INVALID}{suggestion(text, KINDS, self._tab.view)}\n{self._tab.view.text}"
+            return Transition(wrong, 0.0, False, valid=False)
         if (problem := self._tab.act(action)) is not None:
             return Transition(f"{problem}\n{self._tab.view.text}", 0.0, False, valid=False)
         self._done.append(action)

@@ -1,8 +1,9 @@
 """Client of AgentGym's environment servers (arXiv 2406.04151): `agentgym:KIND@URL`.
 
-The servers share their calls but not one protocol; `KINDS` describes each variant. As in AgentGym, the client reads
-`Action:` out of an answer, and an episode's value is its last step's reward (BabyAI and SciWorld: score). A step here
-earns the change of that value, in 0..1, so the rewards add up to it; `info["score"]` has the server's own figure.
+The servers share their calls but not one protocol; `agentgym_kinds.py` describes each variant. As in AgentGym, the
+client reads `Action:` out of an answer, and an episode's value is its last step's reward (BabyAI and SciWorld: score).
+A step here earns the change of that value, in 0..1, so the rewards add up to it; `info["score"]` has the server's own
+figure.
 
 Chosen by this project: the instructions (the servers send none; these are short), the splits, that an answer without
 `Action:` is the action itself, and that ALFWorld's possible actions are shown every turn. An error, including one sent
@@ -17,193 +18,17 @@ import json
 import logging
 import random
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from env_adapters.protocol import EnvironmentFailure, Reset, Transition, UnknownTask
+from env_adapters.remote.agentgym_kinds import KINDS, NoAction
 from env_adapters.remote.connection import Http, Place, RemoteInstance, RemoteSpec, number, place
 
 log = logging.getLogger("upturn.environments")
 
 LISTED = 5000
 """Maximum number of listed tasks per kind, evenly spread; the others can be played by name."""
-
-
-class NoAction(ValueError):
-    """An answer contains no action; the message is the one of AgentGym's client."""
-
-
-def _one_action(text: str) -> str:
-    """TextCraft and BabyAI: one `Action:` line with letters, digits and commas only."""
-    found = re.findall(r"Action:\s*(.*?)(?=\n|$)", text, re.DOTALL)
-    if len(found) > 1:
-        raise NoAction("Error: Only one 'Action' is allowed per response. Please adjust your response.")
-    line = found[0] if found else next((line for line in text.splitlines() if line.strip()), "")
-    return " ".join(re.sub(r"[^A-Za-z0-9, ]+", "", line).split())
-
-
-def _last_action(text: str) -> str:
-    """ALFWorld, SciWorld and WebShop: the text after the last `Action:`."""
-    return text.rpartition("Action:")[2].strip()
-
-
-def _first_action(text: str) -> str:
-    """Maze and wordle: the text between the first `Action:` and the next."""
-    parts = text.split("Action:")
-    return parts[min(1, len(parts) - 1)].strip()
-
-
-def _fenced(text: str) -> str:
-    """WebArena: the whole answer, which must contain an action between triple backticks."""
-    if not re.search(r"```.*?```", text, re.DOTALL):
-        raise NoAction(
-            "Cannot parse action from response. Your action should be inside triple backticks (```). "
-            "Please adjust accordingly."
-        )
-    return text
-
-
-def _query(text: str) -> str:
-    """SQL: the last fenced block, or the whole answer."""
-    return text.split("```sql")[-1].split("```")[0].strip()
-
-
-def _whole(text: str) -> str:
-    """SearchQA and the tool servers: the whole answer, which the server parses itself."""
-    return text
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """The variant of the protocol that one kind of server implements."""
-
-    size: int
-    """Number of tasks (for an unlimited supply: how many are used)."""
-    instructions: str
-    read: Callable[[str], str]
-    index: str = "data_idx"
-    """Field of a reset request that selects the task."""
-    key: str = "id"
-    """Field that names the instance."""
-    create: dict[str, Any] | None = None
-    more: dict[str, Any] = field(default_factory=dict)
-    """Further fields of a reset request."""
-    path: str = ""
-    closes: bool = False
-    """Whether the server can close an instance; otherwise it keeps instances until it stops."""
-    value: str = "reward"
-    full: float = 1.0
-    """The value of a complete success."""
-    success: float = 1.0
-    """Minimum share of `full` for a finished episode to be a success."""
-    unknown: str = "\0"
-    """Part of the observation that reports an action which the server did not understand."""
-
-
-_REACT = "Answer with a thought and one action:\nThought: ...\nAction: ..."
-_TOOLS = "Use the tools you are told of. Answer:\nAction: TOOL with Action Input: {JSON}"
-
-
-def _tool(size: int, what: str) -> Kind:
-    return Kind(size, f"{what} {_TOOLS}", _whole, index="id", key="env_idx", create={"id": 0}, unknown="Format error")
-
-
-KINDS = {
-    "textcraft": Kind(
-        544,
-        f"Craft the goal in Minecraft. Actions: get N item | craft N item using N item, N item | inventory. {_REACT}",
-        _one_action,
-        create={},
-        closes=True,
-        unknown="Could not execute",
-    ),
-    "babyai": Kind(
-        4000,
-        f"Reach the goal in a grid of rooms, by one of the available actions. {_REACT}",
-        _one_action,
-        closes=True,
-        value="score",
-        success=0.0,
-        unknown="action is not recognized",
-    ),
-    "sciworld": Kind(
-        4639,
-        "Do the science task in a house of rooms, by commands such as: look around | open door to "
-        "kitchen | go to kitchen | pick up X | move X to Y | activate X | use X on Y | focus on X | wait. "
-        f"{_REACT}",
-        _last_action,
-        closes=True,
-        value="score",
-        full=100.0,
-        unknown="No known action matches",
-    ),
-    "alfworld": Kind(
-        2620,
-        f"Do the household task, by one of the available actions. {_REACT}",
-        _last_action,
-        index="game",
-        more={"world_type": "Text"},
-        unknown="Nothing happens",
-    ),
-    "maze": Kind(
-        26,
-        f"Walk to the goal of a maze. Actions: move up | move down | move left | move right. {_REACT}",
-        _first_action,
-        index="game",
-        path="/maze",
-    ),
-    "wordle": Kind(
-        1000,
-        "Guess the word of five letters in six tries; b is a letter that is not in it, y one that is "
-        f"elsewhere, g one that is right. Write letters with spaces, like: s h i r e. {_REACT}",
-        _first_action,
-        index="seed",
-        path="/wordle",
-        unknown="invalid word",
-    ),
-    "webshop": Kind(
-        6910,
-        f"Buy what the instruction wants. Actions: search[words] | click[button or item]. {_REACT}",
-        _last_action,
-        index="session_id",
-        key="env_idx",
-    ),
-    "webarena": Kind(
-        812,
-        "Do the task in the browser. Actions: click [id] | type [id] [text] [press_enter] | hover "
-        "[id] | press [keys] | scroll [up or down] | new_tab | tab_focus [index] | close_tab | goto [url] "
-        "| go_back | go_forward | stop [answer]. Think, then end with the action like: ```click [12]```",
-        _fenced,
-        index="idx",
-        key="env_idx",
-        more={"seed": 0},
-        closes=True,
-    ),
-    "searchqa": Kind(
-        221_328,
-        "Think in <think>...</think>, then <search>words</search> to get passages, or <answer>the answer</answer>.",
-        _whole,
-        index="id",
-        key="env_idx",
-        create={"id": 0},
-        closes=True,
-        unknown="previous action is invalid",
-    ),
-    "sqlgym": Kind(
-        10_962,
-        "Answer the question by one SQLite query:\n```sql\nSELECT ...\n```",
-        _query,
-        index="item_id",
-        key="env_idx",
-    ),
-    "weather": _tool(343, "Answer the question about the weather."),
-    "movie": _tool(238, "Answer the question about movies."),
-    "academia": _tool(19, "Answer the question about papers and their authors."),
-    "todo": _tool(155, "Do the task in the to-do list."),
-    "sheet": _tool(20, "Do the task in the spreadsheet."),
-}
 
 
 class Remote(RemoteInstance):
@@ -244,7 +69,7 @@ class Remote(RemoteInstance):
             raise ValueError("this episode is over or has not begun: reset it before a step")
         kind = self._kind
         try:
-            action = kind.read(text.removesuffix("</s>"))
+            action = kind.action(text.removesuffix("</s>"))
         except NoAction as error:
             return Transition(str(error), 0.0, False, valid=False)
         reply = self._call("step", {kind.key: self._id, "action": action})

@@ -135,12 +135,6 @@ def read_object(text: str) -> dict[str, Any]:
     return dict(found)
 
 
-def read_action(text: str) -> str:
-    """Return the action of an answer: the text after its first `Action:`, otherwise the whole answer."""
-    found = re.search(r"^\W*action\s*:\s*(.*)", text, re.IGNORECASE | re.MULTILINE | re.DOTALL)
-    return (found[1] if found else text).strip(" \t\r\n`'\"*>")
-
-
 def seed_tasks() -> Iterable[str]:
     """Return the tasks of a server that has only seeds."""
     return (f"seed-{index}" for index in range(SEEDS))

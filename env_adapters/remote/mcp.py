@@ -19,8 +19,11 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Collection, Iterator
 from typing import Any
 
+from env_adapters.answer import LAST_LINES, blocks, nearest, said
+from env_adapters.dress import forms, lines, with_input
 from env_adapters.protocol import EnvironmentFailure, Reset, Transition
 from env_adapters.remote.connection import (
     Place,
@@ -28,7 +31,6 @@ from env_adapters.remote.connection import (
     RemoteSpec,
     number,
     place,
-    read_action,
     read_object,
     seed_of,
     seed_tasks,
@@ -85,12 +87,13 @@ class Remote(RemoteInstance):
             raise ValueError("this episode is over or has not begun: reset it before a step")
         tools = _playable(self._session)
         try:
-            name, arguments = read_call(text)
+            name, arguments = read_call(text, tools)
             if name not in tools:
                 raise ValueError(f"there is no tool {name[:100]!r}")  # prose: ok (a model sees it)
             result = self._session.call(name, arguments)
         except ValueError as error:
-            return Transition(f"Not a call: {error}. Tools: {', '.join(tools)}", 0.0, False, valid=False)
+            near = nearest(re.split(r"[\s({]", said(text), maxsplit=1)[0], tools)
+            return Transition(f"Not a call: {error}. Tools: {', '.join(tools)}{near}", 0.0, False, valid=False)
         if result.get("isError"):
             return Transition(_text(result), 0.0, False, valid=False)
         observation, fields = _read(result)
@@ -112,16 +115,43 @@ class Remote(RemoteInstance):
                 log.warning("could not end a session at %s: %s", self._where, error)
 
 
-def read_call(text: str) -> tuple[str, dict[str, Any]]:
+def read_call(text: str, tools: Collection[str] = ()) -> tuple[str, dict[str, Any]]:
     """Return the tool and the arguments of an answer.
+
+    Args:
+        text: the answer.
+        tools: the tools that exist. A line that begins with another name is not a call, if one of the lines is.
 
     Raises:
         ValueError: the answer is not a call.
     """
-    found = re.match(r"([\w.-]+)\s*(.*)", read_action(text), re.DOTALL)
-    if found is None:
-        raise ValueError("it names no tool")
-    return found[1], read_object(found[2]) if "{" in found[2] else {}
+    parts = [part for block in blocks(text) for part in (block, *reversed(lines(block)[1:][-LAST_LINES:]))]
+    wrong: ValueError | None = None
+    for must_exist in (True, False):
+        for part in parts:
+            for form in forms_of_call(part):
+                found = re.match(r"([\w.-]+)\s*(.*)", form, re.DOTALL)
+                if found is None or (must_exist and found[1] not in tools):
+                    continue
+                try:
+                    return found[1], read_object(found[2]) if "{" in found[2] else {}
+                except ValueError as error:
+                    wrong = wrong or error
+    raise wrong or ValueError("it names no tool")
+
+
+def forms_of_call(text: str) -> Iterator[str]:
+    """Yield what a text may be as a call: itself on several lines, its JSON, or its first line without its dress."""
+    yield from with_input(text, _text_of)
+    if not text.startswith("{"):
+        yield text.strip(" \t\r\n`'\"*>")
+    yield from forms(text, _text_of)
+
+
+def _text_of(name: str, arguments: dict[str, Any]) -> str:
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"{name!r} is not the name of a tool")
+    return f"{name} {json.dumps(arguments, ensure_ascii=False)}"
 
 
 def _playable(session: McpSession) -> dict[str, dict[str, Any]]:
@@ -182,9 +212,7 @@ class Mcp(RemoteSpec):
 
     def text_of(self, name: str, arguments: dict[str, Any]) -> str:
         """Return a call as text. The server decides whether the tool exists."""
-        if not re.fullmatch(r"[\w.-]+", name):
-            raise ValueError(f"{name!r} is not the name of a tool")
-        return f"{name} {json.dumps(arguments, ensure_ascii=False)}"
+        return _text_of(name, arguments)
 
 
 def make_spec(argument: str, name: str) -> Mcp:

@@ -16,6 +16,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from env_adapters.answer import blocks, read_action
+from env_adapters.dress import as_json
 from env_adapters.protocol import EnvironmentFailure, Reset, Transition
 from env_adapters.remote.connection import (
     ANSWER_BYTES,
@@ -27,7 +29,6 @@ from env_adapters.remote.connection import (
     number,
     parse,
     place,
-    read_action,
     read_object,
     seed_of,
     seed_tasks,
@@ -53,9 +54,11 @@ class Form:
         }
         required = [name for name in schema.get("required", []) if name in fields]
         only = list(fields) if len(fields) == 1 else required
+        self._fields = set(fields)
         self.field = only[0] if len(only) == 1 else None
         """The single field whose value is the text, or None if an action is a JSON object."""
-        self._is_text = self.field is not None and fields[self.field].get("type") == "string"
+        self._type = fields[self.field].get("type") if self.field is not None else None
+        self._is_text = self._type == "string"
         shown = {name: _about(part) for name, part in fields.items()}
         if self.field is None:
             self.rule = f"a JSON object with these fields: {json.dumps(shown, ensure_ascii=False)}"
@@ -69,16 +72,43 @@ class Form:
         Raises:
             ValueError: the answer contains no action.
         """
-        found = read_action(text)
         if self.field is None:
-            return read_object(found)
+            return self._of_fields(text)
         if self._is_text:
-            return {self.field: found}
+            return {self.field: self._message(text)}
+        found = read_action(text, self._value)
+        if found is None:
+            raise ValueError("it is not JSON")
+        return {self.field: found[0]}
+
+    def _value(self, text: str) -> tuple[Any] | None:
+        """Return the field's value in a JSON text, which may name the field; None if it is not JSON."""
         try:
-            value = json.loads(found)
-        except (ValueError, RecursionError) as error:
-            raise ValueError("it is not JSON") from error
-        return value if isinstance(value, dict) and set(value) == {self.field} else {self.field: value}
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        if isinstance(value, dict) and set(value) == {self.field}:
+            return (value[self.field],)
+        return None if isinstance(value, dict) and self._type != "object" else (value,)
+
+    def _of_fields(self, text: str) -> dict[str, Any]:
+        wrong = ValueError("it holds no JSON object")
+        for part in blocks(text):
+            try:
+                found = read_object(part)
+            except ValueError as error:
+                wrong = error
+                continue
+            inner = found.get("action")
+            return inner if isinstance(inner, dict) and "action" not in self._fields else found
+        raise wrong
+
+    def _message(self, text: str) -> str:
+        """Return the answer's text, or the one that it gives as JSON under the name of the field or as `action`."""
+        found = next(blocks(text)).strip(" \t\r\n`'\"*>")
+        value = as_json(found)
+        values = [value[key] for key in (self.field, "action") if key in value] if isinstance(value, dict) else []
+        return values[0] if values and isinstance(values[0], str) else found
 
 
 def _about(part: Any) -> str:

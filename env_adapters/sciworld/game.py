@@ -1,8 +1,9 @@
 """One ScienceWorld episode: a seat in a Java process and a simulated world in it.
 
 A reward is the gain of the score, clipped to 0..1, over the best score so far (the raw score, -100 to 100, is in
-`info`). So neither a wrong focus, which ends the episode as a failure, nor starting over takes reward away. This, and
-the limit of moves, are choices of this project. The Java processes are in `java.py`.
+`info`). So neither a wrong focus, which ends the episode as a failure, nor starting over takes reward away. What is
+already so at the first look earns nothing, and the rest is scaled so that a win adds up to 1. This, and the limit of
+moves, are choices of this project. The Java processes are in `java.py`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import re
 from contextlib import suppress
 from typing import Any
 
+from env_adapters.answer import nearest_form, read_action
+from env_adapters.dress import Call
 from env_adapters.protocol import EnvironmentFailure, Reset, Transition, UnknownTask
 from env_adapters.sciworld import java as sciworld_java
+from env_adapters.sciworld.forms import ACTION, ACTION_WORDS, ACTIONS, FORMS
 from env_adapters.sciworld.tasks import splits_by_task
 
 MOVES = 200
@@ -22,11 +26,6 @@ its own solutions, which take up to 178 (measured)."""
 ACTION_CHARS = 200
 OBSERVATION_CHARS = 4000
 """Longest texts to and from the simulator, chosen by this project."""
-ACTIONS = (
-    "look around | look at X | look in X | inventory | task | go to X | open X | close X | pick up X | put down X | "
-    "move X to Y | pour X in Y | dunk X in Y | mix X | use X on Y | activate X | deactivate X | connect X to Y | "
-    "disconnect X | read X | eat X | flush X | focus on X | wait1 | wait"
-)
 INSTRUCTIONS = (
     f"Do the science task. Answer with one action only:\n{ACTIONS}\n"
     "X and Y are things you have seen. Where several fit, you get a list: answer with a number of it. Focus only on "
@@ -41,7 +40,8 @@ WHOLE = 0.999
 class SciWorld:
     """One instance: a seat in a Java process and, during an episode, a world in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, call: Call) -> None:
+        self._call = call
         self._java: sciworld_java.Java | None = None
         self._world: Any = None
         self._type, self._variation = "", 0
@@ -51,7 +51,8 @@ class SciWorld:
         self._solution: list[str] | None = None
         self._choices: list[str] = []
         """The numbers of the simulator's list of choices, while it asks for one."""
-        self._best = 0.0
+        self._best = self._first = 0.0
+        """The best score so far, and the one that the task begins with."""
 
     def reset(self, task: str, seed: int) -> Reset:
         """Begin a task. The seed determines the random events."""
@@ -62,16 +63,33 @@ class SciWorld:
         self._type, self._variation = name, int(number)
         self._seeds = random.Random(f"sciworld/{task}/{seed}")
         self._first_seed = self._seeds.getrandbits(48)
-        self._done, self._solution, self._choices, self._best = [], None, [], 0.0
+        self._done, self._solution, self._choices = [], None, []
         if self._java is None or not self._java.alive:
             self._java = sciworld_java.JAVAS.take()
-        goal, look = self._java.call(self._begin)
+        goal, look, score = self._java.call(self._begin)
+        self._best = self._first = max(0.0, score)
         messages = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": f"{goal}\n\n{look}"}]
         return Reset(messages, {"goal": goal, "type": name, "variation": self._variation})
 
-    def _begin(self) -> tuple[str, str]:
+    def _bare(self, text: str) -> str | None:
+        """Return any text as an action: the simulator decides."""
+        action = bare(text)
+        if self._choices and (number := re.match(r"(\d+)\s*(?:[:.)].*)?$", action)):
+            action = number[1]
+        return action or None
+
+    def _certain(self, text: str) -> str | None:
+        """Return a text that has the form of an action, or None."""
+        action = self._bare(text)
+        if action in self._choices or (action and ACTION.fullmatch(action) and len(action.split()) <= ACTION_WORDS):
+            return action
+        return None
+
+    def _begin(self) -> tuple[str, str, float]:
+        """Return the task, the first observation, and the score of what is already so."""
         self._world = self._load(solved=False)
-        return self._world.getTaskDescription().strip(), self._world.step("look around").strip()
+        goal, look = self._world.getTaskDescription().strip(), self._world.step("look around").strip()
+        return goal, look, float(self._world.getScore())
 
     def _load(self, *, solved: bool) -> Any:
         assert self._java is not None
@@ -88,10 +106,8 @@ class SciWorld:
             EnvironmentFailure: the simulator or its process failed.
         """
         java, world = self._open()
-        action = read_action(text)
-        if self._choices and (number := re.match(r"(\d+)\s*(?:[:.)].*)?$", action)):
-            action = number[1]
-        if not action:
+        action = read_action(text, self._bare, self._certain, self._call)
+        if action is None:
             return Transition(INVALID, 0.0, False, valid=False)
         seed = self._seeds.getrandbits(48)
 
@@ -107,10 +123,10 @@ class SciWorld:
             self._choices = re.findall(r"^(\d+):", observation, re.MULTILINE)
         valid = not observation.startswith(("No known action", "Unknown action"))
         if not valid:
-            observation = NO_CHOICE if asked else INVALID
+            observation = NO_CHOICE if asked else INVALID + nearest_form(action, FORMS)
         over = completed or score < 0
         best = max(self._best, min(1.0, score))
-        reward, self._best = best - self._best, best
+        reward, self._best = (best - self._best) / (1.0 - self._first or 1.0), best
         truncated = not over and moves > MOVES
         if over or truncated:
             self._leave()
@@ -134,7 +150,7 @@ class SciWorld:
             self._solution = java.call(self._solve)
         at = 0
         for action in self._done:
-            at += at < len(self._solution) and action == read_action(self._solution[at])
+            at += at < len(self._solution) and action == bare(self._solution[at])
         return self._solution[at] if at < len(self._solution) else "wait1"
 
     def _solve(self) -> list[str]:
@@ -176,10 +192,7 @@ class SciWorld:
                 java.call(lambda: java.release(world))
 
 
-def read_action(text: str) -> str:
-    """Return the action of an answer: its first `Action:` line, otherwise its first non-empty line."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    marked = [line for line in lines if re.match(r"[*_`\s]*action\s*[*_`]*:", line, re.IGNORECASE)]
-    line = re.sub(r"^[*_`\s]*action\s*[*_`]*:", "", next(iter(marked or lines), ""), flags=re.IGNORECASE)
-    plain = " ".join(line.encode("ascii", "ignore").decode().strip(" \t`'\"*>.").split())
-    return plain[:ACTION_CHARS].lower()
+def bare(text: str) -> str:
+    """Return an action as the simulator gets it: lowercase ASCII on one line, of bounded length."""
+    plain = text.encode("ascii", "ignore").decode().strip(" \t`'\"*>.")
+    return " ".join(plain.split())[:ACTION_CHARS].lower()

@@ -11,7 +11,8 @@ from typing import Any
 
 from env_adapters.protocol import EnvironmentMissing, Isolation, UnknownTask
 from env_adapters.sciworld import java as sciworld_java
-from env_adapters.sciworld.game import ACTIONS, SciWorld
+from env_adapters.sciworld.forms import ACTIONS
+from env_adapters.sciworld.game import SciWorld
 from env_adapters.sciworld.tasks import splits_by_task
 
 TOOLS: list[dict[str, Any]] = [
@@ -63,13 +64,13 @@ class ScienceWorld:
             raise ValueError(f"ScienceWorld has no tool {name!r}; it has act")
         if set(arguments) != {"action"} or not isinstance(arguments["action"], str):
             raise ValueError(f"the arguments of act are {arguments!r}")
-        return f"Action: {' '.join(arguments['action'].split())}"
+        return " ".join(arguments["action"].split())
 
     def make(self) -> SciWorld:
         """Make an instance. Its first reset starts a Java process if none has a free seat."""
         if (needs := self.missing()) is not None:
             raise EnvironmentMissing(needs)
-        return SciWorld()
+        return SciWorld(self.text_of)
 
 
 def make_spec() -> ScienceWorld:

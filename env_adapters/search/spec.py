@@ -1,9 +1,9 @@
 """Deep search: answer a question by searching passages over several turns (Search-R1, arXiv 2503.09516).
 
-Responsible for the prompt, parsing an answer's tags, judging, and a solver. `corpus.py` holds the passages, `index.py`
-finds them, `questions.py` makes the questions. The tags, three passages per search and the exact match are Search-R1's
-and AgentGym's. Chosen by this project: the questions about the CIA World Factbook and their splits, and that a wrong
-answer ends the episode too (AgentGym's server accepts any number of guesses).
+Responsible for the prompt, judging, and a solver. `corpus.py` holds the passages, `index.py` finds them, `questions.py`
+makes the questions, `reading.py` parses an answer's tags. The tags, three passages per search and the exact match are
+Search-R1's and AgentGym's. Chosen by this project: the questions about the CIA World Factbook and their splits, and
+that a wrong answer ends the episode too (AgentGym's server accepts any number of guesses).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from env_adapters.search.corpus import INSTALL, Corpus, Factbook, JsonLines, has
 from env_adapters.search.facts import folded
 from env_adapters.search.index import Hit, Index, RemoteIndex, Retriever, build, cache_folder
 from env_adapters.search.questions import Question, Support, factbook_questions, file_questions
+from env_adapters.search.reading import ANSWER_CHARS, TOOLS, read_action, suggestion, text_of
 
 COLLECTION = "a text collection"
 PASSAGES = 3
 SHOWN_CHARS = 800
 """Maximum length of a shown passage; the Factbook's passages are shorter."""
-ANSWER_CHARS = 500
 SEEN_WORDS = 1000
 """Words of the shown passages that are kept for the random player."""
 INSTRUCTIONS = (
@@ -38,42 +38,8 @@ INSTRUCTIONS = (
     "<answer>a few words</answer> ends the episode. Give only the name, number or code, as the passages write it.\n"
     "You may think before it in <think>...</think>."
 )
+NOTHING_FOUND = "\nSearch for names and words as the question or a passage writes them."
 INVALID = "Nothing was done. Write <search>words</search> to search, or <answer>a few words</answer> to answer."
-
-
-def _tool(name: str, argument: str, description: str) -> dict[str, Any]:
-    return {
-        "type": "function",
-        "function": {
-            "name": name,
-            "description": description,
-            "parameters": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": [argument],
-                "properties": {argument: {"type": "string"}},
-            },
-        },
-    }
-
-
-TOOLS = [
-    _tool("search", "query", "Show the passages that fit some words best."),
-    _tool("answer", "text", "Answer the question in a few words, which ends the episode."),
-]
-_ARGUMENT = {"search": "query", "answer": "text"}
-
-
-def read_action(text: str) -> tuple[str, str]:
-    """Return the action of an answer (`search`, `answer` or empty) and its words.
-
-    Thoughts are ignored, the first tag counts, and its end may be missing, since a stop sequence cuts it off.
-    """
-    visible = re.sub(r"<think>.*?(</think>|$)", " ", text, flags=re.DOTALL | re.IGNORECASE)
-    visible = re.split(r"</think>", visible, flags=re.IGNORECASE)[-1]
-    found = re.search(r"<\s*(search|answer)\s*>(.*?)(<\s*/|$)", visible, re.DOTALL | re.IGNORECASE)
-    words = " ".join(found[2].split()).strip('`*"') if found else ""
-    return (found[1].lower(), words) if found and words else ("", "")
 
 
 def normalized(text: str) -> str:
@@ -134,14 +100,14 @@ class Inquiry:
         if action == "search":
             hits = self._spec.retriever.search(words, PASSAGES)
             self._note(question, words, hits)
-            return Transition(show(hits), 0.0, False)
+            return Transition(show(hits) + ("" if hits else NOTHING_FOUND), 0.0, False)
         if action == "answer":
             self._question = None
             guess = words[:ANSWER_CHARS]
             right = normalized(guess) in {normalized(answer) for answer in question.answers}
             best = max(f1(guess, answer) for answer in question.answers)
             return Transition("Correct." if right else "Wrong.", float(right), True, success=right, info={"f1": best})
-        return Transition(INVALID, 0.0, False, valid=False)
+        return Transition(INVALID + suggestion(text), 0.0, False, valid=False)
 
     def _note(self, question: Question, words: str, hits: list[Hit]) -> None:
         for hit in hits:
@@ -227,12 +193,7 @@ class Search:
 
     def text_of(self, name: str, arguments: dict[str, Any]) -> str:
         """Return a tool call as a tag."""
-        if name not in _ARGUMENT:
-            raise ValueError(f"{self.name} has no tool {name!r}; it has search and answer")
-        words = arguments.get(_ARGUMENT[name])
-        if not isinstance(words, str):
-            raise ValueError(f"{name} takes a text {_ARGUMENT[name]!r}, not {arguments!r}")
-        return f"<{name}>{words}</{name}>"
+        return text_of(name, arguments, self.name)
 
     def splits(self) -> list[str]:
         """Return the two disjoint splits. `test` has a fifth of the countries (of a file's questions), by a hash."""

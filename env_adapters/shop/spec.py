@@ -15,7 +15,8 @@ from collections import Counter
 from functools import cache
 
 from env_adapters.browser import browser
-from env_adapters.browser.actions import instructions, random_action, read_action
+from env_adapters.browser.actions import instructions, random_action
+from env_adapters.browser.reading import read_action, suggestion
 from env_adapters.browser.spec import BrowserSpec
 from env_adapters.browser.tab import Tab
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Reset, Transition, UnknownTask
@@ -76,7 +77,8 @@ class Shop:
         site = self._open_site()
         action = read_action(text, KINDS)
         if action is None:
-            return Transition(f"{INVALID}\n{self._tab.view.text}", 0.0, False, valid=False)
+            wrong = f"{INVALID}{suggestion(text, KINDS, self._tab.view)}\n{self._tab.view.text}"
+            return Transition(wrong, 0.0, False, valid=False)
         if action.kind == "stop":
             self._over = True
             success = is_done(site.db, self._before, self._task, action.text)

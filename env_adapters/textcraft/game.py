@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 
-from env_adapters.answer import read_action
+from env_adapters.answer import read_action, said
+from env_adapters.dress import Call
 from env_adapters.protocol import Reset, Transition, UnknownTask
+from env_adapters.textcraft.commands import Command, known, parse, suggestion
 from env_adapters.textcraft.recipes import Book, Recipe
 
 DISTRACTORS = 3
@@ -23,8 +24,8 @@ INVALID = "Not an action. Use get, craft or inventory."
 class Game:
     """One instance: an inventory, a goal and the rules."""
 
-    def __init__(self, book: Book, tasks: dict[str, str]) -> None:
-        self._book, self._tasks = book, tasks
+    def __init__(self, book: Book, tasks: dict[str, str], call: Call) -> None:
+        self._book, self._tasks, self._call = book, tasks, call
         self._goal, self._over = "", True
         self._kind: dict[str, str] = {}
         self._inventory: Counter[str] = Counter()
@@ -64,41 +65,44 @@ class Game:
         """
         if self._over:
             raise ValueError("this TextCraft episode is over or has not begun: reset it before a step")
-        action = read_action(text)
-        if action == "inventory":
+        command = read_action(text, parse, lambda part: known(part, self._book), self._call)
+        if command is None:
+            return Transition(INVALID + self._hint(said(text)), 0.0, False, valid=False)
+        if command.verb == "inventory":
             listed = " ".join(f"[{item}] ({count})" for item, count in self._inventory.items())
             return Transition(f"Inventory: {listed or 'You are not carrying anything.'}", 0.0, False)
-        if found := re.fullmatch(r"get ([0-9]{1,6}) (.+)", action):
-            return Transition(self._get(found[2], int(found[1])), 0.0, False)
-        if found := re.fullmatch(r"craft (?:[0-9]+ )?(.+?) using (.+)", action):
-            observation, done = self._craft(found[1], found[2])
-            self._over = done
-            return Transition(observation, float(done), done, success=True if done else None)
-        return Transition(INVALID, 0.0, False, valid=False)
+        if command.verb == "get":
+            return Transition(self._get(command), 0.0, False)
+        observation, done = self._craft(command)
+        self._over = done
+        return Transition(observation, float(done), done, success=True if done else None)
 
-    def _get(self, item: str, count: int) -> str:
+    def _hint(self, text: str) -> str:
+        return suggestion(text, self._commands, self._book)
+
+    def _get(self, command: Command) -> str:
+        item, count = command.item, command.count
         if item not in self._book.items or item in self._book.recipes or item in self._book.tags or not count:
-            return f"Could not find {item}"
+            return f"Could not find {item}{self._hint(command.text)}"
         self._inventory[item] += count
         return f"Got {count} {item}"
 
-    def _craft(self, item: str, using: str) -> tuple[str, bool]:
+    def _craft(self, command: Command) -> tuple[str, bool]:
         """Return the observation, and whether this crafted the goal."""
-        amounts: Counter[str] = Counter()
-        for part in using.split(","):
-            found = re.fullmatch(r"([0-9]{1,6}) (.+)", part.strip())
-            if found is None:
-                return f"Wrong item format: {part.strip()}", False
-            amounts[found[2]] += int(found[1])
+        item, amounts = command.item, Counter[str]()
+        for part in command.parts:
+            if part.count is None:
+                return f"Wrong item format: {part.item}{self._hint(command.text)}", False
+            amounts[part.item] += part.count
         if any(self._inventory[name] < count for name, count in amounts.items()):
-            return f"Could not find enough items to craft {item}", False
+            return f"Could not find enough items to craft {item}{self._hint(command.text)}", False
         for recipe in self._book.recipes.get(item, []):
             if self._fits(recipe, dict(amounts)):
                 self._inventory.subtract(amounts)
                 self._inventory[item] += recipe.count
                 self._inventory = +self._inventory
                 return f"Crafted {recipe.count} {item}", item == self._goal
-        return f"Could not find a valid recipe for {item}", False
+        return f"Could not find a valid recipe for {item}{self._hint(command.text)}", False
 
     def _fits(self, recipe: Recipe, amounts: dict[str, int]) -> bool:
         for name, count in recipe.ingredients:

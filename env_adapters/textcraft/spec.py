@@ -98,7 +98,7 @@ class TextCraft:
 
     def make(self) -> Game:
         """Make an instance. All instances share the recipes."""
-        return Game(self._book, self._tasks)
+        return Game(self._book, self._tasks, self.text_of)
 
 
 def make_spec() -> TextCraft:

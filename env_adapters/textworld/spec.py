@@ -11,11 +11,12 @@ import importlib.util
 import random
 from typing import Any
 
-from env_adapters.answer import read_action
+from env_adapters.answer import nearest_form, read_action, said
+from env_adapters.dress import Call
 from env_adapters.protocol import EnvironmentMissing, Isolation, Reset, Transition, UnknownTask
 from env_adapters.textworld.games import load, tasks
 from env_adapters.textworld.progress import Progress
-from env_adapters.textworld.text import Scene, find_command
+from env_adapters.textworld.text import Scene, find_command, usual
 from upturn import packages
 
 ACTION_CHARACTERS = 200
@@ -46,7 +47,8 @@ TOOLS: list[dict[str, Any]] = [
 class Game:
     """One instance: a game and its progress."""
 
-    def __init__(self) -> None:
+    def __init__(self, call: Call) -> None:
+        self._call = call
         self._progress: Progress | None = None
         """None before the reset and after the end."""
         self._commands: dict[str, Any] = {}
@@ -98,10 +100,11 @@ class Game:
         Raises:
             ValueError: the episode is over or has not begun.
         """
-        progress, answer = self._playing(), read_action(text)
-        command = find_command(answer, self._commands) if len(answer) <= ACTION_CHARACTERS else None
+        progress = self._playing()
+        command = read_action(text, self._understood, call=self._call)
         if command is None:
-            return Transition(INVALID, 0.0, False, valid=False, info=self._now())
+            wrong = INVALID + nearest_form(usual(said(text)), FORMS.split(" | "))
+            return Transition(wrong, 0.0, False, valid=False, info=self._now())
         action, before = self._commands[command], self._score
         progress.update(action)
         self._has_read |= command == "examine cookbook"
@@ -120,6 +123,9 @@ class Game:
             success=won if over else None,
             info=self._now(),
         )
+
+    def _understood(self, text: str) -> str | None:
+        return find_command(text, self._commands) if len(text) <= ACTION_CHARACTERS else None
 
     def _observation(self, command: str, action: Any) -> str:
         """Return the text that a command shows."""
@@ -195,7 +201,7 @@ class TextWorld:
         """Make an instance."""
         if command := self.missing():
             raise EnvironmentMissing(f"TextWorld needs its package: {command}")
-        return Game()
+        return Game(self.text_of)
 
 
 def make_spec() -> TextWorld:

@@ -97,12 +97,18 @@ def plain(command: str) -> str:
     return " ".join(word for word in command.lower().split() if word not in ("the", "a", "an", "some"))
 
 
-def find_command(answer: str, commands: Iterable[str]) -> str | None:
-    """Return the possible command that an answer means: exactly, by a synonym, or as the only one that extends it."""
-    known = {plain(command): command for command in commands}
+def usual(answer: str) -> str:
+    """Return a command in lowercase, without articles, and with the game's own verbs."""
     action = plain(answer)
     for pattern, replacement in SYNONYMS:
         action = re.sub(f"^{pattern}", replacement, action)
+    return action
+
+
+def find_command(answer: str, commands: Iterable[str]) -> str | None:
+    """Return the possible command that an answer means: exactly, by a synonym, or as the only one that extends it."""
+    known = {plain(command): command for command in commands}
+    action = usual(answer)
     if action in known:
         return known[action]
     longer = [command for name, command in known.items() if re.match(f"{re.escape(action)} (from|with|on|into) ", name)]

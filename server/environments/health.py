@@ -45,19 +45,24 @@ class Healths:
         """Number of instances of all environments."""
         return sum(health.open for health in self._of.values())
 
+    def most(self, name: str) -> int:
+        """Return how many instances of an environment may be open at once."""
+        capacity = self._settings.capacity
+        return min(capacity, self._settings.capacity_of.get(name, capacity))
+
     async def enter(self, name: str, patient: bool) -> None:
         """Count a new instance of an environment, if the capacity allows it; `patient` waits for free capacity.
 
         Raises:
             EnvironmentsFull: the capacity is used up and `patient` is off.
         """
-        health, capacity = self.of(name), self._settings.capacity
-        most = min(capacity, self._settings.capacity_of.get(name, capacity))
+        health, capacity, most = self.of(name), self._settings.capacity, self.most(name)
         while self.open >= capacity or health.open >= most:
             if not patient:
                 raise EnvironmentsFull(
                     f"{self.open} environments are open, {health.open} of them {name}; this server allows {capacity} "
-                    f"in total and {most} of {name}",
+                    f"in total and {most} of {name}: set environments.capacity (or capacity_of) to at least the "
+                    "episodes that are open at once, for a trainer its batch x n",
                     param="environment",
                     retry_after_s=RETRY_AFTER_S,
                 )

@@ -23,7 +23,7 @@ from env_adapters.protocol import EnvironmentMissing, Reset, Transition, Unknown
 from server.environments.health import Healths
 from server.environments.instances import Instances
 from server.environments.settings import EnvironmentSettings
-from server.environments.steps import step_write
+from server.environments.steps import Stepped, raw_score_of, step_write
 from server.errors import (
     BadRequest,
     Conflict,
@@ -36,7 +36,6 @@ from server.errors import (
 from server.recording.episode import Episode
 from server.recording.episodes import Episodes
 from server.store.writer import Writer
-from upturn.wire import StepResult
 
 T = TypeVar("T")
 log = logging.getLogger("upturn.environments")
@@ -148,7 +147,7 @@ class OpenEnvironments:
 
     # --------------------------------------------------------------------------------------------------- acting
 
-    async def step(self, episode: Episode, text: str) -> StepResult:
+    async def step(self, episode: Episode, text: str) -> Stepped:
         """Act, record the step, and end the episode if the environment or the horizon ends it.
 
         Raises:
@@ -157,7 +156,7 @@ class OpenEnvironments:
         """
         return await self._act(episode, plain_text(text))
 
-    async def call(self, episode: Episode, name: str, arguments: str | dict[str, Any]) -> StepResult:
+    async def call(self, episode: Episode, name: str, arguments: str | dict[str, Any]) -> Stepped:
         """Act by a tool call. An invalid call is a step too; its observation gives the reason."""
         if episode.environment is None:
             raise Conflict(f"episode {episode.id} has no environment", code="no_environment")
@@ -260,7 +259,7 @@ class OpenEnvironments:
         finally:
             self.health.leave(environment.name)
 
-    async def _act(self, episode: Episode, text: str, known: Transition | None = None) -> StepResult:
+    async def _act(self, episode: Episode, text: str, known: Transition | None = None) -> Stepped:
         """Take a step: ask the environment, unless the transition is `known` without it."""
         async with episode.stepping:
             episode.must_be_open()
@@ -288,7 +287,7 @@ class OpenEnvironments:
             if transition.terminated or truncated:
                 success = bool(transition.success)
                 await self._end(episode, "terminated" if transition.terminated else "truncated", success=success)
-        return StepResult(
+        return Stepped(
             observation=transition.observation,
             reward=transition.reward,
             terminated=transition.terminated,
@@ -296,6 +295,7 @@ class OpenEnvironments:
             turns_left=episode.turns_left,
             valid=transition.valid,
             success=success,
+            raw_score=raw_score_of(transition),
         )
 
     async def _suggested(self, episode: Episode, agent: str, ask: Callable[[Instance], Awaitable[str]]) -> str:

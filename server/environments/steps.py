@@ -1,11 +1,13 @@
-"""Writes steps: concurrent ones in one transaction, and no step of an episode that has ended."""
+"""Steps: their results, and writing them (concurrent ones in one transaction, none of an episode that has ended)."""
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, cast
 
 import sqlalchemy as sa
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from env_adapters.protocol import Transition
@@ -13,8 +15,22 @@ from server.errors import Conflict
 from server.recording.episode import Episode
 from server.store.tables import EpisodeRow, StepRow
 from server.store.writer import Many
+from upturn.wire import StepResult
 
 _EPISODE, _STEP = (cast(sa.Table, row.__table__) for row in (EpisodeRow, StepRow))
+
+
+class Stepped(StepResult):
+    """The result of a step, with what is not sent to every client."""
+
+    raw_score: float | None = Field(default=None, exclude=True)
+    """The episode's score so far on the environment's own scale, if its transitions have one (`info["raw_score"]`)."""
+
+
+def raw_score_of(transition: Transition) -> float | None:
+    """Return the episode's score on the environment's own scale, or None."""
+    score = transition.info.get("raw_score")
+    return float(score) if isinstance(score, (int, float)) and math.isfinite(score) else None
 
 
 def step_write(episode: Episode, action: str, transition: Transition, truncated: bool) -> Many[dict[str, Any], None]:

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from env_adapters.browser import browser
-from env_adapters.browser.actions import USAGE, Action, read_action, text_of
+from env_adapters.browser.actions import USAGE, Action, text_of
+from env_adapters.browser.reading import read_action
 from env_adapters.miniwob.spec import KINDS, make_spec
 from env_adapters.shop import spec as shop
 

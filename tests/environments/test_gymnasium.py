@@ -14,7 +14,7 @@ import pytest
 from gymnasium import spaces
 
 from env_adapters import REGISTRY, environment_spec
-from env_adapters.gymnasium.spec import TASKS, read_action
+from env_adapters.gymnasium.spec import TASKS
 from env_adapters.gymnasium.text import LONGEST, describe, read, show, without_colors
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, Transition, UnknownTask
 
@@ -141,22 +141,6 @@ def test_reaching_the_goal_is_a_success_even_if_every_reward_is_negative() -> No
 def test_a_time_limit_truncates() -> None:
     last = play("MountainCar-v0", *["none"] * 200)[-1]
     assert (last.terminated, last.truncated, last.success) == (False, True, False)
-
-
-@pytest.mark.parametrize(
-    ("answer", "action"),
-    [
-        ("right", "right"),
-        ("\n Action: `right`.\n", "right"),
-        ("I think.\naction: 2", "2"),
-        ("> [1, 2]", "[1, 2]"),
-        ("'hit'", "hit"),
-        ('"a text"', '"a text"'),
-        ("", ""),
-    ],
-)
-def test_the_action_is_found_in_an_answer(answer: str, action: str) -> None:
-    assert read_action(answer) == action
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 from env_adapters import environment_spec
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing, UnknownTask
 from env_adapters.sciworld import java as sciworld_java
-from env_adapters.sciworld.game import INVALID, MOVES, NO_CHOICE, SciWorld, read_action
+from env_adapters.sciworld.game import INVALID, MOVES, NO_CHOICE, SciWorld, bare
 from env_adapters.sciworld.tasks import MORE, PAPER
 
 SCIWORLD = environment_spec("sciworld")
@@ -186,23 +186,8 @@ def test_too_many_moves_truncate_the_episode() -> None:
     game.close()
 
 
-@pytest.mark.parametrize(
-    ("answer", "action"),
-    [
-        ("open door", "open door"),
-        ("Open Door.", "open door"),
-        ("I think.\nAction: `open  door`\nmore", "open door"),
-        ("**Action:** open door", "open door"),
-        ("\n> 'open door'\nAnd then", "open door"),
-        ("Action:\n", ""),
-    ],
-)
-def test_the_action_is_found_in_an_answer(answer: str, action: str) -> None:
-    assert read_action(answer) == action
-
-
 def test_a_tool_call_and_text_are_the_same_action() -> None:
-    assert read_action(SCIWORLD.text_of("act", {"action": "open\ndoor"})) == "open door"
+    assert bare(SCIWORLD.text_of("act", {"action": "open\ndoor"})) == "open door"
     for name, arguments in (("open", {}), ("act", {}), ("act", {"action": 3}), ("act", {"action": "a", "more": 1})):
         with pytest.raises(ValueError, match="act"):
             SCIWORLD.text_of(name, arguments)
@@ -273,3 +258,27 @@ def test_without_java_the_error_says_how_to_install_it(monkeypatch: pytest.Monke
     assert SCIWORLD.missing() == "apt-get install default-jre-headless"
     with pytest.raises(EnvironmentMissing, match="default-jre-headless"):
         SCIWORLD.make()
+
+
+def test_what_is_already_so_at_the_start_earns_nothing_and_a_win_still_earns_1() -> None:
+    game = begun("lifespan-longest-lived/3")
+    for action in ("zzz", "look around"):
+        turn = game.step(action)
+        assert (turn.reward, turn.info["raw_score"]) == (0.0, 50)
+    assert game.step(game.oracle()).reward == 1.0
+    game.reset("lifespan-longest-lived-then-shortest-lived/3", 0)
+    total = 0.0
+    while not (turn := game.step(game.oracle())).terminated:
+        total += turn.reward
+    assert turn.success and total + turn.reward == pytest.approx(1.0)
+    game.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [("opne door to kitchen", "open X"), ("pour", "pour X in Y"), ("connect battery", "connect X to Y")],
+)
+def test_an_action_that_is_not_understood_is_answered_with_its_form(answer: str, hint: str) -> None:
+    game = begun("boil/0")
+    assert game.step(answer).observation == f"{INVALID}\nDid you mean: {hint}"
+    game.close()

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import OrderedDict
+import logging
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -19,12 +20,14 @@ from server.api.services import service
 from server.engines.protocol import Engine
 from server.environments.instances import find_environment
 from server.environments.open_environments import OpenEnvironment, OpenEnvironments
+from server.environments.steps import Stepped
 from server.errors import Conflict, EnvironmentsFull, NotFound
 from server.recording.episode import Episode
 from server.recording.episodes import Episodes
 from server.versions.routing import Pointers
-from upturn.wire import EpisodeOpen, StepResult
+from upturn.wire import EpisodeOpen
 
+log = logging.getLogger("upturn.environments")
 KEPT = 10_000
 """Guests kept by name. Default chosen by this project."""
 HORIZON = 1000
@@ -99,7 +102,7 @@ class Guest:
         self.score, self.steps, self.done = 0.0, 0, False
         await episode.opened()
 
-    async def act(self, text: str) -> StepResult:
+    async def act(self, text: str) -> Stepped:
         """Take a step with the player's whole answer.
 
         Raises:
@@ -108,7 +111,7 @@ class Guest:
         """
         return self._observed(await self._venue.environments.step(await self._episode(), text))
 
-    async def call(self, tool: str, arguments: dict[str, object]) -> StepResult:
+    async def call(self, tool: str, arguments: dict[str, object]) -> Stepped:
         """Take a step with one of the environment's tools. Raises the same errors as `act`."""
         return self._observed(await self._venue.environments.call(await self._episode(), tool, arguments))
 
@@ -137,7 +140,7 @@ class Guest:
             raise Conflict("no task has begun: reset first", code="no_episode")
         return await self._venue.episodes.get(self.episode_id)
 
-    def _observed(self, result: StepResult) -> StepResult:
+    def _observed(self, result: Stepped) -> Stepped:
         self.observation = result.observation
         self.score += result.reward
         self.steps += 1
@@ -154,6 +157,8 @@ class Guests:
         """For protocols whose names are numbers."""
         self._venue = venue
         self._guests: OrderedDict[str, Guest] = OrderedDict()
+        self._counts: Counter[str] = Counter()
+        """Kept guests by environment."""
 
     async def environment(self, name: str) -> EnvironmentSpec:
         """Return an environment.
@@ -170,8 +175,10 @@ class Guests:
     async def add(self, name: str, guest: Guest) -> None:
         """Keep a guest under a name; beyond the limit, dismiss the least recently used guest."""
         self._guests[name] = guest
+        self._counts[guest.environment] += 1
         if len(self._guests) > KEPT:
             _, oldest = self._guests.popitem(last=False)
+            self._counts[oldest.environment] -= 1
             await oldest.leave("too many sessions: this one was the least recently used")
 
     def find(self, name: str, environment: str, owner_hash: str) -> Guest | None:
@@ -184,7 +191,24 @@ class Guests:
 
     def remove(self, name: str) -> None:
         """Forget a guest."""
-        self._guests.pop(name, None)
+        if (guest := self._guests.pop(name, None)) is not None:
+            self._counts[guest.environment] -= 1
+
+    def too_many(self, environment: str) -> str | None:
+        """Return what to do if the kept guests of an environment cannot all play at once, or None if they can.
+
+        The log gets it once, when the capacity is exceeded.
+        """
+        count, most = self._counts[environment], self._venue.environments.health.most(environment)
+        if count <= most:
+            return None
+        warning = (
+            f"more than {most} clients of {environment} exist, but a reset beyond {most} open episodes is refused: "
+            "set environments.capacity (or capacity_of) to at least the trainer's batch x n"
+        )
+        if count == most + 1:
+            log.warning("%s", warning)
+        return warning
 
 
 GuestsOf = Annotated[Guests, service(Guests)]

@@ -10,7 +10,7 @@ import pytest
 
 from env_adapters import REGISTRY, environment_spec
 from env_adapters.protocol import EnvironmentFailure, UnknownTask
-from env_adapters.remote.agentgym import KINDS
+from env_adapters.remote.agentgym_kinds import KINDS
 from env_adapters.remote.connection import place
 from tests.support.environments.addresses import named
 

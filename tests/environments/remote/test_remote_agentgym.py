@@ -9,7 +9,7 @@ import pytest
 
 from env_adapters import environment_spec
 from env_adapters.protocol import EnvironmentFailure, Transition, UnknownTask
-from env_adapters.remote.agentgym import KINDS, NoAction
+from env_adapters.remote.agentgym_kinds import KINDS, NoAction
 from tests.support.environments.addresses import SOLUTION, TRAIN, begun, named
 from tests.support.environments.elsewhere import guessing
 from tests.support.live import Live

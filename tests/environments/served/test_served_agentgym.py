@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from env_adapters import environment_spec
 from server.api.served import guests
 from tests.support.environments.guests import (
     SOLUTION,
@@ -93,3 +96,50 @@ def test_too_many_guests_evict_the_least_recently_used_guest(live: Live, monkeyp
     assert agentgym(live, "step", {"id": one, "action": "inventory"})["done"] is False
     assert "error" not in agentgym(live, "reset", {"id": three, "data_idx": 0})
     assert [e.status for e in recorded(live)] == ["closed", "open", "open"]
+
+
+def test_scienceworlds_score_is_on_agentgyms_scale_while_its_rewards_are_not(live: Live) -> None:
+    spec = environment_spec("sciworld")
+    if command := spec.missing():
+        pytest.skip(command)
+    index = [*spec.tasks("train"), *spec.tasks("test")].index("lifespan-longest-lived/3")
+    ident = agentgym(live, "create", environment="sciworld")["id"]
+    seen = []
+    for actions in (("zzz", "focus on egg parrot"), ("focus on air",)):
+        agentgym(live, "reset", {"id": ident, "data_idx": index}, "sciworld")
+        steps = [agentgym(live, "step", {"id": ident, "action": action}, "sciworld") for action in actions]
+        seen += [(step["reward"], step["score"], step["done"]) for step in steps]
+    agentgym(live, "close", {"id": ident}, "sciworld")
+    assert seen == [(0.0, 50, False), (1.0, 100, True), (0.0, -100, True)]
+    assert [episode.reward for episode in recorded(live)] == [1.0, 0.0]
+
+
+def test_agentgyms_searchqa_client_plays_in_its_own_dialect(cache: Path, live: Live) -> None:
+    spec = environment_spec("search")
+    if command := spec.missing():
+        pytest.skip(command)
+    task = "2/former-zaire/capital"
+    index = [*spec.tasks("train"), *spec.tasks("test")].index(task)
+    number = agentgym(live, "create", {"id": 0}, "search")
+    assert isinstance(number, int)
+    first = agentgym(live, "reset", {"id": index, "env_idx": number}, "search")
+    assert isinstance(first, str) and "<search>words</search>" in first and "Question: " in first
+    found = agentgym(live, "step", {"action": "<think>so</think><search>Zaire</search>", "env_idx": number}, "search")
+    assert found["observation"].startswith("<information>") and (found["reward"], found["done"]) == (0.0, False)
+    assert live.http.get(f"/agentgym/search/observation?env_idx={number}").json() == found["observation"]
+    last = agentgym(live, "step", {"action": "<answer>Kinshasa</answer>", "env_idx": number}, "search")
+    assert (last["reward"], last["done"]) == (1.0, True)
+    refused = [
+        live.http.post(f"/agentgym/search/{path}", json=body).status_code
+        for path, body in (
+            ("step", {"action": "<search>a</search>", "env_idx": number}),
+            ("step", {"action": "<search>a</search>", "env_idx": 99}),
+            ("step", {"env_idx": number}),
+            ("reset", {"id": 0, "env_idx": "0"}),
+            ("reset", {"id": -1, "env_idx": number}),
+        )
+    ]
+    assert refused == [409, 404, 400, 400, 400]
+    assert live.http.get("/agentgym/search/observation").status_code == 400
+    assert [agentgym(live, "close", {"env_idx": number}, "search") for _ in range(2)] == [True, False]
+    assert [(episode.task, episode.reward) for episode in recorded(live)] == [(task, 1.0)]

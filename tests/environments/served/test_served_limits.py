@@ -76,6 +76,11 @@ def test_an_environment_beyond_the_capacity_is_refused_in_each_protocols_form(tm
         agentgym(live, "create")
         full = live.http.post("/agentgym/textcraft/reset", json={"id": 0})
         assert full.status_code == 429 and int(full.headers["retry-after"]) > 0
+        assert "environments.capacity" in full.text and "batch x n" in full.text
+        assert "batch x n" in agentgym(live, "create")["warning"]
+        for ident in (1, 0):
+            agentgym(live, "close", {"id": ident})
+        assert "warning" not in agentgym(live, "create")
         mcp = Mcp(live)
         mcp.send("initialize", {})
         assert mcp.call("reset")["code"] == -32000
