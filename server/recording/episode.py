@@ -33,9 +33,9 @@ class Tail:
         return [token for part in reversed(parts) for token in part]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Episode:
-    """An open episode."""
+    """An open episode. There is one object for each: two would count its turns twice."""
 
     id: str
     environment: str | None

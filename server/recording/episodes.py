@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -36,6 +37,11 @@ class Episodes:
         self._on_end = on_end
         """Called with status and error class after an end is recorded."""
         self._open: OrderedDict[str, Episode] = OrderedDict()
+        """Open episodes, the least recently used first."""
+        self._held: WeakValueDictionary[str, Episode] = WeakValueDictionary()
+        """The same, and dropped ones that a request still holds."""
+        self._reading: dict[str, asyncio.Task[Episode]] = {}
+        """Episodes that are being restored from their rows, by id."""
         self.cut_answers = CutAnswers()
         self.when_ended: list[Callable[[str], None]] = [self.cut_answers.forget]
         """Called with the id of each episode that ends or is erased, to release its resources."""
@@ -104,12 +110,25 @@ class Episodes:
             NotFound: there is no such episode.
             Conflict: it has ended.
         """
-        episode = self._open.get(episode_id)
+        episode = self._held.get(episode_id)
         if episode is None:
-            episode = await asyncio.to_thread(restore_episode, self._database, episode_id)
+            if episode_id not in self._reading:
+                reading = self._reading[episode_id] = asyncio.create_task(self._restore(episode_id))
+                reading.add_done_callback(lambda reading: reading.cancelled() or reading.exception())
+            episode = await asyncio.shield(self._reading[episode_id])
         episode.must_be_open()
         self._remember(episode)
         return episode
+
+    async def _restore(self, episode_id: str) -> Episode:
+        """Read an episode from its rows; all who ask for it meanwhile get the same object."""
+        try:
+            episode = await asyncio.to_thread(restore_episode, self._database, episode_id)
+            if episode.ended is None:
+                self._remember(episode)
+            return episode
+        finally:
+            del self._reading[episode_id]
 
     async def find_live(self, owner_hash: str, hashes: list[str]) -> str | None:
         """Return the open live episode of a key that has recorded the longest beginning of a conversation.
@@ -214,11 +233,12 @@ class Episodes:
 
     def _forget(self, episode_id: str) -> None:
         self._open.pop(episode_id, None)
+        self._held.pop(episode_id, None)
         for release in self.when_ended:
             release(episode_id)
 
     def _remember(self, episode: Episode) -> None:
-        self._open[episode.id] = episode
+        self._open[episode.id] = self._held[episode.id] = episode
         self._open.move_to_end(episode.id)
         if len(self._open) > KEPT_IN_MEMORY:
             idle = next((e for e in self._open.values() if e.environment is None and not e.answering), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -113,7 +113,13 @@ class Recorder:
         """
         row, episode.unwritten = episode.unwritten, None
         try:
-            node_id = await self._writer.write(Many(_insert, (episode.id, turn, row)))
+            try:
+                node_id = await self._writer.write(Many(_insert, (episode.id, turn, row)))
+            except sa.exc.IntegrityError:  # Its index is taken, by rows that came from elsewhere.
+                index = await self._writer.write(lambda session: _free_index(session, episode.id))
+                index = max(index, episode.next_index)
+                episode.next_index = index + 1
+                node_id = await self._writer.write(Many(_insert, (episode.id, replace(turn, index=index), row)))
         except Exception:
             episode.unwritten = row
             raise
@@ -156,6 +162,12 @@ def _insert(session: Session, items: list[tuple[str, NewTurn, dict[str, Any] | N
         or Conflict(f"episode {episode_id} has ended ({statuses.get(episode_id) or 'erased'})", code="episode_ended")
         for episode_id, turn in turns
     ]
+
+
+def _free_index(session: Session, episode_id: str) -> int:
+    """Return the first index after an episode's recorded answers."""
+    newest = session.scalar(sa.select(sa.func.max(_TURN.c.index)).where(_TURN.c.episode_id == episode_id))
+    return 0 if newest is None else int(newest) + 1
 
 
 def _new_node_ids(connection: sa.Connection, count: int) -> Iterator[int]:
