@@ -55,7 +55,7 @@ class Episode:
     newest: str | None = None
     """Chain hash of the newest turn's end."""
     answering: dict[str, list[Turn]] = field(default_factory=dict)
-    """Turns in progress by request digest, one for each answer that the request asked for."""
+    """Turns in progress by the id of the first: of each request, one for each answer that it asked for."""
     stepping: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the environment acts."""
     ended: str | None = None

@@ -30,17 +30,14 @@ class TurnRequest:
     whole: bool = False
     """The caller reads the answer only when it is complete."""
     digest: str = ""
-    """SHA-256 of the request. Empty: never share an answer."""
+    """SHA-256 of the request, with the episode or conversation that it names. Empty: never share an answer."""
     owner: str = ""
     """SHA-256 of the caller's key."""
     idempotency_key: str | None = None
+    retry: bool = False
+    """The client marked it as a retry: an earlier copy with the same digest answers it."""
     weight: int = 0
     """How much there is to render, in characters (`server/heavy.py`)."""
-
-    @property
-    def identity(self) -> str:
-        """Digest and idempotency key: concurrent requests in an episode that agree in both share one answer."""
-        return f"{self.digest} {self.idempotency_key or ''}"
 
     @property
     def frame(self) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, TypeVar
 
 from server import heavy
@@ -134,7 +134,7 @@ class Conversations:
         weight = call.weight(len(body.messages))
         request = await heavy.run(weight, lambda: self._read(call, body, weight))
         self.turns.check_length(request)
-        async with self.turns.alone(request):
+        async with self.turns.beginning(request):
             turns = await self._retried(call, request)
             if not turns:
                 turns = await self._take_turns(call, body, request)
@@ -175,18 +175,20 @@ class Conversations:
         return self.turns.text_of(token_id)
 
     def _read(self, call: Call, body: ChatRequest, weight: int) -> TurnRequest:
-        """Return the request, which its digest identifies."""
+        """Return the request, which its digest identifies: what it asks for, and of whom."""
         try:
-            digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+            asked = body.model_dump_json()
+            digest = hashlib.sha256(f"{asked}\n{call.named or ''}".encode()).hexdigest()
         except ValueError as error:  # A lone surrogate, or hundreds of levels of nesting.
             raise BadRequest("the body contains a value that JSON cannot represent") from error
-        return body.turn_request(
+        request = body.turn_request(
             self.engine.context_tokens,
             owner=call.owner,
             digest=digest,
             idempotency_key=call.idempotency_key,
             weight=weight,
         )
+        return replace(request, retry=call.retry)
 
     async def _retried(self, call: Call, request: TurnRequest) -> list[Turn]:
         """Return the turns, recorded or in progress, of an earlier copy of this request by the same caller."""
