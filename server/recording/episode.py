@@ -22,6 +22,7 @@ class Tail:
     parent: Tail | None
     token_ids: list[int]
     """[K] ids of this turn: its new prompt tokens and its answer."""
+    turn_id: str
 
     def path(self) -> list[int]:
         """Return [T] all recorded ids from the beginning of the conversation."""

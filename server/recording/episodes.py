@@ -12,13 +12,14 @@ from weakref import WeakValueDictionary
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from server.recording.cut_answers import CutAnswers
 from server.recording.episode import Episode
 from server.recording.given_rewards import record_reward
 from server.recording.keys import hash_of, new_episode_key
-from server.recording.restore import find_live_episode, restore_episode
+from server.recording.matching.candidates import ENDED
+from server.recording.matching.matcher import Matcher
+from server.recording.restore import restore_episode
 from server.store.database import Database, new_id
-from server.store.tables import EpisodeRow
+from server.store.tables import ConversationEndRow, EpisodeRow
 from server.store.writer import Many, Writer
 from upturn.wire import EpisodeOpen, RewardRequest, RewardView
 
@@ -42,8 +43,8 @@ class Episodes:
         """The same, and dropped ones that a request still holds."""
         self._reading: dict[str, asyncio.Task[Episode]] = {}
         """Episodes that are being restored from their rows, by id."""
-        self.cut_answers = CutAnswers()
-        self.when_ended: list[Callable[[str], None]] = [self.cut_answers.forget]
+        self.matcher = Matcher(database)
+        self.when_ended: list[Callable[[str], None]] = [self.matcher.forget]
         """Called with the id of each episode that ends or is erased, to release its resources."""
 
     async def open(
@@ -56,6 +57,8 @@ class Episodes:
         purpose: str = "other",
         owner_hash: str | None = None,
         episode_id: str | None = None,
+        conversation_key: str | None = None,
+        continues: str | None = None,
     ) -> tuple[Episode, str]:
         """Begin an episode; return it and its own API key, which is stored only as a hash.
 
@@ -70,6 +73,8 @@ class Episodes:
             purpose: what the episode is played for; an `evaluation` is never trained on.
             owner_hash: SHA-256 of the API key that opens it.
             episode_id: its id, if the caller has generated one.
+            conversation_key: hash of the client's id of its conversation.
+            continues: the ended episode whose conversation it continues.
         """
         episode = Episode(
             id=episode_id or new_id("ep"),
@@ -96,6 +101,8 @@ class Episodes:
             "trainable": episode.trainable,
             "key_hash": hash_of(key),
             "owner_hash": owner_hash,
+            "conversation_key": conversation_key,
+            "continues_id": continues,
             "details": request.metadata,
             "opened_at": time.time(),
         }
@@ -120,6 +127,12 @@ class Episodes:
         self._remember(episode)
         return episode
 
+    async def settled(self, episode_id: str) -> None:
+        """Wait until an end that is being written is written."""
+        episode = self._held.get(episode_id)
+        if episode is not None and episode.ending is not None:
+            await asyncio.wait([episode.ending])
+
     async def _restore(self, episode_id: str) -> Episode:
         """Read an episode from its rows; all who ask for it meanwhile get the same object."""
         try:
@@ -129,15 +142,6 @@ class Episodes:
             return episode
         finally:
             del self._reading[episode_id]
-
-    async def find_live(self, owner_hash: str, hashes: list[str]) -> str | None:
-        """Return the open live episode of a key that has recorded the longest beginning of a conversation.
-
-        Args:
-            owner_hash: SHA-256 of the key.
-            hashes: chain hashes of the conversation's beginnings, shortest first.
-        """
-        return await asyncio.to_thread(find_live_episode, self._database, owner_hash, hashes)
 
     async def end(
         self,
@@ -169,7 +173,13 @@ class Episodes:
                 .where(EpisodeRow.id == episode.id, EpisodeRow.status == "open")
                 .values(**values, closed_at=closing_time())
             )
-            await self._writer.write(lambda session: session.execute(change))
+            ends = sa.update(ConversationEndRow).where(ConversationEndRow.episode_id == episode.id).values(state=ENDED)
+
+            def end(session: Session) -> None:
+                session.execute(change)
+                session.execute(ends)
+
+            await self._writer.write(end)
             episode.ended = values["status"]
         finally:
             episode.ending = None

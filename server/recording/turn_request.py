@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from server.engines.protocol import SamplingParams
+from server.recording.matching.talk import Talk
 from server.rendering.tool_calls import CALL_CLOSE, call_schema
 
 
@@ -36,6 +37,8 @@ class TurnRequest:
     idempotency_key: str | None = None
     retry: bool = False
     """The client marked it as a retry: an earlier copy with the same digest answers it."""
+    talk: Talk | None = None
+    """The conversation as the record may know it; None in an episode of an environment."""
     weight: int = 0
     """How much there is to render, in characters (`server/heavy.py`)."""
 

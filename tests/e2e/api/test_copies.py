@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.in_process import CHAT, InProcess, in_process
-from tests.support.live import script, settings_for
+from tests.support.live import CHAT, InProcess, in_process, script, settings_for
 from upturn.wire import EpisodeOpen
 
 START = [{"role": "user", "content": "Start"}]

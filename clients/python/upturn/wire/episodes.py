@@ -268,6 +268,8 @@ class EpisodeView(Message):
     reward: float | None
     """Current sum over its steps and, by the rules of their sources, its rewards; None without any reward."""
     metadata: dict[str, Any]
+    continues: str | None = None
+    """The ended episode whose conversation this one continues."""
     opened_at: float
     closed_at: float | None
     turns: list[TurnView]
