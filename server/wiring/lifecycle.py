@@ -29,6 +29,7 @@ async def start(parts: Parts, own_url: Callable[[], str] | None) -> None:
     parts.serving.residency.start()
     await parts.schedule.start()
     parts.retention.start()
+    parts.idle.start()
     parts.scorers.start()
     if parts.learner and own_url:
         parts.learner.start(own_url())
@@ -69,6 +70,7 @@ async def _stop_background_work(parts: Parts) -> None:
     await parts.serving.residency.close()
     await parts.schedule.close()
     parts.retention.close()
+    parts.idle.close()
     if parts.learner:
         await parts.learner.close()
     await parts.plays.close()

@@ -17,6 +17,7 @@ from server.feedback.scorers import Scorers, make_scorers
 from server.log_files import LogFiles
 from server.metrics import Metrics
 from server.recording.episodes import Episodes
+from server.recording.idle import IdleEpisodes
 from server.recording.privacy import Privacy
 from server.recording.recorder import Recorder
 from server.recording.retention import Retention
@@ -62,6 +63,7 @@ class Parts:
     turns: Turns
     privacy: Privacy
     retention: Retention
+    idle: IdleEpisodes
     environments: OpenEnvironments
     plays: Plays
     serving: Serving
@@ -196,6 +198,7 @@ async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
         turns=turns,
         privacy=privacy,
         retention=Retention(privacy, settings.retention_days),
+        idle=IdleEpisodes(database, episodes, settings.idle_close_s),
         environments=environments,
         plays=plays,
         serving=serving,

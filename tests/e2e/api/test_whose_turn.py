@@ -257,3 +257,33 @@ async def test_a_conversation_that_outgrows_one_episode_keeps_the_next_one(tmp_p
             episodes.append(answer.episode)
             talk += [answer.message, result(answer.message, "rain") if number == 0 else user("And?")]
         assert episodes[0] == episodes[1] != episodes[2] == episodes[3]
+
+
+async def test_a_response_id_continues_its_own_conversation(server: InProcess) -> None:
+    first = [await server.post("/v1/responses", {"model": "policy", "input": "Start"}) for _ in range(2)]
+    for answer in first:
+        body = {"model": "policy", "input": "And?", "previous_response_id": answer.body["id"]}
+        on = await server.post("/v1/responses", body)
+        assert on.episode == answer.episode
+        assert await reasons(server, on) == {None}
+
+
+async def test_ids_of_output_items_tell_conversations_apart(server: InProcess) -> None:
+    first = [await server.post("/v1/responses", {"model": "policy", "input": "Start"}) for _ in range(2)]
+    for answer in first:
+        sent = [user("Start"), *answer.body["output"], user("And?")]
+        on = await server.post("/v1/responses", {"model": "policy", "input": sent})
+        assert on.episode == answer.episode
+        assert await reasons(server, on) == {None}
+
+
+async def test_tool_calls_of_anthropics_api_tell_conversations_apart(caller: InProcess) -> None:
+    body = {"model": "policy", "max_tokens": 500, "tools": [{"name": "weather", "input_schema": SCHEMA}]}
+    first = [await caller.post("/v1/messages", {**body, "messages": START}) for _ in range(2)]
+    for answer in first:
+        call = answer.body["content"][-1]
+        done = {"type": "tool_result", "tool_use_id": call["id"], "content": "rain"}
+        talk = [*START, {"role": "assistant", "content": [call]}, {"role": "user", "content": [done]}]
+        on = await caller.post("/v1/messages", {**body, "messages": talk})
+        assert on.episode == answer.episode
+        assert await reasons(caller, on) == {None}
