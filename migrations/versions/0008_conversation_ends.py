@@ -41,9 +41,19 @@ def upgrade() -> None:
         op.add_column("episode", sa.Column(column, sa.String(length=64), nullable=True))
         op.create_index(op.f(f"ix_episode_{column}_id"), "episode", [column, "id"])
     op.drop_index(op.f("ix_node_chain_hash"), "node")
+    op.drop_index(op.f("ix_episode_owner_hash_opened_at"), "episode")
+    for column in ("owner_hash", "status"):
+        op.create_index(op.f(f"ix_episode_{column}_id"), "episode", [column, "id"])
+    op.drop_index(op.f("ix_turn_digest"), "turn")
+    op.create_index(op.f("ix_turn_digest_id"), "turn", ["digest", "id"])
 
 
 def downgrade() -> None:
+    for column in ("owner_hash", "status"):
+        op.drop_index(op.f(f"ix_episode_{column}_id"), "episode")
+    op.create_index(op.f("ix_episode_owner_hash_opened_at"), "episode", ["owner_hash", "opened_at"])
+    op.drop_index(op.f("ix_turn_digest_id"), "turn")
+    op.create_index(op.f("ix_turn_digest"), "turn", ["digest"])
     op.create_index(op.f("ix_node_chain_hash"), "node", ["chain_hash"])
     for column in ("conversation_key", "continues_id"):
         op.drop_index(op.f(f"ix_episode_{column}_id"), "episode")

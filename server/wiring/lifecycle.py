@@ -28,6 +28,7 @@ async def start(parts: Parts, own_url: Callable[[], str] | None) -> None:
     parts.shadow.start()
     parts.serving.residency.start()
     await parts.schedule.start()
+    parts.statistics.start()
     parts.retention.start()
     parts.idle.start()
     parts.scorers.start()
@@ -69,6 +70,7 @@ async def _stop_background_work(parts: Parts) -> None:
     await parts.shadow.close()
     await parts.serving.residency.close()
     await parts.schedule.close()
+    parts.statistics.close()
     parts.retention.close()
     parts.idle.close()
     if parts.learner:

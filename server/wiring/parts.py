@@ -26,6 +26,7 @@ from server.rendering.render import Renderer
 from server.rewards.sources import RewardSources
 from server.settings import Settings
 from server.store.database import Database
+from server.store.statistics import Statistics
 from server.store.writer import Writer
 from server.training.batches import Batches
 from server.training.evaluations import Evaluations
@@ -62,6 +63,7 @@ class Parts:
     episodes: Episodes
     turns: Turns
     privacy: Privacy
+    statistics: Statistics
     retention: Retention
     idle: IdleEpisodes
     environments: OpenEnvironments
@@ -197,6 +199,7 @@ async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
         episodes=episodes,
         turns=turns,
         privacy=privacy,
+        statistics=Statistics(database, writer),
         retention=Retention(privacy, settings.retention_days),
         idle=IdleEpisodes(database, episodes, settings.idle_close_s),
         environments=environments,

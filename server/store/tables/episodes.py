@@ -32,7 +32,8 @@ class EpisodeRow(Base):
     __table_args__ = (
         CheckConstraint("status in ('open', 'terminated', 'truncated', 'closed', 'error')", name="status"),
         Index(None, "status", "closed_at"),
-        Index(None, "owner_hash", "opened_at"),
+        Index(None, "status", "id"),
+        Index(None, "owner_hash", "id"),
         Index(None, "policy_version", "opened_at"),
         Index(None, "conversation_key", "id"),
         Index(None, "continues_id", "id"),
@@ -74,7 +75,7 @@ class TurnRow(Base):
     __table_args__ = (
         UniqueConstraint("episode_id", "index"),
         Index(None, "episode_id", "digest"),
-        Index(None, "digest"),
+        Index(None, "digest", "id"),
         Index(None, "idempotency_key"),
     )
 
