@@ -76,7 +76,16 @@ async def test_pages_continue_where_the_last_one_ended_whatever_opens_meanwhile(
 
 
 @pytest.mark.parametrize(
-    "bad", [{"limit": 0}, {"limit": 101}, {"status": "done"}, {"metadata": "x"}, {"opened_from": "nan"}, {"text": ""}, {"group": "\0"}]
+    "bad",
+    [
+        {"limit": 0},
+        {"limit": 101},
+        {"status": "done"},
+        {"metadata": "x"},
+        {"opened_from": "nan"},
+        {"text": ""},
+        {"group": "\0"},
+    ],
 )
 async def test_a_wrong_filter_is_refused(server: InProcess, bad: dict[str, Any]) -> None:
     answer = await server.http.get("/v1/episodes", params=bad)
