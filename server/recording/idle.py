@@ -63,7 +63,7 @@ def read_ended(database: Database, episode_id: str) -> Ended | None:
         )
 
 
-def silent(before: float, after: str) -> sa.Select[tuple[str, bool]]:
+def silent(before: float, after: str) -> sa.Select[str, bool]:
     """Return the query of open live episodes, each with whether it has had no turn since a time.
 
     Args:

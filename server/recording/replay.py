@@ -54,19 +54,19 @@ def find_recorded(
         return [_answer(session, by_choice[choice]) for choice in sorted(by_choice)]
 
 
-def with_key(key: str, owner: str, episode_id: str | None) -> sa.Select[tuple[TurnRow]]:
+def with_key(key: str, owner: str, episode_id: str | None) -> sa.Select[TurnRow]:
     """Return the query of a caller's turns with an idempotency key."""
     return _of_caller(owner, episode_id).where(TurnRow.idempotency_key == key)
 
 
-def with_digest(digest: str, owner: str, episode_id: str | None, now: float) -> sa.Select[tuple[TurnRow]]:
+def with_digest(digest: str, owner: str, episode_id: str | None, now: float) -> sa.Select[TurnRow]:
     """Return the query of a caller's newest turns with a digest, which a retry at the time `now` may repeat."""
     recent = TurnRow.created_at > now - RETRY_S, TurnRow.id > id_at("turn", now - RETRY_S - LONGEST_ANSWER_S)
     query = _of_caller(owner, episode_id).where(TurnRow.digest == digest, *recent)
     return query.order_by(TurnRow.digest.desc(), TurnRow.id.desc()).limit(MOST_TURNS)
 
 
-def _of_caller(owner: str, episode_id: str | None) -> sa.Select[tuple[TurnRow]]:
+def _of_caller(owner: str, episode_id: str | None) -> sa.Select[TurnRow]:
     mine = EpisodeRow.owner_hash == owner if episode_id is None else EpisodeRow.id == episode_id
     return sa.select(TurnRow).join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id).where(mine)
 

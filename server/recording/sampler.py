@@ -178,7 +178,8 @@ def _end(plan: Plan, answer: dict[str, Any]) -> End | None:
     talk, prompt = plan.request.talk, plan.rendered.prompt
     if talk is None or plan.episode.environment is not None:
         return None
-    return talk.end(prompt.chain_hash, answer, prompt.parent and prompt.parent.turn_id)
+    extends = None if prompt.parent is None else prompt.parent.turn_id
+    return talk.end(prompt.chain_hash, answer, extends)
 
 
 def _uncount(plan: Plan) -> None:

@@ -77,7 +77,7 @@ def look_up(database: Database, talk: Talk, most: int) -> Found:
     return found
 
 
-def with_key(key: str) -> sa.Select[tuple[str, str]]:
+def with_key(key: str) -> sa.Select[str, str]:
     """Return the query of the newest episode with the client's id of a conversation."""
     return (
         sa.select(EpisodeRow.id, EpisodeRow.status)
@@ -87,7 +87,7 @@ def with_key(key: str) -> sa.Select[tuple[str, str]]:
     )
 
 
-def successors(episode_id: str) -> sa.Select[tuple[str]]:
+def successors(episode_id: str) -> sa.Select[str]:
     """Return the query of the open episodes that continue an ended one."""
     return (
         sa.select(EpisodeRow.id)
@@ -97,7 +97,7 @@ def successors(episode_id: str) -> sa.Select[tuple[str]]:
     )
 
 
-def of_turns(turn_ids: Collection[str], owner: str) -> sa.Select[tuple[str, str, str, bool | None]]:
+def of_turns(turn_ids: Collection[str], owner: str) -> sa.Select[str, str, str, bool]:
     """Return the query of the turns with some ids in a key's live episodes."""
     return (
         sa.select(TurnRow.id, TurnRow.episode_id, EpisodeRow.status, ConversationEndRow.ambiguous)
@@ -107,7 +107,7 @@ def of_turns(turn_ids: Collection[str], owner: str) -> sa.Select[tuple[str, str,
     )
 
 
-def ends_of(kind: str, value: str, most: int) -> sa.Select[tuple[str, str, int, bool]]:
+def ends_of(kind: str, value: str, most: int) -> sa.Select[str, str, int, bool]:
     """Return the query of the ends with a hash: those that nothing continues first, of equal ones the newest."""
     end = ConversationEndRow
     return (
