@@ -1,6 +1,6 @@
 """Time of each route at the size of the record: 1,000 turns, 10,000, 100,000, a million.
 
-    .venv/bin/python benchmarks/at_size.py [--turns 1000 10000] [--calls 200]
+    .venv/bin/python benchmarks/at_size.py [--quick] [--turns 1000 10000] [--calls 200]
 
 The scripted engine answers, so the time is the server's own. Half of the episodes are open, ten belong to each group,
 and all begin alike: the hardest case for finding a conversation. SQLite; requests are sent one after the other,
@@ -176,17 +176,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--calls", type=int, default=200)
+    parser.add_argument("--quick", action="store_true", help="1,000 and 10,000 turns, 50 calls")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.turns, arguments.calls = [1_000, 10_000], 50
     found = {turns: asyncio.run(run(turns, arguments.calls)) for turns in arguments.turns}
     print("| milliseconds, p50 / p95 | " + " | ".join(f"{turns:,} turns" for turns in found) + " |")
     print("|---" * (len(found) + 1) + "|")
+    figures: dict[str, dict[str, list[float]]] = {}
     for route in next(iter(found.values())):
-        cells = [
-            f"{statistics.median(times[route]):.1f} / {statistics.quantiles(times[route], n=20)[-1]:.1f}"
-            for times in found.values()
-        ]
+        figures[route] = {
+            str(turns): [statistics.median(times[route]), statistics.quantiles(times[route], n=20)[-1]]
+            for turns, times in found.items()
+        }
+        cells = [f"{median:.1f} / {worst:.1f}" for median, worst in figures[route].values()]
         print(f"| {route} | " + " | ".join(cells) + " |")
-    print(json.dumps({"machine": machine(), "calls": arguments.calls}))
+    print(json.dumps({"machine": machine(), "calls": arguments.calls, "ms_p50_p95": figures}))
 
 
 if __name__ == "__main__":

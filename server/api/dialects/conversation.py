@@ -293,8 +293,8 @@ class Conversations:
         owner = request.owner if before is None else before.owner or request.owner
         version = self.pointers.for_new_episode(body.model, self.engine, episode_id=episode_id, owner_hash=owner)
         ids = await self.turns.check(request)
-        if call.named is None and (other := self.episodes.matcher.open_now(talk)) is not None:
-            return await self._in_episode(call, body, request, other)  # Opened while this request was checked.
+        if call.named is None and (other := self.episodes.matcher.open_now(talk)) not in (None, continues):
+            return await self._in_matched(call, body, request, talk, Match(other))  # Opened during the check.
         episode, _ = await self.episodes.open(
             EpisodeOpen(
                 trainable=call.trains and (before is None or before.trainable),

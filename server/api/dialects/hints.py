@@ -3,7 +3,7 @@
 | client | what it sends |
 |---|---|
 | Claude Code | `X-Claude-Code-Session-Id`, and the same id within `metadata.user_id` |
-| Codex | `session-id` (earlier `session_id`); `thread-id` also tells the threads of a session apart |
+| Codex | `session-id` (earlier `session_id`), the same for all threads of a session; `prompt_cache_key` |
 | opencode | `x-opencode-session` to its own providers, `X-Session-Id` and `x-session-affinity` to others |
 | verifiers | `X-Session-ID`, one for each rollout |
 | LiteLLM, Helicone, Open WebUI | `x-litellm-session-id`, `Helicone-Session-Id`, `X-OpenWebUI-Chat-Id` |
@@ -26,6 +26,7 @@ CONVERSATION_HEADERS = (
     "x-opencode-session",
     "session-id",
     "session_id",
+    "thread-id",
     "x-openwebui-chat-id",
     "x-litellm-session-id",
     "helicone-session-id",
@@ -62,6 +63,8 @@ def read_hints(headers: Mapping[str, str], fields: Mapping[str, Any], returned: 
 
 
 def _id(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
     return value.strip() if isinstance(value, str) and len(value) <= LONGEST else ""
 
 

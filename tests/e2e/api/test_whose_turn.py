@@ -287,3 +287,15 @@ async def test_tool_calls_of_anthropics_api_tell_conversations_apart(caller: InP
         on = await caller.post("/v1/messages", {**body, "messages": talk})
         assert on.episode == answer.episode
         assert await reasons(caller, on) == {None}
+
+
+async def test_a_session_that_outgrows_one_episode_goes_on_in_the_next_one(tmp_path: Path) -> None:
+    model = script(tmp_path / "script", "First.", "Second.")
+    async with in_process(settings_for(tmp_path / "data", model=str(model), default_horizon=2)) as server:
+        session = {"X-Session-ID": "long"}
+        first = [await server.chat([user(f"task {number}")], session) for number in range(2)]
+        later = await asyncio.gather(*(server.chat([user(f"more {number}")], session) for number in range(2)))
+        assert len({answer.episode for answer in first}) == len({answer.episode for answer in later}) == 1
+        assert first[0].episode != later[0].episode
+        view = (await server.http.get(f"/v1/episodes/{later[0].episode}")).json()
+        assert view["continues"] == first[0].episode
