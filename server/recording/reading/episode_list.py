@@ -133,7 +133,7 @@ def _has(session: Session, name: str, value: str) -> sa.ColumnElement[bool]:
     if '"' in name or "\\" in name:
         raise BadRequest(f"metadata cannot be searched for the key {name[:100]!r}", param="metadata")
     if session.get_bind().dialect.name == "postgresql":
-        return EpisodeRow.details.op("->>")(name) == value
+        return sa.func.json_extract_path_text(EpisodeRow.details, name, type_=sa.Text) == value
     path = f'$."{name}"'
     kind = sa.func.json_type(EpisodeRow.details, path)
     found = sa.cast(sa.func.json_extract(EpisodeRow.details, path), sa.Text)

@@ -139,6 +139,8 @@ HINTS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "opencode": ({"x-session-affinity": "NUMBER", "X-Session-Id": "NUMBER"}, {}),
     "opencode's own": ({"x-opencode-session": "NUMBER"}, {}),
     "Claude Code's metadata": ({}, {"metadata": {"user_id": CLAUDE}}),
+    "its newer form": ({}, {"metadata": {"user_id": '{"device_id": "d", "session_id": "NUMBER"}'}}),
+    "a number": ({}, {"metadata": {"session_id": "NUMBER"}}),
     "metadata": ({}, {"metadata": {"session_id": "s", "conversation_id": "cNUMBER"}}),
     "user": ({}, {"user": "user NUMBER"}),
     "cache key": ({}, {"prompt_cache_key": "NUMBER"}),

@@ -12,9 +12,12 @@ import sqlalchemy as sa
 import migrations
 from server.recording.idle import silent
 from server.recording.matching import candidates
+from server.recording.recorder import Span
 from server.recording.replay import with_digest, with_key
 from server.store.database import Database
+from server.store.statistics import Statistics
 from server.store.tables import ConversationEndRow, EpisodeRow, NodeRow, TurnRow
+from tests.support.portable import ASK, Scribe
 from tests.support.postgres import running_postgres
 
 HASH = "0" * 32
@@ -70,6 +73,20 @@ def postgres() -> Iterator[sa.Connection]:
                 connection.exec_driver_sql(f"set enable_{way} = off")
             yield connection
         database.close()
+
+
+async def test_the_statistics_of_recorded_tables_are_kept(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'upturn.db'}")
+    migrations.upgrade(database.writer)
+    scribe = Scribe(database)
+    for _ in range(20):
+        await scribe.turn(await scribe.open(), ASK, [Span(0, [1], [-0.5])])
+    await Statistics(database, scribe.writer).refresh()
+    with database.reader.connect() as connection:
+        kept = set(connection.exec_driver_sql("select tbl from sqlite_stat1").scalars())
+    assert {"episode", "turn", "node"} <= kept
+    scribe.writer.close()
+    database.close()
 
 
 @pytest.mark.parametrize("name", QUERIES)
