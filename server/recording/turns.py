@@ -132,6 +132,7 @@ class Turns:
             Conflict: the idempotency key belongs to another request.
         """
         key = request.idempotency_key
+        found: list[Turn] = []
         for earlier, turns in self._requests.values():
             if (earlier.owner, earlier.idempotency_key) != (request.owner, key):
                 continue
@@ -139,10 +140,11 @@ class Turns:
                 continue
             if earlier.digest == request.digest:
                 if (key or request.retry) and not any(turn.abandoned for turn in turns):
-                    return [turn.follow() for turn in turns]
+                    if not found or turns[0].readers.count <= 0:  # Best is the copy whose client has left.
+                        found = turns
             elif key is not None:
                 raise key_conflict(key)
-        return []
+        return [turn.follow() for turn in found]
 
     def again(self, answers: list[Answer]) -> list[Turn]:
         """Return turns that show answers recorded earlier."""
