@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -15,6 +15,8 @@ from server.store.database import Database, id_at
 from server.store.tables import ApiKeyRow, EpisodeRow, TurnRow
 from upturn.wire import EpisodeList, EpisodeSummary
 
+SEARCHED = 2000
+"""Episodes in which one page searches for text: no index helps there, and other requests wait for the same threads."""
 LONGEST_RESET_S = 3600.0
 """An environment's episode gets its id before it is reset, and opens after that; longest time between the two."""
 
@@ -52,11 +54,16 @@ def list_episodes(database: Database, chosen: Filter, *, after: str | None, limi
         BadRequest: the filter names a metadata key that cannot be searched for.
     """
     with database.read() as session:
-        query = sa.select(EpisodeRow).where(*_conditions(session, chosen))
+        query = sa.select(EpisodeRow).where(*_conditions(session, chosen)).order_by(EpisodeRow.id.desc())
         if after is not None:
             query = query.where(EpisodeRow.id < after)
-        rows = session.scalars(query.order_by(EpisodeRow.id.desc()).limit(limit + 1)).all()
+        searched: Sequence[str] = []
+        if chosen.text is not None:
+            searched = session.scalars(query.with_only_columns(EpisodeRow.id).limit(SEARCHED)).all()
+            query = query.where(EpisodeRow.id >= (searched[-1] if searched else ""), _contains(chosen.text))
+        rows = session.scalars(query.limit(limit + 1)).all()
         page = rows[:limit]
+        following = page[-1].id if len(rows) > limit else searched[-1] if len(searched) == SEARCHED else None
         ids = [row.id for row in page]
         rewards = rewards_of(session, ids)
         turns = {
@@ -93,7 +100,7 @@ def list_episodes(database: Database, chosen: Filter, *, after: str | None, limi
             )
             for row in page
         ],
-        next=page[-1].id if len(rows) > limit else None,
+        next=following,
     )
 
 
@@ -117,15 +124,18 @@ def _conditions(session: Session, chosen: Filter) -> Iterator[sa.ColumnElement[b
         yield EpisodeRow.id < id_at("ep", chosen.opened_before + 1)
     for name, value in chosen.metadata.items():
         yield _has(session, name, value)
-    if chosen.text is not None:
-        written = json.dumps(chosen.text)[1:-1]  # As JSON columns hold it.
-        yield sa.exists().where(
-            TurnRow.episode_id == EpisodeRow.id,
-            sa.or_(
-                sa.cast(TurnRow.messages, sa.Text).icontains(written, autoescape=True),
-                sa.cast(TurnRow.answer, sa.Text).icontains(written, autoescape=True),
-            ),
-        )
+
+
+def _contains(text: str) -> sa.ColumnElement[bool]:
+    """Return the condition that a message or an answer contains a text."""
+    written = json.dumps(text)[1:-1]  # As JSON columns hold it.
+    return sa.exists().where(
+        TurnRow.episode_id == EpisodeRow.id,
+        sa.or_(
+            sa.cast(TurnRow.messages, sa.Text).icontains(written, autoescape=True),
+            sa.cast(TurnRow.answer, sa.Text).icontains(written, autoescape=True),
+        ),
+    )
 
 
 def _has(session: Session, name: str, value: str) -> sa.ColumnElement[bool]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from server.recording.keys import hash_of
+from server.recording.reading import episode_list
 from tests.support.live import InProcess, in_process, script, settings_for
 from upturn.wire import EpisodeOpen
 
@@ -73,6 +74,18 @@ async def test_pages_continue_where_the_last_one_ended_whatever_opens_meanwhile(
         if (after := page["next"]) is None:
             break
     assert seen == made[::-1]
+
+
+async def test_a_search_for_text_continues_page_by_page(server: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    caller = server.caller("search")
+    said = [(await caller.chat([{"role": "user", "content": f"Number {number}"}])).episode for number in range(5)]
+    monkeypatch.setattr(episode_list, "SEARCHED", 2)
+    params = {"key": "me", "text": "number 0"}
+    pages = [(await caller.http.get("/v1/episodes", params=params)).json()]
+    while pages[-1]["next"] is not None:
+        pages.append((await caller.http.get("/v1/episodes", params=params | {"after": pages[-1]["next"]})).json())
+    assert [episode["id"] for page in pages for episode in page["data"]] == [said[0]]
+    assert len(pages) == 3
 
 
 @pytest.mark.parametrize(

@@ -319,4 +319,4 @@ class EpisodeList(Message):
 
     data: list[EpisodeSummary]
     next: str | None
-    """What `after` must be for the next page; None on the last one."""
+    """What `after` must be for the next page; None on the last one. A page of a search for text can be empty."""
