@@ -138,12 +138,13 @@ class Turns:
                 continue
             if episode_id not in (None, turns[0].episode_id):
                 continue
-            if earlier.digest == request.digest:
-                if (key or request.retry) and not any(turn.abandoned for turn in turns):
-                    if not found or turns[0].readers.count <= 0:  # Best is the copy whose client has left.
-                        found = turns
-            elif key is not None:
-                raise key_conflict(key)
+            if earlier.digest != request.digest:
+                if key is not None:
+                    raise key_conflict(key)
+                continue
+            joins = (key or request.retry) and not any(turn.abandoned for turn in turns)
+            if joins and (not found or turns[0].readers.count <= 0):  # Best is the copy whose client has left.
+                found = turns
         return [turn.follow() for turn in found]
 
     def again(self, answers: list[Answer]) -> list[Turn]:
