@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     """Maximum number of episodes that one play runs concurrently."""
     retention_days: float | None = Field(default=None, gt=0)
     """Days after which an ended episode is erased; default: never."""
+    idle_close_s: float | None = Field(default=None, gt=0)
+    """Seconds without a turn after which an open live episode is closed; default: never. A conversation that returns
+    continues in a new episode. Runs train on ended episodes only, and many agents never close one."""
     engine: EngineSettings = EngineSettings()
     learner: LearnerSettings = LearnerSettings()
     environments: EnvironmentSettings = EnvironmentSettings()

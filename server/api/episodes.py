@@ -1,26 +1,29 @@
-"""Episodes over REST: open, read, close, erase. Steps are in `steps.py`, rewards in `rewards.py`."""
+"""Episodes over REST: open, list, read, close, erase. Steps are in `steps.py`, rewards in `rewards.py`."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 
 from server.api.access.authentication import CallerOf, NoTrain, needs, own_episode
 from server.api.access.json_route import JsonRoute
 from server.api.opening import Openings
 from server.api.services import service
+from server.errors import BadRequest
 from server.recording.episodes import Episodes
 from server.recording.privacy import Privacy
+from server.recording.reading.episode_list import Filter, list_episodes
 from server.recording.transcript import read_episode
 from server.store.database import Database
-from upturn.wire import ChatMessage, EpisodeClose, EpisodeOpen, EpisodeOpened, EpisodeTrained, EpisodeView
+from upturn.wire import ChatMessage, EpisodeClose, EpisodeList, EpisodeOpen, EpisodeOpened, EpisodeTrained, EpisodeView
 
 DatabaseOf = Annotated[Database, service(Database)]
 EpisodesOf = Annotated[Episodes, service(Episodes)]
 OpeningsOf = Annotated[Openings, service(Openings)]
 PrivacyOf = Annotated[Privacy, service(Privacy)]
+Status = Literal["open", "terminated", "truncated", "closed", "error"]
 
 router = APIRouter(prefix="/v1", tags=["episodes"], route_class=JsonRoute)
 
@@ -43,6 +46,46 @@ async def open_episode(
         policy_version=episode.policy_version,
         base_url=f"{str(request.base_url).rstrip('/')}/episodes/{episode.id}/v1",
     )
+
+
+@router.get("/episodes", dependencies=[needs("agent")])
+async def find_episodes(
+    database: DatabaseOf,
+    caller: CallerOf,
+    key: Annotated[str | None, Query(max_length=200)] = None,
+    status: Annotated[list[Status], Query(max_length=5)] = [],  # noqa: B006
+    environment: Annotated[str | None, Query(max_length=200)] = None,
+    group: Annotated[str | None, Query(max_length=300)] = None,
+    opened_from: Annotated[float | None, Query(ge=0, lt=1e11, allow_inf_nan=False)] = None,
+    opened_before: Annotated[float | None, Query(ge=0, lt=1e11, allow_inf_nan=False)] = None,
+    metadata: Annotated[list[str], Query(max_length=16)] = [],  # noqa: B006
+    text: Annotated[str | None, Query(min_length=1, max_length=1000)] = None,
+    after: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> EpisodeList:
+    """List episodes, the newest first: an agent's own ones, and all of them for an admin.
+
+    `key` is the name or id of the key that opened them, or `me`. `metadata` is `NAME=VALUE`, as often as needed. `text`
+    is searched for in messages and answers. `after` is `next` of the page before.
+    """
+    if "\0" in "".join(filter(None, (key, environment, group, after, *metadata))):
+        raise BadRequest("a filter contains the character NUL, which no episode has")
+    pairs = [pair.partition("=") for pair in metadata]
+    if not all(sign for _, sign, _ in pairs):
+        raise BadRequest("metadata must be NAME=VALUE", param="metadata")
+    mine = not caller.may() or key == "me"
+    chosen = Filter(
+        owner=caller.key_hash if mine else None,
+        key=None if key == "me" else key,
+        statuses=list(status),
+        environment=environment,
+        group=group,
+        opened_from=opened_from,
+        opened_before=opened_before,
+        metadata={name: value for name, _, value in pairs},
+        text=text,
+    )
+    return await asyncio.to_thread(list_episodes, database, chosen, after=after, limit=limit)
 
 
 @router.get("/episodes/{episode_id}", dependencies=[own_episode])

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from server.api.access.authentication import CallerOf, may_reward, needs
+from server.api.access.authentication import CallerOf, CallersOf, may_reward, needs
+from server.api.access.callers import Caller
 from server.api.access.json_route import JsonRoute
 from server.api.services import service
 from server.errors import Forbidden
 from server.feedback.scorers import Scorers
 from server.recording.episodes import Episodes
+from server.recording.given_rewards import episode_of
 from server.rewards.sources import RewardSources
+from server.store.database import Database
 from server.training.scheduling.schedule import Schedule
-from upturn.wire import RewardRequest, RewardRule, RewardSourceList, RewardSourceView, RewardView, ScorerList
+from upturn.wire import (
+    RewardRequest,
+    RewardRule,
+    RewardSourceList,
+    RewardSourceView,
+    RewardView,
+    ScorerList,
+    TurnReward,
+)
 
+DatabaseOf = Annotated[Database, service(Database)]
 EpisodesOf = Annotated[Episodes, service(Episodes)]
 ScheduleOf = Annotated[Schedule, service(Schedule)]
 ScorersOf = Annotated[Scorers, service(Scorers)]
@@ -35,6 +48,30 @@ async def reward(
     caller: CallerOf,
 ) -> RewardView:
     """Record a late or partial reward."""
+    return await _record(episode_id, body, episodes, scorers, schedule, caller)
+
+
+@router.post("/rewards", status_code=201, tags=["episodes"], dependencies=[needs("reward")])
+async def reward_by_id(
+    body: TurnReward,
+    database: DatabaseOf,
+    callers: CallersOf,
+    episodes: EpisodesOf,
+    scorers: ScorersOf,
+    schedule: ScheduleOf,
+    caller: CallerOf,
+) -> RewardView:
+    """Reward the episode of a completion, response, message, tool call or turn: frameworks often show only its id."""
+    episode_id = await asyncio.to_thread(episode_of, database, body.id)
+    await callers.check_rewards(caller, episode_id)
+    request = RewardRequest.model_validate(body.model_dump(exclude={"id"}))
+    recorded = await _record(episode_id, request, episodes, scorers, schedule, caller)
+    return recorded.model_copy(update={"episode_id": episode_id})
+
+
+async def _record(
+    episode_id: str, body: RewardRequest, episodes: Episodes, scorers: Scorers, schedule: Schedule, caller: Caller
+) -> RewardView:
     if caller.reward_sources is not None and body.source not in caller.reward_sources:
         allowed = ", ".join(map(repr, sorted(caller.reward_sources)))
         raise Forbidden(f"this key may reward as {allowed} only", param="source", code="source_not_allowed")

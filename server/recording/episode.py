@@ -22,6 +22,7 @@ class Tail:
     parent: Tail | None
     token_ids: list[int]
     """[K] ids of this turn: its new prompt tokens and its answer."""
+    turn_id: str
 
     def path(self) -> list[int]:
         """Return [T] all recorded ids from the beginning of the conversation."""
@@ -33,9 +34,9 @@ class Tail:
         return [token for part in reversed(parts) for token in part]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Episode:
-    """An open episode."""
+    """An open episode. There is one object for each: two would count its turns twice."""
 
     id: str
     environment: str | None
@@ -55,7 +56,7 @@ class Episode:
     newest: str | None = None
     """Chain hash of the newest turn's end."""
     answering: dict[str, list[Turn]] = field(default_factory=dict)
-    """Turns in progress by request digest, one for each answer that the request asked for."""
+    """Turns in progress by the id of the first: of each request, one for each answer that it asked for."""
     stepping: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the environment acts."""
     ended: str | None = None

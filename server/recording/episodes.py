@@ -7,17 +7,19 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from server.recording.cut_answers import CutAnswers
 from server.recording.episode import Episode
 from server.recording.given_rewards import record_reward
 from server.recording.keys import hash_of, new_episode_key
-from server.recording.restore import find_live_episode, restore_episode
+from server.recording.matching.candidates import ENDED
+from server.recording.matching.matcher import Matcher
+from server.recording.restore import restore_episode
 from server.store.database import Database, new_id
-from server.store.tables import EpisodeRow
+from server.store.tables import ConversationEndRow, EpisodeRow
 from server.store.writer import Many, Writer
 from upturn.wire import EpisodeOpen, RewardRequest, RewardView
 
@@ -36,8 +38,13 @@ class Episodes:
         self._on_end = on_end
         """Called with status and error class after an end is recorded."""
         self._open: OrderedDict[str, Episode] = OrderedDict()
-        self.cut_answers = CutAnswers()
-        self.when_ended: list[Callable[[str], None]] = [self.cut_answers.forget]
+        """Open episodes, the least recently used first."""
+        self._held: WeakValueDictionary[str, Episode] = WeakValueDictionary()
+        """The same, and dropped ones that a request still holds."""
+        self._reading: dict[str, asyncio.Task[Episode]] = {}
+        """Episodes that are being restored from their rows, by id."""
+        self.matcher = Matcher(database)
+        self.when_ended: list[Callable[[str], None]] = [self.matcher.forget]
         """Called with the id of each episode that ends or is erased, to release its resources."""
 
     async def open(
@@ -50,6 +57,8 @@ class Episodes:
         purpose: str = "other",
         owner_hash: str | None = None,
         episode_id: str | None = None,
+        conversation_key: str | None = None,
+        continues: str | None = None,
     ) -> tuple[Episode, str]:
         """Begin an episode; return it and its own API key, which is stored only as a hash.
 
@@ -64,6 +73,8 @@ class Episodes:
             purpose: what the episode is played for; an `evaluation` is never trained on.
             owner_hash: SHA-256 of the API key that opens it.
             episode_id: its id, if the caller has generated one.
+            conversation_key: hash of the client's id of its conversation.
+            continues: the ended episode whose conversation it continues.
         """
         episode = Episode(
             id=episode_id or new_id("ep"),
@@ -90,6 +101,8 @@ class Episodes:
             "trainable": episode.trainable,
             "key_hash": hash_of(key),
             "owner_hash": owner_hash,
+            "conversation_key": conversation_key,
+            "continues_id": continues,
             "details": request.metadata,
             "opened_at": time.time(),
         }
@@ -104,21 +117,31 @@ class Episodes:
             NotFound: there is no such episode.
             Conflict: it has ended.
         """
-        episode = self._open.get(episode_id)
+        episode = self._held.get(episode_id)
         if episode is None:
-            episode = await asyncio.to_thread(restore_episode, self._database, episode_id)
+            if episode_id not in self._reading:
+                reading = self._reading[episode_id] = asyncio.create_task(self._restore(episode_id))
+                reading.add_done_callback(lambda reading: reading.cancelled() or reading.exception())
+            episode = await asyncio.shield(self._reading[episode_id])
         episode.must_be_open()
         self._remember(episode)
         return episode
 
-    async def find_live(self, owner_hash: str, hashes: list[str]) -> str | None:
-        """Return the open live episode of a key that has recorded the longest beginning of a conversation.
+    async def settled(self, episode_id: str) -> None:
+        """Wait until an end that is being written is written."""
+        episode = self._held.get(episode_id)
+        if episode is not None and episode.ending is not None:
+            await asyncio.wait([episode.ending])
 
-        Args:
-            owner_hash: SHA-256 of the key.
-            hashes: chain hashes of the conversation's beginnings, shortest first.
-        """
-        return await asyncio.to_thread(find_live_episode, self._database, owner_hash, hashes)
+    async def _restore(self, episode_id: str) -> Episode:
+        """Read an episode from its rows; all who ask for it meanwhile get the same object."""
+        try:
+            episode = await asyncio.to_thread(restore_episode, self._database, episode_id)
+            if episode.ended is None:
+                self._remember(episode)
+            return episode
+        finally:
+            del self._reading[episode_id]
 
     async def end(
         self,
@@ -150,7 +173,13 @@ class Episodes:
                 .where(EpisodeRow.id == episode.id, EpisodeRow.status == "open")
                 .values(**values, closed_at=closing_time())
             )
-            await self._writer.write(lambda session: session.execute(change))
+            ends = sa.update(ConversationEndRow).where(ConversationEndRow.episode_id == episode.id).values(state=ENDED)
+
+            def end(session: Session) -> None:
+                session.execute(change)
+                session.execute(ends)
+
+            await self._writer.write(end)
             episode.ended = values["status"]
         finally:
             episode.ending = None
@@ -214,11 +243,12 @@ class Episodes:
 
     def _forget(self, episode_id: str) -> None:
         self._open.pop(episode_id, None)
+        self._held.pop(episode_id, None)
         for release in self.when_ended:
             release(episode_id)
 
     def _remember(self, episode: Episode) -> None:
-        self._open[episode.id] = episode
+        self._open[episode.id] = self._held[episode.id] = episode
         self._open.move_to_end(episode.id)
         if len(self._open) > KEPT_IN_MEMORY:
             idle = next((e for e in self._open.values() if e.environment is None and not e.answering), None)

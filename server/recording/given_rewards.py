@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.errors import Conflict, NotFound
-from server.store.database import new_id
+from server.recording.matching.returned import turn_of
+from server.store.database import Database, new_id
 from server.store.tables import EpisodeRow, RewardRow, TurnRow
 from upturn.wire import RewardRequest, RewardView
 
@@ -53,6 +54,25 @@ def record_reward(session: Session, episode_id: str, request: RewardRequest) -> 
     )
     session.add(row)
     return reward_view(row)
+
+
+def episode_of(database: Database, name: str) -> str:
+    """Return the episode that an id names: its own, or that of a turn, completion, response, message or tool call.
+
+    Blocks on the database.
+
+    Raises:
+        NotFound: there is no such episode or turn.
+    """
+    turn_id = turn_of(name)
+    with database.read() as session:
+        if turn_id is None:
+            found = session.scalar(sa.select(EpisodeRow.id).where(EpisodeRow.id == name.replace("\0", "")))
+        else:
+            found = session.scalar(sa.select(TurnRow.episode_id).where(TurnRow.id == turn_id))
+    if found is None:
+        raise NotFound(f"no episode {name!r}", code="episode_not_found")
+    return found
 
 
 def reward_view(row: RewardRow) -> RewardView:

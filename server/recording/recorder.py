@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -13,8 +13,10 @@ from sqlalchemy.orm import Session
 from server.errors import Conflict
 from server.recording.episode import Episode, Tail
 from server.recording.episodes import insert_episodes
+from server.recording.matching.candidates import ENDED, FOLLOWED, FREE, UNSURE
+from server.recording.matching.talk import End
 from server.recording.tokens import chain_hash, pack_ids, pack_logprobs
-from server.store.tables import EpisodeRow, NodeRow, PolicyVersionRow, TurnRow
+from server.store.tables import ConversationEndRow, EpisodeRow, NodeRow, PolicyVersionRow, TurnRow
 from server.store.writer import Many, Writer
 
 REFUSED_VERSION = "refused_version"
@@ -70,6 +72,8 @@ class NewTurn:
     choice: int = 0
     """Index of the answer among the answers to its request."""
     idempotency_key: str | None = None
+    end: End | None = None
+    """The conversation with the answer, by which its next request is found; None in an episode of an environment."""
 
     @property
     def completion_tokens(self) -> int:
@@ -113,19 +117,30 @@ class Recorder:
         """
         row, episode.unwritten = episode.unwritten, None
         try:
-            node_id = await self._writer.write(Many(_insert, (episode.id, turn, row)))
+            try:
+                node_id = await self._writer.write(Many(_insert, (episode.id, turn, row)))
+            except sa.exc.IntegrityError:  # Its index is taken, by rows that came from elsewhere.
+                index = await self._writer.write(lambda session: _free_index(session, episode.id))
+                index = max(index, episode.next_index)
+                episode.next_index = index + 1
+                node_id = await self._writer.write(Many(_insert, (episode.id, replace(turn, index=index), row)))
         except Exception:
             episode.unwritten = row
             raise
         ids = [*turn.prompt.new_ids, *(token for span in turn.spans for token in span.token_ids)]
         episode.newest = turn.chain_hash
-        episode.tails[episode.newest] = Tail(node_id, turn.prompt.parent, ids)
+        episode.tails[episode.newest] = Tail(node_id, turn.prompt.parent, ids, turn.id)
         if self._on_turn is not None:
             self._on_turn(turn)
 
 
-_EPISODE, _TURN, _NODE, _VERSION = (
-    cast(sa.Table, row.__table__) for row in (EpisodeRow, TurnRow, NodeRow, PolicyVersionRow)
+_EPISODE, _TURN, _NODE, _VERSION, _END = (
+    cast(sa.Table, row.__table__) for row in (EpisodeRow, TurnRow, NodeRow, PolicyVersionRow, ConversationEndRow)
+)
+_CONTINUE = (
+    sa.update(_END)
+    .where(_END.c.turn_id == sa.bindparam("followed"), _END.c.state.not_in((ENDED, UNSURE)))
+    .values(state=sa.bindparam("by"))
 )
 
 
@@ -151,11 +166,25 @@ def _insert(session: Session, items: list[tuple[str, NewTurn, dict[str, Any] | N
     if turn_rows:
         connection.execute(sa.insert(_TURN), turn_rows)
         connection.execute(sa.insert(_NODE), node_rows)
+    if ends_of_turns := [(episode_id, turn.id, turn.end) for episode_id, turn in open_turns if turn.end is not None]:
+        connection.execute(sa.insert(_END), [_end_row(*each) for each in ends_of_turns])
+        if continued := [
+            {"followed": end.follows, "by": UNSURE if end.ambiguous else FOLLOWED}
+            for _, _, end in ends_of_turns
+            if end.follows is not None
+        ]:
+            connection.execute(_CONTINUE, continued)
     return [
         ends.get(turn.id)
         or Conflict(f"episode {episode_id} has ended ({statuses.get(episode_id) or 'erased'})", code="episode_ended")
         for episode_id, turn in turns
     ]
+
+
+def _free_index(session: Session, episode_id: str) -> int:
+    """Return the first index after an episode's recorded answers."""
+    newest = session.scalar(sa.select(sa.func.max(_TURN.c.index)).where(_TURN.c.episode_id == episode_id))
+    return 0 if newest is None else int(newest) + 1
 
 
 def _new_node_ids(connection: sa.Connection, count: int) -> Iterator[int]:
@@ -200,6 +229,17 @@ def _turn_row(episode_id: str, turn: NewTurn, refused: set[int]) -> dict[str, An
         "choice": turn.choice,
         "idempotency_key": turn.idempotency_key,
         "created_at": time.time(),
+    }
+
+
+def _end_row(episode_id: str, turn_id: str, end: End) -> dict[str, Any]:
+    return {
+        "turn_id": turn_id,
+        "episode_id": episode_id,
+        "exact": end.exact,
+        "loose": end.loose,
+        "state": FREE,
+        "ambiguous": end.ambiguous,
     }
 
 

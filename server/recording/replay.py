@@ -15,11 +15,15 @@ from sqlalchemy.orm import Session
 from server.errors import Conflict
 from server.recording.tokens import unpack_ids, unpack_logprobs
 from server.recording.turn import Answer
-from server.store.database import Database
+from server.store.database import Database, id_at
 from server.store.tables import EpisodeRow, NodeRow, TurnRow
 
 RETRY_S = 600.0
 """Time after the answer within which the same request counts as a retry, in seconds. OpenAI's SDKs give up sooner."""
+LONGEST_ANSWER_S = 3600.0
+"""Time that an answer takes at most, for the search; a turn's id contains its beginning."""
+MOST_TURNS = 256
+"""Newest turns that are compared; a request has at most 128."""
 
 
 def find_recorded(
@@ -37,25 +41,34 @@ def find_recorded(
     Raises:
         Conflict: the idempotency key was used with a different request.
     """
-    mine = EpisodeRow.owner_hash == owner if episode_id is None else EpisodeRow.id == episode_id
-    same = (
-        TurnRow.idempotency_key == key
-        if key is not None
-        else sa.and_(TurnRow.digest == digest, TurnRow.created_at > time.time() - RETRY_S)
-    )
-    query = (
-        sa.select(TurnRow)
-        .join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id)
-        .where(mine, same, TurnRow.finish_reason != "abort")
-        .order_by(TurnRow.id)
-    )
     with database.read() as session:
-        turns = session.scalars(query).all()
-        if key is not None and any(turn.digest != digest for turn in turns):
-            raise key_conflict(key)
+        if key is not None:
+            turns = session.scalars(with_key(key, owner, episode_id)).all()
+            if any(turn.digest != digest for turn in turns):
+                raise key_conflict(key)
+        else:
+            turns = session.scalars(with_digest(digest, owner, episode_id, time.time())).all()
+        turns = sorted((turn for turn in turns if turn.finish_reason != "abort"), key=lambda turn: turn.id)
         newest = [turn for turn in turns if turn.episode_id == turns[-1].episode_id]
         by_choice = {turn.choice: turn for turn in newest}  # Ordered by time, so the last turn of each choice wins.
         return [_answer(session, by_choice[choice]) for choice in sorted(by_choice)]
+
+
+def with_key(key: str, owner: str, episode_id: str | None) -> sa.Select[TurnRow]:
+    """Return the query of a caller's turns with an idempotency key."""
+    return _of_caller(owner, episode_id).where(TurnRow.idempotency_key == key)
+
+
+def with_digest(digest: str, owner: str, episode_id: str | None, now: float) -> sa.Select[TurnRow]:
+    """Return the query of a caller's newest turns with a digest, which a retry at the time `now` may repeat."""
+    recent = TurnRow.created_at > now - RETRY_S, TurnRow.id > id_at("turn", now - RETRY_S - LONGEST_ANSWER_S)
+    query = _of_caller(owner, episode_id).where(TurnRow.digest == digest, *recent)
+    return query.order_by(TurnRow.digest.desc(), TurnRow.id.desc()).limit(MOST_TURNS)
+
+
+def _of_caller(owner: str, episode_id: str | None) -> sa.Select[TurnRow]:
+    mine = EpisodeRow.owner_hash == owner if episode_id is None else EpisodeRow.id == episode_id
+    return sa.select(TurnRow).join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id).where(mine)
 
 
 def key_conflict(key: str) -> Conflict:

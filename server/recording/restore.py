@@ -1,4 +1,4 @@
-"""Reads open episodes from the database: one by its id, or the one that a conversation belongs to.
+"""Reads an open episode from the database by its id.
 
 Blocks on the database, so do not call it from the event loop.
 """
@@ -44,32 +44,8 @@ def restore_episode(database: Database, episode_id: str) -> Episode:
     ends: dict[int, Tail] = {}
     for node in nodes:
         parent = ends.get(node.parent_id) if node.parent_id is not None else None
-        ends[node.id] = Tail(node.id, parent, unpack_ids(node.token_ids))
+        ends[node.id] = Tail(node.id, parent, unpack_ids(node.token_ids), node.turn_id)
         if node.chain_hash is not None:
             episode.tails[node.chain_hash] = ends[node.id]
             episode.newest = node.chain_hash
     return episode
-
-
-def find_live_episode(database: Database, owner_hash: str, hashes: list[str]) -> str | None:
-    """Return the open live episode of a key that has recorded the longest beginning of a conversation.
-
-    Args:
-        database: the database to search.
-        owner_hash: SHA-256 of the key.
-        hashes: chain hashes of the conversation's beginnings, shortest first.
-    """
-    query = (
-        sa.select(NodeRow.episode_id, NodeRow.chain_hash)
-        .join(EpisodeRow, EpisodeRow.id == NodeRow.episode_id)
-        .where(
-            EpisodeRow.owner_hash == owner_hash,
-            EpisodeRow.status == "open",
-            EpisodeRow.environment.is_(None),
-            NodeRow.chain_hash.in_(hashes),
-        )
-        .order_by(NodeRow.id.desc())
-    )
-    with database.read() as session:
-        rows = session.execute(query).all()
-    return max(rows, key=lambda row: hashes.index(row.chain_hash)).episode_id if rows else None

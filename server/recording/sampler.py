@@ -8,12 +8,15 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from server.engines.protocol import Engine, Piece, SamplingParams, spans_of
 from server.errors import EngineError, UpturnError
 from server.recording.episode import Episode
 from server.recording.episodes import Episodes
+from server.recording.matching.returned import call_id
+from server.recording.matching.talk import End
 from server.recording.prompts import Rendered
 from server.recording.recorder import NewTurn, Recorder, Span
 from server.recording.trainable import untrainable_reason
@@ -79,7 +82,7 @@ class Sampler:
         """
         began = time.perf_counter()
         episode, request, prompt, readers = plan.episode, plan.request, plan.rendered.prompt, plan.readers
-        reader, sampled = AnswerReader(self._tokenizer, plan.rendered.format), _Sampled()
+        reader, sampled = _reader(self._tokenizer, plan), _Sampled()
         try:
             await self._collect(plan, reader, sampled)
             if abandoned := not await readers.remain():
@@ -104,8 +107,13 @@ class Sampler:
                     choice=plan.choice,
                     idempotency_key=request.idempotency_key,
                     duration_ms=1000 * (time.perf_counter() - began),
+                    end=_end(plan, message),
                     untrainable_reason=untrainable_reason(
-                        plan.params, spans, finish_reason=finish_reason, abandoned=abandoned
+                        plan.params,
+                        spans,
+                        finish_reason=finish_reason,
+                        abandoned=abandoned,
+                        ambiguous=request.talk is not None and request.talk.ambiguous,
                     ),
                 ),
             )
@@ -120,8 +128,8 @@ class Sampler:
             plan.deltas.put_nowait(None)
         if abandoned and readers.stopped is not None:
             raise readers.stopped
-        if episode.environment is None:
-            self._remember_if_left(plan, message)
+        if request.talk is not None and episode.environment is None:
+            self._episodes.matcher.recorded(request.talk, plan.turn_id, episode.id, message)
         versions = [version for version, _, _ in spans_of(pieces)]
         return Answer(
             turn_id=plan.turn_id,
@@ -160,18 +168,18 @@ class Sampler:
         finally:
             readers.when_gone = None
 
-    def _remember_if_left(self, plan: Plan, message: dict[str, Any]) -> None:
-        """Recognize a conversation that continues from a part of an answer, once the answer's readers have left it."""
 
-        def remember() -> None:
-            self._episodes.cut_answers.remember(
-                plan.request.owner, plan.rendered.prompt.chain_hash, plan.episode.id, message["content"] or ""
-            )
+def _reader(tokenizer: Tokenizer, plan: Plan) -> AnswerReader:
+    return AnswerReader(tokenizer, plan.rendered.format, partial(call_id, plan.turn_id))
 
-        if plan.readers.gone:
-            remember()
-        else:
-            plan.readers.when_gone = remember
+
+def _end(plan: Plan, answer: dict[str, Any]) -> End | None:
+    """Return the end of a live conversation."""
+    talk, prompt = plan.request.talk, plan.rendered.prompt
+    if talk is None or plan.episode.environment is not None:
+        return None
+    extends = None if prompt.parent is None else prompt.parent.turn_id
+    return talk.end(prompt.chain_hash, answer, extends)
 
 
 def _uncount(plan: Plan) -> None:

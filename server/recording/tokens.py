@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-_VOLATILE = frozenset({"id", "refusal", "annotations", "audio", "reasoning", "reasoning_content", "tool_call_id"})
+_RENDERED = ("content", "name", "role")
+"""What chat templates show of a message, in addition to its tool calls."""
 
 
 def pack_ids(token_ids: Sequence[int]) -> bytes:
@@ -41,22 +42,33 @@ def chain_hash(before: str, message: dict[str, Any]) -> str:
     """Return the hash of a conversation that ends with `message`.
 
     The hash only finds the recorded part of a conversation; the next prompt extends the recorded token ids. It
-    therefore ignores what SDKs change in a message: null and empty fields, ids of tool calls, the formatting of their
-    JSON, reasoning that is not sent back, white space around an answer, content as a list of text parts.
+    therefore covers what is rendered (`rendered`), whatever else SDKs add to a message or change in it.
 
     Args:
         before: hash of the conversation before `message`, or an empty string.
         message: the last message.
     """
-    kept = {key: value for key, value in message.items() if key not in _VOLATILE and value not in (None, [], "")}
+    text = json.dumps(rendered(message), sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(f"{before}\n{text}".encode(), digest_size=16).hexdigest()
+
+
+def rendered(message: dict[str, Any]) -> dict[str, Any]:
+    """Return what is rendered of a message, in one form: `role`, `content` as text, `name`, and `calls`.
+
+    Left out are ids of tool calls, the formatting of their JSON, reasoning that is not sent back, white space around an
+    answer, and, for an answer, every other key: its recorded ids are shown, not what the client made of it.
+    """
+    answer = message.get("role") == "assistant"
+    kept = {key: message[key] for key in _RENDERED if message.get(key) not in (None, [], "")}
+    if answer:
+        kept.pop("name", None)
     content = kept.pop("content", "")
     if isinstance(content, list):
         content = "".join(str(part.get("text", "")) for part in content)
-    kept["content"] = content.strip() if message.get("role") == "assistant" else content
-    if calls := kept.pop("tool_calls", None):
+    kept["content"] = content.strip() if answer else content
+    if calls := message.get("tool_calls"):
         kept["calls"] = [_call(call) for call in calls]
-    text = json.dumps(kept, sort_keys=True, ensure_ascii=False)
-    return hashlib.blake2b(f"{before}\n{text}".encode(), digest_size=16).hexdigest()
+    return kept
 
 
 def chain_hashes(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[str]:

@@ -10,7 +10,7 @@ from server.recording.recorder import Span
 
 
 def untrainable_reason(
-    params: SamplingParams, spans: Sequence[Span], *, finish_reason: str, abandoned: bool
+    params: SamplingParams, spans: Sequence[Span], *, finish_reason: str, abandoned: bool, ambiguous: bool = False
 ) -> str | None:
     """Return the first reason that applies, or None for a trainable turn.
 
@@ -21,7 +21,10 @@ def untrainable_reason(
         spans: its sampled tokens.
         finish_reason: why sampling stopped; `abort` marks an answer cut short by the engine.
         abandoned: every client disconnected before the end.
+        ambiguous: its conversation may belong to another episode, and so may the reward.
     """
+    if ambiguous:
+        return "ambiguous_episode"
     if abandoned:
         return "disconnected"
     if finish_reason == "abort":

@@ -50,6 +50,7 @@ def read_episode(database: Database, episode_id: str) -> EpisodeView:
         play_id=row.play_id,
         trainable=row.trainable,
         metadata=row.details,
+        continues=row.continues_id,
         reward=rules.total((s.reward for s in steps), ((r.source, r.value) for r in rewards)),
         opened_at=row.opened_at,
         closed_at=row.closed_at,

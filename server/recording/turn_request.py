@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from server.engines.protocol import SamplingParams
+from server.recording.matching.talk import Talk
 from server.rendering.tool_calls import CALL_CLOSE, call_schema
 
 
@@ -30,17 +31,16 @@ class TurnRequest:
     whole: bool = False
     """The caller reads the answer only when it is complete."""
     digest: str = ""
-    """SHA-256 of the request. Empty: never share an answer."""
+    """SHA-256 of the request, with the episode or conversation that it names. Empty: never share an answer."""
     owner: str = ""
     """SHA-256 of the caller's key."""
     idempotency_key: str | None = None
+    retry: bool = False
+    """The client marked it as a retry: an earlier copy with the same digest answers it."""
+    talk: Talk | None = None
+    """The conversation as the record may know it; None in an episode of an environment."""
     weight: int = 0
     """How much there is to render, in characters (`server/heavy.py`)."""
-
-    @property
-    def identity(self) -> str:
-        """Digest and idempotency key: concurrent requests in an episode that agree in both share one answer."""
-        return f"{self.digest} {self.idempotency_key or ''}"
 
     @property
     def frame(self) -> list[dict[str, Any]]:

@@ -7,7 +7,8 @@ A request is checked, rendered and counted here; each of its answers is then sam
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
@@ -39,15 +40,15 @@ class Turns:
         self._running: dict[asyncio.Future[Answer], Plan] = {}
         self._requests: dict[str, tuple[TurnRequest, list[Turn]]] = {}
         """Requests in progress with their turns, by the first turn's id."""
-        self._beginning: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._keyed: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         """Locks of the requests that are about to begin, by owner and idempotency key."""
+        self._beginning: dict[tuple[str, str], set[asyncio.Future[None]]] = {}
+        """The other requests that are about to begin, by owner and digest."""
 
     async def begin(
         self, episode: Episode, request: TurnRequest, version: int, whole_ids: list[int] | None = None
     ) -> list[Turn]:
         """Check and render a request, count it against the horizon, and start sampling: one turn per answer.
-
-        An identical request that is still being answered shares its answer with this one.
 
         Args:
             episode: where the turns belong.
@@ -59,13 +60,9 @@ class Turns:
             HorizonReached, ContextTooLong, BadRequest, Conflict: nothing was counted or recorded.
             EngineError: the engine cannot answer now; the episode is unchanged.
         """
-        if shared := _shared(episode, request):
-            return shared
         self._check_engine(request)
         episode.must_be_open()
         rendered = await heavy.run(request.weight, lambda: render_prompt(self._renderer, episode, request, whole_ids))
-        if shared := _shared(episode, request):  # It began while this one was rendered.
-            return shared
         room = self._room(rendered.prompt.ids)
         params = [request.params(choice, room, self._renderer.stop_ids) for choice in range(request.count)]
         turns = [
@@ -84,7 +81,7 @@ class Turns:
             )
             for choice, index in enumerate(episode.begin_turn(request.count))
         ]
-        episode.answering[request.identity] = turns
+        episode.answering[turns[0].id] = turns
         self._requests[turns[0].id] = request, turns
         for turn in turns:
             turn.done.add_done_callback(partial(self._finished, turns))
@@ -99,32 +96,56 @@ class Turns:
         """Return the policy versions on which answers in progress began."""
         return {plan.version for plan in self._running.values()}
 
-    def alone(self, request: TurnRequest) -> AbstractAsyncContextManager[None]:
-        """Let one request with this idempotency key begin at a time, so that the next one finds its turns."""
-        if request.idempotency_key is None:
-            return nullcontext()
-        return self._beginning.setdefault((request.owner, request.idempotency_key), asyncio.Lock())
+    @asynccontextmanager
+    async def beginning(self, request: TurnRequest) -> AsyncIterator[None]:
+        """Let the copies of one request begin one after the other, so that each finds the turns of those before it.
+
+        Requests with one idempotency key are copies, and so is what a client marks as a retry. Other requests, however
+        much they are alike, wait for nothing.
+        """
+        if request.idempotency_key is not None:
+            async with self._keyed.setdefault((request.owner, request.idempotency_key), asyncio.Lock()):
+                yield
+            return
+        identity = request.owner, request.digest
+        if request.retry and (earlier := self._beginning.get(identity)):
+            await asyncio.wait(earlier)
+        begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._beginning.setdefault(identity, set()).add(begun)
+        try:
+            yield
+        finally:
+            begun.set_result(None)
+            self._beginning[identity].remove(begun)
+            if not self._beginning[identity]:
+                del self._beginning[identity]
 
     def in_progress(self, request: TurnRequest, episode_id: str | None) -> list[Turn]:
         """Return turns that share the answers to an earlier copy of a request; empty if there is none.
 
         Args:
-            request: the request. Its idempotency key identifies it, otherwise its digest.
+            request: the request. Its idempotency key identifies it. Without one it must be marked as a retry, and its
+                digest identifies it.
             episode_id: the episode that the request names.
 
         Raises:
             Conflict: the idempotency key belongs to another request.
         """
         key = request.idempotency_key
+        found: list[Turn] = []
         for earlier, turns in self._requests.values():
-            if earlier.owner != request.owner or episode_id not in (None, turns[0].episode_id):
+            if (earlier.owner, earlier.idempotency_key) != (request.owner, key):
                 continue
-            is_copy = earlier.digest == request.digest
-            if key is not None and earlier.idempotency_key == key and not is_copy:
-                raise key_conflict(key)
-            if is_copy and key in (None, earlier.idempotency_key) and not any(turn.abandoned for turn in turns):
-                return [turn.follow() for turn in turns]
-        return []
+            if episode_id not in (None, turns[0].episode_id):
+                continue
+            if earlier.digest != request.digest:
+                if key is not None:
+                    raise key_conflict(key)
+                continue
+            joins = (key or request.retry) and not any(turn.abandoned for turn in turns)
+            if joins and (not found or turns[0].readers.count <= 0):  # Best is the copy whose client has left.
+                found = turns
+        return [turn.follow() for turn in found]
 
     def again(self, answers: list[Answer]) -> list[Turn]:
         """Return turns that show answers recorded earlier."""
@@ -232,16 +253,8 @@ class Turns:
         if not done.cancelled():
             done.exception()  # Marks it as retrieved: after a disconnect nobody awaits the answer.
         if all(turn.done.done() for turn in turns):
-            request = plan.request
-            if plan.episode.answering.get(request.identity) is turns:
-                del plan.episode.answering[request.identity]
+            plan.episode.answering.pop(turns[0].id, None)
             self._requests.pop(turns[0].id, None)
-
-
-def _shared(episode: Episode, request: TurnRequest) -> list[Turn]:
-    """Return turns that share the answers to an identical request in progress; empty if there is none."""
-    twins = episode.answering.get(request.identity, []) if request.digest else []
-    return [] if any(twin.abandoned for twin in twins) else [twin.follow() for twin in twins]
 
 
 def _characters(message: dict[str, Any]) -> int:

@@ -7,7 +7,7 @@ the record has to recognize it.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -64,7 +64,17 @@ class AnswerFormat:
 class AnswerReader:
     """Reads one answer while it is sampled."""
 
-    def __init__(self, tokenizer: Tokenizer, answer_format: AnswerFormat) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, answer_format: AnswerFormat, call_id: Callable[[int], str] | None = None
+    ) -> None:
+        """Read an answer.
+
+        Args:
+            tokenizer: decodes it.
+            answer_format: how to read it.
+            call_id: names its k-th tool call, unless the model does; default: at random.
+        """
+        self._call_id = call_id or (lambda _: f"call_{secrets.token_hex(12)}")
         self._stream = TextStream(tokenizer, answer_format.stop)
         self._format = answer_format
         parser = answer_format.parser
@@ -187,9 +197,8 @@ class AnswerReader:
         first = len(self.calls)
         for position, call in enumerate(calls, first):
             if call.name is not None and not (self._format.one_call and position):
-                yield Delta(
-                    call=ToolCall(position, call.id or f"call_{secrets.token_hex(12)}", call.name, call.arguments)
-                )
+                name = call.id or self._call_id(position)
+                yield Delta(call=ToolCall(position, name, call.name, call.arguments))
 
     def _calls_at_end(self, parser: WholeAnswerParser) -> Iterator[Delta]:
         """Yield the calls that the parser finds in the held text. What has been sent stays unchanged."""

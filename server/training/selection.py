@@ -7,7 +7,7 @@ from is in its traits (`upturn.wire.ALGORITHMS`).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,7 +79,8 @@ def select(
     rewards = rewards_of(session, [e.id for e in (*valid, *live)])
     of_play = _take(session, config, [e for e, fit in played if fit], rewards)
     room = _room(live_plan, len(of_play.ids) if play_id is not None else None)
-    of_live = _take(session, config, live, rewards, room)
+    waiting = set() if live_plan is None else _waiting(session, live_plan, live, rewards, now)
+    of_live = _take(session, config, live, rewards, room, waiting)
     considered = [*valid, *of_live.considered]
     turns = _turn_counts(session, [e.id for e in considered])
     environments = {e.id: e.environment for e in valid}
@@ -137,6 +138,28 @@ def _live(plan: LivePlan, run_id: str, now: float) -> sa.Select[EpisodeRow]:
     return query.order_by(EpisodeRow.id.desc()).limit(LIVE_CANDIDATES)
 
 
+def _waiting(
+    session: Session, plan: LivePlan, live: Sequence[EpisodeRow], rewards: dict[str, float | None], now: float
+) -> set[str]:
+    """Return the groups of live episodes of which some are open, unless they have the declared size or age."""
+    sizes = Counter(e.group_key for e in live if e.group_key is not None and rewards[e.id] is not None)
+    group = EpisodeRow.group_key
+    first = sa.func.min(EpisodeRow.opened_at)
+    still_open = sa.func.sum(sa.case((sa.and_(EpisodeRow.status == "open", EpisodeRow.trainable), 1), else_=0))
+    query = (
+        sa.select(group, first)
+        .where(group.in_(sizes), EpisodeRow.play_id.is_(None), EpisodeRow.purpose != "evaluation")
+        .group_by(group)
+        .having(still_open > 0)
+    )
+    return {
+        name
+        for name, opened_at in session.execute(query)
+        if not (plan.group_size is not None and sizes[name] >= plan.group_size)
+        and not (plan.group_wait_s is not None and now - opened_at >= plan.group_wait_s)
+    }
+
+
 def _room(plan: LivePlan | None, played: int | None) -> int:
     """Return the maximum number of live episodes next to `played` ones; None is a batch without a play."""
     if plan is None:
@@ -152,8 +175,12 @@ def _take(
     episodes: Sequence[EpisodeRow],
     rewards: dict[str, float | None],
     room: int | None = None,
+    waiting: Collection[str] = (),
 ) -> _Taken:
-    """Take the usable episodes that the algorithm learns from, in whole groups if it compares them, up to `room`."""
+    """Take the usable episodes that the algorithm learns from, in whole groups if it compares them, up to `room`.
+
+    Groups in `waiting` are not complete yet.
+    """
     traits = config.traits
     prompts = first_prompts(session, [e.id for e in episodes]) if traits.by_prompt else {}
     groups: dict[str, list[EpisodeRow]] = defaultdict(list)
@@ -162,7 +189,10 @@ def _take(
             key = None if traits.selects_singly else (episode.group_key or prompts.get(episode.id))
             groups[key or episode.id].append(episode)
     taken = _Taken()
-    for members in groups.values():
+    for name, members in groups.items():
+        if traits.groups != "ignored" and not traits.selects_singly and name in waiting:
+            taken.counts["groups_incomplete"] += 1
+            continue
         ids, problem = _of_group(config, members, {e.id: rewards[e.id] or 0.0 for e in members})
         if room is not None and len(ids) > room - len(taken.ids):
             ids = ids[: room - len(taken.ids)] if traits.groups == "ignored" else []

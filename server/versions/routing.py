@@ -1,17 +1,13 @@
-"""The policy version that a request gets, and the episode it belongs to (step 1 of the straight line)."""
+"""The policy version that a request gets (step 1 of the straight line)."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 
-from server import heavy
 from server.engines.protocol import Engine
 from server.errors import NotFound, Unavailable
 from server.recording.episode import Episode
-from server.recording.episodes import Episodes
-from server.recording.tokens import chain_hashes
-from server.recording.turn_request import TurnRequest
 
 
 @dataclass(slots=True)
@@ -98,15 +94,3 @@ def named_version(model: str | None) -> int | None:
     """Return N of `name@N`, or None."""
     which = (model or "").partition("@")[2]
     return int(which) if which.isdecimal() and which.isascii() and len(which) <= 10 else None
-
-
-async def find_episode(episodes: Episodes, request: TurnRequest) -> str | None:
-    """Return the caller's open live episode whose record matches the longest prefix of a conversation, or None."""
-    owner, messages = request.owner, request.messages
-    hashes = await heavy.run(request.weight, lambda: chain_hashes(messages, request.frame))
-    ends = [
-        digest for digest, message in zip(hashes, messages, strict=True) if message["role"] == "assistant"
-    ]  # Recorded conversations end with an answer.
-    if not ends:
-        return None
-    return await episodes.find_live(owner, ends) or episodes.cut_answers.find(owner, messages, hashes)

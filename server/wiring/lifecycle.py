@@ -28,7 +28,9 @@ async def start(parts: Parts, own_url: Callable[[], str] | None) -> None:
     parts.shadow.start()
     parts.serving.residency.start()
     await parts.schedule.start()
+    parts.statistics.start()
     parts.retention.start()
+    parts.idle.start()
     parts.scorers.start()
     if parts.learner and own_url:
         parts.learner.start(own_url())
@@ -68,7 +70,9 @@ async def _stop_background_work(parts: Parts) -> None:
     await parts.shadow.close()
     await parts.serving.residency.close()
     await parts.schedule.close()
+    parts.statistics.close()
     parts.retention.close()
+    parts.idle.close()
     if parts.learner:
         await parts.learner.close()
     await parts.plays.close()

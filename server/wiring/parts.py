@@ -17,6 +17,7 @@ from server.feedback.scorers import Scorers, make_scorers
 from server.log_files import LogFiles
 from server.metrics import Metrics
 from server.recording.episodes import Episodes
+from server.recording.idle import IdleEpisodes
 from server.recording.privacy import Privacy
 from server.recording.recorder import Recorder
 from server.recording.retention import Retention
@@ -25,6 +26,7 @@ from server.rendering.render import Renderer
 from server.rewards.sources import RewardSources
 from server.settings import Settings
 from server.store.database import Database
+from server.store.statistics import Statistics
 from server.store.writer import Writer
 from server.training.batches import Batches
 from server.training.evaluations import Evaluations
@@ -61,7 +63,9 @@ class Parts:
     episodes: Episodes
     turns: Turns
     privacy: Privacy
+    statistics: Statistics
     retention: Retention
+    idle: IdleEpisodes
     environments: OpenEnvironments
     plays: Plays
     serving: Serving
@@ -195,7 +199,9 @@ async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
         episodes=episodes,
         turns=turns,
         privacy=privacy,
+        statistics=Statistics(database, writer),
         retention=Retention(privacy, settings.retention_days),
+        idle=IdleEpisodes(database, episodes, settings.idle_close_s),
         environments=environments,
         plays=plays,
         serving=serving,

@@ -1,4 +1,4 @@
-"""A live server in a thread: streaming and disconnects can only be tested over a real socket."""
+"""A live server in a thread: streaming and disconnects can only be tested over a real socket. The rest needs none."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from server.settings import Settings
 from server.training.settings import LearnerSettings
 from server.wiring.parts import Parts
 from upturn.client import Client
+
+CHAT = "/v1/chat/completions"
 
 
 @dataclass
@@ -116,3 +118,61 @@ def serving(settings: Settings) -> Iterator[Live]:
         thread.join(timeout=60)
         loop.close()
         assert not thread.is_alive(), "the server did not stop"
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """A started application, and ways to talk to it."""
+
+    http: httpx2.AsyncClient
+    parts: Parts
+    app: FastAPI
+
+    def caller(self, key: str) -> InProcess:
+        """Return the same server for a caller with a key, whose conversations are its own."""
+        return replace(self, http=_client(self.app, {"authorization": f"Bearer {key}"}))
+
+    async def chat(
+        self, messages: list[dict[str, Any]], headers: dict[str, str] | None = None, **more: Any
+    ) -> Answered:
+        """Send a conversation.
+
+        Args:
+            messages: the conversation.
+            headers: headers of the request.
+            more: further fields of the body.
+        """
+        return await self.post(CHAT, {"model": "policy", "messages": messages, **more}, headers)
+
+    async def post(self, path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> Answered:
+        """Send any request that takes a turn; it must succeed."""
+        answer = await self.http.post(path, json=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return Answered(answer.headers["x-episode-id"], answer.headers["x-turn-id"], answer.json())
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer, and where it was recorded."""
+
+    episode: str
+    turn: str
+    body: dict[str, Any]
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The assistant's message of a chat completion, as an agent keeps it."""
+        return {name: value for name, value in self.body["choices"][0]["message"].items() if value is not None}
+
+
+@asynccontextmanager
+async def in_process(settings: Settings) -> AsyncIterator[InProcess]:
+    """Start an application until the block ends."""
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        yield InProcess(_client(app, {}), app.state.parts, app)
+
+
+def _client(app: FastAPI, headers: dict[str, str]) -> httpx2.AsyncClient:
+    transport = httpx2.ASGITransport(app=app)
+    return httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers, timeout=60)

@@ -17,6 +17,7 @@ from upturn.wire import (
     BatchView,
     EnvironmentList,
     EpisodeClose,
+    EpisodeList,
     EpisodeOpen,
     EpisodeOpened,
     EpisodeTrained,
@@ -56,6 +57,7 @@ from upturn.wire import (
     Trigger,
     TriggerCreate,
     TriggerView,
+    TurnReward,
 )
 
 __all__ = ["Client", "UpturnAPIError"]
@@ -99,7 +101,15 @@ class Client(Transport):
         return self._post(f"/v1/episodes/{episode_id}/steps", request, StepResult)
 
     def reward(self, episode_id: str, request: RewardRequest) -> RewardView:
-        """Add a reward; retried after a lost answer only if it has an idempotency key."""
+        """Add a reward; retried after a lost answer only if it has an idempotency key.
+
+        Args:
+            episode_id: the episode, or the id of a completion, response, message, tool call or turn in it.
+            request: the reward.
+        """
+        if not episode_id.startswith("ep_"):
+            body = TurnReward(id=episode_id, **dict(request))
+            return self._post("/v1/rewards", body, RewardView, repeatable=request.key is not None)
         path = f"/v1/episodes/{episode_id}/rewards"
         return self._post(path, request, RewardView, repeatable=request.key is not None)
 
@@ -128,6 +138,21 @@ class Client(Transport):
     def episode(self, episode_id: str) -> EpisodeView:
         """Return an episode's transcript."""
         return self._get(f"/v1/episodes/{episode_id}", EpisodeView)
+
+    def episodes(self, *, after: str | None = None, limit: int = 20, **filters: Any) -> EpisodeList:
+        """Return a page of episodes, the newest first.
+
+        Args:
+            after: `next` of the page before.
+            limit: maximum number of episodes, 1 to 100.
+            filters: parameters of `GET /v1/episodes`: `key`, `status`, `environment`, `group`, `opened_from`,
+                `opened_before`, `metadata` (a list of `NAME=VALUE`), and `text`.
+        """
+        chosen = {"after": after, "limit": limit, **filters}
+        params = {name: value for name, value in chosen.items() if value not in (None, [])}
+        return EpisodeList.model_validate_json(
+            self._request("GET", "/v1/episodes", params=params, repeatable=True).content
+        )
 
     def erase_episode(self, episode_id: str) -> None:
         """Erase an episode and everything recorded in it."""

@@ -88,7 +88,7 @@ class Transport:
         *,
         repeatable: bool,
         body: Message | dict[str, Any] | None = None,
-        params: dict[str, str] | None = None,
+        params: dict[str, Any] | None = None,
     ) -> httpx2.Response:
         """Send one request until it succeeds, fails permanently, or the retry budget is spent."""
         text = body.model_dump_json() if isinstance(body, Message) else json.dumps(body) if body is not None else None

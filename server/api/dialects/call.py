@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -30,8 +30,12 @@ class Call:
     """False if the caller forbids training on it."""
     size: int
     """Bytes of the body."""
+    headers: Mapping[str, str]
     disconnected: Callable[[], Awaitable[None]]
     """Returns when the client has disconnected; to be awaited only while nothing has been sent."""
+
+    returned: tuple[str, ...] = ()
+    """Ids of recorded turns, responses, and items in the body, the newest first."""
 
     def weight(self, messages: int) -> int:
         """Return how much work a conversation of `messages` messages is, in characters (`server/heavy.py`)."""
@@ -58,6 +62,7 @@ async def _call(
         idempotency_key=idempotency_key,
         trains=not no_train,
         size=len(await request.body()),
+        headers=request.headers,
         disconnected=partial(_disconnected, request),
     )
 

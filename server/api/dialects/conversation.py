@@ -10,17 +10,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, TypeVar
 
 from server import heavy
 from server.api.dialects.call import Call
 from server.api.dialects.chat_request import ChatRequest
+from server.api.dialects.hints import read_hints
 from server.api.services import service
 from server.engines.protocol import Engine
-from server.errors import BadRequest, Conflict, HorizonReached
+from server.errors import BadRequest, Conflict, HorizonReached, NotFound
 from server.recording.conversation import Past, read_conversation
 from server.recording.episodes import Episodes
+from server.recording.idle import read_ended
+from server.recording.matching.matcher import Match
+from server.recording.matching.talk import Talk
 from server.recording.replay import find_recorded
 from server.recording.turn import RETRY_GRACE_S, Answer, Turn
 from server.recording.turn_request import TurnRequest
@@ -29,11 +33,13 @@ from server.rendering.render import Renderer
 from server.rendering.tokenizer import Tokenizer
 from server.store.database import Database, new_id
 from server.versions.residency import Residency
-from server.versions.routing import Pointers, find_episode
+from server.versions.routing import Pointers
 from server.versions.shadow import Shadow
 from upturn.wire import EpisodeOpen
 
 Result = TypeVar("Result")
+ENDED = "episode_ended"
+"""Code of the error for an episode that takes no more turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +138,12 @@ class Conversations:
                 Nothing was recorded.
         """
         weight = call.weight(len(body.messages))
-        request = await heavy.run(weight, lambda: self._read(call, body, weight))
+        request, talk = await heavy.run(weight, lambda: self._read(call, body, weight))
         self.turns.check_length(request)
-        async with self.turns.alone(request):
+        async with self.turns.beginning(request):
             turns = await self._retried(call, request)
             if not turns:
-                turns = await self._take_turns(call, body, request)
+                turns = await self._take_turns(call, body, request, talk)
                 self.shadow.offer(turns)
         return Conversation(self.policy, turns, call, request.whole)
 
@@ -174,19 +180,23 @@ class Conversations:
         """Return one token's text."""
         return self.turns.text_of(token_id)
 
-    def _read(self, call: Call, body: ChatRequest, weight: int) -> TurnRequest:
-        """Return the request, which its digest identifies."""
+    def _read(self, call: Call, body: ChatRequest, weight: int) -> tuple[TurnRequest, Talk]:
+        """Return the request, which its digest identifies: what it asks for, and of whom."""
+        hints = read_hints(call.headers, body.model_extra or {}, call.returned)
         try:
-            digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+            asked = body.model_dump_json()
+            digest = hashlib.sha256(f"{asked}\n{call.named}\n{hints}".encode()).hexdigest()
         except ValueError as error:  # A lone surrogate, or hundreds of levels of nesting.
             raise BadRequest("the body contains a value that JSON cannot represent") from error
-        return body.turn_request(
+        request = body.turn_request(
             self.engine.context_tokens,
             owner=call.owner,
             digest=digest,
             idempotency_key=call.idempotency_key,
             weight=weight,
         )
+        talk = Talk.of(request.messages, request.frame, call.owner, hints)
+        return replace(request, retry=call.retry, talk=talk), talk
 
     async def _retried(self, call: Call, request: TurnRequest) -> list[Turn]:
         """Return the turns, recorded or in progress, of an earlier copy of this request by the same caller."""
@@ -205,11 +215,54 @@ class Conversations:
             )
         )
 
-    async def _take_turns(self, call: Call, body: ChatRequest, request: TurnRequest) -> list[Turn]:
+    async def _take_turns(self, call: Call, body: ChatRequest, request: TurnRequest, talk: Talk) -> list[Turn]:
         """Start new turns in the named episode, in the episode of this conversation, or in a new one."""
-        episode_id = call.named or await find_episode(self.episodes, request)
-        if episode_id is None:
-            return await self._in_new_episode(call, body, request)
+        if call.named is not None:
+            return await self._in_named(call, body, request, talk, call.named)
+        matcher = self.episodes.matcher
+        match = await matcher.find(talk)
+        try:
+            turns = await self._in_matched(call, body, request, talk, match)
+        except BaseException:
+            matcher.failed(talk)
+            raise
+        turns[0].done.add_done_callback(
+            lambda done: matcher.failed(talk) if done.cancelled() or done.exception() else matcher.answered(talk)
+        )
+        return turns
+
+    async def _in_named(
+        self, call: Call, body: ChatRequest, request: TurnRequest, talk: Talk, episode_id: str
+    ) -> list[Turn]:
+        """Start turns in the episode that a request names, or in the one after it if it was closed as idle."""
+        try:
+            return await self._in_episode(call, body, request, episode_id)
+        except Conflict as error:
+            await self.episodes.settled(episode_id)
+            ended = await asyncio.to_thread(read_ended, self.database, episode_id)
+            if error.code != ENDED or ended is None or not ended.idle:
+                raise
+        if ended.successor is not None:
+            return await self._in_episode(call, body, request, ended.successor)
+        return await self._in_new_episode(call, body, request, talk, episode_id)
+
+    async def _in_matched(
+        self, call: Call, body: ChatRequest, request: TurnRequest, talk: Talk, match: Match
+    ) -> list[Turn]:
+        """Start turns in the episode of a conversation; if there is none, or it takes no more turns, in a new one."""
+        if match.episode_id is None:
+            return await self._in_new_episode(call, body, request, talk, match.continues)
+        try:
+            return await self._in_episode(call, body, request, match.episode_id)
+        except HorizonReached:
+            pass
+        except (Conflict, NotFound) as error:  # It has just ended, or was erased.
+            if error.code not in (ENDED, "episode_not_found"):
+                raise
+        return await self._in_new_episode(call, body, request, talk, match.episode_id)
+
+    async def _in_episode(self, call: Call, body: ChatRequest, request: TurnRequest, episode_id: str) -> list[Turn]:
+        """Start turns in an open episode."""
         episode = await self.episodes.get(episode_id)
         if not call.trains:
             await self.episodes.never_train(episode)
@@ -220,26 +273,41 @@ class Conversations:
         except HorizonReached:
             if not episode.answering:  # Its last turns may still be on their way to the database.
                 await self.episodes.end(episode, "truncated", reason="horizon")
-            if call.named is not None:
-                raise
-        # An agent that does not know about episodes continues in a new one.
-        return await self._in_new_episode(call, body, request)
+            raise
 
-    async def _in_new_episode(self, call: Call, body: ChatRequest, request: TurnRequest) -> list[Turn]:
-        """Check that the request can be answered, open an episode for it, and start its turns."""
+    async def _in_new_episode(
+        self, call: Call, body: ChatRequest, request: TurnRequest, talk: Talk, continues: str | None
+    ) -> list[Turn]:
+        """Check that the request can be answered, open an episode for it, and start its turns.
+
+        Args:
+            call: the request's metadata.
+            body: the request.
+            request: the same, for the engine.
+            talk: its conversation.
+            continues: the ended episode that the new one continues.
+        """
         await self.residency.load_on_demand(body.model)
         episode_id = new_id("ep")
-        version = self.pointers.for_new_episode(
-            body.model, self.engine, episode_id=episode_id, owner_hash=request.owner
-        )
+        before = None if continues is None else await asyncio.to_thread(read_ended, self.database, continues)
+        owner = request.owner if before is None else before.owner or request.owner
+        version = self.pointers.for_new_episode(body.model, self.engine, episode_id=episode_id, owner_hash=owner)
         ids = await self.turns.check(request)
+        if call.named is None and (other := self.episodes.matcher.open_now(talk)) not in (None, continues):
+            return await self._in_matched(call, body, request, talk, Match(other))  # Opened during the check.
         episode, _ = await self.episodes.open(
-            EpisodeOpen(trainable=call.trains),
+            EpisodeOpen(
+                trainable=call.trains and (before is None or before.trainable),
+                metadata={} if before is None else before.metadata,
+            ),
             policy_version=version,
-            owner_hash=request.owner,
-            horizon=self.default_horizon,
+            owner_hash=owner,
+            horizon=self.default_horizon if before is None else before.horizon,
             episode_id=episode_id,
+            conversation_key=talk.key,
+            continues=None if before is None else continues,
         )
+        self.episodes.matcher.opened(talk, episode_id)
         if not request.whole:  # A stream names its episode before its turn is durable.
             episode.begin_writing()
         return await self.turns.begin(episode, request, version, ids)

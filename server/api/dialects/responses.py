@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -63,7 +64,7 @@ async def respond(body: ResponsesRequest, conversations: ConversationsOf, call: 
     before = await _before(conversations, call, body.previous_response_id)
     items = 1 if isinstance(body.input, str) else len(body.input)
     chat = await heavy.run(call.weight(len(before) + items), lambda: body.chat(before))
-    conversation = await conversations.begin(call, chat)
+    conversation = await conversations.begin(replace(call, returned=body.returned()), chat)
     turn = conversation.turns[0]
     pieces = await merged(conversation) if body.stream else None
     common = _common_fields(turn.id, f"{conversation.policy}@{turn.version}", time.time(), body)

@@ -31,6 +31,7 @@ class MessageItem(Lenient):
     """A message of the conversation."""
 
     type: Literal["message"] = "message"
+    id: Any = None
     role: Literal["user", "assistant", "system", "developer"]
     content: _Texts
 
@@ -39,6 +40,7 @@ class FunctionCall(Lenient):
     """A call by the model."""
 
     type: Literal["function_call"]
+    id: Any = None
     call_id: str
     name: str
     arguments: str
@@ -63,6 +65,7 @@ class Reasoning(Lenient):
     """The model's reasoning, sent back."""
 
     type: Literal["reasoning"]
+    id: Any = None
     content: list[ReasoningText] | None = None
 
 
@@ -136,6 +139,9 @@ class ResponsesRequest(Lenient):
     stream: bool | None = None
     store: bool | None = None
     metadata: dict[str, str] | None = None
+    user: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
     background: bool | None = None
     conversation: Any = None
     prompt: Any = None
@@ -176,8 +182,17 @@ class ResponsesRequest(Lenient):
                 "temperature": self.temperature,
                 "top_p": self.top_p,
                 "metadata": self.metadata,
+                "user": self.user,
+                "safety_identifier": self.safety_identifier,
+                "prompt_cache_key": self.prompt_cache_key,
             },
         )
+
+    def returned(self) -> tuple[str, ...]:
+        """Return the ids of earlier responses and output items that the request contains, the newest first."""
+        items = [] if isinstance(self.input, str) else self.input
+        ids = [item.id for item in reversed(items) if not isinstance(item, FunctionCallOutput)]
+        return tuple(each for each in (*ids, self.previous_response_id) if isinstance(each, str))
 
     def _format(self) -> dict[str, Any] | None:
         form = self.text.format if self.text else None

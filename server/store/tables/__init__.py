@@ -5,6 +5,7 @@ little-endian int32 blobs and logprobs float32 blobs, so that a turn is stored e
 new tokens.
 """
 
+from server.store.tables.conversations import ConversationEndRow
 from server.store.tables.episodes import EpisodeRow, NodeRow, PlayRow, RewardRow, StepRow, TurnRow
 from server.store.tables.keys import ApiKeyRow
 from server.store.tables.rewards import JudgementRow, RewardSourceRow, ScoreRow
@@ -14,6 +15,7 @@ from server.store.tables.versions import EvaluationRow, PolicyVersionRow, Promot
 __all__ = [
     "ApiKeyRow",
     "BatchRow",
+    "ConversationEndRow",
     "EpisodeRow",
     "EvaluationRow",
     "JudgementRow",

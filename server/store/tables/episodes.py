@@ -32,8 +32,11 @@ class EpisodeRow(Base):
     __table_args__ = (
         CheckConstraint("status in ('open', 'terminated', 'truncated', 'closed', 'error')", name="status"),
         Index(None, "status", "closed_at"),
-        Index(None, "owner_hash", "opened_at"),
+        Index(None, "status", "id"),
+        Index(None, "owner_hash", "id"),
         Index(None, "policy_version", "opened_at"),
+        Index(None, "conversation_key", "id"),
+        Index(None, "continues_id", "id"),
     )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -56,6 +59,10 @@ class EpisodeRow(Base):
     """SHA-256 of the episode's own API key."""
     owner_hash: Mapped[str | None] = mapped_column(String(64))
     """SHA-256 of the API key that opened the episode; NULL in a play."""
+    conversation_key: Mapped[str | None] = mapped_column(String(64))
+    """Hash of the owner and of the client's own id of the conversation, if it sends one."""
+    continues_id: Mapped[str | None] = mapped_column(String(64))
+    """The ended episode whose conversation it continues; that one may have been erased since."""
     details: Mapped[dict[str, Any]]
     opened_at: Mapped[float]
     closed_at: Mapped[float | None]
@@ -68,7 +75,7 @@ class TurnRow(Base):
     __table_args__ = (
         UniqueConstraint("episode_id", "index"),
         Index(None, "episode_id", "digest"),
-        Index(None, "digest"),
+        Index(None, "digest", "id"),
         Index(None, "idempotency_key"),
     )
 
@@ -112,7 +119,7 @@ class NodeRow(Base):
     sampled: Mapped[bool]
     """Sampled tokens are trained in exactly one sample."""
     policy_version: Mapped[int | None]
-    chain_hash: Mapped[str | None] = mapped_column(String(64), index=True)
+    chain_hash: Mapped[str | None] = mapped_column(String(64))
     """Hash of all messages up to and including this answer; set on a turn's last node."""
 
 

@@ -31,8 +31,8 @@ ROUTES = {
         GET / | GET /openapi.json | GET /docs | GET /docs/start.js | GET /docs/{name} | GET /redoc | GET /healthz
         GET /readyz""",
     "agent": """
-        GET /v1/environments | GET /v1/environments/{name:path}/tasks | POST /v1/episodes | GET /v1/models
-        GET /v1/models/{model:path} | POST /retrieve | POST /agentgym/{environment:path}/create
+        GET /v1/environments | GET /v1/environments/{name:path}/tasks | POST /v1/episodes | GET /v1/episodes
+        GET /v1/models | GET /v1/models/{model:path} | POST /retrieve | POST /agentgym/{environment:path}/create
         POST /agentgym/{environment:path}/reset | POST /agentgym/{environment:path}/step
         GET /agentgym/{environment:path}/observation | GET /agentgym/{environment:path}/available_actions
         POST /agentgym/{environment:path}/close | GET /agentgym/{environment:path}/
@@ -44,6 +44,7 @@ ROUTES = {
         POST /v1/episodes/{episode_id}/steps | GET /v1/responses/{response_id}
         GET /episodes/{episode_id}/v1/responses/{response_id}"""
     + "".join(f" | POST /v1/{path} | POST /episodes/{{episode_id}}/v1/{path}" for path in DIALECT_PATHS),
+    "rewards": "POST /v1/rewards",
     "rewarder": "POST /v1/episodes/{episode_id}/rewards",
     "learner": """
         GET /v1/schedule | GET /v1/runs | GET /v1/runs/{run_id} | POST /v1/runs/claim | POST /v1/runs/release
@@ -70,6 +71,7 @@ MAY = {
     "agent": {"agent A", "agent B", "admin"},
     "owner": {"agent A", "A's episode", "admin"},
     "rewarder": {"agent A", "reward only", "admin"},
+    "rewards": {"agent A", "agent B", "reward only", "admin"},
     "learner": {"learner", "admin"},
     "admin": {"admin"},
 }

@@ -107,4 +107,7 @@ def test_an_agent_without_an_episode_id_continues_under_its_template_options(qwe
     episode, answer = ask_unnamed(ASK, **OFF)
     conversation = [*ASK, answer, {"role": "user", "content": "And Rome?"}]
     assert ask_unnamed(conversation, **OFF)[0] == episode
-    assert ask_unnamed(conversation)[0] != episode
+    assert ask_unnamed(conversation)[0] == episode, "other options make no new episode"
+    first, second, other = qwen.client.episode(episode).turns
+    assert second.token_ids[: len(first.token_ids)] == first.token_ids
+    assert other.token_ids[: len(first.token_ids)] != first.token_ids, "it is a fork"

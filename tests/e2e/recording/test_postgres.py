@@ -19,7 +19,7 @@ from tests.support.postgres import running_postgres
 from tests.support.runs.planned import begin, rewarded
 from tests.support.runs.planned import lease as batch_of
 from tests.support.runs.scripted import ASK, LEARNER, lease, publication, reward_two, says
-from upturn.wire import BatchAck, EpisodeOpen, PlayRequest, RewardRule, RunClaim, RunConfig, RunRequest
+from upturn.wire import BatchAck, EpisodeOpen, PlayRequest, RewardRequest, RewardRule, RunClaim, RunConfig, RunRequest
 
 pytestmark = pytest.mark.postgres
 
@@ -48,6 +48,23 @@ def test_the_tables_in_the_code_match_the_revisions(url: str) -> None:
     migrations.upgrade(database.writer)
     migrations.check(database.writer, PlayRow.metadata)
     database.close()
+
+
+def test_episodes_are_listed_and_conversations_found_on_postgresql(url: str, tmp_path: Path) -> None:
+    model = script(tmp_path / "script", "Hello there.", "Again.")
+    with serving(settings_for(tmp_path / "data", model=str(model), database_url=url)) as live:
+        marked = live.client.open_episode(EpisodeOpen(metadata={"user": "ann", "try": 2, "live": True})).id
+        said = live.openai().chat.completions.with_raw_response.create(model="policy", messages=ASK)
+        answer = {"role": "assistant", "content": said.parse().choices[0].message.content}
+        talk = [{"role": "system", "content": "It is noon."}, *ASK, answer, *ASK]
+        on = live.openai().chat.completions.with_raw_response.create(model="policy", messages=talk)
+        assert on.headers["x-episode-id"] == said.headers["x-episode-id"]
+        for pair in ("user=ann", "try=2", "live=true"):
+            assert [episode.id for episode in live.client.episodes(metadata=[pair]).data] == [marked]
+        found = live.client.episodes(text="hello THERE", status=["open"]).data
+        assert [(episode.id, episode.turns) for episode in found] == [(on.headers["x-episode-id"], 2)]
+        given = live.client.reward(on.parse().id, RewardRequest(value=1.0))
+        assert given.episode_id == on.headers["x-episode-id"]
 
 
 def test_a_chat_trains_the_next_version_which_then_answers_on_postgresql(url: str, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ REACHES = {
     "pages": "Pointers",
     "plays": "Plays Residency",
     "policies": "Champions Database Engine Pointers Publisher Residency Runs Serving",
-    "rewards": "Callers Episodes RewardSources Schedule Scorers",
+    "rewards": "Callers Database Episodes RewardSources Schedule Scorers",
     "runs": "Batches Runs Schedule ScheduleSettings Serving",
     "schedule": "Schedule",
     "served.agentgym": "Guests",

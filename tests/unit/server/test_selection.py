@@ -319,6 +319,20 @@ def test_live_groups_are_taken_whole_and_useless_groups_do_not_block_others(reco
     assert record.chosen("grpo")[0] == ["a", "b", "c", "d", "e"]
 
 
+def test_a_live_group_waits_for_its_open_episodes_or_for_its_declared_size_or_age(record: Record) -> None:
+    for name, reward, status in (("a", 1.0, "closed"), ("b", 0.0, "closed"), ("c", 0.5, "open"), ("d", None, "open")):
+        record.episode(name, reward, "group", status=status)
+    assert record.chosen("grpo")[0] == []
+    assert record.chosen("grpo")[1]["groups_incomplete"] == 1
+    assert record.chosen("grpo", live={"group_size": 3, "group_wait_s": 100.5})[0] == []
+    assert record.chosen("grpo", live={"group_size": 2})[0] == ["a", "b"]
+    assert record.chosen("grpo", live={"group_wait_s": 99.5})[0] == ["a", "b"]
+    assert record.chosen("reinforce_pp")[0] == ["a", "b"], "an algorithm that compares no groups waits for none"
+    for name in "cd":
+        record.session.get_one(EpisodeRow, name).status = "closed"
+    assert record.chosen("grpo")[0] == ["a", "b", "c"]
+
+
 def test_a_config_stored_by_the_first_versions_still_loads() -> None:
     stored = {
         "algorithm": "grpo",

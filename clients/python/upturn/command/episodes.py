@@ -1,14 +1,14 @@
-"""`upturn episodes show`: an episode as a readable transcript."""
+"""`upturn episodes list` and `upturn episodes show`: which episodes there are, and one as a readable transcript."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from upturn.command.connection import LOCAL, AsJson, Key, Server, connect
-from upturn.command.output import print_json, time_text
+from upturn.command.output import print_json, print_table, time_text
 from upturn.command.run import OPTIONS, help_unless_command
 from upturn.wire import EpisodeView
 
@@ -19,6 +19,57 @@ group = typer.Typer(help="Read recorded episodes.", context_settings=OPTIONS)
 def _group(context: typer.Context) -> None:
     """Read recorded episodes."""
     help_unless_command(context)
+
+
+@group.command("list")
+def list_episodes(
+    status: Annotated[list[str], typer.Option(help="Only episodes with this status; may be repeated.")] = [],  # noqa: B006
+    environment: Annotated[str | None, typer.Option(help="Only episodes of this environment.")] = None,
+    group_name: Annotated[str | None, typer.Option("--group", help="Only episodes of this group.")] = None,
+    of_key: Annotated[
+        str | None, typer.Option(help="Only episodes opened with this API key: a name, an id, or `me`.")
+    ] = None,
+    metadata: Annotated[
+        list[str], typer.Option(metavar="NAME=VALUE", help="Only with this metadata; may be repeated.")
+    ] = [],  # noqa: B006
+    text: Annotated[str | None, typer.Option(help="Only episodes that contain this text.")] = None,
+    after: Annotated[str | None, typer.Option(help="Only episodes older than this id.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Maximum number of episodes.")] = 20,
+    server: Server = LOCAL,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """List episodes, newest first."""
+    with connect(server, key) as client:
+        page = client.episodes(
+            status=status,
+            environment=environment,
+            group=group_name,
+            key=of_key,
+            metadata=metadata,
+            text=text,
+            after=after,
+            limit=limit,
+        )
+    if as_json:
+        print_json(page)
+        return
+    print_table(
+        ("episode", "status", "turns", "reward", "subject", "opened"),
+        [
+            (
+                episode.id,
+                episode.status,
+                str(episode.turns),
+                "-" if episode.reward is None else f"{episode.reward:g}",
+                f"{episode.environment} {episode.task}" if episode.environment else "live agent",
+                time_text(episode.opened_at),
+            )
+            for episode in page.data
+        ],
+    )
+    if page.next is not None:
+        print(f"more: --after {page.next}")
 
 
 @group.command("show")

@@ -63,7 +63,7 @@ class BatchView(Message):
     groups_without_variance: int
     """Groups skipped because all their rewards are equal."""
     groups_incomplete: int
-    """Groups skipped because they had fewer than two valid episodes."""
+    """Groups skipped because they had fewer than two valid episodes, or, among live ones, because some are open."""
     success_rate: float | None
     mean_reward: float | None
     truncated_share: float | None

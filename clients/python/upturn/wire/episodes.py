@@ -186,6 +186,13 @@ class RewardRequest(Message):
     """Idempotency key: the same content under the same key is recorded once; different content is a conflict."""
 
 
+class TurnReward(RewardRequest):
+    """A reward for the episode of something that the server answered, by its id."""
+
+    id: str = Field(min_length=1, max_length=200)
+    """Id of a completion, response, message, output item, tool call or turn, or of the episode."""
+
+
 class RewardView(Message):
     """A recorded reward."""
 
@@ -194,6 +201,8 @@ class RewardView(Message):
     source: str
     turn: int | None
     created_at: float
+    episode_id: str | None = None
+    """The episode, in the answer to a reward by another id."""
 
 
 class EpisodeClose(Message):
@@ -268,8 +277,46 @@ class EpisodeView(Message):
     reward: float | None
     """Current sum over its steps and, by the rules of their sources, its rewards; None without any reward."""
     metadata: dict[str, Any]
+    continues: str | None = None
+    """The ended episode whose conversation this one continues."""
     opened_at: float
     closed_at: float | None
     turns: list[TurnView]
     steps: list[StepView]
     rewards: list[RewardView]
+
+
+class EpisodeSummary(Message):
+    """An episode in a list, without its transcript."""
+
+    id: str
+    status: str
+    """`open`, `terminated`, `truncated`, `closed` or `error`."""
+    error_class: str | None
+    reason: str | None
+    environment: str | None
+    task: str | None
+    group: str | None
+    play_id: str | None
+    policy_version: int
+    """Version on which it was opened."""
+    trainable: bool
+    success: bool | None
+    reward: float | None
+    """Current sum over its steps and, by the rules of their sources, its rewards; None without any reward."""
+    metadata: dict[str, Any]
+    continues: str | None
+    """The ended episode whose conversation this one continues."""
+    turns: int
+    """Number of recorded turns."""
+    last_turn_at: float | None
+    opened_at: float
+    closed_at: float | None
+
+
+class EpisodeList(Message):
+    """A page of episodes, the newest first."""
+
+    data: list[EpisodeSummary]
+    next: str | None
+    """What `after` must be for the next page; None on the last one. A page of a search for text can be empty."""

@@ -92,3 +92,8 @@ class LivePlan(Message):
     """Maximum number of live episodes in a batch."""
     share: float = Field(default=0.5, gt=0, lt=1)
     """Maximum share of live episodes in a batch that also has played ones."""
+    group_size: int | None = Field(default=None, ge=2, le=1000)
+    """Number of usable episodes with which a group is complete although more of its episodes are open; None waits until
+    all of them have ended."""
+    group_wait_s: float | None = Field(default=None, gt=0)
+    """Seconds after the opening of a group's first episode from which it is complete although episodes are open."""

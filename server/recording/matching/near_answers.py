@@ -1,0 +1,92 @@
+"""Recent answers by what was before them: a client may send back a part of one, or one to which it added something.
+
+A reader that leaves a stream has a beginning of what is recorded, and some frameworks cut an answer at a word or close
+a tag in it. No hash finds these; nevertheless, the conversation continues in the same episode, as a fork. Answers are
+kept in memory only: after a restart such a conversation begins a new episode.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from server.recording.matching.talk import Talk
+
+KEPT = 10_000
+"""Maximum number of answers, beyond which the oldest are dropped."""
+LEAST_SHARE = 0.5
+"""Least share of the recorded answer in one to which something was added; chosen by this project."""
+
+
+@dataclass(frozen=True, slots=True)
+class NearAnswer:
+    """A recorded answer that resembles one of a conversation."""
+
+    turn_id: str
+    episode_id: str
+    common: int
+    """Length of the part that both share."""
+
+
+class NearAnswers:
+    """The newest answers of live episodes."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
+        """Hash of the conversation before, episode, and text, by turn."""
+        self._turns: dict[str, dict[str, None]] = {}
+        """Turns by the hash of the conversation before, oldest first."""
+        self._of_episodes: dict[str, dict[str, None]] = {}
+        """Turns by episode."""
+
+    def remember(self, before: str, turn_id: str, episode_id: str, text: str) -> None:
+        """Keep an answer.
+
+        Args:
+            before: loose hash of the messages before the answer.
+            turn_id: its turn.
+            episode_id: its episode.
+            text: its content without white space.
+        """
+        if not text:
+            return
+        self._answers[turn_id] = before, episode_id, text
+        self._turns.setdefault(before, {})[turn_id] = None
+        self._of_episodes.setdefault(episode_id, {})[turn_id] = None
+        if len(self._answers) > KEPT:
+            self._drop(next(iter(self._answers)))
+
+    def find(self, talk: Talk, after: int) -> list[NearAnswer]:
+        """Return the answers that resemble the last possible one of a conversation, the nearest and newest first.
+
+        Args:
+            talk: the conversation.
+            after: position of the answer that is known already; only later ones are searched.
+        """
+        for position in reversed(talk.answers):
+            if position <= max(after, 0):
+                break
+            told = talk.texts.get(position, "")
+            turns = reversed(list(self._turns.get(talk.loose[position - 1], ()) if told else ()))
+            near = [near for turn_id in turns if (near := self._compare(turn_id, told)) is not None]
+            if near:
+                return sorted(near, key=lambda each: -each.common)
+        return []
+
+    def forget(self, episode_id: str) -> None:
+        """Drop the answers of an episode that has ended."""
+        for turn_id in list(self._of_episodes.get(episode_id, ())):
+            self._drop(turn_id)
+
+    def _compare(self, turn_id: str, told: str) -> NearAnswer | None:
+        _, episode_id, text = self._answers[turn_id]
+        if text.startswith(told) or (told.startswith(text) and len(text) >= LEAST_SHARE * len(told)):
+            return NearAnswer(turn_id, episode_id, min(len(text), len(told)))
+        return None
+
+    def _drop(self, turn_id: str) -> None:
+        before, episode_id, _ = self._answers.pop(turn_id)
+        for index, key in ((self._turns, before), (self._of_episodes, episode_id)):
+            del index[key][turn_id]
+            if not index[key]:
+                del index[key]

@@ -1,0 +1,1 @@
+"""Reads recorded episodes for lists. Whole transcripts are in `server/recording/transcript.py`."""

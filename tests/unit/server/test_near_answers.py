@@ -1,0 +1,79 @@
+"""Answers that come back in part, and who still waits for one."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from server.errors import Unavailable
+from server.recording.matching import near_answers
+from server.recording.matching.near_answers import NearAnswers
+from server.recording.matching.talk import Hints, Talk, text_of
+from server.recording.turn import Readers
+
+ASK = {"role": "user", "content": "Hi"}
+
+
+def talk(said: str | None, owner: str = "me") -> Talk:
+    messages = [ASK] if said is None else [ASK, {"role": "assistant", "content": said}, ASK]
+    return Talk.of(messages, [], owner, Hints())
+
+
+def remember(answers: NearAnswers, episode: str, said: str) -> None:
+    answers.remember(
+        talk(None).loose[-1], f"turn of {episode}", episode, text_of({"role": "assistant", "content": said})
+    )
+
+
+def find(answers: NearAnswers, said: str, owner: str = "me") -> list[str]:
+    return [near.episode_id for near in answers.find(talk(said, owner), after=-1)]
+
+
+def test_an_answer_is_found_by_its_beginning_and_by_what_begins_with_most_of_it_until_its_episode_ends() -> None:
+    answers = NearAnswers()
+    remember(answers, "old", "Hello there")
+    remember(answers, "new", "Hello you")
+    assert find(answers, "Hello ") == ["new", "old"]
+    assert find(answers, "Hello th") == ["old"]
+    assert find(answers, "<think>Hm.</think>\nHello there</code>") == ["old"]
+    assert [find(answers, "Hello th", "other"), find(answers, "Bye"), find(answers, "")] == [[], [], []]
+    assert find(answers, "Hello there, and now something that nobody had said before") == []
+    answers.forget("new")
+    answers.forget("new")
+    assert find(answers, "Hello") == ["old"]
+
+
+def test_the_oldest_answers_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_answers, "KEPT", 3)
+    answers = NearAnswers()
+    for number in range(5):
+        remember(answers, f"ep{number}", f"{number} is the answer")
+    assert [find(answers, f"{number} is the") for number in range(5)] == [[], [], ["ep2"], ["ep3"], ["ep4"]]
+    for number in range(5):
+        answers.forget(f"ep{number}")
+    assert not (answers._answers or answers._turns or answers._of_episodes)
+
+
+async def test_the_last_reader_leaves_for_good_only_after_the_grace() -> None:
+    readers, gone = Readers(), asyncio.Event()
+    readers.when_gone = gone.set
+    readers.leave(60.0)
+    waiting = asyncio.create_task(readers.remain())
+    await asyncio.sleep(0)
+    readers.join()
+    assert await waiting and not readers.gone
+    readers.leave(0.0)
+    assert readers.gone and gone.is_set()
+    assert not await readers.remain()
+
+
+async def test_a_retry_restarts_the_grace() -> None:
+    readers = Readers()
+    readers.leave(0.001)
+    readers.join()
+    readers.leave(60.0)
+    await asyncio.sleep(0.01)
+    assert not readers.gone
+    readers.stop(Unavailable("the server is stopping"))
+    assert readers.gone
