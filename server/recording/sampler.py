@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from server.engines.protocol import Engine, Piece, SamplingParams, spans_of
 from server.errors import EngineError, UpturnError
@@ -21,6 +24,8 @@ from server.recording.turn import Answer, Beginning, Readers
 from server.recording.turn_request import TurnRequest
 from server.rendering.answers import AnswerReader, Delta, message_of
 from server.rendering.tokenizer import Tokenizer
+
+log = logging.getLogger("upturn.turns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,7 @@ class Sampler:
         Raises:
             EngineError: the engine failed; the episode has ended with status `error`.
             Unavailable: the server stopped; what was sampled is recorded.
-            UpturnError: nothing was recorded, and the turn does not count against the horizon.
+            Exception: nothing was recorded, and the turn does not count against the horizon.
         """
         began = time.perf_counter()
         episode, request, prompt, readers = plan.episode, plan.request, plan.rendered.prompt, plan.readers
@@ -113,9 +118,12 @@ class Sampler:
             _uncount(plan)
             await self._episodes.end(episode, "error", error_class=type(error).__name__, reason=error.message)
             raise
-        except UpturnError:
+        except BaseException as error:
             _uncount(plan)
-            raise
+            if isinstance(error, (UpturnError, SQLAlchemyError, OverflowError)) or not isinstance(error, Exception):
+                raise
+            log.exception("turn %s failed", plan.turn_id)
+            raise UpturnError("the server failed while answering; its log says why") from error
         finally:
             plan.deltas.put_nowait(None)
         if abandoned and readers.stopped is not None:

@@ -56,7 +56,7 @@ def chain_hash(before: str, message: dict[str, Any]) -> str:
     if calls := kept.pop("tool_calls", None):
         kept["calls"] = [_call(call) for call in calls]
     text = json.dumps(kept, sort_keys=True, ensure_ascii=False)
-    return hashlib.blake2b(f"{before}\n{text}".encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(f"{before}\n{text}".encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def chain_hashes(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[str]:
@@ -67,7 +67,7 @@ def chain_hashes(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, A
 def digest(body: Any) -> str:
     """Return the SHA-256 of a JSON value."""
     text = json.dumps(body, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def _call(call: dict[str, Any]) -> list[Any]:

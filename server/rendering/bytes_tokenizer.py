@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from server.rendering.content_marks import without_splits
+from server.rendering.json_text import escaped
 
 END_OF_TEXT, IM_START, IM_END = 256, 257, 258
 SPECIAL = {"<|endoftext|>": END_OF_TEXT, "<|im_start|>": IM_START, "<|im_end|>": IM_END}
@@ -35,7 +36,7 @@ class BytesTokenizer:
         """Return ids without adding special tokens."""
         ids: list[int] = []
         for part in _SPLIT.split(text):
-            ids.extend([SPECIAL[part]] if part in SPECIAL else without_splits(part).encode())
+            ids.extend([SPECIAL[part]] if part in SPECIAL else escaped(without_splits(part)).encode())
         return ids
 
     def marks(self, template: str) -> Collection[str]:

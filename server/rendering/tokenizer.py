@@ -16,6 +16,7 @@ from typing import Protocol
 from server import heavy
 from server.errors import BadRequest
 from server.rendering.content_marks import SPLIT
+from server.rendering.json_text import escaped
 from server.rendering.tool_calls import MARKS, PROMPT_MARKS
 
 _CONTEXT_TOKENS = 6
@@ -85,6 +86,7 @@ class FileTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return ids without adding special tokens."""
+        text = escaped(text)
         if len(text) > heavy.LIGHT:  # Unlike `encode`, a batch leaves Python's other threads running (measured).
             (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
         else:

@@ -5,11 +5,10 @@ The requests are in `messages_request.py`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from server import heavy
 from server.api.access.errors import ErrorForm
@@ -21,6 +20,7 @@ from server.api.dialects.messages_request import CountRequest, MessagesRequest
 from server.api.dialects.streams import Pieces, event, merged, sse
 from server.errors import Forbidden, InvalidKey, NotFound, RateLimited, TooLarge, Unavailable, UpturnError
 from server.recording.turn import Answer
+from server.rendering.json_text import read_json, write_json
 from upturn.logs import request_id
 
 _ERROR_TYPES: dict[type[UpturnError], str] = {
@@ -73,16 +73,15 @@ async def messages(body: MessagesRequest, conversations: ConversationsOf, call: 
     (answer,) = await conversation.answers()
     reason, sequence = _end(body, conversations, answer)
     content = [_content(block, block.text) for block in blocks_of(answer.message, reasoning=body.thinks)]
-    return JSONResponse(
-        {
-            **_common_fields(conversation, answer.version),
-            "content": content,
-            "stop_reason": reason,
-            "stop_sequence": sequence,
-            "usage": _usage(answer),
-        },
-        headers={**conversation.headers, "x-policy-version": str(answer.version)},
-    )
+    whole = {
+        **_common_fields(conversation, answer.version),
+        "content": content,
+        "stop_reason": reason,
+        "stop_sequence": sequence,
+        "usage": _usage(answer),
+    }
+    headers = {**conversation.headers, "x-policy-version": str(answer.version)}
+    return Response(write_json(whole), headers=headers, media_type="application/json")
 
 
 @dialect.post("/v1/messages/count_tokens")
@@ -157,13 +156,13 @@ def _delta(block: Block, text: str) -> dict[str, str]:
         return {"type": "thinking_delta", "thinking": text}
     if block.kind == "content":
         return {"type": "text_delta", "text": text}
-    return {"type": "input_json_delta", "partial_json": json.dumps(_arguments(text), ensure_ascii=False)}
+    return {"type": "input_json_delta", "partial_json": write_json(_arguments(text))}
 
 
 def _arguments(text: str) -> dict[str, Any]:
     """Return a call's input as an object, which Anthropic's clients require; anything else is wrapped in one."""
     try:
-        written = json.loads(text)
+        written = read_json(text)
     except ValueError:
         written = text
     return written if isinstance(written, dict) else {"arguments": written}
