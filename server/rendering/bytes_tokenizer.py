@@ -30,6 +30,7 @@ class BytesTokenizer:
     """Encodes UTF-8 bytes as themselves, and special tokens in the text as their ids."""
 
     size = VOCABULARY_SIZE
+    parts: Collection[int] = ()
     longest = max(map(len, SPECIAL))
 
     def encode(self, text: str) -> list[int]:
@@ -38,6 +39,10 @@ class BytesTokenizer:
         for part in _SPLIT.split(text):
             ids.extend([SPECIAL[part]] if part in SPECIAL else escaped(without_splits(part)).encode())
         return ids
+
+    def shown(self, token_ids: Sequence[int]) -> list[int]:
+        """Return the ids that `decode` shows."""
+        return [token_id for token_id in token_ids if token_id < END_OF_TEXT]
 
     def marks(self, template: str) -> Collection[str]:
         """Return the texts of the tokens that only the template may write."""

@@ -10,7 +10,7 @@ from server.rendering.json_text import arguments_of, escaped
 from server.rendering.model_family import ParsedCall, TaggedCalls
 
 MOST_CLOSINGS = 16
-"""Closing marks inside an open string that are passed over, beyond which the first one ends the call."""
+"""Closing marks inside an open string that are skipped, beyond which the first one ends the call."""
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _NOT_A_CALL = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 

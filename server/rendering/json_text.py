@@ -1,6 +1,6 @@
 """JSON as models write it, and JSON that every client can read.
 
-A model may write half of a surrogate pair as an escape, which Python reads into text that has no UTF-8. Wherever such
+A model may write half of a surrogate pair as an escape, which Python reads into text that has no UTF-8. Where such
 text becomes bytes or tokens again, the half is an escape again.
 """
 
@@ -48,7 +48,7 @@ def arguments_of(value: Any) -> str:
     """Return the arguments of a call as the JSON text of an object.
 
     Args:
-        value: what the model wrote: an object, JSON that is quoted once more, or None for no arguments.
+        value: what the model wrote: an object, an object as JSON in a string, or None for no arguments.
 
     Raises:
         ValueError: it is anything else, or an agent could not read it.

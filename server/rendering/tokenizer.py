@@ -44,6 +44,13 @@ class Tokenizer(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return text without special tokens."""
 
+    def shown(self, token_ids: Sequence[int]) -> list[int]:
+        """Return the ids that `decode` shows."""
+
+    @property
+    def parts(self) -> Collection[int]:
+        """Ids whose text depends on the ids after them: single bytes that are decoded together."""
+
     def marks(self, template: str) -> Collection[str]:
         """Return the texts of the tokens that only the template may write: content that spells them is text."""
 
@@ -96,7 +103,22 @@ class FileTokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return text without special tokens, except the marks that structure an answer."""
-        return self.decode_all([token_id for token_id in token_ids if token_id not in self._hidden])
+        return self.decode_all(self.shown(token_ids))
+
+    def shown(self, token_ids: Sequence[int]) -> list[int]:
+        """Return the ids that `decode` shows."""
+        return [token_id for token_id in token_ids if token_id not in self._hidden]
+
+    @cached_property
+    def parts(self) -> Collection[int]:
+        """The tokens `<0x00>` to `<0xFF>` of a byte-fallback tokenizer.
+
+        Its decoder joins consecutive ones, and shows replacement characters for all of them unless they are valid UTF-8.
+        """
+        ids = [self.id_of(f"<0x{byte:02X}>") for byte in range(256)]
+        letter = ids[ord("A")]
+        falls_back = letter is not None and self.decode_all([letter]) == "A"
+        return frozenset(token_id for token_id in ids if token_id is not None) if falls_back else frozenset()
 
     def decode_all(self, token_ids: Sequence[int]) -> str:
         """Return text including special tokens."""
@@ -152,28 +174,33 @@ class TextStream:
         self._stop = [s for s in stop if s]
         self._hold = max((len(s) - 1 for s in self._stop), default=0)
         self._ids: list[int] = []
+        """Ids that have text."""
         self._settled = 0  # Number of ids whose text in `_text` is final.
         self._text = ""
         self._sent = 0
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Add ids; return the text that can be sent now."""
-        self._ids.extend(token_ids)
-        start = max(0, self._settled - _CONTEXT_TOKENS)
-        known = self._tokenizer.decode(self._ids[start : self._settled])
-        grown = self._tokenizer.decode(self._ids[start:])
-        if not grown.endswith("�"):
-            self._text += grown[len(known) :]
-            self._settled = len(self._ids)
+        self._ids += self._tokenizer.shown(token_ids)
+        if self._ids and self._ids[-1] not in self._tokenizer.parts:
+            self._settle(last=False)
         return self._send(len(self._text) - self._hold)
 
     def finish(self) -> str:
-        """Return the rest of the text."""
-        start = max(0, self._settled - _CONTEXT_TOKENS)
-        known = self._tokenizer.decode(self._ids[start : self._settled])
-        self._text += self._tokenizer.decode(self._ids[start:])[len(known) :]
-        self._settled = len(self._ids)
+        """Return the rest of the text. All pieces together are the text of all ids."""
+        self._settle(last=True)
         return self._send(len(self._text))
+
+    def _settle(self, *, last: bool) -> None:
+        """Decode the new ids behind a few settled ones, unless they end inside a character."""
+        start = max(0, self._settled - _CONTEXT_TOKENS)
+        while start < self._settled and self._ids[start] in self._tokenizer.parts:
+            start += 1
+        known = self._tokenizer.decode(self._ids[start : self._settled])
+        grown = self._tokenizer.decode(self._ids[start:])
+        if last or not grown.endswith("\ufffd"):
+            self._text += grown[len(known) :]
+            self._settled = len(self._ids)
 
     @property
     def text(self) -> str:
