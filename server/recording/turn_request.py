@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from server.engines.protocol import SamplingParams
-from server.rendering.tool_calls import CALL_CLOSE, call_schema
+from server.rendering.call_schema import call_schema
+from server.rendering.tool_calls import CALL_CLOSE
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ class FileTokenizer:
     def parts(self) -> Collection[int]:
         """The tokens `<0x00>` to `<0xFF>` of a byte-fallback tokenizer.
 
-        Its decoder joins consecutive ones, and shows replacement characters for all of them unless they are valid UTF-8.
+        Its decoder joins consecutive ones, and shows replacement characters for all of them if they are not UTF-8.
         """
         ids = [self.id_of(f"<0x{byte:02X}>") for byte in range(256)]
         letter = ids[ord("A")]
