@@ -56,6 +56,8 @@ class TurnRequest:
             max_tokens: tokens left in the model's context after the prompt.
             stop_ids: tokens that end an answer in addition to the engine's own.
         """
+        if self.sampling.extra.get("ignore_eos"):
+            stop_ids = ()
         params = replace(self.sampling, max_tokens=min(self.sampling.max_tokens, max_tokens), stop_ids=stop_ids)
         if params.seed is not None and choice:
             params = replace(params, seed=params.seed + choice)

@@ -80,6 +80,16 @@ class ChatTemplate:
             wrong = without_splits(str(error))
             raise BadRequest(f"the model's chat template rejects these messages: {wrong}", param="messages") from error
 
+    def written_end(self) -> str | None:
+        """Return the special token that the template writes after an answer; None if it writes none."""
+        talk = [{"role": "user", "content": "."}, {"role": "assistant", "content": _SENTINEL}]
+        try:
+            rest = self.text(talk, ask=False).partition(_SENTINEL)[2].lstrip()
+        except BadRequest:
+            return None
+        marks = sorted(self.tokenizer.marks(self.source), key=len, reverse=True)
+        return next((mark for mark in marks if rest.startswith(mark)), None)
+
     def prompt(self, messages: Messages, tools: Tools = (), options: Options = NO_OPTIONS) -> list[int]:
         """Return the ids of a whole conversation, ready for the assistant's answer.
 
