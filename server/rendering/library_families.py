@@ -22,6 +22,7 @@ from server.rendering.content_marks import without_splits
 from server.rendering.hermes import HERMES_CALLS
 from server.rendering.json_text import write_json
 from server.rendering.model_family import LoadedFamily, Model, ParsedAnswer, ParsedCall
+from server.rendering.shapes import shapes
 from server.rendering.template import unknown_options
 from server.rendering.tokenizer import FileTokenizer
 from server.rendering.tool_calls import CALL_OPEN, Messages, Options, Tools, normalize
@@ -122,18 +123,18 @@ class LibraryWriter:
     def prompt(self, messages: Messages, tools: Tools, options: Options) -> list[int]:
         """Return the ids of a whole conversation; see `PromptWriter`."""
         library = self._renderer(options).library
-        try:
-            ids: list[int] = library.render_ids(
-                self._splits.content(normalize(messages)),
-                tools=self._splits.content(tools) or None,
-                add_generation_prompt=True,
-            )
-        except _REJECTIONS as error:
-            wrong = without_splits(str(error))
-            raise BadRequest(
-                f"the model family {self._family.name} rejects these messages: {wrong}", param="messages"
-            ) from error
-        return ids
+        described = self._splits.content(tools) or None
+        refused: Exception | None = None
+        for shape in shapes(self._splits.content(normalize(messages))):
+            try:
+                ids: list[int] = library.render_ids(shape, tools=described, add_generation_prompt=True)
+                return ids
+            except _REJECTIONS as error:
+                refused = refused or error
+        wrong = without_splits(str(refused))
+        raise BadRequest(
+            f"the model family {self._family.name} rejects these messages: {wrong}", param="messages"
+        ) from refused
 
     def follow(
         self, messages: Messages, known: int, recorded: list[int], tools: Tools, options: Options

@@ -253,8 +253,6 @@ class ChatRequest(BaseModel):
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         if len(stop) > MOST_STOPS:
             raise BadRequest(f"stop has {len(stop)} strings; at most {MOST_STOPS} are supported", param="stop")
-        if "" in stop:
-            raise BadRequest("stop: an empty string cannot end an answer", param="stop")
         return SamplingParams(
             max_tokens=self.max_completion_tokens or self.max_tokens or context_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,

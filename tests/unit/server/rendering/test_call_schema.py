@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import jsonschema
 import pytest
 from pydantic import BaseModel
 
 from server.errors import BadRequest
 from server.rendering.call_schema import call_schema
+
+jsonschema = pytest.importorskip("jsonschema")
 
 
 class Address(BaseModel):
