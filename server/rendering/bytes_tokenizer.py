@@ -6,7 +6,7 @@ It implements `tokenizer.Tokenizer`.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from server.rendering.content_marks import without_splits
 from server.rendering.json_text import escaped
@@ -31,6 +31,7 @@ class BytesTokenizer:
 
     size = VOCABULARY_SIZE
     parts: Collection[int] = ()
+    normalize: Callable[[str], str] | None = None
     longest = max(map(len, SPECIAL))
 
     def encode(self, text: str) -> list[int]:
@@ -43,6 +44,14 @@ class BytesTokenizer:
     def shown(self, token_ids: Sequence[int]) -> list[int]:
         """Return the ids that `decode` shows."""
         return [token_id for token_id in token_ids if token_id < END_OF_TEXT]
+
+    def decode_all(self, token_ids: Sequence[int]) -> str:
+        """Return text including special tokens."""
+        return self.decode(token_ids, skip_special=False)
+
+    def text_of(self, token_id: int) -> str:
+        """Return the text of one token, special or not."""
+        return self.decode_all([token_id])
 
     def marks(self, template: str) -> Collection[str]:
         """Return the texts of the tokens that only the template may write."""

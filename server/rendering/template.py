@@ -45,7 +45,7 @@ class ChatTemplate:
         self.source = source
         self.end_of_turn = end_of_turn
         self.end_ids = tokenizer.encode(end_of_turn)
-        self.splits = SplitMarks(tokenizer.marks(source))
+        self.splits = SplitMarks(tokenizer.marks(source), tokenizer.normalize)
         """Splits the marks in content, which are text."""
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]

@@ -6,12 +6,13 @@ Used by both directions of rendering: `template.py` encodes prompts, `answers.py
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from server import heavy
 from server.errors import BadRequest
@@ -47,12 +48,22 @@ class Tokenizer(Protocol):
     def shown(self, token_ids: Sequence[int]) -> list[int]:
         """Return the ids that `decode` shows."""
 
+    def decode_all(self, token_ids: Sequence[int]) -> str:
+        """Return text including special tokens."""
+
+    def text_of(self, token_id: int) -> str:
+        """Return the text of one token, special or not, with leading spaces that `decode` drops."""
+
     @property
     def parts(self) -> Collection[int]:
         """Ids whose text depends on the ids after them: single bytes that are decoded together."""
 
     def marks(self, template: str) -> Collection[str]:
         """Return the texts of the tokens that only the template may write: content that spells them is text."""
+
+    @property
+    def normalize(self) -> Callable[[str], str] | None:
+        """What is done to a text before marks are sought in it; None if nothing."""
 
 
 class FileTokenizer:
@@ -68,6 +79,9 @@ class FileTokenizer:
         self._hidden = {i for i, token in added.items() if token.special and token.content not in MARKS}
         self._special = {token.content for token in added.values() if token.special and len(token.content.strip()) > 1}
         self._others = {token.content for token in added.values() if _MARK.fullmatch(token.content)} - self._special
+        seeks_in_normalized = any(token.normalized for token in added.values() if token.content in self._special)
+        self._normalizer = self._tokenizer.normalizer if seeks_in_normalized else None
+        self._space = _space_of(self._tokenizer.pre_tokenizer)
         self._ignore_splits()
 
     @property
@@ -125,6 +139,15 @@ class FileTokenizer:
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
         return text
 
+    def text_of(self, token_id: int) -> str:
+        """Return the text of one token, special or not, with leading spaces that `decode` drops."""
+        text = self.decode_all([token_id])
+        if self._space is None:
+            return text
+        written = self._tokenizer.id_to_token(token_id) or ""
+        missing = len(written) - len(written.lstrip(self._space)) - (len(text) - len(text.lstrip(" ")))
+        return " " * missing + text
+
     def id_of(self, token: str) -> int | None:
         """Return the id of a token, or None if the vocabulary lacks it."""
         token_id: int | None = self._tokenizer.token_to_id(token)
@@ -133,6 +156,14 @@ class FileTokenizer:
     def marks(self, template: str) -> Collection[str]:
         """Return the special tokens, and the other added tokens that structure a prompt or an answer."""
         return self._special | {mark for mark in self._others if mark in template or mark in PROMPT_MARKS}
+
+    @property
+    def normalize(self) -> Callable[[str], str] | None:
+        """The normalizer, if the tokenizer seeks marks in normalized text."""
+        if self._normalizer is None:
+            return None
+        normalize: Callable[[str], str] = self._normalizer.normalize_str
+        return normalize
 
     def _ignore_splits(self) -> None:
         """Make the tokenizer drop split strings once it has looked for marks, without any effect on other texts."""
@@ -221,5 +252,19 @@ def up_to_stop(text: str, stop: Sequence[str]) -> str:
     return text[: _stop_position(text, stop)]
 
 
+def first_stop(text: str, stop: Sequence[str]) -> str | None:
+    """Return the stop string that ends first in a text, as vLLM picks it; None if there is none."""
+    ends = {s: at + len(s) for s in stop if s and (at := text.find(s)) >= 0}
+    return min(ends, key=ends.__getitem__, default=None)
+
+
 def _stop_position(text: str, stop: Sequence[str]) -> int:
-    return min((at for at in (text.find(s) for s in stop if s) if at >= 0), default=len(text))
+    first = first_stop(text, stop)
+    return len(text) if first is None else text.index(first)
+
+
+def _space_of(pre_tokenizer: Any) -> str | None:
+    """Return the character that stands for a space in the tokens of a Metaspace tokenizer; None for any other."""
+    state = json.loads(pre_tokenizer.__getstate__()) if pre_tokenizer is not None else {}
+    parts = state.get("pretokenizers") or [state]
+    return next((part.get("replacement") for part in parts if part.get("type") == "Metaspace"), None)
