@@ -28,6 +28,8 @@ class TurnRequest:
     parallel_calls: bool = True
     count: int = 1
     """Number of answers to the prompt."""
+    logprobs: bool = False
+    """The caller reads the logprobs of the sampled tokens."""
     whole: bool = False
     """The caller reads the answer only when it is complete."""
     digest: str = ""
