@@ -8,7 +8,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -160,7 +160,10 @@ class Sampler:
                     if not request.whole:  # A whole answer names its episode only after its turn is durable.
                         await plan.episode.opened()
                     sampled.pieces.append(piece)
-                    _show(reader.push(piece.token_ids), plan, sampled)
+                    deltas = reader.push(piece.token_ids)
+                    _show(
+                        _with_tokens(deltas, piece) if request.logprobs and not request.whole else deltas, plan, sampled
+                    )
                     sampled.ends.append(len(sampled.deltas))
         except TimeoutError:
             if not readers.gone:
@@ -191,6 +194,14 @@ def _show(deltas: Sequence[Delta], plan: Plan, sampled: _Sampled) -> None:
     sampled.deltas += deltas
     for delta in deltas:
         plan.deltas.put_nowait(delta)
+
+
+def _with_tokens(deltas: Sequence[Delta], piece: Piece) -> list[Delta]:
+    """Return the deltas of a piece, of which the first carries its tokens."""
+    first, *rest = deltas or [Delta()]
+    tops = tuple(piece.top_logprobs or ())
+    sampled = replace(first, token_ids=tuple(piece.token_ids), logprobs=tuple(piece.logprobs), top_logprobs=tops)
+    return [sampled, *rest]
 
 
 def _spans(pieces: list[Piece]) -> list[Span]:

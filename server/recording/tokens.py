@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+from server.rendering.json_text import without_halves
+
 _VOLATILE = frozenset({"id", "refusal", "annotations", "audio", "reasoning", "reasoning_content", "tool_call_id"})
 
 
@@ -42,7 +44,8 @@ def chain_hash(before: str, message: dict[str, Any]) -> str:
 
     The hash only finds the recorded part of a conversation; the next prompt extends the recorded token ids. It
     therefore ignores what SDKs change in a message: null and empty fields, ids of tool calls, the formatting of their
-    JSON, reasoning that is not sent back, white space around an answer, content as a list of text parts.
+    JSON, reasoning that is not sent back, white space around an answer, content as a list of text parts, halves of
+    surrogate pairs.
 
     Args:
         before: hash of the conversation before `message`, or an empty string.
@@ -56,7 +59,7 @@ def chain_hash(before: str, message: dict[str, Any]) -> str:
     if calls := kept.pop("tool_calls", None):
         kept["calls"] = [_call(call) for call in calls]
     text = json.dumps(kept, sort_keys=True, ensure_ascii=False)
-    return hashlib.blake2b(f"{before}\n{text}".encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return hashlib.blake2b(f"{before}\n{without_halves(text)}".encode(), digest_size=16).hexdigest()
 
 
 def chain_hashes(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[str]:

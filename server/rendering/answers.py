@@ -43,6 +43,10 @@ class Delta:
     content: str = ""
     reasoning: str = ""
     call: ToolCall | None = None
+    token_ids: tuple[int, ...] = ()
+    """Tokens sampled since the piece before, if the request asked for their logprobs."""
+    logprobs: tuple[float, ...] = ()
+    top_logprobs: tuple[dict[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

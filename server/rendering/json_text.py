@@ -20,6 +20,11 @@ def escaped(text: str) -> str:
     return text if text.isascii() else _HALF.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
+def without_halves(text: str) -> str:
+    """Return a text with a replacement character for each half of a surrogate pair."""
+    return text if text.isascii() else _HALF.sub("\ufffd", text)
+
+
 def write_json(value: Any) -> str:
     """Return a value as JSON that UTF-8 can encode.
 

@@ -59,6 +59,7 @@ def load_renderer(directory: Path, renderer: str = "auto", name: str = "") -> Re
         replace(family, stop_ids=stop_ids),
         tokenizer.with_marks(family.marks, engine_ends.union(stop_ids)),
         ends_answers=ends_answers,
+        eos_id=tokenizer.id_of(specials["eos_token"]),
     )
 
 

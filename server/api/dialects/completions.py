@@ -19,6 +19,7 @@ from server.api.dialects.call import Call, CallOf
 from server.api.dialects.completions_request import CompletionRequest
 from server.api.dialects.conversation import Conversation, Conversations, ConversationsOf
 from server.api.dialects.dialect import Dialect
+from server.api.dialects.logprobs import TokenTexts, shown
 from server.api.dialects.streams import Pieces, event, merged, sse
 from server.errors import BadRequest, UpturnError
 from server.recording.keys import hash_of
@@ -101,7 +102,8 @@ async def _stream(
 
     try:
         async for index, delta in pieces:
-            yield chunk(index, delta.content)
+            if delta.content:
+                yield chunk(index, delta.content)
         answers = await conversation.answers()
         for index, answer in enumerate(answers):
             yield chunk(index, "", _end(answer), _logprobs(body, conversations, answer))
@@ -135,11 +137,13 @@ def _usage(body: CompletionRequest, answers: list[Answer]) -> dict[str, int]:
 def _logprobs(body: CompletionRequest, conversations: Conversations, answer: Answer) -> dict[str, Any] | None:
     if body.logprobs is None:
         return None
-    texts = [conversations.text_of(token) for token in answer.token_ids]
+    known, texts, tops = TokenTexts(conversations.tokenizer), [], []
+    for token_id, top in zip(answer.token_ids, answer.top_logprobs or [{}] * len(answer.token_ids), strict=True):
+        tops.append({known.of(other): shown(value) for other, value in top.items()})
+        texts.append(known.add(token_id))
     return {
         "tokens": texts,
-        "token_logprobs": answer.logprobs,
+        "token_logprobs": [shown(value) for value in answer.logprobs],
         "text_offset": list(accumulate(map(len, texts), initial=0))[:-1],
-        "top_logprobs": answer.top_logprobs
-        and [{conversations.text_of(token): value for token, value in top.items()} for top in answer.top_logprobs],
+        "top_logprobs": tops if answer.top_logprobs else None,
     }

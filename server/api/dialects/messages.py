@@ -5,6 +5,7 @@ The requests are in `messages_request.py`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -16,11 +17,12 @@ from server.api.dialects.blocks import Block, blocks, blocks_of
 from server.api.dialects.call import CallOf
 from server.api.dialects.conversation import Conversation, Conversations, ConversationsOf
 from server.api.dialects.dialect import Dialect
+from server.api.dialects.ends import finish_reason, stop_reason
 from server.api.dialects.messages_request import CountRequest, MessagesRequest
 from server.api.dialects.streams import Pieces, event, merged, sse
 from server.errors import Forbidden, InvalidKey, NotFound, RateLimited, TooLarge, Unavailable, UpturnError
 from server.recording.turn import Answer
-from server.rendering.json_text import read_json, write_json
+from server.rendering.json_text import read_json, without_halves, write_json
 from upturn.logs import request_id
 
 _ERROR_TYPES: dict[type[UpturnError], str] = {
@@ -160,20 +162,23 @@ def _delta(block: Block, text: str) -> dict[str, str]:
 
 
 def _arguments(text: str) -> dict[str, Any]:
-    """Return a call's input as an object, which Anthropic's clients require; anything else is wrapped in one."""
+    """Return a call's input as an object, which Anthropic's clients require; anything else is wrapped in one.
+
+    They cannot read half a surrogate pair in a stream, nor send it back.
+    """
     try:
-        written = read_json(text)
+        written = read_json(without_halves(json.dumps(read_json(text), ensure_ascii=False)))
     except ValueError:
         written = text
     return written if isinstance(written, dict) else {"arguments": written}
 
 
 def _end(body: MessagesRequest, conversations: Conversations, answer: Answer) -> tuple[str, str | None]:
-    """Return the stop reason and the stop sequence, which is found in the recorded tokens."""
-    if answer.message.get("tool_calls"):
-        return "tool_use", None
-    if answer.finish_reason == "length":
+    """Return the stop reason and the stop sequence."""
+    finish = finish_reason(answer, body.choice, whole=not body.stream)
+    if finish == "length":
         return "max_tokens", None
-    text = conversations.tokenizer.decode(answer.token_ids) if body.stop_sequences else ""
-    found = [(text.index(stop), stop) for stop in body.stop_sequences or [] if stop in text]
-    return ("stop_sequence", min(found)[1]) if found else ("end_turn", None)
+    found = stop_reason(answer, tuple(body.stop_sequences or ()), conversations.renderer)
+    if isinstance(found, str):
+        return "stop_sequence", found
+    return "tool_use" if answer.message.get("tool_calls") else "end_turn", None

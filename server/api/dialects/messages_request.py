@@ -141,6 +141,12 @@ class CountRequest(Lenient):
         """Whether the caller wants to see the reasoning."""
         return self.thinking is not None and self.thinking.type != "disabled"
 
+    @property
+    def choice(self) -> Literal["auto", "required", "named"]:
+        """Whether the answer must call a tool, or one particular tool."""
+        kind = self.tool_choice.type if self.tool_choice is not None else "auto"
+        return "named" if kind == "tool" else "required" if kind == "any" else "auto"
+
     def chat(self, **sampling: Any) -> ChatRequest:
         """Return the equivalent chat request.
 

@@ -23,7 +23,7 @@ def test_a_completion_continues_exactly_its_prompt(live: Live, prompt: str | lis
     assert answer.id == f"cmpl-{turn.id}"
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (4, turn.completion_tokens)
     assert choice.logprobs.token_logprobs == pytest.approx([x for x in turn.logprobs if x is not None])
-    assert "".join(choice.logprobs.tokens) == "Hello there."
+    assert "".join(choice.logprobs.tokens) == "Hello there.<|im_end|>"
     assert [len(top) for top in choice.logprobs.top_logprobs][:-1] == [2] * 12
     assert turn.trainable
 

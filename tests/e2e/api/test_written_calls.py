@@ -55,17 +55,13 @@ def by_messages(live: Live, key: str, stream: bool) -> None:
     else:
         message = api.messages.create(messages=talk, **asked)
     (call,) = [block for block in message.content if block.type == "tool_use"]
-    assert call.input == HALF
-    # Anthropic's own client cannot encode halves; clients in JavaScript escape them, as `json` does here.
+    # Anthropic's client can neither read half a pair in a stream nor send it back.
+    assert call.input == {"city": "\ufffd </tool_call>", "\ufffd": ["a\\\ufffd"]}
     sent = [{k: v for k, v in b.model_dump().items() if v is not None} for b in message.content]
     result = {"type": "tool_result", "tool_use_id": call.id, "content": "rain"}
     talk += [{"role": "assistant", "content": sent}, {"role": "user", "content": [result]}]
-    answer = live.http.post(
-        "/v1/messages",
-        content=json.dumps({**asked, "messages": talk}),
-        headers={"x-api-key": key, "content-type": "application/json"},
-    )
-    assert answer.status_code == 200 and answer.json()["content"][0]["text"] == "It rains."
+    (block,) = api.messages.create(messages=talk, **asked).content
+    assert block.type == "text" and block.text == "It rains."
 
 
 def by_responses(live: Live, key: str, stream: bool) -> None:
@@ -93,7 +89,6 @@ def test_a_call_with_half_a_surrogate_pair_is_answered_recorded_and_continued(
     opened = live.client.open_episode(EpisodeOpen())
     dialect(live, opened.key, stream)
     assert len(extends(live, opened.id)) == 2
-    assert not any(turn.forked for turn in live.client.episode(opened.id).turns)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
