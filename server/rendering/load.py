@@ -52,7 +52,8 @@ def load_renderer(directory: Path, renderer: str = "auto", name: str = "") -> Re
     if not (ends_answers := end is not None or bool(family.stop_ids)):
         logger.warning("%s", NO_END)
     engine_ends = configured_ends(directory)
-    known = {tokenizer.id_of(text) for text in (end, specials["eos_token"]) if text} - {None}
+    ends = (end, specials["eos_token"])
+    known = {token_id for text in ends if text and (token_id := tokenizer.id_of(text)) is not None}
     stop_ids = (*family.stop_ids, *sorted(known - engine_ends.union(family.stop_ids)))
     return Renderer(
         template,

@@ -137,7 +137,9 @@ def _usage(body: CompletionRequest, answers: list[Answer]) -> dict[str, int]:
 def _logprobs(body: CompletionRequest, conversations: Conversations, answer: Answer) -> dict[str, Any] | None:
     if body.logprobs is None:
         return None
-    known, texts, tops = TokenTexts(conversations.tokenizer), [], []
+    known = TokenTexts(conversations.tokenizer)
+    texts: list[str] = []
+    tops: list[dict[str, float]] = []
     for token_id, top in zip(answer.token_ids, answer.top_logprobs or [{}] * len(answer.token_ids), strict=True):
         tops.append({known.of(other): shown(value) for other, value in top.items()})
         texts.append(known.add(token_id))
