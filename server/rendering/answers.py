@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from server.rendering.calls_in_text import CallText, usable
 from server.rendering.hermes import HERMES_CALLS
+from server.rendering.json_text import escaped
 from server.rendering.model_family import AnswerParser, ParsedCall, TaggedCalls, WholeAnswerParser
 from server.rendering.tokenizer import TextStream, Tokenizer, up_to_stop
 from server.rendering.tool_calls import THINK_CLOSE, THINK_OPEN
@@ -231,6 +232,8 @@ class AnswerReader:
         """Add pieces to the message while they are made."""
         kept = []
         for delta in deltas:
+            if not (delta.content + delta.reasoning).isascii():
+                delta = replace(delta, content=escaped(delta.content), reasoning=escaped(delta.reasoning))
             if delta.call is not None:
                 self.calls.append(delta.call)
                 self._resumes = bool(self._content)

@@ -39,28 +39,29 @@ def load_renderer(directory: Path, renderer: str = "auto", name: str = "") -> Re
     config = _read_json(directory / "tokenizer_config.json")
     source = _template_source(directory, config)
     specials = {name: _token_text(config.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
-    if not specials["eos_token"]:
-        raise BadRequest(f"{directory / 'tokenizer_config.json'} has no eos_token", code="bad_model")
     tokenizer = FileTokenizer(directory / "tokenizer.json")
     variables = {name: text for name, text in specials.items() if text}
-    template = ChatTemplate(tokenizer, source, specials["eos_token"], variables)
+    engine_ends = configured_ends(directory)
+    texts, marks = [tokenizer.decode_all([end]) for end in sorted(engine_ends)], tokenizer.marks(source)
+    eos = specials["eos_token"] or next((text for text in texts if text in marks), "")
+    template = ChatTemplate(tokenizer, source, eos, variables)
     end = template.written_end()
+    if not (eos or end):
+        raise BadRequest(f"{directory / 'tokenizer_config.json'} has no eos_token", code="bad_model")
     if end not in (None, template.end_of_turn):
         logger.info("the chat template ends answers with %s, not with the model's eos_token", end)
         template = ChatTemplate(tokenizer, source, end, variables)
     family = choose_family(renderer, Model(tokenizer, template, _names(directory, name)))
     if not (ends_answers := end is not None or bool(family.stop_ids)):
         logger.warning("%s", NO_END)
-    engine_ends = configured_ends(directory)
-    ends = (end, specials["eos_token"])
-    known = {token_id for text in ends if text and (token_id := tokenizer.id_of(text)) is not None}
+    known = {token_id for text in (end, eos) if text and (token_id := tokenizer.id_of(text)) is not None}
     stop_ids = (*family.stop_ids, *sorted(known - engine_ends.union(family.stop_ids)))
     return Renderer(
         template,
         replace(family, stop_ids=stop_ids),
         tokenizer.with_marks(family.marks, engine_ends.union(stop_ids)),
         ends_answers=ends_answers,
-        eos_id=tokenizer.id_of(specials["eos_token"]),
+        eos_id=tokenizer.id_of(eos),
     )
 
 

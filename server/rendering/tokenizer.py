@@ -79,7 +79,7 @@ class FileTokenizer:
         self._hidden = {i for i, token in added.items() if token.special and token.content not in MARKS}
         self._special = {token.content for token in added.values() if token.special and len(token.content.strip()) > 1}
         self._others = {token.content for token in added.values() if _MARK.fullmatch(token.content)} - self._special
-        seeks_in_normalized = any(token.normalized for token in added.values() if token.content in self._special)
+        seeks_in_normalized = any(t.normalized for t in added.values() if t.content in self._special | self._others)
         self._normalizer = self._tokenizer.normalizer if seeks_in_normalized else None
         self._space = _space_of(self._tokenizer.pre_tokenizer)
         self._ignore_splits()

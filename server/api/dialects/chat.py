@@ -46,7 +46,7 @@ async def chat(body: ChatRequest, conversations: ConversationsOf, call: CallOf) 
                     "message": {"refusal": None, **answer.message},
                     "finish_reason": finish_reason(answer, body.choice, whole=True),
                     "stop_reason": stop_reason(answer, body.stop_strings, conversations.renderer),
-                    "logprobs": _rest(_logprobs(body, conversations), answer),
+                    "logprobs": listed.rest(answer) if (listed := _logprobs(body, conversations)) else None,
                 }
                 for index, answer in enumerate(answers)
             ],
@@ -82,12 +82,12 @@ async def _stream(
             if index not in begun:
                 yield begins(index)
             listed = logprobs[index]
-            more = {"logprobs": listed.of(delta.token_ids, delta.logprobs, delta.top_logprobs)} if listed else {}
-            for part in _parts(delta) or [{}] * bool(delta.token_ids):
-                yield chunk(index, part, **more)
-                more = {}  # The first chunk has the logprobs of all.
+            found = listed.of_delta(delta) if listed else None
+            for part in _parts(delta) or ([{}] if found else []):
+                yield chunk(index, part, logprobs=found)
+                found = None  # The first chunk has the logprobs of all.
         answers = await conversation.answers()
-        for index, answer in enumerate(answers):
+        for index, (answer, listed) in enumerate(zip(answers, logprobs, strict=True)):
             head["model"] = f"{conversation.policy}@{answer.version}"
             if index not in begun:
                 yield begins(index)
@@ -96,7 +96,7 @@ async def _stream(
                 {},
                 finish_reason=finish_reason(answer, body.choice, whole=False),
                 stop_reason=stop_reason(answer, body.stop_strings, conversations.renderer),
-                logprobs=_rest(logprobs[index], answer),
+                logprobs=listed.rest(answer) if listed else None,
             )
         if body.stream_options and body.stream_options.include_usage:
             yield event({**head, "choices": [], "usage": _usage(answers)})
@@ -128,11 +128,3 @@ def _parts(delta: Delta) -> list[dict[str, Any]]:
 def _logprobs(body: ChatRequest, conversations: Conversations) -> ChatLogprobs | None:
     """Return what shows the logprobs of one answer; None if the request does not want them."""
     return ChatLogprobs(conversations.tokenizer, body.top_logprobs or 0) if body.logprobs else None
-
-
-def _rest(logprobs: ChatLogprobs | None, answer: Answer) -> dict[str, Any] | None:
-    """Return the logprobs of the tokens that no chunk has shown."""
-    if logprobs is None:
-        return None
-    tops, first = answer.top_logprobs or [], logprobs.shown
-    return logprobs.of(answer.token_ids[first:], answer.logprobs[first:], tops[first:])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from server.recording.turn import Answer
+from server.rendering.answers import Delta
 from server.rendering.tokenizer import Tokenizer
 
 LEAST = -9999.0
@@ -56,8 +59,48 @@ class TokenTexts:
         return ""
 
 
-class ChatLogprobs:
-    """Chat's `logprobs` of one answer, in one piece or several.
+class Logprobs(ABC):
+    """The `logprobs` of one answer, in one piece or several.
+
+    Args:
+        tokenizer: the policy's tokenizer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._texts = TokenTexts(tokenizer)
+        self._count = 0
+        """Number of tokens that have been shown."""
+
+    def of_delta(self, delta: Delta) -> dict[str, Any] | None:
+        """Return the logprobs of the tokens that arrived with a piece of a stream; None without tokens."""
+        return self._next(delta.token_ids, delta.logprobs, delta.top_logprobs) if delta.token_ids else None
+
+    def rest(self, answer: Answer) -> dict[str, Any]:
+        """Return the logprobs of the tokens that have not been shown."""
+        first, tops = self._count, answer.top_logprobs or []
+        return self._next(answer.token_ids[first:], answer.logprobs[first:], tops[first:])
+
+    def _next(
+        self, token_ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[Mapping[int, float]]
+    ) -> dict[str, Any]:
+        self._count += len(token_ids)
+        return self.of(token_ids, logprobs, tops)
+
+    @abstractmethod
+    def of(
+        self, token_ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[Mapping[int, float]]
+    ) -> dict[str, Any]:
+        """Return the dialect's form of the next tokens.
+
+        Args:
+            token_ids: [K] sampled ids.
+            logprobs: [K]
+            tops: [K] alternatives, or empty if none were requested.
+        """
+
+
+class ChatLogprobs(Logprobs):
+    """Chat's form: an entry for each token.
 
     Args:
         tokenizer: the policy's tokenizer.
@@ -65,34 +108,49 @@ class ChatLogprobs:
     """
 
     def __init__(self, tokenizer: Tokenizer, alternatives: int) -> None:
-        self._texts = TokenTexts(tokenizer)
+        super().__init__(tokenizer)
         self._alternatives = alternatives
-        self.shown = 0
-        """Number of tokens so far."""
 
     def of(
         self, token_ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[Mapping[int, float]]
     ) -> dict[str, Any]:
-        """Return the entries of the next tokens.
-
-        Args:
-            token_ids: [K] sampled ids.
-            logprobs: [K]
-            tops: [K] alternatives, or empty if none were requested.
-        """
+        """Return the entries of the next tokens."""
         content = []
         for position, (token_id, logprob) in enumerate(zip(token_ids, logprobs, strict=True)):
             listed = islice(tops[position].items(), self._alternatives) if tops else ()
             others = [_entry(self._texts.of(other), value) for other, value in listed]
             content.append({**_entry(self._texts.add(token_id), logprob), "top_logprobs": others})
-        self.shown += len(content)
         return {"content": content, "refusal": None}
 
 
-def shown(logprob: float) -> float:
-    """Return a logprob that JSON can express."""
+class CompletionLogprobs(Logprobs):
+    """The form of text completions: a list for each property."""
+
+    _offset = 0
+    """Number of characters of the tokens so far."""
+
+    def of(
+        self, token_ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[Mapping[int, float]]
+    ) -> dict[str, Any]:
+        """Return the lists of the next tokens."""
+        texts, offsets, others = list[str](), list[int](), list[dict[str, float]]()
+        for position, token_id in enumerate(token_ids):
+            if tops:
+                others.append({self._texts.of(other): _finite(value) for other, value in tops[position].items()})
+            texts.append(self._texts.add(token_id))
+            offsets.append(self._offset)
+            self._offset += len(texts[-1])
+        return {
+            "tokens": texts,
+            "token_logprobs": [_finite(value) for value in logprobs],
+            "text_offset": offsets,
+            "top_logprobs": others or None,
+        }
+
+
+def _finite(logprob: float) -> float:
     return logprob if logprob > LEAST else LEAST
 
 
 def _entry(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": shown(logprob), "bytes": list(text.encode(errors="replace"))}
+    return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode(errors="replace"))}

@@ -49,6 +49,19 @@ def test_several_prompts_get_several_answers_each(live: Live, stream: bool) -> N
     assert [turn.messages[0]["content"] for turn in turns if turn.messages] == ["Once"] * 4 + ["Twice"] * 2
 
 
+def test_a_completions_stream_has_the_logprobs_of_each_chunks_tokens(live: Live) -> None:
+    asked: dict[str, Any] = {"model": "policy", "prompt": "Once", "max_tokens": 50, "logprobs": 2, "stop": "re"}
+    whole = live.openai().completions.create(**asked).choices[0]
+    chunks = [chunk.choices[0] for chunk in live.openai().completions.create(**asked, stream=True)]
+    assert (whole.text, whole.finish_reason, whole.stop_reason) == ("Hello the", "stop", "re")
+    assert chunks[-1].stop_reason == "re" and "".join(chunk.text for chunk in chunks) == whole.text
+    for name in ("tokens", "token_logprobs", "text_offset", "top_logprobs"):
+        joined = [entry for chunk in chunks if chunk.logprobs for entry in getattr(chunk.logprobs, name) or []]
+        wanted = getattr(whole.logprobs, name)
+        assert joined == (pytest.approx(wanted, abs=1e-5) if name == "token_logprobs" else wanted)
+    assert len([chunk for chunk in chunks if chunk.logprobs and chunk.logprobs.tokens]) > 3
+
+
 def test_a_completions_stream_reports_its_usage(live: Live) -> None:
     parts = list(
         live.openai().completions.create(

@@ -100,6 +100,18 @@ def test_an_answer_in_channels_is_shown_at_its_end(size: int) -> None:
     assert streamed == "Yes.\nlook\nbroken" and "tool_calls" not in message, "the request has no tools"
 
 
+class Halves(Channels):
+    """A parser that reads halves of surrogate pairs."""
+
+    def parse(self, token_ids: list[int]) -> ParsedAnswer:
+        return ParsedAnswer("a\ud83d", "\udc00b", [])
+
+
+def test_halves_of_surrogate_pairs_in_content_and_thoughts_are_escapes() -> None:
+    message, streamed, thought = read("x", 1, parser=Halves())
+    assert (message["content"], streamed, thought) == ("a\\ud83d", "a\\ud83d", "\\udc00b")
+
+
 def call_of(body: str) -> str:
     return f"<tool_call>\n{body}\n</tool_call>"
 

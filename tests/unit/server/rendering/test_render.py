@@ -94,6 +94,20 @@ def test_answers_end_where_the_template_ends_them_whatever_the_eos_token_is(
     assert renderer.tokenizer.decode(answer) == CONVERSATION[2]["content"]
 
 
+def test_a_model_without_an_eos_token_ends_where_its_configuration_or_its_template_says(
+    directory: Path, tmp_path: Path
+) -> None:
+    words = CHAT_TEMPLATE.replace("<|im_end|>", " Over.")
+    for eos_ids, template, end_ids in ((256, None, [END]), ([256, END], words, [256]), (None, None, [END])):
+        model = changed(directory, tmp_path / str(end_ids) / str(eos_ids), eos_ids, template)
+        (model / "tokenizer_config.json").write_text("{}")
+        assert load_renderer(model).end_ids == end_ids
+    model = changed(directory, tmp_path / "model", None, words)
+    (model / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(BadRequest, match="no eos_token"):
+        load_renderer(model)
+
+
 async def test_a_template_that_ends_no_answer_is_reported(
     directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
