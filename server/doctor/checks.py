@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from server.models.ends import configured_ends
 from server.models.weights import read_entries
 from server.rendering.hermes import HERMES
 from server.rendering.load import load_renderer
@@ -174,20 +175,13 @@ def _template(name: str, renderer: Renderer, conversation: Messages, tools: Tool
 
 
 def _end_of_turn(base: Path, renderer: Renderer) -> Check:
-    stops: set[int] = set()
-    for name in ("config.json", "generation_config.json"):
-        if (base / name).is_file():
-            ids = json.loads((base / name).read_text()).get("eos_token_id")
-            stops.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
     template = renderer.template
-    written = (
-        template.end_of_turn in template.text(CONVERSATION[:2], ask=False).partition(CONVERSATION[1]["content"])[2]
-    )
     end_ids = template.end_ids
+    stops = configured_ends(base).union(renderer.stop_ids)
     wrong = [
         "" if len(end_ids) == 1 else f"it is {len(end_ids)} ids",
         "" if stops.issuperset(end_ids) else f"the engine stops at {sorted(stops)}",
-        "" if written else "the template does not write it after an answer",
+        "" if renderer.ends_answers else "the template writes no special token after an answer",
     ]
     problems = "; ".join(filter(None, wrong))
     return judge(
@@ -195,7 +189,7 @@ def _end_of_turn(base: Path, renderer: Renderer) -> Check:
         not problems,
         f"{template.end_of_turn} = {end_ids}"
         + (f"; {problems}" if problems else ", one id, stops the engine, ends the template's answers"),
-        "make eos_token (tokenizer_config.json) and eos_token_id (generation_config.json) the template's end of turn",
+        "use a chat template that ends every answer with a special token of the model",
     )
 
 

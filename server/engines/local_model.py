@@ -5,15 +5,13 @@ Used on the thread of `local_worker.py` only. torch is imported when the model i
 
 from __future__ import annotations
 
-import itertools
-import json
-from pathlib import Path
 from typing import Any
 
 from server.engines.options import LocalOptions
 from server.engines.precision import Choice, on_cpu, on_gpu, read_cpuinfo, stored_precision
 from server.engines.protocol import Weights
 from server.errors import BadRequest, EngineError
+from server.models.ends import configured_ends
 from server.models.weights import LM_HEAD, read_entries, tied_embedding
 
 
@@ -62,7 +60,7 @@ class LocalModel:
         except (OSError, ValueError) as error:
             raise EngineError(f"{base.path} cannot be loaded: {error}") from error
         self._model.requires_grad_(False)
-        self.stop_ids = _stop_ids(base.path)
+        self.stop_ids = configured_ends(base.path)
         longest = int(self._model.config.get_text_config().max_position_embeddings)
         return min(self._options.context_tokens or longest, longest), choice
 
@@ -129,18 +127,6 @@ class LocalModel:
             self._peft.delete_adapter(_name(version))
         else:
             self._model, self._peft = self._peft.unload(), None
-
-
-def _stop_ids(directory: Path) -> frozenset[int]:
-    """Return the tokens that end an answer, from both files that can list them."""
-    listed: list[int | list[int] | None] = []
-    for name in ("config.json", "generation_config.json"):
-        path = directory / name
-        if path.is_file():
-            listed.append(json.loads(path.read_text()).get("eos_token_id"))
-    return frozenset(
-        itertools.chain.from_iterable(ids if isinstance(ids, list) else [] if ids is None else [ids] for ids in listed)
-    )
 
 
 def _name(version: int) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from server.engines.precision import Precision
+from server.errors import BadRequest
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -36,6 +37,15 @@ class SamplingParams:
     """Constrains the answer to JSON with this schema; {} is any JSON object."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further sampling fields of the request; an engine uses those that it knows."""
+
+    def __post_init__(self) -> None:
+        """Refuse what engines would take in different ways.
+
+        Raises:
+            BadRequest: a stop string is empty.
+        """
+        if "" in self.stop:
+            raise BadRequest("stop: an empty string cannot end an answer", param="stop")
 
 
 Span = tuple[int, int, int]

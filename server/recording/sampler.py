@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from server.engines.protocol import Engine, Piece, SamplingParams, spans_of
 from server.errors import EngineError, UpturnError
@@ -24,6 +27,8 @@ from server.recording.turn import Answer, Beginning, Readers
 from server.recording.turn_request import TurnRequest
 from server.rendering.answers import AnswerReader, Delta, message_of
 from server.rendering.tokenizer import Tokenizer
+
+log = logging.getLogger("upturn.turns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ class Sampler:
         Raises:
             EngineError: the engine failed; the episode has ended with status `error`.
             Unavailable: the server stopped; what was sampled is recorded.
-            UpturnError: nothing was recorded, and the turn does not count against the horizon.
+            Exception: nothing was recorded, and the turn does not count against the horizon.
         """
         began = time.perf_counter()
         episode, request, prompt, readers = plan.episode, plan.request, plan.rendered.prompt, plan.readers
@@ -121,9 +126,12 @@ class Sampler:
             _uncount(plan)
             await self._episodes.end(episode, "error", error_class=type(error).__name__, reason=error.message)
             raise
-        except UpturnError:
+        except BaseException as error:
             _uncount(plan)
-            raise
+            if isinstance(error, (UpturnError, SQLAlchemyError, OverflowError)) or not isinstance(error, Exception):
+                raise
+            log.exception("turn %s failed", plan.turn_id)
+            raise UpturnError("the server failed while answering; its log says why") from error
         finally:
             plan.deltas.put_nowait(None)
         if abandoned and readers.stopped is not None:
@@ -160,7 +168,10 @@ class Sampler:
                     if not request.whole:  # A whole answer names its episode only after its turn is durable.
                         await plan.episode.opened()
                     sampled.pieces.append(piece)
-                    _show(reader.push(piece.token_ids), plan, sampled)
+                    deltas = reader.push(piece.token_ids)
+                    _show(
+                        _with_tokens(deltas, piece) if request.logprobs and not request.whole else deltas, plan, sampled
+                    )
                     sampled.ends.append(len(sampled.deltas))
         except TimeoutError:
             if not readers.gone:
@@ -191,6 +202,14 @@ def _show(deltas: Sequence[Delta], plan: Plan, sampled: _Sampled) -> None:
     sampled.deltas += deltas
     for delta in deltas:
         plan.deltas.put_nowait(delta)
+
+
+def _with_tokens(deltas: Sequence[Delta], piece: Piece) -> list[Delta]:
+    """Return the deltas of a piece, of which the first carries its tokens."""
+    first, *rest = deltas or [Delta()]
+    tops = tuple(piece.top_logprobs or ())
+    sampled = replace(first, token_ids=tuple(piece.token_ids), logprobs=tuple(piece.logprobs), top_logprobs=tops)
+    return [sampled, *rest]
 
 
 def _spans(pieces: list[Piece]) -> list[Span]:

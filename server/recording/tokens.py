@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+from server.rendering.json_text import without_halves
+
 _RENDERED = ("content", "name", "role")
 """What chat templates show of a message, in addition to its tool calls."""
 
@@ -49,7 +51,7 @@ def chain_hash(before: str, message: dict[str, Any]) -> str:
         message: the last message.
     """
     text = json.dumps(rendered(message), sort_keys=True, ensure_ascii=False)
-    return hashlib.blake2b(f"{before}\n{text}".encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(f"{before}\n{without_halves(text)}".encode(), digest_size=16).hexdigest()
 
 
 def rendered(message: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def chain_hashes(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, A
 def digest(body: Any) -> str:
     """Return the SHA-256 of a JSON value."""
     text = json.dumps(body, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def _call(call: dict[str, Any]) -> list[Any]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from server.engines.protocol import SamplingParams
 from server.recording.matching.talk import Talk
-from server.rendering.tool_calls import CALL_CLOSE, call_schema
+from server.rendering.call_schema import call_schema
+from server.rendering.tool_calls import CALL_CLOSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class TurnRequest:
     parallel_calls: bool = True
     count: int = 1
     """Number of answers to the prompt."""
+    logprobs: bool = False
+    """The caller reads the logprobs of the sampled tokens."""
     whole: bool = False
     """The caller reads the answer only when it is complete."""
     digest: str = ""
@@ -55,6 +58,8 @@ class TurnRequest:
             max_tokens: tokens left in the model's context after the prompt.
             stop_ids: tokens that end an answer in addition to the engine's own.
         """
+        if self.sampling.extra.get("ignore_eos"):
+            stop_ids = ()
         params = replace(self.sampling, max_tokens=min(self.sampling.max_tokens, max_tokens), stop_ids=stop_ids)
         if params.seed is not None and choice:
             params = replace(params, seed=params.seed + choice)

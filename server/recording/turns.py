@@ -210,10 +210,6 @@ class Turns:
             ),
         )
 
-    def text_of(self, token_id: int) -> str:
-        """Return the text of one token."""
-        return self._renderer.tokenizer.decode([token_id])
-
     async def drain(self) -> None:
         """Stop sampling, then wait until every turn in progress is recorded as far as it got; its readers get a 503."""
         for plan in self._running.values():

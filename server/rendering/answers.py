@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from server.rendering.calls_in_text import CallText, usable
 from server.rendering.hermes import HERMES_CALLS
+from server.rendering.json_text import escaped
 from server.rendering.model_family import AnswerParser, ParsedCall, TaggedCalls, WholeAnswerParser
 from server.rendering.tokenizer import TextStream, Tokenizer, up_to_stop
 from server.rendering.tool_calls import THINK_CLOSE, THINK_OPEN
@@ -28,7 +30,7 @@ class ToolCall:
     id: str
     name: str
     arguments: str
-    """JSON, as the model wrote it."""
+    """An object as JSON."""
 
     def as_message(self) -> dict[str, Any]:
         """Return the call as an element of a message's `tool_calls`."""
@@ -42,6 +44,10 @@ class Delta:
     content: str = ""
     reasoning: str = ""
     call: ToolCall | None = None
+    token_ids: tuple[int, ...] = ()
+    """Tokens sampled since the piece before, if the request asked for their logprobs."""
+    logprobs: tuple[float, ...] = ()
+    top_logprobs: tuple[dict[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,8 @@ class AnswerReader:
         self._format = answer_format
         parser = answer_format.parser
         self._tagged = parser if isinstance(parser, TaggedCalls) else HERMES_CALLS
+        self._call = CallText(self._tagged)
+        """The call that is being read."""
         self._whole: WholeAnswerParser | None = None if isinstance(parser, TaggedCalls) else parser
         self._ids: list[int] = []
         self._part: Part = answer_format.begins
@@ -88,6 +96,10 @@ class AnswerReader:
         """Something other than white space was read, so no reasoning can follow."""
         self._trims = False
         """White space that comes next separates two parts and belongs to neither."""
+        self._space = ""
+        """White space before the call that is being read."""
+        self._resumes = False
+        """Text that comes next continues the content after a call."""
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self.calls: list[ToolCall] = []
@@ -126,15 +138,17 @@ class AnswerReader:
             thought_end = THINK_CLOSE if self._part == "reasoning" else None
             call_mark = self._call_mark()
             if self._part == "call":
-                before, closed, after = self._text.partition(self._tagged.call_close)
-                if not closed and not last:
+                if (found := self._call.read(self._text, last=last)) is None:
                     return
-                yield from self._tagged_call(before, closed)
-                self._part, self._text = "content", after
+                yield from self._tagged_call(found.call, found.closed)
+                self._part, self._text, self._call = "content", found.rest, CallText(self._tagged)
+                if found.call.name is None:
+                    continue
+                closed = found.closed
             elif thought_end and thought_end in self._text:
                 before, _, self._text = self._text.partition(thought_end)
                 yield from self._plain(before.rstrip())
-                self._part, closed = "content", thought_end
+                self._part, closed = "content", True
             elif call_mark and call_mark in self._text:
                 before = self._text.partition(call_mark)[0].rstrip()
                 yield from self._plain(before)
@@ -142,7 +156,8 @@ class AnswerReader:
                 if self._whole is not None:
                     yield from self._calls_at_end(self._whole) if last else ()
                     return
-                self._part, self._text, self._begun = "call", self._text.partition(call_mark)[2], True
+                self._space, _, self._text = self._text.partition(call_mark)
+                self._part, self._begun = "call", True
                 continue
             else:
                 held = 0 if last else max(_held_back(self._text, thought_end), _held_back(self._text, call_mark))
@@ -180,16 +195,10 @@ class AnswerReader:
         if text:
             yield Delta(reasoning=text) if self._part == "reasoning" else Delta(content=text)
 
-    def _tagged_call(self, text: str, closed: str) -> Iterator[Delta]:
+    def _tagged_call(self, call: ParsedCall, closed: bool) -> Iterator[Delta]:
         """Yield the call between two marks; an invalid one is shown to the agent as it was written."""
-        if not text.strip() and not closed:
-            return
-        try:
-            call = self._tagged.parse_call(text)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            call = ParsedCall(None)
-        if call.name is None:
-            yield Delta(content=f"{self._tagged.call_open}{text}{closed}")
+        if call.name is None and (closed or call.text.strip() != self._tagged.call_open):
+            yield Delta(content=self._space + call.text)
         yield from self._valid([call])
 
     def _valid(self, calls: Sequence[ParsedCall]) -> Iterator[Delta]:
@@ -203,14 +212,15 @@ class AnswerReader:
     def _calls_at_end(self, parser: WholeAnswerParser) -> Iterator[Delta]:
         """Yield the calls that the parser finds in the held text. What has been sent stays unchanged."""
         parsed = parser.parse(self._ids)
-        calls = [call for call in parsed.calls if call.name is not None]
+        attempts = [usable(call) for call in parsed.calls]
+        calls = [call for call in attempts if call.name is not None]
         held, self._text = self._text, ""
         if not calls:  # The mark did not begin a call: the text is shown as it was written.
             yield from self._plain(held)
             return
         sent, content = "".join(self._content).strip(), parsed.content.strip()
         rest = content.removeprefix(sent) if content.startswith(sent) else ""
-        text = "\n".join([rest, *(call.text for call in parsed.calls if call.name is None)])
+        text = "\n".join([rest, *(call.text for call in attempts if call.name is None)])
         if text.strip():
             yield Delta(content=text)
         yield from self._valid(calls)
@@ -220,8 +230,9 @@ class AnswerReader:
         parsed = parser.parse(self._ids)
         if parsed.reasoning:
             yield Delta(reasoning=parsed.reasoning)
-        calls = [call for call in parsed.calls if call.name is not None and self._format.tools]
-        text = "\n".join([parsed.content, *(call.text for call in parsed.calls if call not in calls)])
+        attempts = [usable(call) for call in parsed.calls]
+        calls = [call for call in attempts if call.name is not None and self._format.tools]
+        text = "\n".join([parsed.content, *(call.text for call in attempts if call not in calls)])
         if text := up_to_stop(text, self._format.stop).strip():
             yield Delta(content=text)
         yield from self._valid(calls)
@@ -230,9 +241,15 @@ class AnswerReader:
         """Add pieces to the message while they are made."""
         kept = []
         for delta in deltas:
+            if not (delta.content + delta.reasoning).isascii():
+                delta = replace(delta, content=escaped(delta.content), reasoning=escaped(delta.reasoning))
             if delta.call is not None:
                 self.calls.append(delta.call)
-            self._content += filter(None, [delta.content])
+                self._resumes = bool(self._content)
+            if delta.content:
+                if self._resumes:  # Text before and after a call must not run together.
+                    delta, self._resumes = replace(delta, content=f"\n{delta.content}"), False
+                self._content.append(delta.content)
             self._reasoning += filter(None, [delta.reasoning])
             kept.append(delta)
         return kept

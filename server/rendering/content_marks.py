@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from server.errors import BadRequest
@@ -26,9 +26,12 @@ class SplitMarks:
 
     Args:
         marks: texts of the tokens that only the template may write.
+        normalize: what the tokenizer makes of a text before it looks for marks, if it changes any: a mark in wide
+            letters or capitals then is one.
     """
 
-    def __init__(self, marks: Collection[str]) -> None:
+    def __init__(self, marks: Collection[str], normalize: Callable[[str], str] | None = None) -> None:
+        self._normalize = normalize
         self._lengths: dict[str, set[int]] = {}
         for mark in marks:
             self._lengths.setdefault(mark[0], set()).add(len(mark))
@@ -46,7 +49,11 @@ class SplitMarks:
         """Return a text with every mark in it split, including marks that overlap each other or what follows."""
         if self._first is None:
             return text
-        return self._first.sub(lambda first: first[0] + SPLIT if self._begins(text, first.start()) else first[0], text)
+        split = self._first.sub(lambda at: at[0] + SPLIT if self._begins(text, at.start()) else at[0], text)
+        if self._normalize is None or not self._is_marked(self._normalize(split)):
+            return split
+        split = "".join(f"{char}{SPLIT}" if self._first.search(self._normalize(char)) else char for char in text)
+        return f"{SPLIT}".join(text) if self._is_marked(self._normalize(split)) else split
 
     def content(self, value: Any) -> Any:
         """Return a JSON value with the marks in all its texts and keys split.
@@ -73,6 +80,9 @@ class SplitMarks:
                 for key, item in value.items()
             }
         return [self._content(item, data=data) for item in value] if isinstance(value, list | tuple) else value
+
+    def _is_marked(self, text: str) -> bool:
+        return any(mark in text for mark in self._marks)
 
     def _begins(self, text: str, at: int) -> bool:
         """Whether a mark begins here, or one that the template's next mark would complete."""

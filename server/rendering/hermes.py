@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
+from server.rendering.json_text import arguments_of, read_json
 from server.rendering.model_family import ParsedCall, TaggedCalls, TaggedFamily
 from server.rendering.tool_calls import CALL_CLOSE, CALL_OPEN
 
 
 def parse_call(text: str) -> ParsedCall:
-    """Parse `{"name": ..., "arguments": {...}}`."""
-    call = json.loads(text)
-    name, arguments = call["name"], call.get("arguments", {})
-    written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return ParsedCall(str(name), written)
+    """Parse `{"name": ..., "arguments": {...}}`; some models write `parameters`, as in a tool's description."""
+    call = read_json(text)
+    arguments = call.get("arguments")
+    return ParsedCall(call["name"], arguments_of(call.get("parameters") if arguments is None else arguments))
 
 
 HERMES_CALLS = TaggedCalls(CALL_OPEN, CALL_CLOSE, parse_call)

@@ -17,8 +17,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from server.errors import BadRequest
+from server.rendering.calls_in_text import calls_in
 from server.rendering.content_marks import without_splits
+from server.rendering.hermes import HERMES_CALLS
+from server.rendering.json_text import write_json
 from server.rendering.model_family import LoadedFamily, Model, ParsedAnswer, ParsedCall
+from server.rendering.shapes import shapes
 from server.rendering.template import unknown_options
 from server.rendering.tokenizer import FileTokenizer
 from server.rendering.tool_calls import CALL_OPEN, Messages, Options, Tools, normalize
@@ -119,18 +123,18 @@ class LibraryWriter:
     def prompt(self, messages: Messages, tools: Tools, options: Options) -> list[int]:
         """Return the ids of a whole conversation; see `PromptWriter`."""
         library = self._renderer(options).library
-        try:
-            ids: list[int] = library.render_ids(
-                self._splits.content(normalize(messages)),
-                tools=self._splits.content(tools) or None,
-                add_generation_prompt=True,
-            )
-        except _REJECTIONS as error:
-            wrong = without_splits(str(error))
-            raise BadRequest(
-                f"the model family {self._family.name} rejects these messages: {wrong}", param="messages"
-            ) from error
-        return ids
+        described = self._splits.content(tools) or None
+        refused: Exception | None = None
+        for shape in shapes(self._splits.content(normalize(messages))):
+            try:
+                ids: list[int] = library.render_ids(shape, tools=described, add_generation_prompt=True)
+                return ids
+            except _REJECTIONS as error:
+                refused = refused or error
+        wrong = without_splits(str(refused))
+        raise BadRequest(
+            f"the model family {self._family.name} rejects these messages: {wrong}", param="messages"
+        ) from refused
 
     def follow(
         self, messages: Messages, known: int, recorded: list[int], tools: Tools, options: Options
@@ -218,6 +222,7 @@ class LibraryParser:
     ) -> None:
         self._library, self._tokenizer, self._prompt_ids, self._tools = library, tokenizer, prompt_ids, tools
         self.call_open, self.call_is_answer = family.call_open, family.call_is_answer
+        self._json_calls = family.json_calls
 
     @property
     def in_thoughts(self) -> bool:
@@ -228,17 +233,31 @@ class LibraryParser:
         """Return the parts of a whole answer."""
         try:
             parsed = self._parse(token_ids)
+            calls, around = self._calls(parsed, self._until_stop(token_ids))
+            content = "\n".join(filter(None, [parsed.content, around]))
         except Exception:  # A parser that fails must not lose an answer: it is shown as it was written.
             logger.exception("cannot parse an answer of %d tokens", len(token_ids))
             return ParsedAnswer(self._tokenizer.decode(token_ids), "", [])
-        return ParsedAnswer(
-            parsed.content or "",
-            parsed.reasoning_content or "",
-            [self._call(call, token_ids) for call in parsed.tool_calls],
-        )
+        return ParsedAnswer(content, parsed.reasoning_content or "", calls)
 
     def _parse(self, token_ids: list[int]) -> Any:
         return self._library.parse_response(token_ids, tools=self._tools, prompt_ids=self._prompt_ids)
+
+    def _until_stop(self, token_ids: list[int]) -> list[int]:
+        """Return the ids before the first one that ends an answer, as the library reads them."""
+        stops = set(self._library.get_stop_token_ids())
+        return token_ids[: next((at for at, token_id in enumerate(token_ids) if token_id in stops), None)]
+
+    def _calls(self, parsed: Any, token_ids: list[int]) -> tuple[list[ParsedCall], str]:
+        """Return the calls, and the text between and after them if the library dropped it."""
+        spans = sorted({call.token_span for call in parsed.tool_calls if call.token_span})
+        if spans and self._json_calls:  # The library ends a call at a mark inside a JSON string.
+            return calls_in(HERMES_CALLS, self._tokenizer.decode(token_ids[spans[0][0] :]))
+        gaps = zip([end for _, end in spans], [*(begin for begin, _ in spans[1:]), len(token_ids)], strict=True)
+        texts = [self._tokenizer.text(token_ids[begin:end]).strip() for begin, end in gaps]
+        around = "\n".join(filter(None, texts))
+        kept = _letters(parsed.content or "").endswith(_letters(around))
+        return [self._call(call, token_ids) for call in parsed.tool_calls], "" if kept else around
 
     def _call(self, call: Any, token_ids: list[int]) -> ParsedCall:
         """Return one attempt at a call; without a name if it is invalid."""
@@ -249,8 +268,15 @@ class LibraryParser:
         )
         if not valid or not isinstance(call.name, str) or not call.name:
             return ParsedCall(None, text=text)
-        written = call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments, ensure_ascii=False)
+        try:
+            written = call.arguments if isinstance(call.arguments, str) else write_json(call.arguments)
+        except ValueError:
+            return ParsedCall(None, text=text)
         return ParsedCall(call.name, written, call.id, text)
+
+
+def _letters(text: str) -> str:
+    return "".join(text.split())
 
 
 class _LibraryTokenizer:
@@ -260,6 +286,7 @@ class _LibraryTokenizer:
 
     def __init__(self, tokenizer: FileTokenizer, name_or_path: str, end_of_turn: str, chat_template: str) -> None:
         self._tokenizer = tokenizer
+        self._marks = {tokenizer.id_of(mark) for mark in tokenizer.marks(chat_template)}
         self.name_or_path, self.chat_template = name_or_path, chat_template
         self.eos_token_id = tokenizer.id_of(end_of_turn)
 
@@ -271,6 +298,10 @@ class _LibraryTokenizer:
         """Return text, including special tokens unless they are skipped."""
         ids = [token_ids] if isinstance(token_ids, int) else token_ids
         return self._tokenizer.decode(ids) if skip_special_tokens else self._tokenizer.decode_all(ids)
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Return text without any mark."""
+        return self._tokenizer.decode_all([token_id for token_id in token_ids if token_id not in self._marks])
 
     def convert_tokens_to_ids(self, tokens: str | list[str]) -> Any:
         """Return the id of each token, or None for text that is not a token."""

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from server.errors import BadRequest
+from server.models.ends import configured_ends
 from server.rendering.family_choice import choose_family
 from server.rendering.model_family import Model
 from server.rendering.render import Renderer
 from server.rendering.template import ChatTemplate
 from server.rendering.tokenizer import FileTokenizer
+
+NO_END = (
+    "the chat template ends answers with no special token, so each turn of a conversation forks: "
+    "use the chat template of an instruct model"
+)
+
+logger = logging.getLogger(__name__)
 
 
 def load_renderer(directory: Path, renderer: str = "auto", name: str = "") -> Renderer:
@@ -29,13 +39,30 @@ def load_renderer(directory: Path, renderer: str = "auto", name: str = "") -> Re
     config = _read_json(directory / "tokenizer_config.json")
     source = _template_source(directory, config)
     specials = {name: _token_text(config.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
-    if not specials["eos_token"]:
-        raise BadRequest(f"{directory / 'tokenizer_config.json'} has no eos_token", code="bad_model")
     tokenizer = FileTokenizer(directory / "tokenizer.json")
     variables = {name: text for name, text in specials.items() if text}
-    template = ChatTemplate(tokenizer, source, specials["eos_token"], variables)
+    engine_ends = configured_ends(directory)
+    texts, marks = [tokenizer.decode_all([end]) for end in sorted(engine_ends)], tokenizer.marks(source)
+    eos = specials["eos_token"] or next((text for text in texts if text in marks), "")
+    template = ChatTemplate(tokenizer, source, eos, variables)
+    end = template.written_end()
+    if not (eos or end):
+        raise BadRequest(f"{directory / 'tokenizer_config.json'} has no eos_token", code="bad_model")
+    if end not in (None, template.end_of_turn):
+        logger.info("the chat template ends answers with %s, not with the model's eos_token", end)
+        template = ChatTemplate(tokenizer, source, end, variables)
     family = choose_family(renderer, Model(tokenizer, template, _names(directory, name)))
-    return Renderer(template, family, tokenizer.with_marks(family.marks, family.stop_ids))
+    if not (ends_answers := end is not None or bool(family.stop_ids)):
+        logger.warning("%s", NO_END)
+    known = {token_id for text in (end, eos) if text and (token_id := tokenizer.id_of(text)) is not None}
+    stop_ids = (*family.stop_ids, *sorted(known - engine_ends.union(family.stop_ids)))
+    return Renderer(
+        template,
+        replace(family, stop_ids=stop_ids),
+        tokenizer.with_marks(family.marks, engine_ends.union(stop_ids)),
+        ends_answers=ends_answers,
+        eos_id=tokenizer.id_of(eos),
+    )
 
 
 def _template_source(directory: Path, config: dict[str, Any]) -> str:

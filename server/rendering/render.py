@@ -22,9 +22,19 @@ class Renderer:
         template: the model's chat template.
         family: how the model writes answers; None means Hermes calls.
         tokenizer: decodes answers; None means the template's tokenizer.
+        ends_answers: the template, or the family, ends an answer with a token.
+        eos_id: id of the model's `eos_token`; None means the template's end of turn.
     """
 
-    def __init__(self, template: ChatTemplate, family: LoadedFamily | None = None, tokenizer: Tokenizer | None = None):
+    def __init__(
+        self,
+        template: ChatTemplate,
+        family: LoadedFamily | None = None,
+        tokenizer: Tokenizer | None = None,
+        *,
+        ends_answers: bool = True,
+        eos_id: int | None = None,
+    ):
         self.template = template
         self.family = family or HERMES.for_template(template)
         self.tokenizer = tokenizer or template.tokenizer
@@ -34,6 +44,9 @@ class Renderer:
         """The model may think, between tags, before it answers."""
         self.stop_ids = self.family.stop_ids
         """Tokens that end an answer in addition to the engine's own."""
+        self.eos_id = template.end_ids[-1] if eos_id is None else eos_id
+        self.ends_answers = ends_answers
+        """Otherwise answers end only at the engine's own tokens, and most conversations fork after each turn."""
         self._writer = self.family.writer or template
 
     def prompt(self, messages: Messages, tools: Tools = (), options: Options = NO_OPTIONS) -> list[int]:

@@ -15,6 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from server.errors import BadRequest
 from server.rendering.content_marks import SplitMarks, without_splits
+from server.rendering.shapes import shapes
 from server.rendering.tokenizer import Tokenizer
 from server.rendering.tool_calls import (
     NO_OPTIONS,
@@ -44,7 +45,7 @@ class ChatTemplate:
         self.source = source
         self.end_of_turn = end_of_turn
         self.end_ids = tokenizer.encode(end_of_turn)
-        self.splits = SplitMarks(tokenizer.marks(source))
+        self.splits = SplitMarks(tokenizer.marks(source), tokenizer.normalize)
         """Splits the marks in content, which are text."""
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
@@ -64,7 +65,7 @@ class ChatTemplate:
         Marks in content are split (`content_marks.py`).
 
         Raises:
-            BadRequest: the template rejects the messages or does not have one of the options.
+            BadRequest: the template rejects the messages in every shape or does not have one of the options.
         """
         if unknown := sorted(options.keys() - self._options):
             raise unknown_options(unknown, self._options)
@@ -74,11 +75,24 @@ class ChatTemplate:
             variables["tools"] = tools or None
         else:
             plain = in_plain_messages(plain, tools)
+        refused: Exception | None = None
+        for shape in shapes(plain):
+            try:
+                return self._template.render(messages=shape, add_generation_prompt=ask, **variables)
+            except (TemplateError, TypeError, KeyError, ValueError) as error:
+                refused = refused or error
+        wrong = without_splits(str(refused))
+        raise BadRequest(f"the model's chat template rejects these messages: {wrong}", param="messages") from refused
+
+    def written_end(self) -> str | None:
+        """Return the special token that the template writes after an answer; None if it writes none."""
+        talk = [{"role": "user", "content": "."}, {"role": "assistant", "content": _SENTINEL}]
         try:
-            return self._template.render(messages=plain, add_generation_prompt=ask, **variables)
-        except (TemplateError, TypeError, KeyError, ValueError) as error:
-            wrong = without_splits(str(error))
-            raise BadRequest(f"the model's chat template rejects these messages: {wrong}", param="messages") from error
+            rest = self.text(talk, ask=False).partition(_SENTINEL)[2].lstrip()
+        except BadRequest:
+            return None
+        marks = sorted(self.tokenizer.marks(self.source), key=len, reverse=True)
+        return next((mark for mark in marks if rest.startswith(mark)), None)
 
     def prompt(self, messages: Messages, tools: Tools = (), options: Options = NO_OPTIONS) -> list[int]:
         """Return the ids of a whole conversation, ready for the assistant's answer.

@@ -6,16 +6,18 @@ Used by both directions of rendering: `template.py` encodes prompts, `answers.py
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from server import heavy
 from server.errors import BadRequest
 from server.rendering.content_marks import SPLIT
+from server.rendering.json_text import escaped
 from server.rendering.tool_calls import MARKS, PROMPT_MARKS
 
 _CONTEXT_TOKENS = 6
@@ -43,8 +45,25 @@ class Tokenizer(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return text without special tokens."""
 
+    def shown(self, token_ids: Sequence[int]) -> list[int]:
+        """Return the ids that `decode` shows."""
+
+    def decode_all(self, token_ids: Sequence[int]) -> str:
+        """Return text including special tokens."""
+
+    def text_of(self, token_id: int) -> str:
+        """Return the text of one token, special or not, with leading spaces that `decode` drops."""
+
+    @property
+    def parts(self) -> Collection[int]:
+        """Ids whose text depends on the ids after them: single bytes that are decoded together."""
+
     def marks(self, template: str) -> Collection[str]:
         """Return the texts of the tokens that only the template may write: content that spells them is text."""
+
+    @property
+    def normalize(self) -> Callable[[str], str] | None:
+        """What is done to a text before marks are sought in it; None if nothing."""
 
 
 class FileTokenizer:
@@ -60,6 +79,9 @@ class FileTokenizer:
         self._hidden = {i for i, token in added.items() if token.special and token.content not in MARKS}
         self._special = {token.content for token in added.values() if token.special and len(token.content.strip()) > 1}
         self._others = {token.content for token in added.values() if _MARK.fullmatch(token.content)} - self._special
+        seeks_in_normalized = any(t.normalized for t in added.values() if t.content in self._special | self._others)
+        self._normalizer = self._tokenizer.normalizer if seeks_in_normalized else None
+        self._space = _space_of(self._tokenizer.pre_tokenizer)
         self._ignore_splits()
 
     @property
@@ -85,6 +107,7 @@ class FileTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return ids without adding special tokens."""
+        text = escaped(text)
         if len(text) > heavy.LIGHT:  # Unlike `encode`, a batch leaves Python's other threads running (measured).
             (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
         else:
@@ -94,12 +117,36 @@ class FileTokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return text without special tokens, except the marks that structure an answer."""
-        return self.decode_all([token_id for token_id in token_ids if token_id not in self._hidden])
+        return self.decode_all(self.shown(token_ids))
+
+    def shown(self, token_ids: Sequence[int]) -> list[int]:
+        """Return the ids that `decode` shows."""
+        return [token_id for token_id in token_ids if token_id not in self._hidden]
+
+    @cached_property
+    def parts(self) -> Collection[int]:
+        """The tokens `<0x00>` to `<0xFF>` of a byte-fallback tokenizer.
+
+        Its decoder joins consecutive ones, and shows replacement characters for all of them if they are not UTF-8.
+        """
+        ids = [self.id_of(f"<0x{byte:02X}>") for byte in range(256)]
+        letter = ids[ord("A")]
+        falls_back = letter is not None and self.decode_all([letter]) == "A"
+        return frozenset(token_id for token_id in ids if token_id is not None) if falls_back else frozenset()
 
     def decode_all(self, token_ids: Sequence[int]) -> str:
         """Return text including special tokens."""
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
         return text
+
+    def text_of(self, token_id: int) -> str:
+        """Return the text of one token, special or not, with leading spaces that `decode` drops."""
+        text = self.decode_all([token_id])
+        if self._space is None:
+            return text
+        written = self._tokenizer.id_to_token(token_id) or ""
+        missing = len(written) - len(written.lstrip(self._space)) - (len(text) - len(text.lstrip(" ")))
+        return " " * missing + text
 
     def id_of(self, token: str) -> int | None:
         """Return the id of a token, or None if the vocabulary lacks it."""
@@ -109,6 +156,14 @@ class FileTokenizer:
     def marks(self, template: str) -> Collection[str]:
         """Return the special tokens, and the other added tokens that structure a prompt or an answer."""
         return self._special | {mark for mark in self._others if mark in template or mark in PROMPT_MARKS}
+
+    @property
+    def normalize(self) -> Callable[[str], str] | None:
+        """The normalizer, if the tokenizer seeks marks in normalized text."""
+        if self._normalizer is None:
+            return None
+        normalize: Callable[[str], str] = self._normalizer.normalize_str
+        return normalize
 
     def _ignore_splits(self) -> None:
         """Make the tokenizer drop split strings once it has looked for marks, without any effect on other texts."""
@@ -150,28 +205,33 @@ class TextStream:
         self._stop = [s for s in stop if s]
         self._hold = max((len(s) - 1 for s in self._stop), default=0)
         self._ids: list[int] = []
+        """Ids that have text."""
         self._settled = 0  # Number of ids whose text in `_text` is final.
         self._text = ""
         self._sent = 0
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Add ids; return the text that can be sent now."""
-        self._ids.extend(token_ids)
-        start = max(0, self._settled - _CONTEXT_TOKENS)
-        known = self._tokenizer.decode(self._ids[start : self._settled])
-        grown = self._tokenizer.decode(self._ids[start:])
-        if not grown.endswith("�"):
-            self._text += grown[len(known) :]
-            self._settled = len(self._ids)
+        self._ids += self._tokenizer.shown(token_ids)
+        if self._ids and self._ids[-1] not in self._tokenizer.parts:
+            self._settle(last=False)
         return self._send(len(self._text) - self._hold)
 
     def finish(self) -> str:
-        """Return the rest of the text."""
-        start = max(0, self._settled - _CONTEXT_TOKENS)
-        known = self._tokenizer.decode(self._ids[start : self._settled])
-        self._text += self._tokenizer.decode(self._ids[start:])[len(known) :]
-        self._settled = len(self._ids)
+        """Return the rest of the text. All pieces together are the text of all ids."""
+        self._settle(last=True)
         return self._send(len(self._text))
+
+    def _settle(self, *, last: bool) -> None:
+        """Decode the new ids behind a few settled ones, unless they end inside a character."""
+        start = max(0, self._settled - _CONTEXT_TOKENS)
+        while start < self._settled and self._ids[start] in self._tokenizer.parts:
+            start += 1
+        known = self._tokenizer.decode(self._ids[start : self._settled])
+        grown = self._tokenizer.decode(self._ids[start:])
+        if last or not grown.endswith("\ufffd"):
+            self._text += grown[len(known) :]
+            self._settled = len(self._ids)
 
     @property
     def text(self) -> str:
@@ -192,5 +252,19 @@ def up_to_stop(text: str, stop: Sequence[str]) -> str:
     return text[: _stop_position(text, stop)]
 
 
+def first_stop(text: str, stop: Sequence[str]) -> str | None:
+    """Return the stop string that ends first in a text, as vLLM picks it; None if there is none."""
+    ends = {s: at + len(s) for s in stop if s and (at := text.find(s)) >= 0}
+    return min(ends, key=ends.__getitem__, default=None)
+
+
 def _stop_position(text: str, stop: Sequence[str]) -> int:
-    return min((at for at in (text.find(s) for s in stop if s) if at >= 0), default=len(text))
+    first = first_stop(text, stop)
+    return len(text) if first is None else text.index(first)
+
+
+def _space_of(pre_tokenizer: Any) -> str | None:
+    """Return the character that stands for a space in the tokens of a Metaspace tokenizer; None for any other."""
+    state = json.loads(pre_tokenizer.__getstate__()) if pre_tokenizer is not None else {}
+    parts = state.get("pretokenizers") or [state]
+    return next((part.get("replacement") for part in parts if part.get("type") == "Metaspace"), None)

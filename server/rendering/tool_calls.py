@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from server.errors import BadRequest
-
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 MARKS = frozenset({CALL_OPEN, CALL_CLOSE, THINK_OPEN, THINK_CLOSE})
@@ -70,27 +68,6 @@ def with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
             for call in calls
         ],
     }
-
-
-def call_schema(tools: Tools, name: str | None) -> dict[str, Any]:
-    """Return the JSON schema of a call to the named tool, or to any tool if `name` is None.
-
-    Raises:
-        BadRequest: no tool has that name.
-    """
-    wanted = [tool["function"] for tool in tools if name in (None, tool["function"]["name"])]
-    if not wanted:
-        raise BadRequest(f"tool_choice names {name!r}, which is not among the tools", param="tool_choice")
-    choices = [
-        {
-            "type": "object",
-            "properties": {"name": {"enum": [tool["name"]]}, "arguments": tool.get("parameters") or {"type": "object"}},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for tool in wanted
-    ]
-    return choices[0] if len(choices) == 1 else {"anyOf": choices}
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:

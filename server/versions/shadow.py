@@ -22,7 +22,7 @@ from server.errors import UpturnError
 from server.recording.tokens import pack_ids, unpack_ids, unpack_logprobs
 from server.recording.transcript import mean, nodes_of, path_to
 from server.recording.turn import Turn
-from server.rendering.tokenizer import Tokenizer
+from server.rendering.render import Renderer
 from server.store.database import BROKEN, Database, new_id
 from server.store.tables import ShadowRow, TurnRow
 from server.store.writer import Writer
@@ -57,14 +57,14 @@ class Shadow:
         writer: Writer,
         engine: Engine,
         pointers: Pointers,
-        tokenizer: Tokenizer,
+        renderer: Renderer,
     ) -> None:
         self._settings = settings
         self._database = database
         self._writer = writer
         self._engine = engine
         self._pointers = pointers
-        self._tokenizer = tokenizer
+        self._renderer = renderer
         self._waiting: asyncio.Queue[str] = asyncio.Queue(settings.waiting)
         self._task: asyncio.Task[None] | None = None
 
@@ -106,7 +106,9 @@ class Shadow:
         served = await asyncio.to_thread(self._read, turn_id, version)
         if served is None or version == self._pointers.champion:
             return
-        params = SamplingParams(max_tokens=self._settings.max_tokens, temperature=served.temperature)
+        params = SamplingParams(
+            self._settings.max_tokens, temperature=served.temperature, stop_ids=self._renderer.stop_ids
+        )
         ids: list[int] = []
         async with aclosing(self._engine.generate(version, served.prompt_ids, params, whole=True)) as answer:
             async for piece in answer:
@@ -124,7 +126,7 @@ class Shadow:
             version=version,
             token_ids=pack_ids(ids),
             same_tokens=same,
-            text=self._tokenizer.decode(ids),
+            text=self._renderer.tokenizer.decode(ids),
             served_tokens=length,
             served_logprob=mean([its for _, its in scored]),
             logprob=mean([mine for mine, _ in scored]),

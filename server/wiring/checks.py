@@ -1,4 +1,4 @@
-"""The checks of `/readyz`: database, disk, engine, and learner."""
+"""The checks of `/readyz`: database, disk, engine, learner, and chat template."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from sqlalchemy.orm import Session
 
 from server.engines.protocol import Engine
 from server.readiness import Check, Part
+from server.rendering.load import NO_END
+from server.rendering.render import Renderer
 from server.store.database import sqlite_file
 from server.store.tables import PlayRow
 from server.store.writer import Writer
@@ -107,6 +109,17 @@ def learner_check(learner: LearnerProcess | None, runs: Runs) -> Check:
     return check
 
 
+def template_check(renderer: Renderer) -> Check:
+    """Return the check of whether the model's answers end; it never makes the server unready."""
+
+    async def check() -> Part:
+        if renderer.ends_answers:
+            return Part(True, "ok")
+        return Part(False, "no end of turn", NO_END, blocks=False)
+
+    return check
+
+
 def checks(parts: Parts) -> dict[str, Check]:
     """Return the checks of a server by the name of the part."""
     file = sqlite_file(parts.database.url)
@@ -116,6 +129,7 @@ def checks(parts: Parts) -> dict[str, Check]:
         "disk": DiskCheck(directories, parts.settings.min_free_bytes),
         "engine": engine_check(parts.engine),
         "learner": learner_check(parts.learner, parts.runs),
+        "template": template_check(parts.renderer),
     }
 
 

@@ -150,7 +150,7 @@ async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
         writer=writer,
         engine=engine,
         pointers=pointers,
-        tokenizer=built.renderer.tokenizer,
+        renderer=built.renderer,
     )
 
     # Training.

@@ -16,10 +16,12 @@ from server.api.dialects.call import CallOf
 from server.api.dialects.chat_request import ChatRequest
 from server.api.dialects.conversation import Conversation, Conversations, ConversationsOf
 from server.api.dialects.dialect import Dialect
+from server.api.dialects.ends import finish_reason, stop_reason
+from server.api.dialects.logprobs import ChatLogprobs
 from server.api.dialects.streams import Pieces, event, merged, sse
 from server.errors import UpturnError
 from server.recording.turn import Answer
-from server.rendering.answers import ToolCall
+from server.rendering.answers import Delta
 
 dialect = Dialect("chat")
 
@@ -42,8 +44,9 @@ async def chat(body: ChatRequest, conversations: ConversationsOf, call: CallOf) 
                 {
                     "index": index,
                     "message": {"refusal": None, **answer.message},
-                    "finish_reason": _finish_reason(answer),
-                    "logprobs": _logprobs(body, conversations, answer),
+                    "finish_reason": finish_reason(answer, body.choice, whole=True),
+                    "stop_reason": stop_reason(answer, body.stop_strings, conversations.renderer),
+                    "logprobs": listed.rest(answer) if (listed := _logprobs(body, conversations)) else None,
                 }
                 for index, answer in enumerate(answers)
             ],
@@ -63,9 +66,10 @@ async def _stream(
         "model": "",
     }
     begun: set[int] = set()
+    logprobs = [_logprobs(body, conversations) for _ in conversation.turns]
 
-    def chunk(index: int, delta: dict[str, Any], finish: str | None = None, **more: Any) -> str:
-        choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": None, **more}
+    def chunk(index: int, delta: dict[str, Any], **more: Any) -> str:
+        choice = {"index": index, "delta": delta, "finish_reason": None, "logprobs": None, **more}
         return event({**head, "choices": [choice]})
 
     def begins(index: int) -> str:
@@ -77,30 +81,28 @@ async def _stream(
             head["model"] = f"{conversation.policy}@{conversation.turns[index].version}"
             if index not in begun:
                 yield begins(index)
-            if delta.reasoning:
-                yield chunk(index, {"reasoning_content": delta.reasoning})
-            if delta.content:
-                yield chunk(index, {"content": delta.content})
-            if delta.call is not None:
-                for part in _call_deltas(delta.call):
-                    yield chunk(index, {"tool_calls": [part]})
+            listed = logprobs[index]
+            found = listed.of_delta(delta) if listed else None
+            for part in _parts(delta) or ([{}] if found else []):
+                yield chunk(index, part, logprobs=found)
+                found = None  # The first chunk has the logprobs of all.
         answers = await conversation.answers()
-        for index, answer in enumerate(answers):
+        for index, (answer, listed) in enumerate(zip(answers, logprobs, strict=True)):
             head["model"] = f"{conversation.policy}@{answer.version}"
             if index not in begun:
                 yield begins(index)
-            yield chunk(index, {}, _finish_reason(answer), logprobs=_logprobs(body, conversations, answer))
+            yield chunk(
+                index,
+                {},
+                finish_reason=finish_reason(answer, body.choice, whole=False),
+                stop_reason=stop_reason(answer, body.stop_strings, conversations.renderer),
+                logprobs=listed.rest(answer) if listed else None,
+            )
         if body.stream_options and body.stream_options.include_usage:
             yield event({**head, "choices": [], "usage": _usage(answers)})
         yield "data: [DONE]\n\n"
     except UpturnError as error:
         yield event(dialect.errors.body(error))
-
-
-def _finish_reason(answer: Answer) -> str:
-    if answer.message.get("tool_calls"):
-        return "tool_calls"
-    return "length" if answer.finish_reason == "length" else "stop"
 
 
 def _usage(answers: list[Answer]) -> dict[str, int]:
@@ -109,32 +111,20 @@ def _usage(answers: list[Answer]) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _call_deltas(call: ToolCall) -> list[dict[str, Any]]:
-    """Return a call as OpenAI streams it: first the function's name, then its arguments."""
-    return [
-        {"index": call.position, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}},
-        {"index": call.position, "function": {"arguments": call.arguments}},
-    ]
+def _parts(delta: Delta) -> list[dict[str, Any]]:
+    """Return a piece as chat's deltas. A call is two: first the function's name, then its arguments."""
+    parts: list[dict[str, Any]] = []
+    if delta.reasoning:
+        parts.append({"reasoning_content": delta.reasoning})
+    if delta.content:
+        parts.append({"content": delta.content})
+    if (call := delta.call) is not None:
+        named = {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}}
+        for part in (named, {"function": {"arguments": call.arguments}}):
+            parts.append({"tool_calls": [{"index": call.position, **part}]})
+    return parts
 
 
-def _logprobs(body: ChatRequest, conversations: Conversations, answer: Answer) -> dict[str, Any] | None:
-    if not body.logprobs:
-        return None
-
-    def token(token_id: int, logprob: float) -> dict[str, Any]:
-        text = conversations.text_of(token_id)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
-
-    tops = answer.top_logprobs or [{}] * len(answer.token_ids)
-    return {
-        "refusal": None,
-        "content": [
-            {
-                **token(token_id, logprob),
-                "top_logprobs": [
-                    token(other, value) for other, value in sorted(top.items(), key=lambda pair: -pair[1])
-                ],
-            }
-            for token_id, logprob, top in zip(answer.token_ids, answer.logprobs, tops, strict=True)
-        ],
-    }
+def _logprobs(body: ChatRequest, conversations: Conversations) -> ChatLogprobs | None:
+    """Return what shows the logprobs of one answer; None if the request does not want them."""
+    return ChatLogprobs(conversations.tokenizer, body.top_logprobs or 0) if body.logprobs else None

@@ -193,9 +193,22 @@ class ChatRequest(BaseModel):
             digest=digest,
             owner=owner,
             idempotency_key=idempotency_key,
+            logprobs=bool(self.logprobs),
             whole=not self.stream,
             weight=weight,
         )
+
+    @property
+    def choice(self) -> Literal["auto", "required", "named"]:
+        """Whether the answer must call a tool, or one particular tool."""
+        if isinstance(self.tool_choice, NamedTool):
+            return "named"
+        return "required" if self.tool_choice == "required" else "auto"
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """The stop strings, of which each ends the answer."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     def _check_numbers(self) -> None:
         """Refuse NaN and numbers beyond a float's range, which the record could not hold: Python parses both."""
@@ -220,11 +233,8 @@ class ChatRequest(BaseModel):
             if not isinstance(message.get("role"), str):
                 raise BadRequest(f"{where} has no role", param=where)
             content = message.get("content")
-            parts = content if isinstance(content, list) else []
-            if not all(
-                isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in parts
-            ):
-                raise BadRequest(f"{where}: this model accepts text only", param=where)
+            if isinstance(content, list):
+                _check_parts(f"{where}.content", content)
             if not isinstance(content, str | list | None):
                 raise BadRequest(f"{where}: content must be a string or a list of text parts", param=where)
             if not _are_calls(message.get("tool_calls")):
@@ -250,11 +260,9 @@ class ChatRequest(BaseModel):
                 raise BadRequest(f"this server does not support {name!r}", param=name, code="unsupported_parameter")
         if self.top_logprobs and not self.logprobs:
             raise BadRequest("top_logprobs needs logprobs: true", param="top_logprobs")
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        stop = self.stop_strings
         if len(stop) > MOST_STOPS:
             raise BadRequest(f"stop has {len(stop)} strings; at most {MOST_STOPS} are supported", param="stop")
-        if "" in stop:
-            raise BadRequest("stop: an empty string cannot end an answer", param="stop")
         return SamplingParams(
             max_tokens=self.max_completion_tokens or self.max_tokens or context_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,
@@ -266,6 +274,19 @@ class ChatRequest(BaseModel):
             json_schema=self.response_format.schema_of_answer() if self.response_format else None,
             extra=extra,
         )
+
+
+def _check_parts(where: str, parts: list[Any]) -> None:
+    """Refuse content that is not text, such as an image, and name the part."""
+    for position, part in enumerate(parts):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            continue
+        wrong = (
+            f"not a part of type {str(kind)[:100]!r}" if kind not in (None, "text") else "as {type: text, text: ...}"
+        )
+        place = f"{where}[{position}]"
+        raise BadRequest(f"{place}: this model accepts text only, {wrong}", param=place)
 
 
 def _are_calls(calls: Any) -> bool:

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 from fastapi.responses import JSONResponse, Response
@@ -19,6 +18,8 @@ from server.api.dialects.call import Call, CallOf
 from server.api.dialects.completions_request import CompletionRequest
 from server.api.dialects.conversation import Conversation, Conversations, ConversationsOf
 from server.api.dialects.dialect import Dialect
+from server.api.dialects.ends import stop_reason
+from server.api.dialects.logprobs import CompletionLogprobs
 from server.api.dialects.streams import Pieces, event, merged, sse
 from server.errors import BadRequest, UpturnError
 from server.recording.keys import hash_of
@@ -53,7 +54,8 @@ async def complete(body: CompletionRequest, conversations: ConversationsOf, call
                     "index": index,
                     "text": answer.text,
                     "finish_reason": _end(answer),
-                    "logprobs": _logprobs(body, conversations, answer),
+                    "stop_reason": stop_reason(answer, body.stop_strings, conversations.renderer),
+                    "logprobs": listed.rest(answer) if (listed := _logprobs(body, conversations)) else None,
                 }
                 for index, answer in enumerate(answers)
             ],
@@ -94,17 +96,27 @@ async def _stream(
 ) -> AsyncGenerator[str, None]:
     """Yield chunks of text, then each answer's finish reason."""
     common = _common_fields(conversation, conversation.version)
+    logprobs = [_logprobs(body, conversations) for _ in conversation.turns]
 
-    def chunk(index: int, text: str, finish: str | None = None, logprobs: dict[str, Any] | None = None) -> str:
-        choice = {"index": index, "text": text, "finish_reason": finish, "logprobs": logprobs}
+    def chunk(index: int, text: str, **more: Any) -> str:
+        choice = {"index": index, "text": text, "finish_reason": None, "logprobs": None, **more}
         return event({**common, "choices": [choice]})
 
     try:
         async for index, delta in pieces:
-            yield chunk(index, delta.content)
+            listed = logprobs[index]
+            found = listed.of_delta(delta) if listed else None
+            if delta.content or found:
+                yield chunk(index, delta.content, logprobs=found)
         answers = await conversation.answers()
-        for index, answer in enumerate(answers):
-            yield chunk(index, "", _end(answer), _logprobs(body, conversations, answer))
+        for index, (answer, listed) in enumerate(zip(answers, logprobs, strict=True)):
+            yield chunk(
+                index,
+                "",
+                finish_reason=_end(answer),
+                stop_reason=stop_reason(answer, body.stop_strings, conversations.renderer),
+                logprobs=listed.rest(answer) if listed else None,
+            )
         if body.stream_options and body.stream_options.include_usage:
             yield event({**common, "choices": [], "usage": _usage(body, answers)})
         yield "data: [DONE]\n\n"
@@ -132,14 +144,6 @@ def _usage(body: CompletionRequest, answers: list[Answer]) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _logprobs(body: CompletionRequest, conversations: Conversations, answer: Answer) -> dict[str, Any] | None:
-    if body.logprobs is None:
-        return None
-    texts = [conversations.text_of(token) for token in answer.token_ids]
-    return {
-        "tokens": texts,
-        "token_logprobs": answer.logprobs,
-        "text_offset": list(accumulate(map(len, texts), initial=0))[:-1],
-        "top_logprobs": answer.top_logprobs
-        and [{conversations.text_of(token): value for token, value in top.items()} for top in answer.top_logprobs],
-    }
+def _logprobs(body: CompletionRequest, conversations: Conversations) -> CompletionLogprobs | None:
+    """Return what shows the logprobs of one answer; None if the request does not want them."""
+    return None if body.logprobs is None else CompletionLogprobs(conversations.tokenizer)

@@ -54,6 +54,11 @@ class CompletionRequest(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """The stop strings, of which each ends the answer."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
     def prompts(self) -> list[str | list[int]]:
         """Return the prompts, each as text or token ids.
 

@@ -176,10 +176,6 @@ class Conversations:
             read_conversation, self.database, turn_id, owner=call.owner, episode_id=call.named
         )
 
-    def text_of(self, token_id: int) -> str:
-        """Return one token's text."""
-        return self.turns.text_of(token_id)
-
     def _read(self, call: Call, body: ChatRequest, weight: int) -> tuple[TurnRequest, Talk]:
         """Return the request, which its digest identifies: what it asks for, and of whom."""
         hints = read_hints(call.headers, body.model_extra or {}, call.returned)

@@ -9,7 +9,7 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from server import heavy
 from server.api.access.errors import ErrorForm
@@ -17,10 +17,12 @@ from server.api.dialects.blocks import Block, blocks, blocks_of
 from server.api.dialects.call import CallOf
 from server.api.dialects.conversation import Conversation, Conversations, ConversationsOf
 from server.api.dialects.dialect import Dialect
+from server.api.dialects.ends import finish_reason, stop_reason
 from server.api.dialects.messages_request import CountRequest, MessagesRequest
 from server.api.dialects.streams import Pieces, event, merged, sse
 from server.errors import Forbidden, InvalidKey, NotFound, RateLimited, TooLarge, Unavailable, UpturnError
 from server.recording.turn import Answer
+from server.rendering.json_text import read_json, without_halves, write_json
 from upturn.logs import request_id
 
 _ERROR_TYPES: dict[type[UpturnError], str] = {
@@ -73,16 +75,15 @@ async def messages(body: MessagesRequest, conversations: ConversationsOf, call: 
     (answer,) = await conversation.answers()
     reason, sequence = _end(body, conversations, answer)
     content = [_content(block, block.text) for block in blocks_of(answer.message, reasoning=body.thinks)]
-    return JSONResponse(
-        {
-            **_common_fields(conversation, answer.version),
-            "content": content,
-            "stop_reason": reason,
-            "stop_sequence": sequence,
-            "usage": _usage(answer),
-        },
-        headers={**conversation.headers, "x-policy-version": str(answer.version)},
-    )
+    whole = {
+        **_common_fields(conversation, answer.version),
+        "content": content,
+        "stop_reason": reason,
+        "stop_sequence": sequence,
+        "usage": _usage(answer),
+    }
+    headers = {**conversation.headers, "x-policy-version": str(answer.version)}
+    return Response(write_json(whole), headers=headers, media_type="application/json")
 
 
 @dialect.post("/v1/messages/count_tokens")
@@ -157,24 +158,27 @@ def _delta(block: Block, text: str) -> dict[str, str]:
         return {"type": "thinking_delta", "thinking": text}
     if block.kind == "content":
         return {"type": "text_delta", "text": text}
-    return {"type": "input_json_delta", "partial_json": json.dumps(_arguments(text), ensure_ascii=False)}
+    return {"type": "input_json_delta", "partial_json": write_json(_arguments(text))}
 
 
 def _arguments(text: str) -> dict[str, Any]:
-    """Return a call's input as an object, which Anthropic's clients require; anything else is wrapped in one."""
+    """Return a call's input as an object, which Anthropic's clients require; anything else is wrapped in one.
+
+    They cannot read half a surrogate pair in a stream, nor send it back.
+    """
     try:
-        written = json.loads(text)
+        written = read_json(without_halves(json.dumps(read_json(text), ensure_ascii=False)))
     except ValueError:
         written = text
     return written if isinstance(written, dict) else {"arguments": written}
 
 
 def _end(body: MessagesRequest, conversations: Conversations, answer: Answer) -> tuple[str, str | None]:
-    """Return the stop reason and the stop sequence, which is found in the recorded tokens."""
-    if answer.message.get("tool_calls"):
-        return "tool_use", None
-    if answer.finish_reason == "length":
+    """Return the stop reason and the stop sequence."""
+    finish = finish_reason(answer, body.choice, whole=not body.stream)
+    if finish == "length":
         return "max_tokens", None
-    text = conversations.tokenizer.decode(answer.token_ids) if body.stop_sequences else ""
-    found = [(text.index(stop), stop) for stop in body.stop_sequences or [] if stop in text]
-    return ("stop_sequence", min(found)[1]) if found else ("end_turn", None)
+    found = stop_reason(answer, tuple(body.stop_sequences or ()), conversations.renderer)
+    if isinstance(found, str):
+        return "stop_sequence", found
+    return "tool_use" if answer.message.get("tool_calls") else "end_turn", None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -10,6 +9,7 @@ from pydantic import Field
 from server.api.dialects.chat_request import MOST_MESSAGES, MOST_STOPS, ChatRequest
 from server.api.dialects.translation import Lenient, TextOr, checked, only
 from server.errors import BadRequest
+from server.rendering.json_text import write_json
 
 BILLING = "x-anthropic-billing-header:"
 """Prefix of a system text block that Claude Code sends for Anthropic's billing. It differs in every request, so that no
@@ -141,6 +141,12 @@ class CountRequest(Lenient):
         """Whether the caller wants to see the reasoning."""
         return self.thinking is not None and self.thinking.type != "disabled"
 
+    @property
+    def choice(self) -> Literal["auto", "required", "named"]:
+        """Whether the answer must call a tool, or one particular tool."""
+        kind = self.tool_choice.type if self.tool_choice is not None else "auto"
+        return "named" if kind == "tool" else "required" if kind == "any" else "auto"
+
     def chat(self, **sampling: Any) -> ChatRequest:
         """Return the equivalent chat request.
 
@@ -231,11 +237,18 @@ def _answer(blocks: list[_Block]) -> dict[str, Any]:
             {
                 "id": call.id,
                 "type": "function",
-                "function": {"name": call.name, "arguments": json.dumps(call.input, ensure_ascii=False)},
+                "function": {"name": call.name, "arguments": _written(call.input)},
             }
             for call in calls
         ]
     return message
+
+
+def _written(call_input: dict[str, Any]) -> str:
+    try:
+        return write_json(call_input)
+    except ValueError as error:
+        raise BadRequest(f"the input of a tool_use block is not JSON: {error}", param="messages") from error
 
 
 def _asked(role: str, blocks: list[_Block]) -> list[dict[str, Any]]:

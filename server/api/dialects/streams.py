@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -13,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from server.api.dialects.conversation import Conversation
 from server.recording.turn import Turn
 from server.rendering.answers import Delta
+from server.rendering.json_text import write_json
 
 Pieces = AsyncIterator[tuple[int, Delta]]
 """Deltas of all answers in order of arrival, each with the index of its answer."""
@@ -58,7 +58,7 @@ def sse(conversation: Conversation, events: AsyncGenerator[str, None]) -> Stream
 def event(body: dict[str, Any], name: str | None = None) -> str:
     """Return a server-sent event."""
     head = f"event: {name}\n" if name else ""
-    return f"{head}data: {json.dumps(body, ensure_ascii=False)}\n\n"
+    return f"{head}data: {write_json(body)}\n\n"
 
 
 async def _of_one(turn: Turn, first: Delta | None) -> Pieces:

@@ -12,6 +12,7 @@ from typing import Any
 
 from server.recording.matching.returned import turns_in
 from server.recording.tokens import chain_hash, chain_hashes, rendered
+from server.rendering.json_text import without_halves
 
 _THOUGHTS = re.compile(r"<think>.*?(</think>|$)", re.DOTALL)
 
@@ -117,4 +118,4 @@ def text_of(message: dict[str, Any]) -> str:
 
 
 def _hash(*parts: str) -> str:
-    return hashlib.blake2b("\n".join(parts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return hashlib.blake2b(without_halves("\n".join(parts)).encode(), digest_size=16).hexdigest()

@@ -23,7 +23,7 @@ def test_a_completion_continues_exactly_its_prompt(live: Live, prompt: str | lis
     assert answer.id == f"cmpl-{turn.id}"
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (4, turn.completion_tokens)
     assert choice.logprobs.token_logprobs == pytest.approx([x for x in turn.logprobs if x is not None])
-    assert "".join(choice.logprobs.tokens) == "Hello there."
+    assert "".join(choice.logprobs.tokens) == "Hello there.<|im_end|>"
     assert [len(top) for top in choice.logprobs.top_logprobs][:-1] == [2] * 12
     assert turn.trainable
 
@@ -47,6 +47,19 @@ def test_several_prompts_get_several_answers_each(live: Live, stream: bool) -> N
     turns = [turn for episode_id in episode_ids for turn in live.client.episode(episode_id).turns]
     assert [turn.id for turn in turns] == turn_ids
     assert [turn.messages[0]["content"] for turn in turns if turn.messages] == ["Once"] * 4 + ["Twice"] * 2
+
+
+def test_a_completions_stream_has_the_logprobs_of_each_chunks_tokens(live: Live) -> None:
+    asked: dict[str, Any] = {"model": "policy", "prompt": "Once", "max_tokens": 50, "logprobs": 2, "stop": "re"}
+    whole = live.openai().completions.create(**asked).choices[0]
+    chunks = [chunk.choices[0] for chunk in live.openai().completions.create(**asked, stream=True)]
+    assert (whole.text, whole.finish_reason, whole.stop_reason) == ("Hello the", "stop", "re")
+    assert chunks[-1].stop_reason == "re" and "".join(chunk.text for chunk in chunks) == whole.text
+    for name in ("tokens", "token_logprobs", "text_offset", "top_logprobs"):
+        joined = [entry for chunk in chunks if chunk.logprobs for entry in getattr(chunk.logprobs, name) or []]
+        wanted = getattr(whole.logprobs, name)
+        assert joined == (pytest.approx(wanted, abs=1e-5) if name == "token_logprobs" else wanted)
+    assert len([chunk for chunk in chunks if chunk.logprobs and chunk.logprobs.tokens]) > 3
 
 
 def test_a_completions_stream_reports_its_usage(live: Live) -> None:

@@ -122,9 +122,9 @@ def of_integers(model: Path) -> None:
     save_file({**tensors, "model.norm.weight": tensors["model.norm.weight"].char()}, file)
 
 
-def stops_elsewhere(model: Path) -> None:
-    edit(model / "config.json", eos_token_id=0)
-    edit(model / "generation_config.json", eos_token_id=0)
+def ends_in_words(model: Path) -> None:
+    template = model / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|im_end|>", " Over."))
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,7 @@ def stops_elsewhere(model: Path) -> None:
         (quantized, "weights", "quantized (awq)"),
         (sliding, "weights", "layers of ['sliding_attention']"),
         (of_integers, "weights", "dtype ['I8']"),
-        (stops_elsewhere, "end of turn", "the engine stops at [0]"),
-        (lambda model: edit(model / "tokenizer_config.json", eos_token="<end>"), "end of turn", "it is 5 ids"),
+        (ends_in_words, "end of turn", "the template writes no special token after an answer"),
         (
             lambda model: edit(model / "tokenizer.json", decoder={"type": "Fuse"}),
             "token ids",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from server.rendering.answers import AnswerFormat, AnswerReader
 from server.rendering.bytes_tokenizer import BytesTokenizer
-from server.rendering.model_family import ParsedAnswer, ParsedCall
+from server.rendering.model_family import ParsedAnswer, ParsedCall, TaggedCalls
 
 BYTES = BytesTokenizer()
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
@@ -124,3 +125,103 @@ def test_an_answer_in_channels_is_shown_at_its_end(size: int) -> None:
     assert (streamed, thought, message["tool_calls"][0]["function"]["name"]) == ("Yes.", "hm", "look")
     message, streamed, _ = read("hm|Yes.|look", size, parser=Channels())
     assert streamed == "Yes.\nlook\nbroken" and "tool_calls" not in message, "the request has no tools"
+
+
+class Halves(Channels):
+    """A parser that reads halves of surrogate pairs."""
+
+    def parse(self, token_ids: list[int]) -> ParsedAnswer:
+        return ParsedAnswer("a\ud83d", "\udc00b", [])
+
+
+def test_halves_of_surrogate_pairs_in_content_and_thoughts_are_escapes() -> None:
+    message, streamed, thought = read("x", 1, parser=Halves())
+    assert (message["content"], streamed, thought) == ("a\\ud83d", "a\\ud83d", "\\udc00b")
+
+
+def call_of(body: str) -> str:
+    return f"<tool_call>\n{body}\n</tool_call>"
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+@pytest.mark.parametrize(
+    ("body", "arguments"),
+    [
+        (r'{"name": "look", "arguments": {"at": "\ud83d", "\udc00": ["a\\\ud83d\ude00"]}}', None),
+        ('{"name": "look", "parameters": {"at": "box"}}', {"at": "box"}),
+        ('{"name": "look", "arguments": null, "parameters": {"at": "box"}}', {"at": "box"}),
+        ('{"name": "look", "arguments": null}', {}),
+        ('{"name": "look"}', {}),
+        (r'{"name": "look", "arguments": "{\"at\": \"box\"}"}', {"at": "box"}),
+        (
+            '{"name": "look", "arguments": {"at": "a </tool_call> b </tool_call>"}}',
+            {"at": "a </tool_call> b </tool_call>"},
+        ),
+        (r'{"name": "look", "arguments": {"at": "\"</tool_call>\\\""}}', {"at": '"</tool_call>\\"'}),
+    ],
+)
+def test_the_arguments_of_a_call_are_always_an_object_that_utf8_can_encode(
+    size: int, body: str, arguments: dict[str, Any] | None
+) -> None:
+    message, streamed, _ = read(f"I look. {call_of(body)} And so.", size, tools=True)
+    function = message["tool_calls"][0]["function"]
+    function["arguments"].encode()
+    wanted = json.loads(body)["arguments"] if arguments is None else arguments
+    assert (function["name"], json.loads(function["arguments"])) == ("look", wanted)
+    assert message["content"] == streamed == "I look.\nAnd so.", "text around a call is kept"
+
+
+def nested(levels: int) -> str:
+    return '{"a":' * levels + "1" + "}" * levels
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(f'{{"name": "look", "arguments": {value}}}' for value in ("[1]", "5", "true", '"box"', '"[1]"', '""')),
+        *(f'{{"name": "look", "arguments": {{"at": {value}}}}}' for value in ("NaN", "Infinity", "-Infinity", "1e999")),
+        *(f'{{"name": {value}, "arguments": {{}}}}' for value in ("null", "5", '""', '" "', '["look"]', r'"\ud83d"')),
+        '{"arguments": {}}',
+        '["look", {}]',
+        '"look"',
+        f'{{"name": "look", "arguments": {nested(65)}}}',
+        f'{{"name": "look", "arguments": {nested(5000)}}}',
+        '{"name": "look", "arguments": {"at": "never closed}}',
+        "",
+    ],
+)
+def test_a_call_that_no_agent_could_use_is_shown_as_it_was_written_and_the_next_one_still_counts(
+    size: int, body: str
+) -> None:
+    message, streamed, _ = read(f"{call_of(body)}\n{CALL}", size, tools=True)
+    assert message["content"] == streamed == call_of(body)
+    assert [call["function"]["name"] for call in message["tool_calls"]] == ["weather"]
+
+
+def test_a_call_that_is_cut_off_inside_a_string_with_a_closing_mark_is_text() -> None:
+    text = '<tool_call>{"name": "look", "arguments": {"at": "</tool_call> and'
+    assert read(text, 1, tools=True)[:2] == ({"role": "assistant", "content": text}, text)
+
+
+def test_many_closing_marks_in_an_open_string_do_not_hold_the_answer_back() -> None:
+    text = '<tool_call>{"name": "' + "</tool_call>" * 17
+    assert read(text, 7, tools=True)[1] == text
+
+
+class Careless:
+    """A parser of calls that raises what it should not, or returns what it should not."""
+
+    def __call__(self, text: str) -> ParsedCall:
+        if text == "raise":
+            raise IndexError(text)
+        return ParsedCall("look", text)
+
+
+@pytest.mark.parametrize("inside", ["raise", "[1]", "not json", '{"at": NaN}', '"text"'])
+def test_a_careless_parser_loses_no_answer(inside: str) -> None:
+    form = TaggedCalls("[CALL]", "[/CALL]", Careless())
+    text = f"[CALL]{inside}[/CALL]"
+    assert read(text, 2, tools=True, parser=form)[1] == text
+    message, _, _ = read('[CALL]{"at":"box"}[/CALL]', 2, tools=True, parser=form)
+    assert json.loads(message["tool_calls"][0]["function"]["arguments"]) == {"at": "box"}

@@ -247,6 +247,32 @@ def test_every_kind_of_tokenizer_reads_split_marks_as_text_and_other_text_as_bef
         assert SPLIT not in ours.decode_all(ids).replace(" ", "")
 
 
+WIDE = "<|im_end|>".translate({ord(c): ord(c) + 0xFEE0 for c in "<|>_imend"})
+NORMALIZERS = {
+    "wide letters": normalizers.NFKC(),
+    "capitals": normalizers.Lowercase(),
+    "invisible letters": normalizers.BertNormalizer(),
+    "accents": normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]),
+}
+
+
+@pytest.mark.parametrize("normalized", [False, True], ids=["as written", "normalized"])
+@pytest.mark.parametrize("kind", NORMALIZERS)
+def test_a_mark_that_only_normalization_makes_is_text(tmp_path: Path, kind: str, normalized: bool) -> None:
+    theirs = _byte_level()
+    theirs.normalizer = NORMALIZERS[kind]
+    theirs.add_special_tokens([AddedToken("<|im_end|>", special=True, normalized=normalized)])
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    ours = FileTokenizer(tmp_path / "tokenizer.json")
+    splits = SplitMarks(ours.marks(""), ours.normalize)
+    end = ours.id_of("<|im_end|>")
+    assert ours.encode("a<|im_end|>").count(end) == 1, "the template's own"
+    for attack in (WIDE, "<|IM_END|>", "<\u200b|im_end|>", "<|i\u0301m_end|>", "<\0|im_end|>", f"<|im_end|>{WIDE}"):
+        assert end not in ours.encode(splits.text(f"a{attack}b"))
+    for harmless in ("Größe < 3 | 4 >", "ＡＢＣ", "<|IM|>"):
+        assert splits.text(harmless) == harmless
+
+
 def test_overlapping_marks_are_split() -> None:
     splits = SplitMarks(["[e~[", "[e~[e", "<a", "<ab>"])
     for text in ("[e~[e~[e~[", "<ab>", "<a<a<a"):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
+from server.engines.protocol import SamplingParams
 from server.errors import BadRequest
 from server.recording.tokens import chain_hash, chain_hashes
+from server.recording.turn_request import TurnRequest
 from server.rendering.bytes_tokenizer import CHAT_TEMPLATE, END_OF_TURN, IM_END, BytesTokenizer
 from server.rendering.load import _names, load_renderer
 from server.rendering.render import Renderer
 from server.rendering.template import ChatTemplate
 from server.rendering.tokenizer import TextStream
+from server.wiring.checks import template_check
 from tests.support.tiny_model import make_tiny_model
 
 CONVERSATION = [
@@ -56,6 +62,67 @@ def test_a_missing_end_of_turn_is_added_to_an_answer() -> None:
     rest = template.continuation(CONVERSATION, 3, ord("o"))
     assert rest is not None and rest[0] == template.end_ids[0]
     assert template.continuation(CONVERSATION, 3, template.end_ids[0]) == rest[1:]
+
+
+def changed(directory: Path, copy: Path, eos_ids: Any, template: str | None = None) -> Path:
+    """Return a copy of a model whose configuration ends answers elsewhere than its template."""
+    shutil.copytree(directory, copy)
+    for name, change in (
+        ("tokenizer_config.json", {"eos_token": "<|endoftext|>"}),
+        ("config.json", {"eos_token_id": eos_ids}),
+        ("generation_config.json", {"eos_token_id": eos_ids}),
+    ):
+        path = copy / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    if template is not None:
+        (copy / "chat_template.jinja").write_text(template)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("eos_ids", "stops"), [(256, {END}), (None, {256, END}), ([256, END], set()), ([], {256, END}), ([END], {256})]
+)
+def test_answers_end_where_the_template_ends_them_whatever_the_eos_token_is(
+    directory: Path, tmp_path: Path, eos_ids: Any, stops: set[int]
+) -> None:
+    renderer = load_renderer(changed(directory, tmp_path / "model", eos_ids))
+    assert (renderer.end_ids, set(renderer.stop_ids), renderer.ends_answers) == ([END], stops, True)
+    first = renderer.prompt(CONVERSATION[:2])
+    answer = [*renderer.tokenizer.encode(CONVERSATION[2]["content"]), END]
+    rest = renderer.follow(CONVERSATION, 3, [*first, *answer])
+    assert rest is not None and first + answer + rest == renderer.prompt(CONVERSATION)
+    assert renderer.tokenizer.decode(answer) == CONVERSATION[2]["content"]
+
+
+def test_a_model_without_an_eos_token_ends_where_its_configuration_or_its_template_says(
+    directory: Path, tmp_path: Path
+) -> None:
+    words = CHAT_TEMPLATE.replace("<|im_end|>", " Over.")
+    for eos_ids, template, end_ids in ((256, None, [END]), ([256, END], words, [256]), (None, None, [END])):
+        model = changed(directory, tmp_path / str(end_ids) / str(eos_ids), eos_ids, template)
+        (model / "tokenizer_config.json").write_text("{}")
+        assert load_renderer(model).end_ids == end_ids
+    model = changed(directory, tmp_path / "model", None, words)
+    (model / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(BadRequest, match="no eos_token"):
+        load_renderer(model)
+
+
+async def test_a_template_that_ends_no_answer_is_reported(
+    directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = CHAT_TEMPLATE.replace("<|im_end|>", " Over.")
+    renderer = load_renderer(changed(directory, tmp_path / "model", 256, words))
+    assert "ends answers with no special token" in caplog.text
+    part = await template_check(renderer)()
+    assert (part.ok, part.blocks) == (False, False) and part.advice and "chat template" in part.advice
+    assert (await template_check(load_renderer(directory))()).ok
+
+
+def test_a_request_that_ignores_the_end_of_an_answer_has_no_stop_ids() -> None:
+    for extra, stops in (({}, (END,)), ({"ignore_eos": True}, ()), ({"ignore_eos": False}, (END,))):
+        request = TurnRequest(CONVERSATION, SamplingParams(5, extra=extra))
+        assert request.params(0, 9, (END,)).stop_ids == stops
 
 
 def test_a_template_that_rewrites_history_forks() -> None:

@@ -1,0 +1,156 @@
+"""Texts, bytes, and logprobs of sampled tokens, as vLLM's routes show them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from server.recording.turn import Answer
+from server.rendering.answers import Delta
+from server.rendering.tokenizer import Tokenizer
+
+LEAST = -9999.0
+"""Shown for smaller logprobs, since JSON has no infinity."""
+_CONTEXT_TOKENS = 4
+"""Earlier tokens in which a character may have begun."""
+_UNFINISHED = "\ufffd"
+
+
+class TokenTexts:
+    """Texts of tokens in the order in which they were sampled.
+
+    The tokens that begin a character have no text, and the one that completes it has all of it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._context: list[int] = []
+        """The newest sampled tokens."""
+        self._known: dict[int, str] = {}
+
+    def of(self, token_id: int) -> str:
+        """Return the text of a token that comes next, or might."""
+        text = self._known.get(token_id)
+        if text is None:
+            text = self._known[token_id] = self._tokenizer.text_of(token_id)
+        return self._completed(token_id) if text.endswith(_UNFINISHED) else text
+
+    def add(self, token_id: int) -> str:
+        """Return the text of the next token, which those after it continue."""
+        text = self.of(token_id)
+        self._context = [*self._context, token_id][-_CONTEXT_TOKENS:]
+        return text
+
+    def _completed(self, token_id: int) -> str:
+        """Return the character that a token completes; empty if it is not complete."""
+        decode = self._tokenizer.decode_all
+        for size in range(1, len(self._context) + 1):
+            context = self._context[-size:]
+            whole = decode([*context, token_id])
+            if whole.endswith(_UNFINISHED):
+                continue
+            while context and decode(context[-1:]).endswith(_UNFINISHED):
+                context.pop()
+            before = decode(context) if context else ""
+            same = next((at for at, (one, other) in enumerate(zip(before, whole, strict=False)) if one != other), None)
+            return whole[min(len(before), len(whole)) if same is None else same :]
+        return ""
+
+
+class Logprobs(ABC):
+    """The `logprobs` of one answer, in one piece or several.
+
+    Args:
+        tokenizer: the policy's tokenizer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._texts = TokenTexts(tokenizer)
+        self._count = 0
+        """Number of tokens that have been shown."""
+
+    def of_delta(self, delta: Delta) -> dict[str, Any] | None:
+        """Return the logprobs of the tokens that arrived with a piece of a stream; None without tokens."""
+        return self._next(delta.token_ids, delta.logprobs, delta.top_logprobs) if delta.token_ids else None
+
+    def rest(self, answer: Answer) -> dict[str, Any]:
+        """Return the logprobs of the tokens that have not been shown."""
+        first, tops = self._count, answer.top_logprobs or []
+        return self._next(answer.token_ids[first:], answer.logprobs[first:], tops[first:])
+
+    def _next(
+        self, token_ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[Mapping[int, float]]
+    ) -> dict[str, Any]:
+        self._count += len(token_ids)
+        return self.of(token_ids, logprobs, tops)
+
+    @abstractmethod
+    def of(
+        self, token_ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[Mapping[int, float]]
+    ) -> dict[str, Any]:
+        """Return the dialect's form of the next tokens.
+
+        Args:
+            token_ids: [K] sampled ids.
+            logprobs: [K]
+            tops: [K] alternatives, or empty if none were requested.
+        """
+
+
+class ChatLogprobs(Logprobs):
+    """Chat's form: an entry for each token.
+
+    Args:
+        tokenizer: the policy's tokenizer.
+        alternatives: number of `top_logprobs` that were requested.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, alternatives: int) -> None:
+        super().__init__(tokenizer)
+        self._alternatives = alternatives
+
+    def of(
+        self, token_ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[Mapping[int, float]]
+    ) -> dict[str, Any]:
+        """Return the entries of the next tokens."""
+        content = []
+        for position, (token_id, logprob) in enumerate(zip(token_ids, logprobs, strict=True)):
+            listed = islice(tops[position].items(), self._alternatives) if tops else ()
+            others = [_entry(self._texts.of(other), value) for other, value in listed]
+            content.append({**_entry(self._texts.add(token_id), logprob), "top_logprobs": others})
+        return {"content": content, "refusal": None}
+
+
+class CompletionLogprobs(Logprobs):
+    """The form of text completions: a list for each property."""
+
+    _offset = 0
+    """Number of characters of the tokens so far."""
+
+    def of(
+        self, token_ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[Mapping[int, float]]
+    ) -> dict[str, Any]:
+        """Return the lists of the next tokens."""
+        texts, offsets, others = list[str](), list[int](), list[dict[str, float]]()
+        for position, token_id in enumerate(token_ids):
+            if tops:
+                others.append({self._texts.of(other): _finite(value) for other, value in tops[position].items()})
+            texts.append(self._texts.add(token_id))
+            offsets.append(self._offset)
+            self._offset += len(texts[-1])
+        return {
+            "tokens": texts,
+            "token_logprobs": [_finite(value) for value in logprobs],
+            "text_offset": offsets,
+            "top_logprobs": others or None,
+        }
+
+
+def _finite(logprob: float) -> float:
+    return logprob if logprob > LEAST else LEAST
+
+
+def _entry(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode(errors="replace"))}
