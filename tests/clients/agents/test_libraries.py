@@ -21,9 +21,7 @@ NESTED = pytest.mark.xfail(
 )
 REWRITTEN = pytest.mark.xfail(strict=False, reason="an answer that comes back in other words opens a new episode")
 WITHOUT_TOOLS = pytest.mark.xfail(strict=False, reason="a call without the earlier calls' tools opens a new episode")
-WITHOUT_TEXT = pytest.mark.xfail(
-    strict=False, reason="a call that comes back without its text opens a new episode"
-)
+WITHOUT_TEXT = pytest.mark.xfail(strict=False, reason="a call that comes back without its text opens a new episode")
 REFERENCE = pytest.mark.xfail(strict=False, reason="a reference to an item is refused although the item is on record")
 
 
