@@ -170,10 +170,11 @@ def the_episode(
     tokenizer = BytesTokenizer()
     spoken = [tokenizer.decode(turn.token_ids[turn.prompt_tokens :]) for turn in turns]
     assert spoken == list(answers)
-    forked = [row["forked"] for row in sorted(rows, key=lambda row: row["id"]) if row["episode_id"] == episode_id]
-    assert [index for index, fork in enumerate(forked) if fork] == list(forks)
+    own = sorted((row for row in rows if row["episode_id"] == episode_id), key=lambda row: row["index"])
+    forked = {row["index"] for row in own if row["forked"]}
+    assert forked <= set(forks), f"false forks: {forked - set(forks)}"
     for index, (before, after) in enumerate(pairwise(turns), start=1):
-        if index not in forks:
+        if index not in forked:
             assert after.token_ids[: len(before.token_ids)] == before.token_ids
     assert [turn.untrainable_reason for turn in turns] == [reason] * len(turns)
     return turns
