@@ -47,7 +47,7 @@ COMMANDS = {
     "setup": [],
 }
 DEFAULTS = {"test": ["--numprocesses=logical", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder"]}
-"""The arguments of a command that is given none: all tests run in parallel, a few by themselves do not."""
+"""The arguments of a command that is given none: all tests together run in parallel."""
 ENVIRONMENTS = ["babyai", "search", "web", "gymnasium", "sciworld", "textworld"]
 
 

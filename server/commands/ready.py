@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from server import background
+from server.engines.precision import Precision
 from server.settings import Settings
 
 INTERVAL_S = 10.0
@@ -52,7 +53,9 @@ class Waiting(logging.Handler):
                 print(f"upturn: not ready yet ({now - self._began:.0f} s): {self._doing}", flush=True)
 
 
-def greeting(settings: Settings, url: str, engine: str, context_tokens: int, placement: str) -> str:
+def greeting(
+    settings: Settings, url: str, engine: str, precision: Precision, context_tokens: int, placement: str
+) -> str:
     """Return the lines that a ready server prints: what serves, a first request, and what to do next."""
     body = json.dumps(
         {
@@ -66,9 +69,9 @@ def greeting(settings: Settings, url: str, engine: str, context_tokens: int, pla
     authorized = f' -H "Authorization: Bearer {key}"' if settings.keys_required else ""
     python_key = 'os.environ["UPTURN_KEY"]' if settings.keys_required else '"any"'
     imports = "import os, openai" if settings.keys_required else "import openai"
-    model = "" if engine.startswith("scripted") else f"{settings.model} "
+    model = "" if engine == "scripted" else f"{settings.model} "
     return f"""
-upturn: ready: {model}as `{settings.name}`, engine {engine}, context {context_tokens} tokens
+upturn: ready: {model}as `{settings.name}`, engine {engine} ({precision}), context {context_tokens} tokens
         {placement}
         API {url}/v1, routes {url}/docs
 

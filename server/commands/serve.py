@@ -137,10 +137,10 @@ class _Server(uvicorn.Server):
 def _show_ready(app: FastAPI, settings: Settings, url: str) -> None:
     if settings.log_level in ("debug", "info"):
         parts = app.state.parts
-        engine = f"{type(parts.engine).__name__.removesuffix('Engine').lower()} ({parts.engine.precision})"
+        engine, name = parts.engine, type(parts.engine).__name__.removesuffix("Engine").lower()
         for everywhere in ("//0.0.0.0:", "//[::]:"):
             url = url.replace(everywhere, "//127.0.0.1:")
-        print(greeting(settings, url, engine, parts.engine.context_tokens, parts.placement), flush=True)
+        print(greeting(settings, url, name, engine.precision, engine.context_tokens, parts.placement), flush=True)
     else:
         print(f"upturn: ready at {url}/v1", flush=True)
 

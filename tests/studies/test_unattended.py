@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -30,7 +30,7 @@ from upturn.wire import (
 )
 
 SHORT = Sampling(max_tokens=2)
-NIGHT = datetime(2031, 5, 6, tzinfo=UTC).timestamp()
+NIGHT = (datetime.now(UTC) + timedelta(days=2)).replace(hour=0, minute=0, second=0, microsecond=0)
 PLAN = EvaluationPlan(tasks={"first-byte": make_spec().tasks("test")}, repetitions=4, sampling=SHORT)
 
 
@@ -55,7 +55,7 @@ RUNS = {"one": run_of(2, lr=4e-3), "two": run_of(4, lr=1e-2, environment="other-
 def run_of_hour(live: Live, hour: int) -> RunView:
     """Let the clock of the schedule come to an hour, and wait until its run is decided."""
     before = len(live.client.runs().data)
-    jumped = NIGHT + hour * 3600 + 1 - time.time()
+    jumped = NIGHT.timestamp() + hour * 3600 + 1 - time.time()
     live.parts.schedule.clock = lambda: time.time() + jumped
     live.parts.schedule.wake()
     until(lambda: len(live.client.runs().data) > before, f"no run began at {hour}:00", 240)
@@ -83,7 +83,7 @@ def test_better_versions_are_promoted_worse_ones_rejected_and_less_rewarded_ones
     model = make_tiny_model(tmp_path / "model")
     chosen = EngineSettings(kind="vllm", dtype="float32", context_tokens=1024, kv_cache_gib=0.3, max_concurrent=32)
     triggers = {
-        name: CronTrigger(kind="cron", cron=f"0 {hour} * * *", run=run)
+        name: CronTrigger(kind="cron", cron=f"0 {hour} {NIGHT.day} {NIGHT.month} *", run=run)
         for hour, (name, run) in enumerate(RUNS.items(), 1)
     }
     settings = settings_for(

@@ -281,7 +281,7 @@ def test_the_client_says_when_no_server_answers(
 def test_the_ready_message_is_a_request_that_can_be_copied(tmp_path: Path) -> None:
     from server.commands.ready import greeting
 
-    said = greeting(settings_for(tmp_path, model="m"), "http://127.0.0.1:8000", "vllm (bfloat16)", 2048, "no GPU")
+    said = greeting(settings_for(tmp_path, model="m"), "http://127.0.0.1:8000", "vllm", "bfloat16", 2048, "no GPU")
     body = said.partition("-d '")[2].partition("'")[0]
     assert json.loads(body)["model"] == "policy" and json.loads(body)["max_tokens"]
     assert "m as `policy`, engine vllm (bfloat16), context 2048 tokens" in said
