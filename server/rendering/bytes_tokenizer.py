@@ -51,3 +51,7 @@ class BytesTokenizer:
             elif not skip_special:
                 raw.extend(_SPECIAL_TEXT[token_id].encode())
         return raw.decode(errors="replace")
+
+    def decode_all(self, token_ids: Sequence[int]) -> str:
+        """Return text including special tokens."""
+        return self.decode(token_ids, skip_special=False)

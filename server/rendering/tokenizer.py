@@ -43,6 +43,9 @@ class Tokenizer(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return text without special tokens."""
 
+    def decode_all(self, token_ids: Sequence[int]) -> str:
+        """Return text including special tokens."""
+
     def marks(self, template: str) -> Collection[str]:
         """Return the texts of the tokens that only the template may write: content that spells them is text."""
 
