@@ -16,7 +16,7 @@ from server.recording.episode import Episode
 from server.recording.episodes import Episodes
 from server.recording.prompts import Rendered
 from server.recording.recorder import NewTurn, Recorder, Span
-from server.recording.trainable import untrainable_reason
+from server.recording.trainable import NO_TRAIN, untrainable_reason
 from server.recording.turn import Answer, Beginning, Readers
 from server.recording.turn_request import TurnRequest
 from server.rendering.answers import AnswerReader, Delta, message_of
@@ -88,8 +88,10 @@ class Sampler:
             else:
                 _show(reader.finish(), plan, sampled)
             message, pieces = message_of(sampled.deltas), sampled.pieces
+            whole = {**message, "content": request.prefill + (message["content"] or "")} if request.prefill else message
             finish_reason = next((p.finish_reason for p in reversed(pieces) if p.finish_reason), "abort")
             spans = _spans(pieces)
+            reason = untrainable_reason(plan.params, spans, finish_reason=finish_reason, abandoned=abandoned)
             await self._recorder.record(
                 episode,
                 NewTurn(
@@ -98,15 +100,13 @@ class Sampler:
                     digest=request.digest,
                     prompt=prompt,
                     spans=spans,
-                    answer=message,
+                    answer=whole,
                     finish_reason=finish_reason,
                     temperature=plan.params.temperature,
                     choice=plan.choice,
                     idempotency_key=request.idempotency_key,
                     duration_ms=1000 * (time.perf_counter() - began),
-                    untrainable_reason=untrainable_reason(
-                        plan.params, spans, finish_reason=finish_reason, abandoned=abandoned
-                    ),
+                    untrainable_reason=reason,
                 ),
             )
         except EngineError as error:
@@ -121,7 +121,7 @@ class Sampler:
         if abandoned and readers.stopped is not None:
             raise readers.stopped
         if episode.environment is None:
-            self._remember_if_left(plan, message)
+            self._remember_if_left(plan, whole)
         versions = [version for version, _, _ in spans_of(pieces)]
         return Answer(
             turn_id=plan.turn_id,
@@ -134,6 +134,8 @@ class Sampler:
             top_logprobs=[x for p in pieces for x in p.top_logprobs or []] if plan.params.top_logprobs else None,
             version=versions[-1] if versions else plan.version,
             first_version=versions[0] if versions else plan.version,
+            untrainable=reason or (None if episode.trainable else NO_TRAIN),
+            prompt_ids=prompt.ids,
         )
 
     async def _collect(self, plan: Plan, reader: AnswerReader, sampled: _Sampled) -> None:
@@ -152,7 +154,7 @@ class Sampler:
                     if not request.whole:  # A whole answer names its episode only after its turn is durable.
                         await plan.episode.opened()
                     sampled.pieces.append(piece)
-                    _show(reader.push(piece.token_ids), plan, sampled)
+                    _show(reader.push(_read_ids(piece, request)), plan, sampled)
                     sampled.ends.append(len(sampled.deltas))
         except TimeoutError:
             if not readers.gone:
@@ -183,6 +185,12 @@ def _show(deltas: Sequence[Delta], plan: Plan, sampled: _Sampled) -> None:
     sampled.deltas += deltas
     for delta in deltas:
         plan.deltas.put_nowait(delta)
+
+
+def _read_ids(piece: Piece, request: TurnRequest) -> list[int]:
+    """Return the tokens that are read: a stop token of the request ends the answer and is no part of its text."""
+    stops = piece.finish_reason == "stop" and piece.token_ids and piece.token_ids[-1] in request.sampling.stop_ids
+    return piece.token_ids[:-1] if stops else piece.token_ids
 
 
 def _spans(pieces: list[Piece]) -> list[Span]:

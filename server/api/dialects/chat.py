@@ -7,16 +7,21 @@ is durable before its answer, or the last chunk of its stream, is sent.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fastapi.responses import JSONResponse, Response
 
+from server import heavy
 from server.api.dialects.call import CallOf
 from server.api.dialects.chat_request import ChatRequest
 from server.api.dialects.conversation import Conversation, Conversations, ConversationsOf
 from server.api.dialects.dialect import Dialect
+from server.api.dialects.fields.check import check
 from server.api.dialects.streams import Pieces, event, merged, sse
+from server.api.dialects.tools.chat_tools import custom_names
+from server.api.dialects.tools.custom import input_of
 from server.errors import UpturnError
 from server.recording.turn import Answer
 from server.rendering.answers import ToolCall
@@ -27,7 +32,8 @@ dialect = Dialect("chat")
 @dialect.post("/v1/chat/completions", may_stream=True)
 async def chat(body: ChatRequest, conversations: ConversationsOf, call: CallOf) -> Response:
     """Answer a conversation. Its episode is named by header, URL or the episode's key, or found by the conversation."""
-    conversation = await conversations.begin(call, body)
+    warnings = await heavy.run(call.size, lambda: check("chat", body))
+    conversation = await conversations.begin(call, body, warnings)
     if body.stream:
         return sse(conversation, _stream(body, conversations, conversation, await merged(conversation)))
     answers = await conversation.answers()
@@ -36,14 +42,17 @@ async def chat(body: ChatRequest, conversations: ConversationsOf, call: CallOf) 
             "id": f"chatcmpl-{answers[0].turn_id}",
             "object": "chat.completion",
             "created": int(time.time()),
-            "model": f"{conversation.policy}@{answers[0].version}",
+            "model": conversation.model,
+            "system_fingerprint": conversation.fingerprint(answers[0].version),
             "usage": _usage(answers),
+            **({"prompt_token_ids": conversation.turns[0].prompt_ids} if body.return_token_ids else {}),
             "choices": [
                 {
                     "index": index,
-                    "message": {"refusal": None, **answer.message},
-                    "finish_reason": _finish_reason(answer),
+                    "message": {"refusal": None, **_shown(body, answer.message)},
+                    "finish_reason": _finish_reason(body, answer),
                     "logprobs": _logprobs(body, conversations, answer),
+                    **_ids(body, answer),
                 }
                 for index, answer in enumerate(answers)
             ],
@@ -60,36 +69,44 @@ async def _stream(
         "id": f"chatcmpl-{conversation.turns[0].id}",
         "object": "chat.completion.chunk",
         "created": int(time.time()),
-        "model": "",
+        "model": conversation.model,
     }
     begun: set[int] = set()
 
-    def chunk(index: int, delta: dict[str, Any], finish: str | None = None, **more: Any) -> str:
+    def chunk(
+        index: int,
+        delta: dict[str, Any],
+        finish: str | None = None,
+        top: Mapping[str, Any] = MappingProxyType({}),
+        **more: Any,
+    ) -> str:
         choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": None, **more}
-        return event({**head, "choices": [choice]})
+        return event({**head, **top, "choices": [choice]})
 
     def begins(index: int) -> str:
+        prompt = {"prompt_token_ids": conversation.turns[0].prompt_ids} if body.return_token_ids and not begun else {}
         begun.add(index)
-        return chunk(index, {"role": "assistant", "content": ""})
+        return chunk(index, {"role": "assistant", "content": ""}, top=prompt)
 
     try:
         async for index, delta in pieces:
-            head["model"] = f"{conversation.policy}@{conversation.turns[index].version}"
+            head["system_fingerprint"] = conversation.fingerprint(conversation.turns[index].version)
             if index not in begun:
                 yield begins(index)
-            if delta.reasoning:
+            if delta.reasoning and body.include_reasoning is not False:
                 yield chunk(index, {"reasoning_content": delta.reasoning})
             if delta.content:
                 yield chunk(index, {"content": delta.content})
             if delta.call is not None:
-                for part in _call_deltas(delta.call):
-                    yield chunk(index, {"tool_calls": [part]})
+                for part in _call_deltas(body, delta.call):
+                    yield chunk(index, part)
         answers = await conversation.answers()
         for index, answer in enumerate(answers):
-            head["model"] = f"{conversation.policy}@{answer.version}"
+            head["system_fingerprint"] = conversation.fingerprint(answer.version)
             if index not in begun:
                 yield begins(index)
-            yield chunk(index, {}, _finish_reason(answer), logprobs=_logprobs(body, conversations, answer))
+            ended = {"logprobs": _logprobs(body, conversations, answer), **_ids(body, answer)}
+            yield chunk(index, {}, _finish_reason(body, answer), **ended)
         if body.stream_options and body.stream_options.include_usage:
             yield event({**head, "choices": [], "usage": _usage(answers)})
         yield "data: [DONE]\n\n"
@@ -97,9 +114,36 @@ async def _stream(
         yield event(dialect.errors.body(error))
 
 
-def _finish_reason(answer: Answer) -> str:
+def _shown(body: ChatRequest, message: dict[str, Any]) -> dict[str, Any]:
+    """Return the message as its request asks: with or without thoughts, and calls in the form of its tools."""
+    shown = {
+        name: value
+        for name, value in message.items()
+        if name != "tool_calls" and (name != "reasoning_content" or body.include_reasoning is not False)
+    }
+    calls = [
+        ToolCall(position, call["id"], call["function"]["name"], call["function"]["arguments"])
+        for position, call in enumerate(message.get("tool_calls") or [])
+    ]
+    if calls and body.legacy:
+        return {**shown, "function_call": {"name": calls[0].name, "arguments": calls[0].arguments}}
+    return {**shown, "tool_calls": [_call(body, call) for call in calls]} if calls else shown
+
+
+def _call(body: ChatRequest, call: ToolCall) -> dict[str, Any]:
+    """Return a call in the form of its tool."""
+    if call.name not in custom_names(body.tools or ()):
+        return call.as_message()
+    return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": input_of(call.arguments)}}
+
+
+def _ids(body: ChatRequest, answer: Answer) -> dict[str, Any]:
+    return {"token_ids": answer.token_ids} if body.return_token_ids else {}
+
+
+def _finish_reason(body: ChatRequest, answer: Answer) -> str:
     if answer.message.get("tool_calls"):
-        return "tool_calls"
+        return "function_call" if body.legacy else "tool_calls"
     return "length" if answer.finish_reason == "length" else "stop"
 
 
@@ -109,12 +153,18 @@ def _usage(answers: list[Answer]) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _call_deltas(call: ToolCall) -> list[dict[str, Any]]:
+def _call_deltas(body: ChatRequest, call: ToolCall) -> list[dict[str, Any]]:
     """Return a call as OpenAI streams it: first the function's name, then its arguments."""
-    return [
-        {"index": call.position, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}},
-        {"index": call.position, "function": {"arguments": call.arguments}},
-    ]
+    if body.legacy:
+        return [
+            {"function_call": {"name": call.name, "arguments": ""}},
+            {"function_call": {"arguments": call.arguments}},
+        ]
+    whole = _call(body, call)
+    kind, field = ("custom", "input") if whole["type"] == "custom" else ("function", "arguments")
+    begins = {"index": call.position, **whole, kind: {"name": call.name, field: ""}}
+    continues = {"index": call.position, kind: {field: whole[kind][field]}}
+    return [{"tool_calls": [begins]}, {"tool_calls": [continues]}]
 
 
 def _logprobs(body: ChatRequest, conversations: Conversations, answer: Answer) -> dict[str, Any] | None:
@@ -123,7 +173,8 @@ def _logprobs(body: ChatRequest, conversations: Conversations, answer: Answer) -
 
     def token(token_id: int, logprob: float) -> dict[str, Any]:
         text = conversations.text_of(token_id)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        shown = f"token_id:{token_id}" if body.return_tokens_as_token_ids else text
+        return {"token": shown, "logprob": logprob, "bytes": list(text.encode())}
 
     tops = answer.top_logprobs or [{}] * len(answer.token_ids)
     return {

@@ -1,15 +1,15 @@
 """OpenAI's older `POST /v1/completions`: continues prompts that are text or token ids, without a chat template.
 
-The requests are in `completions_request.py`. Each prompt becomes a chat request of its own.
+The requests are in `completions_request.py`. Each prompt becomes a chat request of its own. A prompt can be scored too:
+`echo` and `prompt_logprobs` show the logprobs of its tokens (`prompt_scores.py`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 from fastapi.responses import JSONResponse, Response
@@ -19,12 +19,16 @@ from server.api.dialects.call import Call, CallOf
 from server.api.dialects.completions_request import CompletionRequest
 from server.api.dialects.conversation import Conversation, Conversations, ConversationsOf
 from server.api.dialects.dialect import Dialect
+from server.api.dialects.fields.check import WARNING, check
+from server.api.dialects.prompt_scores import Scored, logprobs, prompt_logprobs, score
 from server.api.dialects.streams import Pieces, event, merged, sse
 from server.errors import BadRequest, UpturnError
 from server.recording.keys import hash_of
 from server.recording.turn import Answer
 
 dialect = Dialect("completions")
+PromptText = tuple[str, list[int]]
+"""A prompt as text, and [T] its ids."""
 
 
 class Prompts(Conversation):
@@ -39,21 +43,27 @@ class Prompts(Conversation):
 @dialect.post("/v1/completions", may_stream=True)
 async def complete(body: CompletionRequest, conversations: ConversationsOf, call: CallOf) -> Response:
     """Continue each prompt. Unless an episode is named, each prompt opens its own."""
-    conversation = await _begin(body, conversations, call)
+    warnings = await heavy.run(call.size, lambda: check("completions", body))
+    asked = body.prompts()
+    prompts = [await heavy.run(call.size, partial(_text_and_ids, prompt, conversations)) for prompt in asked]
+    if body.max_tokens == 0:
+        return await _scored_only(body, conversations, prompts, warnings)
+    conversation = await _begin(body, conversations, call, prompts, warnings)
+    scored = await conversation.while_connected(_scores(body, conversations, prompts, conversation))
     if body.stream:
-        return sse(conversation, _stream(body, conversations, conversation, await merged(conversation)))
+        pieces = await merged(conversation)
+        return sse(conversation, _stream(body, conversations, conversation, pieces, scored))
     answers = await conversation.answers()
-    common = _common_fields(conversation, answers[0].version)
     return JSONResponse(
         {
-            **common,
+            **_common_fields(conversation, answers[0].version),
             "usage": _usage(body, answers),
             "choices": [
                 {
                     "index": index,
-                    "text": answer.text,
+                    "text": (scored[index].text if body.echo else "") + answer.text,
                     "finish_reason": _end(answer),
-                    "logprobs": _logprobs(body, conversations, answer),
+                    **_details(body, conversations, scored[index], answer),
                 }
                 for index, answer in enumerate(answers)
             ],
@@ -62,11 +72,16 @@ async def complete(body: CompletionRequest, conversations: ConversationsOf, call
     )
 
 
-async def _begin(body: CompletionRequest, conversations: Conversations, call: Call) -> Prompts:
+async def _begin(
+    body: CompletionRequest,
+    conversations: Conversations,
+    call: Call,
+    prompts: Sequence[PromptText],
+    warnings: Sequence[str],
+) -> Prompts:
     """Start answering all prompts; if one fails, abandon the others."""
     turns = []
-    for position, prompt in enumerate(body.prompts()):
-        text, ids = await heavy.run(call.size, partial(_text_and_ids, prompt, conversations))
+    for position, (text, ids) in enumerate(prompts):
         if position and call.idempotency_key:
             call = replace(call, idempotency_key=hash_of(f"{position} {call.idempotency_key}"))
         try:
@@ -75,10 +90,10 @@ async def _begin(body: CompletionRequest, conversations: Conversations, call: Ca
             for turn in turns:
                 turn.leave()
             raise
-    return Prompts(conversations.policy, turns, call, not body.stream)
+    return Prompts(conversations.policy, body.model, turns, call, not body.stream, tuple(warnings))
 
 
-def _text_and_ids(prompt: str | list[int], conversations: Conversations) -> tuple[str, list[int]]:
+def _text_and_ids(prompt: str | list[int], conversations: Conversations) -> PromptText:
     """Return a prompt in both forms."""
     tokenizer = conversations.tokenizer
     if isinstance(prompt, str):
@@ -89,22 +104,72 @@ def _text_and_ids(prompt: str | list[int], conversations: Conversations) -> tupl
     return prompt if isinstance(prompt, str) else tokenizer.decode(ids), ids
 
 
+async def _scores(
+    body: CompletionRequest, conversations: Conversations, prompts: Sequence[PromptText], conversation: Prompts
+) -> list[Scored]:
+    """Return the prompt of each answer, with its logprobs if they are wanted; if that fails, abandon the answers."""
+    try:
+        scored = [await score(conversations, body, *prompt, version=conversation.version) for prompt in prompts]
+    except UpturnError:
+        conversation.leave()
+        raise
+    return [each for each in scored for _ in range(body.n or 1)]
+
+
+async def _scored_only(
+    body: CompletionRequest, conversations: Conversations, prompts: Sequence[PromptText], warnings: Sequence[str]
+) -> Response:
+    """Return the prompts and their logprobs; nothing is sampled or recorded."""
+    await conversations.require(body.model)
+    version = conversations.pointers.resolve(body.model, conversations.engine)
+    scored = [await score(conversations, body, *prompt, version=version) for prompt in prompts]
+    tokens = sum(len(each.ids) for each in scored)
+    return JSONResponse(
+        {
+            "id": f"cmpl-{time.time_ns():x}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": body.model,
+            "system_fingerprint": f"{conversations.policy}@{version}",
+            "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
+            "choices": [
+                {
+                    "index": index,
+                    "text": each.text if body.echo else "",
+                    "finish_reason": "length",
+                    **_details(body, conversations, each, None),
+                }
+                for index, each in enumerate(each for each in scored for _ in range(body.n or 1))
+            ],
+        },
+        headers={"x-policy-version": str(version), **({WARNING: "; ".join(warnings)} if warnings else {})},
+    )
+
+
 async def _stream(
-    body: CompletionRequest, conversations: Conversations, conversation: Conversation, pieces: Pieces
+    body: CompletionRequest,
+    conversations: Conversations,
+    conversation: Conversation,
+    pieces: Pieces,
+    scored: Sequence[Scored],
 ) -> AsyncGenerator[str, None]:
     """Yield chunks of text, then each answer's finish reason."""
     common = _common_fields(conversation, conversation.version)
 
-    def chunk(index: int, text: str, finish: str | None = None, logprobs: dict[str, Any] | None = None) -> str:
-        choice = {"index": index, "text": text, "finish_reason": finish, "logprobs": logprobs}
+    def chunk(index: int, text: str, finish: str | None = None, **more: Any) -> str:
+        choice = {"index": index, "text": text, "finish_reason": finish, "logprobs": None, **more}
         return event({**common, "choices": [choice]})
 
     try:
+        for index, prompt in enumerate(scored):
+            if body.echo or body.return_token_ids or prompt.entries is not None:
+                shown = _details(body, conversations, prompt, None)
+                yield chunk(index, prompt.text if body.echo else "", **shown)
         async for index, delta in pieces:
             yield chunk(index, delta.content)
         answers = await conversation.answers()
         for index, answer in enumerate(answers):
-            yield chunk(index, "", _end(answer), _logprobs(body, conversations, answer))
+            yield chunk(index, "", _end(answer), **_details(body, conversations, None, answer))
         if body.stream_options and body.stream_options.include_usage:
             yield event({**common, "choices": [], "usage": _usage(body, answers)})
         yield "data: [DONE]\n\n"
@@ -112,12 +177,26 @@ async def _stream(
         yield event(dialect.errors.body(error))
 
 
+def _details(
+    body: CompletionRequest, conversations: Conversations, prompt: Scored | None, answer: Answer | None
+) -> dict[str, Any]:
+    """Return the fields of a choice, or of its part, that show logprobs and token ids."""
+    shown: dict[str, Any] = {"logprobs": logprobs(body, conversations, prompt, answer)}
+    if prompt is not None and body.prompt_logprobs is not None:
+        shown["prompt_logprobs"] = prompt_logprobs(conversations, prompt)
+    if body.return_token_ids:
+        shown |= {"prompt_token_ids": prompt.ids} if prompt is not None else {}
+        shown |= {"token_ids": answer.token_ids} if answer is not None else {}
+    return shown
+
+
 def _common_fields(conversation: Conversation, version: int) -> dict[str, Any]:
     return {
         "id": f"cmpl-{conversation.turns[0].id}",
         "object": "text_completion",
         "created": int(time.time()),
-        "model": f"{conversation.policy}@{version}",
+        "model": conversation.model,
+        "system_fingerprint": conversation.fingerprint(version),
     }
 
 
@@ -130,16 +209,3 @@ def _usage(body: CompletionRequest, answers: list[Answer]) -> dict[str, int]:
     prompt = sum(answer.prompt_tokens for answer in answers[:: body.n or 1])
     completion = sum(len(answer.token_ids) for answer in answers)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-
-def _logprobs(body: CompletionRequest, conversations: Conversations, answer: Answer) -> dict[str, Any] | None:
-    if body.logprobs is None:
-        return None
-    texts = [conversations.text_of(token) for token in answer.token_ids]
-    return {
-        "tokens": texts,
-        "token_logprobs": answer.logprobs,
-        "text_offset": list(accumulate(map(len, texts), initial=0))[:-1],
-        "top_logprobs": answer.top_logprobs
-        and [{conversations.text_of(token): value for token, value in top.items()} for top in answer.top_logprobs],
-    }

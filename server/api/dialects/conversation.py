@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable
-from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, TypeVar
 
 from server import heavy
 from server.api.dialects.call import Call
 from server.api.dialects.chat_request import ChatRequest
+from server.api.dialects.fields.check import WARNING
 from server.api.services import service
 from server.engines.protocol import Engine
 from server.errors import BadRequest, Conflict, HorizonReached
-from server.recording.conversation import Past, read_conversation
+from server.recording.conversation import Past, read_answers, read_conversation
 from server.recording.episodes import Episodes
+from server.recording.prompts import with_prefill
 from server.recording.replay import find_recorded
 from server.recording.turn import RETRY_GRACE_S, Answer, Turn
 from server.recording.turn_request import TurnRequest
@@ -34,6 +36,10 @@ from server.versions.shadow import Shadow
 from upturn.wire import EpisodeOpen
 
 Result = TypeVar("Result")
+THINKING_SWITCHES = frozenset({"enable_thinking", "thinking"})
+"""Template options that clients send to every model, whether it has the switch or not."""
+UNTRAINABLE = "x-upturn-untrainable"
+"""Header of an answer that says why it will not be trained on (`server/recording/trainable.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +48,35 @@ class Conversation:
 
     policy: str
     """The policy's name."""
+    model: str
+    """The name by which the request calls the policy; answers repeat it."""
     turns: list[Turn]
     """One per answer."""
     call: Call
     whole: bool
     """The answer is sent when it is complete."""
+    warnings: tuple[str, ...] = ()
+    """What of the request had no effect."""
 
     @property
     def version(self) -> int:
         """Policy version that sampled the first token, of the answer that has begun; before that, the requested one."""
         return next((turn for turn in self.turns if turn.beginning.begun), self.turns[0]).version
 
+    def fingerprint(self, version: int) -> str:
+        """Return `system_fingerprint`: the policy's own name and the version."""
+        return f"{self.policy}@{version}"
+
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of every answer: its episode, turns and version."""
+        """Headers of every answer: its episode, turns and version, warnings, and why it will not be trained on."""
+        reasons = dict.fromkeys(turn.untrainable for turn in self.turns if turn.untrainable)
         return {
             "x-episode-id": self.turns[0].episode_id,
             "x-turn-id": ",".join(turn.id for turn in self.turns),
             "x-policy-version": str(self.version),
+            **({UNTRAINABLE: ",".join(reasons)} if reasons else {}),
+            **({WARNING: "; ".join(self.warnings)} if self.warnings else {}),
         }
 
     async def answers(self) -> list[Answer]:
@@ -124,22 +141,27 @@ class Conversations:
         """The policy's tokenizer."""
         return self.renderer.tokenizer
 
-    async def begin(self, call: Call, body: ChatRequest) -> Conversation:
+    async def begin(self, call: Call, body: ChatRequest, warnings: Sequence[str] = ()) -> Conversation:
         """Start answering a request, or find the answers to an earlier copy of it.
+
+        Args:
+            call: the request's metadata.
+            body: the request.
+            warnings: what of it has no effect.
 
         Raises:
             UpturnError: the request is wrong, its episode takes no more turns, or the server cannot answer now.
                 Nothing was recorded.
         """
         weight = call.weight(len(body.messages))
-        request = await heavy.run(weight, lambda: self._read(call, body, weight))
+        request, ignored = await heavy.run(weight, lambda: self._read(call, body, weight))
         self.turns.check_length(request)
         async with self.turns.alone(request):
-            turns = await self._retried(call, request)
+            turns = await self._retried(call, request, ids=bool(body.return_token_ids))
             if not turns:
-                turns = await self._take_turns(call, body, request)
+                turns = await self._take_turns(call, self.pointers.own_name(body.model), request)
                 self.shadow.offer(turns)
-        return Conversation(self.policy, turns, call, request.whole)
+        return Conversation(self.policy, body.model, turns, call, request.whole, (*warnings, *ignored))
 
     async def require(self, model: str) -> None:
         """Make sure that a model can serve, and load its version if necessary.
@@ -148,21 +170,22 @@ class Conversations:
             NotFound: there is no such policy or version.
             Unavailable: no other version can be loaded now.
         """
-        await self.residency.load_on_demand(model)
+        await self.residency.load_on_demand(self.pointers.own_name(model))
         self.pointers.resolve(model, self.engine)
 
-    async def count_tokens(self, call: Call, body: ChatRequest) -> int:
-        """Return the number of tokens in a request's prompt; nothing is sampled or recorded.
+    async def prompt_ids(self, call: Call, body: ChatRequest) -> list[int]:
+        """Return [T] the ids of a request's prompt; nothing is sampled or recorded.
 
         Raises:
             BadRequest: the request is wrong.
         """
 
-        def count() -> int:
-            request = body.turn_request(self.engine.context_tokens, owner="", digest="")
-            return len(self.renderer.prompt(request.messages, request.tools, request.template_options))
+        def render() -> list[int]:
+            request, _ = self._known_options(body.turn_request(self.engine.context_tokens, owner="", digest=""))
+            ids = self.renderer.prompt(request.messages, request.tools, request.template_options)
+            return with_prefill(self.renderer, request, ids)
 
-        return await heavy.run(call.weight(len(body.messages)), count)
+        return await heavy.run(call.weight(len(body.messages)), render)
 
     async def past(self, call: Call, turn_id: str) -> Past | None:
         """Return a recorded turn of the caller with the conversation before it; None if the caller has no such turn."""
@@ -170,25 +193,43 @@ class Conversations:
             read_conversation, self.database, turn_id, owner=call.owner, episode_id=call.named
         )
 
+    async def recorded_answers(self, call: Call, turn_ids: set[str]) -> dict[str, dict[str, Any]]:
+        """Return the caller's recorded answers by turn; turns that are not the caller's are absent."""
+        return await asyncio.to_thread(read_answers, self.database, turn_ids, owner=call.owner, episode_id=call.named)
+
+    async def hide(self, call: Call, turn_id: str) -> bool:
+        """Hide a recorded turn of the caller and keep it from training; return whether there was one."""
+        return await self.turns.hide(turn_id, owner=call.owner, episode_id=call.named)
+
     def text_of(self, token_id: int) -> str:
         """Return one token's text."""
         return self.turns.text_of(token_id)
 
-    def _read(self, call: Call, body: ChatRequest, weight: int) -> TurnRequest:
-        """Return the request, which its digest identifies."""
+    def _known_options(self, request: TurnRequest) -> tuple[TurnRequest, list[str]]:
+        """Return the request without a switch for thoughts that the model lacks, and a warning that it had one."""
+        lacking = sorted((request.template_options.keys() & THINKING_SWITCHES) - self.renderer.options)
+        if not lacking:
+            return request, []
+        kept = {name: value for name, value in request.template_options.items() if name not in lacking}
+        return replace(request, template_options=kept), [f"this model does not have {', '.join(lacking)}"]
+
+    def _read(self, call: Call, body: ChatRequest, weight: int) -> tuple[TurnRequest, list[str]]:
+        """Return the request, which its digest identifies, and what of it has no effect."""
         try:
             digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
         except ValueError as error:  # A lone surrogate, or hundreds of levels of nesting.
             raise BadRequest("the body contains a value that JSON cannot represent") from error
-        return body.turn_request(
-            self.engine.context_tokens,
-            owner=call.owner,
-            digest=digest,
-            idempotency_key=call.idempotency_key,
-            weight=weight,
+        return self._known_options(
+            body.turn_request(
+                self.engine.context_tokens,
+                owner=call.owner,
+                digest=digest,
+                idempotency_key=call.idempotency_key,
+                weight=weight,
+            )
         )
 
-    async def _retried(self, call: Call, request: TurnRequest) -> list[Turn]:
+    async def _retried(self, call: Call, request: TurnRequest, *, ids: bool) -> list[Turn]:
         """Return the turns, recorded or in progress, of an earlier copy of this request by the same caller."""
         if not call.retry and call.idempotency_key is None:
             return []
@@ -202,19 +243,21 @@ class Conversations:
                 key=call.idempotency_key,
                 owner=request.owner,
                 episode_id=call.named,
-            )
+                prompts=ids,
+            ),
+            request.prefill,
         )
 
-    async def _take_turns(self, call: Call, body: ChatRequest, request: TurnRequest) -> list[Turn]:
+    async def _take_turns(self, call: Call, model: str, request: TurnRequest) -> list[Turn]:
         """Start new turns in the named episode, in the episode of this conversation, or in a new one."""
         episode_id = call.named or await find_episode(self.episodes, request)
         if episode_id is None:
-            return await self._in_new_episode(call, body, request)
+            return await self._in_new_episode(call, model, request)
         episode = await self.episodes.get(episode_id)
         if not call.trains:
             await self.episodes.never_train(episode)
-        await self.residency.load_on_demand(body.model, episode.policy_version)
-        version = self.pointers.for_episode(episode, body.model, self.engine)
+        await self.residency.load_on_demand(model, episode.policy_version)
+        version = self.pointers.for_episode(episode, model, self.engine)
         try:
             return await self.turns.begin(episode, request, version)
         except HorizonReached:
@@ -223,15 +266,13 @@ class Conversations:
             if call.named is not None:
                 raise
         # An agent that does not know about episodes continues in a new one.
-        return await self._in_new_episode(call, body, request)
+        return await self._in_new_episode(call, model, request)
 
-    async def _in_new_episode(self, call: Call, body: ChatRequest, request: TurnRequest) -> list[Turn]:
+    async def _in_new_episode(self, call: Call, model: str, request: TurnRequest) -> list[Turn]:
         """Check that the request can be answered, open an episode for it, and start its turns."""
-        await self.residency.load_on_demand(body.model)
+        await self.residency.load_on_demand(model)
         episode_id = new_id("ep")
-        version = self.pointers.for_new_episode(
-            body.model, self.engine, episode_id=episode_id, owner_hash=request.owner
-        )
+        version = self.pointers.for_new_episode(model, self.engine, episode_id=episode_id, owner_hash=request.owner)
         ids = await self.turns.check(request)
         episode, _ = await self.episodes.open(
             EpisodeOpen(trainable=call.trains),
