@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,9 @@ from server.engines.gpus import list_gpus
 from server.engines.options import LocalOptions, ScriptedOptions, VllmOptions
 from server.engines.protocol import Engine
 from server.engines.scripted import SCRIPT, read_script
+from server.engines.vllm_command import chosen_precision, is_cpu_build
 from server.models.complete import check_complete, check_context
+from server.models.context import MEMORY_SHARE, Context, fitting_context, memory_bytes
 from server.models.source import resolve_model
 from server.models.weights import validate_adapter, validate_full, weights_bytes
 from server.placement import Placement, place
@@ -74,6 +76,13 @@ def build_policy(settings: Settings) -> Built:
     check_context(base, settings.engine.context_tokens)
     starts_vllm = kind == "vllm" and settings.engine.url is None
     placement = place(list_gpus() if starts_vllm else [], settings.engine, settings.learner, weights_bytes(base))
+    if (context := _context(kind, settings, base)) is not None:
+        settings = settings.model_copy(
+            update={"engine": settings.engine.model_copy(update={"context_tokens": context.tokens})}
+        )
+        placement = replace(
+            placement, message=f"{placement.message}; context {context.tokens} tokens, {context.reason}"
+        )
     return Built(
         _engine(kind, settings, placement.engine_gpu, lora=weights == "adapter"),
         load_renderer(base, settings.renderer, settings.model),
@@ -98,6 +107,23 @@ def _weights_kind(settings: Settings, kind: EngineKind) -> Literal["full", "adap
     return weights
 
 
+def _context(kind: EngineKind, settings: Settings, base: Path) -> Context | None:
+    """Return the context to serve if the settings do not say it, or None if the engine chooses it: vLLM on a GPU."""
+    chosen = settings.engine
+    if chosen.context_tokens is not None or chosen.url is not None or (kind == "vllm" and not is_cpu_build()):
+        return None
+    if kind == "local":
+        return fitting_context(base, memory_bytes() // MEMORY_SHARE, 4, cache="memory")
+    options = VllmOptions(dtype=chosen.dtype, extra_args=tuple(chosen.extra_args))
+    value_bytes = 4 if chosen_precision(options, base).precision == "float32" else 2
+    return fitting_context(
+        base,
+        int(chosen.kv_cache_gib * 2**30),
+        value_bytes,
+        cache=f"the key-value cache (engine.kv_cache_gib {chosen.kv_cache_gib:g})",
+    )
+
+
 def _engine(kind: EngineKind, settings: Settings, gpu: int | None, *, lora: bool) -> Engine:
     chosen = settings.engine
     return make_engine(
@@ -120,7 +146,7 @@ def _engine(kind: EngineKind, settings: Settings, gpu: int | None, *, lora: bool
             extra_args=tuple(chosen.extra_args),
         ),
         local=LocalOptions(dtype=chosen.dtype, context_tokens=chosen.context_tokens),
-        scripted=ScriptedOptions(context_tokens=chosen.context_tokens),
+        scripted=ScriptedOptions(context_tokens=chosen.context_tokens or 8192),
     )
 
 

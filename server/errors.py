@@ -70,6 +70,23 @@ class ContextTooLong(BadRequest):
 
     code = "context_length_exceeded"
 
+    def __init__(self, message: str, *, tokens: int | None = None, most: int | None = None, **more: Any) -> None:
+        """`tokens` is the prompt's length, or less than it; `most` is the context. Anthropic's error needs both."""
+        super().__init__(message, **more)
+        self.tokens, self.most = tokens, most
+
+    @classmethod
+    def of(cls, tokens: int, most: int, *, at_least: bool = False) -> ContextTooLong:
+        """Return the error for a prompt of this many tokens, in OpenAI's words, which agents look for."""
+        count = f"at least {tokens}" if at_least else str(tokens)
+        return cls(
+            f"This model's maximum context length is {most} tokens. However, your messages resulted in {count} tokens: "
+            "shorten them",
+            param="messages",
+            tokens=tokens,
+            most=most,
+        )
+
 
 class HorizonReached(BadRequest):
     """The episode has used all its turns."""

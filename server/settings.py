@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     template. A family's name, such as `qwen3`: that format; refused if it does not match the model."""
     name: str = Field(default="policy", pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
     """Name of the policy: what agents send as `model`."""
+    aliases: list[Annotated[str, Field(min_length=1, max_length=200)]] = []
+    """Further names of the policy, for agents whose model names are fixed, such as `["gpt-4o", "claude-*"]`. In a
+    pattern, `*` stands for any characters; `*` alone accepts every name. A name without `*` also takes `@VERSION`."""
     weights: Literal["auto", "full", "adapter"] = "auto"
     """What is trained, published and swapped; `auto`: adapters on a GPU, full weights elsewhere (an adapter halves
     decoding speed on a CPU). With full weights the engine holds one version, so live traffic gets each new version at

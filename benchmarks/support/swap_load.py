@@ -110,7 +110,7 @@ async def _answer(
             chunk = json.loads(line[6:])
             if "error" in chunk:
                 raise RuntimeError(str(chunk["error"])[:300])
-            observed.first.setdefault(chunk["model"], now)
+            observed.first.setdefault(chunk["system_fingerprint"], now)
             finished = finished or any(choice["finish_reason"] for choice in chunk["choices"])
         if not finished:
             raise RuntimeError("the stream ended early")

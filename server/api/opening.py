@@ -53,9 +53,10 @@ class Openings:
         Raises:
             UpturnError: the request is wrong, the environment did not start, or the caller has disconnected.
         """
-        await self.residency.load_on_demand(body.policy)
+        policy = None if body.policy is None else self.pointers.own_name(body.policy)
+        await self.residency.load_on_demand(policy)
         episode_id = new_id("ep")
-        version = self.pointers.for_new_episode(body.policy, self.engine, episode_id=episode_id, owner_hash=owner_hash)
+        version = self.pointers.for_new_episode(policy, self.engine, episode_id=episode_id, owner_hash=owner_hash)
 
         async def record() -> tuple[Episode, str]:
             return await self.episodes.open(

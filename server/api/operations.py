@@ -12,9 +12,10 @@ from server.api.access.authentication import needs
 from server.api.access.draining import Draining
 from server.api.services import service
 from server.engines.protocol import Engine
-from server.errors import Unavailable
+from server.errors import EngineError, Unavailable
 from server.metrics import Metrics
 from server.readiness import Readiness
+from server.recording.trainable import summary as summary_of
 from server.recording.turns import Turns
 from server.versions.routing import Pointers
 from upturn.wire import RecentTurns, ServerView
@@ -47,6 +48,15 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
+@router.get("/health", include_in_schema=False)
+async def health(engine: EngineOf, draining: DrainingOf) -> Response:
+    """Return an empty 200 while the engine can answer, otherwise 503, as vLLM does; `/readyz` says more."""
+    draining.check()
+    if not engine.available:
+        raise EngineError("the engine is starting; try again in a moment")
+    return Response()
+
+
 @router.get("/metrics", response_class=PlainTextResponse, dependencies=[needs("admin")])
 async def metrics(metrics: MetricsOf, pointers: PointersOf, turns: TurnsOf, engine: EngineOf) -> Response:
     """Return the metrics in Prometheus' text format."""
@@ -73,7 +83,9 @@ async def readyz(
     recent, reasons = metrics.recent_turns()
     untrainable = sum(reasons.values())
     share = untrainable / recent if recent else 0.0
-    turns = RecentTurns(recent=recent, untrainable=untrainable, share=share, reasons=reasons)
+    turns = RecentTurns(
+        recent=recent, untrainable=untrainable, share=share, reasons=reasons, summary=summary_of(recent, reasons)
+    )
     blocking = [part for part in parts.values() if part.blocks and not part.ok]
     if blocking:
         summary = "not ready: " + "; ".join(part.advice or part.state for part in blocking)

@@ -16,6 +16,8 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Redirect
 
 from server.api.services import service
 from server.errors import NotFound, Unavailable
+from server.metrics import Metrics
+from server.recording.trainable import summary
 from server.versions.routing import Pointers
 from upturn import __version__, packages
 
@@ -52,23 +54,27 @@ window.ui = SwaggerUIBundle({
 });
 """
 
+MetricsOf = Annotated[Metrics, service(Metrics)]
 PointersOf = Annotated[Pointers, service(Pointers)]
 
 router = APIRouter(include_in_schema=False)
 
 
+@router.head("/")
 @router.get("/")
-async def home(request: Request, pointers: PointersOf) -> Response:
+async def home(request: Request, pointers: PointersOf, metrics: MetricsOf) -> Response:
     """Say what this server is and where to go: as a page for browsers, as JSON for anyone else."""
     base = str(request.base_url).rstrip("/")
     links = {"api": f"{base}/v1", "docs": f"{base}/docs", "ready": f"{base}/readyz"}
+    turns = summary(*metrics.recent_turns())
     if "text/html" not in request.headers.get("accept", ""):
-        return JSONResponse({"name": "Upturn", "version": __version__, "model": pointers.name, **links})
+        return JSONResponse({"name": "Upturn", "version": __version__, "model": pointers.name, **links, "turns": turns})
     return _page(
         "Upturn",
         f"<h1>Upturn {escape(__version__)}</h1>"
         "<p>This server serves a language-model agent behind the OpenAI API and trains it on its own episodes.</p>"
         f"<p>Base URL for clients: <code>{escape(links['api'])}</code>, model <code>{escape(pointers.name)}</code></p>"
+        f"<p>{escape(turns[0].upper() + turns[1:])}.</p>"
         '<ul><li><a href="docs">Every route</a></li><li><a href="readyz">Whether it is ready</a></li></ul>',
     )
 

@@ -50,7 +50,8 @@ async def list_models(engine: EngineOf, pointers: PointersOf, serving: ServingOf
     """List every name that `model` accepts now."""
     created = await serving.read(rows.created_at)
     loaded = sorted(engine.versions, reverse=True)
-    names = [pointers.name, f"{pointers.name}@champion", f"{pointers.name}@head"]
+    aliases = [alias for alias in pointers.aliases if "*" not in alias]
+    names = [pointers.name, *aliases, f"{pointers.name}@champion", f"{pointers.name}@head"]
     names += [f"{pointers.name}@{version}" for version in loaded]
     return {
         "object": "list",
@@ -63,7 +64,7 @@ async def get_model(
     model: str, engine: EngineOf, pointers: PointersOf, residency: ResidencyOf, serving: ServingOf
 ) -> dict[str, Any]:
     """Return one model."""
-    await residency.load_on_demand(model)
+    await residency.load_on_demand(pointers.own_name(model))
     version = pointers.resolve(model, engine)
     return _model(model, version, await serving.read(rows.created_at), engine)
 

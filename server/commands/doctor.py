@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -23,9 +24,12 @@ from server.assembly import build_policy
 from server.doctor.checks import Check, judge, model_checks
 from server.doctor.engine_checks import engine_checks
 from server.errors import UpturnError
+from server.metrics import RECENT
 from server.models.source import resolve_model
+from server.recording.trainable import summary
 from server.settings import Settings
 from server.store.database import Database
+from server.store.tables import TurnRow
 
 LEARNER_PACKAGES = ("torch", "transformers", "peft", "safetensors")
 
@@ -65,7 +69,10 @@ async def _examine(settings: Settings, *, quick: bool, lines: bool) -> list[Chec
 
 
 async def _all(settings: Settings, quick: bool) -> AsyncIterator[Check]:
-    yield schema_check(settings.resolved_database_url)
+    schema = schema_check(settings.resolved_database_url)
+    yield schema
+    if schema.result == "pass":
+        yield turns_check(settings.resolved_database_url)
     data_dir = settings.data_dir.absolute()
     try:
         base = resolve_model(settings.model, (settings.models_dir or data_dir / "models").absolute())
@@ -111,3 +118,18 @@ def schema_check(url: str) -> Check:
     finally:
         database.close()
     return judge(name, current == newest, f"revision {current}, the newest is {newest}", advice)
+
+
+def turns_check(url: str) -> Check:
+    """Say how many of the newest recorded turns cannot be trained on, and why."""
+    database = Database(url)
+    try:
+        with database.read() as session:
+            newest = sa.select(TurnRow.untrainable_reason).order_by(TurnRow.id.desc()).limit(RECENT)
+            reasons = session.execute(newest).scalars().all()
+    except sa.exc.SQLAlchemyError as error:
+        return Check("recent turns", "fail", str(error).splitlines()[0], "name the server's --database-url")
+    finally:
+        database.close()
+    untrainable = Counter(reason for reason in reasons if reason is not None)
+    return Check("recent turns", "pass", summary(len(reasons), untrainable))

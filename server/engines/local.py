@@ -24,6 +24,7 @@ class LocalEngine:
 
     adapters = True
     constrains = False
+    fields = frozenset({"ignore_eos"})
 
     def __init__(self, options: LocalOptions) -> None:
         self.context_tokens = options.context_tokens or 0
@@ -106,11 +107,19 @@ class LocalEngine:
 
     async def score(self, version: int, token_ids: list[int]) -> list[float]:
         """Return [T-1] logprobs of each token after the first."""
+        self._check_score(version, token_ids)
+        return await self._worker.call(lambda: self._worker.score(version, token_ids))
+
+    async def score_top(self, version: int, token_ids: list[int], count: int) -> list[dict[int, float]]:
+        """Return [T-1] logprobs by token id: of each token after the first, and of the `count` likeliest."""
+        self._check_score(version, token_ids)
+        return await self._worker.call(lambda: self._worker.score_top(version, token_ids, count))
+
+    def _check_score(self, version: int, token_ids: list[int]) -> None:
         if version not in self.versions:
             raise NotFound(f"version {version} is not loaded")
         if len(token_ids) > self.context_tokens:
             raise ContextTooLong(f"the text has {len(token_ids)} tokens; the context is {self.context_tokens}")
-        return await self._worker.call(lambda: self._worker.score(version, token_ids))
 
     async def spot_check(self, version: int, token_ids: list[int], last: int | None = None) -> list[float]:
         """Score all tokens."""

@@ -124,11 +124,31 @@ class Worker:
         """Return [T-1] logprobs of each token after the first."""
         import torch
 
+        logprobs = self._logprobs(version, token_ids)
+        scores: list[float] = logprobs.gather(-1, torch.tensor(token_ids[1:], device=logprobs.device)[:, None])[
+            :, 0
+        ].tolist()
+        return scores
+
+    def score_top(self, version: int, token_ids: list[int], count: int) -> list[dict[int, float]]:
+        """Return [T-1] logprobs by token id: of each token after the first, and of the `count` likeliest."""
+        logprobs = self._logprobs(version, token_ids)
+        best = logprobs.topk(min(count, logprobs.shape[-1]), dim=-1)
+        own = logprobs[range(len(logprobs)), token_ids[1:]].tolist()
+        return [
+            {token_id: score, **dict(zip(ids, values, strict=True))}
+            for token_id, score, ids, values in zip(
+                token_ids[1:], own, best.indices.tolist(), best.values.tolist(), strict=True
+            )
+        ]
+
+    def _logprobs(self, version: int, token_ids: list[int]) -> torch.Tensor:
+        """Return [T-1, V] logprobs of what may follow each token but the last."""
+        import torch
+
         ids = torch.tensor([token_ids], device=self._model.device)
         logits = self._model.for_version(version)(ids, use_cache=False).logits[0, :-1].float()
-        logprobs = torch.log_softmax(logits, -1).gather(-1, ids[0, 1:, None])[:, 0]
-        scores: list[float] = logprobs.tolist()
-        return scores
+        return torch.log_softmax(logits, -1)
 
     def _sample_next(self, answer: Answer) -> None:
         try:

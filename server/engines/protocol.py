@@ -15,6 +15,20 @@ from server.engines.precision import Precision
 from server.errors import BadRequest
 
 FinishReason = Literal["stop", "length", "abort"]
+ENGINE_FIELDS = frozenset(
+    {
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+        "min_p",
+        "min_tokens",
+        "logit_bias",
+        "ignore_eos",
+        "bad_words",
+        "allowed_token_ids",
+    }
+)
+"""Further sampling fields that an engine may support. Each concerns the tokens of its own answer and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +43,14 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     """Strings that end the answer. The tokens that matched are part of the answer's ids."""
     stop_ids: tuple[int, ...] = ()
-    """Tokens of the model's family that end the answer, in addition to the model's own; part of the answer's ids."""
+    """Tokens that end the answer, in addition to the model's own; part of the answer's ids."""
     seed: int | None = None
     top_logprobs: int = 0
     """Alternatives to report for each token."""
     json_schema: dict[str, Any] | None = None
     """Constrains the answer to JSON with this schema; {} is any JSON object."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Further sampling fields of the request; an engine uses those that it knows."""
+    """Further sampling fields of the request, all among the engine's `fields`."""
 
     def __post_init__(self) -> None:
         """Refuse what engines would take in different ways.
@@ -107,6 +121,8 @@ class Engine(Protocol):
     """The engine holds LoRA adapters next to the base weights."""
     constrains: bool
     """The engine supports constrained decoding (`SamplingParams.json_schema`)."""
+    fields: frozenset[str]
+    """The `ENGINE_FIELDS` that the engine supports in `SamplingParams.extra`."""
 
     @property
     def precision(self) -> Precision:
@@ -153,6 +169,13 @@ class Engine(Protocol):
 
     async def score(self, version: int, token_ids: list[int]) -> list[float]:
         """Return [T-1] logprobs of each token after the first, at temperature 1, without any cached state."""
+
+    async def score_top(self, version: int, token_ids: list[int], count: int) -> list[dict[int, float]]:
+        """Return [T-1] logprobs by token id: of each token after the first, and of the `count` likeliest at its place.
+
+        Raises:
+            BadRequest: the engine cannot do that with the weights that it holds.
+        """
 
     async def spot_check(self, version: int, token_ids: list[int], last: int | None = None) -> Sequence[float | None]:
         """Return [T-1] logprobs as `score` does, but cheap enough to run while other requests are answered.

@@ -5,8 +5,8 @@ answer, logprobs. The weights of a version are a directory with `script.json`:
 
     {"answers": ["go north", "take the key"], "delay_s": 0.0}
 
-The k-th assistant turn of a conversation gets `answers[k % len(answers)]`. Sampling parameters other than `max_tokens`
-and `stop` have no effect.
+The k-th assistant turn of a conversation gets `answers[k % len(answers)]`. Of the sampling parameters,
+only `max_tokens`, `stop` and `stop_ids` have an effect; the others are accepted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from server.engines.options import ScriptedOptions
 from server.engines.precision import Precision
-from server.engines.protocol import FinishReason, Piece, SamplingParams, Weights
+from server.engines.protocol import ENGINE_FIELDS, FinishReason, Piece, SamplingParams, Weights
 from server.errors import BadRequest, Conflict, ContextTooLong, EngineError, NotFound
 from server.rendering.bytes_tokenizer import IM_END, IM_START, VOCABULARY_SIZE, BytesTokenizer
 
@@ -79,6 +79,7 @@ class ScriptedEngine:
 
     adapters = True
     constrains = False
+    fields = ENGINE_FIELDS
     check_tolerance = 1e-9
     precision: Precision = "float32"
 
@@ -127,7 +128,7 @@ class ScriptedEngine:
             logprob = script.logprob(token_id, len(prompt_ids) + len(sampled))
             sampled.append(token_id)
             text = _TOKENIZER.decode(sampled) if params.stop else ""
-            if token_id == IM_END or any(stop in text for stop in params.stop):
+            if token_id == IM_END or token_id in params.stop_ids or any(stop in text for stop in params.stop):
                 finish = "stop"
             elif len(sampled) == limit:
                 finish = "length"
@@ -142,6 +143,11 @@ class ScriptedEngine:
         if len(token_ids) > self.context_tokens:
             raise ContextTooLong(f"the text has {len(token_ids)} tokens; the context is {self.context_tokens}")
         return [script.logprob(token_id, position) for position, token_id in enumerate(token_ids) if position]
+
+    async def score_top(self, version: int, token_ids: list[int], count: int) -> list[dict[int, float]]:
+        """Score all tokens, with made-up, less likely alternatives."""
+        scores = await self.score(version, token_ids)
+        return [_alternatives(token_id, score, count) for token_id, score in zip(token_ids[1:], scores, strict=True)]
 
     async def spot_check(self, version: int, token_ids: list[int], last: int | None = None) -> list[float]:
         """Score all tokens."""

@@ -20,8 +20,9 @@ class EngineSettings(Section):
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Data type in which engine and learner compute; `auto`: as stored in the model's files, but float32 where the
     hardware has no bfloat16 instructions, and on a CPU for float16 files."""
-    context_tokens: int = Field(default=2048, ge=128)
-    """Maximum length of prompt plus answer, in tokens."""
+    context_tokens: int | None = Field(default=None, ge=128)
+    """Maximum length of prompt plus answer, in tokens; default: the model's own where memory allows. On a CPU that is
+    what `kv_cache_gib` holds, and at most 32,768."""
     max_concurrent: int = Field(default=64, ge=1)
     """Maximum number of answers sampled concurrently; further requests wait in the engine."""
     kv_cache_gib: float = Field(default=1.0, gt=0)

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from server.engines.options import VllmOptions
 from server.engines.precision import Choice, Precision, stored_precision, tolerance
-from server.engines.protocol import Piece, SamplingParams, Weights
+from server.engines.protocol import ENGINE_FIELDS, Piece, SamplingParams, Weights
 from server.engines.vllm_command import BASE_MODEL, chosen_precision
 from server.engines.vllm_http import VllmHttp
 from server.engines.vllm_process import Progress, VllmProcess, answers
@@ -35,6 +35,7 @@ class VllmEngine:
     """A vLLM child process, or a vLLM at a URL."""
 
     constrains = True
+    fields = ENGINE_FIELDS
 
     def __init__(self, options: VllmOptions, data_dir: Path, progress: Progress = logger.info) -> None:
         self.context_tokens = options.max_model_len or 0
@@ -78,6 +79,10 @@ class VllmEngine:
     async def score(self, version: int, token_ids: list[int]) -> list[float]:
         """Return [T-1] logprobs of each token after the first."""
         return await self._sampler.score(version, token_ids)
+
+    async def score_top(self, version: int, token_ids: list[int], count: int) -> list[dict[int, float]]:
+        """Return [T-1] logprobs by token id: of each token after the first, and of the `count` likeliest."""
+        return await self._sampler.score_top(version, token_ids, count)
 
     async def spot_check(self, version: int, token_ids: list[int], last: int | None = None) -> Sequence[float | None]:
         """Score a text, or a few of its tokens."""

@@ -81,6 +81,8 @@ def command(options: VllmOptions, model: Path, port: int) -> list[str]:
         line += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(2048, options.max_model_len or 0))]
     else:
         line += ["--gpu-memory-utilization", str(options.gpu_memory_utilization)]
+        if options.max_model_len is None:
+            line += ["--max-model-len", "auto"]  # the model's own, or as much as fits into this memory
     if options.lora:
         rank = next((rank for rank in _RANKS if rank >= options.max_lora_rank), _RANKS[-1])
         line += [

@@ -12,33 +12,17 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from server.engines.protocol import FinishReason, Piece, SamplingParams
+from server.engines.protocol import ENGINE_FIELDS, FinishReason, Piece, SamplingParams
 from server.engines.vllm_answer import RESTART_S, Tokens, check_spans, read_spans
 from server.engines.vllm_command import MAX_LOGPROBS, is_cpu_build, vocabulary_size
 from server.engines.vllm_http import VllmHttp
 from server.engines.vllm_weights import VllmWeights
-from server.errors import ContextTooLong, EngineError, NotFound
+from server.errors import BadRequest, ContextTooLong, EngineError, NotFound
 
 SPOTS, SPOT_TOKENS = 12, 36
 """Number of tokens checked in a text while other requests are answered, and the first tokens they are taken from if the
 whole text matters (this project's choice). On 2 cores a prompt of 100 tokens delays other requests by 280 ms with an
 adapter, and by 35 ms without one (measured)."""
-
-
-PASSED_ON = frozenset(
-    {
-        "presence_penalty",
-        "frequency_penalty",
-        "repetition_penalty",
-        "min_p",
-        "min_tokens",
-        "logit_bias",
-        "ignore_eos",
-        "bad_words",
-        "allowed_token_ids",
-    }
-)
-"""Further sampling fields that reach vLLM. Each concerns the tokens of its own answer and nothing else."""
 
 
 class VllmSampler:
@@ -89,6 +73,19 @@ class VllmSampler:
 
     async def score(self, version: int, token_ids: list[int]) -> list[float]:
         """Return [T-1] logprobs of each token after the first; vLLM reads no cached state for such a request."""
+        entries = await self._prompt_logprobs(version, token_ids, 0)
+        return [entry[token_id] for entry, token_id in zip(entries, token_ids[1:], strict=True)]
+
+    async def score_top(self, version: int, token_ids: list[int], count: int) -> list[dict[int, float]]:
+        """Return [T-1] logprobs by token id: of each token after the first, and of the `count` likeliest."""
+        if self._spot_checks and is_cpu_build():  # It crashes: see `spot_check`.
+            raise BadRequest(
+                "logprobs of a prompt are not available with adapters on a CPU: serve full weights (weights = full)",
+                code="unsupported_parameter",
+            )
+        return await self._prompt_logprobs(version, token_ids, count)
+
+    async def _prompt_logprobs(self, version: int, token_ids: list[int], count: int) -> list[dict[int, float]]:
         weights = self._weights
         if version not in weights.versions:
             raise NotFound(f"version {version} is not loaded")
@@ -99,11 +96,10 @@ class VllmSampler:
             )
         version = await weights.ready(version)
         is_adapter = version in weights.adapters
-        answer = await self._ask(version, token_ids, {"max_tokens": 1, "prompt_logprobs": 0})
+        answer = await self._ask(version, token_ids, {"max_tokens": 1, "prompt_logprobs": count})
         if not is_adapter:
             check_spans(read_spans(answer["choices"][0], 1), version, 1)
-        entries = answer["prompt_logprobs"][1:]
-        return [entry[str(token_id)]["logprob"] for entry, token_id in zip(entries, token_ids[1:], strict=True)]
+        return [{int(i): one["logprob"] for i, one in entry.items()} for entry in answer["prompt_logprobs"][1:]]
 
     async def spot_check(self, version: int, token_ids: list[int], last: int | None = None) -> Sequence[float | None]:
         """Score a text; with adapters on a CPU only at a few places, by one-token answers with many alternatives.
@@ -136,7 +132,7 @@ class VllmSampler:
 def _sampling(params: SamplingParams, room: int) -> dict[str, Any]:
     """Return vLLM's sampling parameters for an answer of at most `room` tokens; unknown fields are left out."""
     sampling = {
-        **{name: value for name, value in params.extra.items() if name in PASSED_ON},
+        **{name: value for name, value in params.extra.items() if name in ENGINE_FIELDS},
         "n": 1, "max_tokens": min(params.max_tokens, room), "temperature": params.temperature,
         "top_p": params.top_p, "top_k": params.top_k, "stop": list(params.stop), "seed": params.seed,
         "stop_token_ids": list(params.stop_ids), "logprobs": params.top_logprobs, "detokenize": bool(params.stop),

@@ -5,10 +5,12 @@ Blocks on the database, so do not call it from the event loop.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from server.store.database import Database
 from server.store.tables import EpisodeRow, NodeRow, TurnRow
@@ -23,6 +25,13 @@ class Past:
     """All messages of its request; the turn's answer follows them."""
 
 
+DELETED = "deleted"
+"""Why the learner must not train on a turn that its caller has deleted, and nobody can read it by its id."""
+_SHOWN = sa.or_(TurnRow.untrainable_reason.is_(None), TurnRow.untrainable_reason != DELETED)
+_CHUNK = 500
+"""Ids in one query."""
+
+
 def read_conversation(database: Database, turn_id: str, *, owner: str, episode_id: str | None) -> Past | None:
     """Return a turn with its conversation, or None if it does not exist or belongs to another caller.
 
@@ -32,10 +41,11 @@ def read_conversation(database: Database, turn_id: str, *, owner: str, episode_i
         owner: SHA-256 of the caller's key; the episodes that it opened are the caller's.
         episode_id: the episode that the caller names; it counts as the caller's too.
     """
-    mine = sa.or_(EpisodeRow.owner_hash == owner, EpisodeRow.id == episode_id)
     with database.read() as session:
         turn = session.scalar(
-            sa.select(TurnRow).join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id).where(TurnRow.id == turn_id, mine)
+            sa.select(TurnRow)
+            .join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id)
+            .where(TurnRow.id == turn_id, _mine(owner, episode_id), _SHOWN)
         )
         if turn is None:
             return None
@@ -58,3 +68,44 @@ def read_conversation(database: Database, turn_id: str, *, owner: str, episode_i
     for at in reversed(path):
         messages += [*at.messages, at.answer]
     return Past(turn, messages[:-1])
+
+
+def read_answers(
+    database: Database, turn_ids: Collection[str], *, owner: str, episode_id: str | None
+) -> dict[str, dict[str, Any]]:
+    """Return the answers of turns by id, without turns that do not exist or belong to another caller.
+
+    Args:
+        database: the database to read.
+        turn_ids: the turns.
+        owner: as for `read_conversation`.
+        episode_id: as for `read_conversation`.
+    """
+    answers: dict[str, dict[str, Any]] = {}
+    with database.read() as session:
+        ordered = sorted(turn_ids)
+        for first in range(0, len(ordered), _CHUNK):
+            query = (
+                sa.select(TurnRow.id, TurnRow.answer)
+                .join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id)
+                .where(TurnRow.id.in_(ordered[first : first + _CHUNK]), _mine(owner, episode_id), _SHOWN)
+            )
+            answers |= {row.id: row.answer for row in session.execute(query)}
+    return answers
+
+
+def hide(session: Session, turn_id: str, owner: str, episode_id: str | None) -> bool:
+    """Hide a turn from `read_conversation` and keep it from training; return whether it was shown before."""
+    found = session.scalar(
+        sa.select(TurnRow)
+        .join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id)
+        .where(TurnRow.id == turn_id, _mine(owner, episode_id), _SHOWN)
+    )
+    if found is None:
+        return False
+    found.trainable, found.untrainable_reason = False, DELETED
+    return True
+
+
+def _mine(owner: str, episode_id: str | None) -> sa.ColumnElement[bool]:
+    return sa.or_(EpisodeRow.owner_hash == owner, EpisodeRow.id == episode_id)

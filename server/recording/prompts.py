@@ -51,17 +51,28 @@ def render_prompt(
         forced_ids = renderer.forced_call(after_reasoning=parser.in_thoughts)
         prompt = replace(prompt, ids=prompt.ids + forced_ids, new_ids=prompt.new_ids + forced_ids)
         begins, parser = "call", HERMES_CALLS
+    if request.prefill:
+        begun_ids = with_prefill(renderer, request, prompt.ids)[len(prompt.ids) :]
+        prompt, begins = replace(prompt, ids=prompt.ids + begun_ids, new_ids=prompt.new_ids + begun_ids), "content"
     return Rendered(
         prompt,
         AnswerFormat(
             request.sampling.stop,
             tools=bool(request.tools) and request.reads_calls,
-            reasons=renderer.reasons,
+            reasons=renderer.reasons and not request.prefill,
             begins=begins,
             parser=parser,
             one_call=not request.parallel_calls,
         ),
     )
+
+
+def with_prefill(renderer: Renderer, request: TurnRequest, ids: list[int]) -> list[int]:
+    """Return a prompt's ids with the beginning of the answer that the caller wrote; open thoughts end before it."""
+    if not request.prefill:
+        return ids
+    in_thoughts = renderer.parser(ids, request.tools, request.template_options).in_thoughts
+    return [*ids, *(renderer.end_of_thoughts() if in_thoughts else []), *renderer.text(request.prefill)]
 
 
 def _continued(renderer: Renderer, episode: Episode, request: TurnRequest, hashes: list[str]) -> Prompt | None:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.errors import Conflict
+from server.recording.conversation import hide
 from server.recording.episode import Episode, Tail
 from server.recording.episodes import insert_episodes
 from server.recording.matching.candidates import ENDED, FOLLOWED, FREE, UNSURE
@@ -132,6 +133,10 @@ class Recorder:
         episode.tails[episode.newest] = Tail(node_id, turn.prompt.parent, ids, turn.id)
         if self._on_turn is not None:
             self._on_turn(turn)
+
+    async def hide(self, turn_id: str, *, owner: str, episode_id: str | None) -> bool:
+        """Hide a turn of a caller and keep it from training; return whether there was one to hide."""
+        return await self._writer.write(lambda session: hide(session, turn_id, owner, episode_id))
 
 
 _EPISODE, _TURN, _NODE, _VERSION, _END = (

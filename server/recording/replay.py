@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from server.errors import Conflict
 from server.recording.tokens import unpack_ids, unpack_logprobs
+from server.recording.trainable import NO_TRAIN
 from server.recording.turn import Answer
 from server.store.database import Database, id_at
 from server.store.tables import EpisodeRow, NodeRow, TurnRow
@@ -27,7 +28,7 @@ MOST_TURNS = 256
 
 
 def find_recorded(
-    database: Database, *, digest: str, key: str | None, owner: str, episode_id: str | None
+    database: Database, *, digest: str, key: str | None, owner: str, episode_id: str | None, prompts: bool = False
 ) -> list[Answer]:
     """Return the recorded answers to a request, in order; empty if the request is new.
 
@@ -37,6 +38,7 @@ def find_recorded(
         key: its idempotency key. Without one, the digest identifies the request, for `RETRY_S`.
         owner: SHA-256 of the caller's key; it limits the search if the request names no episode.
         episode_id: the episode that the request names.
+        prompts: also return the ids of the prompts.
 
     Raises:
         Conflict: the idempotency key was used with a different request.
@@ -51,7 +53,7 @@ def find_recorded(
         turns = sorted((turn for turn in turns if turn.finish_reason != "abort"), key=lambda turn: turn.id)
         newest = [turn for turn in turns if turn.episode_id == turns[-1].episode_id]
         by_choice = {turn.choice: turn for turn in newest}  # Ordered by time, so the last turn of each choice wins.
-        return [_answer(session, by_choice[choice]) for choice in sorted(by_choice)]
+        return [_answer(session, by_choice[choice], prompts) for choice in sorted(by_choice)]
 
 
 def with_key(key: str, owner: str, episode_id: str | None) -> sa.Select[TurnRow]:
@@ -76,10 +78,11 @@ def key_conflict(key: str) -> Conflict:
     return Conflict(f"idempotency key {key!r} was used with another request", code="idempotency_conflict")
 
 
-def _answer(session: Session, turn: TurnRow) -> Answer:
+def _answer(session: Session, turn: TurnRow, prompts: bool) -> Answer:
     nodes = session.scalars(
         sa.select(NodeRow).where(NodeRow.turn_id == turn.id, NodeRow.sampled).order_by(NodeRow.id)
     ).all()
+    trainable = session.scalar(sa.select(EpisodeRow.trainable).where(EpisodeRow.id == turn.episode_id))
     return Answer(
         turn_id=turn.id,
         episode_id=turn.episode_id,
@@ -91,4 +94,24 @@ def _answer(session: Session, turn: TurnRow) -> Answer:
         top_logprobs=None,
         version=turn.policy_version or 0,
         first_version=next((node.policy_version for node in nodes if node.policy_version is not None), 0),
+        untrainable=turn.untrainable_reason or (None if trainable else NO_TRAIN),
+        prompt_ids=_prompt_ids(session, turn) if prompts else [],
     )
+
+
+def _prompt_ids(session: Session, turn: TurnRow) -> list[int]:
+    """Return [T] the ids of a turn's prompt: its own new ones, and the recorded ones before them."""
+    nodes = {
+        row.id: row
+        for row in session.execute(
+            sa.select(NodeRow.id, NodeRow.parent_id, NodeRow.turn_id, NodeRow.sampled, NodeRow.token_ids).where(
+                NodeRow.episode_id == turn.episode_id
+            )
+        )
+    }
+    at = next((row for row in nodes.values() if row.turn_id == turn.id and not row.sampled), None)
+    parts: list[list[int]] = []
+    while at is not None:
+        parts.append(unpack_ids(at.token_ids))
+        at = None if at.parent_id is None else nodes[at.parent_id]
+    return [token for part in reversed(parts) for token in part]

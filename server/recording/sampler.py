@@ -22,7 +22,7 @@ from server.recording.matching.returned import call_id
 from server.recording.matching.talk import End
 from server.recording.prompts import Rendered
 from server.recording.recorder import NewTurn, Recorder, Span
-from server.recording.trainable import untrainable_reason
+from server.recording.trainable import NO_TRAIN, untrainable_reason
 from server.recording.turn import Answer, Beginning, Readers
 from server.recording.turn_request import TurnRequest
 from server.rendering.answers import AnswerReader, Delta, message_of
@@ -96,8 +96,16 @@ class Sampler:
             else:
                 _show(reader.finish(), plan, sampled)
             message, pieces = message_of(sampled.deltas), sampled.pieces
+            whole = {**message, "content": request.prefill + (message["content"] or "")} if request.prefill else message
             finish_reason = next((p.finish_reason for p in reversed(pieces) if p.finish_reason), "abort")
             spans = _spans(pieces)
+            reason = untrainable_reason(
+                plan.params,
+                spans,
+                finish_reason=finish_reason,
+                abandoned=abandoned,
+                ambiguous=request.talk is not None and request.talk.ambiguous,
+            )
             await self._recorder.record(
                 episode,
                 NewTurn(
@@ -106,20 +114,14 @@ class Sampler:
                     digest=request.digest,
                     prompt=prompt,
                     spans=spans,
-                    answer=message,
+                    answer=whole,
                     finish_reason=finish_reason,
                     temperature=plan.params.temperature,
                     choice=plan.choice,
                     idempotency_key=request.idempotency_key,
                     duration_ms=1000 * (time.perf_counter() - began),
-                    end=_end(plan, message),
-                    untrainable_reason=untrainable_reason(
-                        plan.params,
-                        spans,
-                        finish_reason=finish_reason,
-                        abandoned=abandoned,
-                        ambiguous=request.talk is not None and request.talk.ambiguous,
-                    ),
+                    end=_end(plan, whole),
+                    untrainable_reason=reason,
                 ),
             )
         except EngineError as error:
@@ -136,8 +138,8 @@ class Sampler:
             plan.deltas.put_nowait(None)
         if abandoned and readers.stopped is not None:
             raise readers.stopped
-        if request.talk is not None and episode.environment is None:
-            self._episodes.matcher.recorded(request.talk, plan.turn_id, episode.id, message)
+        if episode.environment is None and request.talk is not None:
+            self._episodes.matcher.recorded(request.talk, plan.turn_id, episode.id, whole)
         versions = [version for version, _, _ in spans_of(pieces)]
         return Answer(
             turn_id=plan.turn_id,
@@ -150,6 +152,8 @@ class Sampler:
             top_logprobs=[x for p in pieces for x in p.top_logprobs or []] if plan.params.top_logprobs else None,
             version=versions[-1] if versions else plan.version,
             first_version=versions[0] if versions else plan.version,
+            untrainable=reason or (None if episode.trainable else NO_TRAIN),
+            prompt_ids=prompt.ids,
         )
 
     async def _collect(self, plan: Plan, reader: AnswerReader, sampled: _Sampled) -> None:
@@ -168,7 +172,7 @@ class Sampler:
                     if not request.whole:  # A whole answer names its episode only after its turn is durable.
                         await plan.episode.opened()
                     sampled.pieces.append(piece)
-                    deltas = reader.push(piece.token_ids)
+                    deltas = reader.push(_read_ids(piece, request))
                     _show(
                         _with_tokens(deltas, piece) if request.logprobs and not request.whole else deltas, plan, sampled
                     )
@@ -210,6 +214,12 @@ def _with_tokens(deltas: Sequence[Delta], piece: Piece) -> list[Delta]:
     tops = tuple(piece.top_logprobs or ())
     sampled = replace(first, token_ids=tuple(piece.token_ids), logprobs=tuple(piece.logprobs), top_logprobs=tops)
     return [sampled, *rest]
+
+
+def _read_ids(piece: Piece, request: TurnRequest) -> list[int]:
+    """Return the tokens that are read: a stop token of the request ends the answer and is no part of its text."""
+    stops = piece.finish_reason == "stop" and piece.token_ids and piece.token_ids[-1] in request.sampling.stop_ids
+    return piece.token_ids[:-1] if stops else piece.token_ids
 
 
 def _spans(pieces: list[Piece]) -> list[Span]:

@@ -3,10 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from server.engines.protocol import SamplingParams
 from server.recording.recorder import Span
+
+NO_TRAIN = "no_train"
+"""The reason in answers of an episode that its caller keeps from training; its turns themselves are trainable."""
+EXPLAINED: Mapping[str, str] = MappingProxyType(
+    {
+        "greedy": "temperature 0",
+        "truncated_sampling": "top_p or top_k",
+        "constrained_sampling": "a JSON schema or a forced tool call",
+        "changed_sampling": "penalties and the like",
+        "disconnected": "the client left",
+        "aborted": "the engine broke off",
+        "empty": "an answer without tokens",
+    }
+)
+"""Reasons in a few words, where the name does not say it."""
+
+
+def reason_in_request(params: SamplingParams) -> str | None:
+    """Return why an answer that is sampled this way is untrainable, or None; known before it is sampled."""
+    if params.temperature == 0:
+        return "greedy"
+    if params.top_p != 1 or params.top_k != 0:
+        return "truncated_sampling"
+    if params.json_schema is not None:
+        return "constrained_sampling"
+    return "changed_sampling" if params.extra else None
 
 
 def untrainable_reason(
@@ -35,10 +62,21 @@ def untrainable_reason(
         return "logprobs_missing"
     if not all(math.isfinite(x) for span in spans for x in span.logprobs or []):
         return "logprobs_not_finite"
-    if params.temperature == 0:
-        return "greedy"
-    if params.top_p != 1 or params.top_k != 0:
-        return "truncated_sampling"
-    if params.json_schema is not None:
-        return "constrained_sampling"
-    return "changed_sampling" if params.extra else None
+    return reason_in_request(params)
+
+
+def summary(recent: int, reasons: Mapping[str, int]) -> str:
+    """Return in one sentence how many of the last turns cannot be trained on, and why.
+
+    Args:
+        recent: number of turns looked at.
+        reasons: untrainable turns by reason.
+    """
+    untrainable = sum(reasons.values())
+    if not untrainable:
+        return f"all of the last {recent} turns are trainable" if recent else "no turn yet"
+    listed = sorted(reasons.items(), key=lambda item: -item[1])
+    why = ", ".join(
+        f"{count} {reason}" + (f" ({EXPLAINED[reason]})" if reason in EXPLAINED else "") for reason, count in listed
+    )
+    return f"{untrainable / recent:.0%} of the last {recent} turns are untrainable because: {why}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from server.errors import UpturnError
@@ -40,11 +40,19 @@ class Answer:
     """Policy version that sampled the last token."""
     first_version: int
     """Policy version that sampled the first token."""
+    untrainable: str | None = None
+    """Why the learner must not train on it."""
+    prompt_ids: list[int] = field(default_factory=list)
+    """[T] ids of the prompt."""
 
     @property
     def text(self) -> str:
         """The message's content, or an empty string."""
         return self.message["content"] or ""
+
+    def without(self, prefill: str) -> Answer:
+        """Return the answer without its beginning, which the caller wrote."""
+        return replace(self, message={**self.message, "content": self.text.removeprefix(prefill)}) if prefill else self
 
 
 @dataclass(slots=True)
@@ -126,6 +134,17 @@ class Turn:
     """Shared by every turn that shows the same answer."""
     deltas: asyncio.Queue[Delta | None] = field(default_factory=asyncio.Queue)
     """Parts of the answer in order, then None."""
+    reason: str | None = None
+    """Why the request alone makes the turn untrainable."""
+    prompt_ids: list[int] = field(default_factory=list)
+    """[T] ids of the prompt."""
+
+    @property
+    def untrainable(self) -> str | None:
+        """Why the learner must not train on the turn, as far as it is known now."""
+        if self.done.done() and not self.done.cancelled() and self.done.exception() is None:
+            return self.done.result().untrainable
+        return self.reason
 
     @property
     def version(self) -> int:
@@ -157,7 +176,15 @@ class Turn:
     def follow(self) -> Turn:
         """Add a reader: return a turn that waits for the same answer and shows it in one piece."""
         self.readers.join()
-        turn = Turn(self.id, self.episode_id, self.beginning, self.done, self.readers)
+        turn = Turn(
+            self.id,
+            self.episode_id,
+            self.beginning,
+            self.done,
+            self.readers,
+            reason=self.reason,
+            prompt_ids=self.prompt_ids,
+        )
 
         def show(done: asyncio.Future[Answer]) -> None:
             if not done.cancelled() and done.exception() is None:
@@ -172,7 +199,8 @@ class Turn:
         """Return a turn that shows an answer recorded earlier. Needs a running event loop."""
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         done.set_result(answer)
-        turn = cls(answer.turn_id, answer.episode_id, Beginning(answer.first_version, begun=True), done)
+        beginning = Beginning(answer.first_version, begun=True)
+        turn = cls(answer.turn_id, answer.episode_id, beginning, done, prompt_ids=answer.prompt_ids)
         turn._show(answer.message)
         turn.deltas.put_nowait(None)
         return turn

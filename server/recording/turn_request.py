@@ -27,6 +27,8 @@ class TurnRequest:
     reads_calls: bool = True
     """False returns tool calls as plain text (OpenAI's `tool_choice: none`)."""
     parallel_calls: bool = True
+    prefill: str = ""
+    """Beginning of the answer, which the caller wrote: part of the prompt and of the recorded message."""
     count: int = 1
     """Number of answers to the prompt."""
     logprobs: bool = False
@@ -58,9 +60,12 @@ class TurnRequest:
             max_tokens: tokens left in the model's context after the prompt.
             stop_ids: tokens that end an answer in addition to the engine's own.
         """
-        if self.sampling.extra.get("ignore_eos"):
-            stop_ids = ()
-        params = replace(self.sampling, max_tokens=min(self.sampling.max_tokens, max_tokens), stop_ids=stop_ids)
+        ends = () if self.sampling.extra.get("ignore_eos") else stop_ids
+        params = replace(
+            self.sampling,
+            max_tokens=min(self.sampling.max_tokens, max_tokens),
+            stop_ids=(*self.sampling.stop_ids, *ends),
+        )
         if params.seed is not None and choice:
             params = replace(params, seed=params.seed + choice)
         if self.call is not None:

@@ -18,11 +18,12 @@ from server.engines.protocol import Engine, SamplingParams
 from server.errors import BadRequest, ContextTooLong, EngineError, Unavailable
 from server.recording.episode import Episode
 from server.recording.episodes import Episodes
-from server.recording.prompts import render_prompt
+from server.recording.prompts import render_prompt, with_prefill
 from server.recording.recorder import NewTurn, Recorder, Span
 from server.recording.replay import key_conflict
 from server.recording.sampler import Plan, Sampler
 from server.recording.tokens import digest
+from server.recording.trainable import NO_TRAIN, reason_in_request
 from server.recording.turn import Answer, Beginning, Turn
 from server.recording.turn_request import TurnRequest
 from server.rendering.render import Renderer
@@ -147,9 +148,13 @@ class Turns:
                 found = turns
         return [turn.follow() for turn in found]
 
-    def again(self, answers: list[Answer]) -> list[Turn]:
-        """Return turns that show answers recorded earlier."""
-        return [Turn.recorded(answer) for answer in answers]
+    def again(self, answers: list[Answer], prefill: str = "") -> list[Turn]:
+        """Return turns that show answers recorded earlier, each without the beginning that the caller wrote."""
+        return [Turn.recorded(answer.without(prefill)) for answer in answers]
+
+    async def hide(self, turn_id: str, *, owner: str, episode_id: str | None) -> bool:
+        """Hide a recorded turn from its caller and keep it from training; return whether there was one to hide."""
+        return await self._recorder.hide(turn_id, owner=owner, episode_id=episode_id)
 
     def check_length(self, request: TurnRequest) -> None:
         """Refuse a prompt that has too many characters for the model's context, before it is rendered.
@@ -168,11 +173,7 @@ class Turns:
         """
         longest, most = self._renderer.tokenizer.longest, self._engine.context_tokens
         if longest is not None and characters > most * longest:
-            raise ContextTooLong(
-                f"the prompt has {characters} characters, which are more than {most} tokens; the model's context is "
-                f"{most} tokens for prompt and answer",
-                param="messages",
-            )
+            raise ContextTooLong.of(-(-characters // longest), most, at_least=True)
 
     async def check(self, request: TurnRequest) -> list[int]:
         """Refuse a request that cannot be answered, before an episode is opened for it.
@@ -191,7 +192,7 @@ class Turns:
                 request.weight,
                 lambda: self._renderer.prompt(request.messages, request.tools, request.template_options),
             )
-        self._room(ids)
+        self._room(with_prefill(self._renderer, request, ids))
         return ids
 
     async def demonstrate(self, episode: Episode, messages: list[dict[str, Any]], text: str) -> None:
@@ -226,22 +227,33 @@ class Turns:
                 "need the engine vllm",
                 code="unsupported_parameter",
             )
+        for name in sorted(request.sampling.extra.keys() - self._engine.fields):
+            raise BadRequest(
+                f"this engine does not support {name!r}: it needs the engine vllm",
+                param=name,
+                code="unsupported_parameter",
+            )
 
     def _room(self, prompt_ids: list[int]) -> int:
         """Return how many tokens of context are left for an answer."""
         room = self._engine.context_tokens - len(prompt_ids)
         if room < 1:
-            raise ContextTooLong(
-                f"the prompt has {len(prompt_ids)} tokens; the model's context is {self._engine.context_tokens} tokens "
-                "for prompt and answer",
-                param="messages",
-            )
+            raise ContextTooLong.of(len(prompt_ids), self._engine.context_tokens)
         return room
 
     def _start(self, plan: Plan) -> Turn:
         task = asyncio.create_task(self._sampler.sample(plan))
         self._running[task] = plan
-        return Turn(plan.turn_id, plan.episode.id, plan.beginning, task, plan.readers, plan.deltas)
+        return Turn(
+            plan.turn_id,
+            plan.episode.id,
+            plan.beginning,
+            task,
+            plan.readers,
+            plan.deltas,
+            reason_in_request(plan.params) or (None if plan.episode.trainable else NO_TRAIN),
+            plan.rendered.prompt.ids,
+        )
 
     def _finished(self, turns: list[Turn], done: asyncio.Future[Answer]) -> None:
         """Forget a turn that has ended, and its request once all of its turns have."""

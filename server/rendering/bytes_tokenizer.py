@@ -45,10 +45,6 @@ class BytesTokenizer:
         """Return the ids that `decode` shows."""
         return [token_id for token_id in token_ids if token_id < END_OF_TEXT]
 
-    def decode_all(self, token_ids: Sequence[int]) -> str:
-        """Return text including special tokens."""
-        return self.decode(token_ids, skip_special=False)
-
     def text_of(self, token_id: int) -> str:
         """Return the text of one token, special or not."""
         return self.decode_all([token_id])
@@ -66,3 +62,7 @@ class BytesTokenizer:
             elif not skip_special:
                 raw.extend(_SPECIAL_TEXT[token_id].encode())
         return raw.decode(errors="replace")
+
+    def decode_all(self, token_ids: Sequence[int]) -> str:
+        """Return text including special tokens."""
+        return self.decode(token_ids, skip_special=False)

@@ -111,14 +111,14 @@ class LibraryWriter:
         self._splits = model.template.splits
         self._tokenizer = _LibraryTokenizer(model.tokenizer, name, model.template.end_of_turn, model.template.source)
         self._config: Any = import_module("renderers.configs").config_from_name(family.name)
-        self._options: frozenset[str] = self._config.template_field_names()
+        self.options: frozenset[str] = self._config.template_field_names()
         self._cached: dict[str, _Renderer] = {"{}": self._make({})}
         self.stop_ids: list[int] = self._cached["{}"].library.get_stop_token_ids()
 
     @property
     def template_options(self) -> Options:
         """The library's constant date; the chat template itself would use today's date."""
-        return {"date_string": self._config.date_string} if "date_string" in self._options else {}
+        return {"date_string": self._config.date_string} if "date_string" in self.options else {}
 
     def prompt(self, messages: Messages, tools: Tools, options: Options) -> list[int]:
         """Return the ids of a whole conversation; see `PromptWriter`."""
@@ -174,8 +174,8 @@ class LibraryWriter:
         return self._cached[key]
 
     def _make(self, options: Options) -> _Renderer:
-        if unknown := sorted(options.keys() - self._options):
-            raise unknown_options(unknown, self._options)
+        if unknown := sorted(options.keys() - self.options):
+            raise unknown_options(unknown, self.options)
         config_class = type(self._config)
         try:
             options = self._splits.content(dict(options))

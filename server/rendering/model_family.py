@@ -81,6 +81,9 @@ AnswerParser = TaggedCalls | WholeAnswerParser
 class PromptWriter(Protocol):
     """Writes prompts in place of the chat template. The two are compared before the family is used."""
 
+    options: frozenset[str]
+    """Names of the options that it has."""
+
     @property
     def template_options(self) -> Options:
         """Options with which the chat template must write the same ids as this writer does by default."""

@@ -48,6 +48,8 @@ class Renderer:
         self.ends_answers = ends_answers
         """Otherwise answers end only at the engine's own tokens, and most conversations fork after each turn."""
         self._writer = self.family.writer or template
+        self.options = self._writer.options
+        """Names of the options that the model has."""
 
     def prompt(self, messages: Messages, tools: Tools = (), options: Options = NO_OPTIONS) -> list[int]:
         """Return the ids of a whole conversation, ready for the assistant's answer.
@@ -73,6 +75,10 @@ class Renderer:
     def parser(self, prompt_ids: list[int], tools: Tools = (), options: Options = NO_OPTIONS) -> AnswerParser:
         """Return the parser of the answer to a prompt."""
         return self.family.parser(prompt_ids, tools, options)
+
+    def end_of_thoughts(self) -> list[int]:
+        """Return the ids that end thoughts which the prompt has opened."""
+        return self.tokenizer.encode(f"{THINK_CLOSE}\n\n")
 
     def forced_call(self, *, after_reasoning: bool) -> list[int]:
         """Return the ids that begin an answer which must be a tool call.

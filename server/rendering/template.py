@@ -57,7 +57,7 @@ class ChatTemplate:
         self._variables = variables or {}
         parsed = environment.parse(source)
         self._supports_tools = "tools" in meta.find_undeclared_variables(parsed)
-        self._options = frozenset(_options(parsed) - _RESERVED - self._variables.keys() - environment.globals.keys())
+        self.options = frozenset(_options(parsed) - _RESERVED - self._variables.keys() - environment.globals.keys())
 
     def text(self, messages: Messages, *, ask: bool, tools: Tools = (), options: Options = NO_OPTIONS) -> str:
         """Return the rendered text; `ask` appends the start of the assistant's next message.
@@ -67,8 +67,8 @@ class ChatTemplate:
         Raises:
             BadRequest: the template rejects the messages in every shape or does not have one of the options.
         """
-        if unknown := sorted(options.keys() - self._options):
-            raise unknown_options(unknown, self._options)
+        if unknown := sorted(options.keys() - self.options):
+            raise unknown_options(unknown, self.options)
         variables = {**self._variables, **self.splits.content(dict(options))}
         plain, tools = self.splits.content(normalize(messages)), self.splits.content(tools)
         if self._supports_tools:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 from server.engines.protocol import Engine
 from server.errors import NotFound, Unavailable
 from server.recording.episode import Episode
+
+LONGEST_NAME = 200
+"""Longest name that is compared with patterns, in characters."""
 
 
 @dataclass(slots=True)
@@ -16,6 +20,8 @@ class Pointers:
 
     name: str
     """Name of the policy."""
+    aliases: tuple[str, ...] = ()
+    """Further names, and patterns of names with `*`."""
     champion: int = 0
     """The version that live traffic gets."""
     head: int = 0
@@ -29,15 +35,30 @@ class Pointers:
     by_key: bool = False
     """Draw the canary by API key: all new episodes of a key get it, or none."""
 
+    def own_name(self, model: str) -> str:
+        """Return a model's name with the policy's own name in place of an alias; an unknown name is unchanged."""
+        name, at, which = model.partition("@")
+        if name == self.name:
+            return model
+        if name in self.aliases:
+            return f"{self.name}{at}{which}"
+        matches = len(model) <= LONGEST_NAME and any("*" in alias and _matches(alias, model) for alias in self.aliases)
+        return self.name if matches else model
+
     def resolve(self, model: str | None, engine: Engine) -> int:
         """Return the version that `name`, `name@N`, `name@champion` or `name@head` means now.
 
         Raises:
             NotFound: not this policy's name, or a version that the engine does not hold.
         """
-        name, at, which = (model or self.name).partition("@")
+        model = self.own_name(model or self.name)
+        name, at, which = model.partition("@")
         if name != self.name or (at and not which):
-            raise NotFound(f"no model {model!r}; this server has {self.name!r}", param="model", code="model_not_found")
+            raise NotFound(
+                f"no model {model!r}; this server has {self.name!r}, and the setting aliases gives it further names",
+                param="model",
+                code="model_not_found",
+            )
         if which in ("", "champion"):
             return self.champion
         if which == "head":
@@ -88,6 +109,11 @@ class Pointers:
             f"version {episode.policy_version}, on which episode {episode.id} began, is no longer loaded",
             code="version_gone",
         )
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Return whether a name matches a pattern, in which only `*` is special."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name, re.DOTALL) is not None
 
 
 def named_version(model: str | None) -> int | None:

@@ -112,6 +112,7 @@ async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
 
     pointers = Pointers(
         settings.name,
+        aliases=tuple(settings.aliases),
         shared=built.weights == "full",
         share=settings.canary.share,
         by_key=settings.canary.by == "key",

@@ -95,6 +95,25 @@ async def test_answers_come_in_pieces_with_a_logprob_and_version_for_each_token(
     assert await bench.engine.healthy()
 
 
+async def test_a_texts_tokens_are_scored_next_to_the_likeliest_at_their_places(bench: Bench) -> None:
+    version = await bench.serve(bench.base)
+    ids = [*bench.prompt, *bench.prompt[:4]]
+    entries = await bench.engine.score_top(version, ids, 3)
+    own = [entry[token_id] for entry, token_id in zip(entries, ids[1:], strict=True)]
+    assert gap(own, await bench.engine.score(version, ids)) < bench.engine.check_tolerance
+    assert all(3 <= len(entry) <= 4 for entry in entries)
+    alone = await bench.engine.score_top(version, ids, 0)
+    assert [list(entry) for entry in alone] == [[token_id] for token_id in ids[1:]]
+
+
+async def test_a_stop_token_of_the_request_ends_the_answer(bench: Bench) -> None:
+    version = await bench.serve(bench.base)
+    ids, _, _ = joined(await bench.sample(version, max_tokens=20, seed=1))
+    stopped = await bench.sample(version, max_tokens=20, seed=1, stop_ids=(ids[3],))
+    found, _, _ = joined(stopped)
+    assert found == ids[: ids.index(ids[3]) + 1] and stopped[-1].finish_reason == "stop"
+
+
 async def test_a_finished_answer_includes_its_end_of_turn(bench: Bench) -> None:
     version = await bench.serve(bench.base)
     for seed in range(5):

@@ -74,7 +74,7 @@ def live_episodes(live: Live, reward: float, count: int) -> set[str]:
         )
         live.client.reward(opened.id, RewardRequest(value=reward))
         live.client.close_episode(opened.id)
-        answered.add(answer.model)
+        answered.add(answer.system_fingerprint)
     return answered
 
 

@@ -24,7 +24,7 @@ log = logging.getLogger("upturn.access")
 HEADER = "x-request-id"
 _PLAIN = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _EPISODE = re.compile(r"[A-Za-z0-9_-]{1,64}")
-QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+QUIET = frozenset({"/health", "/healthz", "/readyz", "/metrics"})
 """Routes that monitors ask every few seconds: their line has the level debug."""
 
 

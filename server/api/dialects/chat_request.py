@@ -3,113 +3,28 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from server.api.dialects.chat_messages import plain_messages, prefilled
+from server.api.dialects.fields.sampling import SamplingFields, Whole
+from server.api.dialects.tools.chat_tools import Choice, Function, FunctionCall, Options, Tool, chosen, read_tools
 from server.engines.protocol import SamplingParams
 from server.errors import BadRequest
 from server.recording.turn_request import TurnRequest
 from upturn.wire import check_metadata
 
-NOT_SAMPLING = frozenset(
-    {
-        "user",
-        "metadata",
-        "store",
-        "service_tier",
-        "safety_identifier",
-        "prompt_cache_key",
-        "verbosity",
-        "modalities",
-        "reasoning_effort",
-        "prompt_cache_retention",
-    }
-)
-UNSUPPORTED = ("functions", "function_call", "audio", "prediction", "web_search_options")
-OF_THE_ENGINE = (
-    "priority",
-    "cache_salt",
-    "request_id",
-    "logits_processors",
-    "logits_processor_pattern",
-    "vllm_xargs",
-    "extra_args",
-    "kv_transfer_params",
-    "structured_outputs",
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
-    "guided_decoding_backend",
-    "guided_whitespace_pattern",
-    "structural_tag",
-    "truncate_prompt_tokens",
-    "mm_processor_kwargs",
-    "media_io_kwargs",
-    "chat_template",
-    "documents",
-    "stream_interval",
-    "output_kind",
-    "data_parallel_rank",
-)
-"""Fields of vLLM's routes that concern other requests, the engine, or the machine, or change the prompt unrecorded."""
-NEUTRAL: dict[str, Any] = {
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
-    "repetition_penalty": 1,
-    "min_p": 0,
-    "min_tokens": 0,
-    "logit_bias": {},
-    "best_of": 1,
-}
-"""Values with which a sampling field has no effect: SDKs send them, and the turn stays trainable."""
 MOST_MESSAGES = 10_000
-MOST_STOPS = 64
-"""Maximum number of stop strings; each is searched for after every token."""
+MOST_TOOLS = 4096
 LARGEST_OPTIONS = 4096
 """Maximum characters of JSON in `chat_template_kwargs`."""
-
-
-class Options(BaseModel):
-    """A part of the request whose unknown fields are ignored."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
 
 
 class StreamOptions(Options):
     """Options of a stream."""
 
     include_usage: bool = False
-
-
-class Function(Options):
-    """A tool's signature."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    """JSON schema of the arguments."""
-
-
-class Tool(Options):
-    """A tool that the model may call."""
-
-    type: Literal["function"]
-    function: Function
-
-
-class NamedFunction(Options):
-    """The function of a forced tool choice."""
-
-    name: str
-
-
-class NamedTool(Options):
-    """A forced tool choice."""
-
-    type: Literal["function"]
-    function: NamedFunction
 
 
 class JsonSchema(Options):
@@ -134,31 +49,43 @@ class ResponseFormat(Options):
         return self.json_schema.schema_ if self.json_schema is not None else {}
 
 
-class ChatRequest(BaseModel):
-    """OpenAI's request. Unknown fields make its turn untrainable; an engine uses those that it knows."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
+class ChatRequest(SamplingFields):
+    """OpenAI's request, with further fields of vLLM's. `fields/table.py` lists every field."""
 
     model: str
     messages: list[dict[str, Any]] = Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
     stream: bool = False
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0, le=10)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=-1)
-    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63 - 128)
-    n: int | None = Field(default=None, ge=1, le=128)
+    max_tokens: Whole | None = Field(default=None, ge=1)
+    max_completion_tokens: Whole | None = Field(default=None, ge=1)
+    n: Whole | None = Field(default=None, ge=1, le=128)
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: list[Tool] | None = Field(default=None, max_length=256)
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    top_logprobs: Whole | None = Field(default=None, ge=0, le=20)
+    return_token_ids: bool | None = None
+    """Show the ids of the prompt and of the answer."""
+    return_tokens_as_token_ids: bool | None = None
+    """Write tokens of logprobs as `token_id:N`."""
+    include_reasoning: bool | None = None
+    """Show the thoughts; the default."""
+    metadata: Any = None
+    tools: list[Tool] | None = Field(default=None, max_length=MOST_TOOLS)
+    tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
+    functions: list[Function] | None = Field(default=None, max_length=MOST_TOOLS)
+    function_call: FunctionCall | None = None
     response_format: ResponseFormat | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(default=None, max_length=32)
     """Extra variables for the model's chat template, such as `{"enable_thinking": false}`."""
+    enable_thinking: bool | None = None
+    continue_final_message: bool | None = None
+    """Continue the last message, which the caller began in the assistant's name."""
+    add_generation_prompt: bool | None = None
+    """The answer is a message of its own; false goes with `continue_final_message`."""
+
+    @property
+    def legacy(self) -> bool:
+        """Whether calls have OpenAI's older form, `function_call`."""
+        return bool(self.functions)
 
     def turn_request(
         self, context_tokens: int, *, owner: str, digest: str, idempotency_key: str | None = None, weight: int = 0
@@ -169,26 +96,19 @@ class ChatRequest(BaseModel):
             BadRequest: the request uses an unsupported feature, or its fields contradict each other.
         """
         self._check_numbers()
-        call: str | None = None
-        if self.tool_choice == "required":
-            call = ""
-        elif isinstance(self.tool_choice, NamedTool):
-            call = self.tool_choice.function.name
-        if call is not None and not self.tools:
-            raise BadRequest("tool_choice needs tools", param="tool_choice")
-        names = {tool.function.name for tool in self.tools or []}
-        if call and call not in names:
-            raise BadRequest(f"tool_choice names {call!r}, which is not one of the tools", param="tool_choice")
-        if len(names) != len(self.tools or []):
-            raise BadRequest("two tools have the same name", param="tools")
+        tools = read_tools(self.tools or (), self.tool_choice, self.functions or (), self.function_call)
+        messages = self._checked_messages()
+        prefill = self._prefill(messages)
+        if prefill and tools.call is not None:
+            raise BadRequest("an answer that is begun by the caller cannot be a forced tool call", param="tool_choice")
         return TurnRequest(
-            messages=self._checked_messages(),
+            messages=messages[:-1] if prefill else messages,
             sampling=self._sampling(context_tokens),
-            tools=[tool.model_dump(mode="json", exclude_none=True) for tool in self.tools or []],
-            call=call,
+            tools=tools.functions,
+            call=tools.call,
             template_options=self._template_options(),
-            reads_calls=self.tool_choice != "none",
-            parallel_calls=self.parallel_tool_calls is not False,
+            reads_calls=tools.reads_calls,
+            parallel_calls=self.parallel_tool_calls is not False and not self.legacy,
             count=self.n or 1,
             digest=digest,
             owner=owner,
@@ -196,19 +116,24 @@ class ChatRequest(BaseModel):
             logprobs=bool(self.logprobs),
             whole=not self.stream,
             weight=weight,
+            prefill=prefill,
         )
 
     @property
     def choice(self) -> Literal["auto", "required", "named"]:
         """Whether the answer must call a tool, or one particular tool."""
-        if isinstance(self.tool_choice, NamedTool):
-            return "named"
-        return "required" if self.tool_choice == "required" else "auto"
+        _, call = chosen(self.function_call if self.functions else self.tool_choice)
+        return "auto" if call is None else "named" if call else "required"
 
-    @property
-    def stop_strings(self) -> tuple[str, ...]:
-        """The stop strings, of which each ends the answer."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+    def _prefill(self, messages: list[dict[str, Any]]) -> str:
+        """Return the beginning of the answer, if the caller wrote it."""
+        if self.add_generation_prompt and self.continue_final_message:
+            raise BadRequest(
+                "continue_final_message and add_generation_prompt cannot both be true", param="add_generation_prompt"
+            )
+        if self.add_generation_prompt is False and not self.continue_final_message:
+            raise BadRequest("add_generation_prompt false needs continue_final_message", param="add_generation_prompt")
+        return prefilled(messages, wanted=bool(self.continue_final_message))
 
     def _check_numbers(self) -> None:
         """Refuse NaN and numbers beyond a float's range, which the record could not hold: Python parses both."""
@@ -219,7 +144,9 @@ class ChatRequest(BaseModel):
                 raise BadRequest(f"{name} contains a number that is not finite", param=name) from error
 
     def _template_options(self) -> dict[str, Any]:
-        options = self.chat_template_kwargs or {}
+        options = dict(self.chat_template_kwargs or {})
+        if self.enable_thinking is not None:
+            options.setdefault("enable_thinking", self.enable_thinking)
         if len(json.dumps(options)) > LARGEST_OPTIONS:
             raise BadRequest(
                 f"chat_template_kwargs is longer than {LARGEST_OPTIONS} characters", param="chat_template_kwargs"
@@ -228,7 +155,8 @@ class ChatRequest(BaseModel):
 
     def _checked_messages(self) -> list[dict[str, Any]]:
         """Return the messages, checked for what chat templates rely on; the role developer becomes system."""
-        for position, message in enumerate(self.messages):
+        messages = plain_messages(self.messages)
+        for position, message in enumerate(messages):
             where = f"messages[{position}]"
             if not isinstance(message.get("role"), str):
                 raise BadRequest(f"{where} has no role", param=where)
@@ -239,40 +167,20 @@ class ChatRequest(BaseModel):
                 raise BadRequest(f"{where}: content must be a string or a list of text parts", param=where)
             if not _are_calls(message.get("tool_calls")):
                 raise BadRequest(f"{where}: tool_calls must be a list of function calls", param=where)
-        return [
-            {**message, "role": "system"} if message["role"] == "developer" else message for message in self.messages
-        ]
+        return [{**message, "role": "system"} if message["role"] == "developer" else message for message in messages]
 
     def _sampling(self, context_tokens: int) -> SamplingParams:
-        fields = self.model_extra or {}
-        if isinstance(metadata := fields.get("metadata"), dict):
+        if isinstance(self.metadata, dict):
             try:
-                check_metadata(metadata)
+                check_metadata(self.metadata)
             except ValueError as error:
                 raise BadRequest(str(error), param="metadata") from error
-        extra = {
-            name: value
-            for name, value in fields.items()
-            if value is not None and name not in NOT_SAMPLING and not (name in NEUTRAL and value == NEUTRAL[name])
-        }
-        for name in (*UNSUPPORTED, *OF_THE_ENGINE):
-            if extra.pop(name, None):
-                raise BadRequest(f"this server does not support {name!r}", param=name, code="unsupported_parameter")
         if self.top_logprobs and not self.logprobs:
             raise BadRequest("top_logprobs needs logprobs: true", param="top_logprobs")
-        stop = self.stop_strings
-        if len(stop) > MOST_STOPS:
-            raise BadRequest(f"stop has {len(stop)} strings; at most {MOST_STOPS} are supported", param="stop")
-        return SamplingParams(
-            max_tokens=self.max_completion_tokens or self.max_tokens or context_tokens,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            top_k=max(0, self.top_k or 0),
-            stop=stop,
-            seed=self.seed,
+        return self.sampling(
+            self.max_completion_tokens or self.max_tokens or context_tokens,
             top_logprobs=self.top_logprobs or 0,
             json_schema=self.response_format.schema_of_answer() if self.response_format else None,
-            extra=extra,
         )
 
 

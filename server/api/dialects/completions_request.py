@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from server.api.dialects.chat_request import ChatRequest, StreamOptions
+from server.api.dialects.fields.check import unsupported
+from server.api.dialects.fields.sampling import SamplingFields, Whole
 from server.api.dialects.translation import checked
 from server.errors import BadRequest
 from server.recording.turn_request import TurnRequest
@@ -29,10 +31,8 @@ class PromptRequest(ChatRequest):
         return replace(super().turn_request(context_tokens, **call), prompt_ids=self.prompt_ids)
 
 
-class CompletionRequest(BaseModel):
-    """OpenAI's request. Unknown fields are passed to the engine as sampling parameters."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
+class CompletionRequest(SamplingFields):
+    """OpenAI's request, with further fields of vLLM's. `fields/table.py` lists every field."""
 
     model: str
     prompt: (
@@ -41,34 +41,40 @@ class CompletionRequest(BaseModel):
         | Annotated[list[str], Field(max_length=MOST_ANSWERS, fail_fast=True)]
         | Annotated[list[Ids], Field(max_length=MOST_ANSWERS, fail_fast=True)]
     )
-    max_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0, le=10)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    n: int | None = Field(default=None, ge=1, le=MOST_ANSWERS)
-    best_of: int | None = Field(default=None, ge=1)
-    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63 - 128)
-    logprobs: int | None = Field(default=None, ge=0, le=20)
+    max_tokens: Whole | None = Field(default=None, ge=0)
+    """0 only scores the prompt (`echo` or `prompt_logprobs`); nothing is sampled or recorded."""
+    n: Whole | None = Field(default=None, ge=1, le=MOST_ANSWERS)
+    best_of: Whole | None = Field(default=None, ge=1)
+    logprobs: Whole | None = Field(default=None, ge=0, le=20)
     echo: bool | None = None
-    suffix: str | None = None
+    """Show the prompt before the answer, with its logprobs if `logprobs` is set."""
+    prompt_logprobs: Whole | None = Field(default=None, ge=0, le=20)
+    """Alternatives to show for each token of the prompt."""
+    response_format: dict[str, Any] | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    metadata: Any = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
     @property
-    def stop_strings(self) -> tuple[str, ...]:
-        """The stop strings, of which each ends the answer."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+    def scores(self) -> int | None:
+        """Number of alternatives that are wanted for each token of the prompt; None if its logprobs are not."""
+        wanted = [count for count in (self.prompt_logprobs, self.logprobs if self.echo else None) if count is not None]
+        return max(wanted, default=None)
 
     def prompts(self) -> list[str | list[int]]:
         """Return the prompts, each as text or token ids.
 
         Raises:
-            BadRequest: there is no prompt or too many, or the request uses an unsupported feature.
+            BadRequest: there is no prompt or too many, or more answers are to be drawn than returned.
         """
-        refused = {"echo": self.echo, "suffix": self.suffix, "best_of": (self.best_of or 1) > (self.n or 1)}
-        for name, asked in refused.items():
-            if asked:
-                raise BadRequest(f"this server does not support {name!r}", param=name, code="unsupported_parameter")
+        if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
+            raise BadRequest("max_tokens 0 needs echo or prompt_logprobs", param="max_tokens")
+        if self.max_tokens == 0 and self.stream:
+            raise BadRequest("a prompt that is only scored (max_tokens 0) cannot be streamed", param="stream")
+        if (self.best_of or 1) > (self.n or 1):
+            raise unsupported("best_of", "no more answers are drawn than `n` returns")
         ids = [each for each in self.prompt if isinstance(each, int)]
         several = [each for each in self.prompt if not isinstance(each, int)]
         chosen: list[str | list[int]] = [self.prompt] if isinstance(self.prompt, str) else [ids] if ids else several
@@ -78,25 +84,21 @@ class CompletionRequest(BaseModel):
 
     def chat(self, position: int, text: str, ids: list[int]) -> PromptRequest:
         """Return the chat request for the answers to one prompt."""
-        extra = {
-            name: value for name, value in (self.model_extra or {}).items() if name not in PromptRequest.model_fields
-        }
         return checked(
             PromptRequest,
             {
-                **extra,
+                **self.sampling_fields(),
                 "model": self.model,
                 "messages": [{"role": "prompt", "content": text}],
                 "prompt_ids": ids,
                 "position": position,
-                "max_tokens": self.max_tokens or DEFAULT_TOKENS,
-                "temperature": self.temperature,
-                "top_p": self.top_p,
+                "max_tokens": DEFAULT_TOKENS if self.max_tokens is None else self.max_tokens,
                 "n": self.n,
-                "stop": self.stop,
-                "seed": self.seed,
+                "response_format": self.response_format,
+                "metadata": self.metadata,
                 "stream": self.stream,
                 "logprobs": self.logprobs is not None,
                 "top_logprobs": self.logprobs,
+                "return_token_ids": self.return_token_ids,
             },
         )

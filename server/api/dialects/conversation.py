@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from server import heavy
 from server.api.dialects.call import Call
 from server.api.dialects.chat_request import ChatRequest
+from server.api.dialects.fields.check import WARNING
 from server.api.dialects.hints import read_hints
 from server.api.services import service
 from server.engines.protocol import Engine
 from server.errors import BadRequest, Conflict, HorizonReached, NotFound
-from server.recording.conversation import Past, read_conversation
+from server.recording.conversation import Past, read_answers, read_conversation
 from server.recording.episodes import Episodes
 from server.recording.idle import read_ended
 from server.recording.matching.matcher import Match
 from server.recording.matching.talk import Talk
+from server.recording.prompts import with_prefill
 from server.recording.replay import find_recorded
 from server.recording.turn import RETRY_GRACE_S, Answer, Turn
 from server.recording.turn_request import TurnRequest
@@ -40,6 +42,10 @@ from upturn.wire import EpisodeOpen
 Result = TypeVar("Result")
 ENDED = "episode_ended"
 """Code of the error for an episode that takes no more turns."""
+THINKING_SWITCHES = frozenset({"enable_thinking", "thinking"})
+"""Template options that clients send to every model, whether it has the switch or not."""
+UNTRAINABLE = "x-upturn-untrainable"
+"""Header of an answer that says why it will not be trained on (`server/recording/trainable.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +54,35 @@ class Conversation:
 
     policy: str
     """The policy's name."""
+    model: str
+    """The name by which the request calls the policy; answers repeat it."""
     turns: list[Turn]
     """One per answer."""
     call: Call
     whole: bool
     """The answer is sent when it is complete."""
+    warnings: tuple[str, ...] = ()
+    """What of the request had no effect."""
 
     @property
     def version(self) -> int:
         """Policy version that sampled the first token, of the answer that has begun; before that, the requested one."""
         return next((turn for turn in self.turns if turn.beginning.begun), self.turns[0]).version
 
+    def fingerprint(self, version: int) -> str:
+        """Return `system_fingerprint`: the policy's own name and the version."""
+        return f"{self.policy}@{version}"
+
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of every answer: its episode, turns and version."""
+        """Headers of every answer: its episode, turns and version, warnings, and why it will not be trained on."""
+        reasons = dict.fromkeys(turn.untrainable for turn in self.turns if turn.untrainable)
         return {
             "x-episode-id": self.turns[0].episode_id,
             "x-turn-id": ",".join(turn.id for turn in self.turns),
             "x-policy-version": str(self.version),
+            **({UNTRAINABLE: ",".join(reasons)} if reasons else {}),
+            **({WARNING: "; ".join(self.warnings)} if self.warnings else {}),
         }
 
     async def answers(self) -> list[Answer]:
@@ -130,22 +147,27 @@ class Conversations:
         """The policy's tokenizer."""
         return self.renderer.tokenizer
 
-    async def begin(self, call: Call, body: ChatRequest) -> Conversation:
+    async def begin(self, call: Call, body: ChatRequest, warnings: Sequence[str] = ()) -> Conversation:
         """Start answering a request, or find the answers to an earlier copy of it.
+
+        Args:
+            call: the request's metadata.
+            body: the request.
+            warnings: what of it has no effect.
 
         Raises:
             UpturnError: the request is wrong, its episode takes no more turns, or the server cannot answer now.
                 Nothing was recorded.
         """
         weight = call.weight(len(body.messages))
-        request, talk = await heavy.run(weight, lambda: self._read(call, body, weight))
+        request, talk, ignored = await heavy.run(weight, lambda: self._read(call, body, weight))
         self.turns.check_length(request)
         async with self.turns.beginning(request):
-            turns = await self._retried(call, request)
+            turns = await self._retried(call, request, ids=bool(body.return_token_ids))
             if not turns:
-                turns = await self._take_turns(call, body, request, talk)
+                turns = await self._take_turns(call, self.pointers.own_name(body.model), request, talk)
                 self.shadow.offer(turns)
-        return Conversation(self.policy, turns, call, request.whole)
+        return Conversation(self.policy, body.model, turns, call, request.whole, (*warnings, *ignored))
 
     async def require(self, model: str) -> None:
         """Make sure that a model can serve, and load its version if necessary.
@@ -154,21 +176,22 @@ class Conversations:
             NotFound: there is no such policy or version.
             Unavailable: no other version can be loaded now.
         """
-        await self.residency.load_on_demand(model)
+        await self.residency.load_on_demand(self.pointers.own_name(model))
         self.pointers.resolve(model, self.engine)
 
-    async def count_tokens(self, call: Call, body: ChatRequest) -> int:
-        """Return the number of tokens in a request's prompt; nothing is sampled or recorded.
+    async def prompt_ids(self, call: Call, body: ChatRequest) -> list[int]:
+        """Return [T] the ids of a request's prompt; nothing is sampled or recorded.
 
         Raises:
             BadRequest: the request is wrong.
         """
 
-        def count() -> int:
-            request = body.turn_request(self.engine.context_tokens, owner="", digest="")
-            return len(self.renderer.prompt(request.messages, request.tools, request.template_options))
+        def render() -> list[int]:
+            request, _ = self._known_options(body.turn_request(self.engine.context_tokens, owner="", digest=""))
+            ids = self.renderer.prompt(request.messages, request.tools, request.template_options)
+            return with_prefill(self.renderer, request, ids)
 
-        return await heavy.run(call.weight(len(body.messages)), count)
+        return await heavy.run(call.weight(len(body.messages)), render)
 
     async def past(self, call: Call, turn_id: str) -> Past | None:
         """Return a recorded turn of the caller with the conversation before it; None if the caller has no such turn."""
@@ -176,25 +199,43 @@ class Conversations:
             read_conversation, self.database, turn_id, owner=call.owner, episode_id=call.named
         )
 
-    def _read(self, call: Call, body: ChatRequest, weight: int) -> tuple[TurnRequest, Talk]:
-        """Return the request, which its digest identifies: what it asks for, and of whom."""
-        hints = read_hints(call.headers, body.model_extra or {}, call.returned)
+    async def recorded_answers(self, call: Call, turn_ids: set[str]) -> dict[str, dict[str, Any]]:
+        """Return the caller's recorded answers by turn; turns that are not the caller's are absent."""
+        return await asyncio.to_thread(read_answers, self.database, turn_ids, owner=call.owner, episode_id=call.named)
+
+    async def hide(self, call: Call, turn_id: str) -> bool:
+        """Hide a recorded turn of the caller and keep it from training; return whether there was one."""
+        return await self.turns.hide(turn_id, owner=call.owner, episode_id=call.named)
+
+    def _known_options(self, request: TurnRequest) -> tuple[TurnRequest, list[str]]:
+        """Return the request without a switch for thoughts that the model lacks, and a warning that it had one."""
+        lacking = sorted((request.template_options.keys() & THINKING_SWITCHES) - self.renderer.options)
+        if not lacking:
+            return request, []
+        kept = {name: value for name, value in request.template_options.items() if name not in lacking}
+        return replace(request, template_options=kept), [f"this model does not have {', '.join(lacking)}"]
+
+    def _read(self, call: Call, body: ChatRequest, weight: int) -> tuple[TurnRequest, Talk, list[str]]:
+        """Return the request, which its digest identifies, its conversation, and what of it has no effect."""
+        hints = read_hints(call.headers, {**(body.model_extra or {}), "metadata": body.metadata}, call.returned)
         try:
             asked = body.model_dump_json()
             digest = hashlib.sha256(f"{asked}\n{call.named}\n{hints}".encode()).hexdigest()
         except ValueError as error:  # A lone surrogate, or hundreds of levels of nesting.
             raise BadRequest("the body contains a value that JSON cannot represent") from error
-        request = body.turn_request(
-            self.engine.context_tokens,
-            owner=call.owner,
-            digest=digest,
-            idempotency_key=call.idempotency_key,
-            weight=weight,
+        request, ignored = self._known_options(
+            body.turn_request(
+                self.engine.context_tokens,
+                owner=call.owner,
+                digest=digest,
+                idempotency_key=call.idempotency_key,
+                weight=weight,
+            )
         )
         talk = Talk.of(request.messages, request.frame, call.owner, hints)
-        return replace(request, retry=call.retry, talk=talk), talk
+        return replace(request, retry=call.retry, talk=talk), talk, ignored
 
-    async def _retried(self, call: Call, request: TurnRequest) -> list[Turn]:
+    async def _retried(self, call: Call, request: TurnRequest, *, ids: bool) -> list[Turn]:
         """Return the turns, recorded or in progress, of an earlier copy of this request by the same caller."""
         if not call.retry and call.idempotency_key is None:
             return []
@@ -208,17 +249,19 @@ class Conversations:
                 key=call.idempotency_key,
                 owner=request.owner,
                 episode_id=call.named,
-            )
+                prompts=ids,
+            ),
+            request.prefill,
         )
 
-    async def _take_turns(self, call: Call, body: ChatRequest, request: TurnRequest, talk: Talk) -> list[Turn]:
+    async def _take_turns(self, call: Call, model: str, request: TurnRequest, talk: Talk) -> list[Turn]:
         """Start new turns in the named episode, in the episode of this conversation, or in a new one."""
         if call.named is not None:
-            return await self._in_named(call, body, request, talk, call.named)
+            return await self._in_named(call, model, request, talk, call.named)
         matcher = self.episodes.matcher
         match = await matcher.find(talk)
         try:
-            turns = await self._in_matched(call, body, request, talk, match)
+            turns = await self._in_matched(call, model, request, talk, match)
         except BaseException:
             matcher.failed(talk)
             raise
@@ -227,43 +270,39 @@ class Conversations:
         )
         return turns
 
-    async def _in_named(
-        self, call: Call, body: ChatRequest, request: TurnRequest, talk: Talk, episode_id: str
-    ) -> list[Turn]:
+    async def _in_named(self, call: Call, model: str, request: TurnRequest, talk: Talk, episode_id: str) -> list[Turn]:
         """Start turns in the episode that a request names, or in the one after it if it was closed as idle."""
         try:
-            return await self._in_episode(call, body, request, episode_id)
+            return await self._in_episode(call, model, request, episode_id)
         except Conflict as error:
             await self.episodes.settled(episode_id)
             ended = await asyncio.to_thread(read_ended, self.database, episode_id)
             if error.code != ENDED or ended is None or not ended.idle:
                 raise
         if ended.successor is not None:
-            return await self._in_episode(call, body, request, ended.successor)
-        return await self._in_new_episode(call, body, request, talk, episode_id)
+            return await self._in_episode(call, model, request, ended.successor)
+        return await self._in_new_episode(call, model, request, talk, episode_id)
 
-    async def _in_matched(
-        self, call: Call, body: ChatRequest, request: TurnRequest, talk: Talk, match: Match
-    ) -> list[Turn]:
+    async def _in_matched(self, call: Call, model: str, request: TurnRequest, talk: Talk, match: Match) -> list[Turn]:
         """Start turns in the episode of a conversation; if there is none, or it takes no more turns, in a new one."""
         if match.episode_id is None:
-            return await self._in_new_episode(call, body, request, talk, match.continues)
+            return await self._in_new_episode(call, model, request, talk, match.continues)
         try:
-            return await self._in_episode(call, body, request, match.episode_id)
+            return await self._in_episode(call, model, request, match.episode_id)
         except HorizonReached:
             pass
         except (Conflict, NotFound) as error:  # It has just ended, or was erased.
             if error.code not in (ENDED, "episode_not_found"):
                 raise
-        return await self._in_new_episode(call, body, request, talk, match.episode_id)
+        return await self._in_new_episode(call, model, request, talk, match.episode_id)
 
-    async def _in_episode(self, call: Call, body: ChatRequest, request: TurnRequest, episode_id: str) -> list[Turn]:
+    async def _in_episode(self, call: Call, model: str, request: TurnRequest, episode_id: str) -> list[Turn]:
         """Start turns in an open episode."""
         episode = await self.episodes.get(episode_id)
         if not call.trains:
             await self.episodes.never_train(episode)
-        await self.residency.load_on_demand(body.model, episode.policy_version)
-        version = self.pointers.for_episode(episode, body.model, self.engine)
+        await self.residency.load_on_demand(model, episode.policy_version)
+        version = self.pointers.for_episode(episode, model, self.engine)
         try:
             return await self.turns.begin(episode, request, version)
         except HorizonReached:
@@ -272,25 +311,25 @@ class Conversations:
             raise
 
     async def _in_new_episode(
-        self, call: Call, body: ChatRequest, request: TurnRequest, talk: Talk, continues: str | None
+        self, call: Call, model: str, request: TurnRequest, talk: Talk, continues: str | None
     ) -> list[Turn]:
         """Check that the request can be answered, open an episode for it, and start its turns.
 
         Args:
             call: the request's metadata.
-            body: the request.
-            request: the same, for the engine.
+            model: the name by which it calls the policy.
+            request: the request.
             talk: its conversation.
             continues: the ended episode that the new one continues.
         """
-        await self.residency.load_on_demand(body.model)
+        await self.residency.load_on_demand(model)
         episode_id = new_id("ep")
         before = None if continues is None else await asyncio.to_thread(read_ended, self.database, continues)
         owner = request.owner if before is None else before.owner or request.owner
-        version = self.pointers.for_new_episode(body.model, self.engine, episode_id=episode_id, owner_hash=owner)
+        version = self.pointers.for_new_episode(model, self.engine, episode_id=episode_id, owner_hash=owner)
         ids = await self.turns.check(request)
         if call.named is None and (other := self.episodes.matcher.open_now(talk)) not in (None, continues):
-            return await self._in_matched(call, body, request, talk, Match(other))  # Opened during the check.
+            return await self._in_matched(call, model, request, talk, Match(other))  # Opened during the check.
         episode, _ = await self.episodes.open(
             EpisodeOpen(
                 trainable=call.trains and (before is None or before.trainable),

@@ -27,13 +27,18 @@ class Dialect:
         self.router = APIRouter(tags=[name], route_class=JsonRoute)
         self._paths: list[re.Pattern[str]] = []
 
-    def post(self, path: str, *, may_stream: bool = False) -> Callable[[Route], Route]:
-        """Register a route for `POST`; one that may stream returns a `Response`."""
-        return self._route("POST", path, {"response_model": None, "responses": MAY_STREAM} if may_stream else {})
+    def post(self, path: str, *, may_stream: bool = False, hidden: bool = False) -> Callable[[Route], Route]:
+        """Register a route for `POST`; one that may stream returns a `Response`, a hidden one is not documented."""
+        options: dict[str, Any] = {"response_model": None, "responses": MAY_STREAM} if may_stream else {}
+        return self._route("POST", path, {**options, "include_in_schema": not hidden})
 
     def get(self, path: str) -> Callable[[Route], Route]:
         """Register a route for `GET`."""
         return self._route("GET", path, {})
+
+    def delete(self, path: str) -> Callable[[Route], Route]:
+        """Register a route for `DELETE`."""
+        return self._route("DELETE", path, {})
 
     def owns(self, path: str) -> bool:
         """Return whether a path, or a path template, ends with one of the dialect's paths."""

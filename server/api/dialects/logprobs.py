@@ -64,10 +64,12 @@ class Logprobs(ABC):
 
     Args:
         tokenizer: the policy's tokenizer.
+        ids_as_text: write each token as `token_id:N`.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, ids_as_text: bool = False) -> None:
         self._texts = TokenTexts(tokenizer)
+        self._ids_as_text = ids_as_text
         self._count = 0
         """Number of tokens that have been shown."""
 
@@ -98,6 +100,10 @@ class Logprobs(ABC):
             tops: [K] alternatives, or empty if none were requested.
         """
 
+    def _written(self, token_id: int, text: str) -> str:
+        """Return how a token is written."""
+        return f"token_id:{token_id}" if self._ids_as_text else text
+
 
 class ChatLogprobs(Logprobs):
     """Chat's form: an entry for each token.
@@ -105,10 +111,11 @@ class ChatLogprobs(Logprobs):
     Args:
         tokenizer: the policy's tokenizer.
         alternatives: number of `top_logprobs` that were requested.
+        ids_as_text: write each token as `token_id:N`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, alternatives: int) -> None:
-        super().__init__(tokenizer)
+    def __init__(self, tokenizer: Tokenizer, alternatives: int, *, ids_as_text: bool = False) -> None:
+        super().__init__(tokenizer, ids_as_text=ids_as_text)
         self._alternatives = alternatives
 
     def of(
@@ -118,9 +125,13 @@ class ChatLogprobs(Logprobs):
         content = []
         for position, (token_id, logprob) in enumerate(zip(token_ids, logprobs, strict=True)):
             listed = islice(tops[position].items(), self._alternatives) if tops else ()
-            others = [_entry(self._texts.of(other), value) for other, value in listed]
-            content.append({**_entry(self._texts.add(token_id), logprob), "top_logprobs": others})
+            others = [self._entry(other, self._texts.of(other), value) for other, value in listed]
+            content.append({**self._entry(token_id, self._texts.add(token_id), logprob), "top_logprobs": others})
         return {"content": content, "refusal": None}
+
+    def _entry(self, token_id: int, text: str, logprob: float) -> dict[str, Any]:
+        written, text_bytes = self._written(token_id, text), list(text.encode(errors="replace"))
+        return {"token": written, "logprob": _finite(logprob), "bytes": text_bytes}
 
 
 class CompletionLogprobs(Logprobs):
@@ -133,24 +144,60 @@ class CompletionLogprobs(Logprobs):
         self, token_ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[Mapping[int, float]]
     ) -> dict[str, Any]:
         """Return the lists of the next tokens."""
-        texts, offsets, others = list[str](), list[int](), list[dict[str, float]]()
+        return self._lists(token_ids, logprobs, tops)
+
+    def of_prompt(
+        self, token_ids: Sequence[int], entries: Sequence[Mapping[int, float]], alternatives: int
+    ) -> dict[str, Any]:
+        """Return the lists of the prompt's tokens, which come before the answer; the first token has no logprob.
+
+        Args:
+            token_ids: [T]
+            entries: [T-1] logprobs by token id of each token after the first, and of its alternatives.
+            alternatives: how many of the likeliest are shown; with 0 `top_logprobs` is None.
+        """
+        logprobs: list[float | None] = [None]
+        tops: list[Mapping[int, float] | None] = [None]
+        for token_id, entry in zip(token_ids[1:], entries, strict=True):
+            best = sorted(entry.items(), key=lambda pair: -pair[1])[:alternatives]
+            logprobs.append(entry[token_id])
+            tops.append({token_id: entry[token_id], **dict(best)})
+        return self._lists(token_ids, logprobs, tops if alternatives else [])
+
+    def _lists(
+        self,
+        token_ids: Sequence[int],
+        logprobs: Sequence[float | None],
+        tops: Sequence[Mapping[int, float] | None],
+    ) -> dict[str, Any]:
+        texts, offsets, others = list[str](), list[int](), list[dict[str, float] | None]()
         for position, token_id in enumerate(token_ids):
             if tops:
-                others.append({self._texts.of(other): _finite(value) for other, value in tops[position].items()})
-            texts.append(self._texts.add(token_id))
+                others.append(self._alternatives(tops[position]))
+            text = self._texts.add(token_id)
+            texts.append(self._written(token_id, text))
             offsets.append(self._offset)
-            self._offset += len(texts[-1])
+            self._offset += len(text)
         return {
             "tokens": texts,
-            "token_logprobs": [_finite(value) for value in logprobs],
+            "token_logprobs": [None if value is None else _finite(value) for value in logprobs],
             "text_offset": offsets,
             "top_logprobs": others or None,
         }
 
+    def _alternatives(self, top: Mapping[int, float] | None) -> dict[str, float] | None:
+        if top is None:
+            return None
+        return {self._written(other, self._texts.of(other)): _finite(value) for other, value in top.items()}
+
+
+def joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the lists of several parts, in their order, as one; None without a part."""
+    if not parts:
+        return None
+    whole = {name: [entry for part in parts for entry in part[name] or []] for name in parts[0]}
+    return {**whole, "top_logprobs": whole["top_logprobs"] or None}
+
 
 def _finite(logprob: float) -> float:
     return logprob if logprob > LEAST else LEAST
-
-
-def _entry(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode(errors="replace"))}

@@ -18,9 +18,19 @@ from server.api.dialects.call import CallOf
 from server.api.dialects.conversation import Conversation, Conversations, ConversationsOf
 from server.api.dialects.dialect import Dialect
 from server.api.dialects.ends import finish_reason, stop_reason
+from server.api.dialects.fields.check import check
 from server.api.dialects.messages_request import CountRequest, MessagesRequest
 from server.api.dialects.streams import Pieces, event, merged, sse
-from server.errors import Forbidden, InvalidKey, NotFound, RateLimited, TooLarge, Unavailable, UpturnError
+from server.errors import (
+    ContextTooLong,
+    Forbidden,
+    InvalidKey,
+    NotFound,
+    RateLimited,
+    TooLarge,
+    Unavailable,
+    UpturnError,
+)
 from server.recording.turn import Answer
 from server.rendering.json_text import read_json, without_halves, write_json
 from upturn.logs import request_id
@@ -39,7 +49,10 @@ def _error(error: UpturnError) -> dict[str, Any]:
     """Return Anthropic's error body, which also contains this server's `code`."""
     otherwise = "invalid_request_error" if error.type == "invalid_request_error" else "api_error"
     kind = next((name for known, name in _ERROR_TYPES.items() if isinstance(error, known)), otherwise)
-    body = {"type": kind, "message": error.message, "code": error.code}
+    message = error.message
+    if isinstance(error, ContextTooLong) and error.tokens is not None:  # In Anthropic's words, which agents look for.
+        message = f"prompt is too long: {error.tokens} tokens > {error.most} maximum"
+    body = {"type": kind, "message": message, "code": error.code}
     return {"type": "error", "error": body, "request_id": request_id.get()}
 
 
@@ -68,15 +81,16 @@ dialect = Dialect("messages", ErrorForm(_error, _ERROR_SCHEMA))
 @dialect.post("/v1/messages", may_stream=True)
 async def messages(body: MessagesRequest, conversations: ConversationsOf, call: CallOf) -> Response:
     """Answer a conversation in Anthropic's form. Its episode is found as for chat."""
+    warnings = await heavy.run(call.size, lambda: check("messages", body))
     chat = await heavy.run(call.weight(len(body.messages)), body.chat)
-    conversation = await conversations.begin(call, chat)
+    conversation = await conversations.begin(call, chat, [*warnings, *body.warnings()])
     if body.stream:
         return sse(conversation, _stream(body, conversations, conversation, await merged(conversation)))
     (answer,) = await conversation.answers()
     reason, sequence = _end(body, conversations, answer)
     content = [_content(block, block.text) for block in blocks_of(answer.message, reasoning=body.thinks)]
     whole = {
-        **_common_fields(conversation, answer.version),
+        **_common_fields(conversation),
         "content": content,
         "stop_reason": reason,
         "stop_sequence": sequence,
@@ -89,9 +103,10 @@ async def messages(body: MessagesRequest, conversations: ConversationsOf, call: 
 @dialect.post("/v1/messages/count_tokens")
 async def count_tokens(body: CountRequest, conversations: ConversationsOf, call: CallOf) -> dict[str, int]:
     """Count the tokens of a prompt; nothing is sampled or recorded."""
+    await heavy.run(call.size, lambda: check("messages", body))
     await conversations.require(body.model)
     chat = await heavy.run(call.weight(len(body.messages)), body.chat)
-    return {"input_tokens": await conversations.count_tokens(call, chat)}
+    return {"input_tokens": len(await conversations.prompt_ids(call, chat))}
 
 
 async def _stream(
@@ -103,7 +118,7 @@ async def _stream(
         return event({"type": kind, **fields}, kind)
 
     start = {
-        **_common_fields(conversation, conversation.version),
+        **_common_fields(conversation),
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
@@ -126,12 +141,12 @@ async def _stream(
         yield event(dialect.errors.body(error), "error")
 
 
-def _common_fields(conversation: Conversation, version: int) -> dict[str, Any]:
+def _common_fields(conversation: Conversation) -> dict[str, Any]:
     return {
         "id": f"msg_{conversation.turns[0].id}",
         "type": "message",
         "role": "assistant",
-        "model": f"{conversation.policy}@{version}",
+        "model": conversation.model,
     }
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from server.api.dialects.chat_request import MOST_MESSAGES, MOST_STOPS, ChatRequest
+from server.api.dialects.chat_request import MOST_MESSAGES, MOST_TOOLS, ChatRequest
+from server.api.dialects.fields.sampling import MOST_STOPS, Whole
+from server.api.dialects.tools.anthropic_tools import Tool, functions, left_out
 from server.api.dialects.translation import Lenient, TextOr, checked, only
 from server.errors import BadRequest
 from server.rendering.json_text import write_json
@@ -79,18 +81,6 @@ class MessagesInput(Lenient):
         return [_answer(self.content)] if self.role == "assistant" else _asked(self.role, self.content)
 
 
-class MessageTool(Lenient):
-    """A tool that the caller runs."""
-
-    type: Literal["custom"] | None = None
-    name: str
-    description: str | None = None
-    input_schema: dict[str, Any]
-
-
-Tool = Annotated[MessageTool, only(("custom",), "this server does not run tools itself, such as")]
-
-
 class ToolChoice(Lenient):
     """Whether and which tools to call."""
 
@@ -119,22 +109,25 @@ class OutputFormat(Lenient):
 
 
 class OutputConfig(Lenient):
-    """Options of the answer."""
+    """Options of the answer; `effort` has no effect."""
 
     format: OutputFormat | None = None
 
 
 class CountRequest(Lenient):
-    """The fields that make the prompt. Fields not listed here are ignored."""
+    """The fields that make the prompt. `fields/table.py` lists every field."""
+
+    model_config = ConfigDict(extra="allow")
 
     model: str
     messages: list[MessagesInput] = Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
     system: _Texts = ""
-    tools: list[Tool] | None = Field(default=None, max_length=256)
+    tools: list[Tool] | None = Field(default=None, max_length=MOST_TOOLS)
     tool_choice: ToolChoice | None = None
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
-    mcp_servers: list[Any] | None = None
+    output_format: OutputFormat | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(default=None, max_length=32)
 
     @property
     def thinks(self) -> bool:
@@ -147,26 +140,21 @@ class CountRequest(Lenient):
         kind = self.tool_choice.type if self.tool_choice is not None else "auto"
         return "named" if kind == "tool" else "required" if kind == "any" else "auto"
 
+    def warnings(self) -> list[str]:
+        """Return what of the request has no effect."""
+        hosted = left_out(self.tools or ())
+        return [f"left out tools that Anthropic's servers run: {', '.join(hosted)}"] if hosted else []
+
     def chat(self, **sampling: Any) -> ChatRequest:
         """Return the equivalent chat request.
 
         Raises:
-            BadRequest: the request uses an unsupported feature.
+            BadRequest: the request is contradictory.
         """
-        if self.messages[-1].role == "assistant":
-            raise BadRequest(
-                "this server does not support an answer begun by the caller (prefill)",
-                param="messages",
-                code="unsupported_parameter",
-            )
-        if self.mcp_servers:
-            raise BadRequest(
-                "this server does not support 'mcp_servers'", param="mcp_servers", code="unsupported_parameter"
-            )
         messages = [each for message in self.messages for each in message.as_chat()]
         if system := self._system():
             messages.insert(0, {"role": "system", "content": system})
-        form = self.output_config.format if self.output_config else None
+        form = (self.output_config.format if self.output_config else None) or self.output_format
         choice = self.tool_choice
         return checked(
             ChatRequest,
@@ -174,20 +162,11 @@ class CountRequest(Lenient):
                 **sampling,
                 "model": self.model,
                 "messages": messages,
-                "tools": [
-                    {
-                        "type": "function",
-                        "function": {
-                            "name": tool.name,
-                            "description": tool.description,
-                            "parameters": tool.input_schema,
-                        },
-                    }
-                    for tool in self.tools or []
-                ]
-                or None,
+                "tools": functions(self.tools or ()) or None,
                 "tool_choice": choice and choice.as_chat(),
                 "parallel_tool_calls": False if choice and choice.disable_parallel_tool_use else None,
+                "continue_final_message": self.messages[-1].role == "assistant" or None,
+                "chat_template_kwargs": self.chat_template_kwargs,
                 "response_format": form
                 and {"type": "json_schema", "json_schema": {"name": "answer", "schema": form.schema_}},
             },
@@ -202,12 +181,12 @@ class CountRequest(Lenient):
 class MessagesRequest(CountRequest):
     """The request for an answer."""
 
-    max_tokens: int = Field(ge=1)
+    max_tokens: Whole = Field(ge=1)
     stream: bool = False
     stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, max_length=MOST_STOPS)
     temperature: float | None = Field(default=None, ge=0, le=1)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0)
+    top_k: Whole | None = Field(default=None, ge=0)
     metadata: Any = None
 
     def chat(self, **more: Any) -> ChatRequest:

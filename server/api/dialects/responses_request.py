@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from server.api.dialects.chat_request import ChatRequest
+from server.api.dialects.chat_request import MOST_TOOLS, ChatRequest
+from server.api.dialects.fields.sampling import SamplingFields, Whole
+from server.api.dialects.tools.custom import arguments_of
+from server.api.dialects.tools.responses_tools import Tool, flat, functions, left_out, resolve
 from server.api.dialects.translation import Lenient, TextOr, checked, only
 from server.errors import BadRequest
 
 INSTRUCTIONS = "instructions"
 """Id of the recorded message made from `instructions`, which the next response does not inherit."""
-UNSUPPORTED = ("background", "conversation", "prompt")
-_ITEMS = ("message", "function_call", "function_call_output", "reasoning")
+_ITEMS = (
+    "message",
+    "function_call",
+    "function_call_output",
+    "custom_tool_call",
+    "custom_tool_call_output",
+    "reasoning",
+    "item_reference",
+)
+_HOSTED_ITEMS = (
+    "web_search_call",
+    "file_search_call",
+    "code_interpreter_call",
+    "image_generation_call",
+    "tool_search_call",
+    "tool_search_output",
+    "mcp_list_tools",
+    "mcp_call",
+    "compaction_trigger",
+)
+"""Items of what OpenAI's servers did, which are left out."""
+_CHOICES = ("function", "custom", "allowed_tools")
 _TEXTS = ("input_text", "output_text", "text")
 
 
@@ -43,13 +68,30 @@ class FunctionCall(Lenient):
     id: Any = None
     call_id: str
     name: str
+    namespace: str | None = None
     arguments: str
+
+
+class CustomCall(Lenient):
+    """A call of a custom tool by the model."""
+
+    type: Literal["custom_tool_call"]
+    id: Any = None
+    call_id: str
+    name: str
+    namespace: str | None = None
+    input: str
+
+    @property
+    def arguments(self) -> str:
+        """The arguments of the function that the model sees."""
+        return arguments_of(self.input)
 
 
 class FunctionCallOutput(Lenient):
     """The result of a call."""
 
-    type: Literal["function_call_output"]
+    type: Literal["function_call_output", "custom_tool_call_output"]
     call_id: str
     output: _Texts
 
@@ -69,39 +111,55 @@ class Reasoning(Lenient):
     content: list[ReasoningText] | None = None
 
 
+class ItemReference(Lenient):
+    """An item of an earlier response, which is on record."""
+
+    type: Literal["item_reference"] | None = None
+    id: str
+
+
+class HostedItem(Lenient):
+    """An item that is left out."""
+
+    type: str
+
+
 def _kind(item: Any) -> str:
     kind = item.get("type") if isinstance(item, dict) else getattr(item, "type", None)
-    return kind if isinstance(kind, str) else "message"
+    if kind in _HOSTED_ITEMS:
+        return "hosted"
+    if kind is None and isinstance(item, dict) and "role" not in item and "id" in item:
+        return "item_reference"
+    kind = kind if isinstance(kind, str) else "message"
+    return "function_call_output" if kind == "custom_tool_call_output" else kind
 
 
 Item = Annotated[
     Annotated[MessageItem, Tag("message")]
     | Annotated[FunctionCall, Tag("function_call")]
+    | Annotated[CustomCall, Tag("custom_tool_call")]
     | Annotated[FunctionCallOutput, Tag("function_call_output")]
-    | Annotated[Reasoning, Tag("reasoning")],
+    | Annotated[Reasoning, Tag("reasoning")]
+    | Annotated[ItemReference, Tag("item_reference")]
+    | Annotated[HostedItem, Tag("hosted")],
     Discriminator(_kind),
-    only(_ITEMS, "this server does not support items of type"),
+    only((*_ITEMS, *_HOSTED_ITEMS), "this server does not support items of type"),
 ]
 
 
-class FunctionTool(Lenient):
-    """A tool that the caller runs."""
-
-    type: Literal["function"]
-    name: str
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-Tool = Annotated[FunctionTool, only(("function",), "this server does not run tools itself, such as")]
-
-
-class FunctionChoice(Lenient):
+class NamedChoice(Lenient):
     """A forced tool choice."""
 
-    type: Literal["function"]
+    type: Literal["function", "custom"]
     name: str
+
+
+class AllowedChoice(Lenient):
+    """A choice among some of the tools."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[dict[str, Any]] = Field(min_length=1, fail_fast=True)
 
 
 class TextFormat(Lenient):
@@ -118,69 +176,77 @@ class TextConfig(Lenient):
     format: TextFormat | None = None
 
 
-class ResponsesRequest(Lenient):
-    """The request. Fields not listed here are ignored."""
+class ResponsesRequest(SamplingFields):
+    """OpenAI's request, with further fields of vLLM's. `fields/table.py` lists every field."""
 
     model: str
     input: TextOr[Item]
     instructions: str | None = None
     previous_response_id: str | None = None
-    tools: list[Tool] | None = Field(default=None, max_length=256)
+    tools: list[Tool] | None = Field(default=None, max_length=MOST_TOOLS)
     tool_choice: (
         Literal["none", "auto", "required"]
-        | Annotated[FunctionChoice, only(("function",), "this server does not support a tool choice of type")]
+        | Annotated[NamedChoice | AllowedChoice, only(_CHOICES, "this server does not support a tool choice of type")]
         | None
     ) = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
-    max_output_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_output_tokens: Whole | None = Field(default=None, ge=1)
     stream: bool | None = None
     store: bool | None = None
     metadata: dict[str, str] | None = None
     user: Any = None
     safety_identifier: Any = None
     prompt_cache_key: Any = None
-    background: bool | None = None
-    conversation: Any = None
-    prompt: Any = None
+    include_reasoning: bool | None = None
+    enable_thinking: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(default=None, max_length=32)
 
-    def chat(self, before: list[dict[str, Any]]) -> ChatRequest:
+    def warnings(self) -> list[str]:
+        """Return what of the request has no effect."""
+        tools = left_out(self.tools or ())
+        items = (
+            [] if isinstance(self.input, str) else [each.type for each in self.input if isinstance(each, HostedItem)]
+        )
+        said = {"tools that this server does not run": tools, "items of hosted tools": items}
+        return [f"left out {what}: {', '.join(dict.fromkeys(kinds))}" for what, kinds in said.items() if kinds]
+
+    def references(self) -> list[str]:
+        """Return the ids of the recorded items that the input names."""
+        return (
+            [] if isinstance(self.input, str) else [each.id for each in self.input if isinstance(each, ItemReference)]
+        )
+
+    def chat(self, before: list[dict[str, Any]], recorded: Mapping[str, Item] = MappingProxyType({})) -> ChatRequest:
         """Return the equivalent chat request.
 
         Args:
             before: messages of the previous response, including its answer.
+            recorded: the items that the input only names, by id.
 
         Raises:
             BadRequest: the request uses an unsupported feature.
         """
-        for name in UNSUPPORTED:
-            if getattr(self, name):
-                raise BadRequest(f"this server does not support {name!r}", param=name, code="unsupported_parameter")
         head = [{"role": "system", "content": self.instructions, "id": INSTRUCTIONS}] if self.instructions else []
         kept = before[1:] if before and before[0].get("id") == INSTRUCTIONS else before
-        new = [{"role": "user", "content": self.input}] if isinstance(self.input, str) else _messages(self.input)
-        choice = self.tool_choice
+        if isinstance(self.input, str):
+            new = [{"role": "user", "content": self.input}]
+        else:
+            new = _messages([recorded[each.id] if isinstance(each, ItemReference) else each for each in self.input])
         return checked(
             ChatRequest,
             {
+                **self.sampling_fields(),
                 "model": self.model,
                 "messages": [*head, *kept, *new],
                 "stream": self.stream,
-                "tools": [
-                    {"type": "function", "function": tool.model_dump(include={"name", "description", "parameters"})}
-                    for tool in self.tools or []
-                ]
-                or None,
-                "tool_choice": {"type": "function", "function": {"name": choice.name}}
-                if isinstance(choice, FunctionChoice)
-                else choice,
+                "tools": functions(self.tools or ()) or None,
+                "tool_choice": self._choice(),
                 "parallel_tool_calls": self.parallel_tool_calls,
                 "response_format": self._format(),
                 "max_tokens": self.max_output_tokens,
-                "temperature": self.temperature,
-                "top_p": self.top_p,
+                "chat_template_kwargs": self.chat_template_kwargs,
+                "enable_thinking": self.enable_thinking,
                 "metadata": self.metadata,
                 "user": self.user,
                 "safety_identifier": self.safety_identifier,
@@ -191,8 +257,19 @@ class ResponsesRequest(Lenient):
     def returned(self) -> tuple[str, ...]:
         """Return the ids of earlier responses and output items that the request contains, the newest first."""
         items = [] if isinstance(self.input, str) else self.input
-        ids = [item.id for item in reversed(items) if not isinstance(item, FunctionCallOutput)]
+        ids = [item.id for item in reversed(items) if not isinstance(item, FunctionCallOutput | HostedItem)]
         return tuple(each for each in (*ids, self.previous_response_id) if isinstance(each, str))
+
+    def _choice(self) -> Any:
+        """Return chat's tool choice."""
+        choice, tools = self.tool_choice, self.tools or ()
+        if isinstance(choice, NamedChoice):
+            return {"type": "function", "function": {"name": resolve(choice.name, tools)}}
+        if isinstance(choice, AllowedChoice):
+            names = [resolve(str(tool["name"]), tools) for tool in choice.tools if "name" in tool]
+            allowed = [{"type": "function", "function": {"name": name}} for name in names]
+            return {"type": "allowed_tools", "allowed_tools": {"mode": choice.mode, "tools": allowed}}
+        return choice
 
     def _format(self) -> dict[str, Any] | None:
         form = self.text.format if self.text else None
@@ -220,7 +297,7 @@ def _messages(items: list[Item]) -> list[dict[str, Any]]:
         elif isinstance(item, MessageItem) and item.role != "assistant":
             answer = None
             messages.append({"role": item.role, "content": _text(item.content)})
-        else:
+        elif isinstance(item, MessageItem | FunctionCall | CustomCall):
             if answer is None or (isinstance(item, MessageItem) and "tool_calls" not in answer):
                 answer = {"role": "assistant", "content": ""}
                 if thoughts:
@@ -233,7 +310,7 @@ def _messages(items: list[Item]) -> list[dict[str, Any]]:
                     {
                         "id": item.call_id,
                         "type": "function",
-                        "function": {"name": item.name, "arguments": item.arguments},
+                        "function": {"name": flat(item.name, item.namespace), "arguments": item.arguments},
                     }
                 )
     return messages

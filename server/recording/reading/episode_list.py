@@ -70,7 +70,7 @@ def list_episodes(database: Database, chosen: Filter, *, after: str | None, limi
             row.episode_id: row
             for row in session.execute(
                 sa.select(
-                    TurnRow.episode_id, sa.func.count().label("count"), sa.func.max(TurnRow.created_at).label("newest")
+                    TurnRow.episode_id, sa.func.count().label("turns"), sa.func.max(TurnRow.created_at).label("newest")
                 )
                 .where(TurnRow.episode_id.in_(ids))
                 .group_by(TurnRow.episode_id)
@@ -93,7 +93,7 @@ def list_episodes(database: Database, chosen: Filter, *, after: str | None, limi
                 reward=rewards[row.id],
                 metadata=row.details,
                 continues=row.continues_id,
-                turns=turns[row.id].count if row.id in turns else 0,
+                turns=turns[row.id].turns if row.id in turns else 0,
                 last_turn_at=turns[row.id].newest if row.id in turns else None,
                 opened_at=row.opened_at,
                 closed_at=row.closed_at,

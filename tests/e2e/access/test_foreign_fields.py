@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from server.api.dialects.chat_request import OF_THE_ENGINE
-from server.engines.protocol import SamplingParams
-from server.engines.vllm_sampling import PASSED_ON, _sampling
+from server.api.dialects.fields.table import CHAT as CHAT_FIELDS
+from server.engines.protocol import ENGINE_FIELDS, SamplingParams
+from server.engines.vllm_sampling import _sampling
 from tests.support.live import Live, script, serving, settings_for
 from upturn.wire import EpisodeOpen
 
@@ -53,7 +53,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
 def test_fields_that_concern_the_engine_are_refused_by_name(live: Live, path: str, name: str) -> None:
-    assert name in OF_THE_ENGINE
+    assert CHAT_FIELDS[name].use == "refused"
     refused = live.http.post(path, json={**BODIES[path], name: HOSTILE[name]})
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported_parameter")
     assert name in refused.json()["error"]["message"]
@@ -61,15 +61,20 @@ def test_fields_that_concern_the_engine_are_refused_by_name(live: Live, path: st
         assert live.http.post(path, json={**BODIES[path], name: neutral}).status_code == 200
 
 
-def test_an_unknown_field_is_recorded_as_changed_sampling(live: Live) -> None:
+@pytest.mark.parametrize("path", BODIES)
+def test_an_unknown_field_changes_nothing_and_is_named_in_a_header(live: Live, path: str) -> None:
     opened = live.client.open_episode(EpisodeOpen())
-    body = {**BODIES[CHAT], "something_new": 1}
-    assert live.http.post(CHAT, json=body, headers={"x-episode-id": opened.id}).status_code == 200
-    assert [turn.untrainable_reason for turn in live.client.episode(opened.id).turns] == ["changed_sampling"]
+    headers = {"x-episode-id": opened.id}
+    for more in ({}, {"stream": True}):
+        answer = live.http.post(path, json={**BODIES[path], "something_new": 1, **more}, headers=headers)
+        assert answer.headers["x-upturn-warning"] == "ignored unknown fields: something_new"
+        assert "x-upturn-untrainable" not in answer.headers
+    assert [turn.untrainable_reason for turn in live.client.episode(opened.id).turns] == [None, None]
+    assert "x-upturn-warning" not in live.http.post(path, json=BODIES[path]).headers
 
 
 def test_only_known_fields_reach_vllm() -> None:
-    known = dict.fromkeys(PASSED_ON, 1)
+    known = dict.fromkeys(ENGINE_FIELDS, 1)
     unknown = {**HOSTILE, "something_new": 1, "n": 7, "max_tokens": 10**9, "prompt_logprobs": 100, "detokenize": False}
     plain = _sampling(SamplingParams(100), 10)
     sent = _sampling(SamplingParams(100, extra={**known, **unknown}), 10)

@@ -17,6 +17,7 @@ import pytest
 import websockets.sync.client as websockets
 from websockets.exceptions import ConnectionClosed
 
+from server.api.dialects.extras.absent import ABSENT
 from server.app import create_app
 from tests.support.keys import client, new_key
 from tests.support.live import Live, script, serving, settings_for
@@ -25,11 +26,14 @@ from upturn.wire import EpisodeOpen, RewardRequest
 
 SECRET = "the secret of agent A"
 EVIL = "https://evil.example"
-DIALECT_PATHS = ("chat/completions", "completions", "messages", "messages/count_tokens", "responses")
+DIALECT_PATHS = (
+    *(f"/v1/{path}" for path in ("chat/completions", "completions", "messages", "messages/count_tokens", "responses")),
+    *("/tokenize", "/detokenize", *ABSENT),
+)
 ROUTES = {
     "open": """
         GET / | GET /openapi.json | GET /docs | GET /docs/start.js | GET /docs/{name} | GET /redoc | GET /healthz
-        GET /readyz""",
+        GET /readyz | GET /health""",
     "agent": """
         GET /v1/environments | GET /v1/environments/{name:path}/tasks | POST /v1/episodes | GET /v1/episodes
         GET /v1/models | GET /v1/models/{model:path} | POST /retrieve | POST /agentgym/{environment:path}/create
@@ -42,8 +46,10 @@ ROUTES = {
     "owner": """
         GET /v1/episodes/{episode_id} | GET /v1/episodes/{episode_id}/trained | POST /v1/episodes/{episode_id}/close
         POST /v1/episodes/{episode_id}/steps | GET /v1/responses/{response_id}
-        GET /episodes/{episode_id}/v1/responses/{response_id}"""
-    + "".join(f" | POST /v1/{path} | POST /episodes/{{episode_id}}/v1/{path}" for path in DIALECT_PATHS),
+        GET /episodes/{episode_id}/v1/responses/{response_id} | GET /v1/responses/{response_id}/input_items
+        GET /episodes/{episode_id}/v1/responses/{response_id}/input_items | DELETE /v1/responses/{response_id}
+        DELETE /episodes/{episode_id}/v1/responses/{response_id}"""
+    + "".join(f" | POST {path} | POST /episodes/{{episode_id}}{path}" for path in DIALECT_PATHS),
     "rewards": "POST /v1/rewards",
     "rewarder": "POST /v1/episodes/{episode_id}/rewards",
     "learner": """

@@ -20,7 +20,7 @@ def test_an_openai_client_gets_an_answer_and_the_record_has_its_exact_tokens(liv
     raw = live.openai().chat.completions.with_raw_response.create(model="policy", messages=ASK, logprobs=True)
     answer = raw.parse()
     assert answer.choices[0].message.content == "Hello there."
-    assert answer.model == "policy@0"
+    assert (answer.model, answer.system_fingerprint) == ("policy", "policy@0")
     assert raw.headers["x-policy-version"] == "0"
     view = live.client.episode(raw.headers["x-episode-id"])
     turn = view.turns[0]

@@ -16,7 +16,7 @@ from tests.support.live import Live, script, serving, settings_for
 def test_a_completion_continues_exactly_its_prompt(live: Live, prompt: str | list[int]) -> None:
     raw = live.openai().completions.with_raw_response.create(model="policy", prompt=prompt, max_tokens=50, logprobs=2)
     (choice,) = (answer := raw.parse()).choices
-    assert (choice.text, choice.finish_reason, answer.model) == ("Hello there.", "stop", "policy@0")
+    assert (choice.text, choice.finish_reason, answer.model) == ("Hello there.", "stop", "policy")
     (turn,) = live.client.episode(raw.headers["x-episode-id"]).turns
     assert turn.token_ids[: turn.prompt_tokens] == list(b"Once")
     assert turn.messages == [{"role": "prompt", "content": "Once"}]
@@ -93,11 +93,13 @@ def test_a_completion_shows_thoughts_and_calls_as_plain_text(tmp_path: Path) -> 
         ({"prompt": [[]]}, "invalid_request"),
         ({"prompt": ["a"] * 65, "n": 2}, "invalid_request"),
         ({"prompt": 7}, "invalid_request"),
-        ({"echo": True}, "unsupported_parameter"),
+        ({"max_tokens": 0}, "invalid_request"),
+        ({"max_tokens": 0, "echo": True, "stream": True}, "invalid_request"),
         ({"suffix": "end"}, "unsupported_parameter"),
         ({"best_of": 2}, "unsupported_parameter"),
         ({"prompt": "x" * 5000}, "context_length_exceeded"),
-        ({"extra_body": {"messages": 7, "position": 8}, "model": "other"}, "model_not_found"),
+        ({"extra_body": {"messages": 7}}, "unsupported_parameter"),
+        ({"extra_body": {"position": 8}, "model": "other"}, "model_not_found"),
     ],
 )
 def test_an_invalid_completion_request_gets_openais_error(live: Live, changes: dict[str, Any], code: str) -> None:

@@ -20,7 +20,7 @@ def test_an_anthropic_client_gets_an_answer_whose_tokens_are_recorded(live: Live
     assert [block.model_dump(exclude_none=True) for block in answer.content] == [
         {"type": "text", "text": "Hello there."}
     ]
-    assert (answer.model, answer.role, answer.stop_reason) == ("policy@0", "assistant", "end_turn")
+    assert (answer.model, answer.role, answer.stop_reason) == ("policy", "assistant", "end_turn")
     assert raw.headers["x-policy-version"] == "0"
     (turn,) = live.client.episode(raw.headers["x-episode-id"]).turns
     assert answer.id == f"msg_{turn.id}"
@@ -202,16 +202,16 @@ IMAGE = {"type": "image", "source": {"type": "url", "url": "https://example.com/
             "only the assistant",
         ),
         (
-            {"messages": [*ASK, {"role": "assistant", "content": "It is"}]},
+            {"messages": [*ASK, {"role": "assistant", "content": ""}]},
             anthropic.BadRequestError,
             "invalid_request_error",
-            "prefill",
+            "can be continued",
         ),
         (
-            {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+            {"tools": [{"type": "computer_20250124", "name": "computer"}]},
             anthropic.BadRequestError,
             "invalid_request_error",
-            "this server does not run tools itself, such as: 'web_search_20250305'",
+            "this server does not support tools of type 'computer_20250124'",
         ),
         ({"tool_choice": {"type": "any"}}, anthropic.BadRequestError, "invalid_request_error", "needs tools"),
         (
@@ -225,7 +225,7 @@ IMAGE = {"type": "image", "source": {"type": "url", "url": "https://example.com/
             {"messages": [{"role": "user", "content": "x" * 5000}]},
             anthropic.BadRequestError,
             "invalid_request_error",
-            "context",
+            "prompt is too long",
         ),
         ({"extra_headers": {"x-episode-id": "ep_none"}}, anthropic.NotFoundError, "not_found_error", "ep_none"),
     ],

@@ -20,7 +20,7 @@ def test_a_response_is_a_turn_and_can_be_retrieved(live: Live) -> None:
         model="policy", input="Hi", instructions="Be brief.", metadata={"a": "b"}, temperature=0.5
     )
     answer = raw.parse()
-    assert (answer.output_text, answer.status, answer.model) == ("Hello there.", "completed", "policy@0")
+    assert (answer.output_text, answer.status, answer.model) == ("Hello there.", "completed", "policy")
     assert (answer.instructions, answer.metadata, answer.temperature) == ("Be brief.", {"a": "b"}, 0.5)
     (turn,) = live.client.episode(raw.headers["x-episode-id"]).turns
     assert answer.id == f"resp_{turn.id}"
@@ -218,10 +218,10 @@ class Weather(BaseModel):
             "text only, not a part of type: 'input_image'",
         ),
         (
-            {"tools": [{"type": "web_search"}]},
+            {"tools": [{"type": "telepathy"}]},
             openai.BadRequestError,
             "invalid_request",
-            "tools itself.*'web_search'",
+            "tools of type 'telepathy'",
         ),
         (
             {"tools": [{"type": "function", "name": "a", "parameters": {}, "strict": False}] * 2},

@@ -55,9 +55,10 @@ def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
         yield running
 
 
-def named(data: dict[str, Any]) -> str | None:
-    """Return the model that an event names."""
-    return data.get("model") or next((data[key]["model"] for key in ("message", "response") if key in data), None)
+def named(data: dict[str, Any]) -> set[str]:
+    """Return the model and the version that an event names."""
+    model = data.get("model") or next((data[key]["model"] for key in ("message", "response") if key in data), None)
+    return {model, data.get("system_fingerprint")} - {None}
 
 
 @pytest.mark.parametrize("stream", STREAMS)
@@ -68,7 +69,8 @@ def test_a_stream_names_the_version_that_sampled_its_first_token(live: Live, str
         assert response.status_code == 200
         assert response.headers["x-policy-version"] == "1"
         events = [json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: {")]
-    assert {named(event) for event in events} - {None} == {"policy@1"}
+    fingerprints = {"policy@1"} if "completions" in path else set()
+    assert set().union(*map(named, events)) == {"policy"} | fingerprints
 
 
 def test_a_stream_names_the_first_version_at_its_beginning_and_the_last_at_its_end(live: Live) -> None:
@@ -76,7 +78,7 @@ def test_a_stream_names_the_first_version_at_its_beginning_and_the_last_at_its_e
     with live.openai().chat.completions.create(model="policy", messages=ASK, stream=True) as chunks:
         assert chunks.response.headers["x-policy-version"] == "0"
         episode = chunks.response.headers["x-episode-id"]
-        models = [chunk.model for chunk in chunks]
+        models = [chunk.system_fingerprint for chunk in chunks]
     assert models[0] == "policy@0" and models[-1] == "policy@1"
     (turn,) = live.client.episode(episode).turns
     spans = [(span.version, span.first, span.tokens) for span in turn.policy_versions]

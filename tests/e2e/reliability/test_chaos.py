@@ -79,7 +79,7 @@ def test_a_server_killed_at_any_point_of_a_swap_restarts_with_a_complete_version
 def client_says(url: str) -> tuple[str | None, str]:
     with OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as api:
         answer = api.chat.completions.create(model="policy", messages=ASK)
-        return answer.choices[0].message.content, answer.model
+        return answer.choices[0].message.content, answer.system_fingerprint
 
 
 @pytest.mark.timeout(300)
@@ -133,7 +133,7 @@ def test_a_learner_whose_disk_is_full_fails_its_run_with_the_reason_and_the_cham
         assert ended.state == "failed" and ended.reason is not None and "arge" in ended.reason, ended.reason
         assert [p.version for p in live.client.policies().data] == [0]
         answer = live.openai().chat.completions.create(model="policy", messages=ASK, max_tokens=4)
-        assert answer.model == "policy@0"
+        assert answer.system_fingerprint == "policy@0"
 
 
 def _no_signal() -> None:

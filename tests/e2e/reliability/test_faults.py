@@ -113,7 +113,9 @@ def test_no_vllm_process_outlives_its_server(tmp_path: Path, stop: signal.Signal
     )
     with process(tmp_path / "data", model, *flags) as (server, url):
         with openai.OpenAI(base_url=f"{url}/v1", api_key="x") as api:
-            assert api.chat.completions.create(model="policy", messages=ASK, max_tokens=2).model == "policy@0"
+            assert (
+                api.chat.completions.create(model="policy", messages=ASK, max_tokens=2).system_fingerprint == "policy@0"
+            )
         assert processes_that_name(tmp_path)
         server.send_signal(stop)
         server.wait(timeout=60)

@@ -41,10 +41,10 @@ def test_a_chat_is_trained_on_and_the_next_answer_comes_from_version_1(tmp_path:
         )
         assert policy.check_mean is not None and policy.check_mean < 2e-3
         answer = live.openai().chat.completions.create(model="policy@head", messages=ASK, max_tokens=4)
-        assert answer.model == "policy@1"
+        assert answer.system_fingerprint == "policy@1"
         if kind == "adapter":
             before = live.openai().chat.completions.create(model="policy", messages=ASK, max_tokens=4)
-            assert before.model == "policy@0", "live traffic waits for a promotion"
+            assert before.system_fingerprint == "policy@0", "live traffic waits for a promotion"
         assert ended.steps[0].metrics["mismatch_kl"] < 1e-3, "the learner's logprobs differ from the engine's"
         with sqlite3.connect(tmp_path / "data" / "upturn.db") as connection:
             rows = connection.execute("select advantage, weight from run_episode").fetchall()

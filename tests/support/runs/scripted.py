@@ -69,4 +69,4 @@ def publication(live: Live, run_id: str, *answers: str, probe_from: Path | None 
 def says(live: Live, model: str = "policy") -> tuple[str, str]:
     """Ask a model; return its answer and the version that answered."""
     answer = live.openai(key="other").chat.completions.create(model=model, messages=ASK)
-    return answer.choices[0].message.content, answer.model
+    return answer.choices[0].message.content, answer.system_fingerprint

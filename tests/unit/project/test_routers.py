@@ -18,15 +18,17 @@ from tests.support.live import settings_for
 API = Path(__file__).parents[3] / "server" / "api"
 DIALECT = "Callers Conversations"
 REACHES = {
+    "dialects.extras.absent": "Callers",
     "dialects.chat": DIALECT,
     "dialects.completions": DIALECT,
     "dialects.messages": DIALECT,
     "dialects.responses": DIALECT,
+    "dialects.extras.tokens": DIALECT,
     "environments": "OpenEnvironments",
     "episodes": "Callers Database Episodes Openings Privacy",
     "keys": "Keys Privacy",
     "operations": "Draining Engine Metrics Pointers Readiness ServerFacts Turns",
-    "pages": "Pointers",
+    "pages": "Metrics Pointers",
     "plays": "Plays Residency",
     "policies": "Champions Database Engine Pointers Publisher Residency Runs Serving",
     "rewards": "Callers Database Episodes RewardSources Schedule Scorers",

@@ -27,6 +27,8 @@ def status(
     print(f"{ready.name} at {url or server}/v1: {ready.model} on {ready.engine}, {ready.weights} weights")
     print(f"champion @{ready.champion}, head @{ready.head}, context {ready.context_tokens} tokens")
     print(ready.placement)
+    if ready.turns is not None and ready.turns.untrainable:
+        print(ready.turns.summary)
     for run in active:
         print(run_line(run))
     if not active:

@@ -34,6 +34,8 @@ class RecentTurns(Message):
     """`untrainable / recent`; 0 without turns."""
     reasons: dict[str, int]
     """Untrainable turns by reason."""
+    summary: str = ""
+    """The same in one sentence."""
 
 
 class ServerView(Message):
