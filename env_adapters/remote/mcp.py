@@ -129,14 +129,19 @@ def read_call(text: str, tools: Collection[str] = ()) -> tuple[str, dict[str, An
     wrong: ValueError | None = None
     for must_exist in (True, False):
         for part in parts:
+            broken = False
             for form in forms_of_call(part):
                 found = re.match(r"([\w.-]+)\s*(.*)", form, re.DOTALL)
                 if found is None or (must_exist and found[1] not in tools):
                     continue
+                if "{" not in found[2]:
+                    if broken:  # The name alone would be a call without its arguments.
+                        continue
+                    return found[1], {}
                 try:
-                    return found[1], read_object(found[2]) if "{" in found[2] else {}
+                    return found[1], read_object(found[2])
                 except ValueError as error:
-                    wrong = wrong or error
+                    wrong, broken = wrong or error, True
     raise wrong or ValueError("it names no tool")
 
 

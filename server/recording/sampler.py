@@ -27,6 +27,7 @@ from server.recording.turn import Answer, Beginning, Readers
 from server.recording.turn_request import TurnRequest
 from server.rendering.answers import AnswerReader, Delta, message_of
 from server.rendering.tokenizer import Tokenizer
+from upturn.logs import request_id
 
 log = logging.getLogger("upturn.turns")
 
@@ -133,7 +134,9 @@ class Sampler:
             if isinstance(error, (UpturnError, SQLAlchemyError, OverflowError)) or not isinstance(error, Exception):
                 raise
             log.exception("turn %s failed", plan.turn_id)
-            raise UpturnError("the server failed while answering; its log says why") from error
+            raise UpturnError(
+                f"the server failed while answering; its log says why (request {request_id.get()})"
+            ) from error
         finally:
             plan.deltas.put_nowait(None)
         if abandoned and readers.stopped is not None:

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DataError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from server.api.access.absent import what_is_absent
 from server.errors import BadRequest, NotFound, UpturnError
 from server.store.database import BROKEN, unavailable
 
@@ -118,6 +119,8 @@ class ErrorAnswers:
         @app.exception_handler(HTTPException)
         async def routing(request: Request, error: HTTPException) -> JSONResponse:
             if error.status_code == HTTPStatus.NOT_FOUND:
+                if what := what_is_absent(request.url.path):
+                    return answer(request, NotFound(f"this server does not have {what}", code="not_supported"))
                 return answer(request, NotFound(f"path not found: {request.url.path}"))
             code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
             wrong = BadRequest(str(error.detail), code=code)

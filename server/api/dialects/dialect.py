@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fastapi import APIRouter
-from fastapi.routing import APIRoute
 from starlette.routing import compile_path
 
 from server.api.access.errors import OPENAI, ErrorForm
@@ -31,10 +30,6 @@ class Dialect:
     def post(self, path: str, *, may_stream: bool = False) -> Callable[[Route], Route]:
         """Register a route for `POST`; one that may stream returns a `Response`."""
         return self._route("POST", path, {"response_model": None, "responses": MAY_STREAM} if may_stream else {})
-
-    def absent(self, path: str) -> Callable[[Route], Route]:
-        """Register an undocumented route for `POST` that refuses every body, JSON or not."""
-        return self._route("POST", path, {"include_in_schema": False, "route_class_override": APIRoute})
 
     def get(self, path: str) -> Callable[[Route], Route]:
         """Register a route for `GET`."""

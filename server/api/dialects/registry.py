@@ -11,7 +11,6 @@ from server.api.dialects.dialect import Dialect
 MODULES: tuple[str, ...] = (
     "server.api.dialects.chat",
     "server.api.dialects.completions",
-    "server.api.dialects.extras.absent",
     "server.api.dialects.extras.tokens",
     "server.api.dialects.messages",
     "server.api.dialects.responses",

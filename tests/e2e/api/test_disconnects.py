@@ -34,7 +34,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 @pytest.fixture
 def patient(slow: Live, monkeypatch: pytest.MonkeyPatch) -> Live:
     """The server; it waits long for a retry."""
-    monkeypatch.setattr("server.api.dialects.conversation.RETRY_GRACE_S", 60.0)
+    monkeypatch.setattr("server.api.dialects.answering.RETRY_GRACE_S", 60.0)
     return slow
 
 
@@ -76,7 +76,7 @@ def recorded(live: Live, episode: str, count: int = 1) -> list[Any]:
 def test_a_client_that_leaves_a_whole_answer_stops_it_in_every_dialect(
     slow: Live, monkeypatch: pytest.MonkeyPatch, path: str, way: str
 ) -> None:
-    monkeypatch.setattr("server.api.dialects.conversation.RETRY_GRACE_S", 0.2)
+    monkeypatch.setattr("server.api.dialects.answering.RETRY_GRACE_S", 0.2)
     episode = episode_of(slow)
     connection = send(slow, f"/episodes/{episode}{path}", ASKED[path])
     sampling(slow)
@@ -94,7 +94,7 @@ def test_a_client_that_leaves_a_whole_answer_stops_it_in_every_dialect(
 
 
 def test_all_answers_of_a_request_stop(slow: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.api.dialects.conversation.RETRY_GRACE_S", 0.0)
+    monkeypatch.setattr("server.api.dialects.answering.RETRY_GRACE_S", 0.0)
     episode = episode_of(slow)
     connection = send(slow, f"/episodes/{episode}{CHAT}", {**ASKED[CHAT], "n": 3})
     sampling(slow, 3)
@@ -125,7 +125,7 @@ def test_an_answer_that_ends_within_the_grace_is_trainable_only_if_a_retry_fetch
     answer = patient.http.post(f"/episodes/{fetched}{CHAT}", json=body, headers={"idempotency-key": "fetched"})
     assert answer.status_code == 200
     assert recorded(patient, fetched)[0].untrainable_reason is None
-    monkeypatch.setattr("server.api.dialects.conversation.RETRY_GRACE_S", 0.2)
+    monkeypatch.setattr("server.api.dialects.answering.RETRY_GRACE_S", 0.2)
     left = episode_of(patient)
     send(patient, f"/episodes/{left}{CHAT}", body).close()
     assert recorded(patient, left)[0].untrainable_reason == "disconnected"

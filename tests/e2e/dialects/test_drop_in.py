@@ -234,7 +234,7 @@ def test_legacy_functions_are_called_in_their_own_form_and_stay_in_the_conversat
     assert choice["finish_reason"] == "function_call" and "tool_calls" not in choice["message"]
     call = choice["message"]["function_call"]
     assert call["name"] == "weather" and json.loads(call["arguments"]) == {"city": "Paris"}
-    streamed = sse(calling.http.post(CHAT, json={**body, "stream": True}).text)
+    streamed = sse(calling.http.post(CHAT, json={**body, "stream": True, "user": "another"}).text)
     choices = [choice for event in streamed for choice in event["choices"]]
     deltas = [each["delta"]["function_call"] for each in choices if each["delta"].get("function_call")]
     assert "".join(delta.get("name", "") for delta in deltas) == "weather"
@@ -490,3 +490,12 @@ def test_what_is_absent_says_so_and_simple_probes_answer(live: Live) -> None:
     assert refused.json()["error"]["code"] == "not_supported"
     assert (live.http.get("/health").status_code, live.http.get("/health").text) == (200, "")
     assert (live.http.head("/").status_code, live.http.head("/").text) == (200, "")
+
+
+@pytest.mark.parametrize("kind", ["json", "multipart"])
+def test_an_absent_api_is_named_whatever_the_method_path_and_body(live: Live, kind: str) -> None:
+    body: dict[str, Any] = {"json": {"file": "x"}} if kind == "json" else {"files": {"file": b"x"}}
+    for path in ("/v1/audio/transcriptions", "/v1/files", "/v1/files/file-1/content", "/episodes/ep_1/v1/embeddings"):
+        for answer in (live.http.post(path, **body), live.http.get(path)):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_supported"), path
+    assert live.http.get("/v1/filesystem").json()["error"]["code"] == "not_found"

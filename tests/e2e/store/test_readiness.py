@@ -41,7 +41,13 @@ def test_a_ready_server_names_every_part_and_the_share_of_untrainable_turns(quic
     assert {name: part["ok"] for name, part in view["parts"].items()} == dict.fromkeys(
         ("database", "disk", "engine", "learner", "template"), True
     )
-    assert view["turns"] == {"recent": 4, "untrainable": 2, "share": 0.5, "reasons": {"greedy": 2}}
+    assert view["turns"] == {
+        "recent": 4,
+        "untrainable": 2,
+        "share": 0.5,
+        "reasons": {"greedy": 2},
+        "summary": "50% of the last 4 turns are untrainable because: 2 greedy (temperature 0)",
+    }
     assert str(quick.parts.settings.data_dir) not in str(view), "the route needs no key"
 
 

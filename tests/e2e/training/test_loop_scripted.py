@@ -237,7 +237,7 @@ def test_the_learner_of_a_cancelled_run_is_refused(live: Live) -> None:
 
 def test_unrewarded_open_and_untrainable_episodes_reach_no_batch(live: Live) -> None:
     good = reward_two(live)
-    opened = live.client.open_episode(EpisodeOpen(group="g"))
+    opened = live.client.open_episode(EpisodeOpen(group="another, which waits for it"))
     unrewarded = live.client.open_episode(EpisodeOpen(group="g"))
     excluded = live.client.open_episode(EpisodeOpen(group="g", trainable=False))
     for episode in (opened, unrewarded, excluded):

@@ -18,7 +18,6 @@ from tests.support.live import settings_for
 API = Path(__file__).parents[3] / "server" / "api"
 DIALECT = "Callers Conversations"
 REACHES = {
-    "dialects.extras.absent": "Callers",
     "dialects.chat": DIALECT,
     "dialects.completions": DIALECT,
     "dialects.messages": DIALECT,
