@@ -21,7 +21,7 @@ from server.store.writer import Writer
 log = logging.getLogger("upturn.database")
 EVERY_HOURS = 1
 ROWS = 400
-"""Rows of each index that SQLite reads at most: milliseconds, during which no answer is recorded."""
+"""Maximum number of rows of each index that SQLite reads: milliseconds, during which no answer is recorded."""
 
 
 class Statistics:
@@ -54,7 +54,9 @@ class Statistics:
         """Let the database look at its tables. A failure is logged: searches still work, perhaps slowly."""
         try:
             if self._database.reader.dialect.name == "sqlite":
-                await self._writer.write(_optimize)
+                await self._writer.write(_analyze_sqlite)
+                # A connection reads the statistics when it begins.
+                await asyncio.to_thread(self._database.reader.dispose)
             else:
                 await asyncio.to_thread(self._analyze)
         except (*BROKEN, sa.exc.ProgrammingError, Unavailable) as error:
@@ -66,7 +68,8 @@ class Statistics:
                 connection.execute(sa.text(f'analyze "{table.name}"'))
 
 
-def _optimize(session: Session) -> None:
+def _analyze_sqlite(session: Session) -> None:
+    # Not `pragma optimize`: before SQLite 3.46 it leaves out every table that the same connection has not searched.
     connection = session.connection()
     connection.exec_driver_sql(f"pragma analysis_limit={ROWS}")
-    connection.exec_driver_sql("pragma optimize=0x10002")  # Every table that may need it, not only recently used ones.
+    connection.exec_driver_sql("analyze")
