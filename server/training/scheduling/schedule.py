@@ -180,7 +180,7 @@ class Schedule:
                 log.warning("cannot check the schedule, retrying: %s", error)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), max(MIN_PAUSE_S, wait_s))
-                await asyncio.sleep(min(MAX_PAUSE_S, max(MIN_PAUSE_S, self._counted_in_s / MAX_LOAD)))
+                await asyncio.sleep(pause_after(self._counted_in_s))
             self._wake.clear()
 
     def _count(self) -> Activity:
@@ -210,6 +210,11 @@ class Schedule:
     def _wake_learner(self) -> None:
         if self._learner is not None:
             self._learner.wake()
+
+
+def pause_after(counted_in_s: float) -> float:
+    """Return the shortest time, in seconds, between two checks that are asked for, by how long the last count took."""
+    return min(MAX_PAUSE_S, max(MIN_PAUSE_S, counted_in_s / MAX_LOAD))
 
 
 def _new_row(name: str, source: str, trigger: Trigger, now: float) -> TriggerRow:
