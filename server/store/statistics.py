@@ -55,8 +55,6 @@ class Statistics:
         try:
             if self._database.reader.dialect.name == "sqlite":
                 await self._writer.write(_analyze_sqlite)
-                # A connection reads the statistics when it begins.
-                await asyncio.to_thread(self._database.reader.dispose)
             else:
                 await asyncio.to_thread(self._analyze)
         except (*BROKEN, sa.exc.ProgrammingError, Unavailable) as error:
@@ -72,4 +70,6 @@ def _analyze_sqlite(session: Session) -> None:
     # Not `pragma optimize`: before SQLite 3.46 it leaves out every table that the same connection has not searched.
     connection = session.connection()
     connection.exec_driver_sql(f"pragma analysis_limit={ROWS}")
+    # A connection reads the statistics together with the schema, and does so again if a table is new.
+    connection.exec_driver_sql("drop table if exists sqlite_stat1")
     connection.exec_driver_sql("analyze")

@@ -121,8 +121,13 @@ async def test_the_statistics_of_recorded_tables_are_kept(tmp_path: Path) -> Non
     scribe = Scribe(database)
     for _ in range(20):
         await scribe.turn(await scribe.open(), ASK, [Span(0, [1], [-0.5])])
-    await Statistics(database, scribe.writer).refresh()
     with database.reader.connect() as connection:
+        schemas = {connection.exec_driver_sql("pragma schema_version").scalar()}
+        for _ in range(2):
+            connection.rollback()
+            await Statistics(database, scribe.writer).refresh()
+            schemas.add(connection.exec_driver_sql("pragma schema_version").scalar())
+        assert len(schemas) == 3, "a connection that is already open reads them too"
         kept = set(connection.exec_driver_sql("select tbl from sqlite_stat1").scalars())
     assert {"episode", "turn", "node"} <= kept
     scribe.writer.close()
