@@ -1,10 +1,11 @@
-"""Time of each route at the size of the record: 1,000 turns, 10,000, 100,000, a million.
+"""Time of each route, and of the work in the background, at the size of the record: 1,000 turns to a million.
 
     .venv/bin/python benchmarks/at_size.py [--quick] [--turns 1000 10000] [--calls 200]
 
-The scripted engine answers, so the time is the server's own. Half of the episodes are open, ten belong to each group,
-and all begin alike: the hardest case for finding a conversation. SQLite; requests are sent one after the other,
-in-process, without a socket.
+Half of the episodes are open, ten belong to each group, and all begin alike: the hardest case for finding a
+conversation. The scripted engine answers, so the time is the server's own: from the call of the application to its
+last byte, in-process, without a socket, one request after the other, with every answer on the disk. The sizes take
+turns, so that other work of the machine is in all columns. SQLite.
 """
 
 from __future__ import annotations
@@ -12,163 +13,180 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import resource
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import sqlalchemy as sa
+import httpx2
+from sqlalchemy.orm import Session
 
 import migrations
 from clients.demo.machine import machine
-from server.recording.keys import hash_of
-from server.recording.matching.talk import Hints, Talk
-from server.recording.tokens import chain_hashes, pack_ids, pack_logprobs
-from server.store.database import Database, id_at
-from server.store.tables import ConversationEndRow, EpisodeRow, NodeRow, RewardRow, TurnRow
-from tests.support.live import InProcess, in_process, script, settings_for
+from server.feedback.due import read_due
+from server.recording.idle import silent
+from server.rewards.live import live_rewards
+from server.store.database import Database
+from server.training.scheduling.activity import last_live_turn, scored_since
+from server.training.selection import select
+from tests.support.live import CHAT, InProcess, in_process, script, settings_for
+from tests.support.runs.filled import ANSWERS, KEY, answer, fill, user
+from upturn.wire import RunConfig
 
-KEY = "sk-busy"
-ANSWERS = ("go north", "take the key", "open the door", "go on")
-TURNS = 2  # Of each recorded episode.
-CHUNK = 2_000  # Episodes per transaction.
-
-Rows = dict[Any, list[dict[str, Any]]]
-
-
-def fill(database: Database, turns: int) -> None:
-    """Record episodes of one key as the server would, with `turns` turns in all."""
-    owner, started = hash_of(KEY), time.time() - turns / 10
-    talk = [_user("Start"), _answer(0), _user("On."), _answer(1)]
-    ends = Talk.of(talk, [], owner, Hints())
-    hashes = chain_hashes(talk)
-    count = turns // TURNS
-    for first in range(0, count, CHUNK):
-        rows: Rows = {table: [] for table in (EpisodeRow, TurnRow, NodeRow, ConversationEndRow, RewardRow)}
-        for number in range(first, min(first + CHUNK, count)):
-            _episode(rows, number, started + number * TURNS / 10, owner, talk, hashes, ends)
-        with database.writer.begin() as connection:
-            for table, values in rows.items():
-                if values:
-                    connection.execute(sa.insert(table), values)
+ROUNDS = 10  # The sizes take turns this often.
+Call = Callable[[int], Awaitable[Any]]
 
 
-def _episode(
-    rows: Rows,
-    number: int,
-    at: float,
-    owner: str,
-    talk: list[Any],
-    hashes: list[str],
-    ends: Talk,
-) -> None:
-    is_open = number % 2 == 0
-    episode = f"{id_at('ep', at)}{number:012x}"
-    rows[EpisodeRow].append(
-        {
-            "id": episode, "status": "open" if is_open else "closed", "seed": 0, "horizon": 100, "purpose": "other",
-            "policy_version": 0, "trainable": True, "details": {"number": number}, "owner_hash": owner,
-            "group_key": f"group {number // 10}", "key_hash": f"{number:064x}", "opened_at": at,
-            "closed_at": None if is_open else at + 1,
+class Timed:
+    """An application that knows how long its last call took."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self.ms = 0.0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Call the application."""
+        began = time.perf_counter()
+
+        async def sent(message: Any) -> None:
+            self.ms = 1000 * (time.perf_counter() - began)
+            await send(message)
+
+        await self._app(scope, receive, sent)
+
+
+class Size:
+    """A server on a filled database."""
+
+    def __init__(self, server: InProcess, start_ms: float) -> None:
+        self.server = server
+        self.start_ms = start_ms
+        self._timed = Timed(server.app)
+        self._http = httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(app=self._timed),
+            base_url="http://127.0.0.1",
+            headers={"authorization": f"Bearer {KEY}"},
+            timeout=60,
+        )
+        self._open: list[str] = []
+        self._begun: list[str] = []
+        self.times: dict[str, list[float]] = {}
+
+    async def prepare(self) -> None:
+        """Find open episodes that are not in memory."""
+        page = await self._http.get("/v1/episodes", params={"limit": 100, "status": "open"})
+        self._open = [episode["id"] for episode in page.json()["data"]]
+
+    def routes(self) -> dict[str, Call]:
+        """Return the calls by the name of their row; each is told its number."""
+        start = [user("Start")]
+
+        def own(number: int) -> list[dict[str, Any]]:
+            return [*start, answer(0), user(f"I see {number}."), answer(1), user("And?")]
+
+        async def begin(_: int) -> None:
+            self._begun.append((await self._chat(start))["x-episode-id"])
+
+        def opened(number: int) -> str:
+            return self._open[number % len(self._open)]
+
+        return {
+            "chat, begins": begin,
+            "chat, continues one of all": lambda number: self._chat(own(number)[:3]),
+            "chat, continues": lambda number: self._chat(own(number)),
+            "chat, unknown history": lambda number: self._chat([*start, user(f"{number}"), answer(3), *start]),
+            "chat, names its episode": lambda number: self._chat(start, {"x-episode-id": opened(number)}),
+            "chat, a retry": lambda _: self._chat(start, {"x-stainless-retry-count": "1"}),
+            "episode": lambda number: self._get(f"/v1/episodes/{opened(number)}"),
+            "list": lambda _: self._get("/v1/episodes"),
+            "list, by status": lambda _: self._get("/v1/episodes", status="closed"),
+            "list, by group": lambda _: self._get("/v1/episodes", group="group 1"),
+            "list, by text": lambda _: self._get("/v1/episodes", text="nowhere"),
+            "reward": lambda number: self._post("/v1/rewards", {"id": opened(number), "value": 0.5}),
+            "close": lambda number: self._post(f"/v1/episodes/{self._begun[number]}/close", {}),
+            "metrics": lambda _: self._get("/metrics"),
+            "healthz": lambda _: self._get("/healthz"),
         }
-    )  # fmt: skip
-    for index in range(TURNS):
-        turn, node = f"{id_at('turn', at)}{number * TURNS + index:012x}", 2 * (number * TURNS + index) + 1
-        rows[TurnRow].append(
-            {
-                "id": turn, "episode_id": episode, "index": index, "digest": f"{number}-{index}", "choice": 0,
-                "messages": talk[2 * index : 2 * index + 1], "answer": talk[2 * index + 1], "finish_reason": "stop",
-                "prompt_tokens": 20, "completion_tokens": 8, "policy_version": 0, "temperature": 1.0, "trainable": True,
-                "forked": False, "duration_ms": 1.0, "created_at": at,
-            }
-        )  # fmt: skip
-        for sampled in (False, True):
-            rows[NodeRow].append(
-                {
-                    "id": node + sampled, "episode_id": episode, "turn_id": turn,
-                    "parent_id": node if sampled else node - 1 if index else None,
-                    "token_ids": pack_ids(range(8)), "logprobs": pack_logprobs([-0.5] * 8) if sampled else None,
-                    "sampled": sampled, "policy_version": 0 if sampled else None,
-                    "chain_hash": hashes[2 * index + 1] if sampled else None,
-                }
-            )  # fmt: skip
-        end = 2 * index + 1
-        rows[ConversationEndRow].append(
-            {
-                "turn_id": turn, "episode_id": episode, "exact": ends.exact[end], "loose": ends.loose[end],
-                "state": 0 if not is_open else 1 if index + 1 < TURNS else 3, "ambiguous": False,
-            }
-        )  # fmt: skip
-    if not is_open:
-        given = {"value": number % 2, "source": "user", "created_at": at}
-        rows[RewardRow].append({"id": f"rw_{number:012x}", "episode_id": episode, **given})
 
+    def works(self) -> dict[str, Callable[[Session], Any]]:
+        """Return the queries of the work in the background by the name of their row."""
+        now = time.time()
+        config = RunConfig(algorithm="grpo", steps=1)
+        return {
+            "(live episodes of a batch)": lambda s: select(s, config, run_id="run", play_id=None, head=0, now=now),
+            "(a look of the watch)": lambda s: live_rewards(s, 0, 200, opened_from=0.0),
+            "(newly scored episodes)": lambda s: scored_since(s, now - 60, 1000),
+            "(the last live turn)": lambda s: last_live_turn(s, 0.0),
+            "(due for a scorer)": lambda s: read_due(s, "judge", ended_after=0.0, now=now, limit=32),
+            "(500 silent episodes)": lambda s: s.execute(silent(now, "")).all(),
+        }
 
-def _user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-def _answer(index: int) -> dict[str, Any]:
-    return {"role": "assistant", "content": ANSWERS[index]}
-
-
-async def measure(server: InProcess, calls: int) -> dict[str, list[float]]:
-    """Return the milliseconds of each route's calls."""
-    caller = server.caller(KEY)
-    episodes = (await caller.http.get("/v1/episodes", params={"limit": 100, "status": "open"})).json()["data"]
-    named = [{"x-episode-id": episode["id"]} for episode in episodes]
-    start = [_user("Start")]
-    own = [[*start, _answer(0), _user(f"I see {number}."), _answer(1), _user("And?")] for number in range(calls)]
-
-    async def get(path: str, **params: Any) -> None:
-        answer = await caller.http.get(path, params=params)
-        assert answer.status_code == 200, answer.text
-
-    async def reward(number: int) -> None:
-        body = {"id": episodes[number % len(episodes)]["id"], "value": 0.5}
-        assert (await caller.http.post("/v1/rewards", json=body)).status_code == 201
-
-    routes: dict[str, Callable[[int], Awaitable[Any]]] = {
-        "chat, new": lambda _: caller.chat(start),
-        "chat, continues one of many": lambda number: caller.chat(own[number][:3]),
-        "chat, continues its own": lambda number: caller.chat(own[number]),
-        "chat, unknown history": lambda number: caller.chat([*start, _user(f"{number}"), _answer(3), *start]),
-        "chat, named and not in memory": lambda number: caller.chat(start, named[number % len(named)]),
-        "chat, a retry": lambda _: caller.chat(start, {"x-stainless-retry-count": "1"}),
-        "list": lambda _: get("/v1/episodes"),
-        "list by status": lambda _: get("/v1/episodes", status="closed"),
-        "list by group": lambda _: get("/v1/episodes", group="group 1"),
-        "transcript": lambda number: get(f"/v1/episodes/{episodes[number % len(episodes)]['id']}"),
-        "reward": reward,
-    }
-    times: dict[str, list[float]] = {}
-    for name, call in routes.items():
-        times[name] = []
-        for number in range(calls):
-            began = time.perf_counter()
+    async def measure(self, name: str, call: Call, numbers: range) -> None:
+        """Take the time of some calls of a route."""
+        for number in numbers:
             await call(number)
-            times[name].append(1000 * (time.perf_counter() - began))
-    return times
+            self.times.setdefault(name, []).append(self._timed.ms)
+
+    def measure_work(self, name: str, work: Callable[[Session], Any]) -> None:
+        """Take the time of a query."""
+        with self.server.parts.store.database.read() as session:
+            began = time.perf_counter()
+            work(session)
+            self.times.setdefault(name, []).append(1000 * (time.perf_counter() - began))
+
+    async def _chat(self, messages: list[dict[str, Any]], headers: dict[str, str] | None = None) -> httpx2.Headers:
+        return await self._post(CHAT, {"model": "policy", "messages": messages}, headers)
+
+    async def _post(self, path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> httpx2.Headers:
+        response = await self._http.post(path, json=body, headers=headers)
+        assert response.is_success, response.text
+        return response.headers
+
+    async def _get(self, path: str, **params: Any) -> None:
+        response = await self._http.get(path, params=params)
+        assert response.is_success, response.text
 
 
-async def run(turns: int, calls: int) -> dict[str, list[float]]:
-    """Fill a database and measure a server on it."""
+async def start(turns: int, home: Path, running: AsyncExitStack) -> Size:
+    """Fill a database and start a server on it."""
+    directory = home / str(turns)
+    (directory / "data").mkdir(parents=True)
+    database = Database(f"sqlite:///{directory / 'data' / 'upturn.db'}")
+    migrations.upgrade(database.writer)
+    began = time.monotonic()
+    fill(database, turns)
+    database.close()
+    print(f"{turns:,} turns filled in {time.monotonic() - began:.0f} s", file=sys.stderr)
+    settings = settings_for(directory / "data", model=str(script(directory / "script", *ANSWERS)))
+    began = time.perf_counter()
+    server = await running.enter_async_context(in_process(settings))
+    size = Size(server, 1000 * (time.perf_counter() - began))
+    await server.parts.statistics.refresh()
+    await size.prepare()
+    return size
+
+
+async def run(sizes: list[int], calls: int) -> dict[int, Size]:
+    """Start a server for each size, and measure them in turns."""
     with tempfile.TemporaryDirectory() as home:
-        directory = Path(home)
-        (directory / "data").mkdir()
-        database = Database(f"sqlite:///{directory / 'data' / 'upturn.db'}")
-        migrations.upgrade(database.writer)
-        fill(database, turns)
-        database.close()
-        model = script(directory / "script", *ANSWERS)
-        async with in_process(settings_for(directory / "data", model=str(model))) as server:
-            await server.parts.statistics.refresh()
-            return await measure(server, calls)
+        async with AsyncExitStack() as running:
+            servers = {turns: await start(turns, Path(home), running) for turns in sizes}
+            for turn in range(ROUNDS):
+                numbers = range(turn * calls // ROUNDS, (turn + 1) * calls // ROUNDS)
+                for name in next(iter(servers.values())).routes():
+                    for server in servers.values():
+                        await server.measure(name, server.routes()[name], numbers)
+                for name in next(iter(servers.values())).works():
+                    for server in servers.values():
+                        server.measure_work(name, server.works()[name])
+            return servers
 
 
 def main() -> None:
@@ -180,18 +198,23 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.turns, arguments.calls = [1_000, 10_000], 50
-    found = {turns: asyncio.run(run(turns, arguments.calls)) for turns in arguments.turns}
-    print("| milliseconds, p50 / p95 | " + " | ".join(f"{turns:,} turns" for turns in found) + " |")
-    print("|---" * (len(found) + 1) + "|")
+    found = asyncio.run(run(arguments.turns, arguments.calls))
+    print("| milliseconds, p50 / p95 | " + " | ".join(f"{turns:,} turns" for turns in found) + " | growth of p50 |")
+    print("|---" * (len(found) + 2) + "|")
     figures: dict[str, dict[str, list[float]]] = {}
-    for route in next(iter(found.values())):
-        figures[route] = {
-            str(turns): [statistics.median(times[route]), statistics.quantiles(times[route], n=20)[-1]]
-            for turns, times in found.items()
+    for name in next(iter(found.values())).times:
+        figures[name] = {
+            str(turns): [statistics.median(size.times[name]), statistics.quantiles(size.times[name], n=20)[-1]]
+            for turns, size in found.items()
         }
-        cells = [f"{median:.1f} / {worst:.1f}" for median, worst in figures[route].values()]
-        print(f"| {route} | " + " | ".join(cells) + " |")
-    print(json.dumps({"machine": machine(), "calls": arguments.calls, "ms_p50_p95": figures}))
+        columns = list(figures[name].values())
+        cells = " | ".join(f"{median:.1f} / {worst:.1f}" for median, worst in columns)
+        print(f"| {name} | {cells} | {columns[-1][0] / columns[0][0]:.2f} |")
+    starts = {str(turns): size.start_ms for turns, size in found.items()}
+    print("| (start) | " + " | ".join(f"{ms:.0f}" for ms in starts.values()) + " | |")
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    about = {"machine": machine(), "calls": arguments.calls, "memory_mb_of_all": round(memory)}
+    print(json.dumps({**about, "start_ms": starts, "ms_p50_p95": figures}))
 
 
 if __name__ == "__main__":

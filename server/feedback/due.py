@@ -44,28 +44,7 @@ def read_due(session: Session, scorer: str, *, ended_after: float, now: float, l
         now: Unix seconds.
         limit: maximum number of episodes in each list.
     """
-    key = reward_key(scorer)
-    attempted = sa.exists().where(ScoreRow.episode_id == EpisodeRow.id, ScoreRow.scorer == scorer)
-    rewarded = sa.exists().where(
-        RewardRow.episode_id == EpisodeRow.id,
-        sa.or_(RewardRow.key == key, RewardRow.key.startswith(f"{key}:", autoescape=True)),
-    )
-    fresh = (
-        sa.select(EpisodeRow.id)
-        .where(
-            EpisodeRow.status.in_(("closed", "truncated", "terminated")),
-            EpisodeRow.closed_at > ended_after,
-            EpisodeRow.environment.is_(None),
-            EpisodeRow.play_id.is_(None),
-            EpisodeRow.trainable,
-            EpisodeRow.purpose != "evaluation",
-            sa.exists().where(TurnRow.episode_id == EpisodeRow.id),
-            ~attempted,
-            ~rewarded,
-        )
-        .order_by(EpisodeRow.closed_at.desc())
-        .limit(limit)
-    )
+    fresh = never_attempted(scorer, ended_after).limit(limit)
     failed = (ScoreRow.scorer == scorer, ScoreRow.state == "error", ScoreRow.retry_at.is_not(None))
     retries = (
         sa.select(ScoreRow.episode_id)
@@ -76,3 +55,28 @@ def read_due(session: Session, scorer: str, *, ended_after: float, now: float, l
     )
     next_retry = sa.select(sa.func.min(ScoreRow.retry_at)).where(*failed, ScoreRow.retry_at > now)
     return Due(list(session.scalars(fresh)), list(session.scalars(retries)), session.scalar(next_retry))
+
+
+def never_attempted(scorer: str, ended_after: float) -> sa.Select[str]:
+    """Return the query of the episodes that ended after a time and were never attempted, the last ended first."""
+    key = reward_key(scorer)
+    attempted = sa.exists().where(ScoreRow.episode_id == EpisodeRow.id, ScoreRow.scorer == scorer)
+    rewarded = sa.exists().where(
+        RewardRow.episode_id == EpisodeRow.id,
+        sa.or_(RewardRow.key == key, RewardRow.key.startswith(f"{key}:", autoescape=True)),
+    )
+    return (
+        sa.select(EpisodeRow.id)
+        .where(
+            EpisodeRow.status != "error",
+            EpisodeRow.closed_at > ended_after,
+            EpisodeRow.environment.is_(None),
+            EpisodeRow.play_id.is_(None),
+            EpisodeRow.trainable,
+            EpisodeRow.purpose != "evaluation",
+            sa.exists().where(TurnRow.episode_id == EpisodeRow.id),
+            ~attempted,
+            ~rewarded,
+        )
+        .order_by(EpisodeRow.closed_at.desc(), EpisodeRow.id.desc())
+    )

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from server.store.chunks import chunks
 from server.store.database import Database
 from server.store.tables import EpisodeRow, NodeRow, TurnRow
 
@@ -28,8 +29,6 @@ class Past:
 DELETED = "deleted"
 """Why the learner must not train on a turn that its caller has deleted, and nobody can read it by its id."""
 _SHOWN = sa.or_(TurnRow.untrainable_reason.is_(None), TurnRow.untrainable_reason != DELETED)
-_CHUNK = 500
-"""Ids in one query."""
 
 
 def read_conversation(database: Database, turn_id: str, *, owner: str, episode_id: str | None) -> Past | None:
@@ -83,12 +82,11 @@ def read_answers(
     """
     answers: dict[str, dict[str, Any]] = {}
     with database.read() as session:
-        ordered = sorted(turn_ids)
-        for first in range(0, len(ordered), _CHUNK):
+        for ids in chunks(turn_ids):
             query = (
                 sa.select(TurnRow.id, TurnRow.answer)
                 .join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id)
-                .where(TurnRow.id.in_(ordered[first : first + _CHUNK]), _mine(owner, episode_id), _SHOWN)
+                .where(TurnRow.id.in_(ids), _mine(owner, episode_id), _SHOWN)
             )
             answers |= {row.id: row.answer for row in session.execute(query)}
     return answers

@@ -9,6 +9,7 @@ from server.errors import NotFound
 from server.recording.given_rewards import reward_view
 from server.recording.tokens import unpack_ids, unpack_logprobs
 from server.rewards.rules import read_rules
+from server.store.chunks import chunks
 from server.store.database import Database
 from server.store.tables import EpisodeRow, NodeRow, RewardRow, StepRow, TurnRow
 from upturn.wire import EpisodeView, StepView, TurnView, VersionSpan
@@ -87,8 +88,9 @@ def path_to(end: NodeRow, by_id: dict[int, NodeRow]) -> list[NodeRow]:
 def nodes_of(session: Session, episode_ids: list[str]) -> dict[str, list[NodeRow]]:
     """Return the nodes of some episodes by episode, in the order they were written."""
     nodes: dict[str, list[NodeRow]] = {episode_id: [] for episode_id in episode_ids}
-    for node in session.scalars(sa.select(NodeRow).where(NodeRow.episode_id.in_(episode_ids)).order_by(NodeRow.id)):
-        nodes[node.episode_id].append(node)
+    for ids in chunks(episode_ids):
+        for node in session.scalars(sa.select(NodeRow).where(NodeRow.episode_id.in_(ids)).order_by(NodeRow.id)):
+            nodes[node.episode_id].append(node)
     return nodes
 
 

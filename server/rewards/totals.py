@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.rewards.rules import read_rules
+from server.store.chunks import chunks
 from server.store.tables import RewardRow, StepRow
 
 
@@ -16,13 +17,12 @@ def rewards_of(session: Session, episode_ids: Sequence[str]) -> dict[str, float 
     """Return the current reward of each episode; None for an episode without a reward that counts."""
     steps: dict[str, list[float]] = defaultdict(list)
     external: dict[str, list[tuple[str, float]]] = defaultdict(list)
-    for episode_id, reward in session.execute(
-        sa.select(StepRow.episode_id, StepRow.reward).where(StepRow.episode_id.in_(episode_ids))
-    ):
-        steps[episode_id].append(reward)
-    for episode_id, source, value in session.execute(
-        sa.select(RewardRow.episode_id, RewardRow.source, RewardRow.value).where(RewardRow.episode_id.in_(episode_ids))
-    ):
-        external[episode_id].append((source, value))
+    earned = sa.select(StepRow.episode_id, StepRow.reward)
+    given = sa.select(RewardRow.episode_id, RewardRow.source, RewardRow.value)
+    for ids in chunks(episode_ids):
+        for episode_id, reward in session.execute(earned.where(StepRow.episode_id.in_(ids))):
+            steps[episode_id].append(reward)
+        for episode_id, source, value in session.execute(given.where(RewardRow.episode_id.in_(ids))):
+            external[episode_id].append((source, value))
     rules = read_rules(session)
     return {i: rules.total(steps[i], external[i]) for i in episode_ids}

@@ -54,7 +54,7 @@ class Statistics:
         """Let the database look at its tables. A failure is logged: searches still work, perhaps slowly."""
         try:
             if self._database.reader.dialect.name == "sqlite":
-                await self._writer.write(_optimize)
+                await self._writer.write(_analyze_sqlite)
             else:
                 await asyncio.to_thread(self._analyze)
         except (*BROKEN, sa.exc.ProgrammingError, Unavailable) as error:
@@ -66,7 +66,10 @@ class Statistics:
                 connection.execute(sa.text(f'analyze "{table.name}"'))
 
 
-def _optimize(session: Session) -> None:
+def _analyze_sqlite(session: Session) -> None:
+    # Not `pragma optimize`: before SQLite 3.46 it leaves out every table that the same connection has not searched.
     connection = session.connection()
     connection.exec_driver_sql(f"pragma analysis_limit={ROWS}")
-    connection.exec_driver_sql("pragma optimize=0x10002")  # Every table that may need it, not only recently used ones.
+    # A connection reads the statistics together with the schema, and does so again if a table is new.
+    connection.exec_driver_sql("drop table if exists sqlite_stat1")
+    connection.exec_driver_sql("analyze")

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from server.environments.plays import Plays
 from server.errors import Conflict, NotFound, Unavailable
+from server.store.chunks import chunks
 from server.store.database import Database, new_id
 from server.store.tables import BatchRow, EpisodeRow, MetricRow, RunEpisodeRow
 from server.store.writer import Writer
@@ -201,12 +202,13 @@ def _record(session: Session, batch_id: str, chosen: Selection) -> None:
         return
     batch.stats, batch.state = chosen.stats, "leased"
     # Skip episodes erased since the selection.
-    for episode_id in session.scalars(sa.select(EpisodeRow.id).where(EpisodeRow.id.in_(chosen.episode_ids))).all():
-        session.add(
-            RunEpisodeRow(
-                run_id=batch.run_id, episode_id=episode_id, batch_id=batch_id, reward=chosen.rewards[episode_id]
+    for ids in chunks(chosen.episode_ids):
+        for episode_id in session.scalars(sa.select(EpisodeRow.id).where(EpisodeRow.id.in_(ids))).all():
+            session.add(
+                RunEpisodeRow(
+                    run_id=batch.run_id, episode_id=episode_id, batch_id=batch_id, reward=chosen.rewards[episode_id]
+                )
             )
-        )
 
 
 def _view(batch: BatchRow, play: PlayView | None, leased: list[Sample]) -> BatchView:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from server.recording.tokens import unpack_ids, unpack_logprobs
 from server.recording.transcript import nodes_of, path_to
 from server.rewards.totals import rewards_of
+from server.store.chunks import chunks
 from server.store.tables import EpisodeRow, NodeRow, TurnRow
 from upturn.wire import Sample
 
@@ -30,7 +31,11 @@ def samples(
         rewards: the rewards that the batch was selected with; other episodes get their current reward.
     """
     prompts = first_prompts(session, episode_ids) if by_prompt else {}
-    rows = {e.id: e for e in session.scalars(sa.select(EpisodeRow).where(EpisodeRow.id.in_(episode_ids)))}
+    rows = {
+        e.id: e
+        for ids in chunks(episode_ids)
+        for e in session.scalars(sa.select(EpisodeRow).where(EpisodeRow.id.in_(ids)))
+    }
     nodes: dict[str, list[NodeRow]] = nodes_of(session, episode_ids)
     turns = _turns_of(session, episode_ids)
     used = rewards_of(session, [i for i in episode_ids if i not in (rewards or {})]) | dict(rewards or {})
@@ -87,16 +92,19 @@ def samples_of(
 
 def first_prompts(session: Session, episode_ids: list[str]) -> dict[str, str]:
     """Return a name for each episode's first prompt, by episode id; equal token ids have equal names."""
-    query = (
-        sa.select(NodeRow.episode_id, NodeRow.token_ids)
-        .where(NodeRow.episode_id.in_(episode_ids), NodeRow.parent_id.is_(None))
-        .order_by(NodeRow.id.desc())
-    )
-    return {episode_id: f"prompt-{sha256(ids).hexdigest()[:32]}" for episode_id, ids in session.execute(query)}
+    roots = sa.select(NodeRow.episode_id, NodeRow.token_ids).where(NodeRow.parent_id.is_(None))
+    return {
+        episode_id: f"prompt-{sha256(token_ids).hexdigest()[:32]}"
+        for ids in chunks(episode_ids)
+        for episode_id, token_ids in session.execute(
+            roots.where(NodeRow.episode_id.in_(ids)).order_by(NodeRow.id.desc())
+        )
+    }
 
 
 def _turns_of(session: Session, episode_ids: list[str]) -> dict[str, list[TurnRow]]:
     turns: dict[str, list[TurnRow]] = {i: [] for i in episode_ids}
-    for turn in session.scalars(sa.select(TurnRow).where(TurnRow.episode_id.in_(episode_ids)).order_by(TurnRow.index)):
-        turns[turn.episode_id].append(turn)
+    for ids in chunks(episode_ids):
+        for turn in session.scalars(sa.select(TurnRow).where(TurnRow.episode_id.in_(ids)).order_by(TurnRow.index)):
+            turns[turn.episode_id].append(turn)
     return turns

@@ -16,11 +16,13 @@ from sqlalchemy.orm import Session
 
 from server.recording.transcript import mean
 from server.rewards.totals import rewards_of
-from server.store.tables import ApiKeyRow, EpisodeRow, RewardRow, RunEpisodeRow, StepRow, TurnRow
+from server.store.chunks import chunks
+from server.store.tables import ApiKeyRow, EpisodeRow, PolicyVersionRow, RewardRow, RunEpisodeRow, StepRow, TurnRow
 from server.training.branches import first_prompts
 from upturn.wire import LivePlan, RunConfig
 
-LIVE_CANDIDATES = 1024  # Newest live episodes that are searched for groups.
+LIVE_CANDIDATES = 1024  # Live episodes that are searched for groups: those that ended last.
+CLOCK_S = 3600.0  # Largest step back of the clock that does not make a fresh episode look stale.
 MIN_GROUP = 2  # A comparison needs two episodes.
 ENDED = (
     EpisodeRow.trainable,
@@ -75,7 +77,10 @@ def select(
     )
     valid = [e for e, _ in played if e.status != "error"]
     live_plan = config.live or (LivePlan() if play_id is None else None)
-    live = [] if live_plan is None else session.scalars(_live(live_plan, run_id, now).where(*usable)).all()
+    live = []
+    if live_plan is not None:
+        ended_after = _not_stale_after(session, config, head)
+        live = list(session.scalars(live_episodes(live_plan, run_id, now, ended_after).where(*usable)))
     rewards = rewards_of(session, [e.id for e in (*valid, *live)])
     of_play = _take(session, config, [e for e, fit in played if fit], rewards)
     room = _room(live_plan, len(of_play.ids) if play_id is not None else None)
@@ -116,14 +121,38 @@ def _usable(config: RunConfig, head: int) -> list[sa.SQLColumnExpression[bool]]:
     return conditions
 
 
-def _live(plan: LivePlan, run_id: str, now: float) -> sa.Select[EpisodeRow]:
-    """Return the query of live episodes that the plan allows and this run has not trained on, newest first."""
-    had = sa.select(RunEpisodeRow.episode_id).where(RunEpisodeRow.run_id == run_id)
+def _not_stale_after(session: Session, config: RunConfig, head: int) -> float | None:
+    """Return a time before which every episode that ended is stale; None if there is no such time.
+
+    A version answers only after it was made, and an episode ends after its answers.
+    """
+    oldest = head - config.max_staleness
+    if config.traits.off_policy or oldest <= 0:
+        return None
+    made = session.scalar(sa.select(sa.func.min(PolicyVersionRow.created_at)).where(PolicyVersionRow.version >= oldest))
+    return None if made is None else made - CLOCK_S
+
+
+def live_episodes(plan: LivePlan, run_id: str, now: float, ended_after: float | None) -> sa.Select[EpisodeRow]:
+    """Return the query of live episodes that the plan allows and this run has not trained on, the last ended first.
+
+    Args:
+        plan: the plan.
+        run_id: the run.
+        now: current time, from which their age is counted.
+        ended_after: only episodes that ended after this time; None is no limit.
+    """
+    had = sa.exists().where(RunEpisodeRow.run_id == run_id, RunEpisodeRow.episode_id == EpisodeRow.id)
     external = sa.select(RewardRow.id).where(RewardRow.episode_id == EpisodeRow.id)
     earned = sa.select(StepRow.episode_id).where(StepRow.episode_id == EpisodeRow.id)
     query = sa.select(EpisodeRow).where(
-        EpisodeRow.play_id.is_(None), EpisodeRow.id.not_in(had), sa.or_(external.exists(), earned.exists())
+        EpisodeRow.play_id.is_(None),
+        EpisodeRow.closed_at.is_not(None),
+        ~had,
+        sa.or_(external.exists(), earned.exists()),
     )
+    if ended_after is not None:
+        query = query.where(EpisodeRow.closed_at >= ended_after)
     if plan.sources:
         external = external.where(RewardRow.source.in_(plan.sources))
         query = query.where(external.exists())
@@ -135,7 +164,7 @@ def _live(plan: LivePlan, run_id: str, now: float) -> sa.Select[EpisodeRow]:
         query = query.where(EpisodeRow.owner_hash.in_(hashes))
     if plan.max_age_s is not None:
         query = query.where(EpisodeRow.closed_at >= now - plan.max_age_s)
-    return query.order_by(EpisodeRow.id.desc()).limit(LIVE_CANDIDATES)
+    return query.order_by(EpisodeRow.closed_at.desc(), EpisodeRow.id.desc()).limit(LIVE_CANDIDATES)
 
 
 def _waiting(
@@ -143,22 +172,27 @@ def _waiting(
 ) -> set[str]:
     """Return the groups of live episodes of which some are open, unless they have the declared size or age."""
     sizes = Counter(e.group_key for e in live if e.group_key is not None and rewards[e.id] is not None)
-    group = EpisodeRow.group_key
-    first = sa.func.min(EpisodeRow.opened_at)
-    still_open = sa.func.sum(sa.case((sa.and_(EpisodeRow.status == "open", EpisodeRow.trainable), 1), else_=0))
-    query = (
-        sa.select(group, first)
-        .where(group.in_(sizes), EpisodeRow.play_id.is_(None), EpisodeRow.purpose != "evaluation")
-        .group_by(group)
-        .having(still_open > 0)
-    )
+    if not sizes:
+        return set()
     return {
         name
-        for name, opened_at in session.execute(query)
+        for name, opened_at in session.execute(group_starts(sizes))
         if name is not None
         and not (plan.group_size is not None and sizes[name] >= plan.group_size)
         and not (plan.group_wait_s is not None and now - opened_at >= plan.group_wait_s)
     }
+
+
+def group_starts(groups: Collection[str]) -> sa.Select[str | None, float]:
+    """Return the query of the groups, among some, of which live episodes are open, each with its first start."""
+    group = EpisodeRow.group_key
+    still_open = sa.func.sum(sa.case((sa.and_(EpisodeRow.status == "open", EpisodeRow.trainable), 1), else_=0))
+    return (
+        sa.select(group, sa.func.min(EpisodeRow.opened_at))
+        .where(group.in_(groups), EpisodeRow.play_id.is_(None), EpisodeRow.purpose != "evaluation")
+        .group_by(group)
+        .having(still_open > 0)
+    )
 
 
 def _room(plan: LivePlan | None, played: int | None) -> int:
@@ -227,5 +261,9 @@ def _of_group(config: RunConfig, members: list[EpisodeRow], rewards: dict[str, f
 
 
 def _turn_counts(session: Session, episode_ids: list[str]) -> dict[str, int]:
-    query = sa.select(TurnRow.episode_id, sa.func.count()).where(TurnRow.episode_id.in_(episode_ids))
-    return dict(session.execute(query.group_by(TurnRow.episode_id)).all())
+    query = sa.select(TurnRow.episode_id, sa.func.count()).group_by(TurnRow.episode_id)
+    return {
+        episode_id: count
+        for ids in chunks(episode_ids)
+        for episode_id, count in session.execute(query.where(TurnRow.episode_id.in_(ids)))
+    }

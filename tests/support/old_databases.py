@@ -42,6 +42,11 @@ def all_rows(engine: sa.Engine) -> Rows:
         }
 
 
+def _index(index: Any) -> dict[str, Any]:
+    """Return a reflected index with its options as text: two equal conditions are two objects."""
+    return {**index, "dialect_options": {name: str(value) for name, value in index.get("dialect_options", {}).items()}}
+
+
 def schema(engine: sa.Engine) -> dict[str, Any]:
     """Return columns, keys and indexes of every table."""
     inspector = sa.inspect(engine)
@@ -50,7 +55,7 @@ def schema(engine: sa.Engine) -> dict[str, Any]:
             [{**column, "type": str(column["type"])} for column in inspector.get_columns(name)],
             inspector.get_pk_constraint(name),
             sorted(inspector.get_foreign_keys(name), key=str),
-            sorted(inspector.get_indexes(name), key=str),
+            sorted((_index(index) for index in inspector.get_indexes(name)), key=str),
             sorted(inspector.get_unique_constraints(name), key=str),
             sorted(inspector.get_check_constraints(name), key=str),
         )

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import islice
 
 from server.recording.matching.talk import Talk
 
 KEPT = 10_000
 """Maximum number of answers, beyond which the oldest are dropped."""
+KEPT_CHARACTERS = 16_000_000
+"""Maximum length of all answers together, beyond which the oldest are dropped too."""
+COMPARED = 1_000
+"""Maximum number of answers, the newest, that a conversation is compared with at one position."""
 LEAST_SHARE = 0.5
 """Least share of the recorded answer in one to which something was added; chosen by this project."""
 
@@ -34,6 +39,8 @@ class NearAnswers:
     def __init__(self) -> None:
         self._answers: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
         """Hash of the conversation before, episode, and text, by turn."""
+        self._characters = 0
+        """Length of all texts."""
         self._turns: dict[str, dict[str, None]] = {}
         """Turns by the hash of the conversation before, oldest first."""
         self._of_episodes: dict[str, dict[str, None]] = {}
@@ -48,12 +55,13 @@ class NearAnswers:
             episode_id: its episode.
             text: its content without white space.
         """
-        if not text:
+        if not text or len(text) > KEPT_CHARACTERS:
             return
         self._answers[turn_id] = before, episode_id, text
         self._turns.setdefault(before, {})[turn_id] = None
         self._of_episodes.setdefault(episode_id, {})[turn_id] = None
-        if len(self._answers) > KEPT:
+        self._characters += len(text)
+        while len(self._answers) > KEPT or self._characters > KEPT_CHARACTERS:
             self._drop(next(iter(self._answers)))
 
     def find(self, talk: Talk, after: int) -> list[NearAnswer]:
@@ -67,7 +75,7 @@ class NearAnswers:
             if position <= max(after, 0):
                 break
             told = talk.texts.get(position, "")
-            turns = reversed(list(self._turns.get(talk.loose[position - 1], ()) if told else ()))
+            turns = islice(reversed(self._turns.get(talk.loose[position - 1], {}) if told else {}), COMPARED)
             near = [near for turn_id in turns if (near := self._compare(turn_id, told)) is not None]
             if near:
                 return sorted(near, key=lambda each: -each.common)
@@ -85,7 +93,8 @@ class NearAnswers:
         return None
 
     def _drop(self, turn_id: str) -> None:
-        before, episode_id, _ = self._answers.pop(turn_id)
+        before, episode_id, text = self._answers.pop(turn_id)
+        self._characters -= len(text)
         for index, key in ((self._turns, before), (self._of_episodes, episode_id)):
             del index[key][turn_id]
             if not index[key]:

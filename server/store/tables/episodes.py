@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from server.store.base import Base, Id
+
+
+def _partial(name: str, *columns: str, where: str) -> Index:
+    """Return an index of the rows that meet a condition."""
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
 class PlayRow(Base):
@@ -34,9 +39,17 @@ class EpisodeRow(Base):
         Index(None, "status", "closed_at"),
         Index(None, "status", "id"),
         Index(None, "owner_hash", "id"),
-        Index(None, "policy_version", "opened_at"),
         Index(None, "conversation_key", "id"),
         Index(None, "continues_id", "id"),
+        _partial("ix_episode_play_id", "play_id", where="play_id IS NOT NULL"),
+        _partial("ix_episode_ended_live", "closed_at", "id", where="play_id IS NULL AND closed_at IS NOT NULL"),
+        _partial(
+            "ix_episode_live_environment",
+            "policy_version",
+            "closed_at",
+            "id",
+            where="owner_hash IS NOT NULL AND environment IS NOT NULL",
+        ),
     )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -49,7 +62,7 @@ class EpisodeRow(Base):
     seed: Mapped[int]
     horizon: Mapped[int]
     group_key: Mapped[str | None] = mapped_column(String(300), index=True)
-    play_id: Mapped[str | None] = mapped_column(ForeignKey("play.id"), index=True)
+    play_id: Mapped[str | None] = mapped_column(ForeignKey("play.id"))
     purpose: Mapped[str] = mapped_column(String(16))
     policy_version: Mapped[int]
     """Version on which the episode was opened; its turns name the versions that actually sampled."""
@@ -143,7 +156,7 @@ class RewardRow(Base):
     """A reward from outside the environment, perhaps late. A missing row is not a reward of 0."""
 
     __tablename__ = "reward"
-    __table_args__ = (UniqueConstraint("episode_id", "key"),)
+    __table_args__ = (UniqueConstraint("episode_id", "key"), Index(None, "created_at", "episode_id"))
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     episode_id: Mapped[str] = mapped_column(ForeignKey("episode.id", ondelete="CASCADE"), index=True)

@@ -35,20 +35,22 @@ class Activity:
     scored: dict[str, tuple[float | None, int]]
     """By episodes trigger: the firing after which episodes were counted, and the number of newly scored episodes."""
     last_live_at: float | None
-    """When an agent last got an answer, if an idle trigger needs to know."""
+    """When an agent last got an answer, if an idle trigger needs to know: None too if all have fired since."""
 
 
 def count_activity(session: Session) -> Activity:
     """Read the counts that the triggers wait for."""
     triggers = {row.name: (row, read_trigger(row.rule)) for row in session.scalars(sa.select(TriggerRow)).all()}
-    idle = any(idle_s(trigger) is not None for _, trigger in triggers.values())
+    idle = [
+        max(row.created_at, row.fired_at or 0.0) for row, trigger in triggers.values() if idle_s(trigger) is not None
+    ]
     return Activity(
         {
             name: (row.fired_at, scored_since(session, row.fired_at, trigger.count))
             for name, (row, trigger) in triggers.items()
             if isinstance(trigger, EpisodesTrigger)
         },
-        last_live_turn(session) if idle else None,
+        last_live_turn(session, min(idle)) if idle else None,
     )
 
 

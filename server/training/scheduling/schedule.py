@@ -31,6 +31,7 @@ from upturn.wire import RunConfig, RunView, ScheduleView, Trigger, TriggerCreate
 log = logging.getLogger("upturn.schedule")
 MAX_PAUSE_S = 60.0  # Longest pause between two checks: other servers and late rewards change what is due.
 MIN_PAUSE_S = 1.0  # Shortest: many episodes may end at once, and every check counts them.
+MAX_LOAD = 0.05  # Share of the time that counting may take, up to the longest pause.
 MAX_TRIGGERS = 100
 
 
@@ -56,6 +57,8 @@ class Schedule:
         self._windows = self._dispatcher.windows
         self._counts_episodes = False
         """Whether any trigger counts episodes."""
+        self._counted_in_s = 0.0
+        """How long the last count took."""
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -177,12 +180,15 @@ class Schedule:
                 log.warning("cannot check the schedule, retrying: %s", error)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), max(MIN_PAUSE_S, wait_s))
-                await asyncio.sleep(MIN_PAUSE_S)
+                await asyncio.sleep(pause_after(self._counted_in_s))
             self._wake.clear()
 
     def _count(self) -> Activity:
+        began = time.monotonic()
         with self._database.read() as session:
-            return count_activity(session)
+            activity = count_activity(session)
+        self._counted_in_s = time.monotonic() - began
+        return activity
 
     def _view(self) -> ScheduleView:
         now = self.clock()
@@ -204,6 +210,11 @@ class Schedule:
     def _wake_learner(self) -> None:
         if self._learner is not None:
             self._learner.wake()
+
+
+def pause_after(counted_in_s: float) -> float:
+    """Return the shortest time, in seconds, between two checks that are asked for, by how long the last count took."""
+    return min(MAX_PAUSE_S, max(MIN_PAUSE_S, counted_in_s / MAX_LOAD))
 
 
 def _new_row(name: str, source: str, trigger: Trigger, now: float) -> TriggerRow:

@@ -55,6 +55,27 @@ def test_the_oldest_answers_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None
     assert not (answers._answers or answers._turns or answers._of_episodes)
 
 
+def test_long_answers_are_dropped_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_answers, "KEPT_CHARACTERS", 100)
+    answers = NearAnswers()
+    for number in range(5):
+        remember(answers, f"ep{number}", f"{number}" * 40)
+    remember(answers, "too long", "x" * 101)
+    assert [find(answers, f"{number}" * 30) for number in range(5)] == [[], [], [], ["ep3"], ["ep4"]]
+    answers.forget("ep4")
+    remember(answers, "ep5", "5" * 40)
+    assert find(answers, "3" * 30) == ["ep3"], "what an ended episode had is free again"
+    assert sum(len(text) for _, _, text in answers._answers.values()) == answers._characters
+
+
+def test_a_conversation_is_compared_with_few_of_many_siblings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_answers, "COMPARED", 3)
+    answers = NearAnswers()
+    for number in range(10):
+        remember(answers, f"ep{number}", "go north")
+    assert find(answers, "go n") == ["ep9", "ep8", "ep7"]
+
+
 async def test_the_last_reader_leaves_for_good_only_after_the_grace() -> None:
     readers, gone = Readers(), asyncio.Event()
     readers.when_gone = gone.set

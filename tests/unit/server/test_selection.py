@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from sqlalchemy.orm import Session
 
 import migrations
 from server.recording.tokens import pack_ids, pack_logprobs
+from server.store import chunks
 from server.store.database import Database
-from server.store.tables import ApiKeyRow, EpisodeRow, NodeRow, PlayRow, RewardRow, TurnRow
+from server.store.tables import ApiKeyRow, EpisodeRow, NodeRow, PlayRow, PolicyVersionRow, RewardRow, TurnRow
+from server.training import selection
 from server.training.branches import samples
 from server.training.selection import select
 from upturn.wire import RunConfig
@@ -145,6 +148,40 @@ def record(tmp_path: Path) -> Iterator[Record]:
     with Session(database.writer) as session:
         yield Record(session)
     database.close()
+
+
+def test_a_batch_may_have_more_episodes_than_a_query_has_parameters(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK", 10)
+    connection = record.session.connection().connection.driver_connection
+    assert isinstance(connection, sqlite3.Connection)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 30)
+    record.session.add(PlayRow(id="play", state="done", request={}, created_at=0.0))
+    record.session.flush()
+    names = [f"{number:02}" for number in range(40)]
+    for name in names:
+        record.episode(name, float(int(name) % 2), "g", play="play", status="terminated")
+    for algorithm in ("grpo", "rloo"):
+        ids, stats = record.chosen(algorithm, "play")
+        assert (ids, stats["mean_turns"]) == (names, 1.0)
+        assert len(samples(record.session, ids, by_prompt=True)) == 40
+
+
+def test_an_episode_is_fresh_although_the_clock_was_set_back_after_its_version_was_made(record: Record) -> None:
+    made = 50_000.0
+    record.session.add(
+        PolicyVersionRow(version=HEAD, name="policy", state="ready", kind="full", path="p", created_at=made)
+    )
+    record.episode("before", 1.0, version=HEAD, ended=made - 60)
+    assert record.chosen("reinforce_pp", max_staleness=0)[0] == ["before"]
+
+
+def test_the_live_episodes_that_ended_last_are_searched(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "LIVE_CANDIDATES", 2)
+    for name, ended in (("a", 3.0), ("b", 2.0), ("c", 1.0)):
+        record.episode(name, 1.0, ended=ended)
+    assert record.chosen("reinforce_pp")[0] == ["a", "b"]
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "dr_grpo", "rloo"])
