@@ -21,7 +21,7 @@ from server.store.writer import Writer
 log = logging.getLogger("upturn.database")
 EVERY_HOURS = 1
 ROWS = 400
-"""Rows of each index that SQLite reads at most: milliseconds, during which no answer is recorded."""
+"""Maximum number of rows of each index that SQLite reads: milliseconds, during which no answer is recorded."""
 
 
 class Statistics:

@@ -154,7 +154,7 @@ def _waiting(
     )
     return {
         name
-        for name, opened_at in session.execute(query).tuples()
+        for name, opened_at in session.execute(query)
         if name is not None
         and not (plan.group_size is not None and sizes[name] >= plan.group_size)
         and not (plan.group_wait_s is not None and now - opened_at >= plan.group_wait_s)

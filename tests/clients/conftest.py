@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.interpreters import interpreter
+from tests.support.programs.interpreters import interpreter
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 

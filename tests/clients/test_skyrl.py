@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.interpreters import interpreter
 from tests.support.live import Live
+from tests.support.programs.interpreters import interpreter
 
 HERE = Path(__file__).parent
 

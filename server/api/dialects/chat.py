@@ -14,13 +14,14 @@ from typing import Any
 from fastapi.responses import JSONResponse, Response
 
 from server import heavy
+from server.api.dialects.answering import Conversation
+from server.api.dialects.answers.ends import finish_reason, stop_reason
+from server.api.dialects.answers.logprobs import ChatLogprobs
 from server.api.dialects.call import CallOf
 from server.api.dialects.chat_request import ChatRequest
-from server.api.dialects.conversation import Conversation, Conversations, ConversationsOf
+from server.api.dialects.conversation import Conversations, ConversationsOf
 from server.api.dialects.dialect import Dialect
-from server.api.dialects.ends import finish_reason, stop_reason
 from server.api.dialects.fields.check import check
-from server.api.dialects.logprobs import ChatLogprobs
 from server.api.dialects.streams import Pieces, event, merged, sse
 from server.api.dialects.tools.chat_tools import custom_names
 from server.api.dialects.tools.custom import input_of

@@ -15,13 +15,14 @@ from typing import Any
 from fastapi.responses import JSONResponse, Response
 
 from server import heavy
+from server.api.dialects.answering import Conversation
+from server.api.dialects.answers.ends import stop_reason
+from server.api.dialects.answers.logprobs import CompletionLogprobs, joined
 from server.api.dialects.call import Call, CallOf
 from server.api.dialects.completions_request import CompletionRequest
-from server.api.dialects.conversation import Conversation, Conversations, ConversationsOf
+from server.api.dialects.conversation import Conversations, ConversationsOf
 from server.api.dialects.dialect import Dialect
-from server.api.dialects.ends import stop_reason
 from server.api.dialects.fields.check import WARNING, check
-from server.api.dialects.logprobs import CompletionLogprobs, joined
 from server.api.dialects.prompt_scores import Scored, prompt_logprobs, score
 from server.api.dialects.streams import Pieces, event, merged, sse
 from server.errors import BadRequest, UpturnError

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from server import heavy
+from server.api.dialects.answering import Conversation
 from server.api.dialects.call import Call
 from server.api.dialects.chat_request import ChatRequest
-from server.api.dialects.fields.check import WARNING
 from server.api.dialects.hints import read_hints
 from server.api.services import service
 from server.engines.protocol import Engine
@@ -28,7 +28,7 @@ from server.recording.matching.matcher import Match
 from server.recording.matching.talk import Talk
 from server.recording.prompts import with_prefill
 from server.recording.replay import find_recorded
-from server.recording.turn import RETRY_GRACE_S, Answer, Turn
+from server.recording.turn import Turn
 from server.recording.turn_request import TurnRequest
 from server.recording.turns import Turns
 from server.rendering.render import Renderer
@@ -39,88 +39,10 @@ from server.versions.routing import Pointers
 from server.versions.shadow import Shadow
 from upturn.wire import EpisodeOpen
 
-Result = TypeVar("Result")
 ENDED = "episode_ended"
 """Code of the error for an episode that takes no more turns."""
 THINKING_SWITCHES = frozenset({"enable_thinking", "thinking"})
 """Template options that clients send to every model, whether it has the switch or not."""
-UNTRAINABLE = "x-upturn-untrainable"
-"""Header of an answer that says why it will not be trained on (`server/recording/trainable.py`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """A request in progress."""
-
-    policy: str
-    """The policy's name."""
-    model: str
-    """The name by which the request calls the policy; answers repeat it."""
-    turns: list[Turn]
-    """One per answer."""
-    call: Call
-    whole: bool
-    """The answer is sent when it is complete."""
-    warnings: tuple[str, ...] = ()
-    """What of the request had no effect."""
-
-    @property
-    def version(self) -> int:
-        """Policy version that sampled the first token, of the answer that has begun; before that, the requested one."""
-        return next((turn for turn in self.turns if turn.beginning.begun), self.turns[0]).version
-
-    def fingerprint(self, version: int) -> str:
-        """Return `system_fingerprint`: the policy's own name and the version."""
-        return f"{self.policy}@{version}"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Headers of every answer: its episode, turns and version, warnings, and why it will not be trained on."""
-        reasons = dict.fromkeys(turn.untrainable for turn in self.turns if turn.untrainable)
-        return {
-            "x-episode-id": self.turns[0].episode_id,
-            "x-turn-id": ",".join(turn.id for turn in self.turns),
-            "x-policy-version": str(self.version),
-            **({UNTRAINABLE: ",".join(reasons)} if reasons else {}),
-            **({WARNING: "; ".join(self.warnings)} if self.warnings else {}),
-        }
-
-    async def answers(self) -> list[Answer]:
-        """Wait for all answers; each is durable by then.
-
-        Raises:
-            UpturnError: an answer failed.
-            Conflict: the client has disconnected before a whole answer was complete.
-        """
-        return await (self.while_connected(self._answers()) if self.whole else self._answers())
-
-    async def _answers(self) -> list[Answer]:
-        return [await turn.answer() for turn in self.turns]
-
-    async def while_connected(self, result: Awaitable[Result]) -> Result:
-        """Wait for a result before anything is sent; leave the turns if the client disconnects first.
-
-        Raises:
-            Conflict: the client has disconnected.
-        """
-        waiting, left = asyncio.ensure_future(result), asyncio.ensure_future(self.call.disconnected())
-        try:
-            await asyncio.wait((waiting, left), return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
-                self.leave()
-                raise Conflict("the client has disconnected", code="disconnected")
-            return waiting.result()
-        except asyncio.CancelledError:
-            self.leave()
-            raise
-        finally:
-            waiting.cancel()
-            left.cancel()
-
-    def leave(self) -> None:
-        """The client has disconnected: stop turns that no other request waits for, and record the partial answers."""
-        for turn in self.turns:
-            turn.leave(RETRY_GRACE_S if self.whole else 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fastapi import APIRouter
+from fastapi.routing import APIRoute
 from starlette.routing import compile_path
 
 from server.api.access.errors import OPENAI, ErrorForm
@@ -27,10 +28,13 @@ class Dialect:
         self.router = APIRouter(tags=[name], route_class=JsonRoute)
         self._paths: list[re.Pattern[str]] = []
 
-    def post(self, path: str, *, may_stream: bool = False, hidden: bool = False) -> Callable[[Route], Route]:
-        """Register a route for `POST`; one that may stream returns a `Response`, a hidden one is not documented."""
-        options: dict[str, Any] = {"response_model": None, "responses": MAY_STREAM} if may_stream else {}
-        return self._route("POST", path, {**options, "include_in_schema": not hidden})
+    def post(self, path: str, *, may_stream: bool = False) -> Callable[[Route], Route]:
+        """Register a route for `POST`; one that may stream returns a `Response`."""
+        return self._route("POST", path, {"response_model": None, "responses": MAY_STREAM} if may_stream else {})
+
+    def absent(self, path: str) -> Callable[[Route], Route]:
+        """Register an undocumented route for `POST` that refuses every body, JSON or not."""
+        return self._route("POST", path, {"include_in_schema": False, "route_class_override": APIRoute})
 
     def get(self, path: str) -> Callable[[Route], Route]:
         """Register a route for `GET`."""

@@ -36,6 +36,8 @@ GROUP_HEADERS = ("x-session-affinity",)
 """Headers whose value calls of one conversation share, and sometimes calls of several."""
 CONVERSATION_FIELDS = ("conversation_id", "thread_id", "session_id", "chat_id")
 """The same in `metadata`."""
+CALLER_FIELDS = ("user", "safety_identifier", "prompt_cache_key")
+"""Fields next to the messages that tell apart users, or groups of calls."""
 LONGEST = 512
 """Characters of an id beyond which it is none."""
 _OF_CLAUDE_CODE = re.compile(r"_session_([0-9a-fA-F-]{36})$")

@@ -13,11 +13,12 @@ from fastapi.responses import Response
 
 from server import heavy
 from server.api.access.errors import ErrorForm
-from server.api.dialects.blocks import Block, blocks, blocks_of
+from server.api.dialects.answering import Conversation
+from server.api.dialects.answers.blocks import Block, blocks, blocks_of
+from server.api.dialects.answers.ends import finish_reason, stop_reason
 from server.api.dialects.call import CallOf
-from server.api.dialects.conversation import Conversation, Conversations, ConversationsOf
+from server.api.dialects.conversation import Conversations, ConversationsOf
 from server.api.dialects.dialect import Dialect
-from server.api.dialects.ends import finish_reason, stop_reason
 from server.api.dialects.fields.check import check
 from server.api.dialects.messages_request import CountRequest, MessagesRequest
 from server.api.dialects.streams import Pieces, event, merged, sse

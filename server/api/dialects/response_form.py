@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from server.api.dialects.blocks import Block, blocks_of
+from server.api.dialects.answers.blocks import Block, blocks_of
 from server.api.dialects.responses_request import INSTRUCTIONS, ResponsesRequest
 from server.api.dialects.tools.custom import input_of
 from server.api.dialects.tools.responses_tools import Original

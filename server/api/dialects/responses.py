@@ -18,9 +18,10 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import TypeAdapter
 
 from server import heavy
-from server.api.dialects.blocks import Block, Kind, blocks, blocks_of
+from server.api.dialects.answering import Conversation
+from server.api.dialects.answers.blocks import Block, Kind, blocks, blocks_of
 from server.api.dialects.call import Call, CallOf
-from server.api.dialects.conversation import Conversation, Conversations, ConversationsOf
+from server.api.dialects.conversation import Conversations, ConversationsOf
 from server.api.dialects.dialect import Dialect
 from server.api.dialects.fields.check import check
 from server.api.dialects.response_form import PREFIX, Output, common_fields, input_items

@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag
 
 from server.api.dialects.chat_request import MOST_TOOLS, ChatRequest
 from server.api.dialects.fields.sampling import SamplingFields, Whole
+from server.api.dialects.hints import CALLER_FIELDS
 from server.api.dialects.tools.custom import arguments_of
 from server.api.dialects.tools.responses_tools import Tool, flat, functions, left_out, resolve
 from server.api.dialects.translation import Lenient, TextOr, checked, only
@@ -195,9 +196,6 @@ class ResponsesRequest(SamplingFields):
     stream: bool | None = None
     store: bool | None = None
     metadata: dict[str, str] | None = None
-    user: Any = None
-    safety_identifier: Any = None
-    prompt_cache_key: Any = None
     include_reasoning: bool | None = None
     enable_thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(default=None, max_length=32)
@@ -227,6 +225,7 @@ class ResponsesRequest(SamplingFields):
         Raises:
             BadRequest: the request uses an unsupported feature.
         """
+        said = self.model_extra or {}
         head = [{"role": "system", "content": self.instructions, "id": INSTRUCTIONS}] if self.instructions else []
         kept = before[1:] if before and before[0].get("id") == INSTRUCTIONS else before
         if isinstance(self.input, str):
@@ -248,9 +247,7 @@ class ResponsesRequest(SamplingFields):
                 "chat_template_kwargs": self.chat_template_kwargs,
                 "enable_thinking": self.enable_thinking,
                 "metadata": self.metadata,
-                "user": self.user,
-                "safety_identifier": self.safety_identifier,
-                "prompt_cache_key": self.prompt_cache_key,
+                **{name: said[name] for name in CALLER_FIELDS if name in said},
             },
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi.responses import StreamingResponse
 
-from server.api.dialects.conversation import Conversation
+from server.api.dialects.answering import Conversation
 from server.recording.turn import Turn
 from server.rendering.answers import Delta
 from server.rendering.json_text import write_json

@@ -65,7 +65,7 @@ class StepBody(ById):
 
 @router.post("/create", response_model=None)
 async def create(environment: str, request: Request, guests: GuestsOf, caller: CallerOf) -> dict[str, Any] | int:
-    """Return a new id; no task begins yet. A body is ignored, but for SearchQA's."""
+    """Return a new id; no task begins yet. A body is ignored, except for SearchQA's."""
     await guests.environment(environment)
     number = next(guests.numbers)
     await guests.add(f"agentgym/{number}", guests.new(environment, caller.key_hash, "agentgym"))

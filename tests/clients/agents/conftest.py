@@ -12,7 +12,7 @@ import pytest
 from server.engines.protocol import Piece, SamplingParams
 from server.engines.scripted import ScriptedEngine
 from server.rendering.bytes_tokenizer import BytesTokenizer
-from tests.support.agents import Sandbox, Schemas, sandbox
+from tests.support.programs.agents import Sandbox, Schemas, sandbox
 
 
 @pytest.fixture

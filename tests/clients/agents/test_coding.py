@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.agents import TOTAL, Sandbox, call, heard, policy, the_episode
-from tests.support.interpreters import interpreter, node_modules
+from tests.support.programs.agents import TOTAL, Sandbox, call, heard, policy, the_episode
+from tests.support.programs.interpreters import interpreter, node_modules
 
 HERE = Path(__file__).parent
 TASK = "Add up the prices in prices.txt and write the sum into total.txt."

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.agents import MISSING, PRICES, Sandbox, heard, policy, the_episode
-from tests.support.interpreters import interpreter, node_modules
+from tests.support.programs.agents import MISSING, PRICES, Sandbox, heard, policy, the_episode
+from tests.support.programs.interpreters import interpreter, node_modules
 
 HERE = Path(__file__).parent
 

@@ -11,10 +11,10 @@ import pytest
 
 from server.engines.scripted import scripted_logprobs
 from server.rendering.bytes_tokenizer import BytesTokenizer
-from tests.support.agents import PRICES, TOTAL, Sandbox, policy
 from tests.support.database import recorded
-from tests.support.interpreters import interpreter
 from tests.support.live import Live
+from tests.support.programs.agents import PRICES, TOTAL, Sandbox, policy
+from tests.support.programs.interpreters import interpreter
 
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"

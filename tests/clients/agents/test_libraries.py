@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.agents import MISSING, PRICES, SHOPPING, TOTAL, Sandbox, Schemas, heard, policy, the_episode
-from tests.support.interpreters import interpreter, node_modules
+from tests.support.programs.agents import MISSING, PRICES, SHOPPING, TOTAL, Sandbox, Schemas, heard, policy, the_episode
+from tests.support.programs.interpreters import interpreter, node_modules
 
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"

@@ -11,9 +11,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.support.agents import MISSING, PRICES, SHOPPING, TOTAL, Sandbox, heard, policy, the_episode
-from tests.support.interpreters import interpreter
 from tests.support.live import until
+from tests.support.programs.agents import MISSING, PRICES, SHOPPING, TOTAL, Sandbox, heard, policy, the_episode
+from tests.support.programs.interpreters import interpreter
 
 HERE = Path(__file__).parent
 COSTS = {"lamp": "12", "table": "30"}

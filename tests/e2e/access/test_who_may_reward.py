@@ -18,7 +18,7 @@ from upturn.client import UpturnAPIError
 from upturn.wire import EpisodeOpen, EpisodeOpened, KeyCreate, RewardRequest
 
 ASK = [{"role": "user", "content": "Hi"}]
-TONE = {"tone": FunctionSettings(function="tests.support.reward_functions:length")}
+TONE = {"tone": FunctionSettings(function="tests.support.rewards.reward_functions:length")}
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,9 @@ def test_a_chat_trains_the_next_version_which_then_answers_on_postgresql(url: st
 
 def test_a_reward_sent_many_times_at_once_counts_once_and_the_rules_apply(url: str, tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello there.")
-    scorers = RewardSettings(functions={"length": FunctionSettings(function="tests.support.reward_functions:length")})
+    scorers = RewardSettings(
+        functions={"length": FunctionSettings(function="tests.support.rewards.reward_functions:length")}
+    )
     settings = settings_for(tmp_path / "data", model=str(model), database_url=url, rewards=scorers)
     with serving(settings) as live, ThreadPoolExecutor(16) as pool:
         opened = live.client.open_episode(EpisodeOpen())

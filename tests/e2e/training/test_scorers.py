@@ -19,12 +19,12 @@ from server.rewards.settings import FunctionSettings, JudgeSettings, RewardSetti
 from server.section import SettingsError
 from server.store.database import Database
 from server.store.tables import JudgementRow, RewardRow, ScoreRow
-from tests.support import reward_functions
-from tests.support.judge_server import GOOD, JudgeServer, judging
 from tests.support.live import Live, read_metrics, script, serving, settings_for, until
+from tests.support.rewards import reward_functions
+from tests.support.rewards.judge_server import GOOD, JudgeServer, judging
 from upturn.wire import EpisodeOpen, ScorerView
 
-FUNCTIONS = "tests.support.reward_functions"
+FUNCTIONS = "tests.support.rewards.reward_functions"
 RUBRIC = "The agent helps: {braces} stay."
 
 
@@ -91,7 +91,7 @@ def rows(live: Live, table: type[Any]) -> list[Any]:
 
 
 def test_a_reward_function_may_import_the_former_name_of_the_wire_models(tmp_path: Path) -> None:
-    old = FunctionSettings(function="tests.support.old_reward_functions:polite")
+    old = FunctionSettings(function="tests.support.rewards.old_reward_functions:polite")
     with scoring(tmp_path, functions={"tone": old}) as live:
         episode = talk(live, "Hi")
         until(lambda: scorer(live, "tone").scored == 1, "the function was not called")

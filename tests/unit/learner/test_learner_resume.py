@@ -122,7 +122,7 @@ def interrupted(tmp_path, step, **values):
 
 
 def batch_of(server, changed=()):
-    """Return the batches of finished steps; those of some steps lack an episode."""
+    """Return the batches of finished steps; the batches of some steps lack an episode."""
 
     def lease(step):
         batch = server.leased[step]

@@ -11,7 +11,6 @@ ABSENT = {
     "/v1/images/generations": "images",
     "/v1/audio/speech": "audio",
     "/v1/audio/transcriptions": "audio",
-    "/v1/batches": "batches",
     "/v1/files": "files",
     "/v1/conversations": "stored conversations: use previous_response_id",
     "/v1/threads": "threads: use /v1/responses",
@@ -22,7 +21,7 @@ dialect = Dialect("absent")
 
 
 def _absent(path: str, what: str) -> None:
-    @dialect.post(path, hidden=True)
+    @dialect.absent(path)
     async def refuse() -> None:
         raise NotFound(f"this server does not have {what}", code="not_supported")
 

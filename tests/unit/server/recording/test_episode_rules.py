@@ -127,12 +127,12 @@ async def test_only_idle_episodes_without_an_environment_leave_the_memory(
     monkeypatch.setattr("server.recording.episodes.KEPT_IN_MEMORY", 3)
     episodes: Episodes = parts.episodes
     played, _ = await episodes.open(EpisodeOpen(environment="e", task="t"), policy_version=0, horizon=2)
-    answering, idle = await opened(parts), await opened(parts)
+    answering, idle = await opened(parts), (await opened(parts)).id
     answering.answering["d"] = []
     answering.answering["d"].append(None)  # type: ignore[arg-type]
     newest = [await opened(parts) for _ in range(2)]
     assert set(episodes._open) == {played.id, answering.id, newest[1].id}
-    assert (await episodes.get(idle.id)) is not idle
+    assert idle not in episodes._held and (await episodes.get(idle)).id == idle
 
 
 async def test_an_evaluation_and_an_opt_out_are_not_trainable(parts: Parts) -> None:

@@ -35,7 +35,7 @@ def recorded(frame: Any = ()) -> Episode:
     """Return an episode that has recorded the beginning of `TALK`."""
     one = episode()
     one.newest = chain_hashes(TALK[:2], frame)[-1]
-    one.tails[one.newest] = Tail(2, None, [*RENDERER.prompt(TALK[:1], frame), *SAMPLED])
+    one.tails[one.newest] = Tail(2, None, [*RENDERER.prompt(TALK[:1], frame), *SAMPLED], "turn")
     return one
 
 

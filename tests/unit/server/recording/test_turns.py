@@ -209,6 +209,7 @@ async def test_several_answers_count_once_against_the_horizon_also_after_a_resta
     await take(parts, episode, chat("Hi", count=3))
     assert (episode.turns, episode.next_index, episode.turns_left) == (1, 3, 2)
     parts.episodes._open.clear()
+    parts.episodes._held.clear()
     again = await parts.episodes.get(episode.id)
     assert again is not episode
     assert (again.turns, again.next_index, again.turns_left) == (1, 3, 2)
@@ -246,31 +247,42 @@ async def test_an_answer_gets_the_tokens_that_its_prompt_leaves_of_the_context(
         assert [params.max_tokens for params in held.params] == [given]
 
 
+@pytest.mark.parametrize("mark", ["idempotency_key", "retry"])
 async def test_the_same_request_at_the_same_time_is_answered_once(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, mark: str
 ) -> None:
     episode, held = await opened(parts), Held(parts, monkeypatch)
-    both = [await parts.turns.begin(episode, chat("Hi", digest="d"), 0) for _ in range(2)]
+    request = replace(chat("Hi", digest="d"), **{mark: "k" if mark == "idempotency_key" else True})
+    both = [await parts.turns.begin(episode, request, 0), parts.turns.in_progress(request, None)]
     held.go.set()
     answers = [await turns[0].answer() for turns in both]
     assert answers[0].turn_id == answers[1].turn_id and len(rows(parts, TurnRow)) == 1
     assert episode.turns == 1 and not episode.answering
-    again = await parts.turns.begin(episode, chat("Hi", digest="d"), 0)
-    await again[0].answer()
-    assert len(rows(parts, TurnRow)) == 2, "it was sent again on purpose"
+    assert parts.turns.in_progress(request, None) == []
 
 
-async def test_two_requests_without_a_digest_never_share_an_answer(
+async def test_two_equal_requests_that_are_not_marked_as_copies_never_share_an_answer(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     episode, held = await opened(parts), Held(parts, monkeypatch)
-    both = [await parts.turns.begin(episode, chat("Hi"), 0) for _ in range(2)]
+    (first,) = await parts.turns.begin(episode, chat("Hi", digest="d"), 0)
+    assert parts.turns.in_progress(chat("Hi", digest="d"), None) == []
+    (second,) = await parts.turns.begin(episode, chat("Hi", digest="d"), 0)
     held.go.set()
-    assert len({(await turns[0].answer()).turn_id for turns in both}) == 2
+    assert (await first.answer()).turn_id != (await second.answer()).turn_id
 
 
 def call(named: str | None = None) -> Call:
-    return Call("me", named, retry=False, idempotency_key=None, trains=True, size=0, disconnected=asyncio.Event().wait)  # type: ignore[arg-type]
+    return Call(
+        "me",
+        named,
+        retry=False,
+        idempotency_key=None,
+        trains=True,
+        size=0,
+        headers={},
+        disconnected=asyncio.Event().wait,  # type: ignore[arg-type]
+    )
 
 
 def body(*texts: str) -> ChatRequest:
@@ -310,8 +322,9 @@ async def test_a_whole_answer_that_was_left_is_recorded_as_far_as_it_was_sampled
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     episode, held = await opened(parts), Held(parts, monkeypatch)
-    first = (await parts.turns.begin(episode, chat("Hi", digest="d"), 0))[0]
-    second = (await parts.turns.begin(episode, chat("Hi", digest="d"), 0))[0]
+    request = replace(chat("Hi", digest="d"), retry=True)
+    (first,) = await parts.turns.begin(episode, request, 0)
+    (second,) = parts.turns.in_progress(request, None)
     await held.began.wait()
     first.leave()
     assert not second.abandoned, "the other request still waits"

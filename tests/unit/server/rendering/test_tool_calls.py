@@ -10,9 +10,9 @@ from server.engines.protocol import SamplingParams
 from server.errors import BadRequest
 from server.recording.turn_request import TurnRequest
 from server.rendering.bytes_tokenizer import CHAT_TEMPLATE, END_OF_TURN, BytesTokenizer
+from server.rendering.call_schema import call_schema
 from server.rendering.render import Renderer
 from server.rendering.template import ChatTemplate
-from server.rendering.tool_calls import call_schema
 
 BYTES = BytesTokenizer()
 PARAMETERS = {"type": "object", "required": ["city"], "properties": {"city": {"type": "string"}}}

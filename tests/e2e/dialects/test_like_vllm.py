@@ -19,7 +19,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from server.api.dialects.logprobs import ChatLogprobs
+from server.api.dialects.answers.logprobs import ChatLogprobs
 from server.engines.scripted import _alternatives
 from server.engines.settings import EngineSettings
 from server.engines.vllm_command import BASE_MODEL

@@ -1,0 +1,1 @@
+"""What every dialect shows of an answer: its parts, its end, and the logprobs of its tokens."""

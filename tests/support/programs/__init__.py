@@ -1,0 +1,1 @@
+"""Programs of others that tests start: agents, and the interpreters they need."""

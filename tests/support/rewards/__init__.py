@@ -1,0 +1,1 @@
+"""Reward functions and a judge to score episodes with."""
