@@ -88,7 +88,7 @@ async def test_turns_that_continue_conversations_and_wait_for_the_writer_togethe
 
     monkeypatch.setattr(parts.writer, "write", counted)
     answers = [(await conversations.begin(call(), body(text, "One.", "more"))).answers() for text in said]
-    while waiting < len(said):
+    while waiting < len(said) or parts.writer._gathered:
         await asyncio.sleep(0)
     inserts: list[str] = []
 
