@@ -77,9 +77,12 @@ class SiteRules:
         name = name_of(host)
         if name is None:
             return False
+        return is_loopback(name) or self._is_known(name)
+
+    def _is_known(self, name: str) -> bool:
         known = {name_of(own) or name_of(f"[{own}]") for own in (self.own_host, *self.hosts)}
         below = (own[1:].lower() for own in self.hosts if own.startswith("*."))
-        return is_loopback(name) or name in known or any(name.endswith(end) for end in below)
+        return name in known or any(name.endswith(end) for end in below)
 
     def _is_foreign(self, kind: str, method: str, headers: Headers) -> bool:
         """Return whether a page of another origin sends the request, and that origin is not allowed."""
