@@ -31,6 +31,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.support import pass_through
 from benchmarks.support.load import Measured, Shape, Target, connections, send
 from clients.demo.machine import machine
 from tests.support.live import script
@@ -67,7 +68,7 @@ def server(folder: Path, *profiler: str) -> Iterator[Running]:
     flags = ["--engine.kind", "scripted", "--no-learner.start", "--port", "0"]
     places = ["--data-dir", str(folder / "data"), "--model", str(script(folder / "script", ANSWER))]
     command = [sys.executable, *profiler, "-m", "server", "serve", *flags, *places]
-    with _process(command) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().split()[1]
         until = time.monotonic() + START_S
@@ -77,24 +78,10 @@ def server(folder: Path, *profiler: str) -> Iterator[Running]:
                     break
             except httpx2.TransportError:
                 time.sleep(0.1)
-        yield Running(Target("upturn", url, "policy"), psutil.Process(process.pid))
-
-
-@contextmanager
-def pass_through(url: str) -> Iterator[Running]:
-    """Run the proxy."""
-    with _process([sys.executable, str(ROOT / "benchmarks" / "support" / "pass_through.py"), url]) as process:
-        assert process.stdout is not None
-        yield Running(Target("pass-through", process.stdout.readline().strip(), "policy"), psutil.Process(process.pid))
-
-
-@contextmanager
-def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
-            yield process
+            yield Running(Target("upturn", url, "policy"), psutil.Process(process.pid))
         finally:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGINT)  # It ends in order, and its profile is written.
 
 
 async def cost(ours: Running, bare: Running, shape: Shape, rounds: int, requests: int) -> dict[str, Any]:
@@ -129,7 +116,8 @@ async def costs(ours: Running, quick: bool) -> list[dict[str, Any]]:
     """Measure all shapes, print the table, and return its rows."""
     print("answer, requests                    upturn CPU ms  its event loop  pass-through CPU ms  ratio  p50 ms")
     rows = []
-    with pass_through(ours.target.url) as bare:
+    with pass_through.running(ours.target.url) as (pid, url):
+        bare = Running(Target("pass-through", url, "policy"), psutil.Process(pid))
         for shape in SHAPES:
             requests = (200 if quick else 800) * (1 if shape.concurrency == 1 else 2)
             rows.append(row := await cost(ours, bare, shape, 3 if quick else 5, requests))

@@ -8,10 +8,24 @@ It passes requests and answers on as they arrive and prints its own URL. Nothing
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import aiohttp
 from aiohttp import web
+
+
+@contextmanager
+def running(url: str) -> Iterator[tuple[int, str]]:
+    """Run the proxy in front of a URL; yield its process id and its own URL."""
+    with subprocess.Popen([sys.executable, __file__, url], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.pid, process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
 async def serve(upstream: str) -> None:
