@@ -50,7 +50,7 @@ class Address:
 
 
 def own_address(port: int | None) -> Address:
-    """Return an address for a vLLM of this process: the loopback port, or else a Unix socket where there are any.
+    """Return an address for a vLLM of this process: the loopback port; without one, a Unix socket where there are any.
 
     The socket's directory is removed with the address, or when this process exits.
     """

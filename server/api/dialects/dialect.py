@@ -53,7 +53,13 @@ class Dialect:
         self._paths.append(re.compile(compile_path(path)[0].pattern.removeprefix("^")))
 
         headers = [
-            {"name": name, "in": "header", "required": False, "schema": schema} for name, schema in HEADERS.items()
+            {
+                "name": name,
+                "in": "header",
+                "required": False,
+                "schema": {"anyOf": [schema, {"type": "null"}], "title": name.title()},
+            }
+            for name, schema in HEADERS.items()
         ]
 
         def register(route: Route) -> Route:
