@@ -19,6 +19,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fastapi import Depends
 from starlette.datastructures import Headers
@@ -134,6 +135,7 @@ json_only = Depends(_json_only)
 """Requires that a body is declared as JSON."""
 
 
+@lru_cache(maxsize=256)
 def name_of(host: str) -> str | None:
     """Return the name or address in a `Host` header, in one spelling and without port; None if it is malformed."""
     match = _HOST.fullmatch(host.strip().lower())
@@ -148,6 +150,7 @@ def name_of(host: str) -> str | None:
     return str(address.ipv4_mapped or address)
 
 
+@lru_cache(maxsize=256)
 def is_loopback(name: str) -> bool:
     """Return whether a name or address in `name_of`'s spelling always means this machine."""
     try:
