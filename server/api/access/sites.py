@@ -135,7 +135,7 @@ json_only = Depends(_json_only)
 """Requires that a body is declared as JSON."""
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def name_of(host: str) -> str | None:
     """Return the name or address in a `Host` header, in one spelling and without port; None if it is malformed."""
     match = _HOST.fullmatch(host.strip().lower())
@@ -150,7 +150,7 @@ def name_of(host: str) -> str | None:
     return str(address.ipv4_mapped or address)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def is_loopback(name: str) -> bool:
     """Return whether a name or address in `name_of`'s spelling always means this machine."""
     try:
