@@ -106,8 +106,10 @@ async def bare(base: Path, folder: Path, at_once: int, swaps: int, tokens: int) 
     """Swap full weights in a vLLM without a server: pause keeping requests, reload, resume."""
     folder.mkdir(parents=True)
     versions = await asyncio.to_thread(Versions.write, "full", base, folder / "versions", SETS)
-    vllm = VllmProcess(VllmOptions(max_model_len=2048, max_num_seqs=at_once), base, folder, lambda *_: None)
-    url = await vllm.start()
+    options = VllmOptions(max_model_len=2048, max_num_seqs=at_once, port=free_port())
+    vllm = VllmProcess(options, base, folder, lambda *_: None)
+    url = vllm.address.url
+    await vllm.start()
     try:
         async with aiohttp.ClientSession() as control, streams(url, BASE_MODEL, at_once, tokens) as observed:
             quiet = time.monotonic(), await _later(QUIET_S)

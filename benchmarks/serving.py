@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/serving.py [--quick] [--venv-dir DIR]
 
-One vLLM; in front of it the unmodified server (`python -m server serve`, every turn recorded and synced to SQLite
-before it is answered) and, in the same rounds, the LiteLLM proxy. Answers of 64 tokens from a small model, and of one
-token from a tiny model, where the server itself dominates.
+The unmodified server with the vLLM that it starts (`python -m server serve`, every turn recorded and synced to SQLite
+before it is answered) and, in the same rounds, an equal vLLM alone, behind a bare aiohttp proxy, and behind the LiteLLM
+proxy. Answers of 64 tokens from a small model, and of one token from a tiny model, where the server itself dominates.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.support import litellm_proxy
+from benchmarks.support import litellm_proxy, pass_through
 from benchmarks.support.load import Measured, Shape, Target, compare
 from clients.demo.machine import machine
 from clients.demo.server_process import ServerProcess, free_port
@@ -33,7 +33,8 @@ from server.models.source import resolve_model
 from tests.support.postgres import running_postgres
 
 SMALL = "smollm2-135m-instruct"
-DIRECT, OURS, PEER, PEER_LOGGING = "direct", "upturn", "litellm", "litellm, logging"
+DIRECT, OURS, BARE, PEER, PEER_LOGGING = "direct", "upturn", "pass-through", "litellm", "litellm, logging"
+CONTEXT = 2048
 Plan = list[tuple[Shape, int, int]]
 """(shape, rounds, requests per round)."""
 
@@ -42,7 +43,7 @@ def plans(quick: bool) -> dict[str, Plan]:
     """Return the measurements for each model."""
     forms = (False, True)
     if quick:
-        return {"tiny": [(Shape(1, 1, False), 20, 4), (Shape(1, 16, False), 2, 320), (Shape(64, 8, True), 2, 32)]}
+        return {"tiny": [(Shape(1, 1, False), 20, 4), (Shape(1, 16, False), 3, 320), (Shape(1, 16, True), 3, 320)]}
     return {
         "tiny": [
             *((Shape(1, 1, stream), 40, 6) for stream in forms),
@@ -58,15 +59,18 @@ def plans(quick: bool) -> dict[str, Plan]:
 
 @asynccontextmanager
 async def targets(model: Path, folder: Path, venv: Path | None, logging: bool) -> AsyncIterator[list[Target]]:
-    """Start a vLLM and everything in front of it."""
+    """Start the server, a vLLM, and everything in front of that."""
     folder.mkdir()
-    vllm = VllmProcess(VllmOptions(max_model_len=2048), model, folder, _log)
+    vllm = VllmProcess(VllmOptions(max_model_len=CONTEXT, port=free_port()), model, folder, _log)
+    url = vllm.address.url
     async with AsyncExitStack() as closing:
-        url = await vllm.start()
+        await vllm.start()
         closing.push_async_callback(vllm.stop)
-        flags = ["--model", str(model), "--engine.kind", "vllm", "--engine.url", url, "--weights", "full"]
+        flags = ["--model", str(model), "--engine.kind", "vllm", "--engine.context-tokens", str(CONTEXT)]
+        flags += ["--weights", "full", "--no-learner.start"]
         ours = closing.enter_context(ServerProcess(folder / "data", free_port(), flags, lambda *_: None))
-        found = [Target(DIRECT, url, BASE_MODEL), Target(OURS, ours.url, "policy")]
+        _, proxied = closing.enter_context(pass_through.running(url))
+        found = [Target(DIRECT, url, BASE_MODEL), Target(OURS, ours.url, "policy"), Target(BARE, proxied, BASE_MODEL)]
         if venv is not None:
             _log("starting LiteLLM")
             peer = closing.enter_context(litellm_proxy.proxy(venv, url, folder / "a"))

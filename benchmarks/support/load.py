@@ -1,6 +1,6 @@
 """A load generator for chat completions: concurrent requests on persistent connections, answers checked for length.
 
-Used by `serving.py`. It measures what a client observes, identically for every target.
+Used by `serving.py` and `hot_path.py`. It measures what a client observes, identically for every target.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class Shape:
     """Exact length of each answer."""
     concurrency: int
     stream: bool
+    turns: int = 1
+    """Requests of each conversation; each one continues the answer before it."""
 
     @property
     def text(self) -> str:
@@ -77,46 +79,56 @@ class Measured:
 async def compare(targets: Sequence[Target], shape: Shape, *, rounds: int, requests: int) -> dict[str, Measured]:
     """Send `requests` to each target in alternation, in `rounds` rounds, after a warm-up."""
     measured = {target.name: Measured() for target in targets}
-    # Close idle connections before the server does, after 5 s (uvicorn's default).
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=600)) as session:
+    async with connections() as session:
         for target in targets:
-            await _round(session, target, shape, shape.concurrency, Measured())
+            await send(session, target, shape, shape.concurrency, Measured())
         for turn in range(rounds):
             # Reverse every second round, so that no target always comes first.
             for target in targets[:: -1 if turn % 2 else 1]:
-                began = time.perf_counter()
-                await _round(session, target, shape, requests, measured[target.name])
-                measured[target.name].rates.append(requests / (time.perf_counter() - began))
+                await send(session, target, shape, requests, measured[target.name])
     return measured
 
 
-async def _round(
-    session: aiohttp.ClientSession, target: Target, shape: Shape, requests: int, measured: Measured
-) -> None:
-    left = iter(range(requests))
+def connections() -> aiohttp.ClientSession:
+    """Return a session that closes idle connections before the server does, after 5 s (uvicorn's default)."""
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
+    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=600))
+
+
+async def send(session: aiohttp.ClientSession, target: Target, shape: Shape, requests: int, measured: Measured) -> None:
+    """Send one round of requests to a target, and add it to its measurements."""
+    left, round_began = iter(range(requests)), time.perf_counter()
 
     async def client() -> None:
+        talk: list[dict[str, str]] = []
         for _ in left:
+            if len(talk) >= 2 * shape.turns:
+                talk = []
+            talk.append({"role": "user", "content": "Go on." if talk else STORY.format(next(_numbers))})
             began = time.perf_counter()
-            while (tokens := await _ask(session, target, shape)) is None:
+            while (answered := await _ask(session, target, shape, talk)) is None:
                 measured.failed += 1
                 if measured.failed > requests:
                     raise RuntimeError(f"{target.name} refuses more requests than it answers")
             measured.latencies_ms.append(1000 * (time.perf_counter() - began))
+            tokens, text = answered
             if tokens != shape.tokens:
                 raise RuntimeError(f"{target.name} answered {tokens} tokens, not {shape.tokens}")
+            talk.append({"role": "assistant", "content": text})
 
     async with asyncio.TaskGroup() as clients:
         for _ in range(shape.concurrency):
             clients.create_task(client())
+    measured.rates.append(requests / (time.perf_counter() - round_began))
 
 
-async def _ask(session: aiohttp.ClientSession, target: Target, shape: Shape) -> int | None:
-    """Send one request; return the number of tokens of its answer, or None if it must be resent."""
+async def _ask(
+    session: aiohttp.ClientSession, target: Target, shape: Shape, messages: list[dict[str, str]]
+) -> tuple[int, str] | None:
+    """Send one request; return the number of tokens and the text of its answer, or None if it must be resent."""
     body: dict[str, Any] = {
         "model": target.model,
-        "messages": [{"role": "user", "content": STORY.format(next(_numbers))}],
+        "messages": messages,
         "max_tokens": shape.tokens,
         "temperature": 1.0,
         "ignore_eos": True,
@@ -131,9 +143,12 @@ async def _ask(session: aiohttp.ClientSession, target: Target, shape: Shape) -> 
         if response.status != 200:
             raise RuntimeError(f"{target.name} answered {response.status}: {(await response.text())[:500]}")
         if not shape.stream:
-            return int(json.loads(await response.read())["usage"]["completion_tokens"])
-        tokens = 0
+            answer = json.loads(await response.read())
+            return int(answer["usage"]["completion_tokens"]), answer["choices"][0]["message"]["content"] or ""
+        tokens, text = 0, []
         async for line in response.content:
+            if shape.turns > 1 and b'"content"' in line:
+                text.append(json.loads(line.removeprefix(b"data: "))["choices"][0]["delta"]["content"])
             if b'"completion_tokens"' in line:
                 tokens = int(json.loads(line.removeprefix(b"data: "))["usage"]["completion_tokens"])
-        return tokens
+        return tokens, "".join(text)

@@ -66,7 +66,7 @@ class VllmOptions(_Options):
     max_cpu_loras: int = Field(default=8, ge=1)
     """Adapters held at once. vLLM dies when it evicts an adapter that it cannot read again, so `load` refuses more."""
     port: int | None = Field(default=None, ge=1, le=65535)
-    """Loopback port. Default: a free one."""
+    """Loopback port. Default: a Unix socket instead; on Windows, a free port."""
     log_path: Path | None = None
     """vLLM's own log. Default: `vllm.log` in the data directory."""
     start_timeout_s: float = Field(default=900.0, gt=0)

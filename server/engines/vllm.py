@@ -16,6 +16,7 @@ from typing import Any, cast
 from server.engines.options import VllmOptions
 from server.engines.precision import Choice, Precision, stored_precision, tolerance
 from server.engines.protocol import ENGINE_FIELDS, Piece, SamplingParams, Weights
+from server.engines.vllm_address import Address
 from server.engines.vllm_command import BASE_MODEL, chosen_precision
 from server.engines.vllm_http import VllmHttp
 from server.engines.vllm_process import Progress, VllmProcess, answers
@@ -66,7 +67,7 @@ class VllmEngine:
 
     async def healthy(self) -> bool:
         """Return whether vLLM is up, holds its weights, and reports that it is healthy."""
-        return self._weights.up and await answers(self._http.url)
+        return self._weights.up and await answers(self._http.address)
 
     # -------------------------------------------------------------------------------------------- requests
 
@@ -112,7 +113,11 @@ class VllmEngine:
         self.precision = choice.precision
         if choice.reason:
             self._progress(choice.message)
-        self._http.open(self._options.url or "")
+        if self._options.url is None:
+            self._process = VllmProcess(self._options, base.path, self._data_dir, self._progress)
+            self._http.open(self._process.address)
+        else:
+            self._http.open(Address(self._options.url))
         try:
             await self._bring_up(base)
         except BaseException:
@@ -133,9 +138,8 @@ class VllmEngine:
 
     async def _bring_up(self, base: Weights) -> None:
         """Start vLLM (or wait for the one at the URL) and load the last good weights."""
-        if self._options.url is None:
-            self._process = VllmProcess(self._options, base.path, self._data_dir, self._progress)
-            self._http.url = await self._process.start()
+        if self._process is not None:
+            await self._process.start()
         else:
             await self._wait_for_url()
             self.precision = await self._served_precision()
@@ -151,16 +155,16 @@ class VllmEngine:
     async def _wait_for_url(self) -> None:
         limit_s = self._options.start_timeout_s
         began, said = time.monotonic(), -_SAY_EVERY_S
-        while not await answers(self._http.url):
+        while not await answers(self._http.address):
             waited_s = time.monotonic() - began
             if waited_s > limit_s:
                 raise EngineError(
-                    f"nothing answers at {self._http.url} (engine.url) for {limit_s:.0f} s (engine.start_timeout_s): "
-                    "start vLLM there, or correct the address"
+                    f"nothing answers at {self._http.address} (engine.url) for {limit_s:.0f} s "
+                    "(engine.start_timeout_s): start vLLM there, or correct the address"
                 )
             if waited_s - said >= _SAY_EVERY_S:
                 said = waited_s
-                self._progress(f"waiting for vLLM at {self._http.url} (engine.url)")
+                self._progress(f"waiting for vLLM at {self._http.address} (engine.url)")
             await asyncio.sleep(_POLL_S)
 
     async def _served_precision(self) -> Precision:
@@ -217,7 +221,7 @@ class VllmEngine:
 
     async def _fail_unless_healthy(self) -> None:
         """Check health after a broken connection, which alone does not prove that vLLM is gone."""
-        if self._weights.up and not await answers(self._http.url, timeout_s=_HEALTH_TIMEOUT_S):
+        if self._weights.up and not await answers(self._http.address, timeout_s=_HEALTH_TIMEOUT_S):
             self._fail()
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:

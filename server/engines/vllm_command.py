@@ -16,6 +16,7 @@ from env_adapters.child_variables import COMPUTE, child_variables
 from server.engines.gpus import compute_capability, visible
 from server.engines.options import VllmOptions
 from server.engines.precision import Choice, on_cpu, on_gpu, read_cpuinfo, stored_precision
+from server.engines.vllm_address import Address
 
 BASE_MODEL = "base"
 """The name under which vLLM serves the base weights."""
@@ -56,12 +57,12 @@ def _dtype_argument(arguments: Sequence[str]) -> str | None:
     return {"float": "float32", "half": "float16"}.get(values[-1], values[-1]) if values else None
 
 
-def command(options: VllmOptions, model: Path, port: int) -> list[str]:
+def command(options: VllmOptions, model: Path, address: Address) -> list[str]:
     """Return vLLM's command line."""
     module = next((name for name in _MODULES if _exists(name)), _MODULES[0])
     line = [
         sys.executable, "-P", "-m", module, "--model", str(model.absolute()), "--served-model-name", BASE_MODEL,
-        "--host", "127.0.0.1", "--port", str(port), "--dtype", chosen_precision(options, model).precision,
+        *address.arguments, "--dtype", chosen_precision(options, model).precision,
         "--max-num-seqs", str(options.max_num_seqs), "--generation-config", "vllm",
         "--enable-scale-out",  # the token endpoint
         "--logprobs-mode", "processed_logprobs",  # of the distribution sampled from

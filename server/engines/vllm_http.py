@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from server.engines.vllm_address import Address
 from server.engines.vllm_answer import RESTART_S, error_of
 from server.errors import EngineError
 
@@ -27,20 +28,20 @@ class VllmHttp:
     """
 
     def __init__(self, on_failure: Callable[[], object]) -> None:
-        self.url = ""
+        self.address = Address("")
         self._on_failure = on_failure
         self._sessions: tuple[aiohttp.ClientSession, aiohttp.ClientSession] | None = None
 
-    def open(self, url: str) -> None:
+    def open(self, address: Address) -> None:
         """Prepare connections, inside the event loop that uses them."""
-        self.url = url
+        self.address = address
         kept, single = (
             aiohttp.ClientSession(
                 connector=connector, timeout=aiohttp.ClientTimeout(total=None, sock_connect=60), read_bufsize=2**20
             )
             for connector in (
-                aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
-                aiohttp.TCPConnector(limit=0, force_close=True),
+                address.connector(keepalive_timeout=KEEP_ALIVE_S),
+                address.connector(force_close=True),
             )
         )
         self._sessions = (kept, single)
@@ -92,7 +93,7 @@ class VllmHttp:
 
     async def _ask(self, body: dict[str, Any]) -> aiohttp.ClientResponse:
         """Request an answer; repeat the request if vLLM closed the kept connection at that moment."""
-        url = f"{self.url}/inference/v1/generate"
+        url = f"{self.address.url}/inference/v1/generate"
         try:
             return await self._kept.post(url, json=body)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
@@ -102,7 +103,7 @@ class VllmHttp:
         """Send one request and return its JSON."""
         timeout = aiohttp.ClientTimeout(total=CONTROL_TIMEOUT_S)
         try:
-            async with self._single.request(method, self.url + path, json=body, timeout=timeout) as response:
+            async with self._single.request(method, self.address.url + path, json=body, timeout=timeout) as response:
                 text = await response.text()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._on_failure()

@@ -1,7 +1,7 @@
 """Starts vLLM as a child process, waits until it answers, and stops it. Versions and requests are unknown here.
 
-vLLM's control routes need no key, so it listens on loopback only. It runs under `server/child_process.py`, which
-ensures that none of vLLM's processes outlives the server.
+It listens where only the server reaches it (`vllm_address.py`), and runs under `server/child_process.py`, which ensures
+that none of vLLM's processes outlives the server.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import importlib.util
 import logging
 import re
-import socket
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -20,6 +19,7 @@ import aiohttp
 
 from server.child_process import supervised
 from server.engines.options import VllmOptions
+from server.engines.vllm_address import Address, own_address
 from server.engines.vllm_command import command, environment
 from server.errors import EngineError
 from upturn.packages import INSTALL
@@ -35,30 +35,30 @@ logger = logging.getLogger(__name__)
 
 
 class VllmProcess:
-    """One vLLM, from start to stop."""
+    """One vLLM, which can be started again after it has ended."""
 
     def __init__(self, options: VllmOptions, model: Path, data_dir: Path, progress: Progress = logger.info) -> None:
         self._options, self._model, self._data_dir, self._progress = options, model, data_dir, progress
         self._process: asyncio.subprocess.Process | None = None
         self.log_path = (options.log_path or data_dir / "vllm.log").absolute()
-        self.url = ""
+        self.address = own_address(options.port)
         self._log_begin = 0
 
-    async def start(self) -> str:
-        """Start vLLM and return its URL once it answers.
+    async def start(self) -> None:
+        """Start vLLM; return once it answers.
 
         Raises:
             EngineError: vLLM is not installed, ended while starting (with the error in its log), or took too long.
         """
         if importlib.util.find_spec("vllm") is None:
             raise EngineError(f"vLLM is not installed in this Python: {INSTALL}, or choose --engine.kind=local")
-        port = self._options.port or _free_port()
-        self.url = f"http://127.0.0.1:{port}"
+        if self.address.path is not None:
+            self.address.path.unlink(missing_ok=True)  # The socket of the vLLM before this one.
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             self._log_begin = log.tell()
             self._process = await asyncio.create_subprocess_exec(
-                *supervised(command(self._options, self._model, port)),
+                *supervised(command(self._options, self._model, self.address)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=asyncio.subprocess.STDOUT,
@@ -71,7 +71,6 @@ class VllmProcess:
         except BaseException:
             await self.stop()
             raise
-        return self.url
 
     async def wait(self) -> int:
         """Wait until vLLM and all its processes have ended, for any reason; return its exit status."""
@@ -120,8 +119,8 @@ class VllmProcess:
     async def _wait_until_healthy(self) -> None:
         assert self._process is not None
         started = reported = time.monotonic()
-        self._progress(f"starting vLLM on {self.url} with {self._model}; its log is {self.log_path}")
-        while not await answers(self.url):
+        self._progress(f"starting vLLM on {self.address} with {self._model}; its log is {self.log_path}")
+        while not await answers(self.address):
             if self._process.returncode is not None:
                 raise EngineError(
                     f"vLLM ended while starting (status {self._process.returncode}): {self.cause()}; its log is "
@@ -137,20 +136,15 @@ class VllmProcess:
         self._progress(f"vLLM answers after {time.monotonic() - started:.1f} s")
 
 
-async def answers(url: str, timeout_s: float = 5.0) -> bool:
+async def answers(address: Address, timeout_s: float = 5.0) -> bool:
     """Return whether vLLM reports that it is healthy."""
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s)) as session,
-            session.get(f"{url}/health", headers={"Connection": "close"}) as response,
+            aiohttp.ClientSession(
+                connector=address.connector(), timeout=aiohttp.ClientTimeout(total=timeout_s)
+            ) as session,
+            session.get(f"{address.url}/health", headers={"Connection": "close"}) as response,
         ):
             return response.status == 200
     except (aiohttp.ClientError, TimeoutError, OSError):
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

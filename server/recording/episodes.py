@@ -25,6 +25,7 @@ from upturn.wire import EpisodeOpen, RewardRequest, RewardView
 
 KEPT_IN_MEMORY = 10_000
 """Maximum number of episodes in memory, beyond which idle live ones are dropped and later restored from their rows."""
+_INSERT = sa.insert(cast(sa.Table, EpisodeRow.__table__))
 
 
 class Episodes:
@@ -265,5 +266,5 @@ def closing_time() -> sa.ColumnElement[float]:
 def insert_episodes(session: Session, rows: Sequence[dict[str, Any] | None]) -> list[None]:
     """Insert the rows of new episodes; None stands for an episode whose row is already written."""
     if new := [row for row in rows if row is not None]:
-        session.connection().execute(sa.insert(cast(sa.Table, EpisodeRow.__table__)), new)
+        session.connection().execute(_INSERT, new)
     return [None] * len(rows)

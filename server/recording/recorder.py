@@ -142,9 +142,17 @@ class Recorder:
 _EPISODE, _TURN, _NODE, _VERSION, _END = (
     cast(sa.Table, row.__table__) for row in (EpisodeRow, TurnRow, NodeRow, PolicyVersionRow, ConversationEndRow)
 )
+# Built once: building a statement costs more than executing it.
+_INSERT_TURN, _INSERT_NODE, _INSERT_END = (sa.insert(table) for table in (_TURN, _NODE, _END))
+_STATUSES = sa.select(_EPISODE.c.id, _EPISODE.c.status).where(_EPISODE.c.id.in_(sa.bindparam("ids", expanding=True)))
+_REFUSED = sa.select(_VERSION.c.version).where(
+    _VERSION.c.version.in_(sa.bindparam("versions", expanding=True)), _VERSION.c.state == "failed"
+)
+_NEWEST_NODE = sa.select(sa.func.max(_NODE.c.id))
+_NEXT_NODES = sa.text("select nextval(pg_get_serial_sequence('node', 'id')) from generate_series(1, :count)")
 _CONTINUE = (
     sa.update(_END)
-    .where(_END.c.turn_id == sa.bindparam("followed"), _END.c.state.not_in((ENDED, UNSURE)))
+    .where(_END.c.turn_id == sa.bindparam("followed"), _END.c.state != ENDED, _END.c.state != UNSURE)
     .values(state=sa.bindparam("by"))
 )
 
@@ -158,8 +166,7 @@ def _insert(session: Session, items: list[tuple[str, NewTurn, dict[str, Any] | N
     insert_episodes(session, [row for _, _, row in items])
     statuses = {row["id"]: row["status"] for _, _, row in items if row is not None}
     if known := {episode_id for episode_id, _ in turns}.difference(statuses):
-        rows = connection.execute(sa.select(_EPISODE.c.id, _EPISODE.c.status).where(_EPISODE.c.id.in_(known)))
-        statuses |= {row.id: row.status for row in rows}
+        statuses |= {row.id: row.status for row in connection.execute(_STATUSES, {"ids": list(known)})}
     open_turns = [(episode_id, turn) for episode_id, turn in turns if statuses.get(episode_id) == "open"]
     refused = _refused_versions(connection, [turn for _, turn in open_turns])
     node_ids = _new_node_ids(connection, sum(1 + len(turn.spans) for _, turn in open_turns))
@@ -169,10 +176,10 @@ def _insert(session: Session, items: list[tuple[str, NewTurn, dict[str, Any] | N
         node_rows += _node_rows(episode_id, turn, node_ids)
         ends[turn.id] = node_rows[-1]["id"]
     if turn_rows:
-        connection.execute(sa.insert(_TURN), turn_rows)
-        connection.execute(sa.insert(_NODE), node_rows)
+        connection.execute(_INSERT_TURN, turn_rows)
+        connection.execute(_INSERT_NODE, node_rows)
     if ends_of_turns := [(episode_id, turn.id, turn.end) for episode_id, turn in open_turns if turn.end is not None]:
-        connection.execute(sa.insert(_END), [_end_row(*each) for each in ends_of_turns])
+        connection.execute(_INSERT_END, [_end_row(*each) for each in ends_of_turns])
         if continued := [
             {"followed": end.follows, "by": UNSURE if end.ambiguous else FOLLOWED}
             for _, _, end in ends_of_turns
@@ -195,20 +202,15 @@ def _free_index(session: Session, episode_id: str) -> int:
 def _new_node_ids(connection: sa.Connection, count: int) -> Iterator[int]:
     """Return ids for new nodes: from PostgreSQL's sequence; on SQLite, which has one writer, after the largest id."""
     if connection.dialect.name == "postgresql":
-        rows = connection.execute(
-            sa.text("select nextval(pg_get_serial_sequence('node', 'id')) from generate_series(1, :count)"),
-            {"count": count},
-        )
-        return iter([int(row[0]) for row in rows])
-    newest = connection.execute(sa.select(sa.func.max(_NODE.c.id))).scalar() or 0
+        return iter([int(row[0]) for row in connection.execute(_NEXT_NODES, {"count": count})])
+    newest = connection.execute(_NEWEST_NODE).scalar() or 0
     return iter(range(newest + 1, newest + 1 + count))
 
 
 def _refused_versions(connection: sa.Connection, turns: list[NewTurn]) -> set[int]:
     """Return the versions among the samplers of some turns that were refused after they had begun to answer."""
-    versions = {span.version for turn in turns for span in turn.spans}
-    query = sa.select(_VERSION.c.version).where(_VERSION.c.version.in_(versions - {None}), _VERSION.c.state == "failed")
-    return set(connection.execute(query).scalars())
+    versions = {span.version for turn in turns for span in turn.spans} - {None}
+    return set(connection.execute(_REFUSED, {"versions": list(versions)}).scalars()) if versions else set()
 
 
 def _turn_row(episode_id: str, turn: NewTurn, refused: set[int]) -> dict[str, Any]:

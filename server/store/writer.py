@@ -137,8 +137,11 @@ class Writer:
             with Session(self._engine, expire_on_commit=False) as session, session.begin():
                 session.connection()
                 begun = True
-                for works in _kinds(group):
-                    outcomes += _execute_together(session, works) or [_execute(session, work) for work in works]
+                if len(group) == 1:
+                    outcomes.append(_execute_alone(session, group[0][0]))
+                else:
+                    for works in _kinds(group):
+                        outcomes += _execute_together(session, works) or [_execute(session, work) for work in works]
         except Exception as error:
             if begun and len(group) > 1:
                 half = len(group) // 2
@@ -188,6 +191,17 @@ def _kinds(group: list[Pair]) -> Iterator[list[Work]]:
     """Yield the works in order, adjacent works of one kind together."""
     for _, pairs in groupby(group, key=lambda pair: pair[0].do if isinstance(pair[0], Many) else object()):
         yield [work for work, _ in pairs]
+
+
+def _execute_alone(session: Session, work: Work) -> tuple[Any, BaseException | None]:
+    """Execute the only work of a transaction, without a savepoint; return its result, or its error."""
+    try:
+        return work(session), None
+    except BROKEN:
+        raise
+    except Exception as error:
+        session.rollback()
+        return None, error
 
 
 def _execute(session: Session, work: Work) -> tuple[Any, BaseException | None]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from clients.demo.server_process import free_port
 from server.engines.factory import make_engine
 from server.engines.protocol import Weights
 from server.engines.vllm_process import VllmProcess, answers
@@ -24,18 +25,18 @@ from tests.support.engine_bench import OPTIONS, TEXT, children, gap, logits_of, 
 async def test_a_vllm_at_a_url_is_used_swapped_and_left_running(tiny: dict[str, Weights], tmp_path: Path) -> None:
     base, full = tiny["base"], tiny["full"]
     expected = logprobs_of(logits_of(base.path, full, TEXT), TEXT)
-    process = VllmProcess(OPTIONS, base.path, tmp_path, print)
-    url = await process.start()
+    process = VllmProcess(OPTIONS.model_copy(update={"port": free_port()}), base.path, tmp_path, print)
+    await process.start()
     try:
         for _ in range(2):  # The second engine finds the weights of the first one.
-            engine = make_engine("vllm", tmp_path, vllm=OPTIONS.model_copy(update={"url": url}))
+            engine = make_engine("vllm", tmp_path, vllm=OPTIONS.model_copy(update={"url": process.address.url}))
             await engine.start(base, base)
             assert engine.versions == {0}
             assert gap(await engine.score(0, TEXT), expected) > 0.3
             await engine.load(full)
             assert gap(await engine.score(1, TEXT), expected) < engine.check_tolerance
             await engine.close()
-        assert await answers(url)
+        assert await answers(process.address)
     finally:
         await process.stop()
 

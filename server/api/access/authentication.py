@@ -97,9 +97,9 @@ def needs(*scopes: Scope) -> Any:
     return Depends(check)
 
 
-async def _own_episode(request: Request, caller: CallerOf, callers: CallersOf) -> None:
+async def _own_episode(request: Request, callers: CallersOf) -> None:
     named = request.path_params.get("episode_id") or request.headers.get("x-episode-id")
-    await callers.check_episode(caller, named)
+    await callers.check_episode(request.state.caller, named)
 
 
 own_episode: Any = Depends(_own_episode)
@@ -115,6 +115,11 @@ may_reward: Any = Depends(_may_reward)
 
 
 async def _no_train(x_no_train: Annotated[str | None, Header()] = None) -> bool:
+    return forbids_training(x_no_train)
+
+
+def forbids_training(x_no_train: str | None) -> bool:
+    """Return whether a header `x-no-train` forbids training."""
     return (x_no_train or "").strip().lower() in ("1", "true", "yes")
 
 

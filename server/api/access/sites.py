@@ -19,6 +19,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fastapi import Depends
 from starlette.datastructures import Headers
@@ -77,9 +78,12 @@ class SiteRules:
         name = name_of(host)
         if name is None:
             return False
+        return is_loopback(name) or self._is_known(name)
+
+    def _is_known(self, name: str) -> bool:
         known = {name_of(own) or name_of(f"[{own}]") for own in (self.own_host, *self.hosts)}
         below = (own[1:].lower() for own in self.hosts if own.startswith("*."))
-        return is_loopback(name) or name in known or any(name.endswith(end) for end in below)
+        return name in known or any(name.endswith(end) for end in below)
 
     def _is_foreign(self, kind: str, method: str, headers: Headers) -> bool:
         """Return whether a page of another origin sends the request, and that origin is not allowed."""
@@ -131,6 +135,7 @@ json_only = Depends(_json_only)
 """Requires that a body is declared as JSON."""
 
 
+@lru_cache(maxsize=64)
 def name_of(host: str) -> str | None:
     """Return the name or address in a `Host` header, in one spelling and without port; None if it is malformed."""
     match = _HOST.fullmatch(host.strip().lower())
@@ -145,6 +150,7 @@ def name_of(host: str) -> str | None:
     return str(address.ipv4_mapped or address)
 
 
+@lru_cache(maxsize=64)
 def is_loopback(name: str) -> bool:
     """Return whether a name or address in `name_of`'s spelling always means this machine."""
     try:

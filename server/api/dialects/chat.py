@@ -22,7 +22,7 @@ from server.api.dialects.chat_request import ChatRequest
 from server.api.dialects.conversation import Conversations, ConversationsOf
 from server.api.dialects.dialect import Dialect
 from server.api.dialects.fields.check import check
-from server.api.dialects.streams import Pieces, event, merged, sse
+from server.api.dialects.streams import Pieces, TextEvent, event, merged, sse
 from server.api.dialects.tools.chat_tools import custom_names
 from server.api.dialects.tools.custom import input_of
 from server.errors import UpturnError
@@ -78,9 +78,20 @@ async def _stream(
     begun: set[int] = set()
     logprobs = [_logprobs(body, conversations) for _ in conversation.turns]
 
-    def chunk(index: int, delta: dict[str, Any], top: Mapping[str, Any] = MappingProxyType({}), **more: Any) -> str:
+    texts: dict[tuple[int, str], TextEvent] = {}
+
+    def filled(index: int, delta: dict[str, Any], top: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "finish_reason": None, "logprobs": None, **more}
-        return event({**head, **top, "choices": [choice]})
+        return {**head, **top, "choices": [choice]}
+
+    def chunk(index: int, delta: dict[str, Any], top: Mapping[str, Any] = MappingProxyType({}), **more: Any) -> str:
+        return event(filled(index, delta, top, **more))
+
+    def text_chunk(index: int, text: str) -> str:
+        kind = index, str(head["system_fingerprint"])
+        if kind not in texts:
+            texts[kind] = TextEvent(filled(index, {"content": TextEvent.PLACE}, {}))
+        return texts[kind].with_text(text)
 
     def begins(index: int) -> str:
         prompt = {"prompt_token_ids": conversation.turns[0].prompt_ids} if body.return_token_ids and not begun else {}
@@ -95,7 +106,8 @@ async def _stream(
             listed = logprobs[index]
             found = listed.of_delta(delta) if listed else None
             for part in _parts(body, delta) or ([{}] if found else []):
-                yield chunk(index, part, logprobs=found)
+                plain = found is None and part.keys() == {"content"}
+                yield text_chunk(index, part["content"]) if plain else chunk(index, part, logprobs=found)
                 found = None  # The first chunk has the logprobs of all.
         answers = await conversation.answers()
         for index, (answer, listed) in enumerate(zip(answers, logprobs, strict=True)):

@@ -137,11 +137,11 @@ class ChatRequest(SamplingFields):
 
     def _check_numbers(self) -> None:
         """Refuse NaN and numbers beyond a float's range, which the record could not hold: Python parses both."""
-        for name, value in self.model_dump().items():
-            try:
-                json.dumps(value, allow_nan=False)
-            except ValueError as error:
-                raise BadRequest(f"{name} contains a number that is not finite", param=name) from error
+        fields = self.model_dump(exclude_unset=True)
+        if _is_finite(fields):
+            return
+        name = next(name for name, value in fields.items() if not _is_finite(value))
+        raise BadRequest(f"{name} contains a number that is not finite", param=name)
 
     def _template_options(self) -> dict[str, Any]:
         options = dict(self.chat_template_kwargs or {})
@@ -182,6 +182,15 @@ class ChatRequest(SamplingFields):
             top_logprobs=self.top_logprobs or 0,
             json_schema=self.response_format.schema_of_answer() if self.response_format else None,
         )
+
+
+def _is_finite(value: Any) -> bool:
+    """Return whether a value of JSON contains finite numbers only."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_parts(where: str, parts: list[Any]) -> None:

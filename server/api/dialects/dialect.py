@@ -11,6 +11,7 @@ from starlette.routing import compile_path
 
 from server.api.access.errors import OPENAI, ErrorForm
 from server.api.access.json_route import JsonRoute
+from server.api.dialects.call import HEADERS
 
 MAY_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 """OpenAPI responses of a route that may stream."""
@@ -46,9 +47,20 @@ class Dialect:
     def _route(self, method: str, path: str, options: dict[str, Any]) -> Callable[[Route], Route]:
         self._paths.append(re.compile(compile_path(path)[0].pattern.removeprefix("^")))
 
+        headers = [
+            {
+                "name": name,
+                "in": "header",
+                "required": False,
+                "schema": {"anyOf": [schema, {"type": "null"}], "title": name.title()},
+            }
+            for name, schema in HEADERS.items()
+        ]
+
         def register(route: Route) -> Route:
             for where in (UNDER_EPISODE + path, path):
-                self.router.add_api_route(where, route, methods=[method], **options)
+                more = {"openapi_extra": {"parameters": [*headers]}, **options}
+                self.router.add_api_route(where, route, methods=[method], **more)
             return route
 
         return register

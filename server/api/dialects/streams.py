@@ -61,6 +61,23 @@ def event(body: dict[str, Any], name: str | None = None) -> str:
     return f"{head}data: {write_json(body)}\n\n"
 
 
+class TextEvent:
+    """A server-sent event in which only one text differs from chunk to chunk; the rest is written once.
+
+    Args:
+        body: the event's body, in which the text `TextEvent.PLACE` stands where the text will.
+    """
+
+    PLACE = "\0text\0"
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        self._before, self._after = event(body).split(write_json(self.PLACE))
+
+    def with_text(self, text: str) -> str:
+        """Return the event with a text."""
+        return f"{self._before}{write_json(text)}{self._after}"
+
+
 async def _of_one(turn: Turn, first: Delta | None) -> Pieces:
     if first is not None:
         yield 0, first

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import cache
+from typing import cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -73,7 +75,8 @@ def look_up(database: Database, talk: Talk, most: int) -> Found:
             if position >= 0:
                 found.position = position
                 value = (talk.exact if kind == "exact" else talk.loose)[position]
-                found.ends = [Candidate(*row) for row in session.execute(ends_of(kind, value, most))]
+                rows = session.connection().execute(_ENDS[kind], {"hash": value, "most": most})
+                found.ends = [Candidate(*row) for row in rows]
     return found
 
 
@@ -107,17 +110,26 @@ def of_turns(turn_ids: Collection[str], owner: str) -> sa.Select[str, str, str, 
     )
 
 
-def ends_of(kind: str, value: str, most: int) -> sa.Select[str, str, int, bool]:
-    """Return the query of the ends with a hash: those that nothing continues first, of equal ones the newest."""
-    end = ConversationEndRow
+def ends_of(kind: str) -> sa.Select[str, str, int, bool]:
+    """Return the query of the `most` ends with a `hash`: those that nothing continues first, of equal ones the newest.
+
+    Args:
+        kind: `exact` or `loose`.
+    """
     return (
-        sa.select(end.turn_id, end.episode_id, end.state, end.ambiguous)
-        .where(getattr(end, kind) == value)
-        .order_by(end.state.desc(), end.turn_id.desc())
-        .limit(most)
+        sa.select(_END.c.turn_id, _END.c.episode_id, _END.c.state, _END.c.ambiguous)
+        .where(_END.c[kind] == sa.bindparam("hash"))
+        .order_by(_END.c.state.desc(), _END.c.turn_id.desc())
+        .limit(sa.bindparam("most", type_=sa.Integer))
     )
 
 
+_END = cast(sa.Table, ConversationEndRow.__table__)
+_ENDS = {kind: ends_of(kind) for kind in ("exact", "loose")}
+"""Built once: building a query costs more than executing it."""
+
+
+@cache
 def recorded(count: int) -> sa.TextClause:
     """Return the query that says which of some pairs of hashes, `e0` and `l0` and so on, are recorded."""
     pairs = ", ".join(f"(:e{i}, :l{i})" for i in range(count))
@@ -148,7 +160,7 @@ def _longest(session: Session, talk: Talk, after: int) -> tuple[int, str]:
         pairs = {talk.exact[position]: position for position in positions}
         values = {f"e{i}": talk.exact[position] for i, position in enumerate(positions)}
         values |= {f"l{i}": talk.loose[position] for i, position in enumerate(positions)}
-        rows = session.execute(recorded(len(positions)), values)
+        rows = session.connection().execute(recorded(len(positions)), values)
         known = {pairs[row[0]]: "exact" if row[1] else "loose" for row in rows if row[1] or row[2]}
         if known:
             return max(known), known[max(known)]

@@ -5,6 +5,7 @@ vLLM's route runs in this process without an engine: it shows the tokens that th
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import random
@@ -245,12 +246,13 @@ def test_a_real_vllm_says_the_same_of_the_same_tokens(tmp_path: Path) -> None:
     engine = EngineSettings(kind="vllm", dtype="float32", context_tokens=1024, kv_cache_gib=0.3, max_concurrent=8)
     model = make_tiny_model(tmp_path / "model")
     with serving(settings_for(tmp_path / "data", model=str(model), engine=engine)) as live:
-        url = live.parts.engine._http.url  # type: ignore[attr-defined]
+        control = live.parts.engine._http.control  # type: ignore[attr-defined]
         ask: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "temperature": 0, "max_tokens": 24}
         for more in ({}, {"logprobs": True, "top_logprobs": 3}, {"logprobs": True, "max_tokens": 1}):
             ours, _ = asked(live, "/v1/chat/completions", {"model": "policy", **ask, **more})
             body = {"model": BASE_MODEL, **ask, **more, "return_token_ids": True}
-            theirs = live.http.post(f"{url}/v1/chat/completions", json=body).json()
+            asking = control("POST", "/v1/chat/completions", body)
+            theirs = asyncio.run_coroutine_threadsafe(asking, live.loop).result()
             one, other = ours["choices"][0], theirs["choices"][0]
             assert (one["finish_reason"], one["stop_reason"]) == (other["finish_reason"], other["stop_reason"])
             assert listed(one["logprobs"]) == listed(other["logprobs"]) and same_usage(ours["usage"], theirs["usage"])

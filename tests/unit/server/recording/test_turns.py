@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from server.api.dialects.call import Call
 from server.api.dialects.chat_request import ChatRequest
@@ -67,6 +69,38 @@ async def test_a_late_turn_costs_no_other_turn_of_the_same_commit(
     results = await asyncio.gather(late[0].answer(), good[0].answer(), return_exceptions=True)
     assert isinstance(results[0], Conflict) and results[1].text == "One."
     assert [row.episode_id for row in rows(parts, TurnRow)] == [other.id]
+
+
+async def test_turns_that_continue_conversations_and_wait_for_the_writer_together_are_written_together(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversations: Any = services(parts)[Conversations]
+    said = [f"I am number {number}" for number in range(5)]
+    for text in said:
+        await (await conversations.begin(call(), body(text))).answers()
+    go, waiting, write = threading.Event(), 0, parts.writer.write
+    held = parts.writer.submit(lambda session: go.wait(10))
+
+    def counted(work: Any) -> Any:
+        nonlocal waiting
+        waiting += 1
+        return write(work)
+
+    monkeypatch.setattr(parts.writer, "write", counted)
+    answers = [(await conversations.begin(call(), body(text, "One.", "more"))).answers() for text in said]
+    while waiting < len(said) or parts.writer._gathered:
+        await asyncio.sleep(0)
+    inserts: list[str] = []
+
+    def executed(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        inserts.extend([statement] if statement.startswith("INSERT INTO turn ") else [])
+
+    sa.event.listen(parts.database.writer, "before_cursor_execute", executed)
+    go.set()
+    assert held.result()
+    assert [answer.text for (answer,) in await asyncio.gather(*answers)] == ["Two."] * len(said)
+    assert len(inserts) == 1
+    assert [row.forked for row in rows(parts, TurnRow)] == [False] * 2 * len(said)
 
 
 async def test_a_request_beyond_the_horizon_loses_no_turn_in_progress(
