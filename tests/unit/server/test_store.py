@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -103,8 +104,7 @@ def test_failed_work_is_rolled_back_without_the_rest_of_its_group(database: Data
         session.flush()
         raise ValueError("no")
 
-    gate = threading.Event()
-    first = writer.submit(lambda _: gate.wait())  # While it waits, the next three form one group.
+    gate, first = busy(writer)
     futures = [writer.submit(work) for work in (lambda s: s.add(play("a")), fails, lambda s: s.add(play("b")))]
     gate.set()
     first.result()
@@ -148,6 +148,19 @@ def test_closing_executes_submitted_work(database: Database) -> None:
         writer.submit(lambda _: None)
 
 
+def busy(writer: Writer) -> tuple[threading.Event, Future[bool]]:
+    """Occupy the writer's thread until an event is set, so that works wait together; return the event and the work."""
+    begun, gate = threading.Event(), threading.Event()
+
+    def hold(session: Session) -> bool:
+        begun.set()
+        return gate.wait(10)
+
+    held = writer.submit(hold)
+    assert begun.wait(10)
+    return gate, held
+
+
 def test_ids_sort_by_time_and_are_unique() -> None:
     ids = [new_id("ep") for _ in range(1000)]
     assert len(set(ids)) == 1000
@@ -164,8 +177,7 @@ def test_work_of_one_kind_is_executed_together_in_order_with_one_outcome_per_ite
         session.add_all([play(name) for name in names if name != "refused"])
         return [ValueError(name) if name == "refused" else name for name in names]
 
-    gate = threading.Event()
-    held = writer.submit(lambda session: gate.wait(10))
+    gate, held = busy(writer)
     works = [writer.submit(Many(add, name)) for name in ("a", "refused", "b")]
     between = writer.submit(lambda session: count(database))
     last = writer.submit(Many(add, "c"))
@@ -188,8 +200,7 @@ def test_waiting_works_are_executed_by_rank_and_never_past_other_work(database: 
 
         return Many(add, name, rank=rank)
 
-    gate = threading.Event()
-    writer.submit(lambda session: gate.wait(10))
+    gate, _ = busy(writer)
     works: list[Many[str, str]] = [kind(2, "c1"), kind(0, "a1"), kind(1, "b1"), kind(0, "a2")]
     futures = [writer.submit(work) for work in works]
     between = writer.submit(lambda session: order.append("between"))
@@ -207,8 +218,7 @@ def test_an_item_that_breaks_the_joint_work_fails_alone(database: Database, writ
         session.add_all([play(name) for name in names])
         return names
 
-    gate = threading.Event()
-    writer.submit(lambda session: gate.wait(10))
+    gate, _ = busy(writer)
     works = [writer.submit(Many(add, name)) for name in ("a", "broken", "b")]
     gate.set()
     assert [work.exception() is None for work in works] == [True, False, True]
