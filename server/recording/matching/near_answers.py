@@ -1,12 +1,13 @@
 """Recent answers by what was before them: a client may send back a part of one, or one to which it added something.
 
-A reader that leaves a stream has a beginning of what is recorded, and some frameworks cut an answer at a word or close
-a tag in it. No hash finds these; nevertheless, the conversation continues in the same episode, as a fork. Answers are
-kept in memory only: after a restart such a conversation begins a new episode.
+A reader that leaves a stream has a beginning of what is recorded, and some frameworks cut an answer at a word, close a
+tag in it, or append a report of the code in it. No hash finds these; nevertheless, the conversation continues in the
+same episode, as a fork. Answers are kept in memory only: after a restart such a conversation begins a new episode.
 """
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +22,12 @@ COMPARED = 1_000
 """Maximum number of answers, the newest, that a conversation is compared with at one position."""
 LEAST_SHARE = 0.5
 """Least share of the recorded answer in one to which something was added; chosen by this project."""
+REPEATED = 12
+"""Characters of the recorded answer's end that a longer addition repeats; chosen by this project."""
+_ESCAPES = re.compile(r"\\+[nrt]?")
+"""What quoting adds to a text without white space."""
+_CLOSED = re.compile(r"(</\w+>|```)$")
+"""What may end an answer behind its code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,7 @@ class NearAnswers:
 
     def _compare(self, turn_id: str, told: str) -> NearAnswer | None:
         _, episode_id, text = self._answers[turn_id]
-        if text.startswith(told) or (told.startswith(text) and len(text) >= LEAST_SHARE * len(told)):
+        if text.startswith(told) or (told.startswith(text) and _is_report(text, told[len(text) :])):
             return NearAnswer(turn_id, episode_id, min(len(text), len(told)))
         return None
 
@@ -99,3 +106,11 @@ class NearAnswers:
             del index[key][turn_id]
             if not index[key]:
                 del index[key]
+
+
+def _is_report(text: str, added: str) -> bool:
+    """Whether what was added to an answer is short beside it, or repeats its end, as a report of a call does."""
+    if len(text) >= LEAST_SHARE * (len(text) + len(added)):
+        return True
+    end = _ESCAPES.sub("", _CLOSED.sub("", text))[-REPEATED:]
+    return len(end) == REPEATED and end in _ESCAPES.sub("", added)

@@ -16,14 +16,6 @@ PROGRAMS = HERE / "programs"
 
 pytestmark = [pytest.mark.agents, pytest.mark.timeout(1200)]
 
-NESTED = pytest.mark.xfail(
-    strict=False, reason="a forced call of a tool with $defs is constrained by a schema whose references lead nowhere"
-)
-REWRITTEN = pytest.mark.xfail(strict=False, reason="an answer that comes back in other words opens a new episode")
-WITHOUT_TOOLS = pytest.mark.xfail(strict=False, reason="a call without the earlier calls' tools opens a new episode")
-WITHOUT_TEXT = pytest.mark.xfail(strict=False, reason="a call that comes back without its text opens a new episode")
-REFERENCE = pytest.mark.xfail(strict=False, reason="a reference to an item is refused although the item is on record")
-
 
 def library(name: str) -> Path:
     """Return the interpreter with a library."""
@@ -35,7 +27,6 @@ def constrained_call(name: str, **arguments: Any) -> str:
     return json.dumps({"name": name, "arguments": arguments})
 
 
-@NESTED
 @pytest.mark.clients
 def test_pydantic_ai_gets_nested_output_after_a_tools_error_and_its_own(
     home: Sandbox, tmp_path: Path, schemas: Schemas
@@ -57,7 +48,6 @@ def test_pydantic_ai_gets_nested_output_after_a_tools_error_and_its_own(
     assert (schemas.wrong, len(schemas.used)) == ([], len(answers))
 
 
-@NESTED
 @pytest.mark.clients
 def test_instructor_gets_a_nested_model_after_two_retries(home: Sandbox, tmp_path: Path, schemas: Schemas) -> None:
     address = {"street": "Long Street 1", "city": "Paris"}
@@ -73,7 +63,6 @@ def test_instructor_gets_a_nested_model_after_two_retries(home: Sandbox, tmp_pat
     assert (schemas.wrong, len(schemas.used)) == ([], len(answers))
 
 
-@REWRITTEN
 @pytest.mark.clients
 def test_smolagents_writes_code_and_recovers_from_its_exception(home: Sandbox, tmp_path: Path) -> None:
     answers = (
@@ -91,9 +80,7 @@ def test_smolagents_writes_code_and_recovers_from_its_exception(home: Sandbox, t
         assert MISSING in heard(turns)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("autogen", marks=WITHOUT_TOOLS), pytest.param("crewai", marks=WITHOUT_TEXT)]
-)
+@pytest.mark.parametrize("name", ["autogen", "crewai"])
 def test_agents_call_tools_and_recover_from_an_error(home: Sandbox, tmp_path: Path, name: str) -> None:
     python = library(name)
     variables = {
@@ -109,7 +96,7 @@ def test_agents_call_tools_and_recover_from_an_error(home: Sandbox, tmp_path: Pa
         assert MISSING in heard(turns)
 
 
-@pytest.mark.parametrize("api", [pytest.param("responses", marks=REFERENCE), "chat"])
+@pytest.mark.parametrize("api", ["responses", "chat"])
 def test_the_ai_sdk_calls_tools_and_recovers_from_an_error(home: Sandbox, tmp_path: Path, api: str) -> None:
     modules = node_modules("ai_sdk", HERE / "npm" / "ai_sdk" / "package.json")
     with policy(tmp_path, *PRICES) as live:

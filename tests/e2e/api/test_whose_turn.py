@@ -240,6 +240,22 @@ async def test_an_answer_of_which_a_part_or_more_comes_back_stays_in_its_episode
     assert (await server.chat(talk)).episode == first.episode
 
 
+async def test_an_answer_that_comes_back_with_a_report_of_its_code_stays_in_its_episode(tmp_path: Path) -> None:
+    code = 'rain = weather("Paris")\nprint(f"It is {rain}.\\n")'
+    model = script(tmp_path / "script", f"I look.\n<code>\n{code}\n</code>", f"Again.\n<code>\n{code}\n", "It rains.")
+    async with in_process(settings_for(tmp_path / "data", model=str(model))) as server:
+        talk, turns = list(START), []
+        for number in range(3):
+            turns.append(await server.chat(talk))
+            report = f"Calling tools:\n{[{'id': f'call_{number}', 'name': 'python_interpreter', 'arguments': code}]}"
+            said = turns[-1].message["content"].removesuffix("</code>") + "</code>\n" + report
+            talk += [{"role": "assistant", "content": said}, user("Observation: rain")]
+        assert len({turn.episode for turn in turns}) == 1
+        assert await reasons(server, turns[0]) == {None}
+        other = [*START, {"role": "assistant", "content": turns[0].message["content"] + "Now " * 40}, user("And?")]
+        assert (await server.chat(other)).episode != turns[0].episode
+
+
 async def test_a_conversation_that_returns_after_its_end_continues_in_a_new_episode(caller: InProcess) -> None:
     first = await caller.chat(START, tools=TOOLS)
     await caller.http.post(f"/v1/episodes/{first.episode}/close", json={})

@@ -182,4 +182,10 @@ def the_episode(
 
 def heard(turns: Sequence[TurnView]) -> str:
     """Return everything that the agent told the policy after its first answer."""
-    return "\n".join(str(message.get("content")) for turn in turns[1:] for message in turn.messages)
+    return "\n".join(_text(message.get("content")) for turn in turns[1:] for message in turn.messages)
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):
+        return "\n".join(str(part.get("text", part)) for part in content)
+    return str(content)

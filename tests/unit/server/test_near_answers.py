@@ -44,6 +44,17 @@ def test_an_answer_is_found_by_its_beginning_and_by_what_begins_with_most_of_it_
     assert find(answers, "Hello") == ["old"]
 
 
+@pytest.mark.parametrize("end", ["", "\n</code>", "\n```"])
+def test_an_answer_is_found_by_what_adds_a_report_of_its_code_and_of_no_other(end: str) -> None:
+    answers, code = NearAnswers(), "path = 'a\\n\"b'\n\tprint(path)"
+    said = f"Go.\n<code>\n{code}{end}"
+    remember(answers, "it", said)
+    assert find(answers, f"{said}\nI called a tool, and this is my report of the call: {[{'code': code}]}") == ["it"]
+    assert find(answers, f"{said}\nI called a tool, and this is my report of the call: {['print(other)', 1]}") == []
+    remember(answers, "short", "Yes.")
+    assert find(answers, "Yes. Yes. Yes. Yes. And much more.") == []
+
+
 def test_the_oldest_answers_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_answers, "KEPT", 3)
     answers = NearAnswers()
