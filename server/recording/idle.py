@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from server.background import Repeated
 from server.errors import Conflict, NotFound
 from server.recording.episodes import Episodes
 from server.recording.matching.candidates import successors
@@ -98,26 +97,16 @@ class IdleEpisodes:
         self._episodes = episodes
         self._idle_close_s = idle_close_s
         self._clock = clock
-        self._scheduler = AsyncIOScheduler(timezone="UTC")
+        self._repeated = Repeated(self.close_silent, min(EVERY_S, idle_close_s or EVERY_S))
 
     def start(self) -> None:
         """Look now, and then again and again."""
         if self._idle_close_s is not None:
-            self._scheduler.add_job(
-                self.close_silent,
-                "interval",
-                seconds=min(EVERY_S, self._idle_close_s),
-                next_run_time=datetime.now(UTC),
-                coalesce=True,
-                max_instances=1,
-                misfire_grace_time=None,
-            )
-            self._scheduler.start()
+            self._repeated.start()
 
     def close(self) -> None:
         """Stop."""
-        if self._scheduler.running:
-            self._scheduler.shutdown(wait=False)
+        self._repeated.close()
 
     async def close_silent(self) -> int:
         """Close the live episodes that have been silent for too long; return how many."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
-
+from server.background import Repeated
 from server.recording.privacy import Privacy
 
 log = logging.getLogger("upturn.retention")
-DAY_S = 86_400
+HOUR_S, DAY_S = 3600, 86_400
 
 
 class Retention:
@@ -22,26 +20,16 @@ class Retention:
         self._privacy = privacy
         self._days = days
         self._clock = clock
-        self._scheduler = AsyncIOScheduler(timezone="UTC")
+        self._repeated = Repeated(self.prune, HOUR_S)
 
     def start(self) -> None:
         """Prune now, and then every hour."""
         if self._days is not None:
-            self._scheduler.add_job(
-                self.prune,
-                "interval",
-                hours=1,
-                next_run_time=datetime.now(UTC),
-                coalesce=True,
-                max_instances=1,
-                misfire_grace_time=None,
-            )
-            self._scheduler.start()
+            self._repeated.start()
 
     def close(self) -> None:
         """Stop. The rest is erased after the next start."""
-        if self._scheduler.running:
-            self._scheduler.shutdown(wait=False)
+        self._repeated.close()
 
     async def prune(self) -> int:
         """Erase expired episodes; return how many."""

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import UTC, datetime
 
 import sqlalchemy as sa
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from sqlalchemy.orm import Session
 
+from server.background import Repeated
 from server.errors import Unavailable
 from server.store.base import Base
 from server.store.database import BROKEN, Database
 from server.store.writer import Writer
 
 log = logging.getLogger("upturn.database")
-EVERY_HOURS = 1
+HOUR_S = 3600
 ROWS = 400
 """Maximum number of rows of each index that SQLite reads: milliseconds, during which no answer is recorded."""
 
@@ -30,25 +29,15 @@ class Statistics:
     def __init__(self, database: Database, writer: Writer) -> None:
         self._database = database
         self._writer = writer
-        self._scheduler = AsyncIOScheduler(timezone="UTC")
+        self._repeated = Repeated(self.refresh, HOUR_S)
 
     def start(self) -> None:
         """Refresh them now, and then every hour."""
-        self._scheduler.add_job(
-            self.refresh,
-            "interval",
-            hours=EVERY_HOURS,
-            next_run_time=datetime.now(UTC),
-            coalesce=True,
-            max_instances=1,
-            misfire_grace_time=None,
-        )
-        self._scheduler.start()
+        self._repeated.start()
 
     def close(self) -> None:
         """Stop."""
-        if self._scheduler.running:
-            self._scheduler.shutdown(wait=False)
+        self._repeated.close()
 
     async def refresh(self) -> None:
         """Let the database look at its tables. A failure is logged: searches still work, perhaps slowly."""
