@@ -71,7 +71,8 @@ class TextEvent:
     PLACE = "\0text\0"
 
     def __init__(self, body: dict[str, Any]) -> None:
-        self._before, self._after = event(body).split(write_json(self.PLACE))
+        # The last one, since a client's name of the model, which comes before, may be any text.
+        self._before, _, self._after = event(body).rpartition(write_json(self.PLACE))
 
     def with_text(self, text: str) -> str:
         """Return the event with a text."""

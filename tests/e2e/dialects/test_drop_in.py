@@ -120,6 +120,10 @@ def test_a_catch_all_accepts_every_name_but_no_missing_version(tmp_path: Path) -
     with serving(settings_for(tmp_path / "data", model=str(model), aliases=["*"])) as live:
         for name in ("anything", "us.anthropic.claude-3@v1", "a/b:c"):
             assert live.http.post(CHAT, json={"model": name, "messages": ASK}).json()["model"] == name
+        for name in (TextEvent.PLACE, 'a"},{"delta":"x', "💡"):
+            chunks = sse(live.http.post(CHAT, json={"model": name, "messages": ASK, "stream": True}).text)
+            assert {chunk["model"] for chunk in chunks} == {name}
+            assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks) == SAID
         assert live.http.post(CHAT, json={"model": "policy@7", "messages": ASK}).status_code == 404
 
 
