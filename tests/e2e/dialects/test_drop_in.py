@@ -11,6 +11,7 @@ import anthropic
 import openai
 import pytest
 
+from server.api.dialects.streams import TextEvent
 from server.engines.local import LocalEngine
 from tests.support.dialects import PARIS, SCHEMA, claude
 from tests.support.live import Live, script, serving, settings_for
