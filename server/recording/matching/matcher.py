@@ -77,7 +77,7 @@ class Matcher:
     def recorded(self, talk: Talk, turn_id: str, episode_id: str, answer: dict[str, Any]) -> None:
         """A live turn is recorded: its answer may come back in part."""
         if not answer.get("tool_calls"):
-            self._near.remember(talk.loose[-1], turn_id, episode_id, text_of(answer))
+            self._near.remember(talk.loose[-1], turn_id, episode_id, text_of(answer), ambiguous=talk.ambiguous)
 
     def answered(self, talk: Talk) -> None:
         """The request is recorded."""
@@ -97,9 +97,11 @@ class Matcher:
         if found.returned is not None:  # A later part of the same conversation.
             ends = [end for end in ends if end.episode_id == found.returned.episode_id] or ends
         if talk.key is None and (near := self._near.find(talk, found.position)):
-            best = [each for each in near if each.common == near[0].common]
-            several = len({each.episode_id for each in best}) > 1
-            return self._take(talk, Candidate(best[0].turn_id, best[0].episode_id, FREE, False), several)
+            ends = [
+                Candidate(each.turn_id, each.episode_id, FREE, each.ambiguous)
+                for each in near
+                if each.common == near[0].common
+            ]
         if ends:
             free = [end for end in ends if end.state == FREE and end.turn_id not in self._chosen]
             several = len({end.episode_id for end in ends}) > 1

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 
 from server.recording.matching.talk import Talk
@@ -24,6 +26,8 @@ LEAST_SHARE = 0.5
 """Least share of the recorded answer in one to which something was added; chosen by this project."""
 REPEATED = 12
 """Characters of the recorded answer's end that a longer addition repeats; chosen by this project."""
+NEAR_END = 100
+"""Characters of the recorded answer in which its end is searched."""
 _ESCAPES = re.compile(r"\\+[nrt]?")
 """What quoting adds to a text without white space."""
 _CLOSED = re.compile(r"(</\w+>|```)$")
@@ -38,14 +42,16 @@ class NearAnswer:
     episode_id: str
     common: int
     """Length of the part that both share."""
+    ambiguous: bool
+    """Its episode was guessed among several."""
 
 
 class NearAnswers:
     """The newest answers of live episodes."""
 
     def __init__(self) -> None:
-        self._answers: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
-        """Hash of the conversation before, episode, and text, by turn."""
+        self._answers: OrderedDict[str, tuple[str, str, str, bool]] = OrderedDict()
+        """Hash of the conversation before, episode, text, and whether the episode was guessed, by turn."""
         self._characters = 0
         """Length of all texts."""
         self._turns: dict[str, dict[str, None]] = {}
@@ -53,7 +59,7 @@ class NearAnswers:
         self._of_episodes: dict[str, dict[str, None]] = {}
         """Turns by episode."""
 
-    def remember(self, before: str, turn_id: str, episode_id: str, text: str) -> None:
+    def remember(self, before: str, turn_id: str, episode_id: str, text: str, *, ambiguous: bool = False) -> None:
         """Keep an answer.
 
         Args:
@@ -61,10 +67,11 @@ class NearAnswers:
             turn_id: its turn.
             episode_id: its episode.
             text: its content without white space.
+            ambiguous: its episode was guessed among several.
         """
         if not text or len(text) > KEPT_CHARACTERS:
             return
-        self._answers[turn_id] = before, episode_id, text
+        self._answers[turn_id] = before, episode_id, text, ambiguous
         self._turns.setdefault(before, {})[turn_id] = None
         self._of_episodes.setdefault(episode_id, {})[turn_id] = None
         self._characters += len(text)
@@ -83,7 +90,8 @@ class NearAnswers:
                 break
             told = talk.texts.get(position, "")
             turns = islice(reversed(self._turns.get(talk.loose[position - 1], {}) if told else {}), COMPARED)
-            near = [near for turn_id in turns if (near := self._compare(turn_id, told)) is not None]
+            reported = _reports(told)
+            near = [near for turn_id in turns if (near := self._compare(turn_id, told, reported)) is not None]
             if near:
                 return sorted(near, key=lambda each: -each.common)
         return []
@@ -93,14 +101,14 @@ class NearAnswers:
         for turn_id in list(self._of_episodes.get(episode_id, ())):
             self._drop(turn_id)
 
-    def _compare(self, turn_id: str, told: str) -> NearAnswer | None:
-        _, episode_id, text = self._answers[turn_id]
-        if text.startswith(told) or (told.startswith(text) and _is_report(text, told[len(text) :])):
-            return NearAnswer(turn_id, episode_id, min(len(text), len(told)))
+    def _compare(self, turn_id: str, told: str, reported: Callable[[int], bool]) -> NearAnswer | None:
+        _, episode_id, text, ambiguous = self._answers[turn_id]
+        if text.startswith(told) or (told.startswith(text) and reported(len(text))):
+            return NearAnswer(turn_id, episode_id, min(len(text), len(told)), ambiguous)
         return None
 
     def _drop(self, turn_id: str) -> None:
-        before, episode_id, text = self._answers.pop(turn_id)
+        before, episode_id, text, _ = self._answers.pop(turn_id)
         self._characters -= len(text)
         for index, key in ((self._turns, before), (self._of_episodes, episode_id)):
             del index[key][turn_id]
@@ -108,9 +116,17 @@ class NearAnswers:
                 del index[key]
 
 
-def _is_report(text: str, added: str) -> bool:
-    """Whether what was added to an answer is short beside it, or repeats its end, as a report of a call does."""
-    if len(text) >= LEAST_SHARE * (len(text) + len(added)):
-        return True
-    end = _ESCAPES.sub("", _CLOSED.sub("", text))[-REPEATED:]
-    return len(end) == REPEATED and end in _ESCAPES.sub("", added)
+def _reports(told: str) -> Callable[[int], bool]:
+    """Tell whether `told` adds little to its first N characters, or a report of the code with which they end.
+
+    A report repeats the code. Answers of one length are compared once.
+    """
+
+    @cache
+    def reported(length: int) -> bool:
+        if length >= LEAST_SHARE * len(told):
+            return True
+        end = _ESCAPES.sub("", _CLOSED.sub("", told[max(length - NEAR_END, 0) : length]))[-REPEATED:]
+        return len(end) == REPEATED and end in _ESCAPES.sub("", told[length:])
+
+    return reported

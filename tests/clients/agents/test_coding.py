@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support.database import recorded
+from tests.support.live import Live
 from tests.support.programs.agents import TOTAL, Sandbox, call, heard, policy, the_episode
 from tests.support.programs.interpreters import interpreter, node_modules
 
@@ -14,9 +18,6 @@ HERE = Path(__file__).parent
 TASK = "Add up the prices in prices.txt and write the sum into total.txt."
 
 pytestmark = [pytest.mark.agents, pytest.mark.timeout(1200)]
-
-DEFAULT_TOOLS = pytest.mark.xfail(strict=False, reason="Codex's tools in namespaces and its web search are refused")
-REWRITTEN = pytest.mark.xfail(strict=False, reason="a conversation whose past is rewritten opens a new episode")
 
 
 def program(name: str, command: str) -> Path:
@@ -83,7 +84,6 @@ wire_api = "responses"
 """
 
 
-@DEFAULT_TOOLS
 def test_codex_runs_commands_with_its_default_tools(shop: Sandbox, tmp_path: Path) -> None:
     answers = (
         "I read the prices.\n" + call("exec_command", cmd="cat price.txt"),
@@ -154,36 +154,60 @@ def edit(search: str, replace: str) -> str:
     return f"prices.py\n```python\n<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n```"
 
 
-@REWRITTEN
-@pytest.mark.parametrize("temperature", ["default", "the policy's own"])
-def test_aider_edits_until_its_test_passes(home: Sandbox, tmp_path: Path, temperature: str) -> None:
+EDITS = (
+    "I mend the table's price.\n\n" + edit("TABLE = 13", "TABLE = 30"),
+    "Again.\n\n" + edit("TABLE = 3", "TABLE = 30"),
+    "The sum is missing.\n\n" + edit("TABLE = 30", "TABLE = 30\nTOTAL = LAMP + TABLE"),
+)
+NAMED = """
+- name: openai/policy
+  use_temperature: false
+  extra_params:
+    extra_headers:
+      x-conversation-id: prices-1
+"""
+
+
+@contextmanager
+def aider_has_edited(home: Sandbox, directory: Path, *options: str | Path) -> Iterator[Live]:
+    """Let aider edit until its test passes, and yield the server."""
     (home.work / "prices.py").write_text("LAMP = 12\nTABLE = 3\n")
     (home.work / "check.py").write_text("from prices import TOTAL\n\nassert TOTAL == 42\n")
-    answers = (
-        "I mend the table's price.\n\n" + edit("TABLE = 13", "TABLE = 30"),
-        "Again.\n\n" + edit("TABLE = 3", "TABLE = 30"),
-        "The sum is missing.\n\n" + edit("TABLE = 30", "TABLE = 30\nTOTAL = LAMP + TABLE"),
-    )
     # It asks GitHub for the model's prices unless it has them from earlier.
     cache = home.home / ".aider" / "caches" / "model_prices_and_context_window.json"
     cache.parent.mkdir(parents=True)
     cache.write_text(json.dumps({"openai/policy": {"max_input_tokens": 100_000, "litellm_provider": "openai"}}))
-    if temperature != "default":
-        settings = [{"name": "openai/policy", "use_temperature": False}]
-        (home.work / ".aider.model.settings.yml").write_text(json.dumps(settings))
     aider = interpreter("aider", HERE / "requirements" / "aider.txt").with_name("aider")
     # The script counts aider's examples and acknowledgments, which it sends as answers of the assistant.
-    with policy(tmp_path, *["Ok."] * 4, answers[0], "Ok.", answers[1], "Ok.", answers[2]) as live:
+    with policy(directory, *["Ok."] * 4, EDITS[0], "Ok.", EDITS[1], *["Ok."] * 2, EDITS[2]) as live:
         home.run(
             *(aider, "--model", "openai/policy", "--edit-format", "diff", "--no-git", "--yes-always", "--no-pretty"),
             *("--no-check-update", "--analytics-disable", "--no-show-model-warnings", "--no-show-release-notes"),
-            *("--auto-test", "--test-cmd", "python3 check.py"),
+            *("--auto-test", "--test-cmd", "python3 check.py", *options),
             *("--message", "The table costs 30. Add the sum as TOTAL.", "prices.py"),
             OPENAI_API_BASE=f"{live.url}/v1",
             OPENAI_API_KEY="sk-aider",
             LITELLM_LOCAL_MODEL_COST_MAP="True",
         )
         assert (home.work / "prices.py").read_text() == "LAMP = 12\nTABLE = 30\nTOTAL = LAMP + TABLE\n"
+        yield live
+
+
+def test_aider_with_an_id_in_its_settings_edits_in_one_episode_until_its_test_passes(
+    home: Sandbox, tmp_path: Path
+) -> None:
+    settings = tmp_path / "settings.yml"
+    settings.write_text(NAMED)
+    with aider_has_edited(home, tmp_path, "--model-settings-file", settings) as live:
         # It repeats its reminders behind the newest message only, and the files as they are: it rewrites the past.
-        turns = the_episode(live, answers, reason="greedy" if temperature == "default" else None, forks=(1, 2))
+        turns = the_episode(live, EDITS, forks=(1, 2))
         assert "failed to match" in heard(turns) and "cannot import name 'TOTAL'" in heard(turns)
+
+
+def test_each_answer_to_aider_is_an_episode_without_an_id_since_it_rewrites_what_it_said(
+    home: Sandbox, tmp_path: Path
+) -> None:
+    with aider_has_edited(home, tmp_path) as live:
+        rows = recorded(live.parts.settings.data_dir)
+        assert len({row["episode_id"] for row in rows}) == len(rows) == len(EDITS)
+        assert {row["untrainable_reason"] for row in rows} == {"greedy"}

@@ -63,6 +63,9 @@ def test_promptfoo_tests_a_conversation(home: Sandbox, tmp_path: Path, temperatu
             PROMPTFOO_DISABLE_UPDATE="1",
             PROMPTFOO_DISABLE_REMOTE_GENERATION="1",
         )
+        # It reports that its telemetry is disabled, which nothing prevents.
+        assert set(home.asked) <= {"r.promptfoo.app:443"}
+        home.asked.clear()
         results = json.loads((home.work / "results.json").read_text())["results"]
         assert results["stats"]["successes"] == len(answers)
         the_episode(live, answers, reason="greedy" if temperature is None else None)

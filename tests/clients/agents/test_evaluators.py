@@ -21,9 +21,6 @@ PROGRAMS = HERE / "programs"
 
 pytestmark = [pytest.mark.agents, pytest.mark.timeout(1200)]
 
-ECHO = pytest.mark.xfail(strict=False, reason="logprobs of a completion's prompt are refused")
-SIBLINGS = pytest.mark.xfail(strict=False, reason="conversations that begin alike end in each other's episodes")
-
 
 def venv(name: str, program: str) -> Path:
     """Return a program of a venv."""
@@ -81,7 +78,6 @@ def test_lm_eval_generates(home: Sandbox, tmp_path: Path, temperature: float | N
         assert {row["untrainable_reason"] for row in rows} == {"greedy" if temperature is None else None}
 
 
-@ECHO
 def test_lm_eval_compares_likelihoods(home: Sandbox, tmp_path: Path) -> None:
     from tests.support.tiny_model import byte_tokenizer
 
@@ -123,7 +119,6 @@ esac
 """Stands in for uv, by which the harness downloads packages that the venv has."""
 
 
-@SIBLINGS
 def test_verifiers_plays_a_task_set_and_each_of_its_rollouts_is_an_episode(home: Sandbox, tmp_path: Path) -> None:
     evaluate = venv("verifiers", "vf-eval")
     uv = home.home / ".local" / "bin" / "uv"

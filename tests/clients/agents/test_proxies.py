@@ -10,14 +10,19 @@ from typing import Any
 
 import httpx2
 import pytest
+from openai import OpenAI
+from openai.types.chat import ChatCompletion
 
 from tests.support.live import until
 from tests.support.programs.agents import MISSING, PRICES, SHOPPING, TOTAL, Sandbox, heard, policy, the_episode
 from tests.support.programs.interpreters import interpreter
+from upturn.wire import RewardRequest
 
 HERE = Path(__file__).parent
+KEY = "sk-proxy"
+"""The proxy's own key, without which it does not start."""
 COSTS = {"lamp": "12", "table": "30"}
-TOOL = {
+TOOL: Any = {
     "type": "function",
     "function": {
         "name": "price",
@@ -52,18 +57,27 @@ def test_litellms_proxy_in_front_keeps_a_conversation_in_one_episode(home: Sandb
             "--telemetry",
             "False",
         ]
-        variables = home.variables | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False"}
-        log = (home.work / "proxy.log").open("w")
+        variables = home.variables | {
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LITELLM_TELEMETRY": "False",
+            "LITELLM_MASTER_KEY": KEY,
+        }
+        written = home.work / "proxy.log"
+        log = written.open("w")
         with subprocess.Popen(command, cwd=home.work, env=variables, stdout=log, stderr=log) as proxy:
             try:
-                until(lambda: proxy.poll() is not None or alive(port), "the proxy did not start")
-                told = converse(live.openai(base_url=f"http://127.0.0.1:{port}/v1"))
+                until(lambda: proxy.poll() is not None or alive(port), "the proxy did not start", seconds=240)
+                assert proxy.poll() is None, f"the proxy did not start:\n{written.read_text()[-4000:]}"
+                told = converse(live.openai(KEY, f"http://127.0.0.1:{port}/v1"))
             finally:
                 proxy.terminate()
                 log.close()
-        assert told == TOTAL
+        assert told.choices[0].message.content == TOTAL
         turns = the_episode(live, PRICES)
         assert MISSING in heard(turns)
+        live.client.reward(told.id, RewardRequest(value=1.0))
+        (episode,) = live.client.episodes().data
+        assert episode.reward == 1.0
 
 
 def alive(port: int) -> bool:
@@ -74,15 +88,17 @@ def alive(port: int) -> bool:
         return False
 
 
-def converse(client: Any) -> str:
-    """Call tools until the policy has an answer, and return it."""
+def converse(client: OpenAI) -> ChatCompletion:
+    """Call tools until the policy answers without, and return this answer."""
     messages: list[Any] = [{"role": "user", "content": SHOPPING}]
     while True:
-        answer = client.chat.completions.create(model="policy", messages=messages, tools=[TOOL]).choices[0].message
+        completion = client.chat.completions.create(model="policy", messages=messages, tools=[TOOL])
+        answer = completion.choices[0].message
         messages.append(answer.model_dump(exclude_none=True))
         if not answer.tool_calls:
-            return str(answer.content)
+            return completion
         for made in answer.tool_calls:
+            assert made.type == "function"
             item = json.loads(made.function.arguments)["item"]
             said = COSTS.get(item, f"Error: {MISSING}")
             messages.append({"role": "tool", "tool_call_id": made.id, "content": said})

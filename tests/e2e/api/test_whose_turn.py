@@ -233,6 +233,29 @@ async def test_a_clock_in_the_system_prompt_makes_no_new_episodes(server: InProc
     assert len(episodes) == 1
 
 
+async def test_equal_answers_that_come_back_with_an_addition_get_an_episode_each_and_say_it_is_a_guess(
+    server: InProcess,
+) -> None:
+    first = [await server.chat(START) for _ in range(2)]
+    added = {"role": "assistant", "content": "go north</code>"}
+    talks = [[*START, added, user(f"You see {thing}.")] for thing in ("a lamp", "a door")]
+    second = [await server.chat(talk) for talk in talks]
+    assert {answer.episode for answer in second} == {answer.episode for answer in first}
+    assert await reasons(server, *second) == {"ambiguous_episode"}
+    more = {"role": "assistant", "content": second[0].message["content"] + "</code>"}
+    third = [await server.chat([*talk, more, user("Go on.")]) for talk in talks]
+    assert [answer.episode for answer in third] == [answer.episode for answer in second]
+    assert await reasons(server, *third) == {"ambiguous_episode"}, "the reward may still be another agent's"
+
+
+async def test_an_agent_that_adds_to_its_answers_is_not_ambiguous_when_it_runs_again(server: InProcess) -> None:
+    for _ in range(3):
+        first = await server.chat(START)
+        second = await server.chat([*START, {"role": "assistant", "content": "go north</code>"}, user("And?")])
+        assert second.episode == first.episode
+        assert await reasons(server, first, second) == {None}
+
+
 @pytest.mark.parametrize("kept", ["go nor", "go north</code>", "  go  north\n"])
 async def test_an_answer_of_which_a_part_or_more_comes_back_stays_in_its_episode(server: InProcess, kept: str) -> None:
     first = await server.chat(START)

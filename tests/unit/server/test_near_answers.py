@@ -76,7 +76,7 @@ def test_long_answers_are_dropped_sooner(monkeypatch: pytest.MonkeyPatch) -> Non
     answers.forget("ep4")
     remember(answers, "ep5", "5" * 40)
     assert find(answers, "3" * 30) == ["ep3"], "what an ended episode had is free again"
-    assert sum(len(text) for _, _, text in answers._answers.values()) == answers._characters
+    assert sum(len(text) for _, _, text, _ in answers._answers.values()) == answers._characters
 
 
 def test_a_conversation_is_compared_with_few_of_many_siblings(monkeypatch: pytest.MonkeyPatch) -> None:
