@@ -111,3 +111,9 @@ def test_every_setting_is_documented_in_the_code_and_in_the_docs() -> None:
         else:
             assert field.description, f"{name} has no docstring"
             assert f"`{name}`" in written, f"docs/settings.md lacks {name}"
+
+
+def test_each_test_file_has_a_name_of_its_own() -> None:
+    listed = subprocess.run(["git", "ls-files", "tests"], cwd=ROOT, capture_output=True, text=True, check=True)
+    names = Counter(Path(name).name for name in listed.stdout.split() if Path(name).name.startswith("test_"))
+    assert [name for name, count in names.items() if count > 1] == [], "pytest imports one of them only"
