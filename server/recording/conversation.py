@@ -28,7 +28,6 @@ class Past:
 
 DELETED = "deleted"
 """Why the learner must not train on a turn that its caller has deleted, and nobody can read it by its id."""
-_SHOWN = sa.or_(TurnRow.untrainable_reason.is_(None), TurnRow.untrainable_reason != DELETED)
 
 
 def read_conversation(database: Database, turn_id: str, *, owner: str, episode_id: str | None) -> Past | None:
@@ -41,11 +40,7 @@ def read_conversation(database: Database, turn_id: str, *, owner: str, episode_i
         episode_id: the episode that the caller names; it counts as the caller's too.
     """
     with database.read() as session:
-        turn = session.scalar(
-            sa.select(TurnRow)
-            .join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id)
-            .where(TurnRow.id == turn_id, _mine(owner, episode_id), _SHOWN)
-        )
+        turn = session.scalar(_shown(owner, episode_id).where(TurnRow.id == turn_id))
         if turn is None:
             return None
         turns = {
@@ -83,27 +78,23 @@ def read_answers(
     answers: dict[str, dict[str, Any]] = {}
     with database.read() as session:
         for ids in chunks(turn_ids):
-            query = (
-                sa.select(TurnRow.id, TurnRow.answer)
-                .join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id)
-                .where(TurnRow.id.in_(ids), _mine(owner, episode_id), _SHOWN)
-            )
+            turns = _shown(owner, episode_id).where(TurnRow.id.in_(ids))
+            query = turns.with_only_columns(TurnRow.id, TurnRow.answer)
             answers |= {row.id: row.answer for row in session.execute(query)}
     return answers
 
 
 def hide(session: Session, turn_id: str, owner: str, episode_id: str | None) -> bool:
     """Hide a turn from `read_conversation` and keep it from training; return whether it was shown before."""
-    found = session.scalar(
-        sa.select(TurnRow)
-        .join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id)
-        .where(TurnRow.id == turn_id, _mine(owner, episode_id), _SHOWN)
-    )
+    found = session.scalar(_shown(owner, episode_id).where(TurnRow.id == turn_id))
     if found is None:
         return False
     found.trainable, found.untrainable_reason = False, DELETED
     return True
 
 
-def _mine(owner: str, episode_id: str | None) -> sa.ColumnElement[bool]:
-    return sa.or_(EpisodeRow.owner_hash == owner, EpisodeRow.id == episode_id)
+def _shown(owner: str, episode_id: str | None) -> sa.Select[TurnRow]:
+    """Return the query of a caller's turns that are not deleted."""
+    mine = sa.or_(EpisodeRow.owner_hash == owner, EpisodeRow.id == episode_id)
+    kept = sa.or_(TurnRow.untrainable_reason.is_(None), TurnRow.untrainable_reason != DELETED)
+    return sa.select(TurnRow).join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id).where(mine, kept)
