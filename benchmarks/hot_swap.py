@@ -31,8 +31,8 @@ from benchmarks.support.swap_versions import Versions
 from clients.demo.machine import machine
 from clients.demo.server_process import ServerProcess, free_port
 from server.engines.options import VllmOptions
-from server.engines.vllm_command import BASE_MODEL
-from server.engines.vllm_process import VllmProcess
+from server.engines.vllm.command import BASE_MODEL
+from server.engines.vllm.process import VllmProcess
 from server.models.source import resolve_model
 from tests.support.tiny_model import make_tiny_model
 from upturn.client import Client

@@ -27,8 +27,8 @@ from benchmarks.support.load import Measured, Shape, Target, compare
 from clients.demo.machine import machine
 from clients.demo.server_process import ServerProcess, free_port
 from server.engines.options import VllmOptions
-from server.engines.vllm_command import BASE_MODEL
-from server.engines.vllm_process import VllmProcess
+from server.engines.vllm.command import BASE_MODEL
+from server.engines.vllm.process import VllmProcess
 from server.models.source import resolve_model
 from tests.support.postgres import running_postgres
 

@@ -18,7 +18,7 @@ from server.engines.gpus import list_gpus
 from server.engines.options import LocalOptions, ScriptedOptions, VllmOptions
 from server.engines.protocol import Engine
 from server.engines.scripted import SCRIPT, read_script
-from server.engines.vllm_command import chosen_precision, is_cpu_build
+from server.engines.vllm.command import chosen_precision, is_cpu_build
 from server.models.complete import check_complete, check_context
 from server.models.context import MEMORY_SHARE, Context, fitting_context, memory_bytes
 from server.models.source import resolve_model

@@ -35,7 +35,7 @@ def make_engine(
         scripted: options of kind `scripted`.
     """
     if kind == "vllm":
-        from server.engines.vllm import VllmEngine
+        from server.engines.vllm.engine import VllmEngine
 
         return VllmEngine(vllm or VllmOptions(), data_dir)
     if kind == "local":

@@ -15,7 +15,7 @@ import pytest
 from clients.demo.server_process import free_port
 from server.engines.factory import make_engine
 from server.engines.protocol import Weights
-from server.engines.vllm_process import VllmProcess, answers
+from server.engines.vllm.process import VllmProcess, answers
 from server.errors import EngineError
 from tests.support.engine_bench import OPTIONS, TEXT, children, gap, logits_of, logprobs_of
 

@@ -11,7 +11,7 @@ import pytest
 
 from server.api.dialects.fields.table import CHAT as CHAT_FIELDS
 from server.engines.protocol import ENGINE_FIELDS, SamplingParams
-from server.engines.vllm_sampling import _sampling
+from server.engines.vllm.sampling import _sampling
 from tests.support.live import Live, script, serving, settings_for
 from upturn.wire import EpisodeOpen
 

@@ -23,7 +23,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from server.api.dialects.answers.logprobs import ChatLogprobs
 from server.engines.scripted import _alternatives
 from server.engines.settings import EngineSettings
-from server.engines.vllm_command import BASE_MODEL
+from server.engines.vllm.command import BASE_MODEL
 from server.rendering.bytes_tokenizer import IM_END, SPECIAL
 from server.rendering.tokenizer import FileTokenizer
 from tests.support.dialects import PARIS, ROME, SCHEMA

@@ -12,9 +12,11 @@ from pydantic import ValidationError
 
 from env_adapters.browser import browser
 from env_adapters.child_variables import child_variables
-from server.engines import gpus, vllm_command, vllm_process
+from server.engines import gpus
 from server.engines.options import VllmOptions
-from server.engines.vllm_process import VllmProcess
+from server.engines.vllm import command as vllm_command
+from server.engines.vllm import process as vllm_process
+from server.engines.vllm.process import VllmProcess
 from server.environments.host_process import HostProcess
 from server.environments.settings import EnvironmentSettings
 from server.errors import EngineError

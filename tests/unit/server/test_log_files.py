@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.engines.options import VllmOptions
-from server.engines.vllm_process import VllmProcess
+from server.engines.vllm.process import VllmProcess
 from server.log_files import LogFiles
 
 

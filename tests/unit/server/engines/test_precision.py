@@ -12,7 +12,7 @@ from server.engines import precision
 from server.engines.gpus import read_capabilities
 from server.engines.options import VllmOptions
 from server.engines.precision import Choice, multiplies_bfloat16, on_cpu, on_gpu, stored_precision
-from server.engines.vllm_command import chosen_precision
+from server.engines.vllm.command import chosen_precision
 from server.errors import EngineError
 from tests.support.tiny_model import make_tiny_model
 
@@ -95,7 +95,7 @@ def test_vllm_starts_in_the_precision_of_the_cpu_and_of_its_own_arguments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_tiny_model(tmp_path / "model", dtype=torch.bfloat16)
-    monkeypatch.setattr("server.engines.vllm_command.is_cpu_build", lambda: True)
+    monkeypatch.setattr("server.engines.vllm.command.is_cpu_build", lambda: True)
     monkeypatch.setattr(precision, "CPUINFO", tmp_path / "cpuinfo")
     precision.CPUINFO.write_text(SKYLAKE)
     assert chosen_precision(VllmOptions(), model).precision == "float32"

@@ -1,6 +1,6 @@
 """The engine over vLLM: starts it, supervises it, and restarts it with its last good weights (step 3).
 
-`vllm_process.py` runs the process, `vllm_weights.py` loads versions, and `vllm_sampling.py` samples from them.
+`process.py` runs the process, `weights.py` loads versions, and `sampling.py` samples from them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Any, cast
 from server.engines.options import VllmOptions
 from server.engines.precision import Choice, Precision, stored_precision, tolerance
 from server.engines.protocol import ENGINE_FIELDS, Piece, SamplingParams, Weights
-from server.engines.vllm_address import Address
-from server.engines.vllm_command import BASE_MODEL, chosen_precision
-from server.engines.vllm_http import VllmHttp
-from server.engines.vllm_process import Progress, VllmProcess, answers
-from server.engines.vllm_sampling import VllmSampler
-from server.engines.vllm_weights import VllmWeights
+from server.engines.vllm.address import Address
+from server.engines.vllm.channel import TokenChannel
+from server.engines.vllm.command import BASE_MODEL, chosen_precision
+from server.engines.vllm.http import VllmHttp
+from server.engines.vllm.process import Progress, VllmProcess, answers
+from server.engines.vllm.sampling import VllmSampler
+from server.engines.vllm.weights import VllmWeights
 from server.errors import EngineError, UpturnError
 
 _HEALTH_TIMEOUT_S = 30.0
@@ -46,7 +47,10 @@ class VllmEngine:
         self._process: VllmProcess | None = None
         self._http = VllmHttp(lambda: self._spawn(self._fail_unless_healthy()))
         self._weights = VllmWeights(options, data_dir, self._http, self._fail)
-        self._sampler = VllmSampler(self._http, self._weights, spot_checks=options.lora)
+        self._channel = TokenChannel(lambda: self._spawn(self._fail_unless_healthy()))
+        self._sampler = VllmSampler(
+            self._http, (self._http if options.url else self._channel).chunks, self._weights, spot_checks=options.lora
+        )
         self._failed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -134,12 +138,14 @@ class VllmEngine:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._process is not None:
             await self._process.stop()
+        await self._channel.close()
         await self._http.close()
 
     async def _bring_up(self, base: Weights) -> None:
         """Start vLLM (or wait for the one at the URL) and load the last good weights."""
         if self._process is not None:
             await self._process.start()
+            await self._channel.open(self._process.address)
         else:
             await self._wait_for_url()
             self.precision = await self._served_precision()

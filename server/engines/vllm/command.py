@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from functools import cache
+from importlib.metadata import entry_points
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,13 +17,16 @@ from env_adapters.child_variables import COMPUTE, child_variables
 from server.engines.gpus import compute_capability, visible
 from server.engines.options import VllmOptions
 from server.engines.precision import Choice, on_cpu, on_gpu, read_cpuinfo, stored_precision
-from server.engines.vllm_address import Address
+from server.engines.vllm.address import Address
+from server.engines.vllm.frames import TOKEN_PLUGIN, TOKEN_SOCKET
 
 BASE_MODEL = "base"
 """The name under which vLLM serves the base weights."""
 MAX_LOGPROBS = 1000
 """Most alternatives of one token that can be requested; they contain nearly every token of a plain text."""
 _MODULES = ("vllm.entrypoints.launchers.api_server.entry", "vllm.entrypoints.openai.api_server")
+_PLUGIN_GROUPS = ("general_plugins", "io_processor_plugins", "platform_plugins", "stat_logger_plugins")
+"""Kinds of plugins that vLLM loads without being told to."""
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Adapter ranks that vLLM supports."""
 
@@ -105,8 +109,8 @@ def vocabulary_size(model: Path) -> int:
     return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
 
 
-def environment(options: VllmOptions) -> dict[str, str]:
-    """Return vLLM's environment variables."""
+def environment(options: VllmOptions, tokens: Path | None = None) -> dict[str, str]:
+    """Return vLLM's environment variables; with `tokens`, it listens on a token channel there."""
     variables = {
         **child_variables(*COMPUTE, "VLLM_*", "FLASHINFER_*", "RAY_*", "UCX_*", *options.env),
         "VLLM_SERVER_DEV_MODE": "1",  # the control routes
@@ -114,6 +118,10 @@ def environment(options: VllmOptions) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",  # the model is a directory
         **(visible(options.gpu) if options.gpu is not None else {}),
     }
+    if tokens is not None:
+        # vLLM loads endpoint plugins only by name, and with a list of names no other plugin that is not in it.
+        loaded = variables.get("VLLM_PLUGINS") or ",".join(_plugins())
+        variables |= {"VLLM_PLUGINS": f"{loaded},{TOKEN_PLUGIN}".lstrip(","), TOKEN_SOCKET: str(tokens)}
     if options.lora:
         variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     if is_cpu_build():
@@ -122,6 +130,12 @@ def environment(options: VllmOptions) -> dict[str, str]:
             variables["TORCHDYNAMO_DISABLE"] = "1"  # Without it the sampler compiles a function, even in eager mode.
         variables["VLLM_CPU_OMP_THREADS_BIND"] = options.omp_threads_bind or ",".join(map(str, cores))
     return variables
+
+
+def _plugins() -> list[str]:
+    """Return the names of the plugins that vLLM loads unless `VLLM_PLUGINS` says which."""
+    names = (point.name for group in _PLUGIN_GROUPS for point in entry_points(group=f"vllm.{group}"))
+    return list(dict.fromkeys(names))
 
 
 def _exists(module: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.engines.vllm_answer import error_of
+from server.engines.vllm.answer import error_of
 from server.errors import BadRequest, ContextTooLong, EngineError, NotFound
 
 

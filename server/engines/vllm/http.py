@@ -1,4 +1,4 @@
-"""The connections to vLLM: streamed answers and control routes.
+"""The HTTP connections to vLLM: control routes, and the answers of a vLLM at a URL.
 
 Failures are reported to the engine, which finds out whether vLLM is still alive. Versions and weights are unknown here.
 """
@@ -11,8 +11,9 @@ from typing import Any
 
 import aiohttp
 
-from server.engines.vllm_address import Address
-from server.engines.vllm_answer import RESTART_S, error_of
+from server.engines.vllm.address import Address
+from server.engines.vllm.answer import RESTART_S, chunk_of, error_of
+from server.engines.vllm.frames import Chunk
 from server.errors import EngineError
 
 CONTROL_TIMEOUT_S = 600.0
@@ -63,9 +64,9 @@ class VllmHttp:
         assert self._sessions is not None, "the engine was not started"
         return self._sessions[1]
 
-    async def choices(
+    async def chunks(
         self, model: str, prompt_ids: list[int], sampling: dict[str, Any], whole: bool
-    ) -> AsyncGenerator[dict[str, Any], None]:
+    ) -> AsyncGenerator[list[Chunk], None]:
         """Yield the answer, in vLLM's chunks or whole. Closing the iterator closes the connection, and vLLM stops."""
         body = {"model": model, "token_ids": prompt_ids, "sampling_params": sampling, "stream": not whole}
         try:
@@ -73,20 +74,21 @@ class VllmHttp:
                 if response.status != 200:
                     raise error_of(response.status, await response.text())
                 if whole:
-                    for choice in json.loads(await response.read())["choices"]:
-                        yield choice
+                    yield [chunk_of(choice) for choice in json.loads(await response.read())["choices"]]
                     return
                 rest = b""
                 async for data in response.content.iter_any():
                     *events, rest = (rest + data).split(b"\n\n")
+                    chunks: list[Chunk] = []
                     for event in events:
                         if not event.startswith(b"data: {"):
                             continue
                         chunk = json.loads(event[6:])
                         if "error" in chunk:
                             raise error_of(int(chunk["error"]["code"]), chunk["error"]["message"])
-                        for choice in chunk["choices"]:
-                            yield choice
+                        chunks += [chunk_of(choice) for choice in chunk["choices"]]
+                    if chunks:
+                        yield chunks
         except (aiohttp.ClientError, OSError, EngineError) as error:
             self._on_failure()
             raise EngineError(f"vLLM failed while answering: {error!r}", retry_after_s=RESTART_S) from error

@@ -1,4 +1,4 @@
-"""Samples and scores through vLLM's token endpoint, and reports which version sampled each token (step 3).
+"""Samples and scores through vLLM, and reports which version sampled each token (step 3).
 
 vLLM reports versions only in an answer's last chunk, as spans that are exact when weights are replaced under a pause.
 Tokens that arrive before a replacement begins belong to the version at that moment. Later tokens are passed on at once
@@ -8,17 +8,20 @@ all its tokens, and those are recorded. An answer with an adapter stays on that 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 from server.engines.protocol import ENGINE_FIELDS, FinishReason, Piece, SamplingParams
-from server.engines.vllm_answer import RESTART_S, Tokens, check_spans, read_spans
-from server.engines.vllm_command import MAX_LOGPROBS, is_cpu_build, vocabulary_size
-from server.engines.vllm_http import VllmHttp
-from server.engines.vllm_weights import VllmWeights
+from server.engines.vllm.answer import RESTART_S, Tokens, check_spans, chunk_of, read_spans
+from server.engines.vllm.command import MAX_LOGPROBS, is_cpu_build, vocabulary_size
+from server.engines.vllm.frames import Chunk
+from server.engines.vllm.http import VllmHttp
+from server.engines.vllm.weights import VllmWeights
 from server.errors import BadRequest, ContextTooLong, EngineError, NotFound
 
+Chunks = Callable[[str, list[int], dict[str, Any], bool], AsyncGenerator[list[Chunk], None]]
+"""Yields the answer to a prompt: of a model, to token ids, with sampling parameters, whole or not."""
 SPOTS, SPOT_TOKENS = 12, 36
 """Number of tokens checked in a text while other requests are answered, and the first tokens they are taken from if the
 whole text matters (this project's choice). On 2 cores a prompt of 100 tokens delays other requests by 280 ms with an
@@ -30,12 +33,13 @@ class VllmSampler:
 
     Args:
         http: the connections to vLLM.
+        answers: the way to vLLM's answers.
         weights: the loaded versions.
         spot_checks: `spot_check` scores a few tokens only, on a CPU.
     """
 
-    def __init__(self, http: VllmHttp, weights: VllmWeights, *, spot_checks: bool) -> None:
-        self._http, self._weights, self._spot_checks = http, weights, spot_checks
+    def __init__(self, http: VllmHttp, answers: Chunks, weights: VllmWeights, *, spot_checks: bool) -> None:
+        self._http, self._answers, self._weights, self._spot_checks = http, answers, weights, spot_checks
         self.context_tokens = 0
         """Longest prompt plus answer, once vLLM is up."""
 
@@ -51,14 +55,15 @@ class VllmSampler:
         sampling = _sampling(params, room)
         replacements, passed_on, certain, held = weights.replacements, 0, 0, Tokens()
         is_adapter = version in weights.adapters
-        async with aclosing(self._http.choices(weights.model_name(version), prompt_ids, sampling, whole)) as choices:
-            async for choice in choices:
-                held.add(choice)
+        async with aclosing(self._answers(weights.model_name(version), prompt_ids, sampling, whole)) as arriving:
+            async for chunks in arriving:
+                for chunk in chunks:
+                    held.add(chunk)
                 received = passed_on + len(held.ids)
-                finish: FinishReason | None = choice["finish_reason"]
+                finish = cast("FinishReason | None", chunks[-1].finish_reason)
                 replaced = weights.replacements != replacements
                 if finish is not None:
-                    spans = [(version, 0, received)] if is_adapter else read_spans(choice, received)
+                    spans = [(version, 0, received)] if is_adapter else read_spans(chunks[-1], received)
                     check_spans(spans, version, certain)
                     for piece in held.pieces(spans, passed_on, params.top_logprobs, finish, replaced=replaced):
                         yield piece
@@ -98,7 +103,7 @@ class VllmSampler:
         is_adapter = version in weights.adapters
         answer = await self._ask(version, token_ids, {"max_tokens": 1, "prompt_logprobs": count})
         if not is_adapter:
-            check_spans(read_spans(answer["choices"][0], 1), version, 1)
+            check_spans(read_spans(chunk_of(answer["choices"][0]), 1), version, 1)
         return [{int(i): one["logprob"] for i, one in entry.items()} for entry in answer["prompt_logprobs"][1:]]
 
     async def spot_check(self, version: int, token_ids: list[int], last: int | None = None) -> Sequence[float | None]:

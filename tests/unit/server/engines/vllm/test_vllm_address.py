@@ -12,9 +12,9 @@ import pytest
 from aiohttp import web
 
 from server.engines.options import VllmOptions
-from server.engines.vllm_address import own_address
-from server.engines.vllm_http import VllmHttp
-from server.engines.vllm_process import VllmProcess, answers
+from server.engines.vllm.address import own_address
+from server.engines.vllm.http import VllmHttp
+from server.engines.vllm.process import VllmProcess, answers
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no Unix sockets")
 

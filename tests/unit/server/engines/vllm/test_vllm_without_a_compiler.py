@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from server.engines import vllm_command
 from server.engines.options import VllmOptions
+from server.engines.vllm import command as vllm_command
 
 
 @pytest.mark.parametrize("compiler", [True, False])

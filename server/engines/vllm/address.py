@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import tempfile
 import weakref
 from dataclasses import dataclass
@@ -29,6 +28,8 @@ class Address:
     """Beginning of its URLs; the host is only a name if there is a socket."""
     path: Path | None = None
     """Its Unix socket."""
+    tokens: Path | None = None
+    """The Unix socket of its token channel."""
 
     def __str__(self) -> str:
         """Return the address as people write it."""
@@ -50,23 +51,18 @@ class Address:
 
 
 def own_address(port: int | None) -> Address:
-    """Return an address for a vLLM of this process: the loopback port; without one, a Unix socket where there are any.
+    """Return an address for a vLLM of this process: a loopback port, or a Unix socket where no port is given.
 
-    The socket's directory is removed with the address, or when this process exits.
+    The directory of the sockets is removed with the address, or when this process exits.
     """
-    if port is None and hasattr(socket, "AF_UNIX"):
-        folder = tempfile.mkdtemp(prefix="upturn-vllm-")  # With mode 0700.
-        if len(os.fsencode(folder)) > LONGEST_PATH - len("/socket"):
-            Path(folder).rmdir()
-            folder = tempfile.mkdtemp(prefix="upturn-vllm-", dir="/tmp")
-        address = Address("http://vllm", Path(folder, "socket"))
-        weakref.finalize(address, shutil.rmtree, folder, ignore_errors=True)
-        return address
-    return Address(f"http://127.0.0.1:{port or _free_port()}")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    folder = tempfile.mkdtemp(prefix="upturn-vllm-")  # With mode 0700.
+    if len(os.fsencode(folder)) > LONGEST_PATH - len("/socket"):
+        Path(folder).rmdir()
+        folder = tempfile.mkdtemp(prefix="upturn-vllm-", dir="/tmp")
+    tokens = Path(folder, "tokens")
+    if port is None:
+        address = Address("http://vllm", Path(folder, "socket"), tokens)
+    else:
+        address = Address(f"http://127.0.0.1:{port}", None, tokens)
+    weakref.finalize(address, shutil.rmtree, folder, ignore_errors=True)
+    return address

@@ -1,6 +1,6 @@
 """Starts vLLM as a child process, waits until it answers, and stops it. Versions and requests are unknown here.
 
-It listens where only the server reaches it (`vllm_address.py`), and runs under `server/child_process.py`, which ensures
+It listens where only the server reaches it (`address.py`), and runs under `server/child_process.py`, which ensures
 that none of vLLM's processes outlives the server.
 """
 
@@ -19,8 +19,8 @@ import aiohttp
 
 from server.child_process import supervised
 from server.engines.options import VllmOptions
-from server.engines.vllm_address import Address, own_address
-from server.engines.vllm_command import command, environment
+from server.engines.vllm.address import Address, own_address
+from server.engines.vllm.command import command, environment
 from server.errors import EngineError
 from upturn.packages import INSTALL
 
@@ -52,8 +52,8 @@ class VllmProcess:
         """
         if importlib.util.find_spec("vllm") is None:
             raise EngineError(f"vLLM is not installed in this Python: {INSTALL}, or choose --engine.kind=local")
-        if self.address.path is not None:
-            self.address.path.unlink(missing_ok=True)  # The socket of the vLLM before this one.
+        for path in filter(None, (self.address.path, self.address.tokens)):
+            path.unlink(missing_ok=True)  # The socket of the vLLM before this one.
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             self._log_begin = log.tell()
@@ -63,7 +63,7 @@ class VllmProcess:
                 stdout=log,
                 stderr=asyncio.subprocess.STDOUT,
                 cwd=self.log_path.parent,
-                env=environment(self._options),
+                env=environment(self._options, self.address.tokens),
                 start_new_session=True,
             )
         try:

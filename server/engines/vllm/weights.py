@@ -1,7 +1,7 @@
 """The weights of one vLLM: full weights replaced in place, or LoRA adapters next to the base (step 12).
 
 Used by `vllm.py`, which starts vLLM again after a failure; this class remembers the last weights that loaded well and
-restores them then. `vllm_sampling.py` reads which version answers.
+restores them then. `sampling.py` reads which version answers.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 
 from server.engines.options import VllmOptions
 from server.engines.protocol import Weights
-from server.engines.vllm_answer import RESTART_S
-from server.engines.vllm_command import BASE_MODEL
-from server.engines.vllm_http import VllmHttp
+from server.engines.vllm.answer import RESTART_S
+from server.engines.vllm.command import BASE_MODEL
+from server.engines.vllm.http import VllmHttp
 from server.errors import Conflict, EngineError, NotFound, UpturnError
 from server.models.weights import with_explicit_lm_head
 

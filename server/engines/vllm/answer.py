@@ -1,6 +1,6 @@
-"""Parses vLLM's streamed answer: tokens with logprobs, cut where the policy version changes.
+"""Parses vLLM's answers: tokens with logprobs, cut where the policy version changes; and its errors.
 
-`vllm_sampling.py` decides when tokens are passed on, and `vllm_http.py` holds the connections.
+`sampling.py` decides when tokens are passed on; `channel.py` and `http.py` hold the connections.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from server.engines.protocol import FinishReason, Piece, Span
+from server.engines.vllm.frames import Chunk
 from server.errors import BadRequest, ContextTooLong, EngineError, NotFound, UpturnError
 
 RESTART_S = 30
@@ -24,15 +25,16 @@ class Tokens:
     def __init__(self) -> None:
         self.ids: list[int] = []
         """[K]"""
-        self._entries: list[dict[str, Any]] = []
+        self._logprobs: list[float] = []
+        self._alternatives: list[dict[int, float]] = []
 
-    def add(self, choice: dict[str, Any]) -> None:
-        """Add the tokens of one chunk's choice."""
-        ids, entries = choice["token_ids"] or [], (choice["logprobs"] or {}).get("content") or []
-        if len(ids) != len(entries):
-            raise EngineError(f"vLLM sent {len(ids)} tokens with {len(entries)} logprobs")
-        self.ids += ids
-        self._entries += entries
+    def add(self, chunk: Chunk) -> None:
+        """Add the tokens of one chunk."""
+        if len(chunk.token_ids) != len(chunk.logprobs):
+            raise EngineError(f"vLLM sent {len(chunk.token_ids)} tokens with {len(chunk.logprobs)} logprobs")
+        self.ids += chunk.token_ids
+        self._logprobs += chunk.logprobs
+        self._alternatives += chunk.alternatives or []
 
     def pieces(
         self, spans: list[Span], first: int, top: int, finish: FinishReason | None = None, *, replaced: bool = False
@@ -48,31 +50,43 @@ class Tokens:
         """
         cuts = [(version, max(begin - first, 0), end - first) for version, begin, end in spans if end > first]
         for number, (version, begin, end) in enumerate(cuts or [(spans[-1][0], 0, 0)]):
-            entries = self._entries[begin:end]
-            alternatives = [{t["token_id"]: t["logprob"] for t in entry["top_logprobs"]} for entry in entries]
             last = number == max(len(cuts), 1) - 1
             yield Piece(
                 self.ids[begin:end],
-                [entry["logprob"] for entry in entries],
+                self._logprobs[begin:end],
                 version,
                 finish if last else None,
-                alternatives if top else None,
+                self._alternatives[begin:end] if top else None,
                 spans if last and replaced else None,
             )
 
 
-def read_spans(choice: dict[str, Any], tokens: int) -> list[Span]:
-    """Return the spans of a whole answer of `tokens` tokens.
+def chunk_of(choice: dict[str, Any], number: int = 0) -> Chunk:
+    """Return a choice of vLLM's route for tokens as a chunk."""
+    entries = (choice["logprobs"] or {}).get("content") or []
+    versions = choice["weight_versions"]
+    return Chunk(
+        number,
+        choice["token_ids"] or [],
+        [entry["logprob"] for entry in entries],
+        [{one["token_id"]: one["logprob"] for one in entry["top_logprobs"]} for entry in entries],
+        choice["finish_reason"],
+        None if versions is None else [(span["version"], span["start"], span["end"]) for span in versions],
+    )
+
+
+def read_spans(chunk: Chunk, tokens: int) -> list[Span]:
+    """Return the spans of a whole answer of `tokens` tokens, from its last chunk.
 
     Raises:
         EngineError: vLLM returned no weight version, or an unknown one.
     """
-    raw = choice["weight_versions"]
+    raw = chunk.versions
     if not raw:
         raise EngineError(f"vLLM returned no weight version for an answer of {tokens} tokens")
-    if not all(span["version"].isdecimal() for span in raw) or raw[-1]["end"] != tokens:
+    if not all(label.isdecimal() for label, _, _ in raw) or raw[-1][2] != tokens:
         raise EngineError(f"vLLM returned weight versions {raw} for an answer of {tokens} tokens")
-    return [(int(span["version"]), span["start"], span["end"]) for span in raw]
+    return [(int(label), first, end) for label, first, end in raw]
 
 
 def check_spans(spans: list[Span], version: int, certain: int) -> None:
