@@ -259,6 +259,34 @@ async def test_a_canary_ends_with_its_weights_or_with_its_setting(adapters: Part
     assert judged(share=0.5) == judged(share=0.0) == (False, "its weights have been deleted", None)
 
 
+@pytest.mark.parametrize(
+    ("least", "window", "rewarded", "promoted"),
+    [(6, 4, 5, None), (6, 4, 6, True), (2, 9, 1, None), (2, 9, 2, True), (3, 3, 2, None), (3, 3, 3, True)],
+)
+async def test_a_canary_is_promoted_at_its_own_number_of_rewarded_episodes(
+    adapters: Parts, monkeypatch: pytest.MonkeyPatch, least: int, window: int, rewarded: int, promoted: bool | None
+) -> None:
+    row = await canary(adapters, await publish(adapters, "one"))
+    read = []
+
+    def live_rewards(_: Any, version: int, limit: int, *, opened_from: float) -> list[float]:
+        read.append((version, opened_from))
+        return [1.0] * min(limit, rewarded)
+
+    monkeypatch.setattr("server.training.live_watch.live_rewards", live_rewards)
+    watch = LiveWatch(
+        WatchSettings(window=window, min_episodes=window),
+        CanarySettings(share=0.5, min_episodes=least),
+        database=adapters.database,
+        champions=adapters.champions,
+        pointers=adapters.pointers,
+        clock=lambda: row.created_at,
+    )
+    decided, _, seen = watch._read(lambda session: watch._judge_canary(session, row))
+    assert decided is promoted and read == [(0, row.created_at), (1, row.created_at)]
+    assert (None if seen is None else seen.now.episodes) == (rewarded if promoted else None)
+
+
 @pytest.mark.parametrize("promote", [True, False])
 async def test_an_outcome_of_a_canary_that_has_ended_changes_nothing(adapters: Parts, promote: bool) -> None:
     row = await canary(adapters, await publish(adapters, "one"))
