@@ -82,6 +82,69 @@ def test_the_free_memory_of_this_machine_is_known():
     assert free > 100 * 2**20
 
 
+MEMINFO = "MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: 500 kB\n"
+GROUP = {"memory.max": "204800", "memory.current": "153600", "memory.stat": "anon 7\ninactive_file 51200\n"}
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "group", "free"),
+    [
+        (MEMINFO, {}, 512_000),
+        (MEMINFO, GROUP, 102_400),
+        (MEMINFO, GROUP | {"memory.max": "max\n"}, 512_000),
+        (MEMINFO, GROUP | {"memory.max": "9000000"}, 512_000),
+        (MEMINFO, GROUP | {"memory.current": "204800"}, 51_200),
+        ("MemTotal: 1000 kB\n", GROUP, None),
+        (None, GROUP, None),
+    ],
+    ids=["machine", "group", "no limit", "larger limit", "full", "no figure", "no machine"],
+)
+def test_the_free_memory_is_the_least_of_the_machines_and_its_groups(tmp_path, monkeypatch, meminfo, group, free):
+    files = {f"/sys/fs/cgroup/{name}": text for name, text in group.items()}
+    files |= {} if meminfo is None else {"/proc/meminfo": meminfo}
+
+    class Machine(type(tmp_path)):
+        def read_text(self):
+            if str(self) not in files:
+                raise FileNotFoundError(str(self))
+            return files[str(self)]
+
+    monkeypatch.setattr(fit, "Path", Machine)
+    assert fit.free_bytes(CPU) == free
+
+
+@pytest.mark.parametrize(("share", "free"), [(1.0, 300), (0.5, 300), (0.25, 250), (0.0, 0)])
+def test_the_free_memory_of_a_gpu_is_at_most_the_learners_share_of_it(monkeypatch, share, free):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (300, 1000))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: share)
+    assert fit.free_bytes(torch.device("cuda")) == free
+
+
+@pytest.mark.parametrize(
+    ("config", "needed"),
+    [
+        ({"algorithm": "grpo"}, 400 * 4),
+        ({"algorithm": "grpo", "kl_coef": 0.1}, 400 * 5),
+        ({"algorithm": "dpo"}, 400 * 5),
+        ({"algorithm": "grpo", "kind": "adapter", "kl_coef": 0.1}, 7),
+    ],
+)
+def test_training_needs_four_copies_of_the_weights_and_one_more_with_a_reference(config, needed):
+    assert fit.needed_bytes(100, 7, RunConfig(steps=1, **config)) == needed
+
+
+def test_adapters_of_one_seed_begin_equal_and_adapters_of_two_seeds_differ(tmp_path):
+    model = make_tiny_model(tmp_path / "model")
+
+    def begun(seed):
+        policy = load_policy(model, None, RunConfig(steps=1, kind="adapter", seed=seed), CPU)
+        return torch.cat([p.detach().flatten() for name, p in sorted(policy.trainable().items()) if "lora_A" in name])
+
+    first = begun(7)
+    torch.rand(3)
+    assert torch.equal(first, begun(7)) and not torch.equal(first, begun(8))
+
+
 def test_an_out_of_memory_error_names_the_option_to_lower():
     with pytest.raises(TooLittleMemory, match="--max-row-tokens below 4096"), memory_advice(4096):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from learner.best import best_of
+from learner.best import KeptVersion, best_of
 from learner.figures import repetition
 from learner.guards import RunStopped, check_collapse, check_mismatch
 from learner.loop import do_next_run
@@ -213,6 +213,53 @@ def test_a_token_without_a_finite_old_or_reference_logprob_is_omitted_and_the_ru
     assert metrics["trained_tokens"] > 0
     assert {name: v for name, v in metrics.items() if not math.isfinite(v)} == {}
     assert all(p.isfinite().all() for p in policy.trainable().values())
+
+
+@pytest.mark.parametrize("config", [unguarded(), unguarded(algorithm="dpo"), unguarded(algorithm="sft")])
+def test_a_batch_without_any_finite_logprob_is_an_error_and_changes_no_weight(tmp_path, config):
+    policy, samples = tiny_policy(tmp_path, config), random_samples(groups=1, size=2)
+    trainer, before, real = Trainer(policy, config), policy.snapshot(), policy.logprobs
+
+    def logprobs(row):
+        found = real(row)
+        found.values.data.fill_(-math.inf)
+        return found
+
+    policy.logprobs = logprobs
+    tokens = sum(sum(s.loss_mask) for s in samples)
+    with pytest.raises(FloatingPointError, match=r"is not finite \(\d+ tokens had no finite logprob\)") as failed:
+        trainer.step(samples, 0)
+    assert f"({tokens} tokens" in str(failed.value)
+    assert all(torch.equal(before[name], p) for name, p in policy.trainable().items())
+    assert not trainer.optimizer.state
+
+
+def test_a_version_is_kept_by_links_or_by_copies(tmp_path, monkeypatch):
+    source = tmp_path / "version"
+    source.mkdir()
+    (source / "a").write_text("weights")
+    kept = KeptVersion(tmp_path / "best")
+    assert not kept.exists()
+    kept.replace(source)
+    assert (kept.directory / "a").samefile(source / "a")
+
+    def refused(*_):
+        raise OSError("another file system")
+
+    monkeypatch.setattr("learner.best.os.link", refused)
+    kept.replace(source)
+    assert kept.exists() and (kept.directory / "a").read_text() == "weights"
+    assert not (kept.directory / "a").samefile(source / "a")
+    kept.replace(tmp_path / "deleted")
+    assert (kept.directory / "a").read_text() == "weights"
+
+
+def test_a_tie_keeps_the_earlier_version_and_a_window_needs_all_its_steps():
+    assert best_of(steps_of("success_rate", [0.5, 0.5]), 1).step == 0
+    assert best_of(steps_of("success_rate", [0.5, 0.75, 0.5]), 2).step == 1
+    assert best_of(steps_of("mean_reward", [0.5, 0.75]), 3) is None
+    assert best_of(steps_of("mean_reward", [0.5, 0.75, 0.25]), 3).success == pytest.approx(0.5)
+    assert best_of(steps_of("loss", [0.5]), 1) is None
 
 
 def test_a_mismatch_over_tokens_without_a_finite_logprob_is_no_reason_to_stop(tmp_path):

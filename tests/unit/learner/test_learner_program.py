@@ -10,12 +10,15 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import pytest
 
 from learner.__main__ import main
+from learner.guards import RunStopped
 from tests.unit.learner.test_learner_loop import set_up
+from upturn.client import UpturnAPIError
 
 ROOT = Path(__file__).parents[3]
 COMPUTING = """
@@ -104,14 +107,54 @@ def test_sigterm_during_a_learner_step_returns_the_batch_and_exits_with_code_0(t
     assert "Traceback" not in output
 
 
-def test_an_interrupt_exits_with_code_130(monkeypatch):
-    monkeypatch.setattr("learner.program.do_next_run", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+@contextlib.contextmanager
+def handlers_kept():
+    """Undo what a learner in this process does to the signals."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        assert main(["run", "--server", "http://upturn"]) == 130
+        yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def test_an_interrupt_exits_with_code_130(monkeypatch):
+    monkeypatch.setattr("learner.program.do_next_run", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    with handlers_kept():
+        assert main(["run", "--server", "http://upturn"]) == 130
+
+
+@pytest.mark.parametrize("once", [[], ["--once"]])
+def test_a_directory_that_cannot_be_used_ends_the_learner_with_code_2(tmp_path, monkeypatch, capfd, once):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("learner.program.do_next_run", lambda *_: pytest.fail("no run may begin"))
+    command = ["run", "--server", "http://upturn", *once, "--work-dir"]
+    with handlers_kept():
+        assert main([*command, str(tmp_path / "file" / "work")]) == 2
+    assert "cannot be used" in capfd.readouterr().err
+
+    def refused(*_):
+        raise UpturnAPIError(400, "bad_path", "weights must be in a directory under /data")
+
+    monkeypatch.setattr("learner.program.do_next_run", refused)
+    with handlers_kept():
+        assert main([*command, str(tmp_path / "work")]) == 2
+    assert "must be in a directory under /data" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [("done", 0), ("failed", 1), ("stopped", 1), (None, 0), (RunStopped("it repeats itself"), 1), (KeyError("x"), 1)],
+)
+def test_the_exit_code_of_a_single_run_says_whether_it_is_done(tmp_path, monkeypatch, outcome, code):
+    def run(*_):
+        if isinstance(outcome, Exception):
+            raise outcome
+        return None if outcome is None else SimpleNamespace(id="r", state=outcome, step=1, reason="tested")
+
+    monkeypatch.setattr("learner.program.do_next_run", run)
+    with handlers_kept():
+        assert main(["run", "--server", "http://upturn", "--once", "--work-dir", str(tmp_path)]) == code
 
 
 def test_the_help_names_every_option_and_the_variable_of_the_key(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,9 +13,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from learner.checks import BadInput
 from learner.model.load import load_policy
+from learner.parallel.first import FirstProcessClient
 from learner.publish import write_version
 from learner.step import Trainer
+from learner.versions import RunVersions
 from tests.support.tiny_model import make_tiny_model
+from tests.unit.learner.test_learner_loop import set_up
 from tests.unit.learner.test_learner_samples import random_samples, tiny_policy, unguarded
 from upturn.manifest import verify_manifest
 from upturn.wire import OptimizerConfig
@@ -166,3 +170,26 @@ def test_a_learner_computes_in_the_engines_precision_and_its_version_declares_it
 def test_an_engine_that_computes_in_float16_is_refused_with_advice(tmp_path):
     with pytest.raises(BadInput, match="float16, in which nothing can be trained"):
         load_policy(make_tiny_model(tmp_path / "base"), None, FULL, CPU, "float16")
+
+
+@pytest.mark.parametrize(("kind", "held"), [("full", torch.float32), ("adapter", torch.bfloat16)])
+def test_trained_weights_are_held_in_float32_and_a_base_under_an_adapter_in_the_engines_precision(tmp_path, kind, held):
+    config = unguarded(steps=1, kind=kind, lora_rank=4)
+    policy = load_policy(make_tiny_model(tmp_path / "base"), None, config, CPU, "bfloat16")
+    base = {p.dtype for name, p in policy.model.named_parameters() if "lora_" not in name}
+    assert base == {held}
+    assert all(p.requires_grad for p in policy.trainable().values())
+    assert {p.requires_grad for name, p in policy.model.named_parameters() if "lora_" not in name} == {kind == "full"}
+
+
+def test_a_published_version_reports_the_seconds_of_its_two_parts(tmp_path, monkeypatch):
+    config = unguarded(steps=1)
+    server, _ = set_up(tmp_path, config)
+    client = FirstProcessClient(server.client())
+    versions = RunVersions(server.run, client, "me", tiny_policy(tmp_path, config), tmp_path / "v", client.policies())
+    assert versions.newest is None
+    readings = iter([100.0, 103.0, 110.0])
+    monkeypatch.setattr("learner.versions.time", SimpleNamespace(perf_counter=lambda: next(readings)))
+    number, seconds = versions.publish(0, 4)
+    assert (number, seconds) == (1, {"write_s": 3.0, "publish_s": 7.0})
+    assert versions.newest is not None and versions.newest.parent == tmp_path / "v"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import httpx2
@@ -175,3 +176,16 @@ def test_a_reset_reference_is_loaded_from_its_published_version_if_a_batch_has_c
     assert all(torch.equal(published[name], weight) for name, weight in trainer.reference.weights.items())
     newest = load_file(Path(server.versions[3].path, "model.safetensors"))
     assert all(torch.equal(newest[name], weight) for name, weight in trainer.policy.trainable().items())
+
+
+@pytest.mark.parametrize("deleted", [{1}, {2}, {1, 2}], ids=["the older", "the newest", "both"])
+def test_a_reset_reference_is_the_newest_version_before_the_reset_whose_weights_exist(tmp_path, deleted):
+    server, trainer, _ = interrupted(tmp_path, 3, checkpoint_every=100, kl_coef=0.1, reference_reset_every=2)
+    weights = {number: load_file(Path(server.versions[number].path, "model.safetensors")) for number in (1, 2, 3)}
+    for number in deleted:
+        shutil.rmtree(server.versions[number].path)
+    changed = batch_of(server, {0})
+    assert resume(trainer, server.run, server.client().policies(), tmp_path / "none", changed) == 3
+    assert trainer.reference.anchor == 2
+    expected = next((weights[number] for number in (2, 1) if number not in deleted), weights[3])
+    assert all(torch.equal(expected[name], weight) for name, weight in trainer.reference.weights.items())

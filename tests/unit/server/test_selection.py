@@ -251,6 +251,13 @@ def test_sft_takes_successful_episodes(record: Record) -> None:
     assert record.chosen("sft")[0] == ["liked", "won"]
 
 
+def test_sft_takes_any_reward_above_zero_as_a_success_if_none_is_recorded(record: Record) -> None:
+    for name, reward in (("little", 0.001), ("none", 0.0), ("less", -0.5), ("unrewarded", None)):
+        record.episode(name, reward)
+    record.episode("won", 0.0, success=True)
+    assert record.chosen("sft")[0] == ["little", "won"]
+
+
 def test_dpo_takes_the_best_and_the_worst_of_a_group(record: Record) -> None:
     for name, reward in (("a", 0.5), ("b", 1.0), ("c", 0.0), ("d", 1.0)):
         record.episode(name, reward, "g")

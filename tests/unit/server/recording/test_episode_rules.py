@@ -12,6 +12,7 @@ import pytest
 from server.errors import Conflict, HorizonReached, Unavailable
 from server.recording.episode import Episode
 from server.recording.episodes import Episodes
+from server.recording.idle import IDLE, Ended, read_ended
 from server.store.tables import EpisodeRow
 from server.wiring.parts import Parts
 from tests.support.in_process import opened, rows, running
@@ -153,3 +154,29 @@ async def test_after_a_restart_only_episodes_with_an_environment_are_closed(part
     assert by_id[plain.id].status == "open"
     row = by_id[played.id]
     assert (row.status, row.trainable, row.reason) == ("closed", False, "the server restarted")
+
+
+@pytest.mark.parametrize(("reason", "idle"), [(IDLE, True), ("enough", False), (None, False)])
+async def test_what_a_new_episode_takes_on_is_read_from_an_ended_one_until_that_is_erased(
+    parts: Parts, reason: str | None, idle: bool
+) -> None:
+    one, _ = await parts.episodes.open(
+        EpisodeOpen(metadata={"a": 1}, trainable=False), policy_version=0, horizon=7, owner_hash="me"
+    )
+    await parts.episodes.end(one, "closed", reason=reason)
+    ended = read_ended(parts.database, one.id)
+    assert ended == Ended("me", trainable=False, horizon=7, metadata={"a": 1}, idle=idle, successor=None)
+    next_one, _ = await parts.episodes.open(EpisodeOpen(), policy_version=0, horizon=7, continues=one.id)
+    await next_one.opened()
+    ended = read_ended(parts.database, one.id)
+    assert ended is not None and ended.successor == next_one.id
+    await parts.privacy.erase(one.id)
+    assert read_ended(parts.database, one.id) is None
+    assert read_ended(parts.database, "ep_never") is None
+
+
+async def test_an_episode_that_failed_was_not_silent(parts: Parts) -> None:
+    one = await opened(parts)
+    await parts.episodes.end(one, "error", reason=IDLE, error_class="Broken")
+    ended = read_ended(parts.database, one.id)
+    assert ended is not None and not ended.idle

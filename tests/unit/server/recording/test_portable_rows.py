@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
+from pydantic import TypeAdapter, ValidationError
 
 from server.recording.portable.from_rows import read_records
+from server.recording.portable.records import JsonMessages, JsonObject
 from server.recording.portable.to_rows import write_record
 from server.store.tables import EpisodeRow, NodeRow
 from tests.support.in_process import chat, opened, rows, running
@@ -50,3 +53,30 @@ async def test_turns_with_several_answers_and_forks_survive_export_and_import(tm
         with parts.database.read() as session:
             assert read_records(session, [episode.id]) == [record]
         assert chains(rows(parts, NodeRow)) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "is_object", "is_messages"),
+    [
+        ('{"role": "user"}', True, False),
+        ("{}", True, False),
+        ("[]", False, True),
+        ('[{"role": "user"}, {}]', False, True),
+        ('[{"role": "user"}, "Hi"]', False, False),
+        ('["Hi"]', False, False),
+        ("[[]]", False, False),
+        ("null", False, False),
+        ('"{}"', False, False),
+        ("", False, False),
+        ("[" * 100_000, False, False),
+    ],
+    ids=["object", "no keys", "no messages", "messages", "one text", "texts", "lists", "null", "text", "empty", "deep"],
+)
+def test_a_record_holds_json_of_the_kind_that_its_column_needs(text: str, is_object: bool, is_messages: bool) -> None:
+    for kind, fits in ((JsonObject, is_object), (JsonMessages, is_messages)):
+        check = TypeAdapter(kind).validate_python
+        if fits:
+            assert check(text) == text
+        else:
+            with pytest.raises(ValidationError):
+                check(text)

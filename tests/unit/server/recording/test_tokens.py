@@ -80,3 +80,9 @@ def test_each_message_has_a_hash_that_covers_the_ones_before_and_the_tools() -> 
 def test_exported_json_is_readable_and_survives_a_lone_surrogate() -> None:
     assert _json({"a": "é"}) == '{"a":"é"}'
     assert _json({"a": "\ud800é"}) == '{"a":"\\ud800\\u00e9"}'
+
+
+def test_the_hashes_of_recorded_conversations_stay_the_same() -> None:
+    asked, called = {"role": "user", "content": "Où ?"}, {"function": {"name": "look", "arguments": '{"à": 1}'}}
+    hashes = chain_hashes([asked, {"role": "assistant", "content": None, "tool_calls": [called]}])
+    assert hashes == ["b24c7cc20c30448ff402497da7c0e9c6", "2cadca6e73c35929a66a6b66c1b04e47"]

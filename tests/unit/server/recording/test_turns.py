@@ -261,6 +261,43 @@ async def test_the_same_request_at_the_same_time_is_answered_once(
     assert parts.turns.in_progress(request, None) == []
 
 
+@pytest.mark.parametrize("mark", ["idempotency_key", "retry"])
+async def test_copies_of_a_request_begin_one_after_the_other_and_other_requests_wait_for_nothing(
+    parts: Parts, mark: str
+) -> None:
+    asked = chat("Hi", digest="d")
+    first, go, begun = asyncio.Event(), asyncio.Event(), list[str]()
+
+    def marked(request: TurnRequest) -> TurnRequest:
+        return replace(request, **{mark: "k" if mark == "idempotency_key" else True})
+
+    async def begin(name: str, request: TurnRequest, *, waits: bool = False, fails: bool = False) -> None:
+        async with parts.turns.beginning(request):
+            begun.append(name)
+            first.set()
+            if waits:
+                await go.wait()
+            if fails:
+                raise Unavailable("it cannot begin")
+
+    original = marked(asked) if mark == "idempotency_key" else asked
+    tasks = [asyncio.create_task(begin("original", original, waits=True, fails=True))]
+    await first.wait()
+    tasks += [asyncio.create_task(begin(f"copy {number}", marked(asked))) for number in range(2)]
+    others = {
+        "equal": asked,
+        "digest": replace(marked(asked), digest="e", idempotency_key=None),
+        "owner": replace(marked(asked), owner="you"),
+    }
+    await asyncio.gather(*(begin(name, request) for name, request in others.items()))
+    assert begun == ["original", *others]
+    go.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results[0], Unavailable) and results[1:] == [None, None]
+    assert begun[4:] == ["copy 0", "copy 1"]
+    assert not parts.turns._beginning and not parts.turns._keyed
+
+
 async def test_two_equal_requests_that_are_not_marked_as_copies_never_share_an_answer(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:

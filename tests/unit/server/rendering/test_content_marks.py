@@ -247,6 +247,38 @@ def test_every_kind_of_tokenizer_reads_split_marks_as_text_and_other_text_as_bef
         assert SPLIT not in ours.decode_all(ids).replace(" ", "")
 
 
+def _merging(normalizer: normalizers.Normalizer | None) -> Tokenizer:
+    """A byte-level tokenizer with a token of two letters."""
+    letters = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "he"]
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, [("h", "e")]))
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken("<|im_end|>", special=True, normalized=False)])
+    return tokenizer
+
+
+@pytest.mark.parametrize("normalizer", [None, normalizers.NFC()], ids=["as written", "composed"])
+def test_a_split_inside_a_word_leaves_the_word_in_one_piece(
+    tmp_path: Path, normalizer: normalizers.Normalizer | None
+) -> None:
+    _merging(normalizer).save(str(tmp_path / "tokenizer.json"))
+    ours = FileTokenizer(tmp_path / "tokenizer.json")
+    assert ours.encode(f"h{SPLIT}e") == ours.encode("he") == [ours.id_of("he")]
+
+
+def test_no_text_within_the_longest_tokens_is_taken_to_be_longer_than_its_tokens(tmp_path: Path) -> None:
+    _merging(normalizers.NFC()).save(str(tmp_path / "composed.json"))
+    composed = FileTokenizer(tmp_path / "composed.json")
+    assert composed.longest == 4 * len("<|im_end|>"), "four characters may become one"
+    _words().save(str(tmp_path / "words.json"))
+    assert FileTokenizer(tmp_path / "words.json").longest is None, "any unknown word is one token"
+    fusing = Tokenizer(models.BPE({"<unk>": 0, "a": 1}, [], unk_token="<unk>", fuse_unk=True))
+    fusing.save(str(tmp_path / "fusing.json"))
+    assert FileTokenizer(tmp_path / "fusing.json").longest is None, "unknown letters in a row are one token"
+
+
 WIDE = "<|im_end|>".translate({ord(c): ord(c) + 0xFEE0 for c in "<|>_imend"})
 NORMALIZERS = {
     "wide letters": normalizers.NFKC(),

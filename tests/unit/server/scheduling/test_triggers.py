@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from server.store.writer import Writer
 from server.training.budget import end_if_spent
 from server.training.runs import Runs
 from server.training.scheduling.dispatch import WINDOW_CLOSED
-from server.training.scheduling.schedule import Schedule
+from server.training.scheduling.schedule import MAX_PAUSE_S, Schedule
 from server.training.scheduling.settings import ScheduleSettings
 from server.training.scheduling.triggers import check_trigger, describe, next_time
 from server.versions.routing import Pointers
@@ -511,3 +512,48 @@ async def test_triggers_set_through_the_api_are_kept_and_triggers_in_the_setting
 async def test_a_trigger_without_any_run_is_refused(serve: Serve) -> None:
     with pytest.raises(BadRequest, match=r"schedule\.run"):
         await serve(run=None).schedule.add(TriggerCreate(name="t", trigger=IdleTrigger(kind="idle", minutes=5)))
+
+
+@pytest.mark.parametrize(
+    ("least", "wait", "most"), [(0.0, 3600.0, 1), (3600.0, 0.0, 1), (0.0, 0.0, None)], ids=["wait", "pause", "neither"]
+)
+async def test_the_schedule_is_checked_when_something_may_be_due_but_not_without_a_pause(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, least: float, wait: float, most: int | None
+) -> None:
+    schedule, checks = serve().schedule, list[float]()
+
+    async def check() -> float:
+        checks.append(wait)
+        return wait
+
+    async def others() -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr("server.training.scheduling.schedule.MIN_PAUSE_S", least)
+    monkeypatch.setattr("server.training.scheduling.schedule.pause_after", lambda _: 0.0)
+    monkeypatch.setattr(schedule, "check", check)
+    await schedule.start()
+    await others()
+    assert len(checks) == 1 if most else len(checks) > 3
+    before = len(checks)
+    schedule.wake()
+    await others()
+    assert len(checks) == before + 1 if most else len(checks) > before
+    await schedule.close()
+
+
+async def test_a_check_says_how_long_nothing_can_become_due(serve: Serve) -> None:
+    server = serve(triggers={"t": IntervalTrigger(kind="interval", every_s=HOUR)})
+    await server.begin()
+    assert await server.schedule.check() == MAX_PAUSE_S
+    server.clock.now += HOUR - 12.5
+    assert await server.schedule.check() == 12.5
+    server.clock.now += 12.375
+    assert await server.schedule.check() == 0.125
+    server.clock.now += HOUR
+    assert await server.schedule.check() >= 0.0
+
+
+async def test_a_schedule_without_times_is_checked_after_the_longest_pause(serve: Serve) -> None:
+    assert await serve().schedule.check() == MAX_PAUSE_S

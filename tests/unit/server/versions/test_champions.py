@@ -112,6 +112,47 @@ async def test_a_promotion_that_could_not_be_recorded_leaves_the_champion_in_the
     assert parts.engine.versions == versions if parts.pointers.shared else parts.engine.versions >= versions
 
 
+async def test_a_version_whose_acceptance_was_done_and_reported_as_failed_serves_when_it_is_published_again(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = (await queued(parts)).id
+    request, real = publication(parts, "one", run_id), parts.writer.write
+
+    async def write(work: Any) -> Any:
+        state = rows(parts, PolicyVersionRow)[-1].state
+        if state == "ready" and len(rows(parts, PolicyVersionRow)) > 1:
+            raise Unavailable("the database is away")
+        result = await real(work)
+        if state == "loading":
+            raise Unavailable("the database went away after the commit")
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.writer, "write", write)
+        with pytest.raises(Unavailable):
+            await parts.publisher.publish(request)
+    assert [row.state for row in rows(parts, PolicyVersionRow)] == ["ready", "ready"]
+    assert parts.pointers.head == 0 and parts.engine.versions == {0}
+    view = await parts.publisher.publish(request)
+    assert (view.version, view.loaded, view.head) == (1, True, True)
+    assert (parts.pointers.head, parts.pointers.champion) == (1, 1 if parts.pointers.shared else 0)
+    assert parts.engine.versions == ({1} if parts.pointers.shared else {0, 1})
+    before = ledger_of(parts)
+    await parts.publisher.publish(request)
+    assert ledger_of(parts) == before and len(rows(parts, PolicyVersionRow)) == 2
+
+
+async def test_a_version_that_fails_its_check_is_refused_and_the_previous_one_serves(parts: Parts) -> None:
+    run_id = (await queued(parts)).id
+    good, bad = publication(parts, "one", run_id), publication(parts, "two", run_id, 1)
+    await parts.publisher.publish(good)
+    with pytest.raises(Conflict, match="the loaded weights are not the trained ones"):
+        await parts.publisher.publish(bad.model_copy(update={"probe": good.probe}))
+    assert [row.state for row in rows(parts, PolicyVersionRow)] == ["ready", "ready", "failed"]
+    assert parts.engine.versions == ({1} if parts.pointers.shared else {0, 1}) and parts.pointers.head == 1
+    assert (await parts.publisher.publish(bad)).version == 3, "the refused number stays used"
+
+
 class SlowLoad:
     """Lets the next load of the engine wait for `go`."""
 
@@ -216,6 +257,34 @@ async def test_a_canary_ends_with_its_weights_or_with_its_setting(adapters: Part
 
     await adapters.writer.write(retire)
     assert judged(share=0.5) == judged(share=0.0) == (False, "its weights have been deleted", None)
+
+
+@pytest.mark.parametrize(
+    ("least", "window", "rewarded", "promoted"),
+    [(6, 4, 5, None), (6, 4, 6, True), (2, 9, 1, None), (2, 9, 2, True), (3, 3, 2, None), (3, 3, 3, True)],
+)
+async def test_a_canary_is_promoted_at_its_own_number_of_rewarded_episodes(
+    adapters: Parts, monkeypatch: pytest.MonkeyPatch, least: int, window: int, rewarded: int, promoted: bool | None
+) -> None:
+    row = await canary(adapters, await publish(adapters, "one"))
+    read = []
+
+    def live_rewards(_: Any, version: int, limit: int, *, opened_from: float) -> list[float]:
+        read.append((version, opened_from))
+        return [1.0] * min(limit, rewarded)
+
+    monkeypatch.setattr("server.training.live_watch.live_rewards", live_rewards)
+    watch = LiveWatch(
+        WatchSettings(window=window, min_episodes=window),
+        CanarySettings(share=0.5, min_episodes=least),
+        database=adapters.database,
+        champions=adapters.champions,
+        pointers=adapters.pointers,
+        clock=lambda: row.created_at,
+    )
+    decided, _, seen = watch._read(lambda session: watch._judge_canary(session, row))
+    assert decided is promoted and read == [(0, row.created_at), (1, row.created_at)]
+    assert (None if seen is None else seen.now.episodes) == (rewarded if promoted else None)
 
 
 @pytest.mark.parametrize("promote", [True, False])
