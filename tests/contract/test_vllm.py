@@ -6,17 +6,23 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from clients.demo.server_process import free_port
 from server.engines.factory import make_engine
-from server.engines.protocol import Weights
+from server.engines.protocol import SamplingParams, Weights
+from server.engines.vllm.address import Address
+from server.engines.vllm.channel import TokenChannel
+from server.engines.vllm.command import BASE_MODEL
+from server.engines.vllm.frames import Chunk
+from server.engines.vllm.http import VllmHttp
 from server.engines.vllm.process import VllmProcess, answers
-from server.errors import EngineError
+from server.errors import BadRequest, EngineError, NotFound
 from tests.support.engine_bench import OPTIONS, TEXT, children, gap, logits_of, logprobs_of
 
 
@@ -35,10 +41,56 @@ async def test_a_vllm_at_a_url_is_used_swapped_and_left_running(tiny: dict[str, 
             assert gap(await engine.score(0, TEXT), expected) > 0.3
             await engine.load(full)
             assert gap(await engine.score(1, TEXT), expected) < engine.check_tolerance
+            for whole in (False, True):
+                params = SamplingParams(max_tokens=6, temperature=0, top_logprobs=2, extra={"ignore_eos": True})
+                pieces = [piece async for piece in engine.generate(1, TEXT, params, whole=whole)]
+                ids = [token for piece in pieces for token in piece.token_ids]
+                logprobs = [one for piece in pieces for one in piece.logprobs]
+                tops = [top for piece in pieces for top in piece.top_logprobs or ()]
+                greedy = logprobs_of(logits_of(base.path, full, TEXT + ids), TEXT + ids)[-6:]
+                assert len(ids) == len(tops) == 6 and gap(logprobs, greedy) < engine.check_tolerance
+                assert all(max(top, key=top.__getitem__) == token for token, top in zip(ids, tops, strict=True))
+                assert pieces[-1].finish_reason == "length" and {piece.version for piece in pieces} == {1}
             await engine.close()
         assert await answers(process.address)
+        await _the_token_channel_says_what_vllms_route_says(process.address)
     finally:
         await process.stop()
+
+
+async def _the_token_channel_says_what_vllms_route_says(address: Address) -> None:
+    http, channel = VllmHttp(lambda: None), TokenChannel(lambda: None)
+    http.open(address)
+    await channel.open(address)
+    try:
+        for whole in (False, True):
+            sampling = {"max_tokens": 8, "seed": 5, "logprobs": 3, "logit_bias": {TEXT[0]: 1.5}, "ignore_eos": True}
+            for wrong in ({"temperature": -1.0}, {"max_tokens": "many"}, {"logprobs": 10**6}, {"n": 0}):
+                for chunks in (http.chunks, channel.chunks):
+                    with pytest.raises(BadRequest):
+                        await _joined(chunks(BASE_MODEL, TEXT, sampling | wrong, whole))
+            for chunks in (http.chunks, channel.chunks):
+                with pytest.raises(NotFound):
+                    await _joined(chunks("another", TEXT, sampling, whole))
+                with pytest.raises(BadRequest):
+                    await _joined(chunks(BASE_MODEL, TEXT * 1000, sampling, whole))
+            expected = await _joined(http.chunks(BASE_MODEL, TEXT, sampling, whole))
+            assert await _joined(channel.chunks(BASE_MODEL, TEXT, sampling, whole)) == expected
+            assert len(expected[0]) == len(expected[1]) == len(expected[2]) == 8 and expected[3:] == (
+                "length",
+                [("1", 0, 8)],
+            )
+    finally:
+        await channel.close()
+        await http.close()
+
+
+async def _joined(answer: AsyncGenerator[list[Chunk], None]) -> tuple[Any, ...]:
+    chunks = [chunk async for arrived in answer for chunk in arrived]
+    ids = [token for chunk in chunks for token in chunk.token_ids]
+    logprobs = [logprob for chunk in chunks for logprob in chunk.logprobs]
+    alternatives = [top for chunk in chunks for top in chunk.alternatives or ()]
+    return ids, logprobs, alternatives, chunks[-1].finish_reason, chunks[-1].versions
 
 
 @pytest.mark.vllm

@@ -120,7 +120,7 @@ def environment(options: VllmOptions, tokens: Path | None = None) -> dict[str, s
     }
     if tokens is not None:
         # vLLM loads endpoint plugins only by name, and with a list of names no other plugin that is not in it.
-        loaded = variables.get("VLLM_PLUGINS") or ",".join(_plugins())
+        loaded = variables.get("VLLM_PLUGINS", ",".join(_plugins()))
         variables |= {"VLLM_PLUGINS": f"{loaded},{TOKEN_PLUGIN}".lstrip(","), TOKEN_SOCKET: str(tokens)}
     if options.lora:
         variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"

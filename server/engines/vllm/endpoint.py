@@ -73,8 +73,8 @@ class Answers:
                 task = asyncio.create_task(self._answer(message))
                 self._tasks[message.number] = task
                 task.add_done_callback(partial(self._ended, message.number))
-            elif task := self._tasks.get(message.number):
-                task.cancel()
+            elif message.number in self._tasks:
+                self._tasks[message.number].cancel()
 
     def _ended(self, number: int, _task: asyncio.Task[None]) -> None:
         del self._tasks[number]
