@@ -46,7 +46,7 @@ class SamplingParams:
     """Tokens that end the answer, in addition to the model's own; part of the answer's ids."""
     seed: int | None = None
     top_logprobs: int = 0
-    """Alternatives to report for each token."""
+    """How many tokens to report for each token: the sampled one, and the likeliest."""
     json_schema: dict[str, Any] | None = None
     """Constrains the answer to JSON with this schema; {} is any JSON object."""
     extra: dict[str, Any] = field(default_factory=dict)

@@ -27,6 +27,7 @@ from server.rendering.bytes_tokenizer import IM_END, IM_START, VOCABULARY_SIZE, 
 SCRIPT = "script.json"
 _ASSISTANT = [IM_START, *b"assistant"]
 _TOKENIZER = BytesTokenizer()
+_UNLIKELY = -2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class ScriptedEngine:
         return [script.logprob(token_id, position) for position, token_id in enumerate(token_ids) if position]
 
     async def score_top(self, version: int, token_ids: list[int], count: int) -> list[dict[int, float]]:
-        """Score all tokens, with made-up, less likely alternatives."""
+        """Score all tokens, with made-up alternatives."""
         scores = await self.score(version, token_ids)
         return [_alternatives(token_id, score, count) for token_id, score in zip(token_ids[1:], scores, strict=True)]
 
@@ -195,6 +196,8 @@ class ScriptedEngine:
 
 
 def _alternatives(token_id: int, logprob: float, count: int) -> dict[int, float]:
-    """Return the sampled token and made-up, less likely alternatives."""
-    others = ((token_id + step) % VOCABULARY_SIZE for step in range(1, count))
-    return {token_id: logprob, **{other: logprob - step for step, other in enumerate(others, start=1)}}
+    """Return the sampled token, then the `count` likeliest, made up: an unlikely token has two that are likelier."""
+    likelier = 2.5 if logprob < _UNLIKELY else 0.0
+    others = {(token_id + step) % VOCABULARY_SIZE: logprob + likelier - step for step in range(1, count + 1)}
+    best = sorted({token_id: logprob, **others}.items(), key=lambda pair: -pair[1])
+    return {token_id: logprob, **dict(best[:count])}

@@ -170,7 +170,7 @@ async def _stream(
         for index, prompt in enumerate(scored):
             if body.echo or body.return_token_ids or prompt.entries is not None:
                 listed = logprobs[index] if body.echo else None
-                found = listed.of_prompt(prompt.ids, prompt.entries or [], body.logprobs or 0) if listed else None
+                found = listed.of_prompt(prompt.ids, prompt.entries or []) if listed else None
                 shown = _details(body, conversations, prompt)
                 yield chunk(index, prompt.text if body.echo else "", **shown, logprobs=found)
         async for index, delta in pieces:
@@ -229,7 +229,8 @@ def _logprobs(body: CompletionRequest, conversations: Conversations) -> Completi
     """Return what shows the logprobs of one choice; None if the request does not want them."""
     if body.logprobs is None:
         return None
-    return CompletionLogprobs(conversations.tokenizer, ids_as_text=bool(body.return_tokens_as_token_ids))
+    ids_as_text = bool(body.return_tokens_as_token_ids)
+    return CompletionLogprobs(conversations.tokenizer, body.logprobs, ids_as_text=ids_as_text)
 
 
 def _all_logprobs(
@@ -238,5 +239,5 @@ def _all_logprobs(
     """Return the logprobs of an echoed prompt and of the answer after it."""
     if (listed := _logprobs(body, conversations)) is None:
         return None
-    parts = [listed.of_prompt(prompt.ids, prompt.entries or [], body.logprobs or 0)] if body.echo else []
+    parts = [listed.of_prompt(prompt.ids, prompt.entries or [])] if body.echo else []
     return joined([*parts, *([listed.rest(answer)] if answer is not None else [])])

@@ -16,6 +16,7 @@ from server.recording.turn_request import TurnRequest
 
 DEFAULT_TOKENS = 16  # OpenAI's default.
 MOST_ANSWERS = 128  # Same as for chat.
+MOST_LOGPROBS = 20  # Same as for chat.
 Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
 
 
@@ -25,6 +26,7 @@ class PromptRequest(ChatRequest):
     prompt_ids: list[int]
     position: int
     """Index of the prompt in its request, so that equal prompts are distinct requests."""
+    top_logprobs: Whole | None = Field(default=None, ge=0, le=MOST_LOGPROBS + 1)
 
     def turn_request(self, context_tokens: int, **call: Any) -> TurnRequest:
         """Return the `TurnRequest` whose whole prompt is these ids."""
@@ -45,10 +47,10 @@ class CompletionRequest(SamplingFields):
     """0 only scores the prompt (`echo` or `prompt_logprobs`); nothing is sampled or recorded."""
     n: Whole | None = Field(default=None, ge=1, le=MOST_ANSWERS)
     best_of: Whole | None = Field(default=None, ge=1)
-    logprobs: Whole | None = Field(default=None, ge=0, le=20)
+    logprobs: Whole | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
     echo: bool | None = None
     """Show the prompt before the answer, with its logprobs if `logprobs` is set."""
-    prompt_logprobs: Whole | None = Field(default=None, ge=0, le=20)
+    prompt_logprobs: Whole | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
     """Alternatives to show for each token of the prompt."""
     response_format: dict[str, Any] | None = None
     return_token_ids: bool | None = None
@@ -98,7 +100,7 @@ class CompletionRequest(SamplingFields):
                 "metadata": self.metadata,
                 "stream": self.stream,
                 "logprobs": self.logprobs is not None,
-                "top_logprobs": self.logprobs,
+                "top_logprobs": self.logprobs and self.logprobs + 1,  # The sampled token, and the likeliest.
                 "return_token_ids": self.return_token_ids,
             },
         )

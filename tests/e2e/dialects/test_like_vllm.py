@@ -11,20 +11,16 @@ import json
 import random
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from server.api.dialects.answers.logprobs import ChatLogprobs
-from server.engines.scripted import _alternatives
 from server.engines.settings import EngineSettings
 from server.engines.vllm.command import BASE_MODEL
-from server.rendering.bytes_tokenizer import IM_END, SPECIAL
 from server.rendering.tokenizer import FileTokenizer
 from tests.support.dialects import PARIS, ROME, SCHEMA
 from tests.support.live import Live, script, serving, settings_for
@@ -65,33 +61,11 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "calls as text": ("call", {"tools": [WEATHER], "tool_choice": "none"}),
 }
 
-
-@dataclass(frozen=True)
-class Sampled:
-    """The tokens of one answer, with what the engine reports of them."""
-
-    token_ids: list[int]
-    logprobs: list[float]
-    tops: list[dict[int, float]]
-    """Alternatives, or empty."""
-    finish: str
-    ends: tuple[int, ...]
-    """Tokens that end an answer, the model's `eos_token` first."""
-
-
 INCOMPLETE = {"a cut call", "a call and a cut", "a stop string in a call"}
 """Answers whose last call never ends: here it is text, vLLM drops it from a stream, or takes all calls for text."""
 
 AFTERWARDS = {"a call and text that is cut off"}
 """Answers with text after a call, which vLLM drops."""
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Return the scripted engine's tokenizer as vLLM wants it: the id of a byte is the byte."""
-    tokenizer = Tokenizer(models.BPE({char: byte for byte, char in bytes_to_unicode().items()}, []))
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +81,7 @@ def vllm() -> Any:
     with warnings.catch_warnings():  # The import takes seconds and warns.
         warnings.simplefilter("ignore")
         from tests.support.vllm_chat import VllmChat
+        from tests.support.vllm_outputs import byte_tokenizer
 
         return VllmChat(byte_tokenizer())
 
@@ -131,14 +106,11 @@ def asked(live: Live, path: str, body: dict[str, Any]) -> tuple[Any, TurnView]:
     return [json.loads(event) for event in events], turn
 
 
-def sampled(turn: TurnView, body: dict[str, Any], answer: int) -> Sampled:
-    """Return the recorded tokens of a turn."""
-    ids, values = turn.token_ids[turn.prompt_tokens :], turn.logprobs[turn.prompt_tokens :]
-    logprobs = [value for value in values if value is not None]
-    count = body.get("top_logprobs", 0)
-    tops = [_alternatives(i, x, count) for i, x in zip(ids, logprobs, strict=True)] if count else []
-    cut = len(ids) == body.get("max_tokens") and ids[-1] != IM_END
-    return Sampled(ids, logprobs, tops, "length" if cut else "stop", (IM_END,))
+def sampled(turn: TurnView, body: dict[str, Any]) -> Any:
+    """Return the recorded tokens of a turn as vLLM's engine would report them."""
+    from tests.support.vllm_outputs import sampled
+
+    return sampled(turn, body.get("top_logprobs", 0), body.get("max_tokens"))
 
 
 def calls_of(calls: list[Any] | None) -> list[tuple[str, Any]]:
@@ -181,9 +153,9 @@ def same_usage(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("name", REQUESTS)
 async def test_a_whole_answer_says_what_vllm_says(live: Live, vllm: Any, name: str) -> None:
-    body, answer = body_of(name)
+    body, _ = body_of(name)
     ours, turn = asked(live, "/v1/chat/completions", body)
-    theirs = await vllm.whole(body, turn.token_ids[: turn.prompt_tokens], sampled(turn, body, answer))
+    theirs = await vllm.whole(body, turn.token_ids[: turn.prompt_tokens], sampled(turn, body))
     one, other = ours["choices"][0], theirs["choices"][0]
     if name in INCOMPLETE and one["message"].get("tool_calls"):
         return
@@ -199,10 +171,10 @@ async def test_a_whole_answer_says_what_vllm_says(live: Live, vllm: Any, name: s
 
 @pytest.mark.parametrize("name", REQUESTS)
 async def test_a_stream_says_what_vllm_says(live: Live, vllm: Any, name: str) -> None:
-    body, answer = body_of(name)
+    body, _ = body_of(name)
     body = {**body, "stream": True, "stream_options": {"include_usage": True}}
     chunks, turn = asked(live, "/v1/chat/completions", body)
-    theirs = await vllm.stream(body, turn.token_ids[: turn.prompt_tokens], sampled(turn, body, answer))
+    theirs = await vllm.stream(body, turn.token_ids[: turn.prompt_tokens], sampled(turn, body))
     one, other = collected(chunks), collected(theirs)
     assert one["ends"] == other["ends"] and len(one["ends"]) == 1
     assert one["logprobs"] == other["logprobs"]

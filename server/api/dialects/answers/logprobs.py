@@ -135,45 +135,46 @@ class ChatLogprobs(Logprobs):
 
 
 class CompletionLogprobs(Logprobs):
-    """The form of text completions: a list for each property."""
+    """The form of text completions: a list for each property.
+
+    Args:
+        tokenizer: the policy's tokenizer.
+        alternatives: number of the likeliest tokens that are shown beside each token.
+        ids_as_text: write each token as `token_id:N`.
+    """
 
     _offset = 0
     """Number of characters of the tokens so far."""
+
+    def __init__(self, tokenizer: Tokenizer, alternatives: int, *, ids_as_text: bool = False) -> None:
+        super().__init__(tokenizer, ids_as_text=ids_as_text)
+        self._alternatives = alternatives
 
     def of(
         self, token_ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[Mapping[int, float]]
     ) -> dict[str, Any]:
         """Return the lists of the next tokens."""
+        if not tops and not self._alternatives:
+            tops = [{}] * len(token_ids)
         return self._lists(token_ids, logprobs, tops)
 
-    def of_prompt(
-        self, token_ids: Sequence[int], entries: Sequence[Mapping[int, float]], alternatives: int
-    ) -> dict[str, Any]:
+    def of_prompt(self, token_ids: Sequence[int], entries: Sequence[Mapping[int, float]]) -> dict[str, Any]:
         """Return the lists of the prompt's tokens, which come before the answer; the first token has no logprob.
 
         Args:
             token_ids: [T]
             entries: [T-1] logprobs by token id of each token after the first, and of its alternatives.
-            alternatives: how many of the likeliest are shown; with 0 `top_logprobs` is None.
         """
-        logprobs: list[float | None] = [None]
-        tops: list[Mapping[int, float] | None] = [None]
-        for token_id, entry in zip(token_ids[1:], entries, strict=True):
-            best = sorted(entry.items(), key=lambda pair: -pair[1])[:alternatives]
-            logprobs.append(entry[token_id])
-            tops.append({token_id: entry[token_id], **dict(best)})
-        return self._lists(token_ids, logprobs, tops if alternatives else [])
+        values = [entry[token_id] for token_id, entry in zip(token_ids[1:], entries, strict=True)]
+        return self._lists(token_ids, [None, *values], [{}, *entries])
 
     def _lists(
-        self,
-        token_ids: Sequence[int],
-        logprobs: Sequence[float | None],
-        tops: Sequence[Mapping[int, float] | None],
+        self, token_ids: Sequence[int], logprobs: Sequence[float | None], tops: Sequence[Mapping[int, float]]
     ) -> dict[str, Any]:
         texts, offsets, others = list[str](), list[int](), list[dict[str, float] | None]()
-        for position, token_id in enumerate(token_ids):
+        for position, (token_id, logprob) in enumerate(zip(token_ids, logprobs, strict=True)):
             if tops:
-                others.append(self._alternatives(tops[position]))
+                others.append(None if logprob is None else self._top(token_id, logprob, tops[position]))
             text = self._texts.add(token_id)
             texts.append(self._written(token_id, text))
             offsets.append(self._offset)
@@ -185,10 +186,11 @@ class CompletionLogprobs(Logprobs):
             "top_logprobs": others or None,
         }
 
-    def _alternatives(self, top: Mapping[int, float] | None) -> dict[str, float] | None:
-        if top is None:
-            return None
-        return {self._written(other, self._texts.of(other)): _finite(value) for other, value in top.items()}
+    def _top(self, token_id: int, logprob: float, top: Mapping[int, float]) -> dict[str, float]:
+        """Return the likeliest tokens, and the token itself where it is not among them."""
+        best = sorted(top.items(), key=lambda pair: -pair[1])[: self._alternatives]
+        shown = {token_id: logprob, **dict(best)}
+        return {self._written(other, self._texts.of(other)): _finite(value) for other, value in shown.items()}
 
 
 def joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
