@@ -17,7 +17,7 @@ from server.engines.factory import make_engine
 from server.engines.options import LocalOptions
 from server.engines.protocol import Engine, Piece, SamplingParams, Weights
 from server.engines.scripted import scripted_logprobs
-from server.errors import Conflict, ContextTooLong, NotFound
+from server.errors import Conflict, ContextTooLong, EngineError, NotFound
 from server.rendering.bytes_tokenizer import BytesTokenizer
 from tests.support.engine_bench import LONG, OPTIONS, TEXT, children, gap, joined, logits_of, logprobs_of
 
@@ -229,6 +229,23 @@ async def test_a_prompt_that_fills_the_context_is_refused_and_a_short_remainder_
     pieces = [p async for p in bench.engine.generate(version, full[:-4], SamplingParams(100, extra=LONG))]
     assert len(joined(pieces)[0]) <= 4
     assert pieces[-1].finish_reason in ("length", "stop")
+
+
+async def test_a_lost_connection_fails_its_answers_and_is_made_again(bench: Bench) -> None:
+    if bench.kind != "vllm":
+        pytest.skip("the engine is in this process")
+    version = await bench.serve(bench.base)
+    channel = bench.engine._channel  # type: ignore[attr-defined]
+    async with aclosing(bench.engine.generate(version, bench.prompt, SamplingParams(200))) as answer:
+        await anext(answer)
+        channel._frames._transport.abort()
+        with pytest.raises(EngineError, match="lost"):
+            async for _ in answer:
+                pass
+    while not channel._frames.open:
+        await asyncio.sleep(0.01)
+    ids, _, _ = joined(await bench.sample(version, max_tokens=4, temperature=0))
+    assert bench.engine.available and 0 < len(ids) <= 4
 
 
 async def test_closing_the_iterator_frees_the_engine(bench: Bench) -> None:

@@ -59,7 +59,7 @@ async def test_a_vllm_at_a_url_is_used_swapped_and_left_running(tiny: dict[str, 
 
 
 async def _the_token_channel_says_what_vllms_route_says(address: Address) -> None:
-    http, channel = VllmHttp(lambda: None), TokenChannel(lambda: None)
+    http, channel = VllmHttp(lambda: None), TokenChannel(lambda: None, lambda: None)
     http.open(address)
     await channel.open(address)
     try:

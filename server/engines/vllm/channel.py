@@ -10,7 +10,7 @@ from typing import Any
 from server.engines.vllm.address import Address
 from server.engines.vllm.answer import RESTART_S, error_of
 from server.engines.vllm.frames import Ask, Chunk, Failed, Frames, Stop
-from server.errors import EngineError
+from server.errors import BadRequest, EngineError
 
 _LOST = "the connection to vLLM was lost"
 
@@ -19,11 +19,12 @@ class TokenChannel:
     """Sends prompts to one vLLM at a time.
 
     Args:
-        on_failure: called when something happened that may mean that vLLM is gone.
+        on_failure: called when an answer failed in a way that may mean that vLLM is gone.
+        on_lost: called when the connection has ended, other than by `close`.
     """
 
-    def __init__(self, on_failure: Callable[[], object]) -> None:
-        self._on_failure = on_failure
+    def __init__(self, on_failure: Callable[[], object], on_lost: Callable[[], object]) -> None:
+        self._on_failure, self._on_lost = on_failure, on_lost
         self._numbers = itertools.count(1)
         self._answers: dict[int, _Answer] = {}
         self._frames = Frames(Chunk | Failed, self._receive, lambda: None)
@@ -52,12 +53,20 @@ class TokenChannel:
     async def chunks(
         self, model: str, prompt_ids: list[int], sampling: dict[str, Any], whole: bool
     ) -> AsyncGenerator[list[Chunk], None]:
-        """Yield the answer, each time all chunks that have arrived. Closing the iterator makes vLLM stop."""
+        """Yield the answer, each time all chunks that have arrived. Closing the iterator makes vLLM stop.
+
+        Raises:
+            BadRequest: vLLM refuses a parameter, or one cannot be sent.
+            EngineError: vLLM failed.
+        """
         if not self._frames.open:
             raise EngineError(_LOST, retry_after_s=RESTART_S)
         number, frames = next(self._numbers), self._frames
+        try:
+            frames.send(Ask(number, model, prompt_ids, sampling, whole))
+        except (OverflowError, ValueError, TypeError) as error:
+            raise BadRequest(f"a sampling parameter cannot be used: {error}") from error
         answer = self._answers[number] = _Answer()
-        frames.send(Ask(number, model, prompt_ids, sampling, whole))
         ended = False
         try:
             while not ended:
@@ -80,8 +89,8 @@ class TokenChannel:
                 answer.add(message)
 
     def _lost(self) -> None:
-        self._on_failure()
         self._fail_all()
+        self._on_lost()
 
     def _fail_all(self) -> None:
         for number, answer in self._answers.items():

@@ -47,7 +47,9 @@ class VllmEngine:
         self._process: VllmProcess | None = None
         self._http = VllmHttp(lambda: self._spawn(self._fail_unless_healthy()))
         self._weights = VllmWeights(options, data_dir, self._http, self._fail)
-        self._channel = TokenChannel(lambda: self._spawn(self._fail_unless_healthy()))
+        self._channel = TokenChannel(
+            lambda: self._spawn(self._fail_unless_healthy()), lambda: self._spawn(self._fail_unless_connected())
+        )
         self._sampler = VllmSampler(
             self._http, (self._http if options.url else self._channel).chunks, self._weights, spot_checks=options.lora
         )
@@ -229,6 +231,14 @@ class VllmEngine:
         """Check health after a broken connection, which alone does not prove that vLLM is gone."""
         if self._weights.up and not await answers(self._http.address, timeout_s=_HEALTH_TIMEOUT_S):
             self._fail()
+
+    async def _fail_unless_connected(self) -> None:
+        """Connect again after a lost connection, which alone does not prove that vLLM is gone."""
+        if self._weights.up and self._process is not None:
+            try:
+                await self._channel.open(self._process.address)
+            except EngineError:
+                self._fail()
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)

@@ -8,6 +8,7 @@ all its tokens, and those are recorded. An answer with an adapter stays on that 
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, cast
@@ -143,6 +144,7 @@ def _sampling(params: SamplingParams, room: int) -> dict[str, Any]:
         "stop_token_ids": list(params.stop_ids), "logprobs": params.top_logprobs, "detokenize": bool(params.stop),
     }  # fmt: skip
     if params.json_schema is not None:
-        constraint = {"json": params.json_schema} if params.json_schema else {"json_object": True}
+        # As text, which can hold whatever JSON can: integers of any size, half surrogates.
+        constraint = {"json": json.dumps(params.json_schema)} if params.json_schema else {"json_object": True}
         sampling["structured_outputs"] = {**constraint, "disable_any_whitespace": True}
     return sampling

@@ -27,8 +27,8 @@ class Peer:
         self.address = Address("http://vllm", None, path)
         self.received: asyncio.Queue[Ask | Stop] = asyncio.Queue()
         self.frames: Frames
-        self.failures = 0
-        self.channel = TokenChannel(self._failed)
+        self.failures = self.losses = 0
+        self.channel = TokenChannel(self._failed, self._lost)
 
     def connected(self) -> Frames:
         self.frames = Frames(Ask | Stop, lambda messages: [*map(self.received.put_nowait, messages)], lambda: None)
@@ -36,6 +36,9 @@ class Peer:
 
     def _failed(self) -> None:
         self.failures += 1
+
+    def _lost(self) -> None:
+        self.losses += 1
 
     def answer(self, *ids: int, whole: bool = False) -> Any:
         return self.channel.chunks("base", list(ids), {"max_tokens": 3}, whole)
@@ -136,7 +139,7 @@ async def test_a_lost_connection_fails_all_answers_and_the_next_until_it_is_open
     peer.frames.close()
     for error in await asyncio.gather(*readers, return_exceptions=True):
         assert isinstance(error, EngineError) and error.retry_after_s is not None
-    assert peer.failures == 1
+    assert (peer.failures, peer.losses) == (0, 1)
     with pytest.raises(EngineError, match="lost"):
         await _read(peer.answer(4))
     await peer.channel.open(peer.address)
@@ -153,12 +156,25 @@ async def test_closing_fails_the_answers_in_progress_and_reports_nothing(peer: P
     with pytest.raises(EngineError):
         await reading
     await asyncio.sleep(0.01)
-    assert peer.failures == 0
+    assert (peer.failures, peer.losses) == (0, 0)
+
+
+@pytest.mark.parametrize("wrong", [{"seed": 2**70}, {"stop": ["\ud800"]}, {"stop": object()}])
+async def test_a_parameter_that_cannot_be_sent_is_refused_and_harms_no_other_answer(
+    peer: Peer, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises(BadRequest, match="sampling parameter"):
+        await _read(peer.channel.chunks("base", [1], wrong, False))
+    reading = asyncio.create_task(_read(peer.answer(2)))
+    ask = await peer.received.get()
+    assert isinstance(ask, Ask) and ask.prompt_ids == [2]
+    peer.frames.send(Chunk(ask.number, [3], [0.0], None, "stop"))
+    assert flat(await reading) == [3]
 
 
 async def test_where_nobody_listens_is_an_error_with_the_path(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="nobody"):
-        await TokenChannel(lambda: None).open(Address("http://vllm", None, tmp_path / "nobody"))
+        await TokenChannel(lambda: None, lambda: None).open(Address("http://vllm", None, tmp_path / "nobody"))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
