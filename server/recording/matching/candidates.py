@@ -146,9 +146,14 @@ def _named(session: Session, key: str) -> tuple[str, bool] | None:
 
 
 def _returned(session: Session, talk: Talk) -> Candidate | None:
-    rows = {row.id: row for row in session.execute(of_turns(talk.returned, talk.owner))}
-    for turn_id in talk.returned:
+    query = of_turns(talk.returned, talk.owner)
+    if talk.quoted:
+        query = query.add_columns(TurnRow.answer, ConversationEndRow.loose)
+    rows = {row.id: row for row in session.execute(query)}
+    for turn_id, position in talk.returned.items():
         if (row := rows.get(turn_id)) is not None:
+            if turn_id in talk.quoted and row.loose not in talk.ends_with(position, row.answer):
+                continue  # What was before the text is not what was before the turn: it quotes another conversation.
             state = FOLLOWED if row.status == "open" else ENDED
             return Candidate(turn_id, row.episode_id, state, bool(row.ambiguous))
     return None

@@ -52,6 +52,8 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         (CHAT, {**GOOD, "messages": [{"content": "Hi"}]}, 400, "invalid_request"),
         (CHAT, {**GOOD, "messages": [{"role": "user", "content": 7}]}, 400, "invalid_request"),
         (CHAT, {**GOOD, "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "invalid_request"),
+        (CHAT, {**GOOD, "messages": [{"role": "user", "content": [{"type": ["text"]}]}]}, 400, "invalid_request"),
+        (CHAT, {**GOOD, "messages": [{"role": "user", "content": [{"type": {}}]}]}, 400, "invalid_request"),
         (CHAT, {**GOOD, "stream": "yes"}, 400, "invalid_request"),
         (CHAT, {**GOOD, "temperature": -1}, 400, "invalid_request"),
         (CHAT, {**GOOD, "max_tokens": 0}, 400, "invalid_request"),
