@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from server import heavy
+from server.api.access.sites import JSON, media_type
 
 
 class JsonRoute(APIRoute):
@@ -25,8 +26,8 @@ class JsonRoute(APIRoute):
             return general
 
         async def answer(request: Request) -> Response:
-            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind == "application/json" and len(body := await request.body()) > heavy.LIGHT:
+            is_json = JSON.fullmatch(media_type(request.headers))
+            if is_json and len(body := await request.body()) > heavy.LIGHT:
                 read = await heavy.run(len(body), lambda: _read(model, body))
                 if read is not None:
                     request._json = read  # Starlette's cache of the parsed body; a valid model stays unchanged.

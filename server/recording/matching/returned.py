@@ -9,7 +9,7 @@ from typing import Any
 MOST = 32
 """Different turns that are looked up, the newest first."""
 _CALL = re.compile(r"\bcall_([0-9a-f]{24})_[0-9]+\b")
-_ANY = re.compile(r"^(?:[a-z]+[_-])?turn_([0-9a-f]{24})(?:_[0-9]+)?$", re.ASCII)
+_ANY = re.compile(r"(?:[a-z]+[_-])?turn_([0-9a-f]{24})(?:_[0-9]+)?", re.ASCII)
 
 
 def call_id(turn_id: str, position: int) -> str:
@@ -22,7 +22,7 @@ def turn_of(name: str) -> str | None:
 
     None if it is no such id.
     """
-    found = _ANY.match(name) or _CALL.fullmatch(name)
+    found = _ANY.fullmatch(name) or _CALL.fullmatch(name)
     return f"turn_{found[1]}" if found else None
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
+from pydantic_core import from_json
 
 from env_adapters import environment_spec
+from server.api.access import json_route
 from tests.support.live import Live, script, serving, settings_for
 from upturn.wire import EpisodeOpen
 
@@ -123,6 +126,35 @@ def test_malformed_json_and_large_bodies_are_refused(live: Live) -> None:
         CHAT, content=(b"x" * 2**20 for _ in range(17)), headers={"content-type": "application/json"}
     )
     assert unannounced.status_code == 413 and unannounced.json()["error"]["code"] == "request_too_large"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"model": "\xff"}', "the request body must be JSON in UTF-8"),
+        (b'{"model": "' + b"x" * 50_000 + b'\xff"}', "the request body must be JSON in UTF-8"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "the body contains a number with too many digits"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_refused_with_the_reason(refusing: Live, body: bytes, said: str) -> None:
+    answer = refusing.http.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, said)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/vnd.agent+json; charset=utf-8"])
+def test_a_large_body_is_read_in_a_thread_whatever_its_kind_of_json(
+    refusing: Live, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[str] = set()
+
+    def read(body: bytes) -> Any:
+        threads.add(threading.current_thread().name)
+        return from_json(body)
+
+    monkeypatch.setattr(json_route, "from_json", read)
+    body = json.dumps({**GOOD, "messages": [{"role": "user", "content": "x" * 50_000}]})
+    assert refusing.http.post(CHAT, content=body, headers={"content-type": kind}).status_code == 400
+    assert {name.rpartition("_")[0] for name in threads} == {"upturn-heavy"}
 
 
 def test_the_openai_client_raises_its_own_exceptions(live: Live) -> None:
