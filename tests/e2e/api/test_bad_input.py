@@ -97,6 +97,7 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         ("/v1/plays", {"environment": "textcraft", "tasks": [], "horizon": 3}, 400, "invalid_request"),
         ("/v1/runs", {}, 400, "invalid_request"),
         ("/v1/runs", {"config": {"steps": 1, "kind": "adapter"}}, 400, "wrong_kind"),
+        ("/v1/runs", {"config": {"steps": 1, "play": {"environment": "\ud83d"}}}, 400, "invalid_request"),
         ("/v1/runs", {"config": {"steps": "many"}}, 400, "invalid_request"),
         ("/v1/batches", {"run_id": "run_none", "learner": "a", "step": 0, "horizon": 1}, 404, "run_not_found"),
         ("/v1/batches/batch_none/ack", {"learner": "a", "state": "trained"}, 404, "batch_not_found"),
