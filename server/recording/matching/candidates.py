@@ -41,8 +41,8 @@ class Found:
     """The episode of the client's own id, and whether it is open."""
     returned: Candidate | None = None
     """The newest recorded turn that the conversation names, unless a later part of it is recorded."""
-    successor: str | None = None
-    """The one open episode that continues the episode of that turn."""
+    successors: tuple[str, ...] = ()
+    """Open episodes that continue the episode of that turn, the newest first; at most two."""
     ends: list[Candidate] = field(default_factory=list)
     """The ends of its longest recorded beginning, the best first, if it reaches beyond that turn."""
     position: int = -1
@@ -68,8 +68,7 @@ def look_up(database: Database, talk: Talk, most: int) -> Found:
         if found.returned is not None:
             found.position = talk.returned[found.returned.turn_id]
             if found.returned.state == ENDED:
-                open_ones = session.scalars(successors(found.returned.episode_id)).all()
-                found.successor = open_ones[0] if len(open_ones) == 1 else None
+                found.successors = tuple(session.scalars(successors(found.returned.episode_id)))
         if talk.key is None:
             position, kind = _longest(session, talk, found.position)
             if position >= 0:

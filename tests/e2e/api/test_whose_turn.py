@@ -319,6 +319,20 @@ async def test_a_conversation_that_returns_after_its_end_continues_in_a_new_epis
     assert (await caller.http.get(f"/v1/episodes/{second.episode}")).json()["continues"] == first.episode
 
 
+async def test_a_rewritten_conversation_says_it_is_a_guess_which_of_several_continuations_it_is(
+    caller: InProcess,
+) -> None:
+    first = await caller.chat(START, tools=TOOLS)
+    await caller.http.post(f"/v1/episodes/{first.episode}/close", json={})
+    talk = [*START, first.message, result(first.message, "rain")]
+    on = await asyncio.gather(*(caller.chat(talk, tools=TOOLS) for _ in range(2)))
+    assert on[0].episode != on[1].episode
+    rewritten = await caller.chat([*talk, {"role": "assistant", "content": "A summary."}, user("And?")], tools=TOOLS)
+    assert rewritten.episode in {answer.episode for answer in on}
+    assert await reasons(caller, rewritten) == {"ambiguous_episode"}
+    assert await reasons(caller, *on) == {None}
+
+
 async def test_a_conversation_that_outgrows_one_episode_keeps_the_next_one(tmp_path: Path) -> None:
     model = script(tmp_path / "script", f"I look.\n{PARIS}", "It rains.", "It snows.", "It hails.")
     async with in_process(settings_for(tmp_path / "data", model=str(model), default_horizon=2)) as server:
