@@ -57,7 +57,7 @@ OPENAI = ErrorForm(
 )
 """OpenAI's form, the default."""
 
-_UNREADABLE: dict[type[BaseException] | None, str] = {
+_UNREADABLE: dict[type, str] = {
     UnicodeDecodeError: "the request body must be JSON in UTF-8",
     ValueError: "the body contains a number with too many digits",
 }
