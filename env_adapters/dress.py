@@ -129,7 +129,7 @@ def forms(text: str, call: Call | None = None) -> Iterator[str]:
     for other in (
         _LINE_LABEL.sub("", plain, count=1) if _LINE_LABEL.match(plain) else plain,
         " ".join(re.sub(r"\*+|`+", "", plain).split()),
-        re.sub(r"\s+(?:\([^()]*\)|#.*|//.*)$", "", plain),
+        re.sub(r"(?<=\S)\s+(?:\([^()]*\)|#.*|//.*)$", "", plain),
         plain.strip(" \t`'\"*>.[](){}"),
     ):
         if other != plain:

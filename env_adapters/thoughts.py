@@ -37,8 +37,10 @@ _INLINE = re.compile(r"(?<=[.!?;:)\u3002])[^\S\n]+(?=\**Action\**\s?[:\uff1a])")
 _IN_THOUGHT = re.compile(r"(?<=\S)[^\S\n]+(?=\**Action\**\s?[:\uff1a])")
 _INVISIBLE = str.maketrans("", "", "\ufeff\u200b\u200c\u200d\u2060")
 _TURN_MARK = r"(?:<\|[\w ]{1,40}\|>|</?s>|<(?:eos|bos|end_of_turn)>)"
-_TURN = re.compile(rf"^\s*(?:{_TURN_MARK}\s*(?:assistant\n)?)+|(?:\s*{_TURN_MARK})+\s*$")
-"""Marks of a turn's beginning and end."""
+_TURN_BEGINS = re.compile(rf"\s*(?:{_TURN_MARK}\s*(?:assistant\n)?)+")
+_TURN_ENDS = re.compile(rf"{_TURN_MARK}\Z")
+_LONGEST_MARK = 44
+"""Characters of the longest mark of a turn."""
 
 
 def without_thoughts(text: str) -> str:
@@ -71,7 +73,23 @@ def without_tagged(text: str) -> str:
                 thinking = True
     if not thinking:
         kept.append(text[at:])
-    return _TURN.sub("", "\n".join(kept))
+    return _without_marks("\n".join(kept))
+
+
+def _without_marks(text: str) -> str:
+    """Return an answer without the marks of a turn's beginning and end. White space is passed once only."""
+    begins = _TURN_BEGINS.match(text)
+    start = begins.end() if begins else 0
+    shown = end = len(text)
+    while True:
+        while end > start and text[end - 1].isspace():
+            end -= 1
+        mark = _TURN_ENDS.search(text, max(end - _LONGEST_MARK, start), end)
+        if mark is None:
+            return text[start:shown]
+        shown = end = mark.start()
+        while shown > start and text[shown - 1].isspace():
+            shown -= 1
 
 
 def _split(line: str) -> list[str]:

@@ -203,7 +203,7 @@ class Worker:
             # A token is at least one byte, so this tail contains every match that ends in the newest token.
             tail = sampled[-max(len(stop.encode()) for stop in params.stop) - 4 :]
             text = self._model.tokenizer.decode(tail, skip_special_tokens=True)
-            if any(stop in text for stop in params.stop):
+            if params.stops(text):
                 return "stop"
         return "length" if len(sampled) >= answer.limit else None
 

@@ -61,6 +61,11 @@ class SamplingParams:
         if "" in self.stop:
             raise BadRequest("stop: an empty string cannot end an answer", param="stop")
 
+    def stops(self, text: str) -> bool:
+        """Whether a part of an answer, which may begin and end within a character, contains a stop string."""
+        whole = text.strip("\N{REPLACEMENT CHARACTER}")  # At its edges, it may stand for a part of a character.
+        return any(stop in whole for stop in self.stop)
+
 
 Span = tuple[int, int, int]
 """A version, the index of its first token in the answer, and one past the index of its last."""

@@ -129,7 +129,7 @@ class ScriptedEngine:
             logprob = script.logprob(token_id, len(prompt_ids) + len(sampled))
             sampled.append(token_id)
             text = _TOKENIZER.decode(sampled) if params.stop else ""
-            if token_id == IM_END or token_id in params.stop_ids or any(stop in text for stop in params.stop):
+            if token_id == IM_END or token_id in params.stop_ids or params.stops(text):
                 finish = "stop"
             elif len(sampled) == limit:
                 finish = "length"

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.errors import Conflict
+from server.recording.conversation import DELETED
 from server.recording.tokens import unpack_ids, unpack_logprobs
 from server.recording.trainable import NO_TRAIN
 from server.recording.turn import Answer
@@ -50,7 +51,8 @@ def find_recorded(
                 raise key_conflict(key)
         else:
             turns = session.scalars(with_digest(digest, owner, episode_id, time.time())).all()
-        turns = sorted((turn for turn in turns if turn.finish_reason != "abort"), key=lambda turn: turn.id)
+        shown = (t for t in turns if t.finish_reason != "abort" and t.untrainable_reason != DELETED)
+        turns = sorted(shown, key=lambda turn: turn.id)
         newest = [turn for turn in turns if turn.episode_id == turns[-1].episode_id]
         by_choice = {turn.choice: turn for turn in newest}  # Ordered by time, so the last turn of each choice wins.
         return [_answer(session, by_choice[choice], prompts) for choice in sorted(by_choice)]

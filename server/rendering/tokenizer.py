@@ -22,6 +22,10 @@ from server.rendering.tool_calls import MARKS, PROMPT_MARKS
 
 _CONTEXT_TOKENS = 6
 """Settled tokens decoded again in front of new ones: a token's text may depend on its neighbors."""
+_LONGEST_CHARACTER = 4
+"""Most ids in which one character is spelled: its bytes in UTF-8."""
+_MOST_PENDING = 64
+"""Ids that may end inside a character, beyond which all but the last few are settled."""
 _MARK = re.compile(r"(?=.*\w)(?=.*[^\w▁])\S{3,}")
 """An added token that can be a mark: not white space, and not a word or a part of one."""
 
@@ -232,6 +236,18 @@ class TextStream:
         if last or not grown.endswith("\ufffd"):
             self._text += grown[len(known) :]
             self._settled = len(self._ids)
+        elif len(self._ids) - self._settled > _MOST_PENDING:
+            self._settle_before_end(start, known, grown)
+
+    def _settle_before_end(self, start: int, known: str, grown: str) -> None:
+        """Settle all but the last few ids: only those can be the beginning of a character, the others spell U+FFFD."""
+        for end in range(len(self._ids) - _LONGEST_CHARACTER, self._settled, -1):
+            if self._ids[end - 1] not in self._tokenizer.parts:
+                before = self._tokenizer.decode(self._ids[start:end])
+                if grown.startswith(before):
+                    self._text += before[len(known) :]
+                    self._settled = end
+                    return
 
     @property
     def text(self) -> str:

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from env_adapters import environment_spec
+from env_adapters.answer import read_action
 from env_adapters.dress import fences
 from env_adapters.protocol import Environment, Transition
 from env_adapters.remote.agentgym_kinds import KINDS
 from env_adapters.remote.mcp import read_call
 from env_adapters.remote.openenv import Form
+from env_adapters.thoughts import without_thoughts
 
 ACTIONS = {
     "textcraft": ("1/acacia_planks", "get 3 acacia logs", "get 9 coal"),
@@ -246,3 +248,32 @@ def test_a_search_without_a_hit_says_what_to_search_for(table: Table, words: str
     step = table.step("search", f"<search>{words}</search>")
     assert "No passage has these words." in step.observation
     assert step.observation.endswith("\nSearch for names and words as the question or a passage writes them.")
+
+
+SPACE = {
+    "spaces": " " * 400_000,
+    "line ends": "\n" * 400_000,
+    "empty lines": "a\n" + " \n" * 200_000 + "b",
+    "marks": "</s>" * 100_000,
+    "marks before text": "</s> " * 100_000 + "x",
+}
+
+
+@pytest.mark.parametrize("name", SPACE)
+def test_an_answer_of_white_space_takes_no_longer_than_one_of_text(name: str) -> None:
+    """In quadratic time, this test would take hours."""
+    assert read_action(SPACE[name], lambda text: text if text == "go north" else None) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("<|im_start|>assistant\ngo north<|im_end|>\n", "go north"),
+        ("go north </s> <eos>\n\n", "go north"),
+        ("<s>go</s> north", "go</s> north"),
+        ("go north \n", "go north "),
+        (" <|im_end|> ", ""),
+    ],
+)
+def test_marks_of_a_turn_are_no_part_of_an_answer(answer: str, text: str) -> None:
+    assert without_thoughts(answer) == text

@@ -57,6 +57,12 @@ OPENAI = ErrorForm(
 )
 """OpenAI's form, the default."""
 
+_UNREADABLE: dict[type, str] = {
+    UnicodeDecodeError: "the request body must be JSON in UTF-8",
+    ValueError: "the body contains a number with too many digits",
+}
+"""What FastAPI's `There was an error parsing the body` means, by its cause."""
+
 
 class ErrorAnswers:
     """Turns errors into answers, in the form that `form_of` returns for a path."""
@@ -123,5 +129,5 @@ class ErrorAnswers:
                     return answer(request, NotFound(f"this server does not have {what}", code="not_supported"))
                 return answer(request, NotFound(f"path not found: {request.url.path}"))
             code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-            wrong = BadRequest(str(error.detail), code=code)
+            wrong = BadRequest(_UNREADABLE.get(type(error.__cause__)) or str(error.detail), code=code)
             return self.answer(request.scope["path"], wrong, error.status_code, error.headers)

@@ -1,7 +1,12 @@
-"""A route that reads large JSON bodies in a thread: FastAPI parses and validates in the event loop."""
+"""A route that reads large JSON bodies in a thread: FastAPI parses and validates in the event loop.
+
+It also refuses text that is not Unicode in what is stored as JSON: stored, no answer could show it.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -12,6 +17,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from server import heavy
+from server.api.access.sites import JSON, media_type
+from upturn.wire import Message
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""An escape that is a half of a surrogate pair."""
 
 
 class JsonRoute(APIRoute):
@@ -24,15 +34,35 @@ class JsonRoute(APIRoute):
         if not (isinstance(model, type) and issubclass(model, BaseModel)) or self._embed_body_fields:
             return general
 
+        is_message = issubclass(model, Message)
+
         async def answer(request: Request) -> Response:
-            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind == "application/json" and len(body := await request.body()) > heavy.LIGHT:
+            if not JSON.fullmatch(media_type(request.headers)):
+                return await general(request)
+            body = await request.body()
+            if is_message and _HALF.search(body):
+                await heavy.run(len(body), lambda: _check_unicode(body))
+            if len(body) > heavy.LIGHT:
                 read = await heavy.run(len(body), lambda: _read(model, body))
                 if read is not None:
                     request._json = read  # Starlette's cache of the parsed body; a valid model stays unchanged.
             return await general(request)
 
         return answer
+
+
+def _check_unicode(body: bytes) -> None:
+    """Check that each half of a surrogate pair in a body has its other half.
+
+    Raises:
+        UnicodeEncodeError: one has not.
+    """
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise
+    except (ValueError, RecursionError):
+        pass  # It is not JSON, which FastAPI reports.
 
 
 def _read(model: type[BaseModel], body: bytes) -> BaseModel | None:

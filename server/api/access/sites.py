@@ -32,7 +32,7 @@ from server.errors import BadRequest, Forbidden
 ANY = "*"
 SAFE = ("GET", "HEAD")
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9_.-]+))(?::[0-9]{0,5})?", re.ASCII)
-_JSON = re.compile(r"application/(?:[\w.-]+\+)?json", re.ASCII)
+JSON = re.compile(r"application/(?:[\w.-]+\+)?json", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +122,10 @@ class Sites:
 async def _json_only(connection: HTTPConnection) -> None:
     """Refuse bodies that a page can send to another site without asking: forms, and text of no declared type."""
     headers = connection.headers
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(headers)
     has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
     is_request = connection.scope["type"] == "http" and connection.scope["method"] not in SAFE
-    if is_request and (has_body or kind) and not _JSON.fullmatch(kind):
+    if is_request and (has_body or kind) and not JSON.fullmatch(kind):
         raise BadRequest(
             "the body must be JSON: send the header `Content-Type: application/json`", code="unsupported_media_type"
         )
@@ -133,6 +133,11 @@ async def _json_only(connection: HTTPConnection) -> None:
 
 json_only = Depends(_json_only)
 """Requires that a body is declared as JSON."""
+
+
+def media_type(headers: Headers) -> str:
+    """Return the type of a body, without parameters."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 @lru_cache(maxsize=64)

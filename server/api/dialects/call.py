@@ -60,7 +60,7 @@ async def _disconnected(request: Request) -> None:
 
 async def _call(request: Request) -> Call:
     headers, caller = request.headers, request.state.caller
-    key = headers.get("idempotency-key")
+    key = headers.get("idempotency-key") or None
     if key is not None and len(key) > LONGEST_KEY:
         wrong = f"String should have at most {LONGEST_KEY} characters"
         raise RequestValidationError([{"type": "string_too_long", "loc": ("header", "idempotency-key"), "msg": wrong}])

@@ -65,7 +65,9 @@ def _with_parts(message: dict[str, Any]) -> dict[str, Any]:
     thoughts: list[str] = []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind in _TEXTS and isinstance(part.get(_TEXTS[kind]), str):
+        if not isinstance(kind, str):
+            kept.append(part)
+        elif kind in _TEXTS and isinstance(part.get(_TEXTS[kind]), str):
             kept.append({"type": "text", "text": part[_TEXTS[kind]]})
         elif kind in _THOUGHTS and message.get("role") == "assistant":
             thoughts += [said for name in (kind, "text") if isinstance(said := part.get(name), str)]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server.recording.matching.talk import Hints
@@ -61,7 +61,15 @@ def read_hints(headers: Mapping[str, str], fields: Mapping[str, Any], returned: 
         conversation = next((name for field in CONVERSATION_FIELDS if (name := _id(metadata.get(field)))), session)
     users = [_id(fields.get("user")), _id(fields.get("safety_identifier")), "" if session else user]
     group = [_id(fields.get("prompt_cache_key")), *(_id(headers.get(header)) for header in GROUP_HEADERS)]
-    return Hints(conversation or None, "\n".join(users).strip(), "\n".join(group).strip(), returned)
+    return Hints(conversation or None, _joined(users), _joined(group), returned)
+
+
+def _joined(ids: Sequence[str]) -> str:
+    """Return one text for several ids, different for different ones, and on one line; a single id is its own."""
+    kept = [each for each in ids if each]
+    if not kept or (len(kept) == 1 and "\n" not in kept[0] and not kept[0].startswith("[")):
+        return "".join(kept)
+    return json.dumps(ids)
 
 
 def _id(value: Any) -> str:

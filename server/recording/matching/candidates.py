@@ -41,8 +41,8 @@ class Found:
     """The episode of the client's own id, and whether it is open."""
     returned: Candidate | None = None
     """The newest recorded turn that the conversation names, unless a later part of it is recorded."""
-    successor: str | None = None
-    """The one open episode that continues the episode of that turn."""
+    successors: tuple[str, ...] = ()
+    """Open episodes that continue the episode of that turn, the newest first; at most two."""
     ends: list[Candidate] = field(default_factory=list)
     """The ends of its longest recorded beginning, the best first, if it reaches beyond that turn."""
     position: int = -1
@@ -68,8 +68,7 @@ def look_up(database: Database, talk: Talk, most: int) -> Found:
         if found.returned is not None:
             found.position = talk.returned[found.returned.turn_id]
             if found.returned.state == ENDED:
-                open_ones = session.scalars(successors(found.returned.episode_id)).all()
-                found.successor = open_ones[0] if len(open_ones) == 1 else None
+                found.successors = tuple(session.scalars(successors(found.returned.episode_id)))
         if talk.key is None:
             position, kind = _longest(session, talk, found.position)
             if position >= 0:
@@ -146,9 +145,14 @@ def _named(session: Session, key: str) -> tuple[str, bool] | None:
 
 
 def _returned(session: Session, talk: Talk) -> Candidate | None:
-    rows = {row.id: row for row in session.execute(of_turns(talk.returned, talk.owner))}
-    for turn_id in talk.returned:
+    query = of_turns(talk.returned, talk.owner)
+    if talk.quoted:
+        query = query.add_columns(TurnRow.answer, ConversationEndRow.loose)
+    rows = {row.id: row for row in session.execute(query)}
+    for turn_id, position in talk.returned.items():
         if (row := rows.get(turn_id)) is not None:
+            if turn_id in talk.quoted and row.loose not in talk.ends_with(position, row.answer):
+                continue  # What was before the text is not what was before the turn: it quotes another conversation.
             state = FOLLOWED if row.status == "open" else ENDED
             return Candidate(turn_id, row.episode_id, state, bool(row.ambiguous))
     return None

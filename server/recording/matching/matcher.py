@@ -110,8 +110,9 @@ class Matcher:
         if found.returned is not None:
             if found.returned.state != ENDED and talk.key is None:
                 return self._take(talk, found.returned, unsure=False)
-            if found.successor is not None and talk.key is None:
-                return Match(found.successor)
+            if found.successors and talk.key is None:
+                talk.ambiguous = len(found.successors) > 1
+                return Match(found.successors[0])
             ended = found.returned.episode_id
         return Match(continues=found.ends[0].episode_id if found.ends else ended)
 

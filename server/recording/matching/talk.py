@@ -54,6 +54,8 @@ class Talk:
     hints: Hints
     returned: dict[str, int]
     """Recorded turns that it names, the newest first, with the position of the answer that each of them is."""
+    quoted: frozenset[str]
+    """Those that only the text of an answer names."""
     answers: list[int]
     """Positions of the assistant's messages."""
     exact: list[str]
@@ -72,7 +74,7 @@ class Talk:
         return cls(
             owner,
             hints,
-            turns_in(messages, hints.returned),
+            *turns_in(messages, hints.returned),
             [position for position, message in enumerate(messages) if message.get("role") == "assistant"],
             [_hash(owner, hints.user, hints.group, chain) for chain in chain_hashes(messages, frame)],
             list(accumulate(messages, _loose, initial=start))[1:],
@@ -87,6 +89,10 @@ class Talk:
     def key(self) -> str | None:
         """Hash of the client's id of the conversation, or None if it sends none."""
         return None if self.hints.conversation is None else _hash(self.owner, self.hints.conversation)
+
+    def ends_with(self, position: int, answer: dict[str, Any]) -> list[str]:
+        """Return the loose hash of the conversation before a position, ended by another answer; none at its start."""
+        return [_loose(self.loose[position - 1], answer)] if position else []
 
     def end(self, before: str, answer: dict[str, Any], extends: str | None) -> End:
         """Return the end of the conversation with an answer.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
+from pydantic_core import from_json
 
 from env_adapters import environment_spec
+from server.api.access import json_route
 from tests.support.live import Live, script, serving, settings_for
 from upturn.wire import EpisodeOpen
 
@@ -52,6 +55,8 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         (CHAT, {**GOOD, "messages": [{"content": "Hi"}]}, 400, "invalid_request"),
         (CHAT, {**GOOD, "messages": [{"role": "user", "content": 7}]}, 400, "invalid_request"),
         (CHAT, {**GOOD, "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "invalid_request"),
+        (CHAT, {**GOOD, "messages": [{"role": "user", "content": [{"type": ["text"]}]}]}, 400, "invalid_request"),
+        (CHAT, {**GOOD, "messages": [{"role": "user", "content": [{"type": {}}]}]}, 400, "invalid_request"),
         (CHAT, {**GOOD, "stream": "yes"}, 400, "invalid_request"),
         (CHAT, {**GOOD, "temperature": -1}, 400, "invalid_request"),
         (CHAT, {**GOOD, "max_tokens": 0}, 400, "invalid_request"),
@@ -92,6 +97,7 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         ("/v1/plays", {"environment": "textcraft", "tasks": [], "horizon": 3}, 400, "invalid_request"),
         ("/v1/runs", {}, 400, "invalid_request"),
         ("/v1/runs", {"config": {"steps": 1, "kind": "adapter"}}, 400, "wrong_kind"),
+        ("/v1/runs", {"config": {"steps": 1, "play": {"environment": "\ud83d"}}}, 400, "invalid_request"),
         ("/v1/runs", {"config": {"steps": "many"}}, 400, "invalid_request"),
         ("/v1/batches", {"run_id": "run_none", "learner": "a", "step": 0, "horizon": 1}, 404, "run_not_found"),
         ("/v1/batches/batch_none/ack", {"learner": "a", "state": "trained"}, 404, "batch_not_found"),
@@ -121,6 +127,35 @@ def test_malformed_json_and_large_bodies_are_refused(live: Live) -> None:
         CHAT, content=(b"x" * 2**20 for _ in range(17)), headers={"content-type": "application/json"}
     )
     assert unannounced.status_code == 413 and unannounced.json()["error"]["code"] == "request_too_large"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"model": "\xff"}', "the request body must be JSON in UTF-8"),
+        (b'{"model": "' + b"x" * 50_000 + b'\xff"}', "the request body must be JSON in UTF-8"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "the body contains a number with too many digits"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_refused_with_the_reason(refusing: Live, body: bytes, said: str) -> None:
+    answer = refusing.http.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, said)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/vnd.agent+json; charset=utf-8"])
+def test_a_large_body_is_read_in_a_thread_whatever_its_kind_of_json(
+    refusing: Live, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[str] = set()
+
+    def read(body: bytes) -> Any:
+        threads.add(threading.current_thread().name)
+        return from_json(body)
+
+    monkeypatch.setattr(json_route, "from_json", read)
+    body = json.dumps({**GOOD, "messages": [{"role": "user", "content": "x" * 50_000}]})
+    assert refusing.http.post(CHAT, content=body, headers={"content-type": kind}).status_code == 400
+    assert {name.rpartition("_")[0] for name in threads} == {"upturn-heavy"}
 
 
 def test_the_openai_client_raises_its_own_exceptions(live: Live) -> None:

@@ -90,3 +90,8 @@ async def test_one_key_with_two_bodies_at_once_refuses_one_of_them_at_once(serve
     assert sorted(answer.status_code for answer in answers) == [200, 409]
     kept = next(body for body, answer in zip(bodies, answers, strict=True) if answer.status_code == 200)
     assert (await server.http.post(CHAT, json=kept, headers=headers)).status_code == 200
+
+
+async def test_an_empty_idempotency_key_is_none(server: InProcess) -> None:
+    answers = [await server.chat(START, {"idempotency-key": ""}, seed=seed) for seed in (1, 2, 2)]
+    assert len({answer.turn for answer in answers}) == 3

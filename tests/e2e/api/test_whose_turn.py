@@ -215,6 +215,36 @@ async def test_an_answer_that_a_framework_rewrites_stays_in_its_episode(caller: 
         assert (await caller.chat(talk, tools=TOOLS)).episode == answer.episode
 
 
+async def test_an_answer_that_quotes_a_call_of_another_conversation_stays_in_its_own(caller: InProcess) -> None:
+    quoted = await caller.chat(START, tools=TOOLS)
+    log = {"role": "assistant", "content": f"The log says {quoted.message['tool_calls'][0]['id']}."}
+    other = [user("Read the log."), log, user("And then?")]
+    answer = await caller.chat(other, tools=TOOLS)
+    assert answer.episode != quoted.episode
+    on = await caller.chat([*other, answer.message, result(answer.message, "rain")], tools=TOOLS)
+    assert on.episode == answer.episode
+    assert await reasons(caller, answer, on) == {None}
+    mixed = [*START, quoted.message, result(quoted.message, "rain"), log, user("And then?")]
+    assert (await caller.chat(mixed, tools=TOOLS)).episode == quoted.episode, "its own call came back"
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ({"user": "a", "safety_identifier": "b"}, {"user": "a\nb"}),
+        ({"user": "a", "safety_identifier": "b"}, {"user": '["a", "b", ""]'}),
+        ({"user": "a", "safety_identifier": "b"}, {"user": "b", "safety_identifier": "a"}),
+    ],
+)
+async def test_users_whose_names_look_alike_when_joined_are_different_ones(
+    server: InProcess, one: dict[str, str], two: dict[str, str]
+) -> None:
+    first = await server.chat(START, **one)
+    talk = [*START, first.message, user("On.")]
+    assert (await server.chat(talk, **two)).episode != first.episode
+    assert (await server.chat(talk, **one)).episode == first.episode
+
+
 @pytest.mark.parametrize("tools", [None, [*TOOLS, {**TOOLS[0], "function": {"name": "another"}}]])
 async def test_a_call_with_other_tools_stays_in_its_episode(server: InProcess, tools: Any) -> None:
     first = await server.chat(START, tools=TOOLS)
@@ -287,6 +317,20 @@ async def test_a_conversation_that_returns_after_its_end_continues_in_a_new_epis
     third = await caller.chat([*talk, second.message, result(second.message, "sun")], tools=TOOLS)
     assert second.episode == third.episode != first.episode
     assert (await caller.http.get(f"/v1/episodes/{second.episode}")).json()["continues"] == first.episode
+
+
+async def test_a_rewritten_conversation_says_it_is_a_guess_which_of_several_continuations_it_is(
+    caller: InProcess,
+) -> None:
+    first = await caller.chat(START, tools=TOOLS)
+    await caller.http.post(f"/v1/episodes/{first.episode}/close", json={})
+    talk = [*START, first.message, result(first.message, "rain")]
+    on = await asyncio.gather(*(caller.chat(talk, tools=TOOLS) for _ in range(2)))
+    assert on[0].episode != on[1].episode
+    rewritten = await caller.chat([*talk, {"role": "assistant", "content": "A summary."}, user("And?")], tools=TOOLS)
+    assert rewritten.episode in {answer.episode for answer in on}
+    assert await reasons(caller, rewritten) == {"ambiguous_episode"}
+    assert await reasons(caller, *on) == {None}
 
 
 async def test_a_conversation_that_outgrows_one_episode_keeps_the_next_one(tmp_path: Path) -> None:

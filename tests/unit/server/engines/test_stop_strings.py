@@ -1,4 +1,4 @@
-"""An empty stop string is refused in every dialect, before any engine sees it."""
+"""Stop strings: an empty one is refused in every dialect, and a part of a character is none."""
 
 from __future__ import annotations
 
@@ -31,3 +31,12 @@ def test_an_empty_stop_string_is_refused(stop: Any) -> None:
 def test_no_stop_string_is_none(stop: Any) -> None:
     chat = ChatRequest(model="policy", messages=ASK, stop=stop)
     assert chat.turn_request(100, owner="", digest="").sampling.stop == ()
+
+
+def test_a_part_of_a_character_is_no_replacement_character() -> None:
+    params = SamplingParams(10, stop=("\ufffd", "é"))
+    answer = "a😀é".encode()
+    read = [params.stops(answer[:end].decode(errors="replace")) for end in range(1, len(answer) + 1)]
+    assert read == [False] * (len(answer) - 1) + [True]
+    assert not params.stops(answer[3:5].decode(errors="replace"))
+    assert params.stops("a\ufffdb")

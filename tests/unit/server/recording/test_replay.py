@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,17 @@ async def test_an_answer_that_the_engine_cut_short_is_sampled_again(parts: Parts
     assert found(parts, "d") == []
     await parts.writer.write(lambda session: session.execute(sa.update(TurnRow).values(finish_reason="length")))
     assert found(parts, "d") == ids
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_a_deleted_answer_is_not_shown_to_a_retry(parts: Parts, key: str | None) -> None:
+    first, second = await answered(parts, "d", key, count=2)
+    assert found(parts, "d", key) == [first, second]
+    for turn in (first, second):
+        assert await parts.turns.hide(turn, owner="me", episode_id=None)
+    assert found(parts, "d", key) == []
+    with pytest.raises(Conflict) if key else nullcontext():
+        assert found(parts, "other", key) == []
 
 
 async def test_a_recorded_answer_is_the_answer_that_was_sampled(parts: Parts) -> None:

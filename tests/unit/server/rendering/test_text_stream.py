@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,9 +55,32 @@ def test_the_pieces_of_any_answer_add_up_to_the_text_of_all_ids(
     tokenizers: dict[str, FileTokenizer], kind: str, data: st.DataObject
 ) -> None:
     tokenizer = tokenizers[kind]
-    text = st.text("aé日😀\n", min_size=1, max_size=3).map(lambda text: of_bytes(tokenizer, text))
+    text = st.text("aé日😀\n\ufffd", min_size=1, max_size=3).map(lambda text: of_bytes(tokenizer, text))
     ids = st.integers(0, tokenizer.size - 1).map(lambda token_id: [token_id])
-    pieces = data.draw(st.lists(ids | text, max_size=24))
+    unknown = st.just(tokenizer.encode("\ufffd"))
+    pieces = data.draw(st.lists(ids | text | unknown, max_size=24))
     whole = [token_id for piece in pieces for token_id in piece]
-    assert streamed(tokenizer, pieces) == tokenizer.decode(whole)
-    assert streamed(tokenizer, [[token_id] for token_id in whole]) == tokenizer.decode(whole)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("server.rendering.tokenizer._MOST_PENDING", data.draw(st.sampled_from([4, 64])))
+        assert streamed(tokenizer, pieces) == tokenizer.decode(whole)
+        assert streamed(tokenizer, [[token_id] for token_id in whole]) == tokenizer.decode(whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_replacement_characters_are_sent_while_they_are_sampled(
+    tokenizers: dict[str, FileTokenizer], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, longest = tokenizers[kind], 0
+    stream, ids = TextStream(tokenizer), tokenizer.encode("\ufffd" * 200)
+    real = FileTokenizer.decode
+
+    def decode(self: FileTokenizer, token_ids: Sequence[int]) -> str:
+        nonlocal longest
+        longest = max(longest, len(token_ids))
+        return real(self, token_ids)
+
+    monkeypatch.setattr(FileTokenizer, "decode", decode)
+    sent = "".join(stream.push([token_id]) for token_id in ids)
+    assert longest < 100, "each token is decoded with few others"
+    assert len(real(tokenizer, ids)) - len(sent) < 100
+    assert sent + stream.finish() == real(tokenizer, ids)
