@@ -197,7 +197,7 @@ def test_a_weekday_field_comes_on_exactly_its_days(field: str, days: str) -> Non
     [
         *("0 3 * *", "0 3 * * * *", "", "60 * * * *", "0 24 * * *", "0 3 0 * *", "0 3 * 13 *", "0 3 * * 8"),
         *("0 3 * * fri-mon", "0 3 * * mo", "*/0 * * * *", "0 3 * * 1,", "-1 * * * *", "5-1 * * * *", "a * * * *"),
-        "0 3 ? * *",
+        *("0 3 ? * *", "0 3 * * sun,fri-mon"),
     ],
 )
 def test_an_invalid_expression_is_refused_by_name(wrong: str) -> None:
