@@ -162,6 +162,9 @@ class Database:
         self.reader = _make_engine(self.url, "BEGIN")
         # IMMEDIATE: with a second writing process, waits at the start instead of failing in the middle.
         self.writer = _make_engine(self.url, "BEGIN IMMEDIATE", exclusive)
+        self._closed = False
+        for engine in (self.reader, self.writer):
+            event.listen(engine, "checkin", self._close_if_late)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -191,6 +194,11 @@ class Database:
             connection.close()
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; one that a thread still uses is closed when the thread is done with it."""
+        self._closed = True
         self.reader.dispose()
         self.writer.dispose()
+
+    def _close_if_late(self, _connection: Any, record: sa.pool.ConnectionPoolEntry) -> None:
+        if self._closed:
+            record.invalidate()

@@ -45,7 +45,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def sampled(turn: TurnView, alternatives: int, most: int | None) -> Sampled:
-    """Return the tokens of a turn that the scripted engine sampled, with so many alternatives."""
+    """Return the tokens of a turn that the scripted engine sampled, with this many alternatives."""
     ids, values = turn.token_ids[turn.prompt_tokens :], turn.logprobs[turn.prompt_tokens :]
     logprobs = [value for value in values if value is not None]
     tops = [_alternatives(i, x, alternatives) for i, x in zip(ids, logprobs, strict=True)] if alternatives else []

@@ -223,3 +223,15 @@ def test_an_item_that_breaks_the_joint_work_fails_alone(database: Database, writ
     gate.set()
     assert [work.exception() is None for work in works] == [True, False, True]
     assert count(database) == 2
+
+
+@pytest.mark.parametrize("kind", ["reader", "writer"])
+def test_a_connection_in_use_while_the_database_is_closed_is_closed_after_its_use(tmp_path: Path, kind: str) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'upturn.db'}")
+    connection = getattr(database, kind).connect()
+    raw = connection.connection.dbapi_connection
+    database.close()
+    assert connection.execute(sa.text("select 1")).scalar() == 1
+    connection.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        raw.execute("select 1")

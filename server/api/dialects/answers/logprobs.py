@@ -139,7 +139,7 @@ class CompletionLogprobs(Logprobs):
 
     Args:
         tokenizer: the policy's tokenizer.
-        alternatives: number of the likeliest tokens that are shown beside each token.
+        alternatives: number of the likeliest tokens that are shown in addition to each token.
         ids_as_text: write each token as `token_id:N`.
     """
 

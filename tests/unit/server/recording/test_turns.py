@@ -78,8 +78,9 @@ async def test_turns_that_continue_conversations_and_wait_for_the_writer_togethe
     said = [f"I am number {number}" for number in range(5)]
     for text in said:
         await (await conversations.begin(call(), body(text))).answers()
-    go, waiting, write = threading.Event(), 0, parts.writer.write
-    held = parts.writer.submit(lambda session: go.wait(10))
+    began, go, waiting, write = threading.Event(), threading.Event(), 0, parts.writer.write
+    held = parts.writer.submit(lambda session: (began.set(), go.wait(10))[1])
+    assert await asyncio.to_thread(began.wait, 10)  # Otherwise the writer may take some of the turns with it.
 
     def counted(work: Any) -> Any:
         nonlocal waiting
