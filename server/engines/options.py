@@ -39,7 +39,7 @@ class VllmOptions(_Options):
 
     url: str | None = None
     """A running vLLM to use instead of starting one, such as `http://127.0.0.1:8001`. It must have been started with
-    the arguments that `vllm_command.command` returns, and its control routes must be reachable from this machine
+    the arguments that `vllm/command.py` returns, and its control routes must be reachable from this machine
     only."""
     dtype: Dtype = "auto"
     """Type of weights and computation; `auto`: chosen by `precision.py`."""

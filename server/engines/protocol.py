@@ -1,7 +1,7 @@
 """The engine protocol: tokens in; tokens with logprobs and versions out (step 3 of the straight line).
 
 An engine samples from loaded weights. It does not know messages, episodes or the database. The three implementations
-`vllm.py`, `local.py` and `scripted.py` pass the same contract test.
+`vllm/engine.py`, `local.py` and `scripted.py` pass the same contract test.
 """
 
 from __future__ import annotations

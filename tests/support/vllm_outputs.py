@@ -12,7 +12,6 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from vllm import SamplingParams
-from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.v1.engine.detokenizer import FastIncrementalDetokenizer
 from vllm.v1.engine.logprobs import LogprobsProcessor
@@ -61,7 +60,6 @@ def outputs(
     stop: Sequence[str] = (),
     logprobs: int | None = None,
     delta: bool,
-    prompt_logprobs: list[dict[int, Logprob] | None] | None = None,
 ) -> list[RequestOutput]:
     """Return what vLLM's engine would hand to a route after each token."""
     params = SamplingParams(stop=list(stop), logprobs=logprobs)
@@ -89,8 +87,7 @@ def outputs(
             finish_reason=answer.finish if last else None,
             stop_reason=stop_reason,
         )
-        prompt = tokenizer.decode(prompt_ids)
-        handed.append(RequestOutput("id", prompt, prompt_ids, prompt_logprobs, [output], finished=last))
+        handed.append(RequestOutput("id", "", prompt_ids, None, [output], finished=last))
     return handed
 
 

@@ -58,11 +58,10 @@ def _check_unicode(body: bytes) -> None:
         UnicodeEncodeError: one has not.
     """
     try:
-        json.dumps(json.loads(body), ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise
+        text = json.dumps(json.loads(body), ensure_ascii=False)
     except (ValueError, RecursionError):
-        pass  # It is not JSON, which FastAPI reports.
+        return  # It is not JSON, which FastAPI reports.
+    text.encode()
 
 
 def _read(model: type[BaseModel], body: bytes) -> BaseModel | None:

@@ -61,12 +61,12 @@ class Tokens:
             )
 
 
-def chunk_of(choice: dict[str, Any], number: int = 0) -> Chunk:
+def chunk_of(choice: dict[str, Any]) -> Chunk:
     """Return a choice of vLLM's route for tokens as a chunk."""
     entries = (choice["logprobs"] or {}).get("content") or []
     versions = choice["weight_versions"]
     return Chunk(
-        number,
+        0,  # Each connection of HTTP has one answer.
         choice["token_ids"] or [],
         [entry["logprob"] for entry in entries],
         [{one["token_id"]: one["logprob"] for one in entry["top_logprobs"]} for entry in entries],

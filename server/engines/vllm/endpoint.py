@@ -86,16 +86,20 @@ class Answers:
     async def _answer(self, ask: Ask) -> None:
         try:
             await self._sample(ask)
-        except Exception as error:
-            refused = isinstance(error, VLLMClientError | ValueError | TypeError | OverflowError)
-            if not refused:
-                logger.exception("an answer failed")
-            self.frames.send(Failed(ask.number, 400 if refused else 500, str(error) or repr(error)))
+        except VLLMClientError as error:
+            self.frames.send(Failed(ask.number, 400, str(error)))
+        except Exception as error:  # The server raises it.
+            logger.exception("an answer failed")
+            self.frames.send(Failed(ask.number, 500, str(error) or repr(error)))
 
     async def _sample(self, ask: Ask) -> None:
-        params = _sampling_params(ask.sampling)
+        try:
+            params = _sampling_params(ask.sampling)
+        except (ValueError, TypeError, OverflowError) as error:
+            self.frames.send(Failed(ask.number, 400, str(error)))
+            return
         params.output_kind = RequestOutputKind.FINAL_ONLY if ask.whole else RequestOutputKind.DELTA
-        adapter = None if ask.model in self._base_names else self._adapters.get(ask.model)
+        adapter = self._adapters.get(ask.model)
         if adapter is None and ask.model not in self._base_names:
             self.frames.send(Failed(ask.number, 404, f"the model {ask.model!r} does not exist"))
             return

@@ -138,9 +138,9 @@ class VllmEngine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._channel.close()
         if self._process is not None:
             await self._process.stop()
-        await self._channel.close()
         await self._http.close()
 
     async def _bring_up(self, base: Weights) -> None:

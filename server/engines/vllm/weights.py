@@ -1,6 +1,6 @@
 """The weights of one vLLM: full weights replaced in place, or LoRA adapters next to the base (step 12).
 
-Used by `vllm.py`, which starts vLLM again after a failure; this class remembers the last weights that loaded well and
+Used by `engine.py`, which starts vLLM again after a failure; this class remembers the last weights that loaded well and
 restores them then. `sampling.py` reads which version answers.
 """
 
