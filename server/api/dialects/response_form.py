@@ -70,7 +70,7 @@ class Output:
         """Return a block as the part of an item, with its text so far."""
         if block.kind == "reasoning":
             return {"type": "reasoning_text", "text": block.text}
-        return {"type": "output_text", "text": block.text, "annotations": [], "logprobs": []}
+        return {"type": "output_text", "text": block.text, "annotations": [], "logprobs": block.logprobs}
 
     def item(self, block: Block, status: str = "completed") -> dict[str, Any]:
         """Return a block as an output item, with its text so far."""

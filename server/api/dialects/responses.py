@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Annotated, Any, Literal
@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from server import heavy
 from server.api.dialects.answering import Conversation
 from server.api.dialects.answers.blocks import Block, Kind, blocks, blocks_of
+from server.api.dialects.answers.logprobs import ChatLogprobs
 from server.api.dialects.call import Call, CallOf
 from server.api.dialects.conversation import Conversations, ConversationsOf
 from server.api.dialects.dialect import Dialect
@@ -31,6 +32,8 @@ from server.api.dialects.tools.custom import input_of
 from server.api.dialects.tools.responses_tools import originals
 from server.errors import NotFound, UpturnError
 from server.recording.conversation import Past
+from server.recording.turn import Answer
+from server.rendering.answers import Delta
 
 dialect = Dialect("responses")
 
@@ -62,10 +65,12 @@ async def respond(body: ResponsesRequest, conversations: ConversationsOf, call: 
     common = common_fields(turn.id, conversation.model, time.time(), body)
     output = Output(turn.id, originals(body.tools or ()))
     reasoning = body.include_reasoning is not False
+    logprobs = _Logprobs(ChatLogprobs(conversations.tokenizer, body.top_logprobs or 0) if body.logprobs else None)
     if pieces is not None:
-        return sse(conversation, _stream(common, conversation, pieces, output, reasoning=reasoning))
+        return sse(conversation, _stream(common, conversation, pieces, output, logprobs, reasoning=reasoning))
     (answer,) = await conversation.answers()
     shown = blocks_of(answer.message, reasoning=reasoning)
+    logprobs.complete(shown, answer)
     whole = {
         **common,
         **output.ended(shown, answer.finish_reason, answer.prompt_tokens, len(answer.token_ids)),
@@ -174,8 +179,45 @@ def _not_found(response_id: str) -> NotFound:
     return NotFound(f"response {response_id!r} not found", code="response_not_found")
 
 
+class _Logprobs:
+    """The logprobs of an answer's tokens, which belong to its first text.
+
+    Args:
+        form: how they are written; None if the request does not want them.
+    """
+
+    def __init__(self, form: ChatLogprobs | None) -> None:
+        self._form = form
+        self._arrived: list[dict[str, Any]] = []
+        self._sent = 0
+
+    async def watch(self, pieces: Pieces) -> AsyncIterator[tuple[int, Delta]]:
+        """Yield the pieces of a stream, and keep the logprobs of their tokens."""
+        async for index, delta in pieces:
+            if self._form is not None and (found := self._form.of_delta(delta)) is not None:
+                self._arrived += found["content"]
+            yield index, delta
+
+    def new(self) -> list[dict[str, Any]]:
+        """Return those that have arrived since the last call."""
+        new, self._sent = self._arrived[self._sent :], len(self._arrived)
+        return new
+
+    def complete(self, shown: Sequence[Block], answer: Answer) -> None:
+        """Give the answer's first text the logprobs of all of its tokens."""
+        text = next((block for block in shown if block.kind == "content"), None)
+        if self._form is not None and text is not None:
+            text.logprobs = self._arrived + self._form.rest(answer)["content"]
+
+
 async def _stream(
-    common: dict[str, Any], conversation: Conversation, pieces: Pieces, form: Output, *, reasoning: bool
+    common: dict[str, Any],
+    conversation: Conversation,
+    pieces: Pieces,
+    form: Output,
+    logprobs: _Logprobs,
+    *,
+    reasoning: bool,
 ) -> AsyncGenerator[str, None]:
     """Yield the events of one response."""
     numbers = count()
@@ -187,10 +229,9 @@ async def _stream(
     yield say("response.in_progress", response=common)
     output: list[Block] = []
     try:
-        async for stage, block, text in blocks(pieces, reasoning=reasoning):
+        async for stage, block, text in blocks(logprobs.watch(pieces), reasoning=reasoning):
             where: dict[str, Any] = {"output_index": block.index, "item_id": form.id_of(block)}
             inside = where if block.kind == "call" else {**where, "content_index": 0}
-            more: dict[str, Any] = {"logprobs": []} if block.kind == "content" else {}
             custom = form.is_custom(block)
             growth = _CUSTOM_GROWTH if custom else _GROWTH[block.kind]
             if stage == "opens":
@@ -200,15 +241,21 @@ async def _stream(
                 if block.call is None:
                     yield say("response.content_part.added", **inside, part=form.part(block))
             elif stage == "grows":
+                more: dict[str, Any] = {}
+                if block.kind == "content":
+                    more["logprobs"] = logprobs.new()
+                    block.logprobs += more["logprobs"]
                 yield say(f"{growth}.delta", **inside, **more, delta=input_of(text) if custom else text)
             else:
                 named = "input" if custom else "arguments" if block.call else "text"
                 whole_text = input_of(block.text) if custom else block.text
+                more = {"logprobs": block.logprobs} if block.kind == "content" else {}
                 yield say(f"{growth}.done", **inside, **more, **{named: whole_text})
                 if block.call is None:
                     yield say("response.content_part.done", **inside, part=form.part(block))
                 yield say("response.output_item.done", output_index=block.index, item=form.item(block))
         (answer,) = await conversation.answers()
+        logprobs.complete(output, answer)
         ended = form.ended(output, answer.finish_reason, answer.prompt_tokens, len(answer.token_ids))
         whole = {**common, **ended}
         yield say(f"response.{ended['status']}", response=whole)

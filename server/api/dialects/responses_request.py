@@ -39,6 +39,7 @@ _HOSTED_ITEMS = (
     "compaction_trigger",
 )
 """Items of what OpenAI's servers did, which are left out."""
+_LOGPROBS = "message.output_text.logprobs"
 _CHOICES = ("function", "custom", "allowed_tools")
 _TEXTS = ("input_text", "output_text", "text")
 
@@ -194,11 +195,18 @@ class ResponsesRequest(SamplingFields):
     text: TextConfig | None = None
     max_output_tokens: Whole | None = Field(default=None, ge=1)
     stream: bool | None = None
+    include: list[str] | None = Field(default=None, max_length=32)
+    top_logprobs: Whole | None = Field(default=None, ge=0, le=20)
     store: bool | None = None
     metadata: dict[str, str] | None = None
     include_reasoning: bool | None = None
     enable_thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(default=None, max_length=32)
+
+    @property
+    def logprobs(self) -> bool:
+        """Whether the answer's text is shown with the logprobs of its tokens."""
+        return _LOGPROBS in (self.include or ())
 
     def warnings(self) -> list[str]:
         """Return what of the request has no effect."""
@@ -247,6 +255,8 @@ class ResponsesRequest(SamplingFields):
                 "chat_template_kwargs": self.chat_template_kwargs,
                 "enable_thinking": self.enable_thinking,
                 "metadata": self.metadata,
+                "logprobs": self.logprobs,
+                "top_logprobs": self.top_logprobs if self.logprobs else None,
                 **{name: said[name] for name in CALLER_FIELDS if name in said},
             },
         )

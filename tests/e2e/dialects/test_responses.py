@@ -58,6 +58,47 @@ def test_openais_client_assembles_a_responses_stream_that_is_recorded_before_its
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_a_responses_logprobs_are_those_of_chat(live: Live, stream: bool) -> None:
+    api, alternatives = live.openai(), 2
+    chat = api.chat.completions.create(
+        model="policy",
+        messages=[{"role": "user", "content": "Hi"}],
+        logprobs=True,
+        top_logprobs=alternatives,
+        seed=1,
+    )
+    expected = [entry.model_dump() for entry in chat.choices[0].logprobs.content]
+    asked: dict[str, Any] = {
+        "model": "policy",
+        "input": "Hi",
+        "include": ["message.output_text.logprobs"],
+        "top_logprobs": alternatives,
+        "extra_body": {"seed": 1},
+    }
+    arrived: list[Any] = []
+    if not stream:
+        answer = api.responses.create(**asked)
+    else:
+        with api.responses.stream(**asked) as events:
+            for event in events:
+                if event.type == "response.output_text.delta":
+                    arrived += event.logprobs
+                elif event.type == "response.output_text.done":
+                    assert [each.model_dump() for each in event.logprobs] == [each.model_dump() for each in arrived]
+            answer = events.get_final_response()
+        assert [entry.token for entry in arrived] == [entry["token"] for entry in expected][: len(arrived)]
+        assert "".join(entry.token for entry in arrived) == answer.output_text
+    (text,) = answer.output[0].content
+    assert [entry.model_dump() for entry in text.logprobs] == expected
+    assert all(len(entry["top_logprobs"]) == alternatives for entry in expected)
+
+
+def test_a_response_without_that_include_shows_no_logprobs(live: Live) -> None:
+    answer = live.openai().responses.create(model="policy", input="Hi", include=["reasoning.encrypted_content"])
+    assert answer.output[0].content[0].logprobs == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("by_id", [False, True])
 def test_a_responses_agent_calls_tools_and_continues_in_the_same_episode(
     talkative: Live, stream: bool, by_id: bool

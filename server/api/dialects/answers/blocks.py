@@ -6,7 +6,7 @@ Chat has one message with three fields; other dialects have a list of blocks.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from server.api.dialects.streams import Pieces
@@ -26,6 +26,8 @@ class Block:
     text: str = ""
     """Text so far; for a call its arguments as JSON."""
     call: ToolCall | None = None
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    """Of its tokens, if the request wants them."""
 
 
 def blocks_of(message: dict[str, Any], *, reasoning: bool = True) -> list[Block]:

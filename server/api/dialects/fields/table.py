@@ -163,14 +163,15 @@ RESPONSES: Fields = MappingProxyType(
             "max_output_tokens", "stream", "metadata", "chat_template_kwargs",
             instructions="not carried over by previous_response_id",
             text="a JSON schema needs vLLM",
+            include="`message.output_text.logprobs` shows the logprobs of all tokens of the answer in its first text",
+            top_logprobs="needs that `include`",
             enable_thinking="the same as in chat_template_kwargs",
             include_reasoning="false leaves the thoughts out",
         ),
         **_neutral(
-            "include", "stream_options", "context_management", "max_tool_calls", "access_programs",
+            "stream_options", "context_management", "max_tool_calls", "access_programs",
             "background_options", "image", "enable_response_messages",
             truncation="a conversation that does not fit is refused",
-            top_logprobs="a response has no logprobs",
         ),
         **_refused(
             "background", "conversation", "prompt", "previous_input_messages",
