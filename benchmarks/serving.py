@@ -93,6 +93,8 @@ async def measured(plan: dict[str, Plan], venv: Path | None, logging: bool) -> l
                     _log(f"{model}: {shape.text}")
                     results = await compare(found, shape, rounds=rounds, requests=requests)
                     rows += [_row(model, shape, target.name, results) for target in found]
+                    for row in rows[-len(found) :]:
+                        _log(_line(row))
     return rows
 
 
@@ -115,11 +117,15 @@ def report(rows: list[dict[str, Any]]) -> None:
         "  of direct   p50 ms   p95 ms   added p50 ms  failed"
     )
     for row in rows:
-        shape = Shape(row["tokens"], row["concurrency"], row["stream"])
-        print(
-            f"{row['model']:<23}{shape.text:<37}{row['target']:<18}{row['requests_per_s']:>10.2f}"
-            f"{row['of_direct']:>11.3f}{row['p50_ms']:>9.1f}{row['p95_ms']:>9.1f}{row['added_p50_ms']:>15.2f}{row['failed']:>8}"
-        )
+        print(_line(row))
+
+
+def _line(row: dict[str, Any]) -> str:
+    shape = Shape(row["tokens"], row["concurrency"], row["stream"])
+    return (
+        f"{row['model']:<23}{shape.text:<37}{row['target']:<18}{row['requests_per_s']:>10.2f}"
+        f"{row['of_direct']:>11.3f}{row['p50_ms']:>9.1f}{row['p95_ms']:>9.1f}{row['added_p50_ms']:>15.2f}{row['failed']:>8}"
+    )
 
 
 def main() -> None:
