@@ -112,8 +112,7 @@ class Dispatcher:
         fired = [row for row in waiting if self.run_of(read_trigger(row.rule)) == config]
         reasons = [f"{row.name}: {describe(read_trigger(row.rule))}" for row in fired]
         others = f" (+{len(fired) - 1})" if len(fired) > 1 else ""
-        run = new_run(config, reasons[0][: TRIGGER_CHARS - len(others)] + others, now)
-        session.add(run)
+        run = new_run(session, config, reasons[0][: TRIGGER_CHARS - len(others)] + others, now)
         session.flush()
         log.info("run %s starts, triggered by %s", run.id, "; ".join(reasons))
         for row in fired:
