@@ -61,11 +61,11 @@ class Trainer:
         if config.traits.needs_values:
             policy.add_value_head()
         policy.shard()
-        groups = [{"params": list(policy.trainable().values()), "lr": o.lr}]
+        groups = [{"params": list(policy.trainable().values()), "lr": config.lr}]
         if config.traits.needs_values:
             groups.append({"params": list(policy.value_parameters()), "lr": config.ppo.value_lr})
         self.optimizer = torch.optim.AdamW(
-            groups, lr=o.lr, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay, fused=True
+            groups, lr=config.lr, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay, fused=True
         )
         self.reference = Reference(policy, config.reference_reset_every) if self.algorithm.needs_reference else None
         self._limits = policy.row_limits(max_row_tokens)
@@ -127,7 +127,7 @@ class Trainer:
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate at a global learner step: linear warmup, then constant."""
-        return self.config.optimizer.lr * self._warmup(step)
+        return self.config.lr * self._warmup(step)
 
     def _train(self, minibatches: list[Minibatch], step: int) -> tuple[list[Sums], list[float], dict[str, float]]:
         """Train on all minibatches; return the sums of each, gradient norms, and advantages by episode.
@@ -193,7 +193,7 @@ class Trainer:
                 f"the gradient of learner step {step} is not finite ({sums.nonfinite} tokens had no finite logprob): "
                 "lower the learning rate, or restart from an earlier version"
             )
-        rates = self.config.optimizer.lr, self.config.ppo.value_lr
+        rates = self.config.lr, self.config.ppo.value_lr
         for group, rate in zip(self.optimizer.param_groups, rates, strict=False):
             group["lr"] = rate * self._warmup(step)
         self.optimizer.step()

@@ -8,17 +8,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.engines.precision import Precision
-from server.errors import BadRequest
 from server.store.database import Database
 from server.store.tables import BatchRow, MetricRow, RunRow
 from server.store.writer import Writer
 from server.training.campaigns import begin
 from server.training.outcome import with_outcome
+from server.training.run_checks import check_config
 from server.training.run_states import (
     SLOT,
     UNFINISHED,
@@ -82,28 +83,25 @@ class Runs:
             BadRequest: this server serves another kind of weights.
         """
         self.check(config)
-        run_id = await self._writer.write(lambda session: new_run(session, config, trigger, self.clock()).id)
+        complete = self.resolved(config)
+        run_id = await self._writer.write(lambda session: new_run(session, complete, trigger, self.clock()).id)
         return await self.view(run_id)
 
+    def resolved(self, config: RunConfig) -> RunConfig:
+        """Return a config with the defaults that depend on the weights that this server serves."""
+        return config.resolved(self._served)
+
+    @property
+    def _served(self) -> Literal["full", "adapter"]:
+        return "full" if self._pointers.shared else "adapter"
+
     def check(self, config: RunConfig) -> None:
-        """Refuse a run that this server cannot serve.
+        """Refuse a run that this server cannot serve, or whose horizon could never grow.
 
         Raises:
-            BadRequest: the server serves another kind of weights, or its engine computes in float16.
+            BadRequest: as in `run_checks.py`.
         """
-        served = "full" if self._pointers.shared else "adapter"
-        if self._precision() == "float16":
-            raise BadRequest(
-                "the engine computes in float16, in which nothing can be trained: start the server with "
-                "--engine.dtype bfloat16 or float32",
-                code="untrainable_precision",
-            )
-        if config.kind != served:
-            raise BadRequest(
-                f"this server serves {served} weights, the run trains {config.kind}",
-                param="config.kind",
-                code="wrong_kind",
-            )
+        check_config(config, self._served, self._precision())
 
     async def claim(self, request: RunClaim) -> RunView | None:
         """Give a learner the run whose learner was lost, or the oldest queued one; None if no run is due.
