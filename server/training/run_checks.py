@@ -34,8 +34,8 @@ def check_config(config: RunConfig, served: str, precision: Precision | None) ->
     stage = steps_of_first_stage(config.schedule)
     if stage is not None and config.campaign is None and config.steps <= stage:
         raise BadRequest(
-            f"the run has {config.steps} steps, and its schedule stays at the first horizon for at least {stage}: name a "
-            "campaign, whose runs continue one another, or choose a fixed horizon, shorter stages, or more steps",
+            f"the run has {config.steps} steps, and its schedule stays at the first horizon for at least {stage}: name "
+            "a campaign, whose runs continue one another, or choose a fixed horizon, shorter stages, or more steps",
             param="config.schedule",
             code="schedule_never_advances",
         )
