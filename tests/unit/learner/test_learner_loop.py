@@ -99,7 +99,7 @@ class Server:
             case ["policies"] if request.method == "POST":
                 verify_manifest(Path(body["path"]), body["manifest_sha256"])
                 number = len(self.versions)
-                kind = self.run.config.kind
+                kind = self.run.config.kind or "full"
                 self.versions.append(self.version(number, kind, body["path"], body["manifest_sha256"], body["step"]))
                 return self.answer(self.versions[-1])
             case ["policies"]:
