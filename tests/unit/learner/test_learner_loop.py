@@ -212,7 +212,7 @@ def test_a_learner_interrupted_at_any_step_resumes_to_the_same_weights(tmp_path,
         ("b0", "returned"), ("b0", "trained"), ("b1", "returned"), ("b1", "trained"), ("b2", "returned"),
         ("b2", "trained"),
     ]  # fmt: skip
-    file = "model.safetensors" if config.kind == "full" else "adapter_model.safetensors"
+    file = "adapter_model.safetensors" if config.kind == "adapter" else "model.safetensors"
     one, two = (Path(s.versions[-1].path, file).read_bytes() for s in (whole, server))
     assert one == two
 
