@@ -39,8 +39,11 @@ class CheckpointError(RuntimeError):
 
 
 def config_sha256(config: RunConfig) -> str:
-    """Return the hash that ties a checkpoint to its run's config; over British keys, as in existing checkpoints."""
-    return hashlib.sha256(to_british(config.model_dump_json()).encode()).hexdigest()
+    """Return the hash that ties a checkpoint to its run's config; fields that have their defaults do not count.
+
+    It is over British keys, as in existing checkpoints.
+    """
+    return hashlib.sha256(to_british(config.model_dump_json(exclude_defaults=True)).encode()).hexdigest()
 
 
 def save_checkpoint(trainer: Trainer, root: Path, step: int) -> Path:
@@ -55,8 +58,8 @@ def save_checkpoint(trainer: Trainer, root: Path, step: int) -> Path:
 
     def finish() -> None:
         facts: dict[str, Any] = {"step": step, "config_sha256": config_sha256(trainer.config)}
-        if trainer.reference is not None and trainer.reference.anchor:
-            facts["reference_anchor"] = trainer.reference.anchor
+        if _reference_of(trainer):
+            facts["reference_anchor"] = trainer.reference.anchor if trainer.reference is not None else 0
         (unfinished / "state.json").write_text(json.dumps(facts, indent=2))
         os.replace(unfinished, directory)
         for old in sorted(_checkpoints(root))[:-KEPT]:
@@ -126,13 +129,19 @@ def _state(trainer: Trainer) -> dict[str, Tensor]:
     state = {name: p.detach() for name, p in _parameters(trainer).items()}
     for name, p in _parameters(trainer).items():
         state |= {f"optimiser.{name}.{moment}": kept for moment, kept in trainer.optimizer.state.get(p, {}).items()}
-    reference = trainer.reference
-    if reference is not None and reference.anchor and reference.weights is not None:
-        state |= {f"reference.{name}": p for name, p in reference.weights.items()}
+    state |= {f"reference.{name}": p for name, p in _reference_of(trainer).items()}
     state["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         state["random.cuda"] = torch.cuda.get_rng_state()
     return state
+
+
+def _reference_of(trainer: Trainer) -> dict[str, Tensor]:
+    """Return the reference's weights that a checkpoint needs; in a campaign those of its first run, too."""
+    reference = trainer.reference
+    if reference is None or reference.weights is None or not (reference.anchor or trainer.config.campaign):
+        return {}
+    return reference.weights
 
 
 def _processes() -> dict[str, Any]:

@@ -17,6 +17,10 @@ class RunStopped(RuntimeError):
     """A guard stopped the run; the message is the reason that the run ends with."""
 
 
+class Collapsed(RunStopped):
+    """The policy is collapsing."""
+
+
 def check_mismatch(mismatch_kl: float, guards: Guards) -> None:
     """Stop a run whose engine and learner disagree.
 
@@ -43,7 +47,7 @@ def check_collapse(steps: Sequence[RunStep], guards: Guards) -> None:
         guards: the run's guards.
 
     Raises:
-        RunStopped: a figure was beyond its bound for `patience` steps in a row.
+        Collapsed: a figure was beyond its bound for `patience` steps in a row.
     """
     bounds = (
         ("entropy", guards.min_entropy, -1, "min_entropy", "the policy has stopped exploring"),
@@ -58,7 +62,7 @@ def check_collapse(steps: Sequence[RunStep], guards: Guards) -> None:
     for name, bound, sign, field, meaning in bounds:
         values = [step.metrics.get(name) for step in last]
         if bound is not None and all(value is not None and sign * (value - bound) > 0 for value in values):
-            raise RunStopped(
+            raise Collapsed(
                 f"{meaning}: {name} was {values[-1]:.3g} and beyond guards.{field} = {bound:g} for "
                 f"{guards.patience} learner steps in a row"
             )

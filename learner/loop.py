@@ -14,22 +14,21 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from learner.checkpoint import save_checkpoint
+from learner.campaign import begin, delete_old_checkpoints, history, must_publish_start, numbered
+from learner.checkpoint import newest_checkpoint, save_checkpoint
 from learner.checks import BadInput, check_groups
-from learner.guards import RunStopped, check_collapse
+from learner.guards import Collapsed, RunStopped, check_collapse
 from learner.horizon import horizon_at, horizon_metrics
 from learner.leases import LOST_CODES, STOPPING_S, Heartbeat, RunLost, leased
-from learner.model.acceleration import accelerate
 from learner.parallel import distributed
 from learner.parallel.ending import ProcessFailed
 from learner.parallel.first import FirstProcessClient
-from learner.resume import load_start, resume
 from learner.settings import LearnerSettings
 from learner.step import Trainer
 from learner.versions import RunVersions
 from upturn.client import Client, UpturnAPIError
 from upturn.outcome import nothing_to_learn
-from upturn.wire import BatchAck, BatchRequest, BatchView, RunClaim, RunEnd, RunStep, RunView
+from upturn.wire import BatchAck, BatchRequest, BatchView, RunBudget, RunClaim, RunEnd, RunStep, RunView
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ def _to_its_end(run: RunView, server: Client, client: FirstProcessClient, settin
             return client.run(run.id)
         error = distributed.root_cause(raised, _reason(raised))
         if isinstance(error, Exception) and not _server_is_away(error):  # otherwise the run can continue later
-            client.fail_run(run.id, settings.learner, _reason(error))
+            client.fail_run(run.id, settings.learner, _reason(error), collapsed=isinstance(error, Collapsed))
         if error is raised:
             raise
         raise error from raised
@@ -78,18 +77,30 @@ def train(run: RunView, client: FirstProcessClient, settings: LearnerSettings, h
     """
     work = settings.work_dir.resolve()
     policies = client.policies()
-    policy = load_start(run, policies, settings.torch_device())
-    accelerate(policy, settings)
-    trainer = Trainer(policy, run.config, settings.max_row_tokens)
-    versions = RunVersions(run, client, settings.learner, policy, work / "policies" / run.id, policies)
+
+    def replayed(of: RunView, step: int) -> BatchView:
+        request = BatchRequest(
+            run_id=of.id, learner=settings.learner, step=step, horizon=of.steps[step].horizon, replay=True
+        )
+        return client.lease_batch(request)
+
+    trainer = begin(run, client, policies, settings, work / "checkpoints", replayed)
+    versions = RunVersions(run, client, settings.learner, trainer.policy, work / "policies" / run.id, policies)
     loop = _Loop(run, client, settings.learner, heartbeat, trainer, versions, work / "checkpoints" / run.id)
-    first = resume(trainer, run, policies, loop.checkpoints, loop.replayed)
+    if must_publish_start(run, policies):
+        loop.publish_start()
     try:
-        for step in range(first, run.config.steps):
+        for step in range(run.step, run.config.steps):
             check_collapse(loop.recorded, run.config.guards)
             loop.step(step)
+            if loop.budget_is_spent():
+                break
     except RunStopped as stopped:
-        raise RunStopped(f"{stopped}. {versions.serve_best(loop.recorded)}") from stopped
+        message = f"{stopped}. {versions.serve_best(loop.recorded)}"
+        raise type(stopped)(message) from stopped
+    if run.config.campaign is not None:
+        loop.keep_state()
+        delete_old_checkpoints(run, client, work / "checkpoints")
 
 
 @dataclass
@@ -107,21 +118,43 @@ class _Loop:
     def __post_init__(self) -> None:
         self.recorded = list(self.run.steps)
         """Every finished step, as the server recorded it."""
+        self._adaptive = self.run.config.schedule.kind == "adaptive"
+        self._history = history(self.run, self.client) if self._adaptive else []
+        """Every step of the campaign before this run, if the schedule reads them."""
+
+    def publish_start(self) -> None:
+        """Publish the state with which the run begins, once the run may start: it plays the first step."""
+        horizon = self._horizon(0)
+        while not self.client.ready_for_batch(self._request(0, horizon)):
+            self.heartbeat.check()
+        self.versions.publish(None, horizon)
+
+    def keep_state(self) -> None:
+        """Write a checkpoint of the state with which the run ends, for the campaign's next run."""
+        done = len(self.recorded)
+        newest = distributed.from_first(newest_checkpoint, self.checkpoints, done)
+        if newest is None or newest[0] < done:
+            save_checkpoint(self.trainer, self.checkpoints, done)
+
+    def budget_is_spent(self) -> bool:
+        """Return whether the server has ended the run, since a part of its budget is used up."""
+        config = self.run.config
+        return config.budget != RunBudget() and self.client.run(self.run.id).state != "running"
 
     def step(self, step: int) -> None:
         """Train one step: lease, train, publish, checkpoint, acknowledge."""
         self.heartbeat.check()
-        config = self.run.config
-        horizon = horizon_at(config.schedule, step, self.recorded)
+        config, first = self.run.config, self.run.first_step
+        horizon = self._horizon(step)
         asked = time.perf_counter()
         with leased(self.client, self._request(step, horizon), self.heartbeat) as batch:
             if step == 0:
                 check_groups(batch, config)
             self._prepare(step + 1)
-            result = self.trainer.step(batch.samples, step)
+            result = self.trainer.step(batch.samples, first + step)
             self.heartbeat.check()
             metrics = {**result.metrics, "lease_s": time.perf_counter() - asked - result.metrics.get("train_s", 0.0)}
-            metrics |= horizon_metrics(config.schedule, step, self.recorded)
+            metrics |= horizon_metrics(config.schedule, first + step, self._before())
             version, played_by = None, self.versions.newest
             if result.trained:
                 version, times = self.versions.publish(step, horizon)
@@ -142,15 +175,18 @@ class _Loop:
         log.info("run %s step %d horizon %d %s", self.run.id, step, horizon, _brief(version, metrics, batch))
         self.versions.keep_if_best(played_by, self.recorded)
 
-    def replayed(self, step: int) -> BatchView:
-        """Return the batch of a finished step again."""
-        request = self._request(step, self.recorded[step].horizon)
-        return self.client.lease_batch(request.model_copy(update={"replay": True}))
-
     def _prepare(self, step: int) -> None:
         """Let the server play the next step's episodes during this one, if the run overlaps them."""
         if self.run.config.overlap and step < self.run.config.steps:
-            self.client.prepare_batch(self._request(step, horizon_at(self.run.config.schedule, step)))
+            self.client.prepare_batch(self._request(step, self._horizon(step)))
+
+    def _horizon(self, step: int) -> int:
+        """Return the horizon of a step of the run."""
+        return horizon_at(self.run.config.schedule, self.run.first_step + step, self._before())
+
+    def _before(self) -> list[RunStep]:
+        """Return the finished steps of run and campaign with their global numbers, if the schedule reads them."""
+        return self._history + numbered(self.run, self.recorded) if self._adaptive else []
 
     def _request(self, step: int, horizon: int) -> BatchRequest:
         return BatchRequest(run_id=self.run.id, learner=self.learner, step=step, horizon=horizon)

@@ -58,13 +58,14 @@ class Version:
     probe: Probe
 
 
-def write_version(policy: Policy, root: Path, step: int, facts: dict[str, Any]) -> Version:
+def write_version(policy: Policy, root: Path, step: int | None, facts: dict[str, Any]) -> Version:
     """Write the policy's weights into a new directory under `root`.
 
     Args:
         policy: the policy to publish.
         root: the run's directory of versions.
-        step: global learner step, which names the directory. A step repeated after a crash gets a new directory.
+        step: learner step of the run, which names the directory; None is the state with which the run began. A step
+            repeated after a crash gets a new directory.
         facts: entries of the manifest in addition to the files: run, horizon and the like.
 
     Raises:
@@ -111,10 +112,11 @@ def probe_token_ids(policy: Policy) -> list[int]:
     return (ids * (PROBE_TOKENS // len(ids) + 1))[:PROBE_TOKENS]
 
 
-def _new_directory(root: Path, step: int) -> Path:
+def _new_directory(root: Path, step: int | None) -> Path:
     """Make and return `step-000012`, or `step-000012-2` and so on if it exists: a version is never overwritten."""
+    name = "start" if step is None else f"step-{step:06d}"
     for attempt in count(1):
-        directory = root / (f"step-{step:06d}" if attempt == 1 else f"step-{step:06d}-{attempt}")
+        directory = root / (name if attempt == 1 else f"{name}-{attempt}")
         if not directory.exists():
             directory.mkdir(parents=True)
             return directory

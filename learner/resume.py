@@ -25,8 +25,14 @@ from upturn.wire import BatchView, PolicyList, PolicyView, RunView
 log = logging.getLogger(__name__)
 
 
-def load_start(run: RunView, policies: PolicyList, device: torch.device) -> Policy:
+def load_start(run: RunView, policies: PolicyList, device: torch.device, *, any_weights: bool = False) -> Policy:
     """Load the weights that the run began with: its first version, or head if it has no first version yet.
+
+    Args:
+        run: the run.
+        policies: all versions.
+        device: the device to train on.
+        any_weights: take the full weights under them if they were deleted: a checkpoint replaces them.
 
     Raises:
         FileNotFoundError: the version's weights were deleted.
@@ -36,6 +42,8 @@ def load_start(run: RunView, policies: PolicyList, device: torch.device) -> Poli
     head = next(p for p in policies.data if p.head)
     start = head if run.first_version is None else versions[run.first_version]
     full = full_weights_under(start, versions)
+    if any_weights and not Path(start.path).is_dir():
+        start = full = next(p for p in policies.data if p.kind == "base")
     adapter = Path(start.path) if start.kind == "adapter" else None
     for path in (Path(full.path), Path(start.path)):
         if not path.is_dir():
@@ -58,26 +66,33 @@ def full_weights_under(version: PolicyView, versions: dict[int, PolicyView]) -> 
 
 
 def resume(
-    trainer: Trainer, run: RunView, policies: PolicyList, checkpoints: Path, batch_of: Callable[[int], BatchView]
+    trainer: Trainer,
+    run: RunView,
+    policies: PolicyList,
+    checkpoints: Path,
+    batch_of: Callable[[int], BatchView],
+    steps: int | None = None,
 ) -> int:
-    """Bring the trainer to the state after the run's acknowledged steps; return their number.
+    """Bring the trainer to the state after a run's acknowledged steps; return their number.
 
     Args:
-        trainer: with the weights that the run began with.
+        trainer: in the state with which the run began.
         run: the run with its recorded steps.
         policies: all versions.
         checkpoints: the run's directory of checkpoints.
         batch_of: returns the batch of a finished step.
+        steps: only so many of the acknowledged steps; None is all.
     """
-    checkpoint = distributed.from_first(newest_checkpoint, checkpoints, run.step)
+    steps = run.step if steps is None else steps
+    checkpoint = distributed.from_first(newest_checkpoint, checkpoints, steps)
     if checkpoint is not None:
         load_checkpoint(trainer, checkpoint[1])
     first = 0 if checkpoint is None else checkpoint[0]
-    if not _compute_again(trainer, run, range(first, run.step), batch_of):
-        _take_published(trainer, run, policies, first)
-    elif run.step:
-        log.info("run %s continues exactly after step %d", run.id, run.step)
-    return run.step
+    if not _compute_again(trainer, run, range(first, steps), batch_of):
+        _take_published(trainer, run, policies, first, steps)
+    elif steps:
+        log.info("run %s continues exactly after step %d", run.id, steps)
+    return steps
 
 
 def _compute_again(trainer: Trainer, run: RunView, steps: range, batch_of: Callable[[int], BatchView]) -> bool:
@@ -94,27 +109,28 @@ def _compute_again(trainer: Trainer, run: RunView, steps: range, batch_of: Calla
                 raise
             log.warning("the batch of step %d is no longer available: %s", step, error)
             return False
-        result = trainer.step(samples, step)
+        result = trainer.step(samples, run.first_step + step)
         if result.metrics["trained_tokens"] != recorded[step].get("trained_tokens"):
             log.warning("the batch of step %d has lost episodes since it was trained", step)
             return False
     return True
 
 
-def _take_published(trainer: Trainer, run: RunView, policies: PolicyList, first: int) -> None:
+def _take_published(trainer: Trainer, run: RunView, policies: PolicyList, first: int, steps: int) -> None:
     """Load the run's newest version, and the reference's version, if its steps cannot be computed again."""
     published = {p.step: Path(p.path) for p in policies.data if p.run_id == run.id and p.step is not None}
-    missing = [step for step in published if first <= step < run.step]
+    missing = [step for step in published if first <= step < steps]
     if missing:
         newest = published[max(missing)]
         trainer.policy.load_published(newest)
-        log.info("run %s continues after step %d from %s", run.id, run.step, newest)
-    reference = trainer.reference
-    if reference is None or not run.step or reference.anchor == reference.anchor_of(run.step - 1):
+        log.info("run %s continues after step %d from %s", run.id, steps, newest)
+    reference, last = trainer.reference, run.first_step + steps - 1
+    if reference is None or not steps or reference.anchor == reference.anchor_of(last):
         return
-    before = [step for step in published if step < reference.anchor_of(run.step - 1) and published[step].is_dir()]
+    anchor = reference.anchor_of(last) - run.first_step
+    before = [step for step in published if step < anchor and published[step].is_dir()]
     if before:
-        reference.set(run.step - 1, trainer.policy.published_weights(published[max(before)]))
+        reference.set(last, trainer.policy.published_weights(published[max(before)]))
     else:
         log.warning("the reference's version was deleted: the current policy becomes the reference")
-        reference.set(run.step - 1, trainer.policy.snapshot())
+        reference.set(last, trainer.policy.snapshot())

@@ -19,7 +19,7 @@ import torch
 
 from learner.algorithms.credit import Credit, NoGradPass
 from learner.algorithms.registry import algorithm_of
-from learner.checks import check_batch
+from learner.checks import BadInput, check_batch
 from learner.figures import Sums, lineage, repetition
 from learner.guards import check_mismatch
 from learner.minibatch import Minibatch
@@ -61,15 +61,40 @@ class Trainer:
         if config.traits.needs_values:
             policy.add_value_head()
         policy.shard()
-        groups = [{"params": list(policy.trainable().values()), "lr": o.lr}]
+        groups = [{"params": list(policy.trainable().values()), "lr": config.lr}]
         if config.traits.needs_values:
             groups.append({"params": list(policy.value_parameters()), "lr": config.ppo.value_lr})
-        self._rates = [config.optimizer.lr, config.ppo.value_lr]
         self.optimizer = torch.optim.AdamW(
-            groups, lr=o.lr, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay, fused=True
+            groups, lr=config.lr, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay, fused=True
         )
         self.reference = Reference(policy, config.reference_reset_every) if self.algorithm.needs_reference else None
         self._limits = policy.row_limits(max_row_tokens)
+
+    def continue_with(self, config: RunConfig) -> None:
+        """Go on with the config of the campaign's next run; weights, optimizer and reference stay.
+
+        Raises:
+            BadInput: the config trains other weights, or needs a value head that there is not.
+        """
+        before, names = self.config, ("kind", "lora_rank", "lora_alpha")
+        changed = [name for name in names if getattr(config, name) != getattr(before, name)]
+        if config.traits.needs_values != before.traits.needs_values:
+            changed.append("algorithm")
+        if changed:
+            raise BadInput(
+                f"campaign {config.campaign!r} cannot go on with another {' or '.join(changed)} "
+                f"({', '.join(f'{name} was {getattr(before, name)}' for name in changed)}): name a new campaign"
+            )
+        self.config, self.algorithm = config, algorithm_of(config)
+        o = config.optimizer
+        for group in self.optimizer.param_groups:
+            group |= {"betas": (o.beta1, o.beta2), "weight_decay": o.weight_decay}
+        if not self.algorithm.needs_reference:
+            self.reference = None
+        elif self.reference is None:
+            self.reference = Reference(self.policy, config.reference_reset_every)
+        else:
+            self.reference.reset_every = config.reference_reset_every
 
     def step(self, samples: Sequence[Sample], step: int) -> StepResult:
         """Train on the samples of one batch.
@@ -102,7 +127,7 @@ class Trainer:
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate at a global learner step: linear warmup, then constant."""
-        return self.config.optimizer.lr * self._warmup(step)
+        return self.config.lr * self._warmup(step)
 
     def _train(self, minibatches: list[Minibatch], step: int) -> tuple[list[Sums], list[float], dict[str, float]]:
         """Train on all minibatches; return the sums of each, gradient norms, and advantages by episode.
@@ -168,7 +193,8 @@ class Trainer:
                 f"the gradient of learner step {step} is not finite ({sums.nonfinite} tokens had no finite logprob): "
                 "lower the learning rate, or restart from an earlier version"
             )
-        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=False):
+        rates = self.config.lr, self.config.ppo.value_lr
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=False):
             group["lr"] = rate * self._warmup(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

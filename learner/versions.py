@@ -44,11 +44,11 @@ class RunVersions:
         self.newest = Path(max(published, key=lambda version: version.version).path) if published else None
         """Directory of the run's newest version, which plays the next step; None before the first."""
 
-    def publish(self, step: int, horizon: int) -> tuple[int, dict[str, float]]:
+    def publish(self, step: int | None, horizon: int) -> tuple[int, dict[str, float]]:
         """Write and publish a version; return its number, and the seconds that both took.
 
         Args:
-            step: global learner step.
+            step: learner step of the run; None publishes the state with which the run begins.
             horizon: the step's horizon, for the manifest.
         """
         began = time.perf_counter()

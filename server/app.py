@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from server.api import (
+    campaigns,
     environments,
     episodes,
     keys,
@@ -49,6 +50,7 @@ ROUTERS = (
     plays,
     keys,
     runs,
+    campaigns,
     schedule,
     policies,
     shadow,

@@ -73,7 +73,9 @@ def check_model(directory: Path, config: RunConfig, device: torch.device, precis
     needed, free = needed_bytes(parameters, held_bytes, config) / distributed.count(), free_bytes(device)
     if free is not None and needed > free:
         advice = (
-            "train an adapter (kind = 'adapter') or a smaller model" if config.kind == "full" else "use a smaller model"
+            "train an adapter (kind = 'adapter') or a smaller model"
+            if config.kind != "adapter"
+            else "use a smaller model"
         )
         raise TooLittleMemory(
             f"training {parameters / 1e6:.0f} M parameters needs {needed / _GIB:.1f} GiB before the "

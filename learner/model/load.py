@@ -41,15 +41,16 @@ def load_policy(
     precision = precision or stored
     # Float32 weights lose nothing to a float32 engine; a bfloat16 engine rounds them anyway.
     published = torch.bfloat16 if stored == precision == torch.bfloat16 else torch.float32
-    held = torch.float32 if config.kind == "full" else precision
+    full = config.kind != "adapter"
+    held = torch.float32 if full else precision
     model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=held, attn_implementation="sdpa")
-    if config.kind == "full" and adapter is not None:
+    if full and adapter is not None:
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     elif adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
-    elif config.kind == "adapter":
+    elif not full:
         model = with_new_adapter(model, directory, config)
-    if config.kind == "full":
+    if full:
         model.requires_grad_(True)
     # Several processes take their parts from a copy on the CPU: the whole model might not fit one device.
     return Policy(model.to(device if distributed.count() == 1 else "cpu").train(), directory, published, precision)

@@ -25,7 +25,7 @@ class Reference:
 
     def __init__(self, policy: Policy, reset_every: int | None) -> None:
         self._policy = policy
-        self._reset_every = reset_every
+        self.reset_every = reset_every
         self.anchor = 0
         """Number of learner steps after which the policy became the reference; 0 is the run's beginning."""
         self.weights: dict[str, Tensor] | None = None if policy.adapter_is_neutral else policy.snapshot()
@@ -33,7 +33,7 @@ class Reference:
 
     def anchor_of(self, step: int) -> int:
         """Return the anchor that applies at a learner step."""
-        return 0 if self._reset_every is None else step // self._reset_every * self._reset_every
+        return 0 if self.reset_every is None else step // self.reset_every * self.reset_every
 
     def advance(self, step: int) -> bool:
         """Reset if the step begins a new interval; return whether it did."""

@@ -16,6 +16,7 @@ from upturn.wire import (
     PolicyView,
     RunClaim,
     RunEnd,
+    RunList,
     RunView,
 )
 
@@ -72,6 +73,14 @@ class FirstProcessClient:
         """Let the server begin to play a step's episodes."""
         from_first(self._client.prepare_batch, request)
 
+    def ready_for_batch(self, request: BatchRequest) -> bool:
+        """Return whether the run's first step may start; waits for a while before it says no."""
+        return from_first(self._client.ready_for_batch, request)
+
+    def runs(self) -> RunList:
+        """List all runs without their steps, newest first."""
+        return from_first(self._client.runs)
+
     def lease_batch(self, request: BatchRequest, on_progress: Callable[[BatchView], None] | None = None) -> BatchView:
         """Lease a batch, waiting until the server has gathered it.
 
@@ -85,10 +94,11 @@ class FirstProcessClient:
         """Acknowledge a batch; return process 0's acknowledgement, since other processes measure other times."""
         return from_first(self._acknowledge, batch_id, ack)
 
-    def fail_run(self, run_id: str, learner: str, reason: str) -> None:
+    def fail_run(self, run_id: str, learner: str, reason: str, *, collapsed: bool = False) -> None:
         """End a run as failed. Other processes do nothing, and may be gone."""
         if is_first():
-            self._client.end_run(run_id, RunEnd(learner=learner, state="failed", reason=reason))
+            end = RunEnd(learner=learner, state="failed", reason=reason, collapsed=collapsed)
+            self._client.end_run(run_id, end)
 
     def return_batch(self, batch: BatchView, learner: str) -> None:
         """Return a batch if the server can be reached. Other processes do nothing, and may be gone."""

@@ -16,17 +16,18 @@ from server.environments.plays import Plays
 from server.errors import Conflict, NotFound, Unavailable
 from server.store.chunks import chunks
 from server.store.database import Database, new_id
-from server.store.tables import BatchRow, EpisodeRow, MetricRow, RunEpisodeRow
+from server.store.tables import BatchRow, EpisodeRow, MetricRow, RunEpisodeRow, RunRow
 from server.store.writer import Writer
 from server.training.branches import samples
 from server.training.budget import end_if_spent
 from server.training.curriculum import record_of, tasks_of, tasks_of_step
 from server.training.gate import PromotionGate
-from server.training.run_states import hold
+from server.training.run_states import SLOT, get_run, hold
 from server.training.selection import Selection, select
 from server.versions.routing import Pointers
 from upturn.wire import BatchAck, BatchRequest, BatchView, PlayPlan, PlayRequest, PlayView, RunConfig, Sample
 
+ATTEMPT_SEEDS = 1_000_003  # A campaign that went back repeats its global steps, and plays them with other seeds.
 WAIT_S = 10.0  # Maximum wait of one request for the play; the learner then asks again.
 
 
@@ -51,21 +52,22 @@ class Batches:
             Unavailable: the play for this batch failed; the next request starts another.
         """
         async with self._one_at_a_time:
-            run_config, batch_id = await self._writer.write(lambda session: _find_or_make(session, request))
-            config = RunConfig.model_validate(run_config)
-            batch = await self._get(batch_id)
+            run, batch = await self._writer.write(lambda session: _find_or_make(session, request))
+            config = RunConfig.model_validate(run.config)
             if batch.state == "trained":
                 if request.replay:
-                    samples_again = await asyncio.to_thread(self._samples, batch_id, config)
+                    samples_again = await asyncio.to_thread(self._samples, batch.id, config)
                     return _view(batch, None, samples_again).model_copy(update={"state": "leased"})
                 raise Conflict(f"step {request.step} of {request.run_id} is already trained", code="batch_trained")
             if request.replay:
                 raise Conflict(f"step {request.step} of {request.run_id} is not trained yet", code="batch_not_trained")
             first = batch.step == 0 and batch.state == "gathering" and batch.play_id is None
             if first and config.evaluation is not None and not await self._gate.ready(request.run_id, WAIT_S):
+                return _view(batch, None, []).model_copy(update={"ready": False})
+            if request.only_ready:
                 return _view(batch, None, [])
             if batch.state == "gathering" and config.play is not None and batch.play_id is None:
-                batch.play_id = await self._start_play(config, config.play, batch)
+                batch.play_id = await self._start_play(run, config, config.play, batch)
             if request.prepare:
                 return _view(batch, None, [])
         play = None
@@ -81,8 +83,8 @@ class Batches:
                 raise Unavailable(f"the play of step {request.step} {play.state}: {play.error}", code="play_failed")
             chosen = await asyncio.to_thread(self._select, config, batch)
             await self._writer.write(lambda session: _record(session, batch.id, chosen))
-        batch = await self._get(batch_id)
-        return _view(batch, play, await asyncio.to_thread(self._samples, batch_id, config))
+        batch = await self._get(batch.id)
+        return _view(batch, play, await asyncio.to_thread(self._samples, batch.id, config))
 
     async def acknowledge(self, batch_id: str, ack: BatchAck) -> None:
         """Record that a batch was trained (with lineage and metrics) or returned.
@@ -123,8 +125,8 @@ class Batches:
 
         await self._writer.write(record)
 
-    async def _start_play(self, config: RunConfig, plan: PlayPlan, batch: BatchRow) -> str:
-        (environment, tasks), *also = (await asyncio.to_thread(self._tasks, config, plan, batch)).items()
+    async def _start_play(self, run: RunRow, config: RunConfig, plan: PlayPlan, batch: BatchRow) -> str:
+        (environment, tasks), *also = (await asyncio.to_thread(self._tasks, run, config, plan, batch)).items()
         play_id = await self._plays.start(
             PlayRequest(
                 environment=environment,
@@ -135,17 +137,17 @@ class Batches:
                 policy=None,
                 agent=plan.agent,
                 sampling=plan.sampling,
-                seed=(config.seed + batch.step) % 2**31,
+                seed=(config.seed + run.first_step + batch.step + run.attempt * ATTEMPT_SEEDS) % 2**31,
                 purpose="training",
             )
         )
         await self._change(batch.id, play_id=play_id)
         return play_id
 
-    def _tasks(self, config: RunConfig, plan: PlayPlan, batch: BatchRow) -> dict[str, list[str]]:
+    def _tasks(self, run: RunRow, config: RunConfig, plan: PlayPlan, batch: BatchRow) -> dict[str, list[str]]:
         with self._database.read() as session:
-            record = record_of(session, batch.run_id, batch.step) if plan.curriculum == "learnability" else {}
-        return tasks_of_step(plan, tasks_of(plan), config.seed, batch.step, record)
+            record = record_of(session, run, batch.step) if plan.curriculum == "learnability" else {}
+        return tasks_of_step(plan, tasks_of(plan), config.seed, run.first_step + batch.step, record)
 
     def _select(self, config: RunConfig, batch: BatchRow) -> Selection:
         with self._database.read() as session:
@@ -177,10 +179,17 @@ class Batches:
             )
 
 
-def _find_or_make(session: Session, request: BatchRequest) -> tuple[dict[str, Any], str]:
-    """Return the run's config and the id of the step's batch, which is created if needed; the learner holds the run."""
-    run = hold(session, request.run_id, request.learner)
+def _find_or_make(session: Session, request: BatchRequest) -> tuple[RunRow, BatchRow]:
+    """Return the run, which the learner holds, and the step's batch, which is created if needed.
+
+    A batch to replay may also be of an earlier run of the same campaign.
+    """
+    run = get_run(session, request.run_id)
+    if not (request.replay and run.campaign_id is not None and _held(session, request.learner) == run.campaign_id):
+        run = hold(session, request.run_id, request.learner)
     batch = session.scalar(sa.select(BatchRow).where(BatchRow.run_id == request.run_id, BatchRow.step == request.step))
+    if batch is None and request.replay:
+        raise Conflict(f"step {request.step} of {request.run_id} has no batch", code="batch_not_trained")
     if batch is None:
         batch = BatchRow(
             id=new_id("batch"),
@@ -192,7 +201,13 @@ def _find_or_make(session: Session, request: BatchRequest) -> tuple[dict[str, An
             created_at=time.time(),
         )
         session.add(batch)
-    return run.config, batch.id
+        session.flush()
+    return run, batch
+
+
+def _held(session: Session, learner: str) -> str | None:
+    """Return the campaign of the run that a learner holds."""
+    return session.scalar(sa.select(RunRow.campaign_id).where(RunRow.slot == SLOT, RunRow.learner == learner))
 
 
 def _record(session: Session, batch_id: str, chosen: Selection) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from server.environments.instances import find_environment
 from server.errors import NotFound
-from server.store.tables import BatchRow, EpisodeRow
+from server.store.tables import BatchRow, EpisodeRow, RunRow
 from upturn.wire import PlayPlan
 
 RECENT = 32  # Newest episodes of a task that estimate its success: four groups of eight.
@@ -54,8 +54,15 @@ def tasks_of(plan: PlayPlan) -> dict[str, list[str]]:
     return by_environment
 
 
-def record_of(session: Session, run_id: str, step: int) -> Record:
-    """Return the success of the tasks that a run played before a step; episodes without a verdict are ignored."""
+def record_of(session: Session, run: RunRow, step: int) -> Record:
+    """Return the success of the tasks that a run played before a step, or its campaign in earlier runs.
+
+    Episodes without a verdict are ignored.
+    """
+    before = sa.and_(BatchRow.run_id == run.id, BatchRow.step < step)
+    if run.campaign_id is not None:
+        earlier = sa.select(RunRow.id).where(RunRow.campaign_id == run.campaign_id, RunRow.id != run.id)
+        before = sa.or_(before, BatchRow.run_id.in_(earlier))
     played = (
         sa.select(
             EpisodeRow.environment,
@@ -67,8 +74,7 @@ def record_of(session: Session, run_id: str, step: int) -> Record:
         )
         .join(BatchRow, BatchRow.play_id == EpisodeRow.play_id)
         .where(
-            BatchRow.run_id == run_id,
-            BatchRow.step < step,
+            before,
             EpisodeRow.status.not_in(("open", "error")),
             EpisodeRow.success.is_not(None),
             EpisodeRow.environment.is_not(None),

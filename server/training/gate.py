@@ -20,7 +20,7 @@ from server.store.database import BROKEN, Database
 from server.store.tables import MetricRow, RunRow
 from server.store.writer import Writer
 from server.training.evaluations import Evaluations, Unmeasurable, last_horizon
-from server.training.gate_rule import RUN_METRICS, Comparison, Measured, Pair, decide
+from server.training.gate_rule import RUN_METRICS, Comparison, Measured, Pair, decide, goes_on
 from server.training.objections import too_few_verdicts
 from server.training.run_states import undecided
 from server.training.runs import Runs
@@ -147,11 +147,13 @@ class PromotionGate:
                 objections.append(f"nothing can be decided: {type(error).__name__}: {error}")
         seed = 0 if config.evaluation is None else config.evaluation.seed
         metrics = await asyncio.to_thread(self._metrics, run.id)
-        return decide(
+        evidence = decide(
             self._settings,
             Comparison(champion, candidate, last_horizon(config.schedule), seed, pairs, metrics),
             objections,
         )
+        continues = run.campaign_id is not None and not run.collapsed and goes_on(evidence)
+        return evidence.model_copy(update={"continues": continues})
 
     async def _pairs(self, run_id: str, config: RunConfig, champion: int, candidate: int) -> dict[str, Pair]:
         plan = config.evaluation

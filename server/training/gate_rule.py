@@ -124,6 +124,11 @@ def decide(rule: GateSettings, compared: Comparison, objections: Sequence[str] =
     return evidence.model_copy(update={"objections": reasons, "promoted": not reasons})
 
 
+def goes_on(evidence: GateEvidence) -> bool:
+    """Return whether a campaign goes on from a candidate that was not promoted: it is not known to be worse."""
+    return not evidence.promoted and (evidence.gain is None or evidence.gain.high >= 0)
+
+
 def bootstrap(gains: Sequence[Sequence[float]], confidence: float, seed: int) -> tuple[Interval, list[Interval]]:
     """Return the interval of the mean over environments of their mean gains, and each environment's own interval.
 

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from server.errors import Conflict, NotFound
 from server.store.database import new_id
 from server.store.tables import RunRow
+from server.training.campaigns import campaign_named
 from upturn.wire import RunConfig
 
 SLOT = "learner"
@@ -61,9 +62,9 @@ def unfinished(session: Session, run_id: str) -> RunRow:
     return row
 
 
-def new_run(config: RunConfig, trigger: str, now: float) -> RunRow:
-    """Return the row of a new queued run."""
-    return RunRow(
+def new_run(session: Session, config: RunConfig, trigger: str, now: float) -> RunRow:
+    """Add and return the row of a new queued run, and its campaign if that is new."""
+    row = RunRow(
         id=new_id("run"),
         state="queued",
         trigger=trigger,
@@ -71,8 +72,11 @@ def new_run(config: RunConfig, trigger: str, now: float) -> RunRow:
         step=0,
         active_s=0.0,
         gate="due" if config.evaluation else None,
+        campaign_id=None if config.campaign is None else campaign_named(session, config.campaign, now),
         created_at=now,
     )
+    session.add(row)
+    return row
 
 
 def pause_run(row: RunRow, reason: str, now: float) -> None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.engines.precision import Precision
-from server.errors import BadRequest
 from server.store.database import Database
 from server.store.tables import BatchRow, MetricRow, RunRow
 from server.store.writer import Writer
+from server.training.campaigns import begin
 from server.training.outcome import with_outcome
+from server.training.run_checks import check_config
 from server.training.run_states import (
     SLOT,
     UNFINISHED,
@@ -33,7 +35,7 @@ from server.training.run_states import (
 )
 from server.versions.routing import Pointers
 from upturn.outcome import nothing_to_learn
-from upturn.wire import RunClaim, RunConfig, RunEnd, RunStep, RunView
+from upturn.wire import RunClaim, RunConfig, RunEnd, RunFollows, RunStep, RunView
 
 BY_REQUEST = "paused by request"
 
@@ -81,29 +83,25 @@ class Runs:
             BadRequest: this server serves another kind of weights.
         """
         self.check(config)
-        row = new_run(config, trigger, self.clock())
-        await self._writer.write(lambda session: session.add(row))
-        return await self.view(row.id)
+        complete = self.resolved(config)
+        run_id = await self._writer.write(lambda session: new_run(session, complete, trigger, self.clock()).id)
+        return await self.view(run_id)
+
+    def resolved(self, config: RunConfig) -> RunConfig:
+        """Return a config with the defaults that depend on the weights that this server serves."""
+        return config.resolved(self._served)
+
+    @property
+    def _served(self) -> Literal["full", "adapter"]:
+        return "full" if self._pointers.shared else "adapter"
 
     def check(self, config: RunConfig) -> None:
-        """Refuse a run that this server cannot serve.
+        """Refuse a run that this server cannot serve, or whose horizon could never grow.
 
         Raises:
-            BadRequest: the server serves another kind of weights, or its engine computes in float16.
+            BadRequest: as in `run_checks.py`.
         """
-        served = "full" if self._pointers.shared else "adapter"
-        if self._precision() == "float16":
-            raise BadRequest(
-                "the engine computes in float16, in which nothing can be trained: start the server with "
-                "--engine.dtype bfloat16 or float32",
-                code="untrainable_precision",
-            )
-        if config.kind != served:
-            raise BadRequest(
-                f"this server serves {served} weights, the run trains {config.kind}",
-                param="config.kind",
-                code="wrong_kind",
-            )
+        check_config(config, self._served, self._precision())
 
     async def claim(self, request: RunClaim) -> RunView | None:
         """Give a learner the run whose learner was lost, or the oldest queued one; None if no run is due.
@@ -118,8 +116,11 @@ class Runs:
             if row is None:
                 return None
             if row.state == "queued":
+                if row.started_at is None:
+                    begin(session, row)
                 row.started_at = row.started_at or now
-                row.first_version = self._pointers.head if row.first_version is None else row.first_version
+                if row.first_version is None:
+                    row.first_version = self._pointers.head if row.campaign_id is None else self._pointers.champion
             else:
                 stop_clock(row, min(now, row.lease_until or now))
             row.state, row.slot, row.learner, row.lease_until = "running", SLOT, request.learner, now + self._lease_s
@@ -207,6 +208,7 @@ class Runs:
         def finish(session: Session) -> None:
             row = hold(session, run_id, end.learner)
             reason = with_outcome(session, run_id, end.reason) if end.state == "done" else end.reason
+            row.collapsed = end.collapsed
             close_run(row, end.state, reason, self.clock())
 
         await self._writer.write(finish)
@@ -294,6 +296,11 @@ class Runs:
             trained_steps=trained_steps,
             reason=row.reason,
             learner=row.learner,
+            first_step=row.first_step,
+            follows=None
+            if row.follows_id is None or row.follows_step is None
+            else RunFollows(run_id=row.follows_id, step=row.follows_step),
+            attempt=row.attempt,
             first_version=row.first_version,
             last_version=row.last_version,
             play_id=play_id,

@@ -55,8 +55,9 @@ class Champions:
     async def settle(self, run_id: str, evidence: GateEvidence) -> None:
         """Act on the gate's decision on a run's candidate, and record it; a recorded decision never changes.
 
-        A promoted candidate becomes the champion, or the canary if the settings ask for one. A rejected one is undone:
-        an engine of full weights loads the champion again; with adapters the next run starts from the champion.
+        A promoted candidate becomes the champion, or the canary if the settings ask for one. Any other is undone: an
+        engine of full weights loads the champion again; with adapters the next run starts from the champion, or, in a
+        campaign, from the campaign's state.
 
         Raises:
             NotFound: the weights have been deleted.
@@ -66,7 +67,9 @@ class Champions:
             approved = await self._serving.read(ledger.approved)
             if approved != evidence.champion:
                 moved = f"version {approved} became the champion in the meantime, and was not compared with"
-                evidence = evidence.model_copy(update={"promoted": False, "objections": [*evidence.objections, moved]})
+                evidence = evidence.model_copy(
+                    update={"promoted": False, "continues": True, "objections": [*evidence.objections, moved]}
+                )
             candidate = evidence.candidate
             champion = candidate if evidence.promoted else approved
             canary = evidence.promoted and self._pointers.share > 0
@@ -75,7 +78,7 @@ class Champions:
                 lambda session: ledger.record_gate_decision(session, run_id, evidence, approved, canary=canary),
             )
             if recorded:
-                outcome = "the canary" if canary else "promoted" if evidence.promoted else "rejected"
+                outcome = "the canary" if canary else "promoted" if evidence.promoted else "not promoted"
                 log.info("run %s: version %d is %s", run_id, candidate, outcome)
             if not canary:
                 self._serving.point(champion, undone=candidate)

@@ -50,10 +50,10 @@ def champion(session: Session) -> int:
 
 
 def head(session: Session) -> int:
-    """Return the newest trained version; the champion if that was rejected or rolled back by the watch."""
+    """Return the newest trained version; the champion if that was not promoted, or rolled back by the watch."""
     rejected = sa.select(sa.func.max(PromotionRow.from_version)).where(
         sa.or_(
-            PromotionRow.action == "reject",
+            PromotionRow.action.in_(("continue", "reject")),
             sa.and_(PromotionRow.action == "rollback", PromotionRow.decided_by == BY_WATCH),
         )
     )
@@ -73,7 +73,7 @@ def approval(session: Session) -> PromotionRow:
         sa.select(PromotionRow)
         .outerjoin(PolicyVersionRow, PolicyVersionRow.version == PromotionRow.to_version)
         .outerjoin(RunRow, RunRow.id == PolicyVersionRow.run_id)
-        .where(sa.not_(published_by_gated_run), PromotionRow.action.not_in(("canary", "reject")))
+        .where(sa.not_(published_by_gated_run), PromotionRow.action.not_in(("canary", "continue", "reject")))
         .order_by(PromotionRow.id.desc())
         .limit(1)
     )
@@ -112,7 +112,7 @@ def record_manual_change(session: Session, before: int, to: int, action: str, re
 
 
 def record_gate_decision(session: Session, run_id: str, evidence: GateEvidence, champion: int, *, canary: bool) -> bool:
-    """Record that the gate promoted a run's candidate, to champion or to canary, or rejected it.
+    """Record that the gate promoted a run's candidate, to champion or to canary, or did not.
 
     Returns:
         False if the run's decision is already recorded, or its candidate has been made the champion by hand.
@@ -126,7 +126,10 @@ def record_gate_decision(session: Session, run_id: str, evidence: GateEvidence, 
     gain = evidence.gain
     reason = f"mean gain {gain.mean:+.3f}, from {gain.low:+.3f} to {gain.high:+.3f}" if gain else ""
     if not evidence.promoted:
-        run.gate, before, to, action = "rejected", evidence.candidate, champion, "reject"
+        run.gate, action = (
+            ("continued", "continue") if evidence.continues and run.campaign_id else ("rejected", "reject")
+        )
+        before, to = evidence.candidate, champion
         reason = "; ".join(evidence.objections)
     elif canary:
         run.gate, before, to, action = "canary", evidence.candidate, champion, "canary"

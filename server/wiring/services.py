@@ -25,6 +25,7 @@ from server.recording.turns import Turns
 from server.rewards.sources import RewardSources
 from server.store.database import Database
 from server.training.batches import Batches
+from server.training.nights import Campaigns
 from server.training.runs import Runs
 from server.training.scheduling.schedule import Schedule
 from server.training.scheduling.settings import ScheduleSettings
@@ -56,6 +57,7 @@ def services(parts: Parts) -> Mapping[Any, object]:
             shadow=parts.shadow,
             default_horizon=settings.default_horizon,
         ),
+        Campaigns: Campaigns(parts.database),
         Database: parts.database,
         Draining: parts.draining,
         Engine: engine,

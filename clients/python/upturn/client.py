@@ -15,6 +15,8 @@ from upturn.wire import (
     BatchAck,
     BatchRequest,
     BatchView,
+    CampaignList,
+    CampaignView,
     EnvironmentList,
     EpisodeClose,
     EpisodeList,
@@ -223,6 +225,14 @@ class Client(Transport):
         """List all runs, newest first."""
         return self._get("/v1/runs", RunList)
 
+    def campaigns(self) -> CampaignList:
+        """List all campaigns without their nights, newest first."""
+        return self._get("/v1/campaigns", CampaignList)
+
+    def campaign(self, name: str) -> CampaignView:
+        """Return a campaign with its nights, oldest first."""
+        return self._get(f"/v1/campaigns/{name}", CampaignView)
+
     def cancel_run(self, run_id: str) -> RunView:
         """Cancel a run; its learner stops at its next request."""
         return self._post(f"/v1/runs/{run_id}/cancel", None, RunView, repeatable=True)
@@ -290,6 +300,12 @@ class Client(Transport):
     def prepare_batch(self, request: BatchRequest) -> None:
         """Let the server start playing a step's episodes."""
         self._post("/v1/batches", request.model_copy(update={"prepare": True}), BatchView, repeatable=True)
+
+    def ready_for_batch(self, request: BatchRequest) -> bool:
+        """Return whether the run's first step may start; waits for a while before it says no."""
+        return self._post(
+            "/v1/batches", request.model_copy(update={"only_ready": True}), BatchView, repeatable=True
+        ).ready
 
     def acknowledge_batch(self, batch_id: str, request: BatchAck) -> None:
         """Report that a batch was trained on, or return it."""

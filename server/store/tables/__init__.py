@@ -9,12 +9,13 @@ from server.store.tables.conversations import ConversationEndRow
 from server.store.tables.episodes import EpisodeRow, NodeRow, PlayRow, RewardRow, StepRow, TurnRow
 from server.store.tables.keys import ApiKeyRow
 from server.store.tables.rewards import JudgementRow, RewardSourceRow, ScoreRow
-from server.store.tables.training import BatchRow, MetricRow, RunEpisodeRow, RunRow, TriggerRow
+from server.store.tables.training import BatchRow, CampaignRow, MetricRow, RunEpisodeRow, RunRow, TriggerRow
 from server.store.tables.versions import EvaluationRow, PolicyVersionRow, PromotionRow, ShadowRow
 
 __all__ = [
     "ApiKeyRow",
     "BatchRow",
+    "CampaignRow",
     "ConversationEndRow",
     "EpisodeRow",
     "EvaluationRow",

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from server.store.base import Base, Id
+
+
+class CampaignRow(Base):
+    """What is trained from night to night: its runs continue one another."""
+
+    __tablename__ = "campaign"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), unique=True)
+    created_at: Mapped[float]
 
 
 class RunRow(Base):
@@ -35,7 +46,20 @@ class RunRow(Base):
     active_s: Mapped[float] = mapped_column(server_default="0", default=0.0)
     """Running time up to its last stop, without pauses, in seconds."""
     gate: Mapped[str | None] = mapped_column(String(16), index=True)
-    """`due`, sometimes `canary`, then `promoted`, `rejected` or `void`; NULL without an evaluation plan."""
+    """`due`, sometimes `canary`, then `promoted`, `continued`, `rejected` or `void`; NULL without an evaluation
+    plan."""
+    campaign_id: Mapped[str | None] = mapped_column(ForeignKey("campaign.id"), index=True)
+    """NULL for a run by itself."""
+    follows_id: Mapped[str | None] = mapped_column(ForeignKey("run.id"))
+    """The run of the campaign whose state this one continues; set when it starts."""
+    follows_step: Mapped[int | None]
+    """Number of that run's steps after which its state is continued."""
+    first_step: Mapped[int] = mapped_column(server_default="0", default=0)
+    """Global learner step of this run's step 0."""
+    attempt: Mapped[int] = mapped_column(server_default="0", default=0)
+    """How often the campaign went back before this run: repeated global steps play other seeds."""
+    collapsed: Mapped[bool] = mapped_column(server_default=sa.false(), default=False)
+    """A guard stopped it."""
     ended_at: Mapped[float | None]
 
 

@@ -62,8 +62,8 @@ class PromotionRow(Base):
     from_version: Mapped[int | None] = mapped_column(ForeignKey("policy_version.version"))
     to_version: Mapped[int] = mapped_column(ForeignKey("policy_version.version"))
     action: Mapped[str] = mapped_column(String(16))
-    """`first`, `publish`, `canary`, `promote`, `reject` or `rollback`. For `canary` and `reject`, `from_version` is the
-    candidate."""
+    """`first`, `publish`, `canary`, `promote`, `continue`, `reject` or `rollback`. For `canary`, `continue` and
+    `reject`, `from_version` is the candidate."""
     reason: Mapped[str]
     decided_by: Mapped[str | None] = mapped_column(String(200))
     """Name of the caller's key, or `gate`, `canary`, `watch` or `swap`."""

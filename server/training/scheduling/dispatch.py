@@ -7,6 +7,7 @@ decision.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -57,8 +58,9 @@ def count_activity(session: Session) -> Activity:
 class Dispatcher:
     """Starts a run when a trigger is due and nothing holds it back, and keeps runs to their windows."""
 
-    def __init__(self, settings: ScheduleSettings) -> None:
+    def __init__(self, settings: ScheduleSettings, resolved: Callable[[RunConfig], RunConfig]) -> None:
         self._settings = settings
+        self._resolved = resolved
         self.windows = Windows(settings.windows)
 
     def run_of(self, trigger: Trigger) -> RunConfig:
@@ -112,8 +114,7 @@ class Dispatcher:
         fired = [row for row in waiting if self.run_of(read_trigger(row.rule)) == config]
         reasons = [f"{row.name}: {describe(read_trigger(row.rule))}" for row in fired]
         others = f" (+{len(fired) - 1})" if len(fired) > 1 else ""
-        run = new_run(config, reasons[0][: TRIGGER_CHARS - len(others)] + others, now)
-        session.add(run)
+        run = new_run(session, self._resolved(config), reasons[0][: TRIGGER_CHARS - len(others)] + others, now)
         session.flush()
         log.info("run %s starts, triggered by %s", run.id, "; ".join(reasons))
         for row in fired:

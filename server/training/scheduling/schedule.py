@@ -53,7 +53,7 @@ class Schedule:
         self._runs = runs
         self._learner = learner
         self.clock = clock
-        self._dispatcher = Dispatcher(settings)
+        self._dispatcher = Dispatcher(settings, runs.resolved)
         self._windows = self._dispatcher.windows
         self._counts_episodes = False
         """Whether any trigger counts episodes."""

@@ -55,7 +55,7 @@ ROUTES = {
         GET /v1/schedule | GET /v1/runs | GET /v1/runs/{run_id} | POST /v1/runs/claim | POST /v1/runs/release
         POST /v1/runs/{run_id}/heartbeat | POST /v1/runs/{run_id}/end | POST /v1/batches
         POST /v1/batches/{batch_id}/ack | POST /v1/policies | GET /v1/policies | GET /v1/policies/{version}
-        GET /v1/policies/{version}/lineage""",
+        GET /v1/policies/{version}/lineage | GET /v1/campaigns | GET /v1/campaigns/{name}""",
     "admin": """
         POST /v1/runs | POST /v1/runs/{run_id}/cancel | POST /v1/runs/{run_id}/pause | POST /v1/runs/{run_id}/resume
         GET /v1/schedule/triggers | POST /v1/schedule/triggers | DELETE /v1/schedule/triggers/{name}

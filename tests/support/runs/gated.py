@@ -44,11 +44,11 @@ def served(tmp_path: Path, weights: str = "full", base: str = "add 1", **more: A
         yield live
 
 
-def begin(client: Client, kind: str = "full", plan: EvaluationPlan = PLAN) -> RunView:
+def begin(client: Client, kind: str = "full", plan: EvaluationPlan = PLAN, campaign: str | None = None) -> RunView:
     """Create and claim a run of one step with an evaluation plan."""
-    client.create_run(
-        RunRequest(config=RunConfig(steps=1, kind=kind, schedule=FixedHorizon(horizon=2), evaluation=plan))
-    )
+    horizon = FixedHorizon(horizon=2)
+    config = RunConfig(steps=1, kind=kind, schedule=horizon, evaluation=plan, campaign=campaign)
+    client.create_run(RunRequest(config=config))
     run = client.claim_run(RunClaim(learner=LEARNER))
     assert run is not None
     return run
@@ -88,9 +88,16 @@ def decided(client: Client, run: RunView) -> RunView:
     return client.run(run.id)
 
 
-def trained(live: Live, answer: str, kind: str = "full", state: str = "done", plan: EvaluationPlan = PLAN) -> RunView:
+def trained(
+    live: Live,
+    answer: str,
+    kind: str = "full",
+    state: str = "done",
+    plan: EvaluationPlan = PLAN,
+    campaign: str | None = None,
+) -> RunView:
     """Carry out a whole run, and wait for the gate."""
-    run = begin(live.client, kind, plan)
+    run = begin(live.client, kind, plan, campaign)
     publish(live.client, live.parts.settings.data_dir, run, answer)
     end(live.client, run, state)
     asyncio.run_coroutine_threadsafe(live.parts.gate.check(), live.loop).result(timeout=60)  # It checks once a second.

@@ -99,7 +99,7 @@ class Server:
             case ["policies"] if request.method == "POST":
                 verify_manifest(Path(body["path"]), body["manifest_sha256"])
                 number = len(self.versions)
-                kind = self.run.config.kind
+                kind = self.run.config.kind or "full"
                 self.versions.append(self.version(number, kind, body["path"], body["manifest_sha256"], body["step"]))
                 return self.answer(self.versions[-1])
             case ["policies"]:
@@ -212,7 +212,7 @@ def test_a_learner_interrupted_at_any_step_resumes_to_the_same_weights(tmp_path,
         ("b0", "returned"), ("b0", "trained"), ("b1", "returned"), ("b1", "trained"), ("b2", "returned"),
         ("b2", "trained"),
     ]  # fmt: skip
-    file = "model.safetensors" if config.kind == "full" else "adapter_model.safetensors"
+    file = "adapter_model.safetensors" if config.kind == "adapter" else "model.safetensors"
     one, two = (Path(s.versions[-1].path, file).read_bytes() for s in (whole, server))
     assert one == two
 

@@ -18,6 +18,7 @@ from tests.support.live import settings_for
 API = Path(__file__).parents[3] / "server" / "api"
 DIALECT = "Callers Conversations"
 REACHES = {
+    "campaigns": "Campaigns",
     "dialects.chat": DIALECT,
     "dialects.completions": DIALECT,
     "dialects.messages": DIALECT,

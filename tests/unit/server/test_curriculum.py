@@ -15,7 +15,7 @@ import migrations
 from env_adapters import environment_spec
 from server.errors import NotFound
 from server.store.database import Database
-from server.store.tables import BatchRow, EpisodeRow, PlayRow, RunRow
+from server.store.tables import BatchRow, CampaignRow, EpisodeRow, PlayRow, RunRow
 from server.training.curriculum import RECENT, learnability, record_of, tasks_of, tasks_of_step
 from upturn.wire import PlayPlan, TaskChoice
 
@@ -153,7 +153,13 @@ def test_the_record_covers_the_newest_episodes_of_the_runs_earlier_steps(session
     played("one", 2, {"y": [True]})
     played("one", 3, {"y": [True]}, status="error")
     played("two", 0, {"y": [True] * 5})
-    assert record_of(session, "one", 0) == {}
-    assert record_of(session, "one", 1) == {("a", "x"): (30, 30), ("a", "y"): (0, 1)}
-    assert record_of(session, "one", 2) == {("a", "x"): (RECENT - 10, RECENT), ("a", "y"): (0, 1), ("a", "z"): (1, 1)}
-    assert record_of(session, "one", 9)["a", "y"] == (1, 2)
+    one = session.get_one(RunRow, "one")
+    assert record_of(session, one, 0) == {}
+    assert record_of(session, one, 1) == {("a", "x"): (30, 30), ("a", "y"): (0, 1)}
+    assert record_of(session, one, 2) == {("a", "x"): (RECENT - 10, RECENT), ("a", "y"): (0, 1), ("a", "z"): (1, 1)}
+    assert record_of(session, one, 9)["a", "y"] == (1, 2)
+    session.add(CampaignRow(id="nightly", name="nightly", created_at=0.0))
+    session.flush()
+    one.campaign_id = session.get_one(RunRow, "two").campaign_id = "nightly"
+    session.flush()
+    assert record_of(session, one, 0) == {("a", "y"): (5, 5)}, "earlier nights of a campaign count"

@@ -22,6 +22,12 @@ from upturn.wire.batches import (
     Sample,
     TrainedEpisode,
 )
+from upturn.wire.campaigns import (
+    CampaignList,
+    CampaignView,
+    Night,
+    Outcome,
+)
 from upturn.wire.episodes import (
     ChatMessage,
     EnvironmentList,
@@ -107,6 +113,7 @@ from upturn.wire.run_config import (
 from upturn.wire.runs import (
     RunClaim,
     RunEnd,
+    RunFollows,
     RunList,
     RunRelease,
     RunRequest,
@@ -140,6 +147,8 @@ __all__ = [
     "BatchAck",
     "BatchRequest",
     "BatchView",
+    "CampaignList",
+    "CampaignView",
     "ChatMessage",
     "CronTrigger",
     "EnvironmentEvidence",
@@ -175,7 +184,9 @@ __all__ = [
     "LiveFigures",
     "LivePlan",
     "Message",
+    "Night",
     "OptimizerConfig",
+    "Outcome",
     "PartView",
     "PlayPlan",
     "PlayRequest",
@@ -200,6 +211,7 @@ __all__ = [
     "RunClaim",
     "RunConfig",
     "RunEnd",
+    "RunFollows",
     "RunList",
     "RunRelease",
     "RunRequest",

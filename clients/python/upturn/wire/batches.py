@@ -16,10 +16,13 @@ class BatchRequest(Message):
     run_id: str
     learner: str
     step: int = Field(ge=0, lt=2**31)
-    """Global learner step, from 0."""
+    """Learner step of the run, from 0."""
     horizon: int = Field(ge=1, le=10_000)
     replay: bool = False
-    """Return the batch of a trained step, for a learner that resumes from a checkpoint and repeats the step."""
+    """Return the batch of a trained step, for a learner that resumes from a checkpoint and repeats the step. The run
+    may also be an earlier one of the campaign whose run the learner holds."""
+    only_ready: bool = False
+    """Only ask whether the first step may start; returns at once, or after a while."""
     prepare: bool = False
     """Only start playing the step's episodes, while the previous step trains; returns at once."""
 
@@ -53,6 +56,8 @@ class BatchView(Message):
     step: int
     horizon: int
     state: Literal["gathering", "leased", "trained", "returned"]
+    ready: bool = True
+    """Whether the step may start; False while the champion is evaluated before a run that replaces it in the engine."""
     play: PlayView | None
     """The play for this batch, without its results."""
     samples: list[Sample]

@@ -90,9 +90,11 @@ class GateEvidence(Message):
     rule: dict[str, float | None]
     """The gate's settings at the time of the decision."""
     objections: list[str]
-    """Why the candidate was rejected; empty if it was promoted."""
+    """Why the candidate was not promoted; empty if it was."""
     promoted: bool
     """Whether the candidate was promoted: to champion, or first to canary."""
+    continues: bool = False
+    """Whether its campaign goes on from the candidate, which was not promoted, since it is not known to be worse."""
 
     @model_validator(mode="before")
     @classmethod
@@ -141,10 +143,10 @@ class PromotionView(Message):
 
     id: int
     from_version: int | None
-    """The previous champion; for `canary` and `reject`, the candidate."""
+    """The previous champion; for `canary`, `continue` and `reject`, the candidate."""
     to_version: int
     """The champion from then on."""
-    action: Literal["first", "publish", "canary", "promote", "reject", "rollback"]
+    action: Literal["first", "publish", "canary", "promote", "continue", "reject", "rollback"]
     reason: str
     decided_by: str | None
     """Name of the caller's key, `gate`, `canary`, `watch` or `swap`; None in rows written by older servers."""

@@ -23,7 +23,8 @@ class PolicyPublish(Message):
 
     run_id: str
     learner: str
-    step: int = Field(ge=0, lt=2**31)
+    step: int | None = Field(default=None, ge=0, lt=2**31)
+    """Learner step of the run; None for the state with which a run of a campaign begins."""
     path: str = Field(pattern=r"^[^\x00]+$", max_length=4096)
     """Absolute path of the directory with `manifest.json` and the files it lists."""
     manifest_sha256: str = Field(pattern="^[0-9a-f]{64}$")

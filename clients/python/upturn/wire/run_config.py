@@ -12,6 +12,9 @@ from upturn.wire.gate import EvaluationPlan
 from upturn.wire.plans import LivePlan, PlayPlan
 from upturn.wire.spelling import either_spelling, to_american
 
+LEARNING_RATES = {"full": 1e-6, "adapter": 2e-5}
+"""Default learning rates: the paper's, and a usual one for LoRA with a policy gradient."""
+
 
 class FixedHorizon(Message):
     """The same horizon at every learner step."""
@@ -51,8 +54,8 @@ class OptimizerConfig(Message):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    lr: float = Field(default=1e-6, gt=0)
-    """Learning rate (default from the paper, arXiv 2509.08755)."""
+    lr: float | None = Field(default=None, gt=0)
+    """Learning rate. Default: 1e-6 for full weights (from the paper, arXiv 2509.08755), 2e-5 for an adapter."""
     warmup_steps: int = Field(default=0, ge=0)
     """Learner steps over which the learning rate rises linearly; constant afterwards."""
     weight_decay: float = Field(default=0.0, ge=0)
@@ -119,6 +122,8 @@ class RunConfig(Message):
 
     model_config = ConfigDict(allow_inf_nan=False, validate_by_name=True)
 
+    campaign: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_.-]{0,99}$")
+    """Name of the campaign that the run continues, or begins if there is none of this name; None is a run by itself."""
     algorithm: AlgorithmName = "grpo"
     steps: int = Field(ge=1, le=1_000_000)
     play: PlayPlan | None = None
@@ -127,8 +132,8 @@ class RunConfig(Message):
     """Which live episodes are selected; None selects any if nothing is played, and none alongside a play."""
     schedule: HorizonSchedule = FixedHorizon(horizon=10)
     optimizer: OptimizerConfig = Field(default=OptimizerConfig(), validation_alias=either_spelling("optimizer"))
-    kind: Literal["full", "adapter"] = "full"
-    """Whether full weights or a LoRA adapter are trained and published."""
+    kind: Literal["full", "adapter"] | None = None
+    """Whether full weights or a LoRA adapter are trained and published. Default: what the server serves."""
     lora_rank: int = Field(default=16, ge=1, le=512)
     lora_alpha: float = Field(default=32.0, gt=0)
     max_staleness: int = Field(default=1, ge=0, lt=2**31)
@@ -184,6 +189,17 @@ class RunConfig(Message):
     checkpoint_every: int = Field(default=10, ge=1)
     """Learner steps between checkpoints."""
     seed: int = Field(default=0, ge=0, lt=2**31)
+
+    def resolved(self, served: Literal["full", "adapter"]) -> RunConfig:
+        """Return the config with the defaults that depend on the weights that a server serves."""
+        kind = self.kind or served
+        optimizer = self.optimizer.model_copy(update={"lr": self.optimizer.lr or LEARNING_RATES[kind]})
+        return self.model_copy(update={"kind": kind, "optimizer": optimizer})
+
+    @property
+    def lr(self) -> float:
+        """The learning rate."""
+        return self.optimizer.lr or LEARNING_RATES[self.kind or "full"]
 
     @property
     def traits(self) -> AlgorithmTraits:

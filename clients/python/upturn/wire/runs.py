@@ -48,6 +48,14 @@ class RunStep(Message):
     """Why the step trained nothing; None if it trained."""
 
 
+class RunFollows(Message):
+    """The state that a run of a campaign continues."""
+
+    run_id: str
+    step: int
+    """Number of that run's steps after which its state is continued."""
+
+
 class RunView(Message):
     """A training run: one row from start to end."""
 
@@ -64,13 +72,20 @@ class RunView(Message):
     reason: str | None
     """Why the run ended or is paused."""
     learner: str | None
+    first_step: int = 0
+    """Global learner step of the run's step 0: the steps that its campaign has behind it. 0 for a run by itself."""
+    follows: RunFollows | None = None
+    """The state that the run continues; None begins with the weights of `first_version` and a new optimizer."""
+    attempt: int = 0
+    """How often its campaign went back to an earlier state before."""
     first_version: int | None
     """Head when the run began: the weights it starts from."""
     last_version: int | None
     """The newest version that the run published."""
-    gate: Literal["due", "canary", "promoted", "rejected", "void"] | None = None
+    gate: Literal["due", "canary", "promoted", "continued", "rejected", "void"] | None = None
     """The promotion decision on its last version: `due` until decided, `canary` while part of live traffic tries it,
-    `void` if there was nothing to decide; None without an evaluation plan."""
+    `continued` if its campaign goes on from it although users keep the champion, `void` if there was nothing to decide;
+    None without an evaluation plan."""
     play_id: str | None = None
     """The play that gathers the batch of the step in progress; None while the step trains."""
     precision: Literal["bfloat16", "float16", "float32"] | None = None
@@ -93,3 +108,5 @@ class RunEnd(Message):
     learner: str
     state: Literal["done", "failed"]
     reason: str = Field(max_length=10_000)
+    collapsed: bool = False
+    """A guard stopped it: its campaign goes back to the state behind the champion."""

@@ -1,0 +1,106 @@
+"""The nights of a campaign, as its runs and the gate's decisions record them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from server.store.database import Database
+from server.store.tables import BatchRow, CampaignRow, RunRow
+from server.training.campaigns import get_campaign, next_beginning
+from server.training.run_states import UNFINISHED
+from upturn.wire import CampaignView, Night, Outcome
+
+_OUTCOMES: dict[str, Outcome] = {
+    "due": "open",
+    "canary": "open",
+    "promoted": "promote",
+    "continued": "continue",
+    "rejected": "revert",
+}
+
+
+class Campaigns:
+    """Reads campaigns."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def views(self) -> list[CampaignView]:
+        """Return all campaigns without their nights, newest first."""
+
+        def read() -> list[CampaignView]:
+            with self._database.read() as session:
+                rows = session.scalars(sa.select(CampaignRow).order_by(CampaignRow.id.desc())).all()
+                return [_view(session, row, []) for row in rows]
+
+        return await asyncio.to_thread(read)
+
+    async def view(self, name: str) -> CampaignView:
+        """Return a campaign with its nights.
+
+        Raises:
+            NotFound: no campaign has this name.
+        """
+
+        def read() -> CampaignView:
+            with self._database.read() as session:
+                row = get_campaign(session, name)
+                return _view(session, row, _nights(session, row.id))
+
+        return await asyncio.to_thread(read)
+
+
+def outcome_of(run: RunRow) -> Outcome:
+    """Return what a run meant for its campaign."""
+    if run.state in UNFINISHED:
+        return "open"
+    if run.collapsed and run.gate != "due":
+        return "revert"
+    if run.gate in _OUTCOMES:
+        return _OUTCOMES[run.gate]
+    return "nothing" if run.last_version is None else "continue"
+
+
+def _view(session: Session, row: CampaignRow, nights: list[Night]) -> CampaignView:
+    beginning = next_beginning(session, row.id)
+    return CampaignView(
+        id=row.id,
+        name=row.name,
+        created_at=row.created_at,
+        step=beginning.first_step,
+        attempt=beginning.attempt,
+        follows=beginning.run_id,
+        nights=nights,
+    )
+
+
+def _nights(session: Session, campaign_id: str) -> list[Night]:
+    runs = session.scalars(sa.select(RunRow).where(RunRow.campaign_id == campaign_id).order_by(RunRow.id)).all()
+    of_campaign = BatchRow.run_id.in_(sa.select(RunRow.id).where(RunRow.campaign_id == campaign_id))
+    trained = sa.select(BatchRow.run_id, BatchRow.step, BatchRow.horizon, BatchRow.policy_version).where(
+        of_campaign, BatchRow.state == "trained"
+    )
+    horizons: dict[str, int] = {}
+    published: dict[str, int] = {}
+    for run_id, _, horizon, version in session.execute(trained.order_by(BatchRow.step)):
+        horizons[run_id] = horizon
+        published[run_id] = published.get(run_id, 0) + (version is not None)
+    return [
+        Night(
+            run_id=run.id,
+            state=run.state,
+            outcome=outcome_of(run),
+            first_step=run.first_step,
+            steps=run.step,
+            trained_steps=published.get(run.id, 0),
+            horizon=horizons.get(run.id),
+            last_version=run.last_version,
+            reason=run.reason,
+            started_at=run.started_at,
+            ended_at=run.ended_at,
+        )
+        for run in runs
+    ]
