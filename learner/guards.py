@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from learner.algorithms.loss import LARGEST_MISMATCH_KL
+from learner.figures import Mismatch
 from upturn.wire import Guards, RunStep
 
 
@@ -17,21 +19,26 @@ class RunStopped(RuntimeError):
     """A guard stopped the run; the message is the reason that the run ends with."""
 
 
-def check_mismatch(mismatch_kl: float, guards: Guards) -> None:
+def check_mismatch(mismatch: Mismatch, guards: Guards) -> None:
     """Stop a run whose engine and learner disagree.
 
+    What a single token can add stops nothing, however few tokens there are.
+
     Args:
-        mismatch_kl: mean over the tokens of a batch or minibatch, in nats.
+        mismatch: of the tokens of a batch or minibatch; nothing is checked without tokens.
         guards: the run's guards.
 
     Raises:
-        RunStopped: the mean is above the bound.
+        RunStopped: the mean is above the bound by more than one token can cause, or is not a number.
     """
-    if guards.mismatch_kl is not None and not mismatch_kl <= guards.mismatch_kl:
+    if guards.mismatch_kl is None or not mismatch.tokens:
+        return
+    if not mismatch.kl - LARGEST_MISMATCH_KL <= guards.mismatch_kl * mismatch.tokens:
         raise RunStopped(
-            f"the engine and the learner differ by {mismatch_kl:.3g} nats per token (guards.mismatch_kl is "
-            f"{guards.mismatch_kl:g}), so they hold different weights or sample at different temperatures; "
-            "this step changed no weight. Check the engine's dtype and max_staleness"
+            f"the engine and the learner differ by {mismatch.kl / mismatch.tokens:.3g} nats per token "
+            f"(guards.mismatch_kl is {guards.mismatch_kl:g}), and by more than a factor of 10 in "
+            f"{mismatch.outliers / mismatch.tokens:.1%} of the tokens, so they hold different weights or sample at "
+            "different temperatures; this step changed no weight. Check the engine's dtype and max_staleness"
         )
 
 

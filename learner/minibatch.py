@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from learner.algorithms.credit import Credit, NoGradPass
-from learner.algorithms.loss import LossConfig, mismatch_kl, policy_loss
+from learner.algorithms.loss import LossConfig, mismatch_kl, outliers, policy_loss
 from learner.algorithms.normalization import token_weights, units
 from learner.algorithms.ppo import value_loss
 from learner.algorithms.registry import algorithm_of
 from learner.algorithms.sft import imitation_loss
-from learner.figures import Sums
+from learner.figures import Mismatch, Sums
 from learner.model.policy import Logprobs, Policy
 from learner.model.reference import Reference
 from learner.packing import Row, RowLimits, pack
@@ -87,15 +87,17 @@ class Minibatch:
         everywhere = {i: one for some in distributed.gathered(own) for i, one in some.items()}
         return [everywhere[i] for i in range(len(self.samples))]
 
-    def mismatch_sum(self) -> tuple[float, int]:
-        """Return the sum of the mismatch KL in nats over the tokens of the no-grad pass, and their number."""
-        total, count = 0.0, 0
+    def mismatch(self) -> Mismatch:
+        """Return the mismatch over the tokens of the no-grad pass, on all processes.
+
+        A token that the learner finds impossible counts with the bound; one whose logprob is NaN does not count.
+        """
+        parts = []
         for row in self.rows if self.passes is not None else []:
-            gaps = mismatch_kl(row.in_order([s.old for s in self.passes or []]), row.engine_logprobs)
-            gaps = gaps[gaps.isfinite()]
-            total, count = total + float(gaps.sum()), count + len(gaps)
-        everywhere = distributed.gathered((total, count))
-        return sum(one for one, _ in everywhere), sum(one for _, one in everywhere)
+            old = row.in_order([s.old for s in self.passes or []])
+            old, engine = old[~old.isnan()], row.engine_logprobs[~old.isnan()]
+            parts.append(Mismatch(float(mismatch_kl(old, engine).sum()), float(outliers(old, engine).sum()), len(old)))
+        return Mismatch.added(distributed.gathered(Mismatch.added(parts)))
 
     def backward(self, credit: Credit) -> Sums:
         """Accumulate the gradients of this process's rows; return the sums over the rows of all processes.
@@ -190,6 +192,7 @@ class Minibatch:
         metrics = {
             "entropy": entropy,
             "mismatch_kl": out.mismatch_kl_sum,
+            "mismatch_outliers": out.outlier_sum,
             "clipped_share": out.clipped_sum,
             "capped_share": out.capped_sum,
             "masked_share": out.masked_sum,

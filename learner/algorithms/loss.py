@@ -25,6 +25,7 @@ inputs are already gathered by the loss mask.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +37,11 @@ from upturn.wire import RunConfig
 
 _LARGEST_LOG_RATIO = 20.0
 """A ratio beyond e^20 is noise, and close to the range of float32."""
+LARGEST_MISMATCH_KL = 10.0
+"""Bound of the mismatch KL of one token, in nats: 20,000 equal tokens and one that is 9.3 nats off have a mean of
+0.0005 with it, and of 0.55 without."""
+_OUTLIER = 10.0
+"""Factor between the two probabilities of a token beyond which it is an outlier."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,9 @@ class LossOutput:
     loss: Tensor
     """[] weighted sum, with gradient."""
     mismatch_kl_sum: Tensor
-    """[] k3 estimate of KL(engine || old)."""
+    """[] k3 estimate of KL(engine || old), at most `LARGEST_MISMATCH_KL` per token."""
+    outlier_sum: Tensor
+    """[] number of tokens whose probabilities under engine and old differ by more than a factor of 10."""
     clipped_sum: Tensor
     """[] number of tokens whose ratio was clipped."""
     capped_sum: Tensor
@@ -133,6 +141,7 @@ def policy_loss(
     return LossOutput(
         loss=loss,
         mismatch_kl_sum=mismatch_kl(old, engine).sum(),
+        outlier_sum=outliers(old, engine).sum(),
         clipped_sum=clipped.sum(),
         capped_sum=(mismatch.exp() > config.tis_cap).sum(),
         masked_sum=(keep == 0).sum(),
@@ -141,9 +150,18 @@ def policy_loss(
 
 
 def mismatch_kl(old: Tensor, engine: Tensor) -> Tensor:
-    """Return [M] the k3 estimate of KL(engine || old), which is 0 where engine and learner agree."""
+    """Return [M] the k3 estimate of KL(engine || old), which is 0 where engine and learner agree.
+
+    It is bounded, so that its mean shows how many tokens differ, and not how far the worst one is off. Tokens that
+    engine and learner agree on cannot hide a real mismatch, since each of them adds 0 or more.
+    """
     mismatch = (old - engine).clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
-    return mismatch.exp() - mismatch - 1
+    return (mismatch.exp() - mismatch - 1).clamp(max=LARGEST_MISMATCH_KL)
+
+
+def outliers(old: Tensor, engine: Tensor) -> Tensor:
+    """Return [M] bool, tokens whose two probabilities differ by more than a factor of 10."""
+    return (old - engine).abs() > math.log(_OUTLIER)
 
 
 def mean_by_sample(values: Tensor, sample: Tensor) -> Tensor:

@@ -81,7 +81,8 @@ class Guards(Message):
     model_config = ConfigDict(allow_inf_nan=False)
 
     mismatch_kl: float | None = Field(default=0.5, gt=0)
-    """Mean KL between engine and learner in one batch, in nats per token; checked before any weight changes."""
+    """Mean KL between engine and learner in one batch, in nats per token, with at most 10 nats for each token; checked
+    before any weight changes."""
     min_entropy: float | None = Field(default=None, ge=0)
     """Mean entropy of the trained tokens, in nats."""
     max_repetition: float | None = Field(default=0.8, gt=0, le=1)
@@ -164,7 +165,7 @@ class RunConfig(Message):
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """Estimator of the KL (default from the paper); `k1` is usual in the reward."""
     kl_clamp: float = Field(default=10.0, gt=0)
-    """Bound of the log ratio to the reference, in nats (default from AgentGym-RL)."""
+    """Bound of `k3` at one token, in nats (default from verl and AgentGym-RL); `k1` and `k2` are not bounded."""
     reference_reset_every: int | None = Field(default=None, ge=1)
     """Learner steps between resets of the reference to the current policy; None never resets it."""
     ppo: PpoConfig = PpoConfig()
