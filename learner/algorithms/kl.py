@@ -2,14 +2,14 @@
 
 With d = log reference - log policy, for a token sampled by the policy:
 
-    k1 = -d                               unbiased, may be negative
-    k2 = d^2 / 2                          on policy, its gradient is the gradient of the KL
-    k3 = min(exp(d) - d - 1, kl_clamp)    unbiased below the bound, never negative (GRPO's, arXiv 2402.03300, equation 4)
+    k1 = -d                             unbiased, may be negative
+    k2 = d^2 / 2                        on policy, its gradient is the gradient of the KL
+    k3 = min(exp(d) - d - 1, clamp)     GRPO's (arXiv 2402.03300, equation 4); never negative, unbiased below its bound
 
-The bound is verl's (`kl_penalty_forward` in `verl/trainer/ppo/core_algos.py`), of which AgentGym-RL's
-trainer is a fork: the value of k3 is bounded at 10 nats, and d at 20 before exp, in the loss and in the reward alike;
-k1 and k2 have no bound. A token at the bound adds a constant and has no gradient. With 10 nats that is every token with d above 2.61
-or below -11: from there only the other tokens pull the policy back. k2 pulls at any distance, in proportion to it.
+The bound is that of verl (`core_algos.kl_penalty_forward`), of which AgentGym-RL's trainer is a fork: the value of k3
+is bounded at 10 nats, and d at 20 before exp, in the loss and in the reward alike; k1 and k2 are not bounded. A token at
+the bound adds a constant and has no gradient. With 10 nats, this is every token with d above 2.61 or below -11: there,
+only the other tokens pull the policy back. k2 pulls at any distance, in proportion to it.
 
 In the reward, the estimate has no gradient. In the loss it is differentiated, where k1 has no effect on average: its
 gradient is the gradient of log p, whose mean is 0.
