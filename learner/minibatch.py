@@ -50,7 +50,8 @@ class Minibatch:
         self.samples = samples
         """[S] samples of all processes."""
         self._mine = deal(samples, distributed.count())[distributed.number()]
-        packed = pack([samples[i] for i in self._mine], limits)
+        self._imitates = algorithm_of(config).loss == "imitation"
+        packed = pack([samples[i] for i in self._mine], limits, tempered=not self._imitates)
         self.rows = [row.to(policy.device) for row in packed if len(row.target)]
         """The rows of this process."""
         self._missing = max(distributed.gathered(len(self.rows))) - len(self.rows)
@@ -61,7 +62,6 @@ class Minibatch:
         self._reference = reference
         self._config = config
         self._loss = LossConfig.of(config)
-        self._imitates = algorithm_of(config).loss == "imitation"
 
     def no_grad_pass(self) -> list[NoGradPass]:
         """Compute logprobs, the reference's logprobs and values without gradient; [S] in the samples' order."""
@@ -129,6 +129,8 @@ class Minibatch:
         elif reference is not None:
             usable &= reference.isfinite()
         broken = bool(current.values.isnan().any() or not usable.any())
+        if self._loss.entropy_coef > 0:  # its gradient would poison the rest as well
+            broken |= not bool(current.entropy.isfinite().all())
         if distributed.any_of(broken) and distributed.count() > 1:  # all processes repeat the pass together
             current = self._policy.logprobs(_EMPTY if broken else row)
         if broken:
@@ -175,9 +177,9 @@ class Minibatch:
         """
         logprobs = current.values[usable]
         advantages = row.in_order(credit.advantages).to(self._policy.device)[usable]
-        entropy = current.entropy[usable].sum()
+        entropy = current.entropy[usable]
         if self._imitates:
-            return imitation_loss(logprobs, weight * advantages), {"entropy": entropy}
+            return imitation_loss(logprobs, weight * advantages), {"entropy": entropy.detach().sum()}
         old = logprobs.detach() if self.passes is None else row.in_order([s.old for s in self.passes])[usable]
         out = policy_loss(
             logprobs,
@@ -188,9 +190,10 @@ class Minibatch:
             weight,
             self._loss,
             None if reference is None else reference[usable],
+            entropy,
         )
         metrics = {
-            "entropy": entropy,
+            "entropy": entropy.detach().sum(),
             "mismatch_kl": out.mismatch_kl_sum,
             "mismatch_outliers": out.outlier_sum,
             "clipped_share": out.clipped_sum,

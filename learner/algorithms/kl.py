@@ -7,9 +7,9 @@ With d = log reference - log policy, for a token sampled by the policy:
     k3 = min(exp(d) - d - 1, clamp)     GRPO's (arXiv 2402.03300, equation 4); never negative, unbiased below its bound
 
 The bound is that of verl (`core_algos.kl_penalty_forward`), of which AgentGym-RL's trainer is a fork: the value of k3
-is bounded at 10 nats, and d at 20 before exp, in the loss and in the reward alike; k1 and k2 are not bounded. A token at
-the bound adds a constant and has no gradient. With 10 nats, this is every token with d above 2.61 or below -11: there,
-only the other tokens pull the policy back. k2 pulls at any distance, in proportion to it.
+is bounded at 10 nats, and d at 20 before exp, in the loss and in the reward alike; k1 and k2 are not bounded. A token
+at the bound adds a constant and has no gradient. With 10 nats, this is every token with d above 2.61 or below -11:
+there, only the other tokens pull the policy back. k2 pulls at any distance, in proportion to it.
 
 In the reward, the estimate has no gradient. In the loss it is differentiated, where k1 has no effect on average: its
 gradient is the gradient of log p, whose mean is 0.

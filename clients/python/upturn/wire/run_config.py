@@ -166,6 +166,8 @@ class RunConfig(Message):
     """Estimator of the KL (default from the paper); `k1` is usual in the reward."""
     kl_clamp: float = Field(default=10.0, gt=0)
     """Bound of `k3` at one token, in nats (default from verl and AgentGym-RL); `k1` and `k2` are not bounded."""
+    entropy_coef: float = Field(default=0.0, ge=0)
+    """Weight of the entropy bonus in the policy-gradient loss (the paper's is 1e-3); 0 is none."""
     reference_reset_every: int | None = Field(default=None, ge=1)
     """Learner steps between resets of the reference to the current policy; None never resets it."""
     ppo: PpoConfig = PpoConfig()
@@ -203,7 +205,7 @@ class RunConfig(Message):
 
     @model_validator(mode="after")
     def some_step_could_train(self) -> RunConfig:
-        """Refuse a run whose every step would be skipped, or a guard without a figure to check."""
+        """Refuse a run whose every step would be skipped, a setting without effect, or a guard without a figure."""
         if self.traits.groups == "required" and self.play is not None and self.play.group_size < 2:
             raise ValueError(
                 f"{self.algorithm} compares the episodes of a group, and play.group_size is "
@@ -213,6 +215,11 @@ class RunConfig(Message):
             raise ValueError(
                 "overlap needs a play, max_staleness of at least 1, and a schedule that does not depend on "
                 "the previous step"
+            )
+        if self.entropy_coef > 0 and self.traits.off_policy:
+            raise ValueError(
+                f"{self.algorithm} imitates, and the entropy bonus belongs to the policy-gradient loss: leave "
+                "entropy_coef at 0, or use another algorithm"
             )
         if self.guards.max_reference_kl is not None and self.kl_coef == 0:
             raise ValueError("guards.max_reference_kl needs a reference: set kl_coef above 0")
