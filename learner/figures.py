@@ -5,28 +5,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
+from learner.guards import Mismatch
 from learner.packing import trained_positions
 from upturn.wire import Sample, TrainedEpisode
 
 _REPEATED_TOKENS = 4
 """Length of the token sequences that are compared."""
-
-
-class Mismatch(NamedTuple):
-    """How far engine and learner are apart, as sums over tokens."""
-
-    kl: float
-    """Bounded KL in nats (`learner.algorithms.loss.mismatch_kl`)."""
-    outliers: float
-    """Tokens whose two probabilities differ by more than a factor of 10."""
-    tokens: int
-
-    @classmethod
-    def added(cls, parts: Sequence[Mismatch]) -> Mismatch:
-        """Return the sums over all parts."""
-        return cls(sum(p.kl for p in parts), sum(p.outliers for p in parts), sum(p.tokens for p in parts))
 
 
 @dataclass

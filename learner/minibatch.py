@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from learner.algorithms.credit import Credit, NoGradPass
-from learner.algorithms.loss import LossConfig, mismatch_kl, outliers, policy_loss
+from learner.algorithms.loss import LossConfig, policy_loss
 from learner.algorithms.normalization import token_weights, units
 from learner.algorithms.ppo import value_loss
 from learner.algorithms.registry import algorithm_of
 from learner.algorithms.sft import imitation_loss
-from learner.figures import Mismatch, Sums
+from learner.figures import Sums
+from learner.guards import Mismatch
 from learner.model.policy import Logprobs, Policy
 from learner.model.reference import Reference
 from learner.packing import Row, RowLimits, pack
@@ -92,11 +93,11 @@ class Minibatch:
 
         A token that the learner finds impossible counts with the bound; one whose logprob is NaN does not count.
         """
-        parts = []
-        for row in self.rows if self.passes is not None else []:
-            old = row.in_order([s.old for s in self.passes or []])
-            old, engine = old[~old.isnan()], row.engine_logprobs[~old.isnan()]
-            parts.append(Mismatch(float(mismatch_kl(old, engine).sum()), float(outliers(old, engine).sum()), len(old)))
+        passes = self.passes or []
+        parts = [
+            Mismatch.between(row.in_order([s.old for s in passes]), row.engine_logprobs)
+            for row in (self.rows if passes else [])
+        ]
         return Mismatch.added(distributed.gathered(Mismatch.added(parts)))
 
     def backward(self, credit: Credit) -> Sums:

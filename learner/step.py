@@ -20,8 +20,8 @@ import torch
 from learner.algorithms.credit import Credit, NoGradPass
 from learner.algorithms.registry import algorithm_of
 from learner.checks import check_batch
-from learner.figures import Mismatch, Sums, lineage, repetition
-from learner.guards import check_mismatch
+from learner.figures import Sums, lineage, repetition
+from learner.guards import Mismatch, check_mismatch
 from learner.minibatch import Minibatch
 from learner.model.fit import memory_advice
 from learner.model.policy import Policy

@@ -28,7 +28,6 @@ inputs are already gathered by the loss mask.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,15 +35,11 @@ import torch
 from torch import Tensor
 
 from learner.algorithms.kl import Estimator, kl_estimate
+from learner.guards import mismatch_kl, outliers
 from upturn.wire import RunConfig
 
 _LARGEST_LOG_RATIO = 20.0
 """A ratio beyond e^20 is noise, and close to the range of float32."""
-LARGEST_MISMATCH_KL = 10.0
-"""Bound of the mismatch KL of one token, in nats: 20,000 equal tokens and one that is 9.3 nats off have a mean of
-0.0005 with it, and of 0.55 without."""
-_OUTLIER = 10.0
-"""Factor between the two probabilities of a token beyond which it is an outlier."""
 
 
 @dataclass(frozen=True)
@@ -156,21 +151,6 @@ def policy_loss(
         masked_sum=(keep == 0).sum(),
         reference_kl_sum=reference_kl.detach().sum(),
     )
-
-
-def mismatch_kl(old: Tensor, engine: Tensor) -> Tensor:
-    """Return [M] the k3 estimate of KL(engine || old), which is 0 where engine and learner agree.
-
-    It is bounded, so that its mean shows how many tokens differ, and not how far the worst one is off. Tokens that
-    engine and learner agree on cannot hide a real mismatch, since each of them adds 0 or more.
-    """
-    mismatch = (old - engine).clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
-    return (mismatch.exp() - mismatch - 1).clamp(max=LARGEST_MISMATCH_KL)
-
-
-def outliers(old: Tensor, engine: Tensor) -> Tensor:
-    """Return [M] bool, tokens whose two probabilities differ by more than a factor of 10."""
-    return (old - engine).abs() > math.log(_OUTLIER)
 
 
 def mean_by_sample(values: Tensor, sample: Tensor) -> Tensor:

@@ -9,10 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from learner.algorithms.loss import mismatch_kl, outliers
 from learner.best import KeptVersion, best_of
-from learner.figures import Mismatch, repetition
-from learner.guards import RunStopped, check_collapse, check_mismatch
+from learner.figures import repetition
+from learner.guards import Mismatch, RunStopped, check_collapse, check_mismatch
 from learner.loop import do_next_run
 from learner.packing import trained_positions
 from learner.step import Trainer
@@ -52,18 +51,14 @@ def test_a_mismatch_of_the_bound_and_one_token_and_any_without_a_bound_pass():
     check_mismatch(Mismatch(0.0, 0, 0), Guards())
 
 
-def mismatch_of(old, engine):
-    return Mismatch(float(mismatch_kl(old, engine).sum()), float(outliers(old, engine).sum()), len(old))
-
-
 @pytest.mark.parametrize("tokens", [1, 2, 8, 100, 20_000])
 @pytest.mark.parametrize("gap", [9.3, -9.3, 60.0, -math.inf])
 def test_one_outlier_token_stops_no_run_however_far_it_is_off_and_however_small_the_batch(tokens, gap):
     engine = torch.full((tokens,), -1.0)
     old = engine.clone()
     old[tokens // 2] += gap
-    check_mismatch(mismatch_of(old, engine), Guards())
-    assert mismatch_of(old, engine).outliers == 1
+    check_mismatch(Mismatch.between(old, engine), Guards())
+    assert Mismatch.between(old, engine).outliers == 1
 
 
 @pytest.mark.parametrize("tokens", [120, 2_000])
@@ -76,12 +71,14 @@ def test_a_real_mismatch_stops_the_run_at_once_in_batches_of_any_size(tokens):
         return logits.log_softmax(-1).gather(-1, sampled)[:, 0]
 
     engine = logprobs(logits)
-    check_mismatch(mismatch_of(logprobs(logits + 0.03 * torch.randn(logits.shape, generator=rng)), engine), Guards())
+    check_mismatch(
+        Mismatch.between(logprobs(logits + 0.03 * torch.randn(logits.shape, generator=rng)), engine), Guards()
+    )
     noise = torch.randn(logits.shape, generator=rng)
     others = (3 * noise, (logits + 3 * noise) / 2**0.5, logits / 3, torch.zeros_like(logits))
     for other in others:  # other weights, half other weights, another temperature, broken weights
         with pytest.raises(RunStopped):
-            check_mismatch(mismatch_of(logprobs(other), engine), Guards())
+            check_mismatch(Mismatch.between(logprobs(other), engine), Guards())
 
 
 def test_a_batch_with_one_outlier_token_trains_and_reports_its_share(tmp_path):
