@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from learner.guards import Mismatch
 from learner.packing import trained_positions
 from upturn.wire import Sample, TrainedEpisode
 
@@ -27,6 +28,13 @@ class Sums:
     """Sums in the loss's units, by metric name."""
     per_token: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Sums over tokens, by metric name."""
+
+    @property
+    def mismatch(self) -> Mismatch:
+        """The mismatch of engine and learner; without tokens if the loss is imitation."""
+        if "mismatch_kl" not in self.per_token:
+            return Mismatch(0.0, 0.0, 0)
+        return Mismatch(self.per_token["mismatch_kl"], self.per_token["mismatch_outliers"], self.tokens)
 
     @classmethod
     def added(cls, parts: Sequence[Sums]) -> Sums:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from learner.algorithms.credit import Credit, NoGradPass
-from learner.algorithms.loss import LossConfig, mismatch_kl, policy_loss
+from learner.algorithms.loss import LossConfig, policy_loss
 from learner.algorithms.normalization import token_weights, units
 from learner.algorithms.ppo import value_loss
 from learner.algorithms.registry import algorithm_of
 from learner.algorithms.sft import imitation_loss
 from learner.figures import Sums
+from learner.guards import Mismatch
 from learner.model.policy import Logprobs, Policy
 from learner.model.reference import Reference
 from learner.packing import Row, RowLimits, pack
@@ -50,7 +51,8 @@ class Minibatch:
         self.samples = samples
         """[S] samples of all processes."""
         self._mine = deal(samples, distributed.count())[distributed.number()]
-        packed = pack([samples[i] for i in self._mine], limits)
+        self._imitates = algorithm_of(config).loss == "imitation"
+        packed = pack([samples[i] for i in self._mine], limits, tempered=not self._imitates)
         self.rows = [row.to(policy.device) for row in packed if len(row.target)]
         """The rows of this process."""
         self._missing = max(distributed.gathered(len(self.rows))) - len(self.rows)
@@ -61,7 +63,6 @@ class Minibatch:
         self._reference = reference
         self._config = config
         self._loss = LossConfig.of(config)
-        self._imitates = algorithm_of(config).loss == "imitation"
 
     def no_grad_pass(self) -> list[NoGradPass]:
         """Compute logprobs, the reference's logprobs and values without gradient; [S] in the samples' order."""
@@ -87,15 +88,17 @@ class Minibatch:
         everywhere = {i: one for some in distributed.gathered(own) for i, one in some.items()}
         return [everywhere[i] for i in range(len(self.samples))]
 
-    def mismatch_sum(self) -> tuple[float, int]:
-        """Return the sum of the mismatch KL in nats over the tokens of the no-grad pass, and their number."""
-        total, count = 0.0, 0
-        for row in self.rows if self.passes is not None else []:
-            gaps = mismatch_kl(row.in_order([s.old for s in self.passes or []]), row.engine_logprobs)
-            gaps = gaps[gaps.isfinite()]
-            total, count = total + float(gaps.sum()), count + len(gaps)
-        everywhere = distributed.gathered((total, count))
-        return sum(one for one, _ in everywhere), sum(one for _, one in everywhere)
+    def mismatch(self) -> Mismatch:
+        """Return the mismatch over the tokens of the no-grad pass, on all processes.
+
+        A token that the learner finds impossible counts with the bound; one whose logprob is NaN does not count.
+        """
+        passes = self.passes or []
+        parts = [
+            Mismatch.between(row.in_order([s.old for s in passes]), row.engine_logprobs)
+            for row in (self.rows if passes else [])
+        ]
+        return Mismatch.added(distributed.gathered(Mismatch.added(parts)))
 
     def backward(self, credit: Credit) -> Sums:
         """Accumulate the gradients of this process's rows; return the sums over the rows of all processes.
@@ -127,6 +130,8 @@ class Minibatch:
         elif reference is not None:
             usable &= reference.isfinite()
         broken = bool(current.values.isnan().any() or not usable.any())
+        if self._loss.entropy_coef > 0:  # its gradient would poison the rest as well
+            broken |= not bool(current.entropy.isfinite().all())
         if distributed.any_of(broken) and distributed.count() > 1:  # all processes repeat the pass together
             current = self._policy.logprobs(_EMPTY if broken else row)
         if broken:
@@ -173,9 +178,9 @@ class Minibatch:
         """
         logprobs = current.values[usable]
         advantages = row.in_order(credit.advantages).to(self._policy.device)[usable]
-        entropy = current.entropy[usable].sum()
+        entropy = current.entropy[usable]
         if self._imitates:
-            return imitation_loss(logprobs, weight * advantages), {"entropy": entropy}
+            return imitation_loss(logprobs, weight * advantages), {"entropy": entropy.detach().sum()}
         old = logprobs.detach() if self.passes is None else row.in_order([s.old for s in self.passes])[usable]
         out = policy_loss(
             logprobs,
@@ -186,10 +191,12 @@ class Minibatch:
             weight,
             self._loss,
             None if reference is None else reference[usable],
+            entropy,
         )
         metrics = {
-            "entropy": entropy,
+            "entropy": entropy.detach().sum(),
             "mismatch_kl": out.mismatch_kl_sum,
+            "mismatch_outliers": out.outlier_sum,
             "clipped_share": out.clipped_sum,
             "capped_share": out.capped_sum,
             "masked_share": out.masked_sum,

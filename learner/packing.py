@@ -51,7 +51,7 @@ class Row:
     engine_logprobs: Tensor
     """[M] the engine's logprobs at sampling time."""
     temperature: Tensor
-    """[M] sampling temperatures."""
+    """[M] temperatures at which the tokens' logprobs are read: of sampling, or 1."""
     sample: Tensor
     """[M] index in the packed batch of the sample that trains the token; each sample lies in one row."""
     unpacked_tokens: int
@@ -76,7 +76,7 @@ class Row:
         return Row(**moved, unpacked_tokens=self.unpacked_tokens)
 
 
-def pack(samples: Sequence[Sample], limits: RowLimits = RowLimits()) -> list[Row]:
+def pack(samples: Sequence[Sample], limits: RowLimits = RowLimits(), *, tempered: bool = True) -> list[Row]:
     """Pack samples into rows; every sample lies in exactly one row.
 
     In lexicographic order the longest prefix that a sample shares with any other is shared with a neighbor, and
@@ -86,15 +86,17 @@ def pack(samples: Sequence[Sample], limits: RowLimits = RowLimits()) -> list[Row
     Args:
         samples: [S] of any lengths; `Row.sample` refers to their order.
         limits: bounds of a row.
+        tempered: read logprobs at the sampling temperatures, as the engine reported them. An imitation loss reads
+            them at 1: what it imitates need not have been sampled, and it raises the likelihood of the model itself.
     """
     rows: list[Row] = []
-    open_row = _OpenRow()
+    open_row = _OpenRow(tempered)
     for index in sorted(range(len(samples)), key=lambda i: samples[i].token_ids):
         sample = samples[index]
         grown = len(open_row.token_ids) + len(sample.token_ids) - open_row.shared(sample)
         if open_row.token_ids and grown > limits.max_tokens:
             rows.append(open_row.closed())
-            open_row = _OpenRow()
+            open_row = _OpenRow(tempered)
         open_row.append(index, sample)
     if open_row.token_ids:
         rows.append(open_row.closed())
@@ -118,7 +120,8 @@ def trained_positions(sample: Sample) -> list[int]:
 class _OpenRow:
     """A row to which samples are appended in lexicographic order."""
 
-    def __init__(self) -> None:
+    def __init__(self, tempered: bool) -> None:
+        self._tempered = tempered
         self.token_ids: list[int] = []
         self.depth: list[int] = []
         self.end: list[int] = []
@@ -144,9 +147,8 @@ class _OpenRow:
         for node in path:
             self.end[node] = len(self.token_ids)
         for i in trained_positions(sample):
-            self.trained.append(
-                (path[i - 1], sample.token_ids[i], sample.logprobs[i], sample.temperatures[i], index),
-            )
+            temperature = sample.temperatures[i] if self._tempered else 1.0
+            self.trained.append((path[i - 1], sample.token_ids[i], sample.logprobs[i], temperature, index))
         self.unpacked_tokens += len(sample.token_ids)
         self._last, self._path = sample.token_ids, path
 

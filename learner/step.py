@@ -21,7 +21,7 @@ from learner.algorithms.credit import Credit, NoGradPass
 from learner.algorithms.registry import algorithm_of
 from learner.checks import BadInput, check_batch
 from learner.figures import Sums, lineage, repetition
-from learner.guards import check_mismatch
+from learner.guards import Mismatch, check_mismatch
 from learner.minibatch import Minibatch
 from learner.model.fit import memory_advice
 from learner.model.policy import Policy
@@ -142,28 +142,23 @@ class Trainer:
             passes: list[NoGradPass] = []
             if self.algorithm.needs_no_grad_pass or (len(some) > 1 and self.algorithm.loss == "policy_gradient"):
                 passes = [one for minibatch in some for one in minibatch.no_grad_pass()]
-                self._check_mismatch([m.mismatch_sum() for m in some])
+                self._check_mismatch(Mismatch.added([m.mismatch() for m in some]))
             samples = [s for m in some for s in m.samples]
             credit = self.algorithm.credit(samples, passes or None)
             advantages |= credit.by_episode(samples)
             for minibatch, its_credit in zip(some, _parts(credit, some), strict=True):
                 sums = minibatch.backward(its_credit)
-                self._check_mismatch([(sums.per_token.get("mismatch_kl", 0.0), sums.tokens)])
+                self._check_mismatch(sums.mismatch)
                 norms.append(self._update(step, sums))
                 done.append(sums)
         return done, norms, advantages
 
-    def _check_mismatch(self, sums: list[tuple[float, int]]) -> None:
-        """Stop the run if engine and learner disagree; a demonstration has no engine.
-
-        Args:
-            sums: sums of the mismatch KL in nats, each with its number of tokens.
-        """
-        tokens = sum(count for _, count in sums)
-        if self.algorithm.loss == "imitation" or not tokens:
+    def _check_mismatch(self, mismatch: Mismatch) -> None:
+        """Stop the run if engine and learner disagree; a demonstration has no engine."""
+        if self.algorithm.loss == "imitation":
             return
         try:
-            check_mismatch(sum(total for total, _ in sums) / tokens, self.config.guards)
+            check_mismatch(mismatch, self.config.guards)
         except BaseException:
             self.optimizer.zero_grad(set_to_none=True)
             raise

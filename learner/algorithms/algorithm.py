@@ -40,7 +40,8 @@ class Algorithm(ABC):
     """
 
     loss: ClassVar[Literal["policy_gradient", "imitation"]] = "policy_gradient"
-    """`imitation` is a weighted cross-entropy: no engine logprobs, clip, KL term or turn discount."""
+    """`imitation` is a weighted cross-entropy at temperature 1: no engine logprobs, clip, KL or entropy term, and no
+    turn discount."""
     credit_per_minibatch: ClassVar[bool] = False
     """Compute credit again before each minibatch, since it depends on the current policy."""
 

@@ -1,4 +1,4 @@
-"""The masked policy-gradient loss: three forms of the ratio, truncated importance sampling, an optional KL term.
+"""The masked policy-gradient loss: three forms of the ratio, truncated importance sampling, KL and entropy terms.
 
 Each sampled token has three logprobs:
 
@@ -16,7 +16,10 @@ several, `old` comes from a no-grad pass before the first update. Per token (num
     gspo     min(s * A, clip(s) * A)                         s = exp(mean of current - old over a sample) (2507.18071)
     tis    = min(exp(old - engine), tis_cap)                 truncated importance weight, as in V-trace   (1802.01561)
     keep   = 0 if the sample's geometric mean of old/engine leaves [1/cap, cap], otherwise 1
-    loss   = sum weight * keep * (-tis * term + kl_coef * KL(current, reference))
+    loss   = sum weight * keep * (-tis * term + kl_coef * KL(current, reference) - entropy_coef * H)
+
+H is the entropy of the whole distribution that the token was sampled from, at its temperature (the bonus of 1602.01783,
+which 2509.08755 uses with 0.001); its gradient goes through every logit, not only through the sampled token's.
 
 The loss is a *sum*; `weight` and the division by the minibatch's units (`normalization.py`) turn it into a mean, so
 splitting a minibatch into rows changes nothing. The advantage reaches every sampled token and no other, because the
@@ -32,6 +35,7 @@ import torch
 from torch import Tensor
 
 from learner.algorithms.kl import Estimator, kl_estimate
+from learner.guards import mismatch_kl, outliers
 from upturn.wire import RunConfig
 
 _LARGEST_LOG_RATIO = 20.0
@@ -52,6 +56,7 @@ class LossConfig:
     """Weight of the KL in the loss."""
     kl_estimator: Estimator = "k3"
     kl_clamp: float = 10.0
+    entropy_coef: float = 0.0
 
     @classmethod
     def of(cls, config: RunConfig) -> LossConfig:
@@ -65,6 +70,7 @@ class LossConfig:
             kl_coef=config.kl_coef if config.kl_in == "loss" else 0.0,
             kl_estimator=config.kl_estimator,
             kl_clamp=config.kl_clamp,
+            entropy_coef=config.entropy_coef,
         )
 
     @property
@@ -85,7 +91,9 @@ class LossOutput:
     loss: Tensor
     """[] weighted sum, with gradient."""
     mismatch_kl_sum: Tensor
-    """[] k3 estimate of KL(engine || old)."""
+    """[] k3 estimate of KL(engine || old), at most `LARGEST_MISMATCH_KL` per token."""
+    outlier_sum: Tensor
+    """[] number of tokens whose probabilities under engine and old differ by more than a factor of 10."""
     clipped_sum: Tensor
     """[] number of tokens whose ratio was clipped."""
     capped_sum: Tensor
@@ -105,6 +113,7 @@ def policy_loss(
     weight: Tensor,
     config: LossConfig,
     reference: Tensor | None = None,
+    entropy: Tensor | None = None,
 ) -> LossOutput:
     """Return the loss of some trained tokens.
 
@@ -117,6 +126,7 @@ def policy_loss(
         weight: [M] the weight of each token (`normalization.token_weights`).
         config: settings of the loss.
         reference: [M] logprobs of the reference; required if `kl_coef` is above 0.
+        entropy: [M] entropies of the learner's distributions now, with gradient; required if `entropy_coef` is above 0.
     """
     old = old.detach()
     mismatch = (old - engine).clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
@@ -130,20 +140,17 @@ def policy_loss(
         reference_kl = kl_estimate(current, reference, config.kl_estimator, config.kl_clamp)
         if config.kl_coef > 0:
             loss = loss + config.kl_coef * (weight * keep * reference_kl).sum()
+    if entropy is not None and config.entropy_coef > 0:
+        loss = loss - config.entropy_coef * (weight * keep * entropy).sum()
     return LossOutput(
         loss=loss,
         mismatch_kl_sum=mismatch_kl(old, engine).sum(),
+        outlier_sum=outliers(old, engine).sum(),
         clipped_sum=clipped.sum(),
         capped_sum=(mismatch.exp() > config.tis_cap).sum(),
         masked_sum=(keep == 0).sum(),
         reference_kl_sum=reference_kl.detach().sum(),
     )
-
-
-def mismatch_kl(old: Tensor, engine: Tensor) -> Tensor:
-    """Return [M] the k3 estimate of KL(engine || old), which is 0 where engine and learner agree."""
-    mismatch = (old - engine).clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
-    return mismatch.exp() - mismatch - 1
 
 
 def mean_by_sample(values: Tensor, sample: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ def algorithm_of(config: RunConfig) -> Algorithm:
     """Return the algorithm of a run.
 
     Raises:
-        BadInput: no algorithm of this name is registered.
+        BadInput: no algorithm of this name is registered, or it knows no entropy bonus and the config asks for one.
         TypeError: the algorithm's file contradicts its line in the registry.
     """
     if config.algorithm not in ALGORITHMS:
@@ -22,7 +22,10 @@ def algorithm_of(config: RunConfig) -> Algorithm:
             f"unknown algorithm {config.algorithm!r}: this learner knows {', '.join(ALGORITHMS)}; "
             "use the same release for server and learner"
         )
-    return _class_of(config.algorithm)(config)
+    algorithm = _class_of(config.algorithm)(config)
+    if config.entropy_coef > 0 and algorithm.loss == "imitation":
+        raise BadInput(f"{config.algorithm} imitates, and knows no entropy bonus: leave entropy_coef at 0")
+    return algorithm
 
 
 @functools.cache

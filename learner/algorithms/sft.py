@@ -2,6 +2,7 @@
 
     loss = -1/N sum w logprob(token)       over the N trained tokens of the whole minibatch; w = 1
 
+Logprobs are read at temperature 1, whatever the tokens were sampled at: the model itself is to imitate them.
 A demonstration has no engine logprobs and no group: only the mask decides what is learned, and rewards play no part.
 (AgentGym-RL's trainer also learns the assistant's header and shifts its mask by one token.) AgentEvol and DPO use other
 weights.

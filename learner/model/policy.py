@@ -31,7 +31,7 @@ class Logprobs(NamedTuple):
     values: Tensor
     """[M] float32 logprobs of the targets at their temperatures, with gradient."""
     entropy: Tensor
-    """[M] entropy in nats of each distribution that predicted a target; no gradient."""
+    """[M] entropy in nats of each distribution that predicted a target, at its temperature, with gradient."""
     state_values: Tensor | None = None
     """[M] float32 the value before each target, with gradient; None without a value head."""
 

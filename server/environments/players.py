@@ -1,11 +1,15 @@
 """Takes the turns of played episodes: as a policy (with or without tools), as the environment's solver, or at random.
 
 Every answer is recorded as a turn before the environment gets it. An answer that no policy sampled is a demonstration.
+An answer of a policy is sampled from a seed of its own: the same for the same environment, task, seed of the play,
+repetition and turn, whatever the version, and another one for any other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import itertools
 import time
 from typing import Any
 
@@ -33,12 +37,19 @@ class Players:
         self._environments = environments
 
     async def play(self, request: PlayRequest, episode: Episode, reset: Reset, seed: str) -> None:
-        """Take turns until the episode ends. `seed` seeds the random player."""
+        """Take turns until the episode ends.
+
+        Args:
+            request: the play.
+            episode: an open episode of it.
+            reset: how its environment began.
+            seed: names the episode among the environment's: task, seed of the play, and repetition.
+        """
         messages: list[Message] = [dict(message) for message in reset.messages]
         environment = episode.environment or request.environment
         tools = (await self._environments.instances.spec(environment)).tools if request.tools else []
-        while True:
-            answer = await self._answer(request, episode, messages, tools, f"{environment}/{seed}")
+        for turn in itertools.count():
+            answer = await self._answer(request, episode, messages, tools, f"{environment}/{seed}/{turn}")
             result = await self._act(episode, answer)
             if result.terminated or result.truncated:
                 return
@@ -47,17 +58,21 @@ class Players:
     async def _answer(
         self, request: PlayRequest, episode: Episode, messages: list[Message], tools: list[dict[str, Any]], seed: str
     ) -> Message:
-        """Record the assistant's next message and return it."""
+        """Record the assistant's next message and return it; `seed` names the turn among all of the environment's."""
         if request.agent != "policy":
             text = (
                 await self._environments.oracle(episode)
                 if request.agent == "oracle"
-                else await self._environments.random(episode, f"{seed}/{episode.steps}")
+                else await self._environments.random(episode, seed)
             )
             await self._turns.demonstrate(episode, messages, text)
             return {"role": "assistant", "content": text}
         await self._wait_for_engine()
-        params = SamplingParams(max_tokens=request.sampling.max_tokens, temperature=request.sampling.temperature)
+        params = SamplingParams(
+            max_tokens=request.sampling.max_tokens,
+            temperature=request.sampling.temperature,
+            seed=sampling_seed(seed),
+        )
         version = self._pointers.for_episode(episode, None, self._engine)
         ask = TurnRequest(list(messages), params, tools=tools, parallel_calls=False, whole=True)
         (turn,) = await self._turns.begin(episode, ask, version)
@@ -77,3 +92,8 @@ class Players:
             if time.monotonic() > deadline:
                 raise EngineError(f"the engine was not available again within {ENGINE_PATIENCE_S:.0f} s")
             await asyncio.sleep(0.5)
+
+
+def sampling_seed(name: str) -> int:
+    """Return the engine's seed for a turn by the turn's name: one of 2^62, which every engine takes."""
+    return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()) >> 2

@@ -30,7 +30,9 @@ from upturn.wire import OptimizerConfig
 ROOT = Path(__file__).parents[2]
 PLAIN = unguarded(steps=4, optimizer=OptimizerConfig(lr=1e-4))  # Adam turns a gradient near 0 into up to twice lr
 CONFIGS = {
-    "grpo": PLAIN.model_copy(update={"kl_coef": 0.05, "minibatches": 2, "reference_reset_every": 2}),
+    "grpo": PLAIN.model_copy(
+        update={"kl_coef": 0.05, "minibatches": 2, "reference_reset_every": 2, "entropy_coef": 0.1}
+    ),
     "ppo": PLAIN.model_copy(update={"algorithm": "ppo", "minibatches": 2, "loss_normalization": "sample"}),
     "dpo": PLAIN.model_copy(update={"algorithm": "dpo"}),
     "sft": PLAIN.model_copy(update={"algorithm": "sft", "loss_normalization": "sample"}),

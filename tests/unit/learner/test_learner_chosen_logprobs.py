@@ -44,10 +44,25 @@ def test_logprobs_entropies_and_gradients_equal_a_plain_log_softmax(monkeypatch,
     assert values.dtype == entropy.dtype == torch.float32
     torch.testing.assert_close(values, expected)
     torch.testing.assert_close(entropy, -(plain.exp() * plain).sum(-1))
-    assert not entropy.requires_grad
-    ours = torch.autograd.grad((values * weights).sum(), inputs)
-    for mine, right in zip(ours, torch.autograd.grad((expected * weights).sum(), inputs), strict=True):
-        torch.testing.assert_close(mine, right, atol=apart, rtol=apart)
+    exact = -(plain.exp() * plain).sum(-1)
+    losses = (  # of the logprobs, of the entropies, and of both
+        ((values * weights).sum(), (expected * weights).sum()),
+        ((entropy * weights).sum(), (exact * weights).sum()),
+        ((values - 3 * entropy * weights).sum(), (expected - 3 * exact * weights).sum()),
+    )
+    for ours, right in losses:
+        of_ours, of_right = (torch.autograd.grad(loss, inputs, retain_graph=True) for loss in (ours, right))
+        for mine, theirs in zip(of_ours, of_right, strict=True):
+            torch.testing.assert_close(mine, theirs, atol=apart, rtol=apart)
+
+
+def test_entropies_are_exact_under_autocast_to_bfloat16():
+    output_layer, hidden, target, temperature = made()
+    with torch.autocast("cpu", torch.bfloat16):
+        _, entropy = chosen_logprobs(output_layer, 9 * hidden, target, temperature, VOCABULARY)
+        logits = output_layer(9 * hidden)
+    plain = (logits.float() / temperature[:, None]).log_softmax(-1)
+    torch.testing.assert_close(entropy, -(plain.exp() * plain).sum(-1))
 
 
 def test_no_tensor_is_ever_larger_than_a_piece_of_logits(monkeypatch):
@@ -55,5 +70,6 @@ def test_no_tensor_is_ever_larger_than_a_piece_of_logits(monkeypatch):
     monkeypatch.setattr("learner.model.chosen_logprobs.LOGITS_AT_ONCE", piece)
     output_layer, hidden, target, temperature = made()
     with Largest() as largest:
-        chosen_logprobs(output_layer, hidden, target, temperature, VOCABULARY)[0].sum().backward()
+        values, entropy = chosen_logprobs(output_layer, hidden, target, temperature, VOCABULARY)
+        (values + entropy).sum().backward()
     assert largest.numel == piece < TOKENS * VOCABULARY

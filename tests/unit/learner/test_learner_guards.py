@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from learner.best import KeptVersion, best_of
 from learner.figures import repetition
-from learner.guards import RunStopped, check_collapse, check_mismatch
+from learner.guards import Mismatch, RunStopped, check_collapse, check_mismatch
 from learner.loop import do_next_run
 from learner.packing import trained_positions
 from learner.step import Trainer
@@ -39,15 +39,60 @@ def test_a_batch_from_another_model_stops_the_run_before_any_weight_changes(tmp_
     assert all(torch.equal(p, policy.trainable()[name]) for name, p in fresh.trainable().items())
 
 
-@pytest.mark.parametrize("mismatch", [0.2500001, math.inf, math.nan])
+@pytest.mark.parametrize("mismatch", [0.2600001, math.inf, math.nan])
 def test_a_mismatch_above_the_bound_and_one_that_is_no_number_stop_the_run(mismatch):
-    with pytest.raises(RunStopped, match="nats per token"):
-        check_mismatch(mismatch, Guards(mismatch_kl=0.25))
+    with pytest.raises(RunStopped, match=r"nats per token .* a factor of 10 in 5.0% of the tokens"):
+        check_mismatch(Mismatch(1000 * mismatch, 50, 1000), Guards(mismatch_kl=0.25))
 
 
-def test_a_mismatch_of_exactly_the_bound_and_any_without_a_bound_pass():
-    check_mismatch(0.25, Guards(mismatch_kl=0.25))
-    check_mismatch(math.nan, Guards(mismatch_kl=None))
+def test_a_mismatch_of_the_bound_and_one_token_and_any_without_a_bound_pass():
+    check_mismatch(Mismatch(260.0, 50, 1000), Guards(mismatch_kl=0.25))
+    check_mismatch(Mismatch(math.nan, 0, 1), Guards(mismatch_kl=None))
+    check_mismatch(Mismatch(0.0, 0, 0), Guards())
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 8, 100, 20_000])
+@pytest.mark.parametrize("gap", [9.3, -9.3, 60.0, -math.inf])
+def test_one_outlier_token_stops_no_run_however_far_it_is_off_and_however_small_the_batch(tokens, gap):
+    engine = torch.full((tokens,), -1.0)
+    old = engine.clone()
+    old[tokens // 2] += gap
+    check_mismatch(Mismatch.between(old, engine), Guards())
+    assert Mismatch.between(old, engine).outliers == 1
+
+
+@pytest.mark.parametrize("tokens", [120, 2_000])
+def test_a_real_mismatch_stops_the_run_at_once_in_batches_of_any_size(tokens):
+    rng = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(tokens, 200, generator=rng)
+    sampled = torch.multinomial(logits.softmax(-1), 1, generator=rng)
+
+    def logprobs(logits):
+        return logits.log_softmax(-1).gather(-1, sampled)[:, 0]
+
+    engine = logprobs(logits)
+    check_mismatch(
+        Mismatch.between(logprobs(logits + 0.03 * torch.randn(logits.shape, generator=rng)), engine), Guards()
+    )
+    noise = torch.randn(logits.shape, generator=rng)
+    others = (3 * noise, (logits + 3 * noise) / 2**0.5, logits / 3, torch.zeros_like(logits))
+    for other in others:  # other weights, half other weights, another temperature, broken weights
+        with pytest.raises(RunStopped):
+            check_mismatch(Mismatch.between(logprobs(other), engine), Guards())
+
+
+def test_a_batch_with_one_outlier_token_trains_and_reports_its_share(tmp_path):
+    for minibatches in (1, 2):
+        config = RunConfig(steps=1, minibatches=minibatches)
+        policy = tiny_policy(tmp_path, config)
+        samples = on_policy(policy, random_samples())
+        position = trained_positions(samples[0])[-1]
+        samples[0].logprobs[position] -= 9.3
+        result = Trainer(policy, config).step(samples, 0)
+        assert result.trained
+        tokens = sum(len(trained_positions(s)) for s in samples)
+        assert result.metrics["mismatch_outliers"] == pytest.approx(1 / tokens)
+        assert result.metrics["mismatch_kl"] == pytest.approx(10 / tokens, rel=1e-3)
 
 
 @pytest.mark.parametrize(

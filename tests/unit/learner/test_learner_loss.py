@@ -212,15 +212,35 @@ def test_kl_estimates_average_to_the_true_kl():
     assert float((p.exp() * kl_estimate(p, q, "k2", 10.0)).sum()) == pytest.approx(true, rel=0.1)
 
 
-@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
-@pytest.mark.parametrize(("own", "reference", "gap"), [(-50.0, -1.0, 10), (-1.0, -50.0, -10)])
-def test_a_token_is_clamped_in_both_directions_and_has_no_gradient(estimator, own, reference, gap):
-    current = torch.tensor([own], requires_grad=True)
-    estimate = kl_estimate(current, torch.tensor([reference]), estimator, clamp=10.0)
-    (gradient,) = torch.autograd.grad(estimate.sum(), current)
-    formulas = {"k1": -gap, "k2": gap**2 / 2, "k3": math.exp(gap) - gap - 1}
-    assert estimate.item() == pytest.approx(formulas[estimator])
-    assert gradient.item() == 0.0
+GAPS = [-1e4, -100.0, -20.0, -11.5, -10.5, -1.0, 0.0, 1.0, 2.5, 2.7, 9.5, 19.0, 100.0, 1e4]
+
+
+def test_the_value_of_k3_is_bounded_as_in_verl_and_k1_and_k2_are_not():
+    """The reference is `kl_penalty_forward` of verl, computed with Python's floats."""
+    for gap in GAPS:
+        inner = max(-20.0, min(20.0, gap))
+        verl = {"k1": -gap, "k2": 0.5 * gap**2, "k3": max(-10.0, min(10.0, math.exp(inner) - inner - 1))}
+        slopes = {"k1": 1.0, "k2": -gap, "k3": 1 - math.exp(inner) if verl["k3"] < 10 else 0.0}
+        for estimator, value in verl.items():
+            current = torch.tensor([-gap], requires_grad=True)
+            estimate = kl_estimate(current, torch.tensor([0.0]), estimator, clamp=10.0)
+            (gradient,) = torch.autograd.grad(estimate.sum(), current)
+            assert estimate.item() == pytest.approx(value, rel=1e-5), (estimator, gap)
+            assert gradient.item() == pytest.approx(slopes[estimator], rel=1e-5), (estimator, gap)
+
+
+def test_a_token_far_from_the_reference_cannot_outweigh_the_batch():
+    for gap in GAPS:
+        out, gradient = loss_of([-gap], [-gap], [-gap], [0.0], config=LossConfig(kl_coef=1.0), reference=[0.0])
+        assert 0 <= float(out.loss.detach()) <= 10
+        assert abs(gradient.item()) < 12.7  # exp(d) - 1 where k3 reaches its bound
+
+
+def test_the_gradient_is_finite_however_large_bound_and_gap_are():
+    for gap in GAPS:
+        current = torch.tensor([-gap], requires_grad=True)
+        (gradient,) = torch.autograd.grad(kl_estimate(current, torch.zeros(1), "k3", clamp=1e30).sum(), current)
+        assert torch.isfinite(gradient).all()
 
 
 def test_each_normalization_weights_tokens_by_its_formula():

@@ -35,7 +35,7 @@ def play(
     ),
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the episodes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the environments and of sampling.")] = 0,
     server: Server = LOCAL,
     key: Key = None,
     as_json: AsJson = False,

@@ -23,7 +23,7 @@ class EvaluationPlan(Message):
     sampling: Sampling = Sampling()
     """How both versions sample."""
     seed: int = Field(default=1000, ge=0, lt=2**31)
-    """Seed of the episodes, and of the bootstrap."""
+    """Seed of the episodes with their sampling, and of the bootstrap."""
 
     @field_validator("tasks")
     @classmethod

@@ -36,6 +36,7 @@ class PlayRequest(Message):
     sampling: Sampling = Sampling()
     trainable: bool = True
     seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of the environments and of the sampling: each answer has its own, by task, repetition and turn."""
     purpose: Literal["training", "evaluation", "other"] = "other"
     """An evaluation is never trained on and leaves a row in `evaluation`."""
 

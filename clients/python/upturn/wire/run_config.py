@@ -84,7 +84,8 @@ class Guards(Message):
     model_config = ConfigDict(allow_inf_nan=False)
 
     mismatch_kl: float | None = Field(default=0.5, gt=0)
-    """Mean KL between engine and learner in one batch, in nats per token; checked before any weight changes."""
+    """Mean KL between engine and learner in one batch, in nats per token, with at most 10 nats for each token; checked
+    before any weight changes."""
     min_entropy: float | None = Field(default=None, ge=0)
     """Mean entropy of the trained tokens, in nats."""
     max_repetition: float | None = Field(default=0.8, gt=0, le=1)
@@ -169,7 +170,9 @@ class RunConfig(Message):
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """Estimator of the KL (default from the paper); `k1` is usual in the reward."""
     kl_clamp: float = Field(default=10.0, gt=0)
-    """Bound of the log ratio to the reference, in nats (default from AgentGym-RL)."""
+    """Bound of `k3` at one token, in nats (default from verl and AgentGym-RL); `k1` and `k2` are not bounded."""
+    entropy_coef: float = Field(default=0.0, ge=0)
+    """Weight of the entropy bonus in the policy-gradient loss (the paper's is 1e-3); 0 is none."""
     reference_reset_every: int | None = Field(default=None, ge=1)
     """Learner steps between resets of the reference to the current policy; None never resets it."""
     ppo: PpoConfig = PpoConfig()
@@ -218,7 +221,7 @@ class RunConfig(Message):
 
     @model_validator(mode="after")
     def some_step_could_train(self) -> RunConfig:
-        """Refuse a run whose every step would be skipped, or a guard without a figure to check."""
+        """Refuse a run whose every step would be skipped, a setting without effect, or a guard without a figure."""
         if self.traits.groups == "required" and self.play is not None and self.play.group_size < 2:
             raise ValueError(
                 f"{self.algorithm} compares the episodes of a group, and play.group_size is "
@@ -228,6 +231,11 @@ class RunConfig(Message):
             raise ValueError(
                 "overlap needs a play, max_staleness of at least 1, and a schedule that does not depend on "
                 "the previous step"
+            )
+        if self.entropy_coef > 0 and self.traits.off_policy:
+            raise ValueError(
+                f"{self.algorithm} imitates, and the entropy bonus belongs to the policy-gradient loss: leave "
+                "entropy_coef at 0, or use another algorithm"
             )
         if self.guards.max_reference_kl is not None and self.kl_coef == 0:
             raise ValueError("guards.max_reference_kl needs a reference: set kl_coef above 0")
