@@ -137,7 +137,7 @@ def _state(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def _reference_of(trainer: Trainer) -> dict[str, Tensor]:
-    """Return the reference's weights that a checkpoint needs; in a campaign those of its first run, too."""
+    """Return the reference's weights that a checkpoint needs: after a reset, and in a campaign always."""
     reference = trainer.reference
     if reference is None or reference.weights is None or not (reference.anchor or trainer.config.campaign):
         return {}

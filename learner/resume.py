@@ -81,7 +81,7 @@ def resume(
         policies: all versions.
         checkpoints: the run's directory of checkpoints.
         batch_of: returns the batch of a finished step.
-        steps: only so many of the acknowledged steps; None is all.
+        steps: number of acknowledged steps, from the first; None is all.
     """
     steps = run.step if steps is None else steps
     checkpoint = distributed.from_first(newest_checkpoint, checkpoints, steps)

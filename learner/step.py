@@ -71,7 +71,7 @@ class Trainer:
         self._limits = policy.row_limits(max_row_tokens)
 
     def continue_with(self, config: RunConfig) -> None:
-        """Go on with the config of the campaign's next run; weights, optimizer and reference stay.
+        """Continue with the config of the campaign's next run; weights, optimizer and reference stay.
 
         Raises:
             BadInput: the config trains other weights, or needs a value head that there is not.
@@ -82,7 +82,7 @@ class Trainer:
             changed.append("algorithm")
         if changed:
             raise BadInput(
-                f"campaign {config.campaign!r} cannot go on with another {' or '.join(changed)} "
+                f"campaign {config.campaign!r} cannot continue with another {' or '.join(changed)} "
                 f"({', '.join(f'{name} was {getattr(before, name)}' for name in changed)}): name a new campaign"
             )
         self.config, self.algorithm = config, algorithm_of(config)

@@ -20,7 +20,7 @@ from server.store.database import BROKEN, Database
 from server.store.tables import MetricRow, RunRow
 from server.store.writer import Writer
 from server.training.evaluations import Evaluations, Unmeasurable, last_horizon
-from server.training.gate_rule import RUN_METRICS, Comparison, Measured, Pair, decide, goes_on
+from server.training.gate_rule import RUN_METRICS, Comparison, Measured, Pair, decide, not_worse
 from server.training.objections import too_few_verdicts
 from server.training.run_states import undecided
 from server.training.runs import Runs
@@ -152,7 +152,7 @@ class PromotionGate:
             Comparison(champion, candidate, last_horizon(config.schedule), seed, pairs, metrics),
             objections,
         )
-        continues = run.campaign_id is not None and not run.collapsed and goes_on(evidence)
+        continues = run.campaign_id is not None and not run.collapsed and not_worse(evidence)
         return evidence.model_copy(update={"continues": continues})
 
     async def _pairs(self, run_id: str, config: RunConfig, champion: int, candidate: int) -> dict[str, Pair]:

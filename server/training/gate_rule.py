@@ -124,8 +124,8 @@ def decide(rule: GateSettings, compared: Comparison, objections: Sequence[str] =
     return evidence.model_copy(update={"objections": reasons, "promoted": not reasons})
 
 
-def goes_on(evidence: GateEvidence) -> bool:
-    """Return whether a campaign goes on from a candidate that was not promoted: it is not known to be worse."""
+def not_worse(evidence: GateEvidence) -> bool:
+    """Return whether a campaign continues from a candidate that was not promoted: it is not known to be worse."""
     return not evidence.promoted and (evidence.gain is None or evidence.gain.high >= 0)
 
 

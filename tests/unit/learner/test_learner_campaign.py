@@ -236,7 +236,7 @@ def test_a_campaign_keeps_the_checkpoints_that_it_may_go_back_to(tmp_path):
 def test_a_campaign_refuses_to_go_on_with_other_weights(tmp_path, changes, named):
     config = unguarded(**BASE, steps=1, kind="adapter", lora_rank=4, campaign="nightly")
     trainer = Trainer(load_policy(make_tiny_model(tmp_path), None, config, torch.device("cpu")), config)
-    with pytest.raises(BadInput, match=f"campaign 'nightly' cannot go on with another .*{named}"):
+    with pytest.raises(BadInput, match=f"campaign 'nightly' cannot continue with another .*{named}"):
         trainer.continue_with(config.model_copy(update=changes))
 
 

@@ -16,8 +16,8 @@ class Night(Message):
     state: str
     """The run's state."""
     outcome: Outcome
-    """`open` while the run or its decision is due; `promote`: users get its last version; `continue`: the campaign goes
-    on from it, and users keep the champion; `revert`: the campaign goes back to the state behind the champion;
+    """`open` while the run or its decision is due; `promote`: users get its last version; `continue`: the campaign
+    continues from it, and users keep the champion; `revert`: the campaign goes back to the state behind the champion;
     `nothing`: it trained no step."""
     first_step: int
     """Global learner step of its step 0."""

@@ -94,7 +94,7 @@ class GateEvidence(Message):
     promoted: bool
     """Whether the candidate was promoted: to champion, or first to canary."""
     continues: bool = False
-    """Whether its campaign goes on from the candidate, which was not promoted, since it is not known to be worse."""
+    """Whether its campaign continues from the candidate, which was not promoted, since it is not known to be worse."""
 
     @model_validator(mode="before")
     @classmethod

@@ -124,7 +124,7 @@ class RunConfig(Message):
     model_config = ConfigDict(allow_inf_nan=False, validate_by_name=True)
 
     campaign: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_.-]{0,99}$")
-    """Name of the campaign that the run continues, or begins if there is none of this name; None is a run by itself."""
+    """Name of the campaign that the run continues, or begins if the name is new; None is a run by itself."""
     algorithm: AlgorithmName = "grpo"
     steps: int = Field(ge=1, le=1_000_000)
     play: PlayPlan | None = None

@@ -84,8 +84,8 @@ class RunView(Message):
     """The newest version that the run published."""
     gate: Literal["due", "canary", "promoted", "continued", "rejected", "void"] | None = None
     """The promotion decision on its last version: `due` until decided, `canary` while part of live traffic tries it,
-    `continued` if its campaign goes on from it although users keep the champion, `void` if there was nothing to decide;
-    None without an evaluation plan."""
+    `continued` if its campaign continues from it although users keep the champion, `void` if there was nothing to
+    decide; None without an evaluation plan."""
     play_id: str | None = None
     """The play that gathers the batch of the step in progress; None while the step trains."""
     precision: Literal["bfloat16", "float16", "float32"] | None = None
