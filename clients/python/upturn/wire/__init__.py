@@ -57,6 +57,7 @@ from upturn.wire.gate import (
     EnvironmentEvidence,
     EvaluationPlan,
     Figures,
+    GainTest,
     GateEvidence,
     Interval,
     LiveEvidence,
@@ -64,6 +65,7 @@ from upturn.wire.gate import (
     PromotionList,
     PromotionRequest,
     PromotionView,
+    Report,
 )
 from upturn.wire.keys import (
     EpisodeTrained,
@@ -158,6 +160,7 @@ __all__ = [
     "EvaluationPlan",
     "Figures",
     "FixedHorizon",
+    "GainTest",
     "GateEvidence",
     "Guards",
     "HorizonSchedule",
@@ -191,6 +194,7 @@ __all__ = [
     "PromotionRequest",
     "PromotionView",
     "RecentTurns",
+    "Report",
     "RewardRequest",
     "RewardRule",
     "RewardSourceList",
