@@ -120,16 +120,17 @@ class Comparing:
     async def _pairs(
         self, run_id: str, plan: EvaluationPlan, compared: Comparison, tasks: dict[str, list[str]]
     ) -> dict[str, Pair]:
-        """Return both versions' results on tasks of each environment."""
+        """Return both versions' results on tasks of each environment; all play at the same time."""
+        versions, horizon = (compared.champion, compared.candidate), compared.horizon
+        for environment, asked in tasks.items():
+            for version in versions:
+                await self._evaluations.measure(run_id, version, environment, asked, plan, horizon, 0.0)
 
         async def pair(environment: str, asked: list[str]) -> Pair:
-            versions = (compared.champion, compared.candidate)
-            return Pair(
-                *[
-                    await self._measured(run_id, plan, compared.horizon, version, environment, asked)
-                    for version in versions
-                ]
-            )
+            champion, candidate = [
+                await self._measured(run_id, plan, horizon, version, environment, asked) for version in versions
+            ]
+            return Pair(champion, candidate)
 
         return {environment: await pair(environment, asked) for environment, asked in tasks.items()}
 

@@ -12,8 +12,9 @@ from server.environments.plays import STOPPED, Plays, check_tasks
 from server.rendering.tool_calls import CALL_OPEN
 from server.store.database import Database
 from server.store.tables import EpisodeRow, EvaluationRow, PlayRow, StepRow, TurnRow
+from server.training.curriculum import tasks_of_split
 from server.training.gate_rule import Measured
-from server.training.judging.evaluation_tasks import EvaluationTasks, evaluation_tasks, listed_tasks
+from server.training.judging.evaluation_tasks import EvaluationTasks, evaluation_tasks
 from upturn.wire import EvaluationPlan, HorizonSchedule, PlayRequest
 
 ATTEMPTS = 3  # Plays of one evaluation that server restarts may interrupt before it counts as failed.
@@ -43,7 +44,8 @@ class Evaluations:
         def read() -> EvaluationTasks:
             chosen = evaluation_tasks(plan, run_id)
             for environment, listed in (*plan.tasks.items(), *plan.guards.items()):
-                check_tasks(self._request(plan, horizon, environment, 0, listed_tasks(environment, listed)))
+                asked = tasks_of_split(environment, listed)[:1] if isinstance(listed, str) else listed
+                check_tasks(self._request(plan, horizon, environment, 0, asked))
             return chosen
 
         return await asyncio.to_thread(read)

@@ -106,10 +106,10 @@ def previous_champion(session: Session, version: int) -> int | None:
 
 
 def spent_levels(session: Session) -> float:
-    """Return the sum of the levels of the gate's decisions since its last promotion; those without a test have none."""
+    """Return the sum of the levels of the gate's decisions since its last promotion; one without a test counts as 0."""
     by_gate = PromotionRow.decided_by == BY_GATE
     promoted = sa.select(sa.func.max(PromotionRow.id)).where(by_gate, PromotionRow.action.in_(("promote", "canary")))
-    level = PromotionRow.evidence["test"]["level"].as_float()
+    level = PromotionRow.evidence[("test", "level")].as_float()
     query = sa.select(sa.func.sum(level)).where(
         by_gate,
         PromotionRow.action == "reject",

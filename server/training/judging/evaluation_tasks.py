@@ -14,7 +14,7 @@ from server.errors import BadRequest
 from server.training.curriculum import tasks_of_split
 from upturn.wire import EvaluationPlan
 
-LEAST = 10  # Tasks of each environment in a round.
+LEAST = 10  # Tasks of each environment in a round, and of each guard environment.
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,13 @@ def evaluation_tasks(plan: EvaluationPlan, run_id: str) -> EvaluationTasks:
 
     Raises:
         NotFound: an environment or split does not exist.
-        BadRequest: an environment has fewer tasks than the plan draws and reports.
+        BadRequest: an environment has fewer tasks than the plan draws and reports, or than a guard needs.
     """
     drawn: dict[str, list[str]] = {}
     report: dict[str, list[str]] = {}
     frozen: list[str] = []
     for environment, listed in plan.tasks.items():
-        pool = listed_tasks(environment, listed)
+        pool = _listed(environment, listed)
         ranked = sorted(pool, key=lambda task, of=environment: hashlib.sha256(f"{of}\n{task}".encode()).digest())
         report[environment], deciding = ranked[: plan.report], sorted(ranked[plan.report :])
         wanted = max(1, len(deciding)) if plan.draw is None else plan.draw
@@ -57,23 +57,25 @@ def evaluation_tasks(plan: EvaluationPlan, run_id: str) -> EvaluationTasks:
         drawn[environment] = random.Random(f"{plan.seed}:{run_id}:{environment}").sample(deciding, wanted)
         if wanted == len(deciding):
             frozen.append(environment)
+    guards = {name: _listed(name, listed) for name, listed in plan.guards.items()}
+    for name, tasks in guards.items():
+        if len(tasks) < LEAST:
+            raise BadRequest(
+                f"the guard environment {name} has {len(tasks)} tasks, {LEAST} are needed to rule out a fall",
+                param="evaluation",
+            )
     fewest = min(map(len, drawn.values()))
     count = max(1, min(plan.rounds, fewest // LEAST))
     return EvaluationTasks(
         rounds=[{name: _part(tasks, number, count) for name, tasks in drawn.items()} for number in range(count)],
         report={name: tasks for name, tasks in report.items() if tasks},
-        guards={name: listed_tasks(name, listed) for name, listed in plan.guards.items()},
+        guards=guards,
         frozen=frozen,
         seed=plan.seed if plan.draw is None else random.Random(f"{plan.seed}:{run_id}").randrange(2**31),
     )
 
 
-def listed_tasks(environment: str, listed: list[str] | str) -> list[str]:
-    """Return the tasks that a plan lists, or all tasks of the split that it names.
-
-    Raises:
-        NotFound: the environment or split does not exist.
-    """
+def _listed(environment: str, listed: list[str] | str) -> list[str]:
     return tasks_of_split(environment, listed) if isinstance(listed, str) else listed
 
 

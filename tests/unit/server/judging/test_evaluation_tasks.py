@@ -50,13 +50,18 @@ def test_rounds_have_at_least_ten_tasks_and_each_task_is_in_one(tasks: int, roun
 
 
 def test_every_round_has_tasks_of_every_environment() -> None:
-    plan = EvaluationPlan(tasks={"a": POOL, "b": POOL[:20]}, guards={"g": ["x"]})
+    plan = EvaluationPlan(tasks={"a": POOL, "b": POOL[:20]}, guards={"g": POOL[:10]})
     found = evaluation_tasks(plan, "run")
     assert [{name: len(listed) for name, listed in part.items()} for part in found.rounds] == [{"a": 100, "b": 10}] * 2
-    assert found.guards == {"g": ["x"]}
+    assert found.guards == {"g": POOL[:10]}
 
 
 @pytest.mark.parametrize("more", [{"draw": 201}, {"draw": 150, "report": 51}, {"report": 200}])
 def test_a_plan_that_asks_for_more_tasks_than_there_are_says_how_many_are_needed(more: dict[str, int]) -> None:
     with pytest.raises(BadRequest, match="e has 200 tasks to evaluate, 201 are needed: name more tasks"):
         drawn(**more)
+
+
+def test_a_guard_environment_with_too_few_tasks_to_rule_out_a_fall_is_refused() -> None:
+    with pytest.raises(BadRequest, match="the guard environment g has 9 tasks, 10 are needed"):
+        drawn(guards={"g": POOL[:9]})

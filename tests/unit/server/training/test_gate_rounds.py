@@ -22,11 +22,11 @@ POOL = [f"train/{number}" for number in range(60)]
 PLAN = EvaluationPlan(tasks={ENVIRONMENT: POOL}, draw=40, report=10, repetitions=1)
 
 
-@pytest.fixture
-async def parts(tmp_path: Path) -> AsyncIterator[Parts]:
+@pytest.fixture(params=["adapter"])
+async def parts(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Parts]:
     model = script(tmp_path / "script", "add 1")
     environments = EnvironmentSettings(modules=["tests.support.environments.odd_inline"], workers=0)
-    settings = settings_for(tmp_path / "data", model=str(model), weights="adapter", environments=environments)
+    settings = settings_for(tmp_path / "data", model=str(model), weights=request.param, environments=environments)
     async with running(settings) as made:
         yield made
 
@@ -111,11 +111,11 @@ async def test_guards_are_played_only_for_candidates_that_would_be_promoted(part
 async def test_a_report_that_cannot_be_played_changes_no_decision(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = Evaluations.measure, []
+    real = Evaluations.measure
 
     async def measure(self: Evaluations, *args: Any) -> Any:
-        calls.append(args)
-        if len(calls) > 2:
+        plays = rows(parts, PlayRow)
+        if plays and args[3] != plays[0].request["tasks"]:
             raise Unmeasurable("it is broken")
         return await real(self, *args)
 
@@ -162,3 +162,22 @@ async def test_results_of_a_play_with_more_tasks_count_for_the_tasks_asked(parts
     part = await measure(run.id, 0, ENVIRONMENT, POOL[:5], PLAN, 1, 60.0)
     assert part is not None and len(rows(parts, PlayRow)) == 1
     assert (sorted(part.verdicts), part.episodes, part.steps) == (sorted(POOL[:5]), 5, 5)
+
+
+@pytest.mark.parametrize("parts", ["full"], indirect=True)
+async def test_with_full_weights_the_champion_plays_every_round_and_guard_before_the_first_step(parts: Parts) -> None:
+    plan = PLAN.model_copy(update={"guards": {ENVIRONMENT: (guards := [f"train/{n}" for n in range(100, 110)])}})
+    schedule = FixedHorizon(horizon=1).model_dump()
+    run = await claimed(parts, steps=1, kind="full", evaluation=plan.model_dump(), schedule=schedule)
+    assert await parts.gate.ready(run.id, 60.0)
+    before = played(parts)
+    assert [version for version, _ in before] == ["0"] * 5 and before[-1][1] == guards
+    assert len({task for _, tasks in before[:-1] for task in tasks}) == 40
+    await parts.publisher.publish(publication(parts, "win", run.id, 0))
+    await parts.runs.end(run.id, RunEnd.model_validate({"learner": "tester", "state": "done", "reason": "tested"}))
+    await parts.gate.check()
+    evidence = GateEvidence.model_validate(rows(parts, PromotionRow)[-1].evidence)
+    assert evidence.promoted and evidence.guards[ENVIRONMENT].tasks == 10
+    report = evidence.report[ENVIRONMENT]
+    assert report.champion is None and report.candidate.success_rate == 1.0
+    assert [version for version, _ in played(parts)[5:]] == ["1"] * 3
