@@ -132,27 +132,23 @@ def decide(rule: GateSettings, compared: Comparison, objections: Sequence[str] =
         compared: the results of both versions; may be empty if the comparison failed.
         objections: reasons against promotion that are already known, such as a failed comparison.
     """
-    gains = {name: measured for name, pair in compared.pairs.items() if len(measured := pair.gains())}
+    gains = [measured for pair in compared.pairs.values() if len(measured := pair.gains())]
     evidence = GateEvidence(
         champion=compared.champion,
         candidate=compared.candidate,
         horizon=compared.horizon,
         method=METHOD,
-        gain=_interval([*gains.values()], rule.confidence) if gains else None,
-        environments={
-            name: _environment(pair, gains.get(name), rule.confidence) for name, pair in compared.pairs.items()
-        },
-        guards={
-            name: _environment(pair, pair.gains(), rule.guard_confidence) for name, pair in compared.guards.items()
-        },
+        gain=_interval(gains, rule.confidence) if gains else None,
+        environments={name: _environment(pair, rule.confidence) for name, pair in compared.pairs.items()},
         metrics=compared.metrics,
         rule=rule.model_dump(),
         objections=list(objections),
         warnings=list(compared.warnings),
         promoted=False,
     )
-    if not objections and not any(unmeasured(evidence, rule)):
-        evidence = evidence.model_copy(update={"test": _test(rule, compared)})
+    test = None if objections or any(unmeasured(evidence, rule)) else _test(rule, compared)
+    guards = {name: _environment(pair, rule.guard_confidence) for name, pair in compared.guards.items()}
+    evidence = evidence.model_copy(update={"test": test, "guards": guards})
     reasons = [*objections, *(reason for objects in OBJECTIONS for reason in objects(evidence, rule))]
     return evidence.model_copy(update={"objections": reasons, "promoted": not reasons})
 
@@ -179,11 +175,11 @@ def _test(rule: GateSettings, compared: Comparison) -> GainTest:
     )
 
 
-def _environment(pair: Pair, gains: sign_flips.Values | None, confidence: float) -> EnvironmentEvidence:
-    measured = gains is not None and len(gains) > 0
+def _environment(pair: Pair, confidence: float) -> EnvironmentEvidence:
+    gains = pair.gains()
     return EnvironmentEvidence(
-        tasks=0 if gains is None else len(gains),
-        gain=_interval([gains], confidence) if gains is not None and measured else None,
+        tasks=len(gains),
+        gain=_interval([gains], confidence) if len(gains) else None,
         champion=pair.champion.figures,
         candidate=pair.candidate.figures,
     )

@@ -48,7 +48,7 @@ class Outcome:
     @property
     def passed(self) -> bool:
         """Whether the mean gain is above 0 at the test's level."""
-        return self.p_value <= self.bound
+        return self.p_value <= self.bound > 0
 
 
 def spent(level: float, played: int, planned: int) -> float:

@@ -296,6 +296,9 @@ def test_a_guard_that_may_have_become_worse_rejects_a_better_candidate() -> None
     evidence = decide(RULE, replace(compared, guards={"b": Pair(same, worse)}))
     assert not evidence.promoted and evidence.gain is not None and evidence.gain.mean == 1.0
     assert evidence.objections[0].startswith("guard b: success changed by -0.125 with a 90% interval")
+    silent = replace(same, verdicts={}, episodes=160)
+    evidence = decide(RULE, replace(compared, guards={"b": Pair(same, silent)}))
+    assert not evidence.promoted and evidence.test is not None, "its level is spent"
 
 
 def test_the_results_of_rounds_add_up() -> None:

@@ -108,7 +108,7 @@ class GainTest(Message):
     @property
     def passed(self) -> bool:
         """Whether the candidate is better at the level of the decision."""
-        return self.p_value <= self.bound
+        return self.p_value <= self.bound > 0
 
 
 class Report(Message):

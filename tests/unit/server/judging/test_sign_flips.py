@@ -81,3 +81,8 @@ def test_a_test_is_hopeless_only_while_rounds_are_left_and_the_later_the_less_it
     assert not hopeless(-9.0, 0.025, 8, 8)
     assert hopeless(1.5, 0.025, 7, 8) and not hopeless(1.5, 0.025, 4, 8)
     assert hopeless(9.0, 0.0, 1, 8), "without a level nothing can pass"
+
+
+def test_without_a_level_nothing_passes_even_if_the_p_value_is_too_small_for_a_number() -> None:
+    outcome = evaluate([np.full(2000, 0.5)], 0.0)
+    assert outcome.p_value == 0.0 and not outcome.passed
