@@ -19,9 +19,9 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-SPENDING = 1.5
+SPENDING = 1.25
 """Exponent of the spending function: between Pocock's test and O'Brien and Fleming's (chosen by simulation)."""
-OPTIMISM = 1.5
+OPTIMISM = 1.25
 """Standard errors that hopeless candidates are given in their favor, while tasks are left (chosen by simulation)."""
 CELLS = 64  # Grid cells of a gain of 1.
 MANY_TASKS = 1000  # With more tasks the grid has 16 cells: the work is quadratic in the number of tasks.
