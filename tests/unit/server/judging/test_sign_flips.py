@@ -46,6 +46,13 @@ def test_a_test_that_has_passed_stays_passed() -> None:
     assert first.passed and test.add(np.full(20, -1.0)) == first
 
 
+def test_a_gain_that_shows_only_in_later_rounds_still_passes() -> None:
+    none, clear = np.array([0.25, -0.25] * 10), np.full(20, 0.5)
+    passed = [evaluate([none, clear, clear, clear][:played], 0.025, planned=4).passed for played in (1, 2, 3)]
+    assert passed == [False, True, True]
+    assert not evaluate([none, none, clear], 1e-6, planned=3).passed
+
+
 def test_gains_of_zero_are_no_evidence() -> None:
     outcome = evaluate([np.zeros(20)], 0.025)
     assert (outcome.p_value, outcome.z, outcome.passed) == (1.0, 0.0, False)
