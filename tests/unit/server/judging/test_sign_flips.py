@@ -50,7 +50,8 @@ def test_a_gain_that_shows_only_in_later_rounds_still_passes() -> None:
     none, clear = np.array([0.25, -0.25] * 10), np.full(20, 0.5)
     passed = [evaluate([none, clear, clear, clear][:played], 0.025, planned=4).passed for played in (1, 2, 3)]
     assert passed == [False, True, True]
-    assert not evaluate([none, none, clear], 1e-6, planned=3).passed
+    bounds = [evaluate([none] * played, 0.02, planned=4).bound for played in (1, 2, 3, 4)]
+    assert bounds == sorted(set(bounds)) and bounds[0] < 0.005 and bounds[3] == 0.02, "each round spends a part"
 
 
 def test_gains_of_zero_are_no_evidence() -> None:
