@@ -14,6 +14,7 @@ from server.store.database import Database
 from server.store.tables import EpisodeRow, EvaluationRow, PlayRow, StepRow, TurnRow
 from server.training.curriculum import tasks_of_split
 from server.training.gate_rule import Measured
+from server.training.judging.evaluation_tasks import EvaluationTasks, evaluation_tasks
 from upturn.wire import EvaluationPlan, HorizonSchedule, PlayRequest
 
 ATTEMPTS = 3  # Plays of one evaluation that server restarts may interrupt before it counts as failed.
@@ -24,7 +25,7 @@ class Unmeasurable(Exception):
 
 
 class Evaluations:
-    """Plays evaluation plans: each version once per environment and run."""
+    """Plays evaluation plans: each version once per environment, round and run."""
 
     def __init__(self, database: Database, plays: Plays, name: str) -> None:
         self._database = database
@@ -32,25 +33,39 @@ class Evaluations:
         self._name = name
         self._one_at_a_time = asyncio.Lock()
 
-    async def check(self, plan: EvaluationPlan, horizon: int) -> None:
-        """Refuse a plan that cannot be played.
+    async def check(self, run_id: str, plan: EvaluationPlan, horizon: int) -> EvaluationTasks:
+        """Return the tasks of a run's evaluation; refuse a plan that cannot be played.
 
         Raises:
             NotFound: an environment, split or task does not exist.
+            BadRequest: an environment has too few tasks.
         """
-        for environment in plan.tasks:
-            request = await asyncio.to_thread(self._request, plan, horizon, environment, 0)
-            await asyncio.to_thread(check_tasks, request)
+
+        def read() -> EvaluationTasks:
+            chosen = evaluation_tasks(plan, run_id)
+            for environment, listed in (*plan.tasks.items(), *plan.guards.items()):
+                asked = tasks_of_split(environment, listed)[:1] if isinstance(listed, str) else listed
+                check_tasks(self._request(plan, horizon, environment, 0, asked))
+            return chosen
+
+        return await asyncio.to_thread(read)
 
     async def measure(
-        self, run_id: str, version: int, environment: str, plan: EvaluationPlan, horizon: int, wait_s: float
+        self,
+        run_id: str,
+        version: int,
+        environment: str,
+        tasks: list[str],
+        plan: EvaluationPlan,
+        horizon: int,
+        wait_s: float,
     ) -> Measured | None:
-        """Return a version's results in one environment, or None if the play is still running after `wait_s` seconds.
+        """Return a version's results on tasks, or None if the play is still running after `wait_s` seconds.
 
         Raises:
             Unmeasurable: the play failed, was cancelled, was interrupted too often, or other versions answered in it.
         """
-        request = await asyncio.to_thread(self._request, plan, horizon, environment, version)
+        request = self._request(plan, horizon, environment, version, tasks)
         async with self._one_at_a_time:
             play_id = await self._find(run_id, request)
             if play_id is None:
@@ -60,10 +75,11 @@ class Evaluations:
             return None
         if view.state != "done":
             raise Unmeasurable(f"{environment}: the evaluation of version {version} {view.state}: {view.error}")
-        return await asyncio.to_thread(self._results, play_id, version, view.episodes, plan.tools)
+        return await asyncio.to_thread(self._results, play_id, version, request)
 
     async def _find(self, run_id: str, request: PlayRequest) -> str | None:
         """Return the run's play for a request, running or ended; None if one must be started."""
+        wanted = set(request.tasks)
 
         def read() -> list[PlayRow]:
             with self._database.read() as session:
@@ -72,6 +88,7 @@ class Evaluations:
                     row
                     for row in rows
                     if (row.request["policy"], row.request["environment"]) == (request.policy, request.environment)
+                    and wanted.issubset(row.request["tasks"])  # A play of an older server has all rounds.
                 ]
 
         plays = await asyncio.to_thread(read)
@@ -84,9 +101,9 @@ class Evaluations:
             )
         return None
 
-    def _request(self, plan: EvaluationPlan, horizon: int, environment: str, version: int) -> PlayRequest:
-        chosen = plan.tasks[environment]
-        tasks = tasks_of_split(environment, chosen) if isinstance(chosen, str) else chosen
+    def _request(
+        self, plan: EvaluationPlan, horizon: int, environment: str, version: int, tasks: list[str]
+    ) -> PlayRequest:
         return PlayRequest(
             environment=environment,
             tasks=tasks,
@@ -100,14 +117,15 @@ class Evaluations:
             purpose="evaluation",
         )
 
-    def _results(self, play_id: str, version: int, episodes: int, tools: bool) -> Measured:
-        of_play = sa.select(EpisodeRow.id).where(EpisodeRow.play_id == play_id)
+    def _results(self, play_id: str, version: int, request: PlayRequest) -> Measured:
+        asked = (EpisodeRow.play_id == play_id, EpisodeRow.task.in_(request.tasks))
+        of_play = sa.select(EpisodeRow.id).where(*asked)
         invalid = sa.case((StepRow.info["valid"].as_boolean().is_(False), 1), else_=0)
         with self._database.read() as session:
             evaluation = session.scalar(sa.select(EvaluationRow).where(EvaluationRow.play_id == play_id))
             verdicts = session.execute(
                 sa.select(EpisodeRow.task, EpisodeRow.success)
-                .where(EpisodeRow.play_id == play_id, EpisodeRow.success.is_not(None))
+                .where(*asked, EpisodeRow.success.is_not(None))
                 .order_by(EpisodeRow.id)
             ).all()
             steps, invalid_steps = session.execute(
@@ -116,7 +134,11 @@ class Evaluations:
             latency_ms = session.scalar(
                 sa.select(sa.func.avg(TurnRow.duration_ms)).where(TurnRow.episode_id.in_(of_play))
             )
-            answers = session.scalars(sa.select(TurnRow.answer).where(TurnRow.episode_id.in_(of_play))) if tools else ()
+            answers = (
+                session.scalars(sa.select(TurnRow.answer).where(TurnRow.episode_id.in_(of_play)))
+                if request.tools
+                else ()
+            )
             well_called = [good for answer in answers if (good := calls_well(answer)) is not None]
         if evaluation is None or evaluation.policy_version != version:
             what = "no episode has a verdict" if not verdicts else f"not every answer came from version {version}"
@@ -125,9 +147,9 @@ class Evaluations:
         for task, success in verdicts:
             by_task.setdefault(task or "", []).append(bool(success))
         return Measured(
-            evaluation.id,
+            (evaluation.id,),
             by_task,
-            episodes,
+            len(request.tasks) * request.group_size,
             steps,
             invalid_steps or 0,
             calls=len(well_called),

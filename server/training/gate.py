@@ -2,8 +2,8 @@
 
 With adapters the engine holds both versions, and both are evaluated after the run. One engine of full weights holds one
 version, so the champion is evaluated before the run's first learner step. The gate keeps its state in rows (the run's
-`gate`, its evaluation plays): after a restart it reuses the recorded results and plays what is missing. No run starts
-while a decision is due. `gate_rule.py` decides, `server/versions/champion.py` acts on the decision.
+`gate`, its evaluation plays, the ledger): after a restart it reuses the recorded results and plays what is missing. No
+run starts while a decision is due. `comparing.py` plays, `gate_rule.py` decides, `server/versions/champion.py` acts.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from server.errors import Conflict, Unavailable, UpturnError
 from server.store.database import BROKEN, Database
 from server.store.tables import MetricRow, RunRow
 from server.store.writer import Writer
+from server.training.comparing import Comparing
 from server.training.evaluations import Evaluations, Unmeasurable, last_horizon
-from server.training.gate_rule import RUN_METRICS, Comparison, Measured, Pair, decide, not_worse
-from server.training.objections import too_few_verdicts
+from server.training.gate_rule import RUN_METRICS, Comparison, decide
 from server.training.run_states import undecided
 from server.training.runs import Runs
 from server.training.settings import GateSettings
@@ -32,7 +32,6 @@ from upturn.wire import GateEvidence, RunConfig
 
 log = logging.getLogger("upturn.gate")
 INTERVAL_S = 1.0  # Pause between two checks for candidates.
-WAIT_S = 10.0  # Longest wait for an evaluation's results before asking again.
 
 
 class PromotionGate:
@@ -53,6 +52,7 @@ class PromotionGate:
         self._database = database
         self._writer = writer
         self._evaluations = evaluations
+        self._comparing = Comparing(settings, evaluations, shared=pointers.shared)
         self._champions = champions
         self._pointers = pointers
         self._runs = runs
@@ -84,14 +84,9 @@ class PromotionGate:
             return True
         horizon = last_horizon(run.config.schedule)
         try:
-            await self._evaluations.check(plan, horizon)
-            for environment in plan.tasks if self._pointers.shared else ():
-                measured = await self._evaluations.measure(run_id, version, environment, plan, horizon, wait_s)
-                if measured is None:
-                    return False
-                few = next(too_few_verdicts(self._settings, environment, version, measured.figures), None)
-                if few is not None:
-                    raise Unmeasurable(few)
+            tasks = await self._evaluations.check(run_id, plan, horizon)
+            if self._pointers.shared:
+                return await self._comparing.measure_champion(run_id, version, plan, horizon, tasks, wait_s)
         except Unavailable:
             raise
         except (Unmeasurable, UpturnError) as error:
@@ -125,9 +120,10 @@ class PromotionGate:
 
     async def _evidence(self, run: RunRow, champion: int, candidate: int) -> GateEvidence:
         """Compare candidate and champion, and decide; anything that prevents a comparison is an objection."""
-        pairs: dict[str, Pair] = {}
-        objections: list[str] = []
         config = RunConfig.model_validate(run.config)
+        spent, metrics = await asyncio.to_thread(self._spent_and_metrics, run.id)
+        compared = Comparison(champion, candidate, last_horizon(config.schedule), {}, metrics, spent=spent)
+        objections: list[str] = []
         if run.state != "done":
             objections.append(f"the run did not end well: {run.state}, {run.reason}")
         elif self._pointers.shared and champion != run.first_version:
@@ -135,9 +131,11 @@ class PromotionGate:
                 f"version {champion} became the champion in the meantime, and was not evaluated before the run's "
                 "first step"
             )
+        elif config.evaluation is None:
+            objections.append("nothing can be decided: the run has no evaluation plan")
         else:
             try:
-                pairs = await self._pairs(run.id, config, champion, candidate)
+                return await self._comparing.judge(run.id, config.evaluation, compared)
             except (*BROKEN, Unavailable):
                 raise
             except (Unmeasurable, UpturnError) as error:
@@ -145,33 +143,9 @@ class PromotionGate:
             except Exception as error:
                 log.exception("the evaluation of run %s failed", run.id)
                 objections.append(f"nothing can be decided: {type(error).__name__}: {error}")
-        seed = 0 if config.evaluation is None else config.evaluation.seed
-        metrics = await asyncio.to_thread(self._metrics, run.id)
-        evidence = decide(
-            self._settings,
-            Comparison(champion, candidate, last_horizon(config.schedule), seed, pairs, metrics),
-            objections,
-        )
-        continues = run.campaign_id is not None and not run.collapsed and not_worse(evidence)
+        evidence = decide(self._settings, compared, objections)
+        continues = run.campaign_id is not None and not run.collapsed and not (evidence.promoted or evidence.worse)
         return evidence.model_copy(update={"continues": continues})
-
-    async def _pairs(self, run_id: str, config: RunConfig, champion: int, candidate: int) -> dict[str, Pair]:
-        plan = config.evaluation
-        if plan is None:
-            raise Unmeasurable("the run has no evaluation plan")
-
-        async def measured(version: int, environment: str) -> Measured:
-            while True:
-                result = await self._evaluations.measure(
-                    run_id, version, environment, plan, last_horizon(config.schedule), WAIT_S
-                )
-                if result is not None:
-                    return result
-
-        return {
-            environment: Pair(await measured(champion, environment), await measured(candidate, environment))
-            for environment in plan.tasks
-        }
 
     async def _void(self, run: RunRow, newest: int) -> None:
         """Record that a run has no candidate: no version, not the newest version, or one promoted by hand already."""
@@ -189,12 +163,12 @@ class PromotionGate:
             newest = ledger.champion(session) if self._pointers.shared else ledger.head(session)
             return ledger.approved(session), newest
 
-    def _metrics(self, run_id: str) -> dict[str, float]:
-        """Return means of `RUN_METRICS` over a run's learner steps."""
+    def _spent_and_metrics(self, run_id: str) -> tuple[float, dict[str, float]]:
+        """Return the levels spent since the last promotion, and means of `RUN_METRICS` over a run's learner steps."""
         query = (
             sa.select(MetricRow.name, sa.func.avg(MetricRow.value).label("mean"))
             .where(MetricRow.run_id == run_id, MetricRow.name.in_(RUN_METRICS))
             .group_by(MetricRow.name)
         )
         with self._database.read() as session:
-            return {row.name: row.mean for row in session.execute(query)}
+            return ledger.spent_levels(session), {row.name: row.mean for row in session.execute(query)}

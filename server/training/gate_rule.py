@@ -1,26 +1,26 @@
 """The promotion gate's rule: results in, a decision with its evidence out. Pure functions (step 13).
 
-The gain of a task is the candidate's mean success on it minus the champion's, on the same seeds. The mean gain has a
-percentile-bootstrap interval (Efron, 1979): tasks are resampled with replacement within each environment, and every
-environment has the same weight. Pairing by task removes the variance of task difficulty.
+The gain of a task is the candidate's mean success on it minus the champion's, on the same seeds. Whether the mean gain
+is more than chance is a test by sign flips (`sign_flips.py`), in which every environment has the same weight. Pairing
+by task removes the variance of task difficulty. After each round of tasks, `is_clear` says whether the next is needed.
 
 The candidate is promoted unless one of the functions in `objections.py` objects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from server.training.objections import OBJECTIONS
+from server.training.judging import sign_flips
+from server.training.judging.error_budget import next_level
+from server.training.objections import OBJECTIONS, unmeasured
 from server.training.settings import GateSettings
-from upturn.wire import EnvironmentEvidence, Figures, GateEvidence, Interval
+from upturn.wire import EnvironmentEvidence, Figures, GainTest, GateEvidence, Interval
 
-RESAMPLES = 10_000
-METHOD = f"percentile bootstrap of the mean gain over tasks, paired, each environment by itself, {RESAMPLES} resamples"
+METHOD = "sign flips of the gains of tasks, paired, one-sided, each environment with the same weight, in rounds"
 RUN_METRICS = ("reference_kl", "entropy")
 """Metrics of learner steps whose mean over the run is part of the evidence."""
 
@@ -29,7 +29,7 @@ RUN_METRICS = ("reference_kl", "entropy")
 class Measured:
     """The results of one version on the tasks of one environment."""
 
-    evaluation_id: str
+    evaluation_ids: tuple[str, ...]
     verdicts: dict[str, list[bool]]
     """Success of each episode that has a verdict, by task."""
     episodes: int
@@ -44,7 +44,8 @@ class Measured:
         """The results summed up, without individual tasks."""
         verdicts = [verdict for of_task in self.verdicts.values() for verdict in of_task]
         return Figures(
-            evaluation_id=self.evaluation_id,
+            evaluation_id=self.evaluation_ids[0],
+            evaluation_ids=list(self.evaluation_ids),
             success_rate=sum(verdicts) / len(verdicts) if verdicts else None,
             episodes=self.episodes,
             without_verdict=self.episodes - len(verdicts),
@@ -55,6 +56,20 @@ class Measured:
             latency_ms=self.latency_ms,
         )
 
+    @staticmethod
+    def merged(parts: Sequence[Measured]) -> Measured:
+        """Return the results of one version on the tasks of several rounds."""
+        times = [(part.latency_ms, part.steps) for part in parts if part.latency_ms is not None]
+        weight = sum(steps for _, steps in times)
+        return Measured(
+            tuple(name for part in parts for name in part.evaluation_ids),
+            {task: verdicts for part in parts for task, verdicts in part.verdicts.items()},
+            *(sum(counts) for counts in zip(*((p.episodes, p.steps, p.invalid_steps) for p in parts), strict=True)),
+            calls=sum(part.calls for part in parts),
+            bad_calls=sum(part.bad_calls for part in parts),
+            latency_ms=sum(ms * steps for ms, steps in times) / weight if weight else None,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -63,15 +78,17 @@ class Pair:
     champion: Measured
     candidate: Measured
 
-    @property
-    def gains(self) -> list[float]:
-        """[T] gain of each task on which both versions have a verdict, sorted by task name."""
+    def gains(self, tasks: Iterable[str] | None = None) -> sign_flips.Values:
+        """Return the [T] gain of each task on which both versions have a verdict, of these tasks or sorted by name."""
         before, after = self.champion.verdicts, self.candidate.verdicts
-        return [
-            _mean(after[task]) - _mean(before[task])
-            for task in sorted(before.keys() & after.keys())
-            if before[task] and after[task]
-        ]
+        return np.array(
+            [
+                _mean(after[task]) - _mean(before[task])
+                for task in (sorted(before) if tasks is None else tasks)
+                if before.get(task) and after.get(task)
+            ],
+            dtype=np.float64,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +98,30 @@ class Comparison:
     champion: int
     candidate: int
     horizon: int
-    seed: int
-    """Seed of the bootstrap."""
     pairs: dict[str, Pair]
-    """Results by environment."""
+    """Results by environment, of all played rounds."""
     metrics: dict[str, float]
     """Means of `RUN_METRICS` over the run's learner steps."""
+    rounds: Sequence[Mapping[str, Sequence[str]]] = ()
+    """Tasks by environment of each planned round, played or not; empty if all tasks are one round."""
+    played: int = 1
+    """Number of rounds that were played."""
+    spent: float = 0.0
+    """Sum of the levels of the decisions since the last promotion."""
+    guards: dict[str, Pair] = field(default_factory=dict)
+    """Results by guard environment."""
+    warnings: Sequence[str] = ()
+
+
+def is_clear(rule: GateSettings, compared: Comparison) -> bool:
+    """Return whether the played rounds are enough: the candidate would be promoted, or is unlikely to be."""
+    if compared.played >= len(compared.rounds):
+        return True
+    evidence = decide(rule, compared)
+    test = evidence.test
+    if test is None or test.passed:
+        return evidence.promoted  # An objection may disappear with more tasks.
+    return sign_flips.hopeless(test.z, test.level, test.rounds, test.planned_rounds)
 
 
 def decide(rule: GateSettings, compared: Comparison, objections: Sequence[str] = ()) -> GateEvidence:
@@ -97,65 +132,63 @@ def decide(rule: GateSettings, compared: Comparison, objections: Sequence[str] =
         compared: the results of both versions; may be empty if the comparison failed.
         objections: reasons against promotion that are already known, such as a failed comparison.
     """
-    gains = {name: pair.gains for name, pair in compared.pairs.items() if pair.gains}
-    overall, each = bootstrap(list(gains.values()), rule.confidence, compared.seed) if gains else (None, [])
-    intervals = dict(zip(gains, each, strict=True))
+    gains = [measured for pair in compared.pairs.values() if len(measured := pair.gains())]
     evidence = GateEvidence(
         champion=compared.champion,
         candidate=compared.candidate,
         horizon=compared.horizon,
         method=METHOD,
-        gain=overall,
-        environments={
-            name: EnvironmentEvidence(
-                tasks=len(gains.get(name, ())),
-                gain=intervals.get(name),
-                champion=pair.champion.figures,
-                candidate=pair.candidate.figures,
-            )
-            for name, pair in compared.pairs.items()
-        },
+        gain=_interval(gains, rule.confidence) if gains else None,
+        environments={name: _environment(pair, rule.confidence) for name, pair in compared.pairs.items()},
         metrics=compared.metrics,
         rule=rule.model_dump(),
         objections=list(objections),
+        warnings=list(compared.warnings),
         promoted=False,
+        worse=bool(gains) and _interval(gains, rule.revert_confidence).high < 0,
     )
+    test = None if objections or any(unmeasured(evidence, rule)) else _test(rule, compared)
+    guards = {name: _environment(pair, rule.guard_confidence) for name, pair in compared.guards.items()}
+    evidence = evidence.model_copy(update={"test": test, "guards": guards})
     reasons = [*objections, *(reason for objects in OBJECTIONS for reason in objects(evidence, rule))]
     return evidence.model_copy(update={"objections": reasons, "promoted": not reasons})
 
 
-def not_worse(evidence: GateEvidence) -> bool:
-    """Return whether a campaign continues from a candidate that was not promoted: it is not known to be worse."""
-    return not evidence.promoted and (evidence.gain is None or evidence.gain.high >= 0)
-
-
-def bootstrap(gains: Sequence[Sequence[float]], confidence: float, seed: int) -> tuple[Interval, list[Interval]]:
-    """Return the interval of the mean over environments of their mean gains, and each environment's own interval.
-
-    Equal gains are resampled together: a multinomial draw of the counts of the distinct gains has the same distribution
-    as drawing task after task, and costs a few numbers per resample.
-
-    Args:
-        gains: [E][T] gains of each environment's tasks, at least one each.
-        confidence: coverage of the intervals.
-        seed: of the random generator.
-    """
-    rng = np.random.default_rng(seed)
-    means: list[npt.NDArray[np.float64]] = []
-    for of_tasks in gains:
-        values, counts = np.unique(np.asarray(of_tasks, dtype=np.float64), return_counts=True)
-        drawn = rng.multinomial(len(of_tasks), counts / len(of_tasks), size=RESAMPLES)
-        means.append(drawn @ values / len(of_tasks))
-    centers = [_mean(of_tasks) for of_tasks in gains]
-    return (
-        _interval(_mean(centers), np.mean(means, axis=0), confidence),
-        [_interval(center, drawn, confidence) for center, drawn in zip(centers, means, strict=True)],
+def _test(rule: GateSettings, compared: Comparison) -> GainTest:
+    """Return the test of the mean gain after the played rounds."""
+    rounds = compared.rounds or [{name: sorted(pair.champion.verdicts) for name, pair in compared.pairs.items()}]
+    counts = {name: sum(len(tasks[name]) for tasks in rounds) for name in compared.pairs}
+    level = next_level(rule, compared.spent)
+    cell = sign_flips.cell_of([1 / count for count in counts.values()], sum(counts.values()))
+    test = sign_flips.SignFlips(level, len(rounds), cell)
+    for tasks in rounds[: compared.played]:
+        gains = [pair.gains(tasks[name]) - rule.min_gain for name, pair in compared.pairs.items()]
+        weighted = [sign_flips.untied(of) / count for of, count in zip(gains, counts.values(), strict=True)]
+        test.add(np.concatenate(weighted))
+    return GainTest(
+        p_value=test.outcome.p_value,
+        bound=test.outcome.bound,
+        level=level,
+        spent=compared.spent,
+        z=test.outcome.z,
+        rounds=compared.played,
+        planned_rounds=len(rounds),
     )
 
 
-def _interval(center: float, drawn: npt.NDArray[np.float64], confidence: float) -> Interval:
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(mean=center, low=float(low), high=float(high))
+def _environment(pair: Pair, confidence: float) -> EnvironmentEvidence:
+    gains = pair.gains()
+    return EnvironmentEvidence(
+        tasks=len(gains),
+        gain=_interval([gains], confidence) if len(gains) else None,
+        champion=pair.champion.figures,
+        candidate=pair.candidate.figures,
+    )
+
+
+def _interval(gains: Sequence[sign_flips.Values], confidence: float) -> Interval:
+    low, high = sign_flips.interval(gains, confidence)
+    return Interval(mean=_mean([float(of_tasks.mean()) for of_tasks in gains]), low=low, high=high)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -26,7 +26,7 @@ def objection(function: Objection) -> Objection:
 @objection
 def episodes_lack_verdicts(evidence: GateEvidence, rule: GateSettings) -> Iterator[str]:
     """Too many episodes of either version failed or were not judged (`max_errors`)."""
-    for name, result in evidence.environments.items():
+    for name, result in (*evidence.environments.items(), *evidence.guards.items()):
         yield from too_few_verdicts(rule, name, evidence.champion, result.champion)
         yield from too_few_verdicts(rule, name, evidence.candidate, result.candidate)
 
@@ -91,13 +91,28 @@ def nothing_measured(evidence: GateEvidence, _: GateSettings) -> Iterator[str]:
 
 @objection
 def gain_not_certain(evidence: GateEvidence, rule: GateSettings) -> Iterator[str]:
-    """The lower bound of the mean gain's interval is not above `min_gain`."""
-    gain = evidence.gain
-    if gain is not None and gain.low <= rule.min_gain:
+    """The mean gain is not above `min_gain` at the level of the decision."""
+    gain, test = evidence.gain, evidence.test
+    if gain is not None and test is not None and not test.passed:
         yield (
             f"the mean gain is {gain.mean:+.3f} with a {rule.confidence:.0%} interval from {gain.low:+.3f} to "
-            f"{gain.high:+.3f}: its lower bound is not above {rule.min_gain:g}"
+            f"{gain.high:+.3f}: not above {rule.min_gain:g} with p = {test.p_value:.2g}, at most {test.bound:.2g} is "
+            f"allowed after {test.rounds} of {test.planned_rounds} rounds"
         )
+
+
+@objection
+def a_guard_got_worse(evidence: GateEvidence, rule: GateSettings) -> Iterator[str]:
+    """In a guard environment a fall by `guard_margin` cannot be ruled out."""
+    for name, result in evidence.guards.items():
+        gain = result.gain
+        if gain is None:
+            yield f"guard {name}: no task has a verdict on both versions"
+        elif gain.low <= -rule.guard_margin:
+            yield (
+                f"guard {name}: success changed by {gain.mean:+.3f} with a {rule.guard_confidence:.0%} interval from "
+                f"{gain.low:+.3f} to {gain.high:+.3f}: a fall by {rule.guard_margin:g} cannot be ruled out"
+            )
 
 
 @objection
@@ -108,6 +123,12 @@ def run_metrics_out_of_bounds(evidence: GateEvidence, rule: GateSettings) -> Ite
         yield f"the run's mean reference_kl is {kl:.4g}, at most {rule.max_kl:g} is allowed"
     if rule.min_entropy is not None and entropy is not None and entropy < rule.min_entropy:
         yield f"the run's mean entropy is {entropy:.4g}, at least {rule.min_entropy:g} is needed"
+
+
+def unmeasured(evidence: GateEvidence, rule: GateSettings) -> Iterator[str]:
+    """Yield the reasons for which the results cannot be tested at all."""
+    for objects in (episodes_lack_verdicts, too_few_tasks, nothing_measured):
+        yield from objects(evidence, rule)
 
 
 def too_few_verdicts(rule: GateSettings, name: str, version: int, figures: Figures) -> Iterator[str]:

@@ -39,12 +39,25 @@ class GateSettings(Section):
     """When a run's candidate becomes the champion. Defaults chosen by this project."""
 
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    """Confidence of the bootstrap interval of the mean gain in success over all environments. Its lower bound
-    decides."""
+    """Confidence of the two-sided interval of the mean gain in success over all environments. Half of the rest, 2.5 %,
+    is the level of a decision: the probability of promoting a candidate that is not better."""
+    max_false_promotions: float | None = Field(default=0.05, gt=0, lt=1)
+    """Maximum probability of any false promotion among all decisions up to the next promotion. The first decision has
+    the level of `confidence`, each later one `later_share` of what is left. None: no limit, each has that level."""
+    later_share: float = Field(default=0.03, gt=0, lt=1)
+    """Share of what is left of `max_false_promotions` that each decision after the first spends."""
     min_gain: float = Field(default=0.0, ge=-1, lt=1)
-    """The interval's lower bound must be above this."""
+    """The mean gain must be above this, by the test and at the level of the decision."""
     margin: float = Field(default=0.05, ge=0, le=1)
     """Maximum fall of the success rate in any single environment."""
+    guard_margin: float = Field(default=0.1, gt=0, le=1)
+    """Maximum fall of the success rate in a guard environment, at `guard_confidence`."""
+    guard_confidence: float = Field(default=0.9, gt=0.5, lt=1)
+    """Confidence of the two-sided interval of the gain in a guard environment. Its lower bound must be above
+    `-guard_margin`."""
+    revert_confidence: float = Field(default=0.999, gt=0.5, lt=1)
+    """Confidence of the two-sided interval of the mean gain that must lie below 0 for a campaign to go back to the state
+    behind the champion. High, since it is asked every night."""
     min_tasks: int = Field(default=10, ge=2)
     """Minimum tasks per environment with a verdict on both versions. With fewer, an interval means little."""
     max_errors: float = Field(default=0.1, ge=0, lt=1)

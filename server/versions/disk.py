@@ -77,10 +77,16 @@ def _needed_by_runs(session: Session) -> set[int]:
 
 
 def _best(session: Session, ready: Iterable[int]) -> set[int]:
-    """Return, for each environment, the version with the highest evaluated success rate; the newest wins a tie."""
-    rows = session.scalars(
-        sa.select(EvaluationRow)
-        .where(EvaluationRow.success_rate.is_not(None), EvaluationRow.policy_version.in_(ready))
-        .order_by(EvaluationRow.success_rate, EvaluationRow.policy_version)
+    """Return, for each environment, the version with the highest success rate over all evaluations; the newest wins."""
+    rate = sa.func.sum(EvaluationRow.success_rate * EvaluationRow.episodes) / sa.func.sum(EvaluationRow.episodes)
+    rows = session.execute(
+        sa.select(EvaluationRow.environment, EvaluationRow.policy_version)
+        .where(
+            EvaluationRow.success_rate.is_not(None),
+            EvaluationRow.episodes > 0,
+            EvaluationRow.policy_version.in_(ready),
+        )
+        .group_by(EvaluationRow.environment, EvaluationRow.policy_version)
+        .order_by(rate, EvaluationRow.policy_version)
     )
     return set({row.environment: row.policy_version for row in rows}.values())

@@ -105,6 +105,19 @@ def previous_champion(session: Session, version: int) -> int | None:
     )
 
 
+def spent_levels(session: Session) -> float:
+    """Return the sum of the levels of the gate's decisions since its last promotion; one without a test counts as 0."""
+    by_gate = PromotionRow.decided_by == BY_GATE
+    promoted = sa.select(sa.func.max(PromotionRow.id)).where(by_gate, PromotionRow.action.in_(("promote", "canary")))
+    level = PromotionRow.evidence[("test", "level")].as_float()
+    query = sa.select(sa.func.sum(level)).where(
+        by_gate,
+        PromotionRow.action == "reject",
+        PromotionRow.id > sa.func.coalesce(promoted.scalar_subquery(), 0),
+    )
+    return float(session.scalar(query) or 0.0)
+
+
 def record_manual_change(session: Session, before: int, to: int, action: str, reason: str, by: str) -> None:
     """Record a change of the champion by hand; it ends a canary in progress."""
     _end_canary(session, "void")

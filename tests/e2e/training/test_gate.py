@@ -174,7 +174,7 @@ def test_an_evaluation_that_is_interrupted_too_often_rejects_the_candidate(tmp_p
     with served(tmp_path) as live:
         run = begin(live.client)
         version = publish(live.client, live.parts.settings.data_dir, run, "win")
-        request = {"policy": f"policy@{version}", "environment": ENVIRONMENT}
+        request = {"policy": f"policy@{version}", "environment": ENVIRONMENT, "tasks": TASKS}
         for number in range(3):
             row = PlayRow(
                 id=f"play_{number}", state="failed", error=STOPPED, request=request, run_id=run.id, created_at=0.0

@@ -15,10 +15,10 @@ TASKS = [f"task {number}" for number in range(20)]
 
 
 def results(success: bool) -> Measured:
-    return Measured("eval", {task: [success] * 4 for task in TASKS}, episodes=80, steps=100, invalid_steps=0)
+    return Measured(("eval",), {task: [success] * 4 for task in TASKS}, episodes=80, steps=100, invalid_steps=0)
 
 
-COMPARED = Comparison(1, 2, 10, 0, {"textcraft": Pair(results(False), results(True))}, {})
+COMPARED = Comparison(1, 2, 10, {"textcraft": Pair(results(False), results(True))}, {})
 
 
 @pytest.fixture

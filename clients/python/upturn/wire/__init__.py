@@ -63,6 +63,7 @@ from upturn.wire.gate import (
     EnvironmentEvidence,
     EvaluationPlan,
     Figures,
+    GainTest,
     GateEvidence,
     Interval,
     LiveEvidence,
@@ -70,6 +71,7 @@ from upturn.wire.gate import (
     PromotionList,
     PromotionRequest,
     PromotionView,
+    Report,
 )
 from upturn.wire.keys import (
     EpisodeTrained,
@@ -167,6 +169,7 @@ __all__ = [
     "EvaluationPlan",
     "Figures",
     "FixedHorizon",
+    "GainTest",
     "GateEvidence",
     "Guards",
     "HorizonSchedule",
@@ -202,6 +205,7 @@ __all__ = [
     "PromotionRequest",
     "PromotionView",
     "RecentTurns",
+    "Report",
     "RewardRequest",
     "RewardRule",
     "RewardSourceList",

@@ -16,6 +16,16 @@ class EvaluationPlan(Message):
 
     tasks: dict[str, Tasks | Name] = Field(min_length=1, max_length=100)
     """By environment: tasks, or the name of a split (`test`). Choose tasks that no run trains on."""
+    draw: int | None = Field(default=None, ge=2, le=10_000)
+    """Number of an environment's `tasks` that a decision draws at most, anew for each run. None: all of them decide."""
+    report: int = Field(default=0, ge=0, le=10_000)
+    """Number of an environment's `tasks` that never decide: a promoted version plays them for the reported figure."""
+    guards: dict[str, Tasks | Name] = Field(default_factory=dict, max_length=100)
+    """By environment: tasks, or the name of a split, on which the candidate must not be worse. They do not count in the
+    mean gain, and only a candidate that is otherwise promoted plays them."""
+    rounds: int = Field(default=8, ge=1, le=100)
+    """Maximum number of rounds in which tasks are played: the evaluation ends after the first that makes the decision
+    clear. A round has at least 10 tasks of each environment."""
     repetitions: int = Field(default=4, ge=1, le=1024)
     """Episodes per task and version."""
     tools: bool = False
@@ -23,9 +33,9 @@ class EvaluationPlan(Message):
     sampling: Sampling = Sampling()
     """How both versions sample."""
     seed: int = Field(default=1000, ge=0, lt=2**31)
-    """Seed of the episodes with their sampling, and of the bootstrap."""
+    """Seed of the episodes with their sampling, and of drawing tasks; with `draw`, each run derives its own from it."""
 
-    @field_validator("tasks")
+    @field_validator("tasks", "guards")
     @classmethod
     def each_once(cls, tasks: dict[str, list[str] | str]) -> dict[str, list[str] | str]:
         """Refuse duplicates: a task listed twice would count as two."""
@@ -36,7 +46,7 @@ class EvaluationPlan(Message):
 
 
 class Interval(Message):
-    """A mean and its bootstrap confidence interval."""
+    """A mean and its confidence interval."""
 
     mean: float
     low: float
@@ -47,6 +57,9 @@ class Figures(Message):
     """The results of one version on the tasks of one environment."""
 
     evaluation_id: str
+    """The first evaluation."""
+    evaluation_ids: list[str] = Field(default_factory=list)
+    """All evaluations, one for each round; empty in older evidence."""
     success_rate: float | None
     episodes: int
     without_verdict: int
@@ -73,6 +86,40 @@ class EnvironmentEvidence(Message):
     candidate: Figures
 
 
+class GainTest(Message):
+    """The test of whether the candidate is better."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    p_value: float
+    """Probability of at least this evidence for a candidate that is no better (one-sided)."""
+    bound: float
+    """The largest p-value that promotes after the played rounds: the part of `level` that they spend."""
+    level: float
+    """The level of this decision: probability of promoting a candidate that is no better."""
+    spent: float
+    """Sum of the levels of the decisions since the last promotion, without this one."""
+    z: float
+    """The mean gain in standard errors, if chance alone decided its sign."""
+    rounds: int
+    """Rounds of tasks that were played."""
+    planned_rounds: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether the candidate is better at the level of the decision."""
+        return self.p_value <= self.bound > 0
+
+
+class Report(Message):
+    """Results in one environment on tasks that no decision sees."""
+
+    tasks: int
+    champion: Figures | None
+    """None with one engine of full weights: the champion is not loaded at that time."""
+    candidate: Figures
+
+
 class GateEvidence(Message):
     """A decision of the gate, and the evidence for it."""
 
@@ -84,15 +131,25 @@ class GateEvidence(Message):
     method: str
     gain: Interval | None
     """Mean over the environments' mean gains; None if there is nothing to compare."""
+    test: GainTest | None = None
+    """Whether that is more than chance; None if nothing could be measured, and in older evidence."""
     environments: dict[str, EnvironmentEvidence]
+    guards: dict[str, EnvironmentEvidence] = Field(default_factory=dict)
+    """Environments in which the candidate must not be worse; empty if something else rejected it."""
+    report: dict[str, Report] = Field(default_factory=dict)
+    """By environment, the results on tasks that no decision sees; only of promoted candidates."""
     metrics: dict[str, float]
     """Mean over the run's learner steps of each metric that the rule bounds and the run recorded."""
     rule: dict[str, float | None]
     """The gate's settings at the time of the decision."""
     objections: list[str]
     """Why the candidate was not promoted; empty if it was."""
+    warnings: list[str] = Field(default_factory=list)
+    """What limits the meaning of the figures, such as tasks that decide each time."""
     promoted: bool
     """Whether the candidate was promoted: to champion, or first to canary."""
+    worse: bool = False
+    """Whether the gain is below 0 with `gate.revert_confidence`: a campaign goes back to the state behind the champion."""
     continues: bool = False
     """Whether its campaign continues from the candidate, which was not promoted, since it is not known to be worse."""
 

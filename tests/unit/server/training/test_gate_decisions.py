@@ -19,7 +19,8 @@ from tests.support.live import script, settings_for
 from upturn.wire import EvaluationPlan, FixedHorizon, GateEvidence, RunEnd, RunView
 
 ENVIRONMENT = "odd/inline:x"
-PLAN = EvaluationPlan(tasks={ENVIRONMENT: [f"train/{number}" for number in range(10)]}, repetitions=1)
+TASKS = [f"train/{number}" for number in range(10)]
+PLAN = EvaluationPlan(tasks={ENVIRONMENT: TASKS}, repetitions=1)
 
 
 @pytest.fixture
@@ -98,10 +99,10 @@ async def test_a_version_is_evaluated_once_however_often_it_is_asked_for(
 ) -> None:
     run, held = await begun(parts), Held(parts, monkeypatch)
     measure = parts.gate._evaluations.measure
-    first = await asyncio.gather(*(measure(run.id, 0, ENVIRONMENT, PLAN, 1, 0.0) for _ in range(3)))
+    first = await asyncio.gather(*(measure(run.id, 0, ENVIRONMENT, TASKS, PLAN, 1, 0.0) for _ in range(3)))
     assert first == [None] * 3 and len(rows(parts, PlayRow)) == 1
     held.go.set()
-    results = await asyncio.gather(*(measure(run.id, 0, ENVIRONMENT, PLAN, 1, 60.0) for _ in range(2)))
+    results = await asyncio.gather(*(measure(run.id, 0, ENVIRONMENT, TASKS, PLAN, 1, 60.0) for _ in range(2)))
     assert results[0] == results[1] and results[0] is not None
     assert (results[0].episodes, results[0].steps, results[0].invalid_steps) == (10, 10, 0)
     assert len(rows(parts, PlayRow)) == 1

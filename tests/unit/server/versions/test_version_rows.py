@@ -153,6 +153,28 @@ def test_a_decision_of_the_gate_is_a_row_and_the_state_of_its_run(session: Sessi
     assert decide("e", True, gate="promoted") == ("promoted", None)
 
 
+def test_levels_are_spent_by_rejections_with_a_test_until_the_gate_promotes(session: Session) -> None:
+    version(session, 0)
+
+    def row(action: str, by: str = ledger.BY_GATE, evidence: Any = None) -> float:
+        session.add(
+            PromotionRow(
+                from_version=0, to_version=1, action=action, reason="", decided_by=by, evidence=evidence, created_at=0.0
+            )
+        )
+        session.flush()
+        return ledger.spent_levels(session)
+
+    test = {"test": {"level": 0.02}}
+    assert row("reject", evidence={"objections": []}) == 0.0, "older evidence has no test"
+    assert row("reject", evidence={"test": None}) == 0.0
+    assert row("reject", evidence=test) == row("promote", "me") == row("reject", ledger.BY_CANARY, test) == 0.02
+    assert row("reject", evidence=test) == 0.04 == row("rollback", ledger.BY_WATCH)
+    assert row("canary", evidence=test) == 0.0
+    assert row("reject", evidence=test) == 0.02
+    assert row("promote", evidence=test) == 0.0
+
+
 def test_the_weights_of_every_version_that_may_be_needed_stay_on_disk(session: Session) -> None:
     for parent in range(6):
         version(session, parent)
@@ -207,6 +229,23 @@ def test_the_best_version_of_each_environment_stays_and_the_newest_wins_a_tie(se
     assert unneeded(session, best=False) == [1, 2, 3, 4]
     session.get_one(PolicyVersionRow, 3).state = "retired"
     assert unneeded(session, best=True) == [4]
+
+
+def test_the_best_version_is_best_over_all_its_evaluations_and_not_in_one_round(session: Session) -> None:
+    for _ in range(3):
+        version(session, 0)
+    results = [(1, 1.0, 10), (1, 0.0, 30), (2, 0.5, 40), (2, 0.25, 40), (3, None, 0)]
+    for number, (of, success, episodes) in enumerate(results):
+        session.add(PlayRow(id=f"p{number}", state="done", request={}, created_at=0.0))
+        session.flush()
+        session.add(
+            EvaluationRow(
+                id=f"e{number}", play_id=f"p{number}", policy_version=of, environment="a", horizon=1,
+                episodes=episodes, success_rate=success, mean_reward=None, created_at=0.0,
+            )
+        )  # fmt: skip
+    session.flush()
+    assert unneeded(session, best=True) == [1]
 
 
 def test_only_directories_of_retired_versions_under_the_root_are_left_over(session: Session, tmp_path: Path) -> None:
