@@ -56,8 +56,8 @@ class GateSettings(Section):
     """Confidence of the two-sided interval of the gain in a guard environment. Its lower bound must be above
     `-guard_margin`."""
     revert_confidence: float = Field(default=0.999, gt=0.5, lt=1)
-    """Confidence of the two-sided interval of the mean gain that must lie below 0 for a campaign to go back to the state
-    behind the champion. High, since it is asked every night."""
+    """Confidence of the two-sided interval of the mean gain that must lie below 0 for a campaign to go back to the
+    state behind the champion. High, since it is asked every night."""
     min_tasks: int = Field(default=10, ge=2)
     """Minimum tasks per environment with a verdict on both versions. With fewer, an interval means little."""
     max_errors: float = Field(default=0.1, ge=0, lt=1)

@@ -149,7 +149,8 @@ class GateEvidence(Message):
     promoted: bool
     """Whether the candidate was promoted: to champion, or first to canary."""
     worse: bool = False
-    """Whether the gain is below 0 with `gate.revert_confidence`: a campaign goes back to the state behind the champion."""
+    """Whether the gain is below 0 at `gate.revert_confidence`: a campaign goes back to the state behind the
+    champion."""
     continues: bool = False
     """Whether its campaign continues from the candidate, which was not promoted, since it is not known to be worse."""
 
