@@ -27,12 +27,10 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("collapsed", sa.Boolean(), server_default=sa.false(), nullable=False))
         batch_op.create_index(batch_op.f("ix_run_campaign_id"), ["campaign_id"], unique=False)
         batch_op.create_foreign_key(batch_op.f("fk_run_campaign_id_campaign"), "campaign", ["campaign_id"], ["id"])
-        batch_op.create_foreign_key(batch_op.f("fk_run_follows_id_run"), "run", ["follows_id"], ["id"])
 
 
 def downgrade() -> None:
     with op.batch_alter_table("run", schema=None) as batch_op:
-        batch_op.drop_constraint(batch_op.f("fk_run_follows_id_run"), type_="foreignkey")
         batch_op.drop_constraint(batch_op.f("fk_run_campaign_id_campaign"), type_="foreignkey")
         batch_op.drop_index(batch_op.f("ix_run_campaign_id"))
         for column in ("collapsed", "attempt", "first_step", "follows_step", "follows_id", "campaign_id"):

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from server.api.access.authentication import needs
 from server.api.services import service
-from server.training.nights import Campaigns
+from server.training.campaigns.nights import Campaigns
 from upturn.wire import CampaignList, CampaignView
 
 CampaignsOf = Annotated[Campaigns, service(Campaigns)]

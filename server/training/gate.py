@@ -116,7 +116,9 @@ class PromotionGate:
         if candidate is None or candidate == champion or candidate != newest:
             await self._void(run, newest)
         elif candidate == self._pointers.head:  # Otherwise another server on this database holds the candidate.
-            await self._champions.settle(run.id, await self._evidence(run, champion, candidate))
+            evidence = await self._evidence(run, champion, candidate)
+            continues = run.campaign_id is not None and not run.collapsed and not (evidence.promoted or evidence.worse)
+            await self._champions.settle(run.id, evidence.model_copy(update={"continues": continues}))
 
     async def _evidence(self, run: RunRow, champion: int, candidate: int) -> GateEvidence:
         """Compare candidate and champion, and decide; anything that prevents a comparison is an objection."""
@@ -143,9 +145,7 @@ class PromotionGate:
             except Exception as error:
                 log.exception("the evaluation of run %s failed", run.id)
                 objections.append(f"nothing can be decided: {type(error).__name__}: {error}")
-        evidence = decide(self._settings, compared, objections)
-        continues = run.campaign_id is not None and not run.collapsed and not (evidence.promoted or evidence.worse)
-        return evidence.model_copy(update={"continues": continues})
+        return decide(self._settings, compared, objections)
 
     async def _void(self, run: RunRow, newest: int) -> None:
         """Record that a run has no candidate: no version, not the newest version, or one promoted by hand already."""

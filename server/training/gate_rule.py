@@ -21,6 +21,8 @@ from server.training.settings import GateSettings
 from upturn.wire import EnvironmentEvidence, Figures, GainTest, GateEvidence, Interval
 
 METHOD = "sign flips of the gains of tasks, paired, one-sided, each environment with the same weight, in rounds"
+RESOLUTION = 1e-3
+"""Precision of an interval's bounds, which are searched for."""
 RUN_METRICS = ("reference_kl", "entropy")
 """Metrics of learner steps whose mean over the run is part of the evidence."""
 
@@ -145,7 +147,7 @@ def decide(rule: GateSettings, compared: Comparison, objections: Sequence[str] =
         objections=list(objections),
         warnings=list(compared.warnings),
         promoted=False,
-        worse=bool(gains) and _interval(gains, rule.revert_confidence).high < 0,
+        worse=bool(gains) and _interval(gains, rule.revert_confidence).high < -RESOLUTION,
     )
     test = None if objections or any(unmeasured(evidence, rule)) else _test(rule, compared)
     guards = {name: _environment(pair, rule.guard_confidence) for name, pair in compared.guards.items()}

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from server.errors import Conflict, NotFound
 from server.store.database import new_id
 from server.store.tables import RunRow
-from server.training.campaigns import campaign_named
+from server.training.campaigns.beginnings import campaign_named
 from upturn.wire import RunConfig
 
 SLOT = "learner"

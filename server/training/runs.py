@@ -17,7 +17,7 @@ from server.engines.precision import Precision
 from server.store.database import Database
 from server.store.tables import BatchRow, MetricRow, RunRow
 from server.store.writer import Writer
-from server.training.campaigns import begin
+from server.training.campaigns.beginnings import begin
 from server.training.outcome import with_outcome
 from server.training.run_checks import check_config
 from server.training.run_states import (

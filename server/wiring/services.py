@@ -25,7 +25,7 @@ from server.recording.turns import Turns
 from server.rewards.sources import RewardSources
 from server.store.database import Database
 from server.training.batches import Batches
-from server.training.nights import Campaigns
+from server.training.campaigns.nights import Campaigns
 from server.training.runs import Runs
 from server.training.scheduling.schedule import Schedule
 from server.training.scheduling.settings import ScheduleSettings

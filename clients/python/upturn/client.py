@@ -303,9 +303,8 @@ class Client(Transport):
 
     def ready_for_batch(self, request: BatchRequest) -> bool:
         """Return whether the run's first step may start; waits for a while before it says no."""
-        return self._post(
-            "/v1/batches", request.model_copy(update={"only_ready": True}), BatchView, repeatable=True
-        ).ready
+        asked = request.model_copy(update={"only_ready": True})
+        return self._post("/v1/batches", asked, BatchView, repeatable=True).ready
 
     def acknowledge_batch(self, batch_id: str, request: BatchAck) -> None:
         """Report that a batch was trained on, or return it."""

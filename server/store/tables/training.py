@@ -50,7 +50,7 @@ class RunRow(Base):
     plan."""
     campaign_id: Mapped[str | None] = mapped_column(ForeignKey("campaign.id"), index=True)
     """NULL for a run by itself."""
-    follows_id: Mapped[str | None] = mapped_column(ForeignKey("run.id"))
+    follows_id: Mapped[str | None] = mapped_column(Id)
     """The run of the campaign whose state this one continues; set when it starts."""
     follows_step: Mapped[int | None]
     """Number of that run's steps after which its state is continued."""

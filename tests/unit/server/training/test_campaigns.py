@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 import migrations
 from server.store.database import Database
 from server.store.tables import CampaignRow, PolicyVersionRow, PromotionRow, RunRow
-from server.training.campaigns import Beginning, begin, next_beginning
-from server.training.nights import outcome_of
+from server.training.campaigns.beginnings import Beginning, begin, next_beginning
+from server.training.campaigns.nights import outcome_of
 
 
 class Nights:
@@ -56,6 +56,7 @@ class Nights:
         self.session.add(row)
         begin(self.session, row)
         row.started_at, row.state, row.step, row.gate, row.collapsed = self.clock, state, steps, gate, collapsed
+        row.ended_at = None if state == "running" else self.clock
         self.session.flush()
         for step in range(steps):
             row.last_version = self.add_version(run_id, step)

@@ -9,8 +9,7 @@ from sqlalchemy.orm import Session
 
 from server.store.database import Database
 from server.store.tables import BatchRow, CampaignRow, RunRow
-from server.training.campaigns import get_campaign, next_beginning
-from server.training.run_states import UNFINISHED
+from server.training.campaigns.beginnings import get_campaign, next_beginning
 from upturn.wire import CampaignView, Night, Outcome
 
 _OUTCOMES: dict[str, Outcome] = {
@@ -55,7 +54,7 @@ class Campaigns:
 
 def outcome_of(run: RunRow) -> Outcome:
     """Return what a run meant for its campaign."""
-    if run.state in UNFINISHED:
+    if run.ended_at is None:
         return "open"
     if run.collapsed and run.gate != "due":
         return "revert"

@@ -1,0 +1,1 @@
+"""Campaigns: runs that continue one another from night to night."""
