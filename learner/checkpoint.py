@@ -32,6 +32,8 @@ from upturn.wire.spelling import to_british
 
 KEPT = 2
 """Number of checkpoints kept per run."""
+_LATER = ("entropy_coef",)
+"""Fields of a config that existing checkpoints lack."""
 
 
 class CheckpointError(RuntimeError):
@@ -39,8 +41,12 @@ class CheckpointError(RuntimeError):
 
 
 def config_sha256(config: RunConfig) -> str:
-    """Return the hash that ties a checkpoint to its run's config; over British keys, as in existing checkpoints."""
-    return hashlib.sha256(to_british(config.model_dump_json()).encode()).hexdigest()
+    """Return the hash that ties a checkpoint to its run's config; over British keys, as in existing checkpoints.
+
+    A field that existing checkpoints lack counts only if it is set.
+    """
+    unset = {name for name in _LATER if getattr(config, name) == RunConfig.model_fields[name].default}
+    return hashlib.sha256(to_british(config.model_dump_json(exclude=unset)).encode()).hexdigest()
 
 
 def save_checkpoint(trainer: Trainer, root: Path, step: int) -> Path:
