@@ -14,11 +14,12 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
@@ -32,6 +33,13 @@ from upturn.wire.spelling import to_british
 
 KEPT = 2
 """Number of checkpoints kept per run."""
+_LATER: Mapping[str, tuple[str, ...]] = {
+    "": ("campaign", "entropy_coef"),
+    "evaluation": (),
+    "live": (),
+    "play": (),
+}
+"""Fields of a config, and of its parts, that existing checkpoints lack."""
 
 
 class CheckpointError(RuntimeError):
@@ -39,11 +47,17 @@ class CheckpointError(RuntimeError):
 
 
 def config_sha256(config: RunConfig) -> str:
-    """Return the hash that ties a checkpoint to its run's config; fields that have their defaults do not count.
+    """Return the hash that ties a checkpoint to its run's config; over British keys, as in existing checkpoints.
 
-    It is over British keys, as in existing checkpoints.
+    A field that existing checkpoints lack counts only if it is set.
     """
-    return hashlib.sha256(to_british(config.model_dump_json(exclude_defaults=True)).encode()).hexdigest()
+    complete = config.resolved("full")  # They name the kind and the learning rate.
+    unset: dict[str, Any] = {name: True for name in _LATER[""] if _is_default(complete, name)}
+    for part, names in _LATER.items():
+        inner = getattr(complete, part, None)
+        if inner is not None:
+            unset[part] = {name for name in names if _is_default(inner, name)}
+    return hashlib.sha256(to_british(complete.model_dump_json(exclude=unset)).encode()).hexdigest()
 
 
 def save_checkpoint(trainer: Trainer, root: Path, step: int) -> Path:
@@ -106,6 +120,11 @@ def load_checkpoint(trainer: Trainer, directory: Path) -> None:
     torch.set_rng_state(state["random.cpu"])
     if "random.cuda" in state:
         torch.cuda.set_rng_state(state["random.cuda"])
+
+
+def _is_default(message: BaseModel, name: str) -> bool:
+    field = type(message).model_fields[name]
+    return bool(getattr(message, name) == field.get_default(call_default_factory=True))
 
 
 def _checkpoints(root: Path) -> dict[int, Path]:

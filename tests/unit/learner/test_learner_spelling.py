@@ -27,3 +27,8 @@ BRITISH = {
 )
 def test_the_hash_of_a_config_is_what_checkpoints_with_british_keys_recorded(fields: dict, sha256: str) -> None:
     assert config_sha256(RunConfig.model_validate(fields)) == sha256
+
+
+def test_a_field_that_old_checkpoints_lack_counts_once_it_is_set() -> None:
+    plain, bonus = RunConfig(steps=3), RunConfig(steps=3, entropy_coef=0.001)
+    assert config_sha256(plain) == config_sha256(RunConfig(steps=3, entropy_coef=0.0)) != config_sha256(bonus)

@@ -15,7 +15,7 @@ from learner.model.reference import Reference
 from learner.packing import RowLimits, trained_positions
 from learner.settings import LearnerSettings
 from learner.step import Trainer
-from tests.unit.learner.test_learner_oracle import assert_same, ours
+from tests.unit.learner.equations.test_learner_oracle import assert_same, ours
 from tests.unit.learner.test_learner_samples import random_samples, tiny_policy, unguarded
 from upturn.wire import ALGORITHMS, RunConfig
 
