@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from clients.demo.machine import machine
 from server.training.judging.error_budget import next_level
 from server.training.judging.sign_flips import SignFlips, cell_of, evaluate, hopeless, untied
 from server.training.settings import GateSettings
@@ -28,18 +30,21 @@ ROUNDS, MOST = 8, 144
 NIGHTS, NOISE, TASKS = 100, 0.3, 400
 """Nights of a simulated season, noise per task in logits, and number of tasks of the pool."""
 PRINTED = (1, 2, 10, 50, 100)
+ROWS: list[list[str | float]] = []
+"""Printed rows: title, then figures."""
 
 
 def report(quick: bool = False) -> None:
-    """Simulate and print all tables."""
+    """Simulate and print all tables, then one line of JSON with all rows."""
     began = time.monotonic()
-    each = 100 if quick else 2000
+    each = 50 if quick else 2000
     methods_table(each)
     environments_table(each)
     guards_table(each)
     rounds_table(each)
-    nights_table(20 if quick else 100)
+    nights_table(5 if quick else 100)
     print(f"\n{time.monotonic() - began:.0f} s")
+    print(json.dumps({"machine": machine(), "decision": "gate", "quick": quick, "rows": ROWS}))
 
 
 def logit(p: Values) -> Values:
@@ -301,4 +306,5 @@ def _header(title: str, columns: tuple[object, ...], width: int = 8) -> None:
 
 
 def _row(title: str, figures: list[float], digits: int = 3, width: int = 8) -> None:
+    ROWS.append([title, *(round(float(figure), digits) for figure in figures)])
     print(f"{title:42}" + "".join(f"{figure:{width}.{digits}f}" for figure in figures), flush=True)
