@@ -35,7 +35,7 @@ KEPT = 2
 """Number of checkpoints kept per run."""
 _LATER: Mapping[str, tuple[str, ...]] = {
     "": ("campaign", "entropy_coef"),
-    "evaluation": (),
+    "evaluation": ("draw", "report", "guards", "rounds"),
     "live": (),
     "play": (),
 }
