@@ -16,12 +16,13 @@ from server.environments.plays import Plays
 from server.errors import Conflict, NotFound, Unavailable
 from server.store.chunks import chunks
 from server.store.database import Database, new_id
-from server.store.tables import BatchRow, EpisodeRow, MetricRow, RunEpisodeRow
+from server.store.tables import BatchRow, EpisodeRow, MetricRow, RunEpisodeRow, RunRow
 from server.store.writer import Writer
 from server.training.branches import samples
 from server.training.budget import end_if_spent
 from server.training.curriculum import record_of, tasks_of, tasks_of_step
 from server.training.gate import PromotionGate
+from server.training.live_episodes import oldest_live
 from server.training.run_states import hold
 from server.training.selection import Selection, select
 from server.versions.routing import Pointers
@@ -80,7 +81,7 @@ class Batches:
                 await self._change(batch.id, play_id=None)
                 raise Unavailable(f"the play of step {request.step} {play.state}: {play.error}", code="play_failed")
             chosen = await asyncio.to_thread(self._select, config, batch)
-            await self._writer.write(lambda session: _record(session, batch.id, chosen))
+            await self._writer.write(lambda session: _record(session, batch.id, chosen, request.learner))
         batch = await self._get(batch_id)
         return _view(batch, play, await asyncio.to_thread(self._samples, batch_id, config))
 
@@ -149,8 +150,15 @@ class Batches:
 
     def _select(self, config: RunConfig, batch: BatchRow) -> Selection:
         with self._database.read() as session:
+            oldest = session.get_one(RunRow, batch.run_id).oldest_live
             return select(
-                session, config, run_id=batch.run_id, play_id=batch.play_id, head=self._pointers.head, now=time.time()
+                session,
+                config,
+                run_id=batch.run_id,
+                play_id=batch.play_id,
+                head=self._pointers.head,
+                oldest=oldest_live(session, config) if oldest is None else oldest,
+                now=time.time(),
             )
 
     async def _change(self, batch_id: str, **values: Any) -> None:
@@ -195,11 +203,12 @@ def _find_or_make(session: Session, request: BatchRequest) -> tuple[dict[str, An
     return run.config, batch.id
 
 
-def _record(session: Session, batch_id: str, chosen: Selection) -> None:
-    """Lease the batch with these episodes, unless a concurrent request already has."""
+def _record(session: Session, batch_id: str, chosen: Selection, learner: str) -> None:
+    """Lease the batch with these episodes, unless a concurrent request already has; the learner still holds the run."""
     batch = session.get_one(BatchRow, batch_id)
     if batch.state != "gathering":
         return
+    hold(session, batch.run_id, learner)  # Otherwise another run may have taken them in the meantime.
     batch.stats, batch.state = chosen.stats, "leased"
     # Skip episodes erased since the selection.
     for ids in chunks(chosen.episode_ids):

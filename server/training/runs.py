@@ -17,6 +17,7 @@ from server.errors import BadRequest
 from server.store.database import Database
 from server.store.tables import BatchRow, MetricRow, RunRow
 from server.store.writer import Writer
+from server.training.live_episodes import oldest_live
 from server.training.outcome import with_outcome
 from server.training.run_states import (
     SLOT,
@@ -120,6 +121,8 @@ class Runs:
             if row.state == "queued":
                 row.started_at = row.started_at or now
                 row.first_version = self._pointers.head if row.first_version is None else row.first_version
+                if row.oldest_live is None:
+                    row.oldest_live = oldest_live(session, RunConfig.model_validate(row.config))
             else:
                 stop_clock(row, min(now, row.lease_until or now))
             row.state, row.slot, row.learner, row.lease_until = "running", SLOT, request.learner, now + self._lease_s
