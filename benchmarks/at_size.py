@@ -120,9 +120,11 @@ class Size:
         now = time.time()
         config = RunConfig(algorithm="grpo", steps=1)
         return {
-            "(live episodes of a batch)": lambda s: select(s, config, run_id="run", play_id=None, head=0, now=now),
+            "(live episodes of a batch)": lambda s: select(
+                s, config, run_id="run", play_id=None, head=0, oldest=0, now=now
+            ),
             "(a look of the watch)": lambda s: live_rewards(s, 0, 200, opened_from=0.0),
-            "(newly scored episodes)": lambda s: scored_since(s, now - 60, 1000),
+            "(newly scored episodes)": lambda s: scored_since(s, config, now - 60, now, 1000),
             "(the last live turn)": lambda s: last_live_turn(s, 0.0),
             "(due for a scorer)": lambda s: read_due(s, "judge", ended_after=0.0, now=now, limit=32),
             "(500 silent episodes)": lambda s: s.execute(silent(now, "")).all(),

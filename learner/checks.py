@@ -60,14 +60,15 @@ def check_batch(samples: Sequence[Sample], config: RunConfig, vocabulary: int) -
 
 
 def check_groups(batch: BatchView, config: RunConfig) -> None:
-    """Refuse a live run that could never train a step because every episode is alone in its group.
+    """Refuse a live run that could never train a step because no episode belongs to a group.
 
     Raises:
-        BadInput: the algorithm compares episodes, and each recorded episode is alone.
+        BadInput: the algorithm compares episodes, and no recorded episode has a group.
     """
-    grouped = batch.groups + batch.groups_without_variance
+    grouped = batch.groups + batch.groups_without_variance + batch.groups_too_large + batch.live_too_few
     required = config.traits.groups == "required"
-    if required and config.play is None and batch.groups_incomplete > 1 and not grouped:
+    alone = batch.live_ungrouped == batch.groups_incomplete > 1
+    if required and config.play is None and alone and not grouped:
         raise BadInput(
             f"{config.algorithm} compares the episodes of a group, but each of the {batch.episodes} "
             "recorded episodes is alone in its group: name a group when episodes are opened, or use "

@@ -10,10 +10,16 @@ from upturn.outcome import nothing_to_learn, outcome
 
 
 def with_outcome(session: Session, run_id: str, reason: str) -> str:
-    """Return the reason of a run that is done; if steps had nothing to learn, with their number and why."""
+    """Return the reason of a run that is done; if steps had nothing to learn, with their number and why.
+
+    A run that trained on nothing begins with that.
+    """
     steps = sa.select(BatchRow.step).where(BatchRow.run_id == run_id, BatchRow.state == "trained")
-    metrics: dict[int, dict[str, float]] = {step: {} for step in session.scalars(steps)}
+    metrics: dict[int, dict[str, float]] = {step: {} for step in session.scalars(steps.order_by(BatchRow.step))}
     for row in session.scalars(sa.select(MetricRow).where(MetricRow.run_id == run_id)):
         metrics.setdefault(row.step, {})[row.name] = row.value
-    skipped = any(nothing_to_learn(figures) for figures in metrics.values())
-    return f"{reason}; {outcome(list(metrics.values()))}" if skipped else reason
+    skipped = [bool(nothing_to_learn(figures)) for figures in metrics.values()]
+    if not any(skipped):
+        return reason
+    what = outcome(list(metrics.values()))
+    return f"{what} ({reason})" if all(skipped) else f"{reason}; {what}"

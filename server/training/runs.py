@@ -15,9 +15,10 @@ from sqlalchemy.orm import Session
 
 from server.engines.precision import Precision
 from server.store.database import Database
-from server.store.tables import BatchRow, MetricRow, RunRow
+from server.store.tables import BatchRow, MetricRow, PlayRow, RunRow
 from server.store.writer import Writer
 from server.training.campaigns.beginnings import begin
+from server.training.live_episodes import oldest_live
 from server.training.outcome import with_outcome
 from server.training.run_checks import check_config
 from server.training.run_states import (
@@ -121,6 +122,8 @@ class Runs:
                 row.started_at = row.started_at or now
                 if row.first_version is None:
                     row.first_version = self._pointers.head if row.campaign_id is None else self._pointers.champion
+                if row.oldest_live is None:
+                    row.oldest_live = oldest_live(session, RunConfig.model_validate(row.config))
             else:
                 stop_clock(row, min(now, row.lease_until or now))
             row.state, row.slot, row.learner, row.lease_until = "running", SLOT, request.learner, now + self._lease_s
@@ -263,9 +266,10 @@ class Runs:
                 .order_by(BatchRow.step)
             ).all()
             gathering = session.scalar(
-                sa.select(BatchRow.play_id).where(
-                    BatchRow.run_id == run_id, BatchRow.step == row.step, BatchRow.state == "gathering"
-                )
+                sa.select(sa.func.coalesce(sa.func.max(PlayRow.id), BatchRow.play_id))
+                .outerjoin(PlayRow, PlayRow.batch_id == BatchRow.id)
+                .where(BatchRow.run_id == run_id, BatchRow.step == row.step, BatchRow.state == "gathering")
+                .group_by(BatchRow.play_id)
             )
             metrics: dict[int, dict[str, float]] = {}
             for metric in session.scalars(sa.select(MetricRow).where(MetricRow.run_id == run_id)):

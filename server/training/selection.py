@@ -1,13 +1,13 @@
 """Selects a batch's episodes: properly ended, rewarded, trainable, fresh, and in complete groups (step 6).
 
-SQL decides about each episode by itself; this module then compares the episodes of each group. What an algorithm learns
-from is in its traits (`upturn.wire.ALGORITHMS`).
+SQL decides about each episode by itself (`live_episodes.py` has the conditions on live ones); this module then compares
+the episodes of each group. What an algorithm learns from is in its traits (`upturn.wire.ALGORITHMS`).
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,22 +15,22 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.recording.transcript import mean
+from server.rewards.rules import read_rules
 from server.rewards.totals import rewards_of
 from server.store.chunks import chunks
-from server.store.tables import ApiKeyRow, EpisodeRow, PolicyVersionRow, RewardRow, RunEpisodeRow, StepRow, TurnRow
+from server.store.tables import EpisodeRow, TurnRow
 from server.training.branches import first_prompts
+from server.training.live_episodes import (
+    ENDED,
+    Condition,
+    LiveSearch,
+    plan_of,
+    usable,
+    waiting,
+)
 from upturn.wire import LivePlan, RunConfig
 
-LIVE_CANDIDATES = 1024  # Live episodes that are searched for groups: those that ended last.
-CLOCK_S = 3600.0  # Largest step back of the clock that does not make a fresh episode look stale.
 MIN_GROUP = 2  # A comparison needs two episodes.
-ENDED = (
-    EpisodeRow.trainable,
-    EpisodeRow.status != "open",
-    EpisodeRow.purpose != "evaluation",
-    # An environment that was closed before its end gave no verdict.
-    sa.or_(EpisodeRow.status != "closed", EpisodeRow.environment.is_(None)),
-)
 
 
 @dataclass(slots=True)
@@ -42,50 +42,67 @@ class Selection:
     """Rewards of these episodes at the time of selection."""
     stats: dict[str, Any] = field(default_factory=dict)
     """Fields of `BatchView`."""
+    alike: Counter[str] = field(default_factory=Counter)
+    """Played groups without variance, by environment."""
 
 
 @dataclass(slots=True)
-class _Taken:
+class Taken:
     """The part of some candidate episodes that a batch takes."""
 
-    ids: list[str] = field(default_factory=list)
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    """The episodes taken, by group; an episode without a group has its own id as the name."""
     considered: list[EpisodeRow] = field(default_factory=list)
     """Episodes taken or found useless to the algorithm, without episodes for which there was no room."""
     counts: Counter[str] = field(default_factory=Counter)
+    alike: Counter[str] = field(default_factory=Counter)
+    """Groups without variance, by environment."""
+
+    @property
+    def ids(self) -> list[str]:
+        """The episodes taken."""
+        return [i for ids in self.groups.values() for i in ids]
 
 
 def select(
-    session: Session, config: RunConfig, *, run_id: str, play_id: str | None, head: int, now: float
+    session: Session,
+    config: RunConfig,
+    *,
+    run_id: str,
+    play_id: str | None,
+    head: int,
+    oldest: int,
+    now: float,
+    further: Sequence[str] = (),
 ) -> Selection:
-    """Select the episodes of one batch: from its play, and live ones that this run has not trained on.
+    """Select the episodes of one batch: from its play, and live ones that are not used.
 
     Args:
         session: database session.
         config: the run's config.
         run_id: the run.
         play_id: the batch's play; None selects live episodes only.
-        head: newest version, from which staleness is counted.
+        head: newest version, from which the staleness of played episodes is counted.
+        oldest: oldest version whose live episodes are not stale.
         now: current time, from which the age of live episodes is counted.
+        further: further plays of the batch.
     """
-    usable = _usable(config, head)
     played = (
         []
         if play_id is None
         else session.execute(
-            sa.select(EpisodeRow, sa.and_(*usable)).where(EpisodeRow.play_id == play_id, *ENDED).order_by(EpisodeRow.id)
+            sa.select(EpisodeRow, sa.and_(*usable(config, head - config.max_staleness)))
+            .where(EpisodeRow.play_id.in_([play_id, *further]), *ENDED)
+            .order_by(EpisodeRow.id)
         ).all()
     )
     valid = [e for e, _ in played if e.status != "error"]
-    live_plan = config.live or (LivePlan() if play_id is None else None)
-    live = []
-    if live_plan is not None:
-        ended_after = _not_stale_after(session, config, head)
-        live = list(session.scalars(live_episodes(live_plan, run_id, now, ended_after).where(*usable)))
-    rewards = rewards_of(session, [e.id for e in (*valid, *live)])
-    of_play = _take(session, config, [e for e, fit in played if fit], rewards)
-    room = _room(live_plan, len(of_play.ids) if play_id is not None else None)
-    waiting = set() if live_plan is None else _waiting(session, live_plan, live, rewards, now)
-    of_live = _take(session, config, live, rewards, room, waiting)
+    rewards = rewards_of(session, [e.id for e in valid])
+    of_play = take(session, config, [e for e, fit in played if fit], rewards)
+    of_live, plan = Taken(), plan_of(config) if play_id is None else config.live
+    if plan is not None:
+        search = LiveSearch(config, plan, read_rules(session), oldest, now, run_id)
+        of_live = _of_live(session, search, None if play_id is None else len(of_play.ids), rewards)
     considered = [*valid, *of_live.considered]
     turns = _turn_counts(session, [e.id for e in considered])
     environments = {e.id: e.environment for e in valid}
@@ -108,113 +125,81 @@ def select(
             "episodes_with_equal_rewards": len(ids) if len(set(taken.values())) == 1 else 0,
             "by_environment": dict(Counter(environments[i] or "" for i in of_play.ids)),
         },
+        of_play.alike,
     )
 
 
-def _usable(config: RunConfig, head: int) -> list[sa.SQLColumnExpression[bool]]:
-    """Return the conditions on each episode, played or live."""
-    turns = sa.select(TurnRow.id).where(TurnRow.episode_id == EpisodeRow.id)
-    conditions = [*ENDED, EpisodeRow.status != "error", turns.exists()]
-    if not config.traits.off_policy:  # The policy itself sampled every turn; a demonstration has no version.
-        stale = sa.or_(TurnRow.policy_version.is_(None), TurnRow.policy_version < head - config.max_staleness)
-        conditions.append(~turns.where(stale).exists())
-    return conditions
-
-
-def _not_stale_after(session: Session, config: RunConfig, head: int) -> float | None:
-    """Return a time before which every episode that ended is stale; None if there is no such time.
-
-    A version answers only after it was made, and an episode ends after its answers.
-    """
-    oldest = head - config.max_staleness
-    if config.traits.off_policy or oldest <= 0:
-        return None
-    made = session.scalar(sa.select(sa.func.min(PolicyVersionRow.created_at)).where(PolicyVersionRow.version >= oldest))
-    return None if made is None else made - CLOCK_S
-
-
-def live_episodes(plan: LivePlan, run_id: str, now: float, ended_after: float | None) -> sa.Select[EpisodeRow]:
-    """Return the query of live episodes that the plan allows and this run has not trained on, the last ended first.
+def takes(
+    session: Session,
+    search: LiveSearch,
+    room: int | None,
+    rewards: dict[str, float | None],
+    also: Sequence[Condition] = (),
+) -> Iterator[Taken]:
+    """Yield the part of the live episodes to take, after each page of candidates that is read.
 
     Args:
-        plan: the plan.
-        run_id: the run.
-        now: current time, from which their age is counted.
-        ended_after: only episodes that ended after this time; None is no limit.
+        session: database session.
+        search: finds the candidates.
+        room: maximum number of episodes; None is no limit.
+        rewards: gets the rewards of the candidates.
+        also: further conditions on each candidate.
     """
-    had = sa.exists().where(RunEpisodeRow.run_id == run_id, RunEpisodeRow.episode_id == EpisodeRow.id)
-    external = sa.select(RewardRow.id).where(RewardRow.episode_id == EpisodeRow.id)
-    earned = sa.select(StepRow.episode_id).where(StepRow.episode_id == EpisodeRow.id)
-    query = sa.select(EpisodeRow).where(
-        EpisodeRow.play_id.is_(None),
-        EpisodeRow.closed_at.is_not(None),
-        ~had,
-        sa.or_(external.exists(), earned.exists()),
-    )
-    if ended_after is not None:
-        query = query.where(EpisodeRow.closed_at >= ended_after)
-    if plan.sources:
-        external = external.where(RewardRow.source.in_(plan.sources))
-        query = query.where(external.exists())
-    if plan.min_rewards > 0:
-        counted = external.with_only_columns(sa.func.count(RewardRow.id)).scalar_subquery()
-        query = query.where(counted >= plan.min_rewards)
-    if plan.keys:
-        hashes = sa.select(ApiKeyRow.key_hash).where(sa.or_(ApiKeyRow.id.in_(plan.keys), ApiKeyRow.name.in_(plan.keys)))
-        query = query.where(EpisodeRow.owner_hash.in_(hashes))
-    if plan.max_age_s is not None:
-        query = query.where(EpisodeRow.closed_at >= now - plan.max_age_s)
-    return query.order_by(EpisodeRow.closed_at.desc(), EpisodeRow.id.desc()).limit(LIVE_CANDIDATES)
+    live: list[EpisodeRow] = []
+    for page in search.pages(session, also):
+        live += page
+        rewards |= rewards_of(session, [e.id for e in page])
+        incomplete = waiting(session, search.plan, live, rewards, search.now)
+        yield take(session, search.config, live, rewards, room, incomplete, search.plan.limit)
 
 
-def _waiting(
-    session: Session, plan: LivePlan, live: Sequence[EpisodeRow], rewards: dict[str, float | None], now: float
-) -> set[str]:
-    """Return the groups of live episodes of which some are open, unless they have the declared size or age."""
-    sizes = Counter(e.group_key for e in live if e.group_key is not None and rewards[e.id] is not None)
-    if not sizes:
-        return set()
-    return {
-        name
-        for name, opened_at in session.execute(group_starts(sizes))
-        if name is not None
-        and not (plan.group_size is not None and sizes[name] >= plan.group_size)
-        and not (plan.group_wait_s is not None and now - opened_at >= plan.group_wait_s)
-    }
+def _of_live(session: Session, search: LiveSearch, played: int | None, rewards: dict[str, float | None]) -> Taken:
+    """Take a batch's live episodes next to `played` ones; None is a batch without a play.
+
+    With too few episodes, a batch without a play stays empty and says why.
+    """
+    taken, room = Taken(), _room(search.plan, played)
+    if room == 0:
+        return taken
+    for taken in takes(session, search, room, rewards):
+        if len(taken.ids) >= room:
+            break
+    found = set(taken.ids)
+    if played is None and len(found) < search.plan.fewest:
+        taken.considered = [e for e in taken.considered if e.id not in found]
+        taken.groups = {}
+        del taken.counts["groups"]
+        taken.counts["live_too_few"] = len(found)
+        taken.counts.update(search.left_out(session))
+    return taken
 
 
-def group_starts(groups: Collection[str]) -> sa.Select[str | None, float]:
-    """Return the query of the groups, among some, of which live episodes are open, each with its first start."""
-    group = EpisodeRow.group_key
-    still_open = sa.func.sum(sa.case((sa.and_(EpisodeRow.status == "open", EpisodeRow.trainable), 1), else_=0))
-    return (
-        sa.select(group, sa.func.min(EpisodeRow.opened_at))
-        .where(group.in_(groups), EpisodeRow.play_id.is_(None), EpisodeRow.purpose != "evaluation")
-        .group_by(group)
-        .having(still_open > 0)
-    )
-
-
-def _room(plan: LivePlan | None, played: int | None) -> int:
+def _room(plan: LivePlan, played: int | None) -> int:
     """Return the maximum number of live episodes next to `played` ones; None is a batch without a play."""
-    if plan is None:
-        return 0
     if played is None:
         return plan.limit
     return min(plan.limit, int(played * plan.share / (1 - plan.share) + 1e-9))
 
 
-def _take(
+def take(
     session: Session,
     config: RunConfig,
     episodes: Sequence[EpisodeRow],
     rewards: dict[str, float | None],
     room: int | None = None,
-    waiting: Collection[str] = (),
-) -> _Taken:
-    """Take the usable episodes that the algorithm learns from, in whole groups if it compares them, up to `room`.
+    incomplete: Collection[str] = (),
+    largest: int | None = None,
+) -> Taken:
+    """Take the usable episodes that the algorithm learns from, in whole groups if it compares them.
 
-    Groups in `waiting` are not complete yet.
+    Args:
+        session: database session.
+        config: the run's config.
+        episodes: the candidates, the preferred first.
+        rewards: their rewards; an episode without one is not taken.
+        room: maximum number of episodes; None is no limit.
+        incomplete: groups that are not complete yet.
+        largest: size above which a group never fits into a batch; None is no limit.
     """
     traits = config.traits
     prompts = first_prompts(session, [e.id for e in episodes]) if traits.by_prompt else {}
@@ -223,17 +208,26 @@ def _take(
         if rewards[episode.id] is not None:
             key = None if traits.selects_singly else (episode.group_key or prompts.get(episode.id))
             groups[key or episode.id].append(episode)
-    taken = _Taken()
+    taken, left = Taken(), room
     for name, members in groups.items():
-        if traits.groups != "ignored" and not traits.selects_singly and name in waiting:
+        if traits.groups != "ignored" and not traits.selects_singly and name in incomplete:
             taken.counts["groups_incomplete"] += 1
             continue
         ids, problem = _of_group(config, members, {e.id: rewards[e.id] or 0.0 for e in members})
-        if room is not None and len(ids) > room - len(taken.ids):
-            ids = ids[: room - len(taken.ids)] if traits.groups == "ignored" else []
+        if traits.groups != "ignored" and largest is not None and len(ids) > largest:
+            taken.counts["groups_too_large"] += 1
+            continue
+        if left is not None and len(ids) > left:
+            ids = ids[:left] if traits.groups == "ignored" else []
             if not ids:
                 continue
-        taken.ids += ids
+        if ids:
+            taken.groups[name] = ids
+            left = None if left is None else left - len(ids)
+        if problem == "groups_without_variance":
+            taken.alike[members[0].environment or ""] += 1
+        if problem == "groups_incomplete" and not (traits.by_prompt or members[0].group_key or members[0].play_id):
+            taken.counts["live_ungrouped"] += 1
         taken.considered += members
         if ids or problem:
             taken.counts[problem or "groups"] += 1

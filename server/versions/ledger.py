@@ -112,10 +112,32 @@ def spent_levels(session: Session) -> float:
     level = PromotionRow.evidence[("test", "level")].as_float()
     query = sa.select(sa.func.sum(level)).where(
         by_gate,
-        PromotionRow.action == "reject",
+        PromotionRow.action.in_(("continue", "reject")),
         PromotionRow.id > sa.func.coalesce(promoted.scalar_subquery(), 0),
     )
     return float(session.scalar(query) or 0.0)
+
+
+def served_before(session: Session, changes: int) -> int:
+    """Return the version that live traffic got some changes of the champion ago, or the first if there were fewer.
+
+    Versions that are neither the champion nor one that it descends from as a champion do not count: candidates that
+    never served, and versions that were undone. 0 in a database without versions.
+    """
+    oldest = session.scalars(sa.select(PromotionRow.to_version).order_by(PromotionRow.id.desc()).limit(1)).first()
+    if oldest is None:
+        return 0
+    replaced = (
+        sa.select(PromotionRow.to_version, PromotionRow.from_version)
+        .where(PromotionRow.action.in_(("publish", "promote")), PromotionRow.from_version != PromotionRow.to_version)
+        .order_by(PromotionRow.id.desc())
+    )
+    for to, before in session.execute(replaced) if changes else ():
+        if to == oldest and before is not None:
+            oldest, changes = before, changes - 1
+            if not changes:
+                break
+    return oldest
 
 
 def record_manual_change(session: Session, before: int, to: int, action: str, reason: str, by: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from env_adapters.__main__ import main
 from tests.support.environments.episodes import MODULES, Serve
 from tests.support.live import Live
-from upturn.wire import BatchRequest, PlayRequest, PlayView, RunClaim, RunConfig, RunRequest
+from upturn.wire import BatchRequest, LivePlan, PlayRequest, PlayView, RunClaim, RunConfig, RunRequest
 
 ROOT = Path(__file__).parents[2]
 ODD = ("--module", MODULES[1])
@@ -70,7 +70,7 @@ def test_a_random_player_is_reproducible_varies_within_a_group_and_is_never_trai
     assert one == two and len({tuple(actions) for actions in one}) > 1
     episode = live.client.episode(plays[0].results[0].episode_id)
     assert not episode.trainable and episode.turns[0].policy_version is None
-    live.client.create_run(RunRequest(config=RunConfig(steps=1, algorithm="sft")))
+    live.client.create_run(RunRequest(config=RunConfig(steps=1, algorithm="sft", live=LivePlan(min_episodes=1))))
     run = live.client.claim_run(RunClaim(learner="t"))
     assert run is not None
     assert live.client.lease_batch(BatchRequest(run_id=run.id, learner="t", step=0, horizon=8)).samples == []

@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 Metrics = Mapping[str, float]
+_LEFT_OUT = (
+    ("groups_too_large", "group", "larger than live.limit"),
+    ("live_used", "live episode", "already used"),
+    ("live_unrewarded", "live episode", "without a reward that counts"),
+    ("live_excluded", "live episode", "left out by the settings of live"),
+    ("live_stale", "live episode", "too old for max_staleness"),
+)
 
 
 def nothing_to_learn(metrics: Metrics) -> str | None:
@@ -28,8 +35,7 @@ def outcome(steps: Sequence[Metrics]) -> str:
         return f"{_count(trained, 'step')} trained"
     if trained:
         return f"{_count(trained, 'step')} trained, {len(skipped)} had nothing to learn ({_why(skipped)})"
-    which = "its only step had nothing to learn" if len(steps) == 1 else f"all {len(steps)} steps had nothing to learn"
-    return f"nothing was learned: {which} ({_why(skipped)}); {_advice(skipped)}"
+    return f"0 episodes trained, because {_why(skipped)}; {_advice(skipped)}"
 
 
 def _why(steps: Sequence[Metrics]) -> str:
@@ -39,17 +45,28 @@ def _why(steps: Sequence[Metrics]) -> str:
     )
     if errors and errors == episodes:
         return f"all {_count(errors, 'episode')} failed"
-    if not episodes:
+    left_out = _left_out(steps)
+    if not episodes and not left_out:
         return "there were no episodes"
     alone = f"{_count(incomplete, 'group')} had fewer than two usable episodes" if incomplete else ""
+    same = ""
     if alike and not mixed:
-        same = f"{'all ' if not incomplete and alike > 1 else ''}{_count(alike, 'group')} scored alike"
-        return f"{same}, {alone}" if alone else same
-    if alone and not mixed:
-        return alone
+        same = f"{'all ' if not incomplete and not left_out and alike > 1 else ''}{_count(alike, 'group')} scored alike"
+    if (why := [same, alone, *left_out]) and not mixed and any(why):
+        return ", ".join(filter(None, why))
     if equal := int(_sum(steps, "episodes_with_equal_rewards")):
         return "1 episode has nothing to be compared with" if equal == 1 else f"all {equal} episodes scored alike"
     return f"none of {_count(episodes, 'episode')} can be learned from"
+
+
+def _left_out(steps: Sequence[Metrics]) -> list[str]:
+    """Return why steps without a play took no live episodes: as of the last one, since all look at the same record."""
+    few = int(max(metrics.get("live_too_few", 0) for metrics in steps))
+    last = next((m for m in reversed(steps) if any(m.get(name) for name, _, _ in _LEFT_OUT)), {})
+    return [
+        *([f"{_count(few, 'usable live episode')}, fewer than live.min_episodes"] if few else []),
+        *(f"{_count(int(last[name]), noun)} {what}" for name, noun, what in _LEFT_OUT if last.get(name)),
+    ]
 
 
 def _advice(steps: Sequence[Metrics]) -> str:

@@ -39,6 +39,9 @@ class RunRow(Base):
     lease_until: Mapped[float | None]
     first_version: Mapped[int | None]
     last_version: Mapped[int | None]
+    oldest_live: Mapped[int | None]
+    """The oldest version whose live episodes it takes, decided when it began: versions that it publishes itself make no
+    live episode stale. NULL until then, and in older rows."""
     created_at: Mapped[float]
     started_at: Mapped[float | None]
     resumed_at: Mapped[float | None]

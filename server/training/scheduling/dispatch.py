@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from server.errors import BadRequest
 from server.store.tables import RunRow, TriggerRow
+from server.training.live_episodes import plan_of
 from server.training.run_states import UNFINISHED, new_run, pause_run, resume_run
 from server.training.scheduling.activity import last_live_turn, scored_since
 from server.training.scheduling.settings import ScheduleSettings
@@ -30,29 +31,24 @@ MIN_REPORTED_WAIT_S = 60.0  # A trigger that waited less to start its run does n
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """The newly scored episodes of an episodes trigger."""
+
+    after: float | None
+    """The firing after which they were counted."""
+    count: int
+    needed: int
+    """The number with which the trigger is due: its own, or the number that a step of its run needs."""
+
+
+@dataclass(frozen=True, slots=True)
 class Activity:
     """The counts that triggers wait for, read before the decision to keep that work off the writer thread."""
 
-    scored: dict[str, tuple[float | None, int]]
-    """By episodes trigger: the firing after which episodes were counted, and the number of newly scored episodes."""
+    scored: dict[str, Scored]
+    """By episodes trigger."""
     last_live_at: float | None
     """When an agent last got an answer, if an idle trigger needs to know: None too if all have fired since."""
-
-
-def count_activity(session: Session) -> Activity:
-    """Read the counts that the triggers wait for."""
-    triggers = {row.name: (row, read_trigger(row.rule)) for row in session.scalars(sa.select(TriggerRow)).all()}
-    idle = [
-        max(row.created_at, row.fired_at or 0.0) for row, trigger in triggers.values() if idle_s(trigger) is not None
-    ]
-    return Activity(
-        {
-            name: (row.fired_at, scored_since(session, row.fired_at, trigger.count))
-            for name, (row, trigger) in triggers.items()
-            if isinstance(trigger, EpisodesTrigger)
-        },
-        last_live_turn(session, min(idle)) if idle else None,
-    )
 
 
 class Dispatcher:
@@ -75,6 +71,31 @@ class Dispatcher:
                 "this server has no configured run (schedule.run): send one with the trigger", param="trigger.run"
             )
         return config
+
+    def count(self, session: Session, now: float) -> Activity:
+        """Read the counts that the triggers wait for."""
+        triggers = {row.name: (row, read_trigger(row.rule)) for row in session.scalars(sa.select(TriggerRow)).all()}
+        idle = [
+            max(row.created_at, row.fired_at or 0.0)
+            for row, trigger in triggers.values()
+            if idle_s(trigger) is not None
+        ]
+        return Activity(
+            {
+                name: self._scored(session, row, trigger, now)
+                for name, (row, trigger) in triggers.items()
+                if isinstance(trigger, EpisodesTrigger)
+            },
+            last_live_turn(session, min(idle)) if idle else None,
+        )
+
+    def _scored(self, session: Session, row: TriggerRow, trigger: EpisodesTrigger, now: float) -> Scored:
+        config = trigger.run or self._settings.run
+        if config is None:
+            return Scored(row.fired_at, 0, trigger.count)
+        plan = plan_of(config)
+        needed = trigger.count if plan is None or config.play is not None else max(trigger.count, plan.fewest)
+        return Scored(row.fired_at, scored_since(session, config, row.fired_at, now, needed), needed)
 
     def dispatch(self, session: Session, now: float, activity: Activity) -> tuple[bool, float | None]:
         """Update which triggers are due, and start, pause or resume runs.
@@ -134,7 +155,8 @@ def waits_for(row: TriggerRow, trigger: Trigger, blockers: list[str], activity: 
     if row.due_since is not None:
         return " and ".join(blockers) or "the next check of the schedule"
     if isinstance(trigger, EpisodesTrigger):
-        return f"{activity.scored.get(row.name, (None, 0))[1]} of {trigger.count} newly scored episodes"
+        scored = activity.scored.get(row.name, Scored(None, 0, trigger.count))
+        return f"{scored.count} of {scored.needed} newly scored episodes"
     pause_s = idle_s(trigger)
     if pause_s is None:
         return "its time"
@@ -150,9 +172,9 @@ def _update_due(row: TriggerRow, now: float, activity: Activity) -> None:
     if row.next_at is not None and row.next_at <= now:
         row.due_since, row.next_at = row.due_since or row.next_at, next_time(trigger, row.created_at, now)
     if isinstance(trigger, EpisodesTrigger):
-        counted_after, count = activity.scored.get(row.name, (None, 0))
-        if count >= trigger.count and counted_after == row.fired_at:
-            row.due_since = row.due_since or now
+        scored = activity.scored.get(row.name)
+        due = scored is not None and scored.count >= scored.needed and scored.after == row.fired_at
+        row.due_since = (row.due_since or now) if due else None
     elif (pause_s := idle_s(trigger)) is not None:
         quiet_since = _quiet_since(row, activity)
         due = (row.fired_at is None or quiet_since > row.fired_at) and now - quiet_since >= pause_s

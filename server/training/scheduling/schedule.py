@@ -23,7 +23,7 @@ from server.store.tables import TriggerRow
 from server.store.writer import Writer
 from server.training.learner_process import LearnerProcess
 from server.training.runs import Runs
-from server.training.scheduling.dispatch import Activity, Dispatcher, count_activity, unfinished_run, waits_for
+from server.training.scheduling.dispatch import Activity, Dispatcher, unfinished_run, waits_for
 from server.training.scheduling.settings import ScheduleSettings
 from server.training.scheduling.triggers import check_trigger, next_time, read_trigger
 from upturn.wire import RunConfig, RunView, ScheduleView, Trigger, TriggerCreate, TriggerView
@@ -147,7 +147,7 @@ class Schedule:
     async def check(self) -> float:
         """Start, pause or resume what is due; return the seconds until time alone can make something due."""
         now = self.clock()
-        activity = await asyncio.to_thread(self._count)
+        activity = await asyncio.to_thread(self._count, now)
         self._counts_episodes = bool(activity.scored)
         work, next_at = await self._writer.write(lambda session: self._dispatcher.dispatch(session, now, activity))
         if work:
@@ -183,16 +183,16 @@ class Schedule:
                 await asyncio.sleep(pause_after(self._counted_in_s))
             self._wake.clear()
 
-    def _count(self) -> Activity:
+    def _count(self, now: float) -> Activity:
         began = time.monotonic()
         with self._database.read() as session:
-            activity = count_activity(session)
+            activity = self._dispatcher.count(session, now)
         self._counted_in_s = time.monotonic() - began
         return activity
 
     def _view(self) -> ScheduleView:
         now = self.clock()
-        activity = self._count()
+        activity = self._count(now)
         with self._database.read() as session:
             run = unfinished_run(session)
             rows = session.scalars(sa.select(TriggerRow).order_by(TriggerRow.name)).all()

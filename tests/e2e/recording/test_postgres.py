@@ -18,7 +18,7 @@ from tests.support.live import script, serving, settings_for, until
 from tests.support.postgres import running_postgres
 from tests.support.runs.planned import begin, rewarded
 from tests.support.runs.planned import lease as batch_of
-from tests.support.runs.scripted import ASK, LEARNER, lease, publication, reward_two, says
+from tests.support.runs.scripted import ASK, FEW_LIVE, LEARNER, lease, publication, reward_two, says
 from upturn.wire import BatchAck, EpisodeOpen, PlayRequest, RewardRequest, RewardRule, RunClaim, RunConfig, RunRequest
 
 pytestmark = pytest.mark.postgres
@@ -72,7 +72,7 @@ def test_a_chat_trains_the_next_version_which_then_answers_on_postgresql(url: st
     tasks = environment_spec("textcraft").tasks("test")[:2]
     with serving(settings_for(tmp_path / "data", model=str(model), database_url=url)) as live:
         episodes = reward_two(live)
-        run = live.client.create_run(RunRequest(config=RunConfig(steps=1)))
+        run = live.client.create_run(RunRequest(config=RunConfig(steps=1, live=FEW_LIVE)))
         assert live.client.claim_run(RunClaim(learner="tester")) is not None
         assert sorted(s.episode_id for s in lease(live, run.id).samples) == sorted(episodes)
         assert live.client.publish(publication(live, run.id, "Better now.")).version == 1

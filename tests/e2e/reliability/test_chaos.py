@@ -20,7 +20,7 @@ from server.engines.settings import EngineSettings
 from tests.support.live import script, serving, settings_for
 from tests.support.process import ROOT, process
 from tests.support.runs.learned import record_group, serve_tiny, wait_for
-from tests.support.runs.scripted import LEARNER, PROBE
+from tests.support.runs.scripted import FEW_LIVE, LEARNER, PROBE
 from tests.support.tiny_model import make_tiny_model
 from upturn.client import Client, UpturnAPIError
 from upturn.manifest import MANIFEST, verify_manifest, write_manifest
@@ -88,9 +88,7 @@ def test_a_learner_killed_while_it_writes_leaves_no_partial_version_and_the_run_
         for _ in range(3):
             record_group(live)
         run = live.client.create_run(
-            RunRequest(
-                config=RunConfig(steps=2, optimizer=OptimizerConfig(lr=1e-3), max_staleness=10, checkpoint_every=1)
-            )
+            RunRequest(config=RunConfig(steps=2, live=FEW_LIVE, optimizer=OptimizerConfig(lr=1e-3), checkpoint_every=1))
         )
         versions = tmp_path / "data" / "learner" / "policies" / run.id
         deadline = time.monotonic() + 120
@@ -114,7 +112,9 @@ def test_a_learner_whose_disk_is_full_fails_its_run_with_the_reason_and_the_cham
     model = make_tiny_model(tmp_path / "model")
     with serving(settings_for(tmp_path / "data", model=str(model), engine=LOCAL)) as live:
         record_group(live)
-        run = live.client.create_run(RunRequest(config=RunConfig(steps=1, optimizer=OptimizerConfig(lr=1e-3))))
+        run = live.client.create_run(
+            RunRequest(config=RunConfig(steps=1, live=FEW_LIVE, optimizer=OptimizerConfig(lr=1e-3)))
+        )
         command = (
             f"ulimit -f 64; exec {sys.executable} -m learner run --server {live.url} --once "
             f"--work-dir {tmp_path / 'data' / 'learner'} --threads 1"

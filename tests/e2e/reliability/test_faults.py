@@ -17,7 +17,7 @@ from tests.support.live import script, serving, settings_for
 from tests.support.process import process
 from tests.support.tiny_model import make_tiny_model
 from upturn.client import Client
-from upturn.wire import BatchRequest, EpisodeOpen, PlayRequest, RewardRequest, RunClaim, RunConfig, RunRequest
+from upturn.wire import BatchRequest, EpisodeOpen, LivePlan, PlayRequest, RewardRequest, RunClaim, RunConfig, RunRequest
 
 ROOT = Path(__file__).parents[3]
 ASK = [{"role": "user", "content": "Hi"}]
@@ -54,7 +54,7 @@ def test_an_engine_that_dies_gives_503_and_its_episode_is_failed_and_never_train
         live.client.reward(good.id, RewardRequest(value=1.0))
         live.client.close_episode(good.id)
         assert live.http.post(f"/v1/episodes/{bad.id}/rewards", json={"value": 1.0}).status_code == 409
-        live.client.create_run(RunRequest(config=RunConfig(steps=1)))
+        live.client.create_run(RunRequest(config=RunConfig(steps=1, live=LivePlan(min_episodes=1))))
         run = live.client.claim_run(RunClaim(learner="t"))
         assert run is not None
         batch = live.client.lease_batch(BatchRequest(run_id=run.id, learner="t", step=0, horizon=1))

@@ -22,18 +22,27 @@ from server.recording.matching import candidates
 from server.recording.recorder import Span
 from server.recording.replay import with_digest, with_key
 from server.rewards.live import Window, with_ended_environment, with_reward
+from server.rewards.rules import Rules
 from server.store.database import Database
 from server.store.statistics import Statistics
-from server.store.tables import ConversationEndRow, EpisodeRow, NodeRow, RewardRow, TurnRow
+from server.store.tables import ConversationEndRow, EpisodeRow, NodeRow, TurnRow
 from server.store.writer import Writer
-from server.training.scheduling.activity import live_turns, scored
-from server.training.selection import group_starts, live_episodes
+from server.training.live_episodes import LiveSearch, group_ends, group_starts, last_ended
+from server.training.scheduling.activity import live_turns, newly
 from tests.support.portable import ASK, Scribe
 from tests.support.postgres import running_postgres
 from tests.support.runs.filled import fill
-from upturn.wire import LivePlan
+from upturn.wire import LivePlan, RewardRule, RunConfig
 
 HASH = "0" * 32
+
+
+def search(**plan: Any) -> LiveSearch:
+    """Return the search for a run's live episodes."""
+    rules = Rules({"blocked": RewardRule(blocked=True)})
+    return LiveSearch(RunConfig(algorithm="reinforce_pp", steps=1), LivePlan(**plan), rules, 1, 2.0, "run_1")
+
+
 QUERIES: dict[str, sa.Executable] = {
     "the client's id of a conversation": candidates.with_key(HASH),
     "ids that come back": candidates.of_turns(("turn_1", "turn_2"), "owner"),
@@ -57,19 +66,24 @@ QUERIES: dict[str, sa.Executable] = {
     "expired episodes": sa.select(EpisodeRow.id)
     .where(EpisodeRow.status.in_(("terminated", "truncated", "closed", "error")), EpisodeRow.closed_at < 1.0)
     .limit(20),
-    "a batch's live episodes": live_episodes(LivePlan(), "run_1", 2.0, None),
-    "a batch's live episodes that are not stale": live_episodes(LivePlan(max_age_s=1.0), "run_1", 2.0, 1.0),
+    "a batch's live episodes": last_ended(search().conditions()),
+    "a batch's further live episodes": last_ended(search().conditions(), EpisodeRow(id="ep_1", closed_at=1.0)),
+    "a batch's live episodes that are not stale": last_ended(
+        [*search(max_age_s=1.0).conditions(), EpisodeRow.closed_at >= 1.0]
+    ),
+    "a batch's live episodes that few runs used": last_ended(search(unused_only=False, max_reuse=3).conditions()),
     "rewards since a promotion": with_reward(1, 200, Window(1.0, None)),
     "rewards before a promotion": with_reward(1, 200, Window(0.0, 1.0)),
     "ends of environments since a promotion": with_ended_environment(1, 200, Window(1.0, None)),
     "ends of environments before a promotion": with_ended_environment(1, 200, Window(0.0, 1.0)),
-    "scored episodes": scored(RewardRow.source != "blocked", None).limit(32),
+    "scored episodes": sa.select(EpisodeRow.id).where(*search().conditions()).limit(32),
     "the newest live turn": live_turns(1e9).limit(1),
     "what a scorer has to score": never_attempted("judge", 1.0).limit(32),
 }
 GATHERED: dict[str, sa.Executable] = {
-    "newly scored episodes": scored(RewardRow.source != "blocked", 1.0),
+    "newly scored episodes": sa.select(EpisodeRow.id).where(*search().conditions(), *newly(search(), 1.0)).limit(32),
     "the groups of live episodes": group_starts(["a", "b"]),
+    "the ends of groups of live episodes": group_ends(["a", "b"]),
 }
 """These may sort what an index has found."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.live import Live
-from tests.support.runs.scripted import LEARNER, claim, lease, reward_two
+from tests.support.runs.scripted import FEW_LIVE, LEARNER, claim, lease, reward_two
 from upturn.client import UpturnAPIError
 from upturn.wire import BatchRequest, RunClaim, RunConfig, RunRequest
 
@@ -56,7 +56,7 @@ def test_a_heartbeat_that_arrives_after_the_release_does_not_take_the_run_back(l
 def test_a_learner_whose_versions_the_server_cannot_read_is_refused_and_the_run_stays_queued(
     live: Live, tmp_path: Path, place: str
 ) -> None:
-    run = live.client.create_run(RunRequest(config=RunConfig(steps=1)))
+    run = live.client.create_run(RunRequest(config=RunConfig(steps=1, live=FEW_LIVE)))
     data = live.parts.settings.data_dir
     directory = {
         "elsewhere": str(tmp_path),
@@ -76,7 +76,7 @@ def test_a_learner_whose_versions_the_server_cannot_read_is_refused_and_the_run_
 def test_a_learner_started_in_another_directory_ends_at_once_and_names_the_right_one(
     live: Live, tmp_path: Path
 ) -> None:
-    run = live.client.create_run(RunRequest(config=RunConfig(steps=1)))
+    run = live.client.create_run(RunRequest(config=RunConfig(steps=1, live=FEW_LIVE)))
     command = [sys.executable, "-m", "learner", "run", "--server", live.url, "--work-dir", str(tmp_path / "other")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr

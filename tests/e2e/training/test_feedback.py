@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from server.rewards.settings import RewardSettings
 from server.store.tables import RunEpisodeRow
 from server.training.scheduling.activity import scored_since
 from tests.support.live import Live, script, serving, settings_for
-from tests.support.runs.scripted import ASK, LEARNER, claim, lease, reward_two
+from tests.support.runs.scripted import ASK, FEW_LIVE, LEARNER, claim, lease, reward_two
 from upturn.client import Client
 from upturn.wire import (
     BatchAck,
@@ -144,14 +145,16 @@ def test_rewards_of_a_blocked_source_reach_no_batch_and_no_trigger(live: Live) -
         rewarded(live, ("bot", value))
     kept = rewarded(live, ("bot", 9.0), ("user", 1.0))
 
+    config = RunConfig(steps=1, algorithm="reinforce_pp", live=FEW_LIVE)
+
     def newly_scored() -> int:
         with live.parts.database.read() as session:
-            return scored_since(session, None, 100)
+            return scored_since(session, config, None, time.time(), 100)
 
     assert newly_scored() == 3
     live.client.set_reward_source("bot", RewardRule(blocked=True))
     assert newly_scored() == 1
-    made = live.client.create_run(RunRequest(config=RunConfig(steps=1, algorithm="reinforce_pp")))
+    made = live.client.create_run(RunRequest(config=config))
     live.client.claim_run(RunClaim(learner=LEARNER))
     assert {s.episode_id: s.reward for s in lease(live, made.id).samples} == {kept: 1.0}
 

@@ -11,6 +11,7 @@ import pytest
 
 from env_adapters import environment_spec
 from tests.support.runs.learned import ASK, record_group, serve_tiny, wait_for
+from tests.support.runs.scripted import FEW_LIVE
 from upturn.wire import (
     OptimizerConfig,
     PlayPlan,
@@ -29,7 +30,11 @@ def test_a_chat_is_trained_on_and_the_next_answer_comes_from_version_1(tmp_path:
     with serve_tiny(tmp_path, engine, kind) as live:
         record_group(live)
         run = live.client.create_run(
-            RunRequest(config=RunConfig(steps=1, kind=kind, optimizer=OptimizerConfig(lr=1e-3), checkpoint_every=1))
+            RunRequest(
+                config=RunConfig(
+                    steps=1, kind=kind, live=FEW_LIVE, optimizer=OptimizerConfig(lr=1e-3), checkpoint_every=1
+                )
+            )
         )
         ended = wait_for(live, run.id)
         assert ended.state == "done", ended.reason

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.live import Live, script
-from tests.support.runs.scripted import ASK, LEARNER, claim, lease, publication, reward_two, says
+from tests.support.runs.scripted import ASK, FEW_LIVE, LEARNER, claim, lease, publication, reward_two, says
 from upturn.client import UpturnAPIError
 from upturn.manifest import write_manifest
 from upturn.wire import (
@@ -92,7 +92,7 @@ def test_ungrouped_live_episodes_train_reinforce_pp_and_are_paired_by_prompt_for
         live.client.reward(opened.id, RewardRequest(value=value))
         live.client.close_episode(opened.id)
     for algorithm, rewards in (("grpo", []), ("reinforce_pp", [0.0, 0.5, 1.0]), ("dpo", [0.0, 1.0])):
-        run = live.client.create_run(RunRequest(config=RunConfig(steps=1, algorithm=algorithm)))
+        run = live.client.create_run(RunRequest(config=RunConfig(steps=1, algorithm=algorithm, live=FEW_LIVE)))
         live.client.claim_run(RunClaim(learner=LEARNER))
         samples = lease(live, run.id).samples
         assert sorted(s.reward for s in samples) == rewards
@@ -154,8 +154,8 @@ def test_a_run_that_trained_nothing_says_so_and_why(live: Live) -> None:
     assert (run.state, run.step, run.trained_steps) == ("done", 1, 0)
     assert run.steps[0].nothing_to_learn == "1 group scored alike"
     assert run.reason == (
-        "all steps are done; nothing was learned: its only step had nothing to learn (1 group scored alike); "
-        "choose tasks that the policy sometimes solves (curriculum = learnability), or larger groups"
+        "0 episodes trained, because 1 group scored alike; choose tasks that the policy sometimes solves (curriculum = "
+        "learnability), or larger groups (all steps are done)"
     )
     assert live.client.runs().data[0].trained_steps == 0
 
@@ -259,7 +259,9 @@ def test_groups_with_equal_rewards_or_one_episode_are_skipped_and_counted(live: 
 
 def test_a_run_stored_with_british_keys_is_shown_resumed_and_leased_under_american_ones(live: Live) -> None:
     group = reward_two(live)
-    stored = RunConfig(steps=1, seed=7, optimizer=OptimizerConfig(lr=0.5), normalize_std=False).model_dump(mode="json")
+    stored = RunConfig(
+        steps=1, seed=7, live=FEW_LIVE, optimizer=OptimizerConfig(lr=0.5), normalize_std=False
+    ).model_dump(mode="json")
     stored = json.loads(to_british(json.dumps(stored, separators=(",", ":"))))
     assert stored["optimiser"]["lr"] == 0.5 and stored["normalise_std"] is False
     with sqlite3.connect(live.parts.settings.data_dir / "upturn.db") as connection:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from server.settings import Settings
 from server.training.scheduling.settings import ScheduleSettings
 from tests.support.live import Live, script, serving, settings_for, until
-from tests.support.runs.scripted import LEARNER, claim, lease, reward_two
+from tests.support.runs.scripted import FEW_LIVE, LEARNER, claim, lease, reward_two
 from upturn.client import UpturnAPIError
 from upturn.wire import (
     BatchAck,
@@ -42,7 +42,9 @@ def trigger(live: Live, name: str = "hourly") -> dict[str, Any]:
 
 def test_scored_episodes_start_a_run_without_waiting_for_the_next_periodic_check(tmp_path: Path) -> None:
     model = script(tmp_path / "script", "Hello.")
-    settings = settings_for(tmp_path / "data", model=str(model), schedule=ScheduleSettings(run=RunConfig(steps=1)))
+    settings = settings_for(
+        tmp_path / "data", model=str(model), schedule=ScheduleSettings(run=RunConfig(steps=1, live=FEW_LIVE))
+    )
     with serving(settings) as live:
         made = live.client.add_trigger("fresh", EpisodesTrigger(kind="episodes", count=2))
         assert made.waits_for == "0 of 2 newly scored episodes"
@@ -95,7 +97,7 @@ def test_a_paused_run_continues_at_its_step_with_the_same_batch(live: Live) -> N
 
 def test_a_run_whose_budget_is_used_up_ends_done_and_its_learner_is_notified(live: Live) -> None:
     reward_two(live)
-    run = live.client.create_run(RunRequest(config=RunConfig(steps=9, budget=RunBudget(tokens=20))))
+    run = live.client.create_run(RunRequest(config=RunConfig(steps=9, live=FEW_LIVE, budget=RunBudget(tokens=20))))
     live.client.claim_run(RunClaim(learner=LEARNER))
     batch = lease(live, run.id)
     live.client.acknowledge_batch(

@@ -15,7 +15,7 @@ from server.versions.settings import VersionSettings
 from tests.support.live import Live
 from tests.support.runs.gated import publish, served, trained
 from tests.support.runs.live_rewards import new_version, talk
-from tests.support.runs.scripted import LEARNER, publication, reward_two, says
+from tests.support.runs.scripted import FEW_LIVE, LEARNER, publication, reward_two, says
 from upturn.client import UpturnAPIError
 from upturn.wire import (
     BatchAck,
@@ -184,7 +184,7 @@ def test_a_deletion_interrupted_by_a_crash_is_completed_at_the_next_start(tmp_pa
 
 def test_lineage_lists_the_versions_and_episodes_a_version_was_trained_from(live: Live) -> None:
     first = reward_two(live)
-    live.client.create_run(RunRequest(config=RunConfig(steps=2)))
+    live.client.create_run(RunRequest(config=RunConfig(steps=2, live=FEW_LIVE)))
     run = live.client.claim_run(RunClaim(learner=LEARNER))
     assert run is not None
     second: list[str] = []

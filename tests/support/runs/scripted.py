@@ -11,6 +11,7 @@ from upturn.wire import (
     BatchRequest,
     BatchView,
     EpisodeOpen,
+    LivePlan,
     PolicyPublish,
     Probe,
     RewardRequest,
@@ -22,6 +23,8 @@ from upturn.wire import (
 ASK = [{"role": "user", "content": "Hi"}]
 LEARNER = "tester"
 PROBE = list(range(32, 126)) * 2
+FEW_LIVE = LivePlan(min_episodes=1)
+"""A plan whose batches may have any number of live episodes."""
 
 
 def reward_two(live: Live, group: str = "g", rewards: tuple[float, ...] = (1.0, 0.0)) -> list[str]:
@@ -38,7 +41,7 @@ def reward_two(live: Live, group: str = "g", rewards: tuple[float, ...] = (1.0, 
 
 def claim(live: Live, steps: int = 2) -> str:
     """Create a run and claim it; return its id."""
-    run = live.client.create_run(RunRequest(config=RunConfig(steps=steps)))
+    run = live.client.create_run(RunRequest(config=RunConfig(steps=steps, live=FEW_LIVE)))
     claimed = live.client.claim_run(RunClaim(learner=LEARNER))
     assert claimed is not None and claimed.id == run.id
     return run.id

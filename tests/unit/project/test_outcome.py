@@ -33,6 +33,22 @@ TRAINED = {"loss": 0.25, "trained_tokens": 300.0, "episodes": 80.0, "groups": 4.
         ({"skipped": 1.0, "episodes": 1.0}, "none of 1 episode can be learned from"),
         ({**EQUAL, "episodes_with_equal_rewards": 5.0}, "all 5 episodes scored alike"),
         ({**EQUAL, "episodes_with_equal_rewards": 1.0}, "1 episode has nothing to be compared with"),
+        (
+            {"skipped": 1.0, "live_too_few": 5.0, "live_used": 20.0, "live_stale": 1.0},
+            "5 usable live episodes, fewer than live.min_episodes, 20 live episodes already used, 1 live episode too "
+            "old for max_staleness",
+        ),
+        (
+            {
+                "skipped": 1.0,
+                "episodes": 3.0,
+                "live_too_few": 0.0,
+                "live_unrewarded": 2.0,
+                "groups_without_variance": 1.0,
+            },
+            "1 group scored alike, 2 live episodes without a reward that counts",
+        ),
+        ({"skipped": 1.0, "live_too_few": 0.0}, "there were no episodes"),
         (TRAINED, None),
     ],
 )
@@ -43,11 +59,11 @@ def test_a_step_says_why_it_had_nothing_to_learn(metrics: dict[str, float], why:
 def test_a_run_says_how_many_steps_trained_and_what_to_do_if_none_did() -> None:
     assert outcome([TRAINED] * 3) == "3 steps trained"
     assert outcome([TRAINED, ALIKE, ALIKE]) == "1 step trained, 2 had nothing to learn (all 20 groups scored alike)"
-    assert outcome([ALIKE]).startswith("nothing was learned: its only step had nothing to learn (all 10 groups")
+    assert outcome([ALIKE]).startswith("0 episodes trained, because all 10 groups scored alike; choose tasks")
     assert "sometimes solves" in outcome([ALIKE, ALIKE])
     assert "easier tasks" in outcome([{**ALIKE, "success_rate": 0.0}])
     assert outcome([{**EQUAL, "episodes_with_equal_rewards": 5.0}, {"skipped": 1.0}]).endswith(
-        "(all 5 episodes scored alike); a run learns from episodes with different rewards: docs/training-data.md"
+        "all 5 episodes scored alike; a run learns from episodes with different rewards: docs/training-data.md"
     )
     assert "harder tasks" in outcome([{**ALIKE, "success_rate": 1.0}])
 

@@ -15,7 +15,7 @@ from server.recording.tokens import pack_ids, pack_logprobs
 from server.store import chunks
 from server.store.database import Database
 from server.store.tables import ApiKeyRow, EpisodeRow, NodeRow, PlayRow, PolicyVersionRow, RewardRow, TurnRow
-from server.training import selection
+from server.training import live_episodes
 from server.training.branches import samples
 from server.training.selection import select
 from upturn.wire import RunConfig
@@ -136,8 +136,12 @@ class Record:
 
     def chosen(self, algorithm: str, play_id: str | None = None, **fields: object) -> tuple[list[str], dict[str, Any]]:
         """Return the episodes that a batch takes from a play and from live agents, and its counts."""
-        config = RunConfig.model_validate({"steps": 1, "algorithm": algorithm, **fields})
-        found = select(self.session, config, run_id="run", play_id=play_id, head=HEAD, now=100.0)
+        live = fields.pop("live", {} if play_id is None else None)
+        if isinstance(live, dict):
+            live = {"min_episodes": 1, **live}
+        config = RunConfig.model_validate({"steps": 1, "algorithm": algorithm, "live": live, **fields})
+        oldest = HEAD - config.max_staleness
+        found = select(self.session, config, run_id="run", play_id=play_id, head=HEAD, oldest=oldest, now=100.0)
         return found.episode_ids, found.stats
 
 
@@ -177,11 +181,28 @@ def test_an_episode_is_fresh_although_the_clock_was_set_back_after_its_version_w
     assert record.chosen("reinforce_pp", max_staleness=0)[0] == ["before"]
 
 
-def test_the_live_episodes_that_ended_last_are_searched(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "LIVE_CANDIDATES", 2)
-    for name, ended in (("a", 3.0), ("b", 2.0), ("c", 1.0)):
-        record.episode(name, 1.0, ended=ended)
-    assert record.chosen("reinforce_pp")[0] == ["a", "b"]
+def test_the_live_episodes_that_ended_last_are_searched_page_by_page(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_episodes, "PAGE", 2)
+    for name, ended in (("a", 3.0), ("b", 2.0), ("c", 1.0), ("d", 1.0), ("e", 0.5)):
+        record.episode(name, 1.0, "g" if name in "ce" else None, ended=ended)
+    assert record.chosen("reinforce_pp")[0] == ["a", "b", "c", "d", "e"]
+    assert record.chosen("reinforce_pp", live={"limit": 3})[0] == ["a", "b", "d"]
+    monkeypatch.setattr(live_episodes, "PAGES", 2)
+    assert record.chosen("reinforce_pp")[0] == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "grpo"])
+def test_new_useless_episodes_do_not_hide_older_useful_ones(
+    record: Record, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    monkeypatch.setattr(live_episodes, "PAGE", 4)
+    for number in range(20):
+        record.episode(f"flat{number}", 0.0, f"flat{number // 2}", ended=10.0 + number)
+    record.episode("won", 1.0, "g", ended=2.0)
+    record.episode("lost", -1.0, "g", ended=1.0)
+    assert record.chosen(algorithm)[0] == (["won"] if algorithm == "sft" else ["lost", "won"])
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "dr_grpo", "rloo"])

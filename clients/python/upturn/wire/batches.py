@@ -81,6 +81,25 @@ class BatchView(Message):
     """Episodes taken from live agents."""
     episodes_with_equal_rewards: int = 0
     """Episodes taken, if all their rewards are equal; otherwise 0."""
+    groups_played: int = 0
+    """Groups of the batch's plays."""
+    groups_replaced: int = 0
+    """Of these, groups played in place of groups without variance."""
+    groups_too_large: int = 0
+    """Live groups skipped because they have more episodes than `live.limit`."""
+    live_ungrouped: int = 0
+    """Live episodes without a group, which an algorithm that compares the episodes of a group cannot use."""
+    live_too_few: int = 0
+    """Live episodes that the batch could have taken, but fewer than `live.min_episodes`."""
+    live_used: int = 0
+    """Of the live episodes that ended last, those that a run has already used. This count and the following ones are 0
+    unless a batch without a play takes nothing."""
+    live_unrewarded: int = 0
+    """Of these, episodes without a reward that counts."""
+    live_excluded: int = 0
+    """Of these, episodes that `live` leaves out by source, number of rewards, key, or age."""
+    live_stale: int = 0
+    """Of these, episodes older than `max_staleness`."""
     by_environment: dict[str, int] = Field(default_factory=dict)
     """Episodes taken from the play, by environment."""
 

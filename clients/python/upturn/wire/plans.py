@@ -49,6 +49,11 @@ class PlayPlan(Message):
     """Tasks per learner step (default chosen by this project)."""
     group_size: int = Field(default=8, ge=1, le=1024)
     """Episodes per task (default from the paper, arXiv 2509.08755)."""
+    resample: float = Field(default=0.0, ge=0, le=10)
+    """Maximum number of further groups per step, as a factor of `groups`: other tasks are played in place of groups
+    whose episodes all score alike (dynamic sampling, DAPO, arXiv 2503.14476, section 3.2). 0 is off, the default: a
+    further group costs as much as any other, so it pays only where a step's own cost is large. Ignored by algorithms
+    that do not compare groups."""
     agent: Literal["policy", "oracle"] = "policy"
     """`oracle` plays the environment's own solver, which gives demonstrations."""
     sampling: Sampling = Sampling()
@@ -87,7 +92,16 @@ class LivePlan(Message):
     max_age_s: float | None = Field(default=None, gt=0)
     """Only episodes that ended at most this many seconds ago."""
     min_rewards: int = Field(default=0, ge=0, le=10_000)
-    """Minimum number of external rewards, only of `sources` if given; an environment's own rewards do not count."""
+    """Minimum number of external rewards that count, only of `sources` if given; an environment's own rewards do not
+    count."""
+    unused_only: bool = True
+    """Only episodes that no finished or unfinished run has used. An episode is used once a learner step has trained on
+    it; a run that fails or is cancelled uses none."""
+    max_reuse: int | None = Field(default=None, ge=1, le=10_000)
+    """Maximum number of runs that use an episode, with `unused_only` off; None is no limit."""
+    min_episodes: int = Field(default=8, ge=1, le=1000)
+    """Minimum number of live episodes of a batch without a play, at most `limit`: a step with fewer trains nothing, and
+    leaves them to a later step or run. The default is the size of a played group."""
     limit: int = Field(default=64, ge=1, le=1000)
     """Maximum number of live episodes in a batch."""
     share: float = Field(default=0.5, gt=0, lt=1)
@@ -97,3 +111,20 @@ class LivePlan(Message):
     all of them have ended."""
     group_wait_s: float | None = Field(default=None, gt=0)
     """Seconds after the opening of a group's first episode from which it is complete although episodes are open."""
+
+    @model_validator(mode="after")
+    def reuse_is_allowed(self) -> LivePlan:
+        """Refuse a number of uses for episodes that are used once."""
+        if self.unused_only and self.max_reuse is not None and self.max_reuse > 1:
+            raise ValueError("max_reuse above 1 needs unused_only = false: otherwise each episode is used once")
+        return self
+
+    @property
+    def most_uses(self) -> int | None:
+        """Maximum number of runs that use an episode; None is no limit."""
+        return 1 if self.unused_only else self.max_reuse
+
+    @property
+    def fewest(self) -> int:
+        """Minimum number of live episodes of a batch without a play."""
+        return min(self.min_episodes, self.limit)

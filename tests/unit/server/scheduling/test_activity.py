@@ -17,8 +17,10 @@ from server.store.tables import EpisodeRow, PlayRow, RewardRow, TurnRow
 from server.training.scheduling.activity import LONGEST_TURN_S, last_live_turn, scored_since
 from server.training.scheduling.schedule import MAX_PAUSE_S, MIN_PAUSE_S, pause_after
 from tests.support.runs.filled import fill
+from upturn.wire import RunConfig
 
 LATER = 1000.0
+RUN = RunConfig(algorithm="reinforce_pp", steps=1)
 
 
 @pytest.fixture
@@ -59,20 +61,20 @@ def test_the_last_live_turn_is_found_among_plays_unless_it_is_too_long_ago(sessi
 
 def test_an_episode_counts_when_it_ends_or_gets_its_first_reward(session: Session) -> None:
     since = time.time() + LATER
+
+    def count(since: float | None, most: int = 100) -> int:
+        return scored_since(session, RUN, since, time.time(), most)
+
     first, second, third, *_ = closed(session)
-    assert (scored_since(session, None, 100), scored_since(session, None, 3), scored_since(session, since, 9)) == (
-        5,
-        3,
-        0,
-    )
+    assert (count(None), count(None, 3), count(since)) == (5, 3, 0)
     reward(session, first, since + 1)
-    assert scored_since(session, since, 100) == 0, "it had a reward before"
+    assert count(since) == 0, "it had a reward before"
     session.execute(sa.delete(RewardRow).where(RewardRow.episode_id == second.id))
-    assert scored_since(session, None, 100) == 4
+    assert count(None) == 4
     reward(session, second, since + 1)
     third.closed_at = since + 1
     session.flush()
-    assert scored_since(session, since, 100) == 2
+    assert count(since) == 2
 
 
 def test_live_rewards_are_in_the_order_in_which_they_became_known(session: Session) -> None:

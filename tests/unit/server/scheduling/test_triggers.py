@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 import migrations
 from server.errors import BadRequest, Conflict, NotFound
@@ -27,6 +28,7 @@ from upturn.wire import (
     EpisodesTrigger,
     IdleTrigger,
     IntervalTrigger,
+    LivePlan,
     RunClaim,
     RunConfig,
     RunEnd,
@@ -37,7 +39,7 @@ from upturn.wire import (
 pytestmark = pytest.mark.anyio
 MIDNIGHT = datetime(2026, 6, 1, tzinfo=UTC).timestamp()
 HOUR = 3600.0
-RUN = RunConfig(steps=2)
+RUN = RunConfig(algorithm="reinforce_pp", steps=2, live=LivePlan(min_episodes=1))
 
 
 class Clock:
@@ -320,7 +322,7 @@ async def test_newly_scored_episodes_are_counted_once(serve: Serve) -> None:
         episode(clock, environment="textcraft"),
         episode(clock, purpose="evaluation"),
     ]
-    await server.write(*live, played, *others)
+    await server.write(*live, played, *others, *(turn(each, clock) for each in (*live, played, *others)))
     await server.write(step, reward(live[0], clock), *(reward(other, clock) for other in others))
     assert await server.check(5) == [] and await server.waits_for() == "2 of 3 newly scored episodes"
     await server.write(reward(live[1], clock))
@@ -340,8 +342,11 @@ async def test_episodes_that_a_run_has_used_are_not_new(serve: Serve) -> None:
     batch = BatchRow(id="batch_1", run_id=run.id, step=0, horizon=9, state="trained", stats={}, created_at=now)
     await server.write(had, run)
     await server.write(batch)
-    await server.write(reward(had, server.clock), RunEpisodeRow(run_id=run.id, episode_id=had.id, batch_id=batch.id))
+    used = RunEpisodeRow(run_id=run.id, episode_id=had.id, batch_id=batch.id, weight=7.0)
+    await server.write(reward(had, server.clock), turn(had, server.clock), used)
     assert len(await server.check(5)) == 1
+    await server.writer.write(lambda session: session.execute(sa.update(RunRow).values(state="failed")))
+    assert len(await server.check(5)) == 2, "a run that failed has used nothing"
 
 
 async def test_an_idle_trigger_starts_once_for_each_pause(serve: Serve) -> None:

@@ -82,7 +82,7 @@ async def test_a_step_is_played_once_however_often_it_is_requested(
 
 async def test_leases_of_one_step_at_once_give_the_same_samples(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     await rewarded(parts, 0.0, 1.0)
-    run = await claimed(parts)
+    run = await claimed(parts, live={"min_episodes": 1})
     select, both = parts.batches._select, threading.Barrier(2)
     later: list[str] = []
     loop = asyncio.get_running_loop()
@@ -106,7 +106,7 @@ async def test_leases_of_one_step_at_once_give_the_same_samples(parts: Parts, mo
 
 async def test_a_batch_keeps_its_samples_and_rewards_until_it_is_trained(parts: Parts) -> None:
     ids = await rewarded(parts, 0.0, 1.0)
-    run = await claimed(parts)
+    run = await claimed(parts, live={"min_episodes": 1})
     batch = await parts.batches.lease(request(run))
     assert {(s.episode_id, s.reward) for s in batch.samples} == {(ids[0], 0.0), (ids[1], 1.0)}
     await rewarded(parts, 0.5)
@@ -120,7 +120,7 @@ async def test_a_batch_keeps_its_samples_and_rewards_until_it_is_trained(parts: 
 
 async def test_a_step_is_trained_once_with_its_lineage_and_metrics(parts: Parts) -> None:
     ids = await rewarded(parts, 0.0, 1.0)
-    run = await claimed(parts)
+    run = await claimed(parts, live={"min_episodes": 1})
     with pytest.raises(Conflict) as early:
         await parts.batches.lease(request(run, replay=True))
     assert early.value.code == "batch_not_trained"
@@ -155,7 +155,7 @@ async def test_a_step_is_trained_once_with_its_lineage_and_metrics(parts: Parts)
 
 async def test_only_the_learner_that_holds_the_run_leases_and_acknowledges(parts: Parts) -> None:
     await rewarded(parts, 0.0, 1.0)
-    run = await claimed(parts)
+    run = await claimed(parts, live={"min_episodes": 1})
     batch = await parts.batches.lease(request(run))
     for learner, run_id, kind in (("other", run.id, Conflict), ("tester", "run_none", NotFound)):
         with pytest.raises(kind):
