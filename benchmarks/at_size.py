@@ -34,8 +34,8 @@ from server.feedback.due import read_due
 from server.recording.idle import silent
 from server.rewards.live import live_rewards
 from server.store.database import Database
+from server.training.data.selection import select
 from server.training.scheduling.activity import last_live_turn, scored_since
-from server.training.selection import select
 from tests.support.live import CHAT, InProcess, in_process, script, settings_for
 from tests.support.runs.filled import ANSWERS, KEY, answer, fill, user
 from upturn.wire import RunConfig

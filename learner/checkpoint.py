@@ -36,8 +36,8 @@ KEPT = 2
 _LATER: Mapping[str, tuple[str, ...]] = {
     "": ("campaign", "entropy_coef"),
     "evaluation": ("draw", "report", "guards", "rounds"),
-    "live": (),
-    "play": (),
+    "live": ("unused_only", "max_reuse", "min_episodes"),
+    "play": ("resample",),
 }
 """Fields of a config, and of its parts, that existing checkpoints lack."""
 

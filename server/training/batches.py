@@ -18,14 +18,14 @@ from server.store.chunks import chunks
 from server.store.database import Database, new_id
 from server.store.tables import BatchRow, EpisodeRow, MetricRow, PlayRow, RunEpisodeRow, RunRow
 from server.store.writer import Writer
-from server.training.branches import samples
 from server.training.budget import end_if_spent
-from server.training.curriculum import record_of, tasks_of, tasks_of_step
+from server.training.data.branches import samples
+from server.training.data.curriculum import record_of, tasks_of, tasks_of_step
+from server.training.data.live_episodes import oldest_live
+from server.training.data.resampling import further_plays, groups_of, next_tasks
+from server.training.data.selection import Selection, select
 from server.training.gate import PromotionGate
-from server.training.live_episodes import oldest_live
-from server.training.resampling import further_plays, groups_of, next_tasks
 from server.training.run_states import SLOT, get_run, hold
-from server.training.selection import Selection, select
 from server.versions.routing import Pointers
 from upturn.wire import BatchAck, BatchRequest, BatchView, PlayPlan, PlayRequest, PlayView, RunConfig, Sample
 

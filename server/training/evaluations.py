@@ -12,7 +12,7 @@ from server.environments.plays import STOPPED, Plays, check_tasks
 from server.rendering.tool_calls import CALL_OPEN
 from server.store.database import Database
 from server.store.tables import EpisodeRow, EvaluationRow, PlayRow, StepRow, TurnRow
-from server.training.curriculum import tasks_of_split
+from server.training.data.curriculum import tasks_of_split
 from server.training.gate_rule import Measured
 from server.training.judging.evaluation_tasks import EvaluationTasks, evaluation_tasks
 from upturn.wire import EvaluationPlan, HorizonSchedule, PlayRequest

@@ -18,7 +18,7 @@ from server.store.database import Database
 from server.store.tables import BatchRow, MetricRow, PlayRow, RunRow
 from server.store.writer import Writer
 from server.training.campaigns.beginnings import begin
-from server.training.live_episodes import oldest_live
+from server.training.data.live_episodes import oldest_live
 from server.training.outcome import with_outcome
 from server.training.run_checks import check_config
 from server.training.run_states import (

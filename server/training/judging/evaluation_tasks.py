@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 
 from server.errors import BadRequest
-from server.training.curriculum import tasks_of_split
+from server.training.data.curriculum import tasks_of_split
 from upturn.wire import EvaluationPlan
 
 LEAST = 10  # Tasks of each environment in a round, and of each guard environment.

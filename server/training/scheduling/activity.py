@@ -11,8 +11,8 @@ from server.rewards.rules import read_rules
 from server.store.chunks import chunks
 from server.store.database import id_at
 from server.store.tables import EpisodeRow, RewardRow, TurnRow
-from server.training.live_episodes import ENDED, LiveSearch, group_ends, group_starts, oldest_live, plan_of, scored
-from server.training.selection import takes
+from server.training.data.live_episodes import ENDED, LiveSearch, group_ends, group_starts, oldest_live, plan_of, scored
+from server.training.data.selection import takes
 from upturn.wire import LivePlan, RunConfig
 
 LONGEST_TURN_S = 3600.0

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from server.errors import BadRequest
 from server.store.tables import RunRow, TriggerRow
-from server.training.live_episodes import plan_of
+from server.training.data.live_episodes import plan_of
 from server.training.run_states import UNFINISHED, new_run, pause_run, resume_run
 from server.training.scheduling.activity import last_live_turn, scored_since
 from server.training.scheduling.settings import ScheduleSettings

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from server.commands import import_
 from server.store.database import Database
 from server.store.tables import BatchRow, NodeRow, RunEpisodeRow, RunRow, TurnRow
-from server.training.branches import samples
+from server.training.data.branches import samples
 from tests.support.live import Live
 from tests.support.portable import ASK, MORE, exported, imported
 from tests.support.postgres import running_postgres

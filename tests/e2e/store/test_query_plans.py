@@ -27,7 +27,7 @@ from server.store.database import Database
 from server.store.statistics import Statistics
 from server.store.tables import ConversationEndRow, EpisodeRow, NodeRow, TurnRow
 from server.store.writer import Writer
-from server.training.live_episodes import LiveSearch, group_ends, group_starts, last_ended
+from server.training.data.live_episodes import LiveSearch, group_ends, group_starts, last_ended
 from server.training.scheduling.activity import live_turns, newly
 from tests.support.portable import ASK, Scribe
 from tests.support.postgres import running_postgres

@@ -24,7 +24,7 @@ from learner.algorithms.registry import algorithm_of
 from learner.checks import BadInput
 from learner.step import Trainer
 from server.store.database import Database
-from server.training.branches import samples
+from server.training.data.branches import samples
 from tests.unit.learner.test_learner_samples import tiny_policy, unguarded
 from tests.unit.server.test_selection import Record
 from upturn.wire import ALGORITHMS, AlgorithmTraits, RunConfig

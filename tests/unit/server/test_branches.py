@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from server.recording.tokens import pack_ids, pack_logprobs
 from server.store.tables import NodeRow, TurnRow
-from server.training.branches import samples_of
+from server.training.data.branches import samples_of
 
 
 def recorded(seed: int, count: int) -> tuple[list[NodeRow], list[TurnRow]]:

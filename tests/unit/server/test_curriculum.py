@@ -16,7 +16,7 @@ from env_adapters import environment_spec
 from server.errors import NotFound
 from server.store.database import Database
 from server.store.tables import BatchRow, CampaignRow, EpisodeRow, PlayRow, RunRow
-from server.training.curriculum import RECENT, learnability, record_of, tasks_of, tasks_of_step
+from server.training.data.curriculum import RECENT, learnability, record_of, tasks_of, tasks_of_step
 from upturn.wire import PlayPlan, TaskChoice
 
 NAMES = [f"t{i:02}" for i in range(30)]

@@ -16,8 +16,8 @@ from server.store import chunks
 from server.store.database import Database
 from server.store.tables import ApiKeyRow, EpisodeRow, NodeRow, PlayRow, PolicyVersionRow, RewardRow, TurnRow
 from server.training import live_episodes
-from server.training.branches import samples
-from server.training.selection import select
+from server.training.data.branches import samples
+from server.training.data.selection import select
 from upturn.wire import RunConfig
 
 HEAD = 5

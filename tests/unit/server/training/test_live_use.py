@@ -303,8 +303,8 @@ async def test_a_few_live_episodes_train_no_step_and_are_kept(make: Make) -> Non
 
 
 async def test_rewards_that_do_not_count_hide_no_episode(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.training.live_episodes.PAGE", 10)
-    monkeypatch.setattr("server.training.live_episodes.PAGES", 1)
+    monkeypatch.setattr("server.training.data.live_episodes.PAGE", 10)
+    monkeypatch.setattr("server.training.data.live_episodes.PAGES", 1)
     site = make(min_episodes=10)
     await site.first()
     await site.write(RewardSourceRow(name="crowd", weight=0.0, cap=None, blocked=False, set_by="api", changed_at=0.0))

@@ -12,9 +12,9 @@ import pytest
 from env_adapters.protocol import Transition
 from server.environments.settings import EnvironmentSettings
 from server.errors import Unavailable
-from server.store.tables import EpisodeRow, MetricRow, PlayRow
-from server.training.curriculum import further_tasks, record_of
-from server.training.resampling import replaced
+from server.store.tables import EpisodeRow, MetricRow, PlayRow, RunRow
+from server.training.data.curriculum import further_tasks, record_of
+from server.training.data.resampling import replaced
 from server.wiring.parts import Parts
 from tests.support.environments.odd import Odd
 from tests.support.in_process import Held, claimed, rows, running
@@ -74,7 +74,7 @@ async def test_groups_without_variance_are_replaced_by_other_tasks(parts: Parts,
     recorded = {row.name: row.value for row in rows(parts, MetricRow)}
     assert (recorded["groups_played"], recorded["groups_replaced"]) == (len(played), batch.groups_replaced)
     with parts.store.database.read() as session:
-        record = record_of(session, run.id, 1)
+        record = record_of(session, session.get_one(RunRow, run.id), 1)
     assert {task: count for (_, task), (_, count) in record.items()} == played, "further groups count for a task"
 
 

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.store.tables import BatchRow, PlayRow, RunRow
-from server.training.curriculum import further_tasks, record_of, tasks_of
-from server.training.selection import Selection
+from server.training.data.curriculum import further_tasks, record_of, tasks_of
+from server.training.data.selection import Selection
 from upturn.wire import PlayRequest, RunConfig
 
 

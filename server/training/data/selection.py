@@ -19,8 +19,8 @@ from server.rewards.rules import read_rules
 from server.rewards.totals import rewards_of
 from server.store.chunks import chunks
 from server.store.tables import EpisodeRow, TurnRow
-from server.training.branches import first_prompts
-from server.training.live_episodes import (
+from server.training.data.branches import first_prompts
+from server.training.data.live_episodes import (
     ENDED,
     Condition,
     LiveSearch,
