@@ -15,7 +15,7 @@ from server.recording.tokens import pack_ids, pack_logprobs
 from server.store import chunks
 from server.store.database import Database
 from server.store.tables import ApiKeyRow, EpisodeRow, NodeRow, PlayRow, PolicyVersionRow, RewardRow, TurnRow
-from server.training import live_episodes
+from server.training.data import live_episodes
 from server.training.data.branches import samples
 from server.training.data.selection import select
 from upturn.wire import RunConfig
