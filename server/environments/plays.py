@@ -64,8 +64,8 @@ class Plays:
         self._slots = asyncio.Semaphore(concurrent)
         self._running: dict[str, Play] = {}
 
-    async def start(self, request: PlayRequest, run_id: str | None = None) -> str:
-        """Start a play, optionally an evaluation for a run, and return its id.
+    async def start(self, request: PlayRequest, run_id: str | None = None, batch_id: str | None = None) -> str:
+        """Start a play, optionally an evaluation for a run, or a further play of a batch, and return its id.
 
         Raises:
             NotFound: the environment, a task or the model does not exist.
@@ -76,7 +76,12 @@ class Plays:
         await asyncio.to_thread(check_tasks, request)
         play = Play(new_id("play"), request)
         row = PlayRow(
-            id=play.id, state="running", request=request.model_dump(mode="json"), run_id=run_id, created_at=time.time()
+            id=play.id,
+            state="running",
+            request=request.model_dump(mode="json"),
+            run_id=run_id,
+            batch_id=batch_id,
+            created_at=time.time(),
         )
         await self._writer.write(lambda session: session.add(row))
         self._running[play.id] = play

@@ -16,13 +16,14 @@ from server.environments.plays import Plays
 from server.errors import Conflict, NotFound, Unavailable
 from server.store.chunks import chunks
 from server.store.database import Database, new_id
-from server.store.tables import BatchRow, EpisodeRow, MetricRow, RunEpisodeRow, RunRow
+from server.store.tables import BatchRow, EpisodeRow, MetricRow, PlayRow, RunEpisodeRow, RunRow
 from server.store.writer import Writer
 from server.training.branches import samples
 from server.training.budget import end_if_spent
 from server.training.curriculum import record_of, tasks_of, tasks_of_step
 from server.training.gate import PromotionGate
 from server.training.live_episodes import oldest_live
+from server.training.resampling import further_plays, groups_of, next_tasks
 from server.training.run_states import hold
 from server.training.selection import Selection, select
 from server.versions.routing import Pointers
@@ -69,18 +70,24 @@ class Batches:
                 batch.play_id = await self._start_play(config, config.play, batch)
             if request.prepare:
                 return _view(batch, None, [])
-        play = None
+        play, further = None, list[str]()
         if batch.play_id is not None:
+            further = await asyncio.to_thread(self._further, batch_id)
             play = await self._plays.view(
-                batch.play_id, results=False, wait_s=WAIT_S if batch.state == "gathering" else 0
+                further[-1] if further else batch.play_id,
+                results=False,
+                wait_s=WAIT_S if batch.state == "gathering" else 0,
             )
         if batch.state == "gathering":
             if play is not None and play.state == "running":
                 return _view(batch, play, [])
             if play is not None and play.state != "done":
-                await self._change(batch.id, play_id=None)
+                failed = play.id
+                await self._writer.write(lambda session: _discard(session, batch_id, failed))
                 raise Unavailable(f"the play of step {request.step} {play.state}: {play.error}", code="play_failed")
             chosen = await asyncio.to_thread(self._select, config, batch)
+            if await self._play_further(config, batch, chosen, further):
+                return _view(batch, play, [])
             await self._writer.write(lambda session: _record(session, batch.id, chosen, request.learner))
         batch = await self._get(batch_id)
         return _view(batch, play, await asyncio.to_thread(self._samples, batch_id, config))
@@ -125,23 +132,31 @@ class Batches:
         await self._writer.write(record)
 
     async def _start_play(self, config: RunConfig, plan: PlayPlan, batch: BatchRow) -> str:
-        (environment, tasks), *also = (await asyncio.to_thread(self._tasks, config, plan, batch)).items()
-        play_id = await self._plays.start(
-            PlayRequest(
-                environment=environment,
-                tasks=tasks,
-                also=dict(also),
-                group_size=plan.group_size,
-                horizon=batch.horizon,
-                policy=None,
-                agent=plan.agent,
-                sampling=plan.sampling,
-                seed=(config.seed + batch.step) % 2**31,
-                purpose="training",
-            )
-        )
+        tasks = await asyncio.to_thread(self._tasks, config, plan, batch)
+        play_id = await self._plays.start(_play_request(config, plan, batch, tasks))
         await self._change(batch.id, play_id=play_id)
         return play_id
+
+    async def _play_further(self, config: RunConfig, batch: BatchRow, chosen: Selection, further: list[str]) -> bool:
+        """Play other tasks in place of groups without variance; return whether the batch has to wait for them."""
+        plan = config.play
+        if plan is None or not plan.resample:
+            return False
+        async with self._one_at_a_time:
+            if await asyncio.to_thread(self._further, batch.id) != further:
+                return True  # A concurrent request has started them.
+            tasks = await asyncio.to_thread(self._next_tasks, config, batch, chosen)
+            if tasks:
+                await self._plays.start(_play_request(config, plan, batch, tasks), batch_id=batch.id)
+        return bool(tasks)
+
+    def _next_tasks(self, config: RunConfig, batch: BatchRow, chosen: Selection) -> dict[str, list[str]]:
+        with self._database.read() as session:
+            return next_tasks(session, config, batch, chosen)
+
+    def _further(self, batch_id: str) -> list[str]:
+        with self._database.read() as session:
+            return [play.id for play in further_plays(session, batch_id)]
 
     def _tasks(self, config: RunConfig, plan: PlayPlan, batch: BatchRow) -> dict[str, list[str]]:
         with self._database.read() as session:
@@ -151,15 +166,22 @@ class Batches:
     def _select(self, config: RunConfig, batch: BatchRow) -> Selection:
         with self._database.read() as session:
             oldest = session.get_one(RunRow, batch.run_id).oldest_live
-            return select(
+            further = further_plays(session, batch.id)
+            chosen = select(
                 session,
                 config,
                 run_id=batch.run_id,
                 play_id=batch.play_id,
+                further=[play.id for play in further],
                 head=self._pointers.head,
                 oldest=oldest_live(session, config) if oldest is None else oldest,
                 now=time.time(),
             )
+            if batch.play_id is not None:
+                count = groups_of(further).total()
+                first = groups_of([session.get_one(PlayRow, batch.play_id)]).total()
+                chosen.stats |= {"groups_played": first + count, "groups_replaced": count}
+            return chosen
 
     async def _change(self, batch_id: str, **values: Any) -> None:
         change = sa.update(BatchRow).where(BatchRow.id == batch_id).values(**values)
@@ -183,6 +205,30 @@ class Batches:
                 by_prompt=config.traits.by_prompt,
                 rewards={row.episode_id: row.reward for row in chosen if row.reward is not None},
             )
+
+
+def _play_request(config: RunConfig, plan: PlayPlan, batch: BatchRow, tasks: dict[str, list[str]]) -> PlayRequest:
+    (environment, listed), *also = tasks.items()
+    return PlayRequest(
+        environment=environment,
+        tasks=listed,
+        also=dict(also),
+        group_size=plan.group_size,
+        horizon=batch.horizon,
+        policy=None,
+        agent=plan.agent,
+        sampling=plan.sampling,
+        seed=(config.seed + batch.step) % 2**31,
+        purpose="training",
+    )
+
+
+def _discard(session: Session, batch_id: str, play_id: str) -> None:
+    """Take a play that failed from its batch, so that the next request starts another."""
+    session.execute(
+        sa.update(BatchRow).where(BatchRow.id == batch_id, BatchRow.play_id == play_id).values(play_id=None)
+    )
+    session.execute(sa.update(PlayRow).where(PlayRow.id == play_id).values(batch_id=None))
 
 
 def _find_or_make(session: Session, request: BatchRequest) -> tuple[dict[str, Any], str]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from collections.abc import Collection, Mapping
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.environments.instances import find_environment
 from server.errors import NotFound
-from server.store.tables import BatchRow, EpisodeRow
+from server.store.tables import BatchRow, EpisodeRow, PlayRow
 from upturn.wire import PlayPlan
 
 RECENT = 32  # Newest episodes of a task that estimate its success: four groups of eight.
@@ -56,6 +57,9 @@ def tasks_of(plan: PlayPlan) -> dict[str, list[str]]:
 
 def record_of(session: Session, run_id: str, step: int) -> Record:
     """Return the success of the tasks that a run played before a step; episodes without a verdict are ignored."""
+    before = (BatchRow.run_id == run_id, BatchRow.step < step)
+    further = sa.select(PlayRow.id).join(BatchRow, BatchRow.id == PlayRow.batch_id).where(*before)
+    plays = sa.select(BatchRow.play_id).where(*before, BatchRow.play_id.is_not(None)).union_all(further)
     played = (
         sa.select(
             EpisodeRow.environment,
@@ -65,10 +69,8 @@ def record_of(session: Session, run_id: str, step: int) -> Record:
             .over(partition_by=(EpisodeRow.environment, EpisodeRow.task), order_by=EpisodeRow.id.desc())
             .label("age"),
         )
-        .join(BatchRow, BatchRow.play_id == EpisodeRow.play_id)
         .where(
-            BatchRow.run_id == run_id,
-            BatchRow.step < step,
+            EpisodeRow.play_id.in_(plays),
             EpisodeRow.status.not_in(("open", "error")),
             EpisodeRow.success.is_not(None),
             EpisodeRow.environment.is_not(None),
@@ -114,6 +116,40 @@ def tasks_of_step(
         else:
             chosen[environment] = _in_turn(listed, places, seed)
     return chosen
+
+
+def further_tasks(
+    plan: PlayPlan,
+    tasks: dict[str, list[str]],
+    seed: int,
+    step: int,
+    *,
+    wanted: Mapping[str, int],
+    played: Mapping[str, Collection[str]],
+    record: Record,
+) -> dict[str, list[str]]:
+    """Return tasks that a learner step plays in place of others; fewer if an environment has no further tasks.
+
+    Args:
+        plan: the run's plan.
+        tasks: the tasks to choose from, from `tasks_of`.
+        seed: the run's seed.
+        step: learner step, from 0.
+        wanted: number of tasks by environment.
+        played: the tasks that the step has played, by environment; they are not played again.
+        record: success of the run's tasks, required by `learnability`.
+    """
+    chosen = {}
+    for environment, count in wanted.items():
+        done = played.get(environment, ())
+        left = [task for task in tasks[environment] if task not in done]
+        own_seed = f"{seed}:{step}:{environment}:{len(done)}"
+        if plan.curriculum == "learnability":
+            known = {task: record.get((environment, task), (0, 0)) for task in left}
+            chosen[environment] = _learnable(left, count, own_seed, known)
+        else:
+            chosen[environment] = random.Random(own_seed).sample(left, min(count, len(left)))
+    return {environment: some for environment, some in chosen.items() if some}
 
 
 def learnability(won: int, count: int) -> float:

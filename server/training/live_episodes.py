@@ -32,16 +32,16 @@ from upturn.wire import LivePlan, RunConfig
 PAGE = 1024  # Live episodes that are read at a time.
 PAGES = 16  # Pages that are searched for episodes that the algorithm learns from.
 CLOCK_S = 3600.0  # Largest step back of the clock that does not make a fresh episode look stale.
-Condition = sa.ColumnElement[bool]
+Condition = sa.SQLColumnExpression[bool]
 
-ENDED = (
+ENDED: tuple[Condition, ...] = (
     EpisodeRow.trainable,
     EpisodeRow.status != "open",
     EpisodeRow.purpose != "evaluation",
     # An environment that was closed before its end gave no verdict.
     sa.or_(EpisodeRow.status != "closed", EpisodeRow.environment.is_(None)),
 )
-LIVE = (EpisodeRow.play_id.is_(None), EpisodeRow.closed_at.is_not(None))
+LIVE: tuple[Condition, ...] = (EpisodeRow.play_id.is_(None), EpisodeRow.closed_at.is_not(None))
 
 
 def plan_of(config: RunConfig) -> LivePlan | None:
@@ -193,21 +193,22 @@ def waiting(
 def group_starts(groups: Collection[str]) -> sa.Select[str | None, float]:
     """Return the query of the groups, among some, of which live episodes are open, each with its first start."""
     still_open = sa.func.sum(sa.case((sa.and_(EpisodeRow.status == "open", EpisodeRow.trainable), 1), else_=0))
-    return _of_groups(groups, sa.func.min(EpisodeRow.opened_at)).having(still_open > 0)
-
-
-def group_ends(groups: Collection[str]) -> sa.Select[str | None, float | None]:
-    """Return the query of some groups of live episodes, each with its last end."""
-    return _of_groups(groups, sa.func.max(EpisodeRow.closed_at))
-
-
-def _of_groups(groups: Collection[str], *columns: sa.ColumnElement[float]) -> sa.Select[str | None]:
-    group = EpisodeRow.group_key
     return (
-        sa.select(group, *columns)
-        .where(group.in_(groups), EpisodeRow.play_id.is_(None), EpisodeRow.purpose != "evaluation")
-        .group_by(group)
+        sa.select(EpisodeRow.group_key, sa.func.min(EpisodeRow.opened_at))
+        .where(*_of_groups(groups))
+        .group_by(EpisodeRow.group_key)
+        .having(still_open > 0)
     )
+
+
+def group_ends(groups: Collection[str]) -> sa.Select[str | None, float]:
+    """Return the query of some groups of live episodes, each with its last end."""
+    ended = sa.func.coalesce(EpisodeRow.closed_at, 0.0)
+    return sa.select(EpisodeRow.group_key, sa.func.max(ended)).where(*_of_groups(groups)).group_by(EpisodeRow.group_key)
+
+
+def _of_groups(groups: Collection[str]) -> list[Condition]:
+    return [EpisodeRow.group_key.in_(groups), EpisodeRow.play_id.is_(None), EpisodeRow.purpose != "evaluation"]
 
 
 def _turns() -> sa.Select[str]:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from server.engines.precision import Precision
 from server.errors import BadRequest
 from server.store.database import Database
-from server.store.tables import BatchRow, MetricRow, RunRow
+from server.store.tables import BatchRow, MetricRow, PlayRow, RunRow
 from server.store.writer import Writer
 from server.training.live_episodes import oldest_live
 from server.training.outcome import with_outcome
@@ -264,9 +264,10 @@ class Runs:
                 .order_by(BatchRow.step)
             ).all()
             gathering = session.scalar(
-                sa.select(BatchRow.play_id).where(
-                    BatchRow.run_id == run_id, BatchRow.step == row.step, BatchRow.state == "gathering"
-                )
+                sa.select(sa.func.coalesce(sa.func.max(PlayRow.id), BatchRow.play_id))
+                .outerjoin(PlayRow, PlayRow.batch_id == BatchRow.id)
+                .where(BatchRow.run_id == run_id, BatchRow.step == row.step, BatchRow.state == "gathering")
+                .group_by(BatchRow.play_id)
             )
             metrics: dict[int, dict[str, float]] = {}
             for metric in session.scalars(sa.select(MetricRow).where(MetricRow.run_id == run_id)):

@@ -42,6 +42,8 @@ class Selection:
     """Rewards of these episodes at the time of selection."""
     stats: dict[str, Any] = field(default_factory=dict)
     """Fields of `BatchView`."""
+    alike: Counter[str] = field(default_factory=Counter)
+    """Played groups without variance, by environment."""
 
 
 @dataclass(slots=True)
@@ -53,6 +55,8 @@ class Taken:
     considered: list[EpisodeRow] = field(default_factory=list)
     """Episodes taken or found useless to the algorithm, without episodes for which there was no room."""
     counts: Counter[str] = field(default_factory=Counter)
+    alike: Counter[str] = field(default_factory=Counter)
+    """Groups without variance, by environment."""
 
     @property
     def ids(self) -> list[str]:
@@ -61,7 +65,15 @@ class Taken:
 
 
 def select(
-    session: Session, config: RunConfig, *, run_id: str, play_id: str | None, head: int, oldest: int, now: float
+    session: Session,
+    config: RunConfig,
+    *,
+    run_id: str,
+    play_id: str | None,
+    head: int,
+    oldest: int,
+    now: float,
+    further: Sequence[str] = (),
 ) -> Selection:
     """Select the episodes of one batch: from its play, and live ones that are not used.
 
@@ -73,13 +85,14 @@ def select(
         head: newest version, from which the staleness of played episodes is counted.
         oldest: oldest version whose live episodes are not stale.
         now: current time, from which the age of live episodes is counted.
+        further: further plays of the batch.
     """
     played = (
         []
         if play_id is None
         else session.execute(
             sa.select(EpisodeRow, sa.and_(*usable(config, head - config.max_staleness)))
-            .where(EpisodeRow.play_id == play_id, *ENDED)
+            .where(EpisodeRow.play_id.in_([play_id, *further]), *ENDED)
             .order_by(EpisodeRow.id)
         ).all()
     )
@@ -112,6 +125,7 @@ def select(
             "episodes_with_equal_rewards": len(ids) if len(set(taken.values())) == 1 else 0,
             "by_environment": dict(Counter(environments[i] or "" for i in of_play.ids)),
         },
+        of_play.alike,
     )
 
 
@@ -210,6 +224,8 @@ def take(
         if ids:
             taken.groups[name] = ids
             left = None if left is None else left - len(ids)
+        if problem == "groups_without_variance":
+            taken.alike[members[0].environment or ""] += 1
         if problem == "groups_incomplete" and not (traits.by_prompt or members[0].group_key or members[0].play_id):
             taken.counts["live_ungrouped"] += 1
         taken.considered += members

@@ -26,6 +26,8 @@ class PlayRow(Base):
     request: Mapped[dict[str, Any]]
     run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id"), index=True)
     """The run whose candidate or champion it evaluates."""
+    batch_id: Mapped[str | None] = mapped_column(String(64), index=True)
+    """The batch whose groups without variance it replaces; the batch's own row names its first play."""
     created_at: Mapped[float]
     ended_at: Mapped[float | None]
 

@@ -77,7 +77,7 @@ def _newly_complete(
     wait_s = search.plan.group_wait_s
     later: set[str | None] = set()
     for names in chunks([name for name, members in groups.items() if fresh.isdisjoint(members)]):
-        later |= {name for name, ended_at in session.execute(group_ends(names)) if (ended_at or 0.0) > since}
+        later |= {name for name, ended_at in session.execute(group_ends(names)) if ended_at > since}
         if wait_s is not None:
             later |= {name for name, opened_at in session.execute(group_starts(names)) if opened_at + wait_s > since}
     return [members for name, members in groups.items() if name in later or not fresh.isdisjoint(members)]

@@ -160,7 +160,9 @@ def test_a_live_run_with_only_single_episodes_fails_at_its_first_step_with_that_
 
     def alone(body):
         real(body)
-        view = server.leased[body["step"]].model_copy(update={"groups": 0, "groups_incomplete": 12, "live_ungrouped": 12})
+        view = server.leased[body["step"]].model_copy(
+            update={"groups": 0, "groups_incomplete": 12, "live_ungrouped": 12}
+        )
         server.leased[body["step"]] = view
         return server.answer(view)
 

@@ -76,6 +76,10 @@ class BatchView(Message):
     """Episodes taken from live agents."""
     episodes_with_equal_rewards: int = 0
     """Episodes taken, if all their rewards are equal; otherwise 0."""
+    groups_played: int = 0
+    """Groups of the batch's plays."""
+    groups_replaced: int = 0
+    """Of these, groups played in place of groups without variance."""
     groups_too_large: int = 0
     """Live groups skipped because they have more episodes than `live.limit`."""
     live_ungrouped: int = 0

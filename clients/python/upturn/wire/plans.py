@@ -49,6 +49,11 @@ class PlayPlan(Message):
     """Tasks per learner step (default chosen by this project)."""
     group_size: int = Field(default=8, ge=1, le=1024)
     """Episodes per task (default from the paper, arXiv 2509.08755)."""
+    resample: float = Field(default=0.0, ge=0, le=10)
+    """Maximum number of further groups per step, as a factor of `groups`: other tasks are played in place of groups
+    whose episodes all score alike (dynamic sampling, DAPO, arXiv 2503.14476, section 3.2). 0 is off, the default: a
+    further group costs as much as any other, so it pays only where a step's own cost is large. Ignored by algorithms
+    that do not compare groups."""
     agent: Literal["policy", "oracle"] = "policy"
     """`oracle` plays the environment's own solver, which gives demonstrations."""
     sampling: Sampling = Sampling()
