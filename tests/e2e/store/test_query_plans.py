@@ -25,7 +25,7 @@ from server.rewards.live import Window, with_ended_environment, with_reward
 from server.rewards.rules import Rules
 from server.store.database import Database
 from server.store.statistics import Statistics
-from server.store.tables import ConversationEndRow, EpisodeRow, NodeRow, TurnRow
+from server.store.tables import ConversationEndRow, EpisodeRow, NodeRow, PlayRow, TurnRow
 from server.store.writer import Writer
 from server.training.data.live_episodes import LiveSearch, group_ends, group_starts, last_ended
 from server.training.scheduling.activity import live_turns, newly
@@ -83,6 +83,7 @@ QUERIES: dict[str, sa.Executable] = {
 GATHERED: dict[str, sa.Executable] = {
     "newly scored episodes": sa.select(EpisodeRow.id).where(*search().conditions(), *newly(search(), 1.0)).limit(32),
     "the groups of live episodes": group_starts(["a", "b"]),
+    "the further plays of a batch": sa.select(PlayRow).where(PlayRow.batch_id == "batch_1").order_by(PlayRow.id),
     "the ends of groups of live episodes": group_ends(["a", "b"]),
 }
 """These may sort what an index has found."""

@@ -349,6 +349,23 @@ async def test_episodes_that_a_run_has_used_are_not_new(serve: Serve) -> None:
     assert len(await server.check(5)) == 2, "a run that failed has used nothing"
 
 
+async def test_a_trigger_whose_episodes_another_run_uses_while_it_waits_is_no_longer_due(serve: Serve) -> None:
+    server = serve(triggers={"t": EpisodesTrigger(kind="episodes", count=1)}, windows=["06:00-08:00 UTC"])
+    await server.begin()
+    had = episode(server.clock)
+    await server.write(had)
+    await server.write(turn(had, server.clock), reward(had, server.clock))
+    assert await server.check(5) == [] and await server.waits_for() == "the window to open"
+    now = server.clock()
+    run = RunRow(id="run_1", state="done", trigger="x", config=RUN.model_dump(mode="json"), step=1, created_at=now)
+    batch = BatchRow(id="batch_1", run_id=run.id, step=0, horizon=9, state="trained", stats={}, created_at=now)
+    await server.write(run)
+    await server.write(batch)
+    await server.write(RunEpisodeRow(run_id=run.id, episode_id=had.id, batch_id=batch.id, weight=7.0))
+    assert len(await server.check(6 * HOUR)) == 1
+    assert await server.waits_for() == "0 of 1 newly scored episodes"
+
+
 async def test_an_idle_trigger_starts_once_for_each_pause(serve: Serve) -> None:
     server = serve(triggers={"t": IdleTrigger(kind="idle", minutes=10)})
     await server.begin()
