@@ -21,7 +21,7 @@ from server.recording.idle import silent
 from server.recording.matching import candidates
 from server.recording.recorder import Span
 from server.recording.replay import with_digest, with_key
-from server.rewards.live import Window, with_ended_environment, with_reward
+from server.rewards.live import Window, matured
 from server.store.database import Database
 from server.store.statistics import Statistics
 from server.store.tables import ConversationEndRow, EpisodeRow, NodeRow, RewardRow, TurnRow
@@ -59,10 +59,9 @@ QUERIES: dict[str, sa.Executable] = {
     .limit(20),
     "a batch's live episodes": live_episodes(LivePlan(), "run_1", 2.0, None),
     "a batch's live episodes that are not stale": live_episodes(LivePlan(max_age_s=1.0), "run_1", 2.0, 1.0),
-    "rewards since a promotion": with_reward(1, 200, Window(1.0, None)),
-    "rewards before a promotion": with_reward(1, 200, Window(0.0, 1.0)),
-    "ends of environments since a promotion": with_ended_environment(1, 200, Window(1.0, None)),
-    "ends of environments before a promotion": with_ended_environment(1, 200, Window(0.0, 1.0)),
+    "rewards since a promotion": matured(1, Window(1.0, 2.0, 3600.0), RewardRow.source != "blocked").limit(200),
+    "rewards after the last look": matured(1, Window(1.0, 2.0, 3600.0, after_id="ep_1"), sa.true()).limit(200),
+    "rewards before a promotion": matured(1, Window(0.0, 1.0, 3600.0, newest_first=True), sa.true()).limit(200),
     "scored episodes": scored(RewardRow.source != "blocked", None).limit(32),
     "the newest live turn": live_turns(1e9).limit(1),
     "what a scorer has to score": never_attempted("judge", 1.0).limit(32),
