@@ -60,7 +60,7 @@ QUERIES: dict[str, sa.Executable] = {
     "a batch's live episodes": live_episodes(LivePlan(), "run_1", 2.0, None),
     "a batch's live episodes that are not stale": live_episodes(LivePlan(max_age_s=1.0), "run_1", 2.0, 1.0),
     "rewards since a promotion": matured(1, Window(1.0, 2.0, 3600.0), RewardRow.source != "blocked").limit(200),
-    "rewards after the last look": matured(1, Window(1.0, 2.0, 3600.0, after_id="ep_1"), sa.true()).limit(200),
+    "rewards after the last check": matured(1, Window(1.0, 2.0, 3600.0, after_id="ep_1"), sa.true()).limit(200),
     "rewards before a promotion": matured(1, Window(0.0, 1.0, 3600.0, newest_first=True), sa.true()).limit(200),
     "scored episodes": scored(RewardRow.source != "blocked", None).limit(32),
     "the newest live turn": live_turns(1e9).limit(1),
