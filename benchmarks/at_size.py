@@ -32,7 +32,7 @@ import migrations
 from clients.demo.machine import machine
 from server.feedback.due import read_due
 from server.recording.idle import silent
-from server.rewards.live import live_rewards
+from server.rewards.live import Window, live_rewards
 from server.store.database import Database
 from server.training.data.selection import select
 from server.training.scheduling.activity import last_live_turn, scored_since
@@ -123,7 +123,7 @@ class Size:
             "(live episodes of a batch)": lambda s: select(
                 s, config, run_id="run", play_id=None, head=0, oldest=0, now=now
             ),
-            "(a look of the watch)": lambda s: live_rewards(s, 0, 200, opened_from=0.0),
+            "(a look of the watch)": lambda s: live_rewards(s, 0, Window(0.0, now, 3600.0), 400),
             "(newly scored episodes)": lambda s: scored_since(s, config, now - 60, now, 1000),
             "(the last live turn)": lambda s: last_live_turn(s, 0.0),
             "(due for a scorer)": lambda s: read_due(s, "judge", ended_after=0.0, now=now, limit=32),

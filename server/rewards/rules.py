@@ -26,6 +26,10 @@ class Rules:
         self._own = dict(own)
         self._others = self._own.pop(OTHERS, RewardRule())
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether both count every source alike."""
+        return isinstance(other, Rules) and (self._own, self._others) == (other._own, other._others)
+
     def of(self, source: str) -> RewardRule:
         """Return the rule that applies to a source."""
         return self._own.get(source, self._others)

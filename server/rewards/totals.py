@@ -10,15 +10,27 @@ from sqlalchemy.orm import Session
 
 from server.rewards.rules import read_rules
 from server.store.chunks import chunks
-from server.store.tables import RewardRow, StepRow
+from server.store.tables import EpisodeRow, RewardRow, StepRow
 
 
-def rewards_of(session: Session, episode_ids: Sequence[str]) -> dict[str, float | None]:
-    """Return the current reward of each episode; None for an episode without a reward that counts."""
+def rewards_of(
+    session: Session, episode_ids: Sequence[str], *, until_age_s: float | None = None
+) -> dict[str, float | None]:
+    """Return the reward of each episode; None for an episode without a reward that counts.
+
+    Args:
+        session: a database session.
+        episode_ids: the episodes.
+        until_age_s: external rewards count that an episode had at this age; None: all that it has now.
+    """
     steps: dict[str, list[float]] = defaultdict(list)
     external: dict[str, list[tuple[str, float]]] = defaultdict(list)
     earned = sa.select(StepRow.episode_id, StepRow.reward)
     given = sa.select(RewardRow.episode_id, RewardRow.source, RewardRow.value)
+    if until_age_s is not None:
+        given = given.join(EpisodeRow, EpisodeRow.id == RewardRow.episode_id).where(
+            RewardRow.created_at <= EpisodeRow.opened_at + until_age_s
+        )
     for ids in chunks(episode_ids):
         for episode_id, reward in session.execute(earned.where(StepRow.episode_id.in_(ids))):
             steps[episode_id].append(reward)

@@ -1,8 +1,9 @@
 """The live-reward watch: roll back a promoted version that earns less, and decide on a canary (step 14).
 
 The ledger names the watched rows: the row that approved the champion if it is a promotion, and the newest row if it is
-a canary. Every few seconds all rewards since then are read and compared from the first one, so a restart loses nothing.
-`regression.py` decides what counts as worse, `server/versions/champion.py` acts on it.
+a canary. Every few seconds the episodes since then that have become mature are read (`arms.py`), and all are compared
+from the first one, so a restart loses nothing. `regression.py` and `canary.py` decide what counts as worse,
+`server/versions/champion.py` acts on it.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from sqlalchemy.orm import Session
 
 from server import background
 from server.errors import NotFound, UpturnError
-from server.rewards.live import live_rewards
+from server.rewards.delays import HOUR_S
+from server.rewards.rules import read_rules
 from server.section import SettingsError
 from server.store.database import BROKEN, Database
 from server.store.tables import PolicyVersionRow, PromotionRow
+from server.training.arms import Promoted, Tried
+from server.training.canary import judge, min_episodes_to_detect
 from server.training.regression import compare, min_pairs_to_detect, summary
 from server.training.settings import CanarySettings, WatchSettings
 from server.versions import ledger
@@ -65,10 +69,12 @@ class LiveWatch:
         self._champions = champions
         self._pointers = pointers
         self.clock = clock
-        self._before: tuple[int, list[float]] = -1, []
-        """A promotion's row, and the rewards of the previous champion before it, which no longer change."""
-        self._passed = -1
-        """Row of the last promotion that passed its whole window: its verdict is final."""
+        self._promoted: Promoted | None = None
+        """The watched promotion."""
+        self._tried: Tried | None = None
+        """The canary in progress."""
+        self._passed: Promoted | None = None
+        """The last promotion whose comparison has ended: its verdict is final."""
         self._last_logged: str | None = None
         """The last message about a version that cannot be rolled back, logged once."""
         self._task: asyncio.Task[None] | None = None
@@ -117,21 +123,24 @@ class LiveWatch:
 
     def _since_promotion(self, session: Session) -> Watched | None:
         """Return the champion's rewards since its promotion, compared; None if it is not watched or has too few."""
-        row, rule = ledger.approval(session), self._rule
-        if row.action != "promote" or row.from_version in (None, row.to_version) or row.id == self._passed:
+        row = ledger.approval(session)
+        if row.action != "promote" or row.from_version in (None, row.to_version):
             return None
         assert row.from_version is not None
-        now = live_rewards(session, row.to_version, rule.window, opened_from=row.created_at)
-        if len(now) < rule.min_episodes:
+        promoted = self._promoted
+        if promoted is None or promoted.row_id != row.id or promoted.rules != read_rules(session):
+            promoted = self._promoted = Promoted.begin(session, row, self._rule)
+            if 0 < len(promoted.before) < self._rule.min_episodes:
+                log.info("version %d has no watch: %s", row.to_version, _too_few(promoted, row.from_version))
+        if promoted is self._passed:
             return None
-        if self._before[0] != row.id:
-            self._before = row.id, live_rewards(session, row.from_version, rule.window, known_before=row.created_at)
-        evidence = compare(rule, (row.from_version, self._before[1]), (row.to_version, now))
-        if len(now) == rule.window and (evidence is None or not evidence.worse):
-            self._passed = row.id
-        if evidence is None:
-            return None
-        return Watched(row.id, session.get_one(PolicyVersionRow, row.to_version).pinned, evidence)
+        now = [reward.reward for reward in promoted.now.read(session, self.clock())]
+        evidence = compare(promoted.rule, (row.from_version, promoted.before), (row.to_version, now))
+        if evidence is not None and evidence.worse:
+            return Watched(row.id, session.get_one(PolicyVersionRow, row.to_version).pinned, evidence)
+        if len(promoted.before) < self._rule.min_episodes or len(now) >= min(self._rule.window, len(promoted.before)):
+            self._passed = promoted
+        return None if evidence is None else Watched(row.id, False, evidence)
 
     async def _check_canary(self, row: PromotionRow) -> None:
         """Promote or reject the canary once its rewards or its time are enough."""
@@ -152,20 +161,22 @@ class LiveWatch:
             return False, "its weights have been deleted", None
         if self._canary.share == 0:
             return True, "the settings no longer ask for a canary", None
-        least = self._canary.min_episodes
-        rule = self._rule.model_copy(
-            update={"window": max(self._rule.window, least), "min_episodes": min(self._rule.min_episodes, least)}
-        )
-        before = live_rewards(session, champion, rule.window, opened_from=row.created_at)
-        now = live_rewards(session, candidate, rule.window, opened_from=row.created_at)
-        evidence = compare(rule, (champion, before), (candidate, now))
-        if evidence is not None and evidence.worse:
-            return False, summary(evidence), evidence
-        if evidence is not None and evidence.now.episodes >= least:
-            return True, summary(evidence), evidence
-        if self.clock() - row.created_at >= 3600 * self._canary.max_hours:
-            count = f"{min(len(before), len(now))} rewarded episodes of each within {self._canary.max_hours:g} hours"
-            return True, count if evidence is None else f"{count}; {summary(evidence)}", evidence
+        tried = self._tried
+        if tried is None or tried.row_id != row.id or tried.rules != read_rules(session):
+            tried = self._tried = Tried.begin(session, row, self._rule, self._canary, self._pointers)
+        now = self.clock()
+        arms = (champion, tried.champion.read(session, now)), (candidate, tried.candidate.read(session, now))
+        decision = judge(tried.rule, self._canary, *arms, tried.earlier)
+        if decision.promote is not None and decision.evidence is not None:
+            return decision.promote, summary(decision.evidence), decision.evidence
+        if now - row.created_at >= HOUR_S * self._canary.max_hours:
+            fewest = min(decision.champion, decision.candidate)
+            reason = f"{fewest} rewarded episodes of each within {self._canary.max_hours:g} hours"
+            if tried.earlier is not None and not tried.earlier:
+                reason += "; no API key has rewarded episodes before the canary"
+            if decision.evidence is not None:
+                reason += f"; {summary(decision.evidence)}"
+            return True, reason, decision.evidence
         return None, "", None
 
     def _log_once(self, message: str) -> None:
@@ -178,18 +189,29 @@ class LiveWatch:
             return query(session)
 
 
+def _too_few(promoted: Promoted, version: int) -> str:
+    return (
+        f"version {version} has {len(promoted.before)} rewarded episodes from before the promotion, "
+        f"watch.min_episodes = {promoted.rule.min_episodes}"
+    )
+
+
 def check_settings(watch: WatchSettings, canary: CanarySettings) -> None:
     """Refuse settings with which even the largest possible fall of rewards would not be detected.
 
     Raises:
-        SettingsError: `watch.window` or `canary.min_episodes` is too small.
+        SettingsError: `watch.window`, `canary.min_episodes`, or `canary.max_hours` is too small.
     """
-    least = min_pairs_to_detect(watch)
-    for name, wanted, episodes in (
-        ("watch.window", watch.enabled, watch.window),
-        ("canary.min_episodes", canary.share > 0, canary.min_episodes),
+    if canary.share > 0 and watch.maturity_h is not None and watch.maturity_h >= canary.max_hours:
+        raise SettingsError(
+            f"canary.max_hours = {canary.max_hours:g} hours end before a reward is read, at the age "
+            f"watch.maturity_h = {watch.maturity_h:g}"
+        )
+    for name, least, episodes in (
+        ("watch.window", min_pairs_to_detect(watch) if watch.enabled else 0, watch.window),
+        ("canary.min_episodes", min_episodes_to_detect(watch, canary) if canary.share > 0 else 0, canary.min_episodes),
     ):
-        if wanted and (least is None or episodes < least):
+        if least is None or episodes < least:
             needed = "no number of episodes is enough" if least is None else f"it takes {least}"
             raise SettingsError(
                 f"{name} = {episodes} episodes are too few to detect that a version is worse, even if it always earns "

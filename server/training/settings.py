@@ -83,8 +83,12 @@ class WatchSettings(Section):
     Without live rewards nothing happens."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     """Maximum false-rollback probability, however often rewards are checked."""
-    window: int = Field(default=200, ge=2, le=2000)
+    window: int = Field(default=400, ge=2, le=2000)
     """Rewarded episodes of each version to compare: the newest before the promotion, the first since."""
+    maturity_h: float | None = Field(default=None, gt=0, le=720)
+    """Age in hours at which an episode's reward is read; later rewards do not count. Choose it longer than good and bad
+    rewards take. Default: twice the delay within which 95 % of the earlier good and bad rewards were known, from 5
+    minutes to 8 hours; 4 hours if that is unknown."""
     min_episodes: int = Field(default=20, ge=1, le=2000)
     """Minimum rewarded episodes of each version before a decision."""
     min_drop: float = Field(default=0.05, ge=0)
@@ -110,8 +114,9 @@ class CanarySettings(Section):
     share: float = Field(default=0.0, ge=0, lt=1)
     """Share of new live episodes that get the candidate. 0 promotes at once. Needs adapters."""
     by: Literal["episode", "key"] = "episode"
-    """Draw each episode independently, or each API key with all its episodes."""
-    min_episodes: int = Field(default=50, ge=1, le=2000)
+    """Draw each episode independently, or each API key with all its episodes, which are then compared with earlier ones
+    of the same key."""
+    min_episodes: int = Field(default=300, ge=1, le=2000)
     """Rewarded episodes of each version after which a candidate that is not worse is promoted."""
-    max_hours: float = Field(default=24.0, gt=0)
+    max_hours: float = Field(default=72.0, gt=0)
     """Hours after which a candidate that is not known to be worse is promoted with fewer episodes."""

@@ -88,8 +88,12 @@ class Pointers:
         version = self.resolve(model, engine)
         if self.canary is None or "@" in (model or "") or self.canary not in engine.versions:
             return version
-        drawn = hashlib.sha256(f"{self.canary}/{owner_hash if self.by_key else episode_id}".encode()).digest()
-        return self.canary if int.from_bytes(drawn[:8]) < self.share * 2**64 else version
+        return self.canary if self.draws(self.canary, episode_id=episode_id, owner_hash=owner_hash) else version
+
+    def draws(self, canary: int, *, episode_id: str, owner_hash: str) -> bool:
+        """Return whether chance gives an episode the canary: always the same for the same episode, or key."""
+        drawn = hashlib.sha256(f"{canary}/{owner_hash if self.by_key else episode_id}".encode()).digest()
+        return int.from_bytes(drawn[:8]) < self.share * 2**64
 
     def for_episode(self, episode: Episode, model: str | None, engine: Engine) -> int:
         """Return the version for a call of an episode: the version it began on, unless `model` names another.

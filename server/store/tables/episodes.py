@@ -45,13 +45,7 @@ class EpisodeRow(Base):
         Index(None, "continues_id", "id"),
         _partial("ix_episode_play_id", "play_id", where="play_id IS NOT NULL"),
         _partial("ix_episode_ended_live", "closed_at", "id", where="play_id IS NULL AND closed_at IS NOT NULL"),
-        _partial(
-            "ix_episode_live_environment",
-            "policy_version",
-            "closed_at",
-            "id",
-            where="owner_hash IS NOT NULL AND environment IS NOT NULL",
-        ),
+        _partial("ix_episode_live_opened", "policy_version", "opened_at", "id", where="owner_hash IS NOT NULL"),
     )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)

@@ -21,11 +21,10 @@ from server.recording.idle import silent
 from server.recording.matching import candidates
 from server.recording.recorder import Span
 from server.recording.replay import with_digest, with_key
-from server.rewards.live import Window, with_ended_environment, with_reward
-from server.rewards.rules import Rules
+from server.rewards.live import Window, matured
 from server.store.database import Database
 from server.store.statistics import Statistics
-from server.store.tables import ConversationEndRow, EpisodeRow, NodeRow, PlayRow, TurnRow
+from server.store.tables import ConversationEndRow, EpisodeRow, NodeRow, PlayRow, RewardRow, TurnRow
 from server.store.writer import Writer
 from server.training.data.live_episodes import LiveSearch, group_ends, group_starts, last_ended
 from server.training.scheduling.activity import live_turns, newly
@@ -72,10 +71,9 @@ QUERIES: dict[str, sa.Executable] = {
         [*search(max_age_s=1.0).conditions(), EpisodeRow.closed_at >= 1.0]
     ),
     "a batch's live episodes that few runs used": last_ended(search(unused_only=False, max_reuse=3).conditions()),
-    "rewards since a promotion": with_reward(1, 200, Window(1.0, None)),
-    "rewards before a promotion": with_reward(1, 200, Window(0.0, 1.0)),
-    "ends of environments since a promotion": with_ended_environment(1, 200, Window(1.0, None)),
-    "ends of environments before a promotion": with_ended_environment(1, 200, Window(0.0, 1.0)),
+    "rewards since a promotion": matured(1, Window(1.0, 2.0, 3600.0), RewardRow.source != "blocked").limit(200),
+    "rewards after the last check": matured(1, Window(1.0, 2.0, 3600.0, after_id="ep_1"), sa.true()).limit(200),
+    "rewards before a promotion": matured(1, Window(0.0, 1.0, 3600.0, newest_first=True), sa.true()).limit(200),
     "scored episodes": sa.select(EpisodeRow.id).where(*search().conditions()).limit(32),
     "the newest live turn": live_turns(1e9).limit(1),
     "what a scorer has to score": never_attempted("judge", 1.0).limit(32),

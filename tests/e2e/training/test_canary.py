@@ -19,7 +19,7 @@ from tests.support.runs.scripted import LEARNER, says
 from upturn.wire import EpisodeOpen, GateEvidence, LiveEvidence, RunClaim, RunConfig, RunRequest, RunView
 
 WATCH = WatchSettings(min_episodes=8, window=40, low=0.0)
-CANARY = CanarySettings(share=0.5, min_episodes=10)
+CANARY = CanarySettings(share=0.5, min_episodes=10, max_hours=24)
 
 
 @contextmanager
@@ -101,9 +101,7 @@ def test_a_candidate_not_known_to_be_worse_is_promoted_after_the_maximum_time(tm
     with trying(tmp_path) as (live, run):
         check_watch(live)
         assert newest(live).action == "canary"
-        began = newest(live).created_at
-        live.parts.watch.clock = lambda: began + 24 * 3600
-        check_watch(live)
+        check_watch(live, at=newest(live).created_at + 24 * 3600)
         assert (newest(live).action, live.client.run(run.id).gate) == ("promote", "promoted")
         assert newest(live).reason == "0 rewarded episodes of each within 24 hours"
 
@@ -124,8 +122,12 @@ def test_a_restart_continues_the_canary_and_without_the_setting_promotes_it(tmp_
     [
         ({}, r"canary\.share needs adapters"),
         (
-            {"canary": CANARY.model_copy(update={"min_episodes": 3})},
-            r"canary\.min_episodes = 3 episodes are too few .* it takes 7",
+            {"canary": CANARY.model_copy(update={"min_episodes": 2})},
+            r"canary\.min_episodes = 2 episodes are too few .* it takes 3",
+        ),
+        (
+            {"watch": WATCH.model_copy(update={"maturity_h": 24.0})},
+            r"canary\.max_hours = 24 hours end before a reward is read",
         ),
         (
             {"watch": WATCH.model_copy(update={"min_drop": 0.999})},

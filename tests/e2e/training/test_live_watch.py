@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,17 @@ from tests.support.live import Live, script, until
 from tests.support.postgres import running_postgres
 from tests.support.process import process
 from tests.support.runs.gated import begin, publish, served, trained
-from tests.support.runs.live_rewards import check_watch, earn, newest, promoted, talk
+from tests.support.runs.live_rewards import (
+    AGES,
+    HOURS_S,
+    age,
+    aging,
+    check_watch,
+    earn,
+    newest,
+    promoted,
+    talk,
+)
 from tests.support.runs.scripted import LEARNER, says
 from upturn.client import Client
 from upturn.wire import EpisodeOpen, FixedHorizon, LiveEvidence, RewardRequest, RunClaim, RunConfig, RunRequest
@@ -33,18 +45,24 @@ def watched(tmp_path: Path, weights: str = "adapter", watch: WatchSettings = WAT
 
 def fallen(live: Live) -> None:
     """Promote version 1 after rewards of 1, and reward it with 0."""
-    earn(live.client, live.http, 1.0)
+    earn_before(live)
     promoted(live)
     earn(live.client, live.http, 0.0)
+
+
+def earn_before(live: Live) -> None:
+    """Earn rewards of 1 that are mature at the promotion that comes next."""
+    earn(live.client, live.http, 1.0)
+    age(live)
 
 
 @pytest.mark.parametrize("kind", ["adapter", "full"])
 def test_a_promoted_version_that_earns_less_is_rolled_back_automatically(tmp_path: Path, kind: str) -> None:
     with watched(tmp_path, kind) as live:
-        earn(live.client, live.http, 1.0)
+        earn_before(live)
         assert trained(live, "win", kind).gate == "promoted" and says(live) == ("win", "policy@1")
         earn(live.client, live.http, 0.0)
-        until(lambda: newest(live).action == "rollback", "no rollback")
+        check_watch(live)
         row = newest(live)
         assert (row.from_version, row.to_version, row.decided_by) == (1, 0, "watch")
         assert "mean live reward 0.000 over" in row.reason and "1.000 over as many of version 0" in row.reason
@@ -56,7 +74,7 @@ def test_a_promoted_version_that_earns_less_is_rolled_back_automatically(tmp_pat
 
 def test_a_version_that_earns_as_much_or_has_few_rewards_stays(tmp_path: Path) -> None:
     with watched(tmp_path) as live:
-        earn(live.client, live.http, 1.0)
+        earn_before(live)
         promoted(live)
         earn(live.client, live.http, 0.0, count=WATCH.min_episodes - 1)
         check_watch(live)
@@ -73,6 +91,7 @@ def test_the_watch_rolls_back_once_and_does_not_flap(tmp_path: Path) -> None:
         fallen(live)
 
         async def checks() -> None:
+            live.parts.watch.clock = lambda: time.time() + HOURS_S
             await asyncio.gather(*(live.parts.watch.check() for _ in range(3)))
 
         asyncio.run_coroutine_threadsafe(checks(), live.loop).result(timeout=60)
@@ -83,7 +102,7 @@ def test_the_watch_rolls_back_once_and_does_not_flap(tmp_path: Path) -> None:
 
 def test_only_live_episodes_of_the_version_itself_count(tmp_path: Path) -> None:
     with watched(tmp_path) as live:
-        earn(live.client, live.http, 1.0)
+        earn_before(live)
         promoted(live)
         earn(live.client, live.http, 0.0, count=WATCH.min_episodes - 1)
         mixed, silent = live.client.open_episode(EpisodeOpen()), live.client.open_episode(EpisodeOpen())
@@ -102,7 +121,7 @@ def test_only_live_episodes_of_the_version_itself_count(tmp_path: Path) -> None:
 
 def test_a_pinned_champion_stays_until_it_is_unpinned(tmp_path: Path) -> None:
     with watched(tmp_path) as live:
-        earn(live.client, live.http, 1.0)
+        earn_before(live)
         promoted(live)
         assert live.client.pin(1).pinned
         earn(live.client, live.http, 0.0)
@@ -116,7 +135,7 @@ def test_a_pinned_champion_stays_until_it_is_unpinned(tmp_path: Path) -> None:
 def test_the_watch_never_rolls_back_to_deleted_weights(tmp_path: Path) -> None:
     with watched(tmp_path) as live:
         promoted(live, "add 1")
-        earn(live.client, live.http, 1.0)
+        earn_before(live)
         promoted(live)
         gone = sa.text("update policy_version set state = 'retired' where version = 1")
         live.parts.writer.submit(lambda session: session.execute(gone)).result(timeout=60)
@@ -135,19 +154,43 @@ def test_a_disabled_watch_changes_nothing(tmp_path: Path) -> None:
 def test_after_a_kill_the_watch_continues_from_the_recorded_rewards(tmp_path: Path) -> None:
     flags = ("--engine.kind", "scripted", "--weights", "adapter", "--watch.min-episodes", "8", "--watch.window", "12")
     model, data = script(tmp_path / "script", "add 1"), tmp_path / "data"
+
+    def wait(**more: tuple[str, ...]) -> None:
+        with closing(sqlite3.connect(data / "upturn.db", timeout=60)) as database, database:
+            for change in aging(AGES | more):
+                database.execute(str(change))
+
     with process(data, model, *flags) as (server, url), Client(url) as client, httpx2.Client(base_url=url) as http:
         earn(client, http, 1.0)
+        wait()
         client.create_run(RunRequest(config=RunConfig(steps=1, kind="adapter", schedule=FixedHorizon(horizon=2))))
         run = client.claim_run(RunClaim(learner=LEARNER))
         assert run is not None
         client.promote(publish(client, data, run, "win"))
         earn(client, http, 0.0, count=7)
         server.kill()
-    with process(data, model, *flags) as (_, url), Client(url) as client, httpx2.Client(base_url=url) as http:
+    wait(promotion=("created_at",))
+    with process(data, model, *flags) as (server, url), Client(url) as client, httpx2.Client(base_url=url) as http:
         assert client.promotions().data[0].action == "promote"
         earn(client, http, 0.0, count=5)
+        server.kill()
+    wait(promotion=("created_at",))
+    with process(data, model, *flags) as (_, url), Client(url) as client:
         until(lambda: client.promotions().data[0].action == "rollback", "no rollback")
         assert next(p for p in client.policies().data if p.champion).version == 0
+
+
+def test_all_rewards_that_an_episode_has_at_the_age_of_reading_count(tmp_path: Path) -> None:
+    with watched(tmp_path) as live:
+        earn_before(live)
+        promoted(live)
+        earn(live.client, live.http, 0.0)
+        check_watch(live, at=time.time())
+        assert newest(live).action == "promote", "no reward is mature"
+        for episode in live.client.episodes(limit=12).data:
+            live.client.reward(episode.id, RewardRequest(value=1.0))
+        check_watch(live)
+        assert newest(live).action == "promote", "rewards before the age count"
 
 
 @pytest.mark.postgres

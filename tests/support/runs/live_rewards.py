@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import httpx2
+import sqlalchemy as sa
 
 from tests.support.live import Live
 from tests.support.runs.gated import end, publish
 from tests.support.runs.scripted import ASK, LEARNER
 from upturn.client import Client
 from upturn.wire import EpisodeOpen, FixedHorizon, PromotionView, RewardRequest, RunClaim, RunConfig, RunRequest
+
+HOURS_S = 5 * 3600.0
+"""Longer than the age at which rewards are read without earlier ones."""
+AGES = {"episode": ("opened_at", "closed_at"), "turn": ("created_at",), "reward": ("created_at",)}
+
+
+def age(live: Live) -> None:
+    """Let all episodes so far be hours older, so that their rewards are mature at a promotion."""
+    for change in aging(AGES):
+        live.parts.writer.submit(lambda session, change=change: session.execute(change)).result(timeout=60)  # type: ignore[misc]
+
+
+def aging(tables: dict[str, tuple[str, ...]]) -> list[sa.TextClause]:
+    """Return the statements that move the given columns of each table hours back."""
+    return [
+        sa.text(f"update {table} set {', '.join(f'{column} = {column} - {HOURS_S}' for column in columns)}")
+        for table, columns in tables.items()
+    ]
 
 
 def talk(http: httpx2.Client, key: str, model: str = "policy") -> int:
@@ -54,9 +74,17 @@ def promoted(live: Live, answer: str = "win") -> int:
     return version
 
 
-def check_watch(live: Live) -> None:
-    """Run the live-reward watch's check now; it also runs every few seconds."""
-    asyncio.run_coroutine_threadsafe(live.parts.watch.check(), live.loop).result(timeout=60)
+def check_watch(live: Live, at: float | None = None) -> None:
+    """Run the live-reward watch's check as if it were hours later, or `at`, and the server had just started.
+
+    The checks that also run every few seconds see the real time.
+    """
+    watch, clock = live.parts.watch, live.parts.watch.clock
+    watch._promoted = watch._tried = None
+    watch.clock = lambda: time.time() + HOURS_S if at is None else at
+    asyncio.run_coroutine_threadsafe(watch.check(), live.loop).result(timeout=60)
+    watch.clock = clock
+    watch._promoted = watch._tried = None
 
 
 def newest(live: Live) -> PromotionView:

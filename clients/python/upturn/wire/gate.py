@@ -182,6 +182,8 @@ class LiveEvidence(Message):
     """The newer version: the promoted one, or the canary."""
     e_value: float
     """Evidence (e-value) that `now` earns less by more than the tolerated drop; 1 / alpha is enough to decide."""
+    difference: float | None = None
+    """Of a canary drawn by API key: mean change of the reward within keys, the candidate's minus the champion's."""
     worse: bool
     """Whether the evidence was enough to decide that `now` earns less."""
     method: str

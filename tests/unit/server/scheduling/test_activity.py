@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 import migrations
-from server.rewards.live import live_rewards
 from server.store.database import Database
 from server.store.tables import EpisodeRow, PlayRow, RewardRow, TurnRow
 from server.training.scheduling.activity import LONGEST_TURN_S, last_live_turn, scored_since
@@ -75,22 +74,6 @@ def test_an_episode_counts_when_it_ends_or_gets_its_first_reward(session: Sessio
     third.closed_at = since + 1
     session.flush()
     assert count(since) == 2
-
-
-def test_live_rewards_are_in_the_order_in_which_they_became_known(session: Session) -> None:
-    begun = time.time()
-    for number, episode in enumerate(closed(session)):
-        session.execute(sa.delete(RewardRow).where(RewardRow.episode_id == episode.id))
-        reward(session, episode, begun + 10 - number, value=float(number))
-        reward(session, episode, begun + 100, value=0.0)
-    ended = closed(session)[4]
-    ended.environment, ended.status, ended.closed_at = "e", "terminated", begun + 8.5
-    session.flush()
-    assert live_rewards(session, 0, 10, opened_from=0.0) == [3.0, 2.0, 4.0, 1.0, 0.0]
-    assert live_rewards(session, 0, 3, opened_from=0.0) == [3.0, 2.0, 4.0]
-    assert live_rewards(session, 0, 2, known_before=begun + 9) == [4.0, 2.0]
-    assert live_rewards(session, 0, 10, opened_from=begun + 60) == []
-    assert live_rewards(session, 1, 10, opened_from=0.0) == []
 
 
 def test_counting_takes_a_small_share_of_the_time() -> None:

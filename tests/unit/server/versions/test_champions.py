@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from server.errors import Conflict, NotFound, Unavailable
+from server.store.database import id_at
 from server.store.tables import PolicyVersionRow, PromotionRow, RunRow
 from server.training.live_watch import LiveWatch
 from server.training.settings import CanarySettings, WatchSettings
@@ -17,7 +19,8 @@ from server.versions import ledger
 from server.wiring.parts import Parts
 from tests.support.in_process import publication, queued, rows, running, settled
 from tests.support.live import script, settings_for
-from upturn.wire import GateEvidence, LiveEvidence, LiveFigures
+from tests.support.runs.matured import Matured
+from upturn.wire import GateEvidence, LiveEvidence, LiveFigures, RewardRule
 
 HOUR_S = 3600.0
 
@@ -259,32 +262,134 @@ async def test_a_canary_ends_with_its_weights_or_with_its_setting(adapters: Part
     assert judged(share=0.5) == judged(share=0.0) == (False, "its weights have been deleted", None)
 
 
-@pytest.mark.parametrize(
-    ("least", "window", "rewarded", "promoted"),
-    [(6, 4, 5, None), (6, 4, 6, True), (2, 9, 1, None), (2, 9, 2, True), (3, 3, 2, None), (3, 3, 3, True)],
-)
+def watch_of(parts: Parts, canary: CanarySettings, clock: Callable[[], float], **watch: Any) -> LiveWatch:
+    """Return another watch of the same server."""
+    return LiveWatch(
+        WatchSettings.model_validate({"maturity_h": 1.0} | watch),
+        canary,
+        database=parts.database,
+        champions=parts.champions,
+        pointers=parts.pointers,
+        clock=clock,
+    )
+
+
+def drawn_in(parts: Parts, live: Matured, at: float, count: int, rewards: dict[int, float], named: int = 0) -> None:
+    """Write `count` live episodes of each version, as chance draws them, and some that name the other version."""
+    left = {0: count, 1: count}
+    while any(left.values()) or named:
+        at += 1.0
+        probe = f"{id_at('ep', at)}{live.count + 1:012x}"
+        version = int(parts.pointers.draws(1, episode_id=probe, owner_hash="key"))
+        if left[version]:
+            left[version] -= 1
+        elif named:
+            named, version = named - 1, 1 - version
+        else:
+            live.count += 1
+            continue
+        assert live.episode(at, (10.0, rewards[version]), version=version) == probe
+
+
+@pytest.mark.parametrize(("failure_s", "success_s"), [(300.0, 7200.0), (7200.0, 300.0)])
+@pytest.mark.parametrize("fall", [0.0, 0.5])
+async def test_only_a_fall_rolls_a_version_back_and_not_how_long_good_and_bad_rewards_take(
+    adapters: Parts, failure_s: float, success_s: float, fall: float
+) -> None:
+    await publish(adapters, "one")
+    await adapters.champions.promote(1, by="me")
+    began, rng = rows(adapters, PromotionRow)[-1].created_at, random.Random(1)
+
+    def serve(session: Any) -> None:
+        live = Matured(session)
+        for number in range(150):
+            for version, at, success in (
+                (0, began - 9 * HOUR_S - 60 * number, 0.6),
+                (1, began + 7 * number, 0.6 - fall),
+            ):
+                won = rng.random() < success
+                live.episode(at, (success_s if won else failure_s, float(won)), version=version)
+
+    await adapters.writer.write(serve)
+    now = began
+    watch = watch_of(adapters, CanarySettings(), lambda: now, window=120, maturity_h=None)
+    for _ in range(40):
+        await watch.check()
+        now += 600
+    assert adapters.pointers.champion == (0 if fall else 1)
+    if fall:
+        found = ledger.EVIDENCE.validate_python(rows(adapters, PromotionRow)[-1].evidence)
+        assert isinstance(found, LiveEvidence) and found.rule["maturity_h"] == 4.0
+
+
+async def test_a_source_that_stops_counting_is_taken_out_of_a_comparison_in_progress(adapters: Parts) -> None:
+    await publish(adapters, "one")
+    await adapters.champions.promote(1, by="me")
+    began = rows(adapters, PromotionRow)[-1].created_at
+
+    def serve(session: Any) -> None:
+        live = Matured(session)
+        for number in range(40):
+            live.episode(began - 9 * HOUR_S - number, (1.0, 1.0), source="crowd")
+            live.episode(began + number, (1.0, float(number < 12)), version=1, source="crowd")
+
+    await adapters.writer.write(serve)
+    now = began + HOUR_S + 72
+    watch = watch_of(adapters, CanarySettings(), lambda: now, window=40, min_episodes=10)
+    await watch.check()
+    assert watch._promoted is not None and len(watch._promoted.before) == 40
+    await adapters.reward_sources.set("crowd", RewardRule(weight=0.0), "me")
+    now += HOUR_S
+    await watch.check()
+    assert adapters.pointers.champion == 1
+    await adapters.reward_sources.set("crowd", RewardRule(weight=1.0), "me")
+    await watch.check()
+    assert adapters.pointers.champion == 0
+
+
+@pytest.mark.parametrize(("rewarded", "promoted"), [(5, None), (6, True), (9, True)])
 async def test_a_canary_is_promoted_at_its_own_number_of_rewarded_episodes(
-    adapters: Parts, monkeypatch: pytest.MonkeyPatch, least: int, window: int, rewarded: int, promoted: bool | None
+    adapters: Parts, rewarded: int, promoted: bool | None
 ) -> None:
     row = await canary(adapters, await publish(adapters, "one"))
-    read = []
-
-    def live_rewards(_: Any, version: int, limit: int, *, opened_from: float) -> list[float]:
-        read.append((version, opened_from))
-        return [1.0] * min(limit, rewarded)
-
-    monkeypatch.setattr("server.training.live_watch.live_rewards", live_rewards)
-    watch = LiveWatch(
-        WatchSettings(window=window, min_episodes=window),
-        CanarySettings(share=0.5, min_episodes=least),
-        database=adapters.database,
-        champions=adapters.champions,
-        pointers=adapters.pointers,
-        clock=lambda: row.created_at,
+    await adapters.writer.write(
+        lambda session: drawn_in(adapters, Matured(session), row.created_at, rewarded, {0: 1.0, 1: 1.0}, named=30)
     )
+    now = row.created_at
+    watch = watch_of(adapters, CanarySettings(share=0.5, min_episodes=6), lambda: now, window=4, min_episodes=4)
+    assert watch._read(lambda session: watch._judge_canary(session, row)) == (None, "", None), "nothing is mature"
+    now += 3 * HOUR_S
     decided, _, seen = watch._read(lambda session: watch._judge_canary(session, row))
-    assert decided is promoted and read == [(0, row.created_at), (1, row.created_at)]
-    assert (None if seen is None else seen.now.episodes) == (rewarded if promoted else None)
+    assert decided is promoted and (None if seen is None else seen.now.episodes) == (6 if promoted else None)
+
+
+async def test_episodes_that_name_a_version_do_not_count_for_it_unless_chance_agrees(adapters: Parts) -> None:
+    row = await canary(adapters, await publish(adapters, "one"))
+    await adapters.writer.write(
+        lambda session: drawn_in(adapters, Matured(session), row.created_at, 3, {0: 1.0, 1: 1.0}, named=40)
+    )
+    watch = watch_of(
+        adapters, CanarySettings(share=0.5, min_episodes=20), lambda: row.created_at + 73 * HOUR_S, min_episodes=2
+    )
+    decided, reason, evidence = watch._read(lambda session: watch._judge_canary(session, row))
+    assert decided and reason.startswith("3 rewarded episodes of each within 72 hours; mean live reward")
+    assert evidence is not None and evidence.rule["maturity_h"] == 1.0
+
+
+async def test_by_key_without_earlier_rewards_of_any_key_nothing_is_compared_and_the_ledger_says_so(
+    adapters: Parts,
+) -> None:
+    row = await canary(adapters, await publish(adapters, "one"))
+    await adapters.writer.write(
+        lambda session: drawn_in(adapters, Matured(session), row.created_at, 9, {0: 1.0, 1: 0.0})
+    )
+    settings = CanarySettings(share=0.5, by="key", min_episodes=20)
+    watch = watch_of(adapters, settings, lambda: row.created_at + 73 * HOUR_S)
+    assert watch._read(lambda session: watch._judge_canary(session, row)) == (
+        True,
+        "0 rewarded episodes of each within 72 hours; no API key has rewarded episodes before the canary",
+        None,
+    )
 
 
 @pytest.mark.parametrize("promote", [True, False])
