@@ -77,6 +77,12 @@ from upturn.wire.keys import (
     KeyView,
     Scope,
 )
+from upturn.wire.notifications import (
+    NotificationList,
+    NotificationTest,
+    NotificationView,
+    TargetTest,
+)
 from upturn.wire.plans import LivePlan, PlayPlan, TaskChoice
 from upturn.wire.plays import (
     PlayedEpisode,
@@ -175,6 +181,9 @@ __all__ = [
     "LiveFigures",
     "LivePlan",
     "Message",
+    "NotificationList",
+    "NotificationTest",
+    "NotificationView",
     "OptimizerConfig",
     "PartView",
     "PlayPlan",
@@ -219,6 +228,7 @@ __all__ = [
     "StepResult",
     "StepView",
     "StepwiseHorizon",
+    "TargetTest",
     "TaskChoice",
     "TaskList",
     "ToolUse",
