@@ -62,18 +62,13 @@ def from_ledger(session: Session, target: NotificationTargetRow, policy: str) ->
 
 def from_runs(session: Session, target: NotificationTargetRow) -> Iterator[Event]:
     """Yield the runs that failed, or ended without training anything, and that a target has not been told of."""
-    trained = (
-        sa.select(sa.func.count())
-        .where(
-            BatchRow.run_id == RunRow.id,
-            BatchRow.state == "trained",
-            BatchRow.policy_version.is_not(None),
-        )
-        .scalar_subquery()
-    )
-    query = sa.select(RunRow, trained).where(
+    trained = (BatchRow.run_id == RunRow.id, BatchRow.state == "trained", BatchRow.policy_version.is_not(None))
+    count = sa.select(sa.func.count()).where(*trained).scalar_subquery()
+    query = sa.select(RunRow, count).where(
         RunRow.ended_at >= target.since,
-        sa.or_(RunRow.state == "failed", sa.and_(RunRow.state == "done", trained == 0)),
+        sa.or_(
+            RunRow.state == "failed", sa.and_(RunRow.state == "done", ~sa.select(BatchRow.id).where(*trained).exists())
+        ),
         _untold(sa.literal("run:").concat(RunRow.id), target.name),
     )
     for row, steps in session.execute(query.order_by(RunRow.ended_at)):

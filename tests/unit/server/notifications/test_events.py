@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from server.notifications.events import one_line
-from server.store.tables import NotificationRow, RunRow
+from server.store.tables import BatchRow, NotificationRow, RunRow
 from server.wiring.parts import Parts
+from server.wiring.store import open_store
 from tests.support.database import locked
-from tests.support.in_process import publication, queued, rows
+from tests.support.in_process import publication, queued, rows, running
+from tests.support.live import script, settings_for
+from tests.support.postgres import running_postgres
 from tests.support.receiver import Receiver
-from tests.support.told import decide, end_run, told, until
+from tests.support.told import decide, end_run, notify, told, until
 from tests.unit.server.notifications.conftest import Server
 from upturn.wire import GateEvidence, Interval, LiveEvidence, LiveFigures, RunClaim, RunEnd
 
@@ -107,8 +113,6 @@ async def test_a_run_that_published_a_version_is_not_empty(server: Server, recei
 
 
 async def _train(parts: Parts, run_id: str, version: int) -> None:
-    from server.store.tables import BatchRow
-
     batch = BatchRow(
         id="batch_1",
         run_id=run_id,
@@ -246,10 +250,8 @@ def _change(row: RunRow, values: dict[str, object]) -> None:
         setattr(row, name, value)
 
 
-def _forget(session: object, run_id: str) -> None:
-    import sqlalchemy as sa
-
-    session.execute(sa.delete(NotificationRow).where(NotificationRow.key == f"run:{run_id}"))  # type: ignore[attr-defined]
+def _forget(session: Session, run_id: str) -> None:
+    session.execute(sa.delete(NotificationRow).where(NotificationRow.key == f"run:{run_id}"))
 
 
 def test_a_text_is_one_line_that_every_receiver_can_read() -> None:
@@ -263,3 +265,35 @@ async def test_both_targets_know_an_event_by_the_same_id(server: Server, receive
         await until(lambda: [state for _, state, *_ in told(parts) + told(parts, "command")] == ["sent", "sent"])
         (web, command) = rows(parts, NotificationRow)
         assert web.id == command.id == receiver.got[0].id and web.payload == command.payload
+
+
+@pytest.mark.postgres
+async def test_on_postgresql_a_server_that_lost_the_database_to_another_one_sends_nothing(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    model = str(script(tmp_path / "script", "base"))
+    with running_postgres() as postgres:
+        settings = settings_for(tmp_path / "a", model=model, database_url=postgres.url, notify=notify(receiver))
+        async with running(settings) as parts:
+            await parts.notifications.start()
+            await decide(parts, "promote", judged(True))
+            await decide(parts, "reject", judged(False))
+            await end_run(parts, "failed")
+            await end_run(parts, "done")
+            await until(lambda: [state for _, state, *_ in told(parts)] == ["sent"] * 4)
+            assert receiver.types == ["policy.promoted", "policy.rejected", "run.failed", "run.empty"]
+            for made in parts.notifications._deliveries.values():
+                await made.close()
+            await decide(parts, "rollback", LIVE)
+            await until(lambda: len(told(parts)) == 5)
+            with parts.database.reader.connect() as connection:
+                lock = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+                connection.execute(sa.text(lock))
+            other = settings_for(tmp_path / "b", database_url=postgres.url, start_wait_s=5)
+            taker = await asyncio.to_thread(open_store, other)
+            for made in parts.notifications._deliveries.values():
+                made.start()
+            await until(lambda: parts.writer.failing)
+            assert len(receiver.got) == 4
+            await asyncio.to_thread(taker.close)
+            await until(lambda: len(receiver.got) == 5)
