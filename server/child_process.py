@@ -23,16 +23,24 @@ from types import FrameType
 POLL_S = 0.1
 GRACE_S = 8.0
 """Time between asking the command to end and killing it."""
+GRACE = "--grace-s="
+"""Flag before SERVER_PID with another such time."""
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
-def supervised(command: list[str]) -> list[str]:
-    """Return the command line that runs a command under supervision, for the life of the calling process."""
-    return [sys.executable, "-I", str(Path(__file__).absolute()), str(os.getpid()), *command]
+def supervised(command: list[str], grace_s: float = GRACE_S) -> list[str]:
+    """Return the command line that runs a command under supervision, for the life of the calling process.
+
+    Args:
+        command: program and arguments.
+        grace_s: time between asking the command to end and killing it, in seconds.
+    """
+    grace = [] if grace_s == GRACE_S else [f"{GRACE}{grace_s}"]
+    return [sys.executable, "-I", str(Path(__file__).absolute()), *grace, str(os.getpid()), *command]
 
 
-def main(server_pid: int, command: list[str]) -> int:
+def main(server_pid: int, command: list[str], grace_s: float = GRACE_S) -> int:
     """Run the command until it ends, the server is gone, or SIGTERM arrives; return its status."""
     stopping = False
 
@@ -48,7 +56,7 @@ def main(server_pid: int, command: list[str]) -> int:
         time.sleep(POLL_S)
     if child.poll() is None:
         child.terminate()  # vLLM then ends its own processes in order, and a learner returns its batch.
-        deadline = time.monotonic() + GRACE_S
+        deadline = time.monotonic() + grace_s
         while child.poll() is None and time.monotonic() < deadline:
             time.sleep(POLL_S)
     _kill_group(child)
@@ -81,5 +89,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 if __name__ == "__main__":
-    status = main(int(sys.argv[1]), sys.argv[2:])
+    first = 2 if sys.argv[1].startswith(GRACE) else 1
+    grace_s = float(sys.argv[1].removeprefix(GRACE)) if first == 2 else GRACE_S
+    status = main(int(sys.argv[first]), sys.argv[first + 1 :], grace_s)
     sys.exit(status if status >= 0 else 128 - status)

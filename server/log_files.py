@@ -1,4 +1,4 @@
-"""Keeps the log files of child processes small: of vLLM, environment hosts, and learners.
+"""Keeps the log files of child processes small: of vLLM, environment hosts, learners, and `notify.command`.
 
 Those processes write to the files directly, for weeks. A file that has grown too large is copied to `NAME.1`, which it
 replaces, and emptied; the processes append, so they continue at its beginning. Lines written during the copy are lost.
@@ -60,7 +60,7 @@ class LogFiles:
 
     def _files(self) -> Iterator[Path]:
         logs = self._data_dir / "logs"
-        fixed = (self._data_dir / "vllm.log", logs / "environments.log")
+        fixed = (self._data_dir / "vllm.log", logs / "environments.log", logs / "notify.log")
         yield from (file for file in fixed if file.is_file())
         yield from self._learners()
 

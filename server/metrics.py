@@ -84,6 +84,18 @@ class Metrics:
         self.head = Gauge("upturn_head_version", "Newest trained version", registry=self.registry)
         self.busy = Gauge("upturn_turns_in_progress", "Answers being sampled or recorded", registry=self.registry)
         self.engine_up = Gauge("upturn_engine_up", "1 while the engine can answer", registry=self.registry)
+        self._notifications = Counter(
+            "upturn_notifications",
+            "Attempts to deliver a notification (`sent`, `failed`), and notifications `given_up`",
+            ["target", "outcome"],
+            registry=self.registry,
+        )
+        self.notifications_waiting = Gauge(
+            "upturn_notifications_waiting",
+            "Notifications that have not arrived yet",
+            ["target"],
+            registry=self.registry,
+        )
 
     def turn(self, turn: RecordedTurn) -> None:
         """Count a recorded turn."""
@@ -106,6 +118,10 @@ class Metrics:
     def scored(self, scorer: str, outcome: str) -> None:
         """Count the outcome of a scorer's work on an episode."""
         self._scores.labels(scorer, outcome).inc()
+
+    def notified(self, target: str, outcome: str) -> None:
+        """Count an attempt to deliver a notification, or a notification that is given up."""
+        self._notifications.labels(target, outcome).inc()
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

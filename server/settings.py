@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from server.configuration import sources
 from server.engines.settings import EngineSettings
 from server.environments.settings import EnvironmentSettings
+from server.notifications.settings import NotifySettings
 from server.rewards.settings import RewardSettings
 from server.training.scheduling.settings import ScheduleSettings
 from server.training.settings import CanarySettings, GateSettings, LearnerSettings, WatchSettings
@@ -102,6 +103,7 @@ class Settings(BaseSettings):
     canary: CanarySettings = CanarySettings()
     shadow: ShadowSettings = ShadowSettings()
     versions: VersionSettings = VersionSettings()
+    notify: NotifySettings = NotifySettings()
 
     @property
     def resolved_database_url(self) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings
 
@@ -27,7 +28,19 @@ def _line(detail: ErrorDetails, settings: type[BaseSettings]) -> str:
         return f"{path}: no such setting{suggestion(path, [*known, *sections])}"
     message = detail["msg"].removeprefix("Value error, ")
     value = detail["input"]
-    shown = f", not {value!r}" if isinstance(value, str | int | float) and len(str(value)) <= SHOWN else ""
+    short = isinstance(value, str | int | float) and len(str(value)) <= SHOWN
+    shown = f", not {value!r}" if short and not _is_secret(detail["loc"], settings) else ""
     if detail["type"] == "literal_error" and isinstance(value, str):
         shown += suggestion(value, re.findall(r"'([^']+)'", detail["ctx"]["expected"]))
     return f"{path}: {message}{shown}" if path else message
+
+
+def _is_secret(path: tuple[int | str, ...], settings: type[BaseModel]) -> bool:
+    """Return whether a value's setting is a secret, which no message quotes."""
+    kind: Any = settings
+    for name in path:
+        fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
+        if name not in fields:
+            return False
+        kind = fields[str(name)].annotation
+    return kind is SecretStr or SecretStr in get_args(kind)

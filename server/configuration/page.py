@@ -52,6 +52,6 @@ def _introduction(settings: type[BaseSettings], topic: str) -> str:
 
 
 def _row(flag: Flag) -> str:
-    values = " ".join(flag.choices) or flag.values.replace("|", "\\|") or "bool"
+    values = " ".join(flag.choices) or flag.values.replace("|", "\\|").replace("SecretStr", "str") or "bool"
     default = "none" if flag.default == "None" else flag.default
     return f"| `{flag.path}` | {values} | {default} | {flag.help.replace('|', chr(92) + '|')} |\n"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, wait
-from pathlib import Path
 
 from sqlalchemy.orm import Session
 
@@ -15,11 +13,11 @@ from server.engines.protocol import Engine
 from server.readiness import Check, Part
 from server.rendering.load import NO_END
 from server.rendering.render import Renderer
-from server.store.database import sqlite_file
 from server.store.tables import PlayRow
 from server.store.writer import Writer
 from server.training.learner_process import LearnerProcess
 from server.training.runs import Runs
+from server.wiring.disk import disk_check
 from server.wiring.parts import Parts
 
 PROBE_S = 10.0
@@ -65,23 +63,6 @@ class DatabaseCheck:
         return float("-inf") if self._writer.failing else self._writer.succeeded_at
 
 
-class DiskCheck:
-    """Whether the disks of data directory and database have space."""
-
-    def __init__(self, directories: Sequence[Path], min_free_bytes: int) -> None:
-        self._directories = directories
-        self._min_free_bytes = min_free_bytes
-
-    async def __call__(self) -> Part:
-        """Return the state of the disk with the least space."""
-        free = await asyncio.to_thread(lambda: min(shutil.disk_usage(path).free for path in self._directories))
-        figures = {"free_bytes": free, "min_free_bytes": self._min_free_bytes}
-        if free >= self._min_free_bytes:
-            return Part(True, "ok", figures=figures)
-        advice = "the disk of the data directory is nearly full: free space, or lower min_free_bytes"
-        return Part(False, "no space", advice, code="disk_full", figures=figures)
-
-
 def engine_check(engine: Engine) -> Check:
     """Return the check of whether the engine answers."""
 
@@ -122,11 +103,9 @@ def template_check(renderer: Renderer) -> Check:
 
 def checks(parts: Parts) -> dict[str, Check]:
     """Return the checks of a server by the name of the part."""
-    file = sqlite_file(parts.database.url)
-    directories = [parts.settings.data_dir.absolute(), *([] if file is None else [file.parent])]
     return {
         "database": DatabaseCheck(parts.writer),
-        "disk": DiskCheck(directories, parts.settings.min_free_bytes),
+        "disk": disk_check(parts.settings, parts.database),
         "engine": engine_check(parts.engine),
         "learner": learner_check(parts.learner, parts.runs),
         "template": template_check(parts.renderer),

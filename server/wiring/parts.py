@@ -16,6 +16,7 @@ from server.environments.plays import Plays
 from server.feedback.scorers import Scorers, make_scorers
 from server.log_files import LogFiles
 from server.metrics import Metrics
+from server.notifications.notifications import Notifications, make_targets
 from server.recording.episodes import Episodes
 from server.recording.idle import IdleEpisodes
 from server.recording.privacy import Privacy
@@ -40,6 +41,7 @@ from server.versions.publish import Publisher
 from server.versions.routing import Pointers
 from server.versions.serving import Serving
 from server.versions.shadow import Shadow
+from server.wiring.disk import disk_check
 from server.wiring.store import Store
 
 
@@ -80,6 +82,7 @@ class Parts:
     schedule: Schedule
     reward_sources: RewardSources
     scorers: Scorers
+    notifications: Notifications
     log_files: LogFiles
 
 
@@ -184,6 +187,16 @@ async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
     # Rewards.
     scorers = Scorers(scorers_made, database, writer, on_scored=schedule.episode_scored, count=metrics.scored)
 
+    notifications = Notifications(
+        settings.notify,
+        make_targets(settings.notify, data_dir),
+        disk=disk_check(settings, database),
+        policy=settings.name,
+        database=database,
+        writer=writer,
+        metrics=metrics,
+    )
+
     return Parts(
         settings=settings,
         metrics=metrics,
@@ -217,5 +230,6 @@ async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
         schedule=schedule,
         reward_sources=RewardSources(settings.rewards, database, writer),
         scorers=scorers,
+        notifications=notifications,
         log_files=LogFiles(data_dir),
     )

@@ -18,6 +18,7 @@ from server.environments.open_environments import OpenEnvironments
 from server.environments.plays import Plays
 from server.feedback.scorers import Scorers
 from server.metrics import Metrics
+from server.notifications.notifications import Notifications
 from server.readiness import Readiness
 from server.recording.episodes import Episodes
 from server.recording.privacy import Privacy
@@ -66,6 +67,7 @@ def services(parts: Parts) -> Mapping[Any, object]:
         Keys: Keys(parts.database, parts.writer, parts.callers),
         Limits: parts.limits,
         Metrics: parts.metrics,
+        Notifications: parts.notifications,
         OpenEnvironments: environments,
         Openings: Openings(engine, pointers, residency, episodes, environments, settings.default_horizon),
         Plays: parts.plays,

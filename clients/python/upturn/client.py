@@ -29,6 +29,8 @@ from upturn.wire import (
     KeyCreated,
     KeyList,
     KeyTrained,
+    NotificationList,
+    NotificationTest,
     PlayRequest,
     PlayView,
     PolicyLineage,
@@ -349,3 +351,11 @@ class Client(Transport):
     def promotions(self) -> PromotionList:
         """List all promotions and rollbacks, newest first."""
         return self._get("/v1/promotions", PromotionList)
+
+    def notifications(self, limit: int = 100) -> NotificationList:
+        """List the newest notifications, newest first."""
+        return self._get("/v1/notifications", NotificationList, limit=str(limit))
+
+    def test_notifications(self) -> NotificationTest:
+        """Send a test message to every target of notifications, and return whether it has arrived."""
+        return self._post("/v1/notifications/test", None, NotificationTest)

@@ -27,6 +27,7 @@ REACHES = {
     "environments": "OpenEnvironments",
     "episodes": "Callers Database Episodes Openings Privacy",
     "keys": "Keys Privacy",
+    "notifications": "Notifications",
     "operations": "Draining Engine Metrics Pointers Readiness ServerFacts Turns",
     "pages": "Metrics Pointers",
     "plays": "Plays Residency",

@@ -85,6 +85,12 @@ from upturn.wire.keys import (
     KeyView,
     Scope,
 )
+from upturn.wire.notifications import (
+    NotificationList,
+    NotificationTest,
+    NotificationView,
+    TargetTest,
+)
 from upturn.wire.plans import LivePlan, PlayPlan, TaskChoice
 from upturn.wire.plays import (
     PlayedEpisode,
@@ -188,6 +194,9 @@ __all__ = [
     "LivePlan",
     "Message",
     "Night",
+    "NotificationList",
+    "NotificationTest",
+    "NotificationView",
     "OptimizerConfig",
     "Outcome",
     "PartView",
@@ -235,6 +244,7 @@ __all__ = [
     "StepResult",
     "StepView",
     "StepwiseHorizon",
+    "TargetTest",
     "TaskChoice",
     "TaskList",
     "ToolUse",
