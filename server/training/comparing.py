@@ -107,7 +107,9 @@ class Comparing:
                 )
                 candidate = await self._measured(run_id, plan, evidence.horizon, evidence.candidate, environment, asked)
                 report[environment] = Report(
-                    tasks=len(asked), champion=champion and champion.figures, candidate=candidate.figures
+                    tasks=len(asked),
+                    champion=None if champion is None else champion.figures,
+                    candidate=candidate.figures,
                 )
         except (*BROKEN, Unavailable):
             raise

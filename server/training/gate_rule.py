@@ -66,7 +66,9 @@ class Measured:
         return Measured(
             tuple(name for part in parts for name in part.evaluation_ids),
             {task: verdicts for part in parts for task, verdicts in part.verdicts.items()},
-            *(sum(counts) for counts in zip(*((p.episodes, p.steps, p.invalid_steps) for p in parts), strict=True)),
+            sum(part.episodes for part in parts),
+            sum(part.steps for part in parts),
+            sum(part.invalid_steps for part in parts),
             calls=sum(part.calls for part in parts),
             bad_calls=sum(part.bad_calls for part in parts),
             latency_ms=sum(ms * steps for ms, steps in times) / weight if weight else None,

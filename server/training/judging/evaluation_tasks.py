@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass
+from functools import partial
 
 from server.errors import BadRequest
 from server.training.data.curriculum import tasks_of_split
@@ -45,7 +46,7 @@ def evaluation_tasks(plan: EvaluationPlan, run_id: str) -> EvaluationTasks:
     frozen: list[str] = []
     for environment, listed in plan.tasks.items():
         pool = _listed(environment, listed)
-        ranked = sorted(pool, key=lambda task, of=environment: hashlib.sha256(f"{of}\n{task}".encode()).digest())
+        ranked = sorted(pool, key=partial(_rank, environment))
         report[environment], deciding = ranked[: plan.report], sorted(ranked[plan.report :])
         wanted = max(1, len(deciding)) if plan.draw is None else plan.draw
         if len(deciding) < wanted:
@@ -77,6 +78,10 @@ def evaluation_tasks(plan: EvaluationPlan, run_id: str) -> EvaluationTasks:
 
 def _listed(environment: str, listed: list[str] | str) -> list[str]:
     return tasks_of_split(environment, listed) if isinstance(listed, str) else listed
+
+
+def _rank(environment: str, task: str) -> bytes:
+    return hashlib.sha256(f"{environment}\n{task}".encode()).digest()
 
 
 def _part(tasks: list[str], number: int, count: int) -> list[str]:

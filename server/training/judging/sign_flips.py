@@ -53,12 +53,13 @@ class Outcome:
 
 def spent(level: float, played: int, planned: int) -> float:
     """Return the part of a test's level that its first `played` of `planned` rounds spend."""
-    return level * (played / planned) ** SPENDING
+    return level * math.pow(played / planned, SPENDING)
 
 
 def untied(gains: Values) -> Values:
     """Return gains of which large ones count slightly less: their sums are less often equal, which gives power."""
-    return gains - gains * np.abs(gains) / 16
+    shrunk: Values = gains - gains * np.abs(gains) / 16
+    return shrunk
 
 
 def cell_of(weights: Sequence[float], tasks: int) -> float:
