@@ -4,9 +4,9 @@
     .venv/bin/python benchmarks/decisions.py watch [--quick] [--repetitions 400]
     .venv/bin/python benchmarks/decisions.py canary [--quick] [--repetitions 400]
 
-`gate`: promotions of a candidate. `watch`: rollbacks of a promoted version; `canary`: rejections of a candidate; both in
-percent, with binomial standard errors, by the true fall of its success. At a fall of 0 each is a false decision, and so
-it is at 0.05, which `watch.min_drop` tolerates. One core, no server, no model.
+`gate`: promotions of a candidate. `watch`: rollbacks of a promoted version; `canary`: rejections of a candidate; both
+in percent, with binomial standard errors, by the true fall of its success. At a fall of 0 each is a false decision, and
+so it is at 0.05, which `watch.min_drop` tolerates. One core, no server, no model.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from server.recording.matching import candidates
 from server.recording.recorder import Span
 from server.recording.replay import with_digest, with_key
 from server.rewards.live import Window, matured
+from server.rewards.rules import Rules
 from server.store.database import Database
 from server.store.statistics import Statistics
 from server.store.tables import ConversationEndRow, EpisodeRow, NodeRow, PlayRow, RewardRow, TurnRow
