@@ -14,10 +14,10 @@ import pytest
 
 from server.training.settings import GateSettings
 from tests.support.live import Live, read_metrics, script, serving, settings_for, until
+from tests.support.notifications.receiver import SECRET, Receiver, receiving
+from tests.support.notifications.told import notify
 from tests.support.process import process
-from tests.support.receiver import SECRET, Receiver, receiving
 from tests.support.runs.gated import served, trained
-from tests.support.told import notify
 from upturn.client import Client, UpturnAPIError
 from upturn.command.app import build
 from upturn.command.run import run

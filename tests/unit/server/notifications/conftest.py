@@ -12,8 +12,8 @@ import pytest
 from server.wiring.parts import Parts
 from tests.support.in_process import running
 from tests.support.live import script, settings_for
-from tests.support.receiver import Receiver, receiving
-from tests.support.told import notify
+from tests.support.notifications.receiver import Receiver, receiving
+from tests.support.notifications.told import notify
 
 Server = Callable[..., AbstractAsyncContextManager[Parts]]
 

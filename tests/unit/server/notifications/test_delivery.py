@@ -18,8 +18,8 @@ from server.errors import Conflict, Unavailable
 from server.notifications import delivery, outbox
 from server.notifications.webhook import Webhook
 from tests.support.database import locked
-from tests.support.receiver import SECRET, Receiver
-from tests.support.told import decide, notify, told, until
+from tests.support.notifications.receiver import SECRET, Receiver
+from tests.support.notifications.told import decide, notify, told, until
 from tests.unit.server.notifications.conftest import Server
 
 PAGE = Path(__file__).parents[4] / "docs" / "operations" / "notifications.md"
@@ -171,7 +171,7 @@ async def test_a_receiver_that_cannot_be_reached_is_named_by_its_fault_and_not_b
 
 
 async def test_a_server_that_dies_between_sending_and_recording_sends_again_with_the_same_id(
-    server: Server, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    server: Server, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def die(*_: object) -> None:
         raise RuntimeError("killed here")
@@ -180,7 +180,7 @@ async def test_a_server_that_dies_between_sending_and_recording_sends_again_with
         patched.setattr(outbox, "finish", die)
         async with server() as parts:
             await decide(parts, "promote")
-            await until(lambda: receiver.got)
+            await until(lambda: "stop for an hour" in caplog.text)
     async with server() as parts:
         await until(lambda: told(parts) == [sent(2)])
     async with server() as parts:

@@ -18,9 +18,9 @@ from server.wiring.store import open_store
 from tests.support.database import locked
 from tests.support.in_process import publication, queued, rows, running
 from tests.support.live import script, settings_for
+from tests.support.notifications.receiver import Receiver
+from tests.support.notifications.told import decide, end_run, notify, told, until
 from tests.support.postgres import running_postgres
-from tests.support.receiver import Receiver
-from tests.support.told import decide, end_run, notify, told, until
 from tests.unit.server.notifications.conftest import Server
 from upturn.wire import GateEvidence, Interval, LiveEvidence, LiveFigures, RunClaim, RunEnd
 

@@ -17,7 +17,7 @@ from server.notifications.settings import NotifySettings
 from server.notifications.signature import headers, keys_of
 from server.section import SettingsError
 from server.settings import Settings
-from tests.support.receiver import SECRET
+from tests.support.notifications.receiver import SECRET
 
 URL = "https://hooks.example.com/services/T0/TOKEN"
 

@@ -12,7 +12,7 @@ from server.store.tables import NotificationRow
 from server.versions import ledger
 from server.wiring.parts import Parts
 from tests.support.in_process import claimed, rows
-from tests.support.receiver import SECRET, Receiver
+from tests.support.notifications.receiver import SECRET, Receiver
 from upturn.wire import GateEvidence, RunEnd
 
 

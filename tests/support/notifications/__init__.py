@@ -1,0 +1,1 @@
+"""Receivers of notifications, and rows that notifications report."""
