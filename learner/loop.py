@@ -14,8 +14,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from learner.campaign import begin, delete_old_checkpoints, history, must_publish_start, numbered
-from learner.checkpoint import newest_checkpoint, save_checkpoint
 from learner.checks import BadInput, check_groups
 from learner.guards import Collapsed, RunStopped, check_collapse
 from learner.horizon import horizon_at, horizon_metrics
@@ -24,6 +22,8 @@ from learner.parallel import distributed
 from learner.parallel.ending import ProcessFailed
 from learner.parallel.first import FirstProcessClient
 from learner.settings import LearnerSettings
+from learner.state.campaign import begin, delete_old_checkpoints, history, must_publish_start, numbered
+from learner.state.checkpoint import newest_checkpoint, save_checkpoint
 from learner.step import Trainer
 from learner.versions import RunVersions
 from upturn.client import Client, UpturnAPIError

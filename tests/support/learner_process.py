@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 
 from learner.__main__ import main as program
-from learner.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from learner.model.load import load_policy
 from learner.model.policy import Logprobs, Policy
 from learner.parallel import distributed
 from learner.parallel.sharding import whole
+from learner.state.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from learner.step import Trainer
 from tests.unit.learner.test_learner_samples import random_samples
 from upturn.wire import RunConfig, Sample

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from learner.campaign import KEPT_PROMOTED, must_publish_start
 from learner.checks import BadInput
 from learner.loop import do_next_run
 from learner.model.load import load_policy
 from learner.settings import LearnerSettings
+from learner.state.campaign import KEPT_PROMOTED, must_publish_start
 from learner.step import Trainer
 from tests.support.tiny_model import make_tiny_model
 from tests.unit.learner.test_learner_loop import Server

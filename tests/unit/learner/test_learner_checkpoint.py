@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from learner.checkpoint import CheckpointError, load_checkpoint, newest_checkpoint, save_checkpoint
+from learner.state.checkpoint import CheckpointError, load_checkpoint, newest_checkpoint, save_checkpoint
 from learner.step import Trainer
 from tests.unit.learner.test_learner_samples import random_samples, tiny_policy, unguarded
 from upturn.wire import OptimizerConfig

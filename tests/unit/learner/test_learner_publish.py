@@ -125,7 +125,7 @@ def test_a_run_continues_a_published_adapter_or_merges_it_into_full_weights(tmp_
     for config in (ADAPTER, FULL):
         again = load_policy(policy.directory, version.directory, config, CPU)
         assert again.is_adapter == (config.kind == "adapter")
-        probe = write_version(again, tmp_path / config.kind, 0, {}).probe
+        probe = write_version(again, tmp_path / (config.kind or "full"), 0, {}).probe
         torch.testing.assert_close(
             torch.tensor(probe.logprobs), torch.tensor(version.probe.logprobs), atol=1e-4, rtol=0
         )

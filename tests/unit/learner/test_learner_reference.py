@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.model.reference import Reference
 from learner.packing import pack
+from learner.state.checkpoint import load_checkpoint, save_checkpoint
 from learner.step import Trainer
 from tests.unit.learner.test_learner_samples import random_samples, tiny_policy, unguarded
 from upturn.wire import OptimizerConfig

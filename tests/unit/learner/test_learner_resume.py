@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from learner.loop import do_next_run
-from learner.resume import load_start, resume
+from learner.state.resume import load_start, resume
 from learner.step import Trainer
 from tests.unit.learner.test_learner_loop import set_up
 from tests.unit.learner.test_learner_samples import unguarded

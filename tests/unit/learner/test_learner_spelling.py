@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from learner.checkpoint import config_sha256
+from learner.state.checkpoint import config_sha256
 from upturn.wire import RunConfig
 
 BRITISH = {

@@ -182,4 +182,4 @@ def test_every_start_of_a_child_process_names_its_variables() -> None:
     }
     supervisor = found.pop("server/child_process.py")
     assert "env=" not in supervisor, "the supervisor passes on what it got"
-    assert len(found) == 5 and all("env=" in text for text in found.values()), list(found)
+    assert len(found) == 6 and all("env=" in text for text in found.values()), list(found)

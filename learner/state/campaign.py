@@ -12,12 +12,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from learner.checkpoint import newest_checkpoint
 from learner.model.acceleration import accelerate
 from learner.parallel.distributed import from_first
 from learner.parallel.first import FirstProcessClient
-from learner.resume import load_start, resume
 from learner.settings import LearnerSettings
+from learner.state.checkpoint import newest_checkpoint
+from learner.state.resume import load_start, resume
 from learner.step import Trainer
 from upturn.wire import BatchView, PolicyList, RunStep, RunView
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from learner.checkpoint import load_checkpoint, newest_checkpoint
 from learner.model.load import load_policy
 from learner.model.policy import Policy
 from learner.parallel import distributed
+from learner.state.checkpoint import load_checkpoint, newest_checkpoint
 from learner.step import Trainer
 from upturn.client import UpturnAPIError
 from upturn.wire import BatchView, PolicyList, PolicyView, RunView
