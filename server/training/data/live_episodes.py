@@ -2,7 +2,8 @@
 
 A live episode is one that the server did not play. SQL decides about each by itself; `selection.py` then compares the
 episodes of a group. An episode is used once a learner step has trained on it (its row in `run_episode` has a weight),
-unless that run failed or was cancelled; the episodes of an unfinished run's batches are reserved for it.
+unless that run failed or was cancelled and no campaign continues its steps; the episodes of an unfinished run's batches
+are reserved for it.
 """
 
 from __future__ import annotations
@@ -239,7 +240,10 @@ def _had(plan: LivePlan, run_id: str | None) -> Condition:
             RunEpisodeRow.episode_id == EpisodeRow.id,
             sa.or_(
                 RunRow.state.in_(UNFINISHED),
-                sa.and_(RunRow.state == "done", RunEpisodeRow.weight.is_not(None)),
+                sa.and_(
+                    sa.or_(RunRow.state == "done", RunRow.campaign_id.is_not(None)),
+                    RunEpisodeRow.weight.is_not(None),
+                ),
             ),
         )
     )

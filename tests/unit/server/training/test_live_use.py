@@ -262,6 +262,19 @@ async def test_a_run_that_does_not_end_well_uses_nothing(make: Make, state: str)
     assert len(first) == 8 and sorted(together(steps)) == sorted(ids)
 
 
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+async def test_a_campaigns_run_that_does_not_end_well_has_used_what_it_trained(make: Make, state: str) -> None:
+    site = make()
+    await site.first()
+    ids = await site.talk(16, 0.5)
+    config = site.config.model_copy(update={"campaign": "nightly"})
+    run = await site.begin(config)
+    first = await site.step(run, 0)
+    await (site.runs.cancel(run.id) if state == "cancelled" else site.end(run, state))
+    steps = await site.train(await site.begin(config.model_copy(update={"steps": 2})))
+    assert sorted(together(steps)) == sorted(set(ids) - set(first)), "the campaign continues the trained step"
+
+
 async def test_a_batch_that_was_leased_and_not_trained_uses_nothing(make: Make) -> None:
     site = make()
     await site.first()
