@@ -13,6 +13,7 @@ from server.section import Section, VariableName
 EventType = Literal[
     "policy.promoted",
     "policy.canary",
+    "policy.continued",
     "policy.rejected",
     "policy.rolled_back",
     "run.failed",

@@ -17,6 +17,7 @@ from server.store.tables import BatchRow, NotificationRow, NotificationTargetRow
 ACTIONS: dict[str, EventType] = {
     "promote": "policy.promoted",
     "canary": "policy.canary",
+    "continue": "policy.continued",
     "reject": "policy.rejected",
     "rollback": "policy.rolled_back",
 }
@@ -40,7 +41,7 @@ def from_ledger(session: Session, target: NotificationTargetRow, policy: str) ->
     )
     for row in session.scalars(query.order_by(PromotionRow.id)):
         # Of a candidate, `from_version` is the candidate; of a change, the version before.
-        of_candidate = row.action in ("canary", "reject", "rollback")
+        of_candidate = row.action in ("canary", "continue", "reject", "rollback")
         version = row.from_version if of_candidate else row.to_version
         evidence = row.evidence or {}
         objections = [text for text in evidence.get("objections") or () if isinstance(text, str)]
@@ -54,7 +55,7 @@ def from_ledger(session: Session, target: NotificationTargetRow, policy: str) ->
             champion=row.to_version,
             decided_by=row.decided_by,
             reason=row.reason,
-            objections=objections if row.action == "reject" else (),
+            objections=objections if row.action in ("continue", "reject") else (),
             figures=_figures(evidence),
             path=f"/v1/promotions/{row.id}",
         )
@@ -130,6 +131,7 @@ def _sentence(row: PromotionRow, policy: str) -> str:
     said = {
         "promote": f"{after} was promoted to champion{by}",
         "canary": f"{before} gets a share of live traffic as canary, {after} stays the champion",
+        "continue": f"{before} was not promoted{by}, {after} stays the champion; its campaign continues from it",
         "reject": f"{before} was rejected{by}, {after} stays the champion",
         "rollback": f"{before} was rolled back{by}, {after} is the champion again",
     }[row.action]

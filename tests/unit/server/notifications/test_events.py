@@ -99,6 +99,15 @@ async def test_decisions_and_failed_and_empty_runs_are_told_in_order_and_once(
     assert all(set(one.event) == set(promoted) for one in receiver.got), "every event has all fields"
 
 
+async def test_a_continued_candidate_is_told_with_what_was_missing(server: Server, receiver: Receiver) -> None:
+    async with server() as parts:
+        await decide(parts, "continue", judged(False))
+        await until(lambda: receiver.got)
+    (told_of,) = (one.event for one in receiver.got)
+    assert (told_of["type"], told_of["objections"][0]) == ("policy.continued", OBJECTIONS[0])
+    assert "policy@0 was not promoted by gate, policy@0 stays the champion; its campaign continues" in told_of["text"]
+
+
 async def test_a_run_that_published_a_version_is_not_empty(server: Server, receiver: Receiver) -> None:
     async with server() as parts:
         run = await queued(parts)
