@@ -35,6 +35,8 @@ AGENT = {
 }
 LEARNER = {
     "GET /v1/schedule",
+    "GET /v1/campaigns",
+    "GET /v1/campaigns/{name}",
     "GET /v1/runs",
     "GET /v1/runs/{run_id}",
     "POST /v1/runs/claim",
