@@ -12,7 +12,7 @@ import pytest
 from server.engines.settings import EngineSettings
 from server.environments.settings import EnvironmentSettings
 from server.training.scheduling.settings import ScheduleSettings
-from server.training.settings import LearnerSettings
+from server.training.settings import LearnerSettings, WatchSettings
 from tests.support.environments.first_byte import make_spec
 from tests.support.live import Live, serving, settings_for, until
 from tests.support.tiny_model import make_tiny_model
@@ -92,6 +92,7 @@ def test_better_versions_are_promoted_worse_ones_rejected_and_less_rewarded_ones
         engine=chosen,
         weights="adapter",
         learner=LearnerSettings(start=True, threads=1),
+        watch=WatchSettings(maturity_h=0.003),
         schedule=ScheduleSettings(triggers=triggers),
         environments=EnvironmentSettings(
             modules=[f"tests.support.environments.{name}" for name in ("first_byte", "other_byte")], workers=0
@@ -102,8 +103,10 @@ def test_better_versions_are_promoted_worse_ones_rejected_and_less_rewarded_ones
         assert live_episodes(live, 1.0, 40) == {f"policy@{first.last_version}"}
         run_of_hour(live, 2)
         third = run_of_hour(live, 3)
-        assert live_episodes(live, 0.0, 1) == {f"policy@{third.last_version}"}
-        until(lambda: live_episodes(live, 0.0, 1) == {f"policy@{first.last_version}"}, "not rolled back", 60)
+        assert live_episodes(live, 0.0, 40) == {f"policy@{third.last_version}"}
+        live.parts.watch.clock = lambda: time.time() + 600  # All of them are mature.
+        until(lambda: live.parts.serving.pointers.champion == first.last_version, "not rolled back", 60)
+        assert live_episodes(live, 0.0, 1) == {f"policy@{first.last_version}"}
     with sqlite3.connect(tmp_path / "data" / "upturn.db") as record:
         read = lambda query: record.execute(query).fetchall()  # noqa: E731
         assert read("select state, gate, substr(trigger, 1, instr(trigger, ':') - 1) from run order by id") == [
