@@ -47,10 +47,9 @@ def begin(
         batch_of: returns the batch of a finished step of a run again.
     """
     links = [(run, run.step)]
-    while not _has_checkpoint(checkpoints, *links[0]) and (follows := links[0][0].follows) is not None:
+    while not (found := _has_checkpoint(checkpoints, *links[0])) and (follows := links[0][0].follows) is not None:
         links.insert(0, (client.run(follows.run_id), follows.step))
     first = links[0][0]
-    found = _has_checkpoint(checkpoints, *links[0])
     policy = load_start(first, policies, settings.torch_device(), any_weights=found)
     if first is not run and not policy.is_adapter:  # The server may delete the weights that an earlier run began with.
         policy.directory = next(Path(p.path) for p in policies.data if p.kind == "base")

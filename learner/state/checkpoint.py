@@ -72,8 +72,8 @@ def save_checkpoint(trainer: Trainer, root: Path, step: int) -> Path:
 
     def finish() -> None:
         facts: dict[str, Any] = {"step": step, "config_sha256": config_sha256(trainer.config)}
-        if _reference_of(trainer):
-            facts["reference_anchor"] = trainer.reference.anchor if trainer.reference is not None else 0
+        if trainer.reference is not None and _reference_of(trainer):
+            facts["reference_anchor"] = trainer.reference.anchor
         (unfinished / "state.json").write_text(json.dumps(facts, indent=2))
         os.replace(unfinished, directory)
         for old in sorted(_checkpoints(root))[:-KEPT]:

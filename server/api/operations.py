@@ -102,7 +102,7 @@ async def readyz(
         model=facts.model,
         name=pointers.name,
         engine=type(engine).__name__,
-        weights="full" if pointers.shared else "adapter",
+        weights=pointers.weights,
         champion=pointers.champion,
         head=pointers.head,
         context_tokens=engine.context_tokens,

@@ -26,6 +26,7 @@ from server.store.database import BROKEN, Database
 from server.store.tables import NotificationTargetRow
 from server.store.writer import Writer
 from upturn.wire import NotificationList, NotificationTest, TargetTest
+from upturn.wire.notifications import OFF
 
 log = logging.getLogger("upturn.notifications")
 PAUSE_S = 5.0
@@ -130,10 +131,7 @@ class Notifications:
             Unavailable: the server is stopping.
         """
         if not self._deliveries:
-            raise Conflict(
-                "notifications are off: set notify.webhook and notify.secret, or notify.command",
-                code="notifications_off",
-            )
+            raise Conflict(OFF, code="notifications_off")
         text = "this is a test: notifications of this server arrive here"
         event = Event(TEST, TEST, self.clock(), text, path="/v1/notifications")
         tests = [asyncio.create_task(self._test(delivery, event)) for delivery in self._deliveries.values()]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -90,11 +89,7 @@ class Runs:
 
     def resolved(self, config: RunConfig) -> RunConfig:
         """Return a config with the defaults that depend on the weights that this server serves."""
-        return config.resolved(self._served)
-
-    @property
-    def _served(self) -> Literal["full", "adapter"]:
-        return "full" if self._pointers.shared else "adapter"
+        return config.resolved(self._pointers.weights)
 
     def check(self, config: RunConfig) -> None:
         """Refuse a run that this server cannot serve, or whose horizon could never grow.
@@ -102,7 +97,7 @@ class Runs:
         Raises:
             BadRequest: as in `run_checks.py`.
         """
-        check_config(config, self._served, self._precision())
+        check_config(config, self._pointers.weights, self._precision())
 
     async def claim(self, request: RunClaim) -> RunView | None:
         """Give a learner the run whose learner was lost, or the oldest queued one; None if no run is due.

@@ -98,7 +98,7 @@ class Publisher:
         except (ManifestError, OSError, ValueError) as error:
             raise BadRequest(str(error), param="path", code="bad_manifest") from error
         kind = manifest.get("kind")
-        served = "full" if self._pointers.shared else "adapter"
+        served = self._pointers.weights
         if kind != served:
             raise BadRequest(f"this server serves {served} weights, but the manifest says {kind!r}", code="wrong_kind")
         self._validate(path, served)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from server.engines.protocol import Engine
 from server.errors import NotFound, Unavailable
@@ -34,6 +35,11 @@ class Pointers:
     """The canary's share of new live episodes, 0 to 1."""
     by_key: bool = False
     """Draw the canary by API key: all new episodes of a key get it, or none."""
+
+    @property
+    def weights(self) -> Literal["full", "adapter"]:
+        """The kind of weights that is trained, published, and swapped."""
+        return "full" if self.shared else "adapter"
 
     def own_name(self, model: str) -> str:
         """Return a model's name with the policy's own name in place of an alias; an unknown name is unchanged."""

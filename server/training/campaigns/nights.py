@@ -79,12 +79,12 @@ def _view(session: Session, row: CampaignRow, nights: list[Night]) -> CampaignVi
 def _nights(session: Session, campaign_id: str) -> list[Night]:
     runs = session.scalars(sa.select(RunRow).where(RunRow.campaign_id == campaign_id).order_by(RunRow.id)).all()
     of_campaign = BatchRow.run_id.in_(sa.select(RunRow.id).where(RunRow.campaign_id == campaign_id))
-    trained = sa.select(BatchRow.run_id, BatchRow.step, BatchRow.horizon, BatchRow.policy_version).where(
+    trained = sa.select(BatchRow.run_id, BatchRow.horizon, BatchRow.policy_version).where(
         of_campaign, BatchRow.state == "trained"
     )
     horizons: dict[str, int] = {}
     published: dict[str, int] = {}
-    for run_id, _, horizon, version in session.execute(trained.order_by(BatchRow.step)):
+    for run_id, horizon, version in session.execute(trained.order_by(BatchRow.step)):
         horizons[run_id] = horizon
         published[run_id] = published.get(run_id, 0) + (version is not None)
     return [

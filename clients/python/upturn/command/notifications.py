@@ -9,8 +9,7 @@ import typer
 from upturn.command.connection import LOCAL, AsJson, Key, Server, connect
 from upturn.command.output import print_json, print_table, time_text
 from upturn.wire import NotificationTest
-
-OFF = "notifications are off: set notify.webhook and notify.secret, or notify.command"
+from upturn.wire.notifications import OFF
 
 
 def notifications(

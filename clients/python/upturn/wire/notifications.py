@@ -6,6 +6,9 @@ from typing import Literal
 
 from upturn.wire.base import Message
 
+OFF = "notifications are off: set notify.webhook and notify.secret, or notify.command"
+"""What is said where no target is configured."""
+
 
 class NotificationView(Message):
     """One event for one target."""

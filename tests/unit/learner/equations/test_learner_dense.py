@@ -6,7 +6,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from learner.algorithms.credit import NoGradPass
 from learner.algorithms.registry import algorithm_of
 from learner.checks import BadInput
 from learner.minibatch import Minibatch
@@ -15,7 +14,7 @@ from learner.model.reference import Reference
 from learner.packing import RowLimits, trained_positions
 from learner.settings import LearnerSettings
 from learner.step import Trainer
-from tests.unit.learner.equations.test_learner_oracle import assert_same, ours
+from tests.unit.learner.equations.test_learner_oracle import assert_same, near, ours
 from tests.unit.learner.test_learner_samples import random_samples, tiny_policy, unguarded
 from upturn.wire import ALGORITHMS, RunConfig
 
@@ -44,11 +43,9 @@ def made(directory, config):
         one = one.model_copy(update={"temperatures": [(0.6, 1.0, 1.7)[i % 3] if m else 1.0 for m in one.loss_mask]})
         with torch.no_grad():
             now = chosen(policy, one)
-        old, engine, reference = (now + 0.2 * torch.randn(len(now), generator=rng) for _ in range(3))
-        logprobs = torch.zeros(len(one.token_ids))
-        logprobs[trained_positions(one)] = engine
-        samples.append(one.model_copy(update={"logprobs": logprobs.tolist()}))
-        passes.append(NoGradPass(old, reference))
+        with_engine, one_pass = near(one, now, rng)
+        samples.append(with_engine)
+        passes.append(one_pass)
     return policy, samples, passes
 
 

@@ -42,12 +42,18 @@ def made(directory, seed=0):
         one = one.model_copy(update={"temperatures": [1.0] * len(one.token_ids)})
         with torch.no_grad():
             now = plain_logprobs(policy, one)
-        old, engine, reference = (now + 0.2 * torch.randn(len(now), generator=rng) for _ in range(3))
-        logprobs = torch.zeros(len(one.token_ids))
-        logprobs[trained_positions(one)] = engine
-        samples.append(one.model_copy(update={"logprobs": logprobs.tolist()}))
-        passes.append(NoGradPass(old, reference))
+        with_engine, one_pass = near(one, now, rng)
+        samples.append(with_engine)
+        passes.append(one_pass)
     return policy, samples, passes
+
+
+def near(one, now, rng):
+    """Return a sample with engine logprobs, and old and reference logprobs, close to logprobs `now` [m]."""
+    old, engine, reference = (now + 0.2 * torch.randn(len(now), generator=rng) for _ in range(3))
+    logprobs = torch.zeros(len(one.token_ids))
+    logprobs[trained_positions(one)] = engine
+    return one.model_copy(update={"logprobs": logprobs.tolist()}), NoGradPass(old, reference)
 
 
 def ours(policy, samples, passes, config, rows=4096):
