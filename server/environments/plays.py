@@ -128,8 +128,8 @@ class Plays:
     async def _run(self, play: Play) -> None:
         state, error = "done", None
         tasks = [
-            asyncio.create_task(self._play_episode(play, environment, task, copy))
-            for copy in range(play.request.group_size)
+            asyncio.create_task(self._play_episode(play, environment, task, repetition))
+            for repetition in range(play.request.group_size)
             for environment, listed in play.request.all_tasks.items()
             for task in listed
         ]
@@ -148,7 +148,7 @@ class Plays:
             finally:
                 del self._running[play.id]
 
-    async def _play_episode(self, play: Play, environment: str, task: str, copy: int) -> None:
+    async def _play_episode(self, play: Play, environment: str, task: str, repetition: int) -> None:
         """Play one episode to completion. A failure is recorded in its row and stops no other episode."""
         request = play.request
         async with self._slots:
@@ -156,17 +156,17 @@ class Plays:
                 opened, reset = await self._environments.prepare(environment, task, request.seed, patient=True)
             except EnvironmentFailed as error:
                 log.warning("an episode of %s could not start: %s", play.id, error)
-                await self._failed(await self._open(play, environment, task), error.__cause__ or error)
+                await self._failed(await self._open(play, environment, task, repetition), error.__cause__ or error)
                 return
             try:
-                episode = await self._open(play, environment, task)
+                episode = await self._open(play, environment, task, repetition)
             except BaseException:
                 self._environments.discard(opened)
                 raise
             self._environments.attach(episode, opened, leased=False)
             await episode.opened()
             try:
-                await self._players.play(request, episode, reset, f"{task}/{request.seed}/{copy}")
+                await self._players.play(request, episode, reset, f"{task}/{request.seed}/{repetition}")
             except ContextTooLong:
                 await self._episodes.end(episode, "truncated", reason="context", success=False)
             except Exception as error:  # The episode's row holds the failure; an unexpected one also fails the play.
@@ -178,7 +178,7 @@ class Plays:
                 await self._episodes.end(episode, "closed", reason="the play was cancelled")
                 raise
 
-    async def _open(self, play: Play, environment: str, task: str) -> Episode:
+    async def _open(self, play: Play, environment: str, task: str, repetition: int) -> Episode:
         request = play.request
         version = self._pointers.resolve(request.policy or f"{self._pointers.name}@head", self._engine)
         prefix = f"{environment}:" if request.also else ""  # Two environments may have tasks with the same name.
@@ -193,6 +193,7 @@ class Plays:
             policy_version=version,
             horizon=request.horizon,
             play_id=play.id,
+            repetition=repetition,
             purpose=request.purpose,
         )
         return episode

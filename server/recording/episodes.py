@@ -55,6 +55,7 @@ class Episodes:
         policy_version: int,
         horizon: int,
         play_id: str | None = None,
+        repetition: int | None = None,
         purpose: str = "other",
         owner_hash: str | None = None,
         episode_id: str | None = None,
@@ -71,6 +72,7 @@ class Episodes:
             policy_version: version that the episode is opened on.
             horizon: maximum number of turns.
             play_id: the play that the episode belongs to.
+            repetition: which of the play's episodes of its task it is, from 0.
             purpose: what the episode is played for; an `evaluation` is never trained on.
             owner_hash: SHA-256 of the API key that opens it.
             episode_id: its id, if the caller has generated one.
@@ -97,6 +99,7 @@ class Episodes:
             "horizon": horizon,
             "group_key": request.group,
             "play_id": play_id,
+            "repetition": repetition,
             "purpose": purpose,
             "policy_version": policy_version,
             "trainable": episode.trainable,

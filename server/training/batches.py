@@ -21,6 +21,7 @@ from server.store.writer import Writer
 from server.training.budget import end_if_spent
 from server.training.data.branches import samples
 from server.training.data.curriculum import record_of, tasks_of, tasks_of_step
+from server.training.data.episode_order import place
 from server.training.data.live_episodes import oldest_live
 from server.training.data.resampling import further_plays, groups_of, next_tasks
 from server.training.data.selection import Selection, select
@@ -200,14 +201,16 @@ class Batches:
 
     def _samples(self, batch_id: str, config: RunConfig) -> list[Sample]:
         with self._database.read() as session:
-            chosen = session.scalars(
-                sa.select(RunEpisodeRow).where(RunEpisodeRow.batch_id == batch_id).order_by(RunEpisodeRow.episode_id)
+            chosen = session.execute(
+                sa.select(EpisodeRow, RunEpisodeRow.reward)
+                .join(RunEpisodeRow, RunEpisodeRow.episode_id == EpisodeRow.id)
+                .where(RunEpisodeRow.batch_id == batch_id)
             ).all()
             return samples(
                 session,
-                [row.episode_id for row in chosen],
+                [episode.id for episode in sorted((episode for episode, _ in chosen), key=place)],
                 by_prompt=config.traits.by_prompt,
-                rewards={row.episode_id: row.reward for row in chosen if row.reward is not None},
+                rewards={episode.id: reward for episode, reward in chosen if reward is not None},
             )
 
 

@@ -59,6 +59,8 @@ class EpisodeRow(Base):
     horizon: Mapped[int]
     group_key: Mapped[str | None] = mapped_column(String(300), index=True)
     play_id: Mapped[str | None] = mapped_column(ForeignKey("play.id"))
+    repetition: Mapped[int | None]
+    """Which of the play's episodes of this task it is, from 0; NULL outside of plays, and in old rows."""
     purpose: Mapped[str] = mapped_column(String(16))
     policy_version: Mapped[int]
     """Version on which the episode was opened; its turns name the versions that actually sampled."""

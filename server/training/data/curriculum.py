@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from server.environments.instances import find_environment
 from server.errors import NotFound
 from server.store.tables import BatchRow, EpisodeRow, PlayRow, RunRow
+from server.training.data.episode_order import newest_first
 from upturn.wire import PlayPlan
 
 RECENT = 32  # Newest episodes of a task that estimate its success: four groups of eight.
@@ -72,7 +73,7 @@ def record_of(session: Session, run: RunRow, step: int) -> Record:
             EpisodeRow.task,
             EpisodeRow.success,
             sa.func.row_number()
-            .over(partition_by=(EpisodeRow.environment, EpisodeRow.task), order_by=EpisodeRow.id.desc())
+            .over(partition_by=(EpisodeRow.environment, EpisodeRow.task), order_by=newest_first())
             .label("age"),
         )
         .where(

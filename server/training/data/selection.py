@@ -20,6 +20,7 @@ from server.rewards.totals import rewards_of
 from server.store.chunks import chunks
 from server.store.tables import EpisodeRow, TurnRow
 from server.training.data.branches import first_prompts
+from server.training.data.episode_order import place
 from server.training.data.live_episodes import (
     ENDED,
     Condition,
@@ -91,11 +92,12 @@ def select(
         []
         if play_id is None
         else session.execute(
-            sa.select(EpisodeRow, sa.and_(*usable(config, head - config.max_staleness)))
-            .where(EpisodeRow.play_id.in_([play_id, *further]), *ENDED)
-            .order_by(EpisodeRow.id)
+            sa.select(EpisodeRow, sa.and_(*usable(config, head - config.max_staleness))).where(
+                EpisodeRow.play_id.in_([play_id, *further]), *ENDED
+            )
         ).all()
     )
+    played = sorted(played, key=lambda one: place(one[0]))
     valid = [e for e, _ in played if e.status != "error"]
     rewards = rewards_of(session, [e.id for e in valid])
     of_play = take(session, config, [e for e, fit in played if fit], rewards)
@@ -249,8 +251,8 @@ def _of_group(config: RunConfig, members: list[EpisodeRow], rewards: dict[str, f
     if traits.episodes == "best_and_worst":
         if best - worst < config.dpo_min_gap:
             return [], "groups_without_variance"
-        ordered = sorted(rewards)
-        return [next(i for i in ordered if rewards[i] == end) for end in (best, worst)], None
+        ordered = sorted(members, key=place)
+        return [next(e.id for e in ordered if rewards[e.id] == end) for end in (best, worst)], None
     return ([], "groups_without_variance") if best == worst else (list(rewards), None)
 
 

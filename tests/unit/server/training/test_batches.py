@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,11 +13,22 @@ import pytest
 
 from server.environments.settings import EnvironmentSettings
 from server.errors import Conflict, NotFound, Unavailable
+from server.recording import episodes
 from server.store.tables import BatchRow, EpisodeRow, MetricRow, PlayRow, RunEpisodeRow, RunRow
+from server.training.data import selection
 from server.wiring.parts import Parts
 from tests.support.in_process import Held, chat, claimed, rows, running
 from tests.support.live import script, settings_for
-from upturn.wire import BatchAck, BatchRequest, EpisodeOpen, PlayPlan, RewardRequest, RunView, TrainedEpisode
+from upturn.wire import (
+    BatchAck,
+    BatchRequest,
+    EpisodeOpen,
+    PlayPlan,
+    RewardRequest,
+    RunConfig,
+    RunView,
+    TrainedEpisode,
+)
 
 ENVIRONMENT = "odd/inline:x"
 
@@ -48,6 +60,29 @@ async def rewarded(parts: Parts, *rewards: float) -> list[str]:
 
 def plan() -> PlayPlan:
     return PlayPlan(environment=ENVIRONMENT, tasks=["train/0"], groups=1, group_size=2)
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce_pp", "sft"])
+async def test_the_order_of_a_batch_does_not_depend_on_which_episode_began_first(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    last = itertools.count(10**6, -1)
+    monkeypatch.setattr(episodes, "new_id", lambda prefix: f"{prefix}_{next(last):018d}")
+    tasks = PlayPlan(environment=ENVIRONMENT, tasks=["train/1", "train/0"], groups=2, group_size=3)
+    run = await claimed(parts, algorithm=algorithm, play=tasks.model_dump())
+    while (batch := await parts.batches.lease(request(run))).state != "leased":
+        pass
+    played = {row.id: (row.task, row.repetition) for row in rows(parts, EpisodeRow)}
+    order = [(f"train/{task}", repetition) for task in range(2) for repetition in range(3)]
+    assert [played[sample.episode_id] for sample in batch.samples] == order
+    assert [played[i] for i in sorted(played)] != order, "the ids would have ordered them as well"
+
+
+def test_pairs_of_equal_rewards_do_not_depend_on_which_episode_began_first() -> None:
+    config = RunConfig(steps=1, algorithm="dpo")
+    members = [EpisodeRow(id=f"ep_{9 - n}", play_id="play", environment="x", task="t", repetition=n) for n in range(4)]
+    rewards = dict(zip((e.id for e in members), (1.0, 1.0, 0.0, 0.0), strict=True))
+    assert selection._of_group(config, members[::-1], rewards) == (["ep_9", "ep_7"], None)
 
 
 async def test_the_step_of_a_failed_play_is_played_again(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
