@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.orm import Session
 
-import migrations
 from env_adapters import environment_spec
 from server.errors import NotFound
-from server.store.database import Database
 from server.store.tables import BatchRow, CampaignRow, EpisodeRow, PlayRow, RunRow
 from server.training.data.curriculum import RECENT, learnability, record_of, tasks_of, tasks_of_step
 from upturn.wire import PlayPlan, TaskChoice
@@ -95,15 +91,6 @@ def test_a_split_contains_all_its_tasks_and_an_unknown_split_is_refused() -> Non
         tasks_of(PlayPlan(environment="textcraft", split="dev"))
     with pytest.raises(NotFound):
         tasks_of(PlayPlan(environment="nowhere", split="train"))
-
-
-@pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
-    migrations.upgrade(database.writer)
-    with Session(database.writer) as opened:
-        yield opened
-    database.close()
 
 
 def test_the_record_covers_the_newest_episodes_of_the_runs_earlier_steps(session: Session) -> None:

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-import migrations
 from server.rewards.delays import HOUR_S, LONGEST_S, SHORTEST_S, UNKNOWN_S, maturity, observed_delays
 from server.rewards.live import SETTLED_S, Arm, LiveReward, Window, live_rewards
-from server.store.database import Database
 from server.store.tables import RewardSourceRow
 from tests.support.runs.matured import Matured
 
 DAY = 86_400.0
 AGE = 3600.0
 EVER = Window(0.0, 1e10, AGE)
-
-
-@pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
-    database = Database(f"sqlite:///{tmp_path / 'upturn.db'}")
-    migrations.upgrade(database.writer)
-    with Session(database.writer) as session:
-        yield session
-    database.close()
 
 
 @pytest.fixture

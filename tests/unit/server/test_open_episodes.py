@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-import migrations
 from server.recording import episodes as module
 from server.recording.recorder import Span
 from server.store.database import Database
@@ -18,14 +15,6 @@ from server.store.tables import EpisodeRow, TurnRow
 from tests.support.portable import ASK, Scribe
 
 SPAN = Span(0, [1, 2], [-0.5, -0.5])
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'upturn.db'}")
-    migrations.upgrade(database.writer)
-    yield database
-    database.close()
 
 
 async def test_all_who_ask_for_a_recorded_episode_at_once_get_one_object(database: Database) -> None:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
 
-import migrations
 from server.recording.tokens import pack_ids, pack_logprobs
 from server.store import chunks
-from server.store.database import Database
 from server.store.tables import ApiKeyRow, EpisodeRow, NodeRow, PlayRow, PolicyVersionRow, RewardRow, TurnRow
 from server.training.data import live_episodes
 from server.training.data.branches import samples
@@ -146,12 +142,8 @@ class Record:
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Iterator[Record]:
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
-    migrations.upgrade(database.writer)
-    with Session(database.writer) as session:
-        yield Record(session)
-    database.close()
+def record(session: Session) -> Record:
+    return Record(session)
 
 
 def test_a_batch_may_have_more_episodes_than_a_query_has_parameters(

@@ -21,14 +21,6 @@ from tests.support.old_databases import all_rows, schema
 
 
 @pytest.fixture
-def database(tmp_path: Path):
-    made = Database(f"sqlite:///{tmp_path / 'test.db'}")
-    migrations.upgrade(made.writer)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def writer(database: Database):
     made = Writer(database.writer)
     yield made

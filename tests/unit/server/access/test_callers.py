@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from sqlalchemy.orm import Session
 
-import migrations
 from server.api.access import callers as module
 from server.api.access.callers import Caller, Callers
 from server.errors import InvalidKey, RateLimited
@@ -37,14 +35,6 @@ class Counted(Callers):
         self.looked_up += len(lookups)  # type: ignore[arg-type]
         self.queries += 1
         return super()._read(lookups)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'test.db'}")
-    migrations.upgrade(made.writer)
-    yield made
-    made.close()
 
 
 @pytest.fixture

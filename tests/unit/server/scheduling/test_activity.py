@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-import migrations
 from server.store.database import Database
 from server.store.tables import EpisodeRow, PlayRow, RewardRow, TurnRow
 from server.training.scheduling.activity import LONGEST_TURN_S, last_live_turn, scored_since
@@ -22,15 +19,10 @@ LATER = 1000.0
 RUN = RunConfig(algorithm="reinforce_pp", steps=1)
 
 
-@pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
+@pytest.fixture(autouse=True)
+def filled(database: Database) -> None:
     """Ten episodes of two turns; every second one is closed and has the reward 1."""
-    database = Database(f"sqlite:///{tmp_path / 'upturn.db'}")
-    migrations.upgrade(database.writer)
     fill(database, turns=20)
-    with Session(database.writer) as session:
-        yield session
-    database.close()
 
 
 def closed(session: Session) -> list[EpisodeRow]:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from sqlalchemy.orm import Session
 
-import migrations
-from server.store.database import Database
 from server.store.tables import CampaignRow, PolicyVersionRow, PromotionRow, RunRow
 from server.training.campaigns.beginnings import Beginning, begin, next_beginning
 from server.training.campaigns.nights import outcome_of
@@ -69,12 +64,8 @@ class Nights:
 
 
 @pytest.fixture
-def nights(tmp_path: Path) -> Iterator[Nights]:
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
-    migrations.upgrade(database.writer)
-    with Session(database.writer) as opened:
-        yield Nights(opened)
-    database.close()
+def nights(session: Session) -> Nights:
+    return Nights(session)
 
 
 def beginning(nights: Nights) -> Beginning:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
 
-import migrations
 from server.errors import Conflict, NotFound
 from server.store.database import Database
 from server.store.tables import BatchRow, EvaluationRow, PlayRow, PolicyVersionRow, PromotionRow, RunRow
@@ -22,20 +20,11 @@ LEAST = VersionSettings(newest=1, ancestors=0, best=False)
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'test.db'}")
-    migrations.upgrade(made.writer)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def session(database: Database) -> Iterator[Session]:
+def session(session: Session) -> Session:
     """A session of a database with the base model."""
-    with Session(database.writer) as made:
-        rows.register_base(made, "policy", Path("/base"))
-        made.commit()
-        yield made
+    rows.register_base(session, "policy", Path("/base"))
+    session.commit()
+    return session
 
 
 def run(session: Session, name: str = "r", **fields: Any) -> None:
