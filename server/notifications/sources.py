@@ -63,7 +63,7 @@ def from_ledger(session: Session, target: NotificationTargetRow, policy: str) ->
 
 def from_runs(session: Session, target: NotificationTargetRow) -> Iterator[Event]:
     """Yield the runs that failed, or ended without training anything, and that a target has not been told of."""
-    trained = (BatchRow.run_id == RunRow.id, BatchRow.state == "trained", BatchRow.policy_version.is_not(None))
+    trained = (BatchRow.run_id == RunRow.id, BatchRow.published)
     count = sa.select(sa.func.count()).where(*trained).scalar_subquery()
     query = sa.select(RunRow, count).where(
         RunRow.ended_at >= target.since,

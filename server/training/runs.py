@@ -246,7 +246,8 @@ class Runs:
 
         def read() -> list[RunView]:
             with self._database.read() as session:
-                trained = dict(session.execute(_trained().group_by(BatchRow.run_id)).all())
+                count = sa.select(BatchRow.run_id, sa.func.count()).where(BatchRow.published)
+                trained = dict(session.execute(count.group_by(BatchRow.run_id)).all())
                 rows = session.scalars(sa.select(RunRow).order_by(RunRow.id.desc()))
                 return [self._view(row, [], trained.get(row.id, 0)) for row in rows]
 
@@ -281,7 +282,7 @@ class Runs:
                 )
                 for b in batches
             ],
-            sum(b.policy_version is not None for b in batches),
+            sum(b.published for b in batches),
             gathering if row.state == "running" else None,
         )
 
@@ -310,10 +311,3 @@ class Runs:
             ended_at=row.ended_at,
             steps=steps,
         )
-
-
-def _trained() -> sa.Select[str, int]:
-    """Return the query of a run's id and its number of steps that published a version."""
-    return sa.select(BatchRow.run_id, sa.func.count()).where(
-        BatchRow.state == "trained", BatchRow.policy_version.is_not(None)
-    )

@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
 from server.store.base import Base, Id
@@ -101,6 +102,16 @@ class BatchRow(Base):
     erased_episodes: Mapped[int] = mapped_column(server_default="0", default=0)
     """Episodes of this batch that were erased later, together with their lineage rows."""
     created_at: Mapped[float]
+
+    @hybrid_property
+    def published(self) -> bool:
+        """Whether the step trained and published a version; a step without anything to learn from did not."""
+        return self.state == "trained" and self.policy_version is not None
+
+    @published.inplace.expression
+    @classmethod
+    def _published(cls) -> sa.ColumnElement[bool]:
+        return sa.and_(cls.state == "trained", cls.policy_version.is_not(None))
 
 
 class RunEpisodeRow(Base):

@@ -79,14 +79,12 @@ def _view(session: Session, row: CampaignRow, nights: list[Night]) -> CampaignVi
 def _nights(session: Session, campaign_id: str) -> list[Night]:
     runs = session.scalars(sa.select(RunRow).where(RunRow.campaign_id == campaign_id).order_by(RunRow.id)).all()
     of_campaign = BatchRow.run_id.in_(sa.select(RunRow.id).where(RunRow.campaign_id == campaign_id))
-    trained = sa.select(BatchRow.run_id, BatchRow.horizon, BatchRow.policy_version).where(
-        of_campaign, BatchRow.state == "trained"
-    )
+    trained = sa.select(BatchRow).where(of_campaign, BatchRow.state == "trained").order_by(BatchRow.step)
     horizons: dict[str, int] = {}
     published: dict[str, int] = {}
-    for run_id, horizon, version in session.execute(trained.order_by(BatchRow.step)):
-        horizons[run_id] = horizon
-        published[run_id] = published.get(run_id, 0) + (version is not None)
+    for batch in session.scalars(trained):
+        horizons[batch.run_id] = batch.horizon
+        published[batch.run_id] = published.get(batch.run_id, 0) + batch.published
     return [
         Night(
             run_id=run.id,
