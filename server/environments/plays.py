@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -37,6 +37,8 @@ class Play:
     id: str
     request: PlayRequest
     task: asyncio.Task[None] | None = None
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the task runs: a task that is canceled before would end without recording it."""
 
 
 class Plays:
@@ -108,6 +110,7 @@ class Plays:
         play = self._running.get(play_id)
         if play is None or play.task is None:
             raise Conflict(f"play {play_id} is not running", code="play_ended")
+        await play.begun.wait()
         play.task.cancel(reason)
         await asyncio.wait([play.task])
 
@@ -126,6 +129,7 @@ class Plays:
         await self._writer.write(lambda session: session.execute(change))
 
     async def _run(self, play: Play) -> None:
+        play.begun.set()
         state, error = "done", None
         tasks = [
             asyncio.create_task(self._play_episode(play, environment, task, repetition))
