@@ -51,8 +51,6 @@ def begin(
         links.insert(0, (client.run(follows.run_id), follows.step))
     first = links[0][0]
     policy = load_start(first, policies, settings.torch_device(), any_weights=found)
-    if first is not run and not policy.is_adapter:  # The server may delete the weights that an earlier run began with.
-        policy.directory = next(Path(p.path) for p in policies.data if p.kind == "base")
     accelerate(policy, settings)
     trainer = Trainer(policy, first.config, settings.max_row_tokens)
     for each, steps in links:

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 def load_start(run: RunView, policies: PolicyList, device: torch.device, *, any_weights: bool = False) -> Policy:
     """Load the weights that the run began with: its first version, or head if it has no first version yet.
 
+    The server may delete those weights later, so files next to full weights are always taken from the base model.
+
     Args:
         run: the run.
         policies: all versions.
@@ -42,14 +44,18 @@ def load_start(run: RunView, policies: PolicyList, device: torch.device, *, any_
     head = next(p for p in policies.data if p.head)
     start = head if run.first_version is None else versions[run.first_version]
     full = full_weights_under(start, versions)
+    base = next(p for p in policies.data if p.kind == "base")
     if any_weights and not Path(start.path).is_dir():
-        start = full = next(p for p in policies.data if p.kind == "base")
+        start = full = base
     adapter = Path(start.path) if start.kind == "adapter" else None
     for path in (Path(full.path), Path(start.path)):
         if not path.is_dir():
             raise FileNotFoundError(f"the weights that run {run.id} began with were deleted: {path}")
     log.info("run %s begins with %s from %s", run.id, start.id, start.path)
-    return load_policy(Path(full.path), adapter, run.config, device, run.precision)
+    policy = load_policy(Path(full.path), adapter, run.config, device, run.precision)
+    if not policy.is_adapter:
+        policy.directory = Path(base.path)
+    return policy
 
 
 def full_weights_under(version: PolicyView, versions: dict[int, PolicyView]) -> PolicyView:
