@@ -19,6 +19,7 @@ from server.notifications.delivery import Delivery
 from server.notifications.events import TEST, Event
 from server.notifications.settings import NotifySettings
 from server.notifications.target import Target
+from server.notifications.waiting import AFTER_START_S, HOUR_S, from_waiting
 from server.notifications.webhook import Webhook
 from server.readiness import Check, Part, Readiness
 from server.section import SettingsError
@@ -60,6 +61,8 @@ class Notifications:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._events = frozenset(settings.events)
+        self._waiting_s = settings.waiting_h * HOUR_S
+        self._started_at = clock()
         self._server = settings.server or socket.gethostname()
         self._policy = policy
         self._disk = Readiness({"disk": disk})
@@ -174,6 +177,8 @@ class Notifications:
                 if target is None:
                     continue
                 events = [*sources.from_ledger(session, target, self._policy), *sources.from_runs(session, target)]
+                if now - self._started_at >= min(AFTER_START_S, self._waiting_s):
+                    events += from_waiting(session, target, self._waiting_s, now)
                 if (changed := sources.from_disk(session, name, part, now)) is not None:
                     events.append(self._same(changed))
                 found[name] = sorted((one for one in events if one.type in self._events), key=lambda one: one.at)

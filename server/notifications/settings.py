@@ -18,6 +18,7 @@ EventType = Literal[
     "policy.rolled_back",
     "run.failed",
     "run.empty",
+    "run.waiting",
     "disk.full",
     "disk.free",
 ]
@@ -26,7 +27,7 @@ EVENTS: tuple[EventType, ...] = get_args(EventType)
 
 
 class NotifySettings(Section):
-    """Who learns of promotions, rollbacks, failed or empty runs, and a full disk.
+    """Who learns of promotions, rollbacks, failed, empty, or waiting runs, and a full disk.
 
     Without `webhook` and `command`, nobody does.
     """
@@ -43,6 +44,8 @@ class NotifySettings(Section):
     """Environment variables of the server that the command gets in addition to a fixed list without secrets."""
     events: list[EventType] = Field(default=list(EVENTS), min_length=1)
     """Which events are sent."""
+    waiting_h: float = Field(default=24.0, gt=0, le=8760)
+    """Hours without a new step after which an unfinished run is reported as `run.waiting`."""
     server: str | None = Field(default=None, min_length=1, max_length=200)
     """Name of this server in each event; default: the name of the machine."""
     timeout_s: float = Field(default=15.0, gt=0, le=25)
