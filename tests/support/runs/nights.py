@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -45,7 +46,7 @@ class Played:
     seeds: list[int]
     """Of the step's plays."""
     episodes: list[tuple[Any, ...]]
-    """Task, status, reward, advantage, and token ids of each episode of the batch, in its order."""
+    """Task, repetition, reward, advantage, and token ids of each episode of the batch."""
     lr: float
 
 
@@ -60,7 +61,11 @@ class Learned:
 
 
 def config(kind: str, steps: int, every: int, campaign: str | None) -> RunConfig:
-    """Return a config in which the order of a step's episodes, the record of tasks, and the reference all matter."""
+    """Return a config in which the order of a step's episodes, the record of tasks, and the reference all matter.
+
+    The local engine computes each answer by itself, so an answer depends on weights, prompt, and seed only. An engine
+    that computes answers together, such as vLLM, rounds them differently in another company.
+    """
     return RunConfig(
         campaign=campaign,
         kind=kind,
@@ -99,17 +104,14 @@ def learn(directory: Path, kind: str, nights: int, steps: int, *, every: int, ki
         with killed(directory / "data", model, kind) as client:
             ids.append(client.create_run(RunRequest(config=config(kind, steps, every, _campaign(nights)))).id)
             half = kill_in_night and night == nights - 2
-            _wait(client, directory, ids[-1], steps // 2 if half else None)
+            runs, newest = _wait(client, directory, ids, steps // 2 if half else None)
         if half:
             with killed(directory / "data", model, kind) as client:
                 assert client.run(ids[-1]).state == "running", "the night had ended before its server was killed"
-                _wait(client, directory, ids[-1], None)
-    with killed(directory / "data", model, kind) as client:
-        runs = [client.run(run_id) for run_id in ids]
-        newest = next(p for p in client.policies().data if p.version == runs[-1].last_version)
+                runs, newest = _wait(client, directory, ids, None)
     name = "model.safetensors" if kind == "full" else "adapter_model.safetensors"
     played = [step for run in runs for step in _steps(directory / "data" / "upturn.db", run)]
-    return Learned(load_file(Path(newest.path) / name), played, runs)
+    return Learned(load_file(newest / name), played, runs)
 
 
 @contextmanager
@@ -127,8 +129,9 @@ def _campaign(nights: int) -> str | None:
     return "nightly" if nights > 1 else None
 
 
-def _wait(client: Client, directory: Path, run_id: str, steps: int | None) -> None:
-    """Wait until a run has trained some steps, or has ended as it should."""
+def _wait(client: Client, directory: Path, ids: list[str], steps: int | None) -> tuple[list[RunView], Path]:
+    """Wait until the last run has trained some steps, or has ended as it should; return all runs and its weights."""
+    run_id = ids[-1]
 
     def waited() -> bool:
         run = client.run(run_id)
@@ -136,7 +139,9 @@ def _wait(client: Client, directory: Path, run_id: str, steps: int | None) -> No
             assert run.state == "done", f"{run.reason}\n{(directory / f'data/logs/learner-{run_id}.log').read_text()}"
         return run.state == "done" or (steps is not None and run.step >= steps)
 
-    until(waited, "the run did not end", 900)
+    until(waited, "the run did not end", 3000)
+    runs = [client.run(each) for each in ids]
+    return runs, next(Path(p.path) for p in client.policies().data if p.version == (runs[-1].last_version or 0))
 
 
 def _steps(database: Path, run: RunView) -> list[Played]:
@@ -147,8 +152,8 @@ def _steps(database: Path, run: RunView) -> list[Played]:
     for batch, play in read("select id, play_id from batch where run_id = ? order by step", run.id):
         seeds = read("select json_extract(request, '$.seed') from play where id = ? or batch_id = ?", play, batch)
         episodes = read(
-            "select e.id, e.task, e.status, r.reward, r.advantage from run_episode r join episode e "
-            "on e.id = r.episode_id where r.batch_id = ? order by e.task, e.id",
+            "select e.id, e.task, e.repetition, r.reward, r.advantage from run_episode r join episode e "
+            "on e.id = r.episode_id where r.batch_id = ?",
             batch,
         )
         ids = {
@@ -162,3 +167,15 @@ def _steps(database: Path, run: RunView) -> list[Played]:
         steps.append(Played(step.horizon, [seed for (seed,) in seeds], known, step.metrics["lr"]))
     connection.close()
     return steps
+
+
+def check_equal(one: Learned, other: Learned) -> None:
+    """Check that both played, earned, and learned the same, step by step and bit by bit."""
+    for number, (step, same) in enumerate(zip(one.steps, other.steps, strict=True)):
+        assert step == same, f"global step {number} differs"
+    tasks = {episode[0] for step in one.steps for episode in step.episodes}
+    rewards = {episode[2] for step in one.steps for episode in step.episodes}
+    assert len(tasks) > 8 and len(rewards) > 2, "the plays are too uniform to show anything"
+    assert one.weights.keys() == other.weights.keys()
+    for name, tensor in one.weights.items():
+        assert torch.equal(tensor, other.weights[name]), f"{name} differs"
