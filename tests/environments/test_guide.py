@@ -12,10 +12,11 @@ from tests.support.environments.episodes import Serve
 from upturn.wire import EpisodeOpen, PlayRequest
 
 GUIDE = Path(__file__).parents[2] / "docs" / "environments.md"
+GUARDS = GUIDE.with_name("promotion.md")
 
 
-def block() -> str:
-    (found,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+def block(page: Path = GUIDE) -> str:
+    (found,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     return str(found)
 
 
@@ -41,3 +42,20 @@ def test_the_guides_environment_plays_through_the_server(
         )  # type: ignore[arg-type]
         assert live.client.wait_for_play(play.id).succeeded == succeeded
     sys.modules.pop("guess")
+
+
+def test_the_guides_guard_prompts_play_through_the_server(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "guard_prompts.py").write_text(block(GUARDS))
+    (example,) = re.findall(r"^`({.*})`", GUARDS.read_text(), re.MULTILINE)
+    (tmp_path / "guard_prompts.json").write_text(example)
+    monkeypatch.syspath_prepend(tmp_path)
+    live = serve(modules=["guard_prompts"])
+    assert live.client.tasks("guard-prompts", "test").tasks == ["refund"]
+    for answer, right in (("Within 14 days, yes.", 1.0), ("Within 140 days.", 0.0)):
+        episode = live.client.open_episode(EpisodeOpen(environment="guard-prompts", task="refund"))
+        assert episode.messages[0].content == "May I return a used phone?"
+        result = live.client.step(episode.id, answer)
+        assert (result.terminated, result.reward) == (True, right)
+    sys.modules.pop("guard_prompts")
