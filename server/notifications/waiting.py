@@ -12,13 +12,13 @@ from server.store.tables import BatchRow, NotificationRow, NotificationTargetRow
 
 HOUR_S = 3600.0
 AFTER_START_S = 600.0
-"""After its start a server gives runs this long to go on, or the limit if that is shorter."""
+"""After its start a server gives runs this long to continue, or the limit if that is shorter."""
 
 
 def from_waiting(session: Session, target: NotificationTargetRow, limit_s: float, now: float) -> Iterator[Event]:
     """Yield the unfinished runs that have not begun a step for a time, and that a target has not been told of.
 
-    A run that goes on and waits again is a new event.
+    A run that continues and waits again is a new event.
 
     Args:
         session: the database.

@@ -16,7 +16,7 @@ Place = tuple[str, str, str, int, str]
 
 
 def place(episode: EpisodeRow) -> Place:
-    """Return what a batch's episodes are sorted by; live ones, and those of old plays, come first and in time."""
+    """Return what a batch's episodes are sorted by; live episodes and old rows come first, by time."""
     if episode.repetition is None:
         return ("", "", "", 0, episode.id)
     return (episode.play_id or "", episode.environment or "", episode.task or "", episode.repetition, episode.id)

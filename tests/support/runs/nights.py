@@ -97,7 +97,7 @@ def learn(directory: Path, kind: str, nights: int, steps: int, *, every: int, ki
         nights: number of nights; 1 is a run by itself.
         steps: learner steps of each night.
         every: learner steps of a stage of the horizon.
-        kill_in_night: kill the server and its learner once more, in the middle of the night before the last.
+        kill_in_night: kill the server and its learner also in the middle of the night before the last.
     """
     model, ids = make_tiny_model(directory / "model"), list[str]()
     for night in range(nights):
