@@ -165,6 +165,8 @@ async def test_concurrent_answers_equal_sequential_ones(bench: Bench) -> None:
     alone = [joined(await bench.sample(version, max_tokens=20, seed=s, extra=LONG)) for s in range(4)]
     together = await asyncio.gather(*(bench.sample(version, max_tokens=20, seed=s, extra=LONG) for s in range(4)))
     assert [joined(pieces)[0] for pieces in together] == [ids for ids, _, _ in alone]
+    if bench.kind == "local":
+        assert [joined(pieces)[1] for pieces in together] == [logprobs for _, logprobs, _ in alone], "bit by bit"
 
 
 async def test_the_engine_serves_the_distribution_of_the_loaded_weights(bench: Bench) -> None:
