@@ -86,10 +86,8 @@ def must_publish_start(run: RunView, policies: PolicyList) -> bool:
     if run.follows is None:
         return run.first_version != head
     steps = run.follows.step
-    of_state = [
-        p.version for p in policies.data if p.run_id == run.follows.run_id and (p.step is None or p.step < steps)
-    ]
-    return max(of_state, default=None) != head
+    made = [(-1 if p.step is None else p.step, p.version) for p in policies.data if p.run_id == run.follows.run_id]
+    return max((each for each in made if each[0] < steps), default=(-1, None))[1] != head
 
 
 def delete_old_checkpoints(run: RunView, client: FirstProcessClient, checkpoints: Path) -> None:

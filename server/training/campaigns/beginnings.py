@@ -109,5 +109,8 @@ def _behind(session: Session, campaign_id: str, attempt: int) -> Beginning:
         return Beginning(attempt=attempt)
     if version.step is None:  # The state with which its run began, published again.
         return Beginning(run.follows_id, run.follows_step, run.first_step, attempt)
-    steps = run.step if version.version == run.last_version else version.step + 1
+    if run.collapsed and version.step >= run.step:  # A copy of its best version, by a learner that did not say which.
+        return Beginning(attempt=attempt)
+    last = session.scalar(sa.select(sa.func.max(PolicyVersionRow.step)).where(PolicyVersionRow.run_id == run.id))
+    steps = run.step if version.step == last else version.step + 1  # Its last steps may have trained nothing.
     return Beginning(run.id, steps, run.first_step + steps, attempt)

@@ -202,6 +202,16 @@ def test_the_state_is_published_first_unless_it_is_the_head(tmp_path):
     )
 
 
+def test_the_end_of_a_stopped_run_is_published_although_its_best_version_is_the_head(tmp_path):
+    server, settings = set_up(tmp_path, STEPS, "nightly", {})
+    do_next_run(server.client(), settings)
+    end = server.versions[-1].model_copy(update={"head": False})
+    best = end.model_copy(update={"version": end.version + 1, "step": 0, "head": True, "path": server.versions[1].path})
+    server.versions[-1:] = [end, best]
+    server.next_night()
+    assert must_publish_start(server.run, PolicyList(data=server.versions))
+
+
 def test_deleted_weights_of_earlier_nights_are_not_needed(tmp_path):
     server, settings = set_up(tmp_path, STEPS, "nightly", {})
     do_next_run(server.client(), settings)

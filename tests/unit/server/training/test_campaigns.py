@@ -164,3 +164,25 @@ def test_the_outcome_of_a_night_names_what_was_decided(nights: Nights) -> None:
         assert outcome_of(nights.night(f"run-{number}", 1, gate)) == outcome
     assert outcome_of(nights.night("none", 0, "void")) == "nothing"
     assert outcome_of(nights.night("now", 1, None, state="running")) == "open"
+
+
+def test_a_collapsed_run_goes_back_to_its_best_version_and_not_to_its_end(nights: Nights) -> None:
+    collapsed = nights.night("one", 4, None, collapsed=True, state="failed")
+    collapsed.last_version = nights.add_version("one", 1)  # The best version, of step 1, serves again.
+    nights.ledger(0, collapsed.last_version, "publish", "swap")
+    assert beginning(nights) == Beginning("one", 2, 2, 1)
+
+
+def test_a_copy_of_an_unknown_version_of_a_collapsed_run_is_only_weights(nights: Nights) -> None:
+    collapsed = nights.night("one", 4, None, collapsed=True, state="failed")
+    collapsed.last_version = nights.add_version("one", 4)
+    nights.ledger(0, collapsed.last_version, "publish", "swap")
+    assert beginning(nights) == Beginning(None, None, 0, 1)
+
+
+def test_steps_that_trained_nothing_after_the_champion_are_not_repeated(nights: Nights) -> None:
+    one = nights.night("one", 3, "promoted")
+    nights.promote(one)
+    one.step = 5
+    nights.night("two", 3, "rejected")
+    assert beginning(nights) == Beginning("one", 5, 5, 1)
