@@ -94,7 +94,8 @@ def delete_old_checkpoints(run: RunView, client: FirstProcessClient, checkpoints
     """Delete the checkpoints of the campaign's earlier runs to which it will not go back."""
     earlier = [each for each in client.runs().data if each.config.campaign == run.config.campaign]
     promoted = [each.id for each in earlier if each.gate == "promoted"][:KEPT_PROMOTED]
-    kept = {run.id, *promoted} | ({run.follows.run_id} if run.follows else set())
+    serving = {version.run_id for version in client.policies().data if version.champion}  # Maybe promoted by hand.
+    kept = {run.id, *promoted, *serving} | ({run.follows.run_id} if run.follows else set())
     from_first(_delete, [checkpoints / each.id for each in earlier if each.id not in kept])
 
 

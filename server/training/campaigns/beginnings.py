@@ -58,6 +58,7 @@ def begin(session: Session, run: RunRow) -> None:
     if run.campaign_id is None:
         return
     beginning = next_beginning(session, run.campaign_id)
+    run.ledger_id = session.scalar(sa.select(sa.func.max(PromotionRow.id)))
     run.follows_id, run.follows_step = beginning.run_id, beginning.step
     run.first_step, run.attempt = beginning.first_step, beginning.attempt
 
@@ -75,11 +76,20 @@ def next_beginning(session: Session, campaign_id: str) -> Beginning:
 
 
 def last_run(session: Session, campaign_id: str) -> RunRow | None:
-    """Return the campaign's last run that has started."""
+    """Return the campaign's last run that has started.
+
+    Reverts and global steps tell which it is; the clock, which may be set back, only orders runs without a step.
+    """
     return session.scalar(
         sa.select(RunRow)
         .where(RunRow.campaign_id == campaign_id, RunRow.started_at.is_not(None))
-        .order_by(RunRow.started_at.desc(), RunRow.id.desc())
+        .order_by(
+            RunRow.attempt.desc(),
+            RunRow.first_step.desc(),
+            RunRow.step.desc(),
+            RunRow.started_at.desc(),
+            RunRow.id.desc(),
+        )
         .limit(1)
     )
 
@@ -88,13 +98,14 @@ def _went_wrong(session: Session, run: RunRow) -> bool:
     """Return whether a run collapsed, or its candidate or its campaign's champion was rejected since it started."""
     if run.collapsed or run.gate == "rejected":
         return True
+    since = PromotionRow.created_at >= run.started_at if run.ledger_id is None else PromotionRow.id > run.ledger_id
     undone = (
         sa.select(PromotionRow.id)
         .join(PolicyVersionRow, PolicyVersionRow.version == PromotionRow.from_version)
         .join(RunRow, RunRow.id == PolicyVersionRow.run_id)
         .where(
             PromotionRow.action == "rollback",
-            PromotionRow.created_at >= run.started_at,
+            since,
             RunRow.campaign_id == run.campaign_id,
         )
     )

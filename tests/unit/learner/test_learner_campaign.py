@@ -239,6 +239,18 @@ def test_a_campaign_keeps_the_checkpoints_that_it_may_go_back_to(tmp_path):
     assert kept == sorted({*promoted, server.run.id, server.run.follows.run_id})
 
 
+def test_a_campaign_keeps_the_checkpoint_behind_a_version_that_was_promoted_by_hand(tmp_path):
+    server, settings = set_up(tmp_path, 1, "nightly", {})
+    do_next_run(server.client(), settings)
+    by_hand = server.versions[-1]
+    for _ in range(3):
+        server.next_night(gate="continued")
+        server.versions = [v.model_copy(update={"champion": v.version == by_hand.version}) for v in server.versions]
+        do_next_run(server.client(), settings)
+    kept = {path.name for path in (settings.work_dir / "checkpoints").iterdir()}
+    assert kept == {by_hand.run_id, server.run.id, server.run.follows.run_id}
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [({"lora_rank": 8}, "lora_rank"), ({"algorithm": "ppo"}, "algorithm"), ({"kind": "full"}, "kind")],

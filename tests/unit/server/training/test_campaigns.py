@@ -13,6 +13,7 @@ from server.store.database import Database
 from server.store.tables import CampaignRow, PolicyVersionRow, PromotionRow, RunRow
 from server.training.campaigns.beginnings import Beginning, begin, next_beginning
 from server.training.campaigns.nights import outcome_of
+from server.training.run_states import claimable_run
 
 
 class Nights:
@@ -186,3 +187,43 @@ def test_steps_that_trained_nothing_after_the_champion_are_not_repeated(nights: 
     one.step = 5
     nights.night("two", 3, "rejected")
     assert beginning(nights) == Beginning("one", 5, 5, 1)
+
+
+def test_a_clock_that_was_set_back_changes_no_order(nights: Nights) -> None:
+    nights.clock = 10_000.0
+    one = nights.night("one", 3, "promoted")
+    nights.promote(one)
+    nights.clock -= 3_600
+    assert one.last_version is not None
+    nights.ledger(one.last_version, 0, "rollback", "watch")
+    assert beginning(nights) == Beginning(None, None, 0, 1), "rolled back after the night, by a clock before it"
+    nights.night("a-two", 2, "continued")
+    assert beginning(nights) == Beginning("a-two", 2, 2, 1), "the last run, by a clock before the first"
+    nights.night("a-three", 2, "continued")
+    assert beginning(nights) == Beginning("a-three", 2, 4, 1)
+
+
+def claimable(nights: Nights) -> str | None:
+    run = claimable_run(nights.session, "learner", None, nights.clock)
+    return None if run is None else run.id
+
+
+def test_the_next_run_of_a_campaign_waits_until_a_paused_one_has_ended(nights: Nights) -> None:
+    paused = nights.night("one", 2, None, state="running")
+    paused.state = "paused"
+    for name, campaign in (("two", "nightly"), ("three", None)):
+        nights.session.add(
+            RunRow(
+                id=name, state="queued", trigger="t", config={}, step=0, campaign_id=campaign, created_at=nights.clock
+            )
+        )
+    nights.session.flush()
+    assert claimable(nights) == "three", "a run by itself does not wait"
+    paused.state = "queued"
+    assert claimable(nights) == "one", "it continues at its step"
+    paused.state, paused.ended_at = "done", nights.clock
+    nights.session.flush()
+    assert claimable(nights) == "three"
+    nights.session.delete(nights.session.get_one(RunRow, "three"))
+    nights.session.flush()
+    assert claimable(nights) == "two"
