@@ -16,7 +16,7 @@ from learner.model.acceleration import accelerate
 from learner.parallel.distributed import from_first
 from learner.parallel.first import FirstProcessClient
 from learner.settings import LearnerSettings
-from learner.state.checkpoint import newest_checkpoint
+from learner.state.checkpoint import forget_later, newest_checkpoint
 from learner.state.resume import load_start, resume
 from learner.step import Trainer
 from upturn.wire import BatchView, PolicyList, RunStep, RunView
@@ -46,6 +46,7 @@ def begin(
         checkpoints: directory of the checkpoints of all runs.
         batch_of: returns the batch of a finished step of a run again.
     """
+    from_first(forget_later, checkpoints / run.id, run.step)
     links = [(run, run.step)]
     while not (found := _has_checkpoint(checkpoints, *links[0])) and (follows := links[0][0].follows) is not None:
         links.insert(0, (client.run(follows.run_id), follows.step))

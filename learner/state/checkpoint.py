@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import warnings
@@ -31,6 +32,7 @@ from learner.step import Trainer
 from upturn.wire import RunConfig
 from upturn.wire.spelling import to_british
 
+log = logging.getLogger(__name__)
 KEPT = 2
 """Number of checkpoints kept per run."""
 _LATER: Mapping[str, tuple[str, ...]] = {
@@ -90,6 +92,18 @@ def newest_checkpoint(root: Path, up_to: int) -> tuple[int, Path] | None:
     """Return step and directory of the newest checkpoint after at most `up_to` finished steps; None if none exists."""
     steps = [step for step in _checkpoints(root) if step <= up_to]
     return (max(steps), _checkpoints(root)[max(steps)]) if steps else None
+
+
+def forget_later(root: Path, steps: int) -> None:
+    """Delete the checkpoints after more than `steps` finished steps.
+
+    The server has not recorded these steps: the learner was killed before it could acknowledge them, or the database
+    is a backup. They are trained again, perhaps on other episodes.
+    """
+    for step, directory in _checkpoints(root).items():
+        if step > steps:
+            log.warning("%s is deleted: the server has recorded %d steps", directory, steps)
+            shutil.rmtree(directory)
 
 
 def load_checkpoint(trainer: Trainer, directory: Path) -> None:

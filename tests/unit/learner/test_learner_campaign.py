@@ -239,6 +239,33 @@ def test_a_campaign_keeps_the_checkpoints_that_it_may_go_back_to(tmp_path):
     assert kept == sorted({*promoted, server.run.id, server.run.follows.run_id})
 
 
+def test_checkpoints_of_steps_that_a_restored_database_does_not_know_are_not_continued(tmp_path, monkeypatch):
+    server, settings = set_up(tmp_path, 3, "nightly", {"checkpoint_every": 1})
+    before = {}
+
+    def back_up(path, body):
+        if path.endswith("/batches") and body["step"] == 1:
+            before.update(run=server.run, versions=list(server.versions))
+
+    server.before = back_up
+    do_next_run(server.client(), settings)
+    lost = final(server)
+    server.before = lambda path, body: None
+    server.run = before["run"].model_copy(update={"state": "queued"})
+    server.versions, server.leased = before["versions"], {}
+    real = random_samples
+    monkeypatch.setattr(f"{__name__}.random_samples", lambda seed: real(seed=seed + 100))
+    do_next_run(server.client(), settings)
+    ended = final(server)
+    server.next_night(config=server.run.config.model_copy(update={"steps": 1}))
+    server.versions[0] = server.versions[0].model_copy(update={"head": True})  # So that the state is published.
+    server.versions[-1] = server.versions[-1].model_copy(update={"head": False})
+    do_next_run(server.client(), settings)
+    start = load_file(Path(server.versions[-2].path) / "model.safetensors")
+    assert all(torch.equal(tensor, ended[name]) for name, tensor in start.items())
+    assert not all(torch.equal(tensor, lost[name]) for name, tensor in start.items())
+
+
 def test_a_campaign_keeps_the_checkpoint_behind_a_version_that_was_promoted_by_hand(tmp_path):
     server, settings = set_up(tmp_path, 1, "nightly", {})
     do_next_run(server.client(), settings)
