@@ -12,7 +12,7 @@ import migrations
 from server.store.database import Database
 from server.store.tables import CampaignRow, PolicyVersionRow, PromotionRow, RunRow
 from server.training.campaigns.beginnings import Beginning, begin, next_beginning
-from server.training.campaigns.nights import outcome_of
+from server.training.campaigns.nights import nights_of, outcome_of
 from server.training.run_states import claimable_run
 
 
@@ -127,6 +127,24 @@ def test_a_collapsed_run_goes_back_without_a_decision(nights: Nights) -> None:
     collapsed = nights.night("two", 3, None, collapsed=True, state="failed")
     assert beginning(nights) == Beginning("one", 3, 3, 1)
     assert outcome_of(collapsed) == "revert"
+
+
+def test_a_night_shows_what_the_watch_and_people_made_of_it(nights: Nights) -> None:
+    one, two, three = (nights.night(name, 1, gate) for name, gate in (("1", "promoted"), ("2", "void"), ("3", None)))
+    nights.promote(one)
+    assert one.last_version is not None
+    nights.ledger(one.last_version, 0, "rollback", "watch")
+    nights.promote(two)
+    nights.promote(three)
+    assert three.last_version is not None and two.last_version is not None
+    nights.ledger(three.last_version, two.last_version, "rollback", "ann")
+
+    def outcomes() -> list[str]:
+        return [night.outcome for night in nights_of(nights.session, "nightly")]
+
+    assert outcomes() == ["revert", "promote", "revert"]
+    nights.promote(one)
+    assert outcomes() == ["promote", "promote", "revert"]
 
 
 @pytest.mark.parametrize("by", ["watch", "ann"])
