@@ -124,9 +124,7 @@ def claimable_run(session: Session, learner: str, run_id: str | None, now: float
 
 
 def _waits_for_campaign() -> sa.ColumnElement[bool]:
-    """Return the condition that a run has not started while another run of its campaign has not ended: it continues
-    the state with which that one ends.
-    """
+    """Return the condition that a run has not started, and that another run of its campaign has not ended."""
     other = aliased(RunRow)
     return sa.and_(
         RunRow.started_at.is_(None),

@@ -96,7 +96,7 @@ def _changes(session: Session, campaign_id: str) -> dict[str, str]:
         .where(RunRow.campaign_id == campaign_id, PromotionRow.action.in_(("promote", "rollback")))
         .order_by(PromotionRow.id)
     )
-    return {run_id: action for run_id, action in session.execute(query)}
+    return dict(session.execute(query).all())
 
 
 def nights_of(session: Session, campaign_id: str) -> list[Night]:
