@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from learner.checks import BadInput
 from learner.model.acceleration import accelerate
 from learner.parallel.distributed import from_first
 from learner.parallel.first import FirstProcessClient
@@ -45,13 +46,24 @@ def begin(
         settings: the learner's settings.
         checkpoints: directory of the checkpoints of all runs.
         batch_of: returns the batch of a finished step of a run again.
+
+    Raises:
+        BadInput: checkpoints and weights of the campaign were deleted.
     """
     from_first(forget_later, checkpoints / run.id, run.step)
     links = [(run, run.step)]
     while not (found := _has_checkpoint(checkpoints, *links[0])) and (follows := links[0][0].follows) is not None:
         links.insert(0, (client.run(follows.run_id), follows.step))
     first = links[0][0]
-    policy = load_start(first, policies, settings.torch_device(), any_weights=found)
+    try:
+        policy = load_start(first, policies, settings.torch_device(), any_weights=found)
+    except FileNotFoundError as error:
+        if first is run:
+            raise
+        raise BadInput(
+            f"campaign {run.config.campaign!r} cannot continue: {checkpoints} has no checkpoint of its runs, and "
+            f"{error}; restore either, or name another campaign, which begins with the champion's weights"
+        ) from error
     if first is not run and not policy.is_adapter:  # The server may delete the weights that an earlier run began with.
         policy.directory = next(Path(p.path) for p in policies.data if p.kind == "base")
     accelerate(policy, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import httpx2
@@ -223,6 +224,22 @@ def test_deleted_weights_of_earlier_nights_are_not_needed(tmp_path):
         Path(version.path).rmdir()
     server.next_night(first_version=2)
     assert do_next_run(server.client(), settings).state == "done"
+
+
+def test_a_campaign_whose_state_was_deleted_says_so_and_what_to_do(tmp_path):
+    server, settings = set_up(tmp_path, 1, "nightly", {})
+    do_next_run(server.client(), settings)
+    server.next_night(first_version=1)
+    do_next_run(server.client(), settings)
+    shutil.rmtree(settings.work_dir / "checkpoints")
+    shutil.rmtree(server.versions[1].path)
+    server.run = server.run.model_copy(update={"follows": None})  # As after a revert to a champion from outside the campaign.
+    server.next_night()
+    with pytest.raises(BadInput):
+        do_next_run(server.client(), settings)
+    assert server.run.state == "failed"
+    assert server.run.reason.startswith("campaign 'nightly' cannot continue: ")
+    assert server.run.reason.endswith("name another campaign, which begins with the champion's weights")
 
 
 def test_a_campaign_keeps_the_checkpoints_that_it_may_go_back_to(tmp_path):
