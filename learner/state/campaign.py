@@ -105,7 +105,9 @@ def must_publish_start(run: RunView, policies: PolicyList) -> bool:
 
 def delete_old_checkpoints(run: RunView, client: FirstProcessClient, checkpoints: Path) -> None:
     """Delete the checkpoints of the campaign's earlier runs to which it will not go back."""
-    earlier = [each for each in client.runs().data if each.config.campaign == run.config.campaign]
+    runs = [each for each in client.runs().data if each.config.campaign == run.config.campaign]
+    # If the server has ended this run, since its budget is used up, another learner may have begun the next one.
+    earlier = [each for each in runs if (each.attempt, each.first_step) < (run.attempt, run.first_step)]
     promoted = [each.id for each in earlier if each.gate == "promoted"][:KEPT_PROMOTED]
     serving = {version.run_id for version in client.policies().data if version.champion}  # Maybe promoted by hand.
     kept = {run.id, *promoted, *serving} | ({run.follows.run_id} if run.follows else set())

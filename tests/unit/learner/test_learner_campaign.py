@@ -233,13 +233,24 @@ def test_a_campaign_whose_state_was_deleted_says_so_and_what_to_do(tmp_path):
     do_next_run(server.client(), settings)
     shutil.rmtree(settings.work_dir / "checkpoints")
     shutil.rmtree(server.versions[1].path)
-    server.run = server.run.model_copy(update={"follows": None})  # As after a revert to a champion from outside the campaign.
+    server.run = server.run.model_copy(update={"follows": None})  # Begun anew after a revert.
     server.next_night()
     with pytest.raises(BadInput):
         do_next_run(server.client(), settings)
     assert server.run.state == "failed"
     assert server.run.reason.startswith("campaign 'nightly' cannot continue: ")
     assert server.run.reason.endswith("name another campaign, which begins with the champion's weights")
+
+
+def test_a_run_deletes_no_checkpoint_of_a_run_that_began_after_it(tmp_path):
+    server, settings = set_up(tmp_path, 1, "nightly", {})
+    do_next_run(server.client(), settings)
+    server.next_night()
+    later = server.run.model_copy(update={"id": "later", "first_step": server.run.first_step + 1})
+    server.ended["later"] = later
+    checkpoints(settings, later).mkdir()
+    do_next_run(server.client(), settings)
+    assert checkpoints(settings, later).is_dir()
 
 
 def test_a_campaign_keeps_the_checkpoints_that_it_may_go_back_to(tmp_path):
