@@ -95,7 +95,7 @@ class RunVersions:
             f"{best.success:.3f} at step {best.step}"
         )
         published = {s.policy_version: s for s in recorded if s.policy_version is not None}
-        made = published.get(best.version)
+        made = None if best.version is None else published.get(best.version)
         if made is not None and best.version == max(published):
             return f"{what} and is the newest"
         if made is None or not self._kept.exists():
