@@ -63,11 +63,18 @@ def config_sha256(config: RunConfig) -> str:
 
 
 def save_checkpoint(trainer: Trainer, root: Path, step: int) -> Path:
-    """Save the state after `step` finished learner steps; return its directory."""
+    """Save the state after `step` finished learner steps; return its directory.
+
+    What could not be written whole leaves nothing on the disk, which may be full.
+
+    Raises:
+        CheckpointError: it cannot be written.
+        OSError: it cannot be written.
+    """
     directory, unfinished = root / f"step-{step:06d}", root / f"step-{step:06d}.part"
 
     def begin() -> None:
-        for stale in (unfinished, directory):
+        for stale in (*root.glob("*.part"), directory):
             if stale.exists():
                 shutil.rmtree(stale)
         unfinished.mkdir(parents=True)
@@ -82,9 +89,14 @@ def save_checkpoint(trainer: Trainer, root: Path, step: int) -> Path:
             shutil.rmtree(_checkpoints(root)[old])
 
     distributed.from_first(begin)
-    with _plain_errors(unfinished):
-        save(_state(trainer), storage_writer=FileSystemWriter(unfinished), **_processes())
-    distributed.from_first(finish)
+    try:
+        with _plain_errors(unfinished):
+            save(_state(trainer), storage_writer=FileSystemWriter(unfinished), **_processes())
+        distributed.from_first(finish)
+    except Exception:
+        if distributed.is_first():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     return directory
 
 
@@ -193,4 +205,6 @@ def _plain_errors(directory: Path) -> Iterator[None]:
             if not isinstance(failure, Exception):  # a stop that arrived during the write
                 raise failure from None
         causes = "; ".join(str(failure[0]) for failure in error.failures.values())
-        raise CheckpointError(f"{directory} cannot be written or read: {causes}") from error
+        # PyTorch says of a full disk only that a file has an unexpected position.
+        free = f"{shutil.disk_usage(directory.parent).free / 2**20:,.0f} MiB are free on its disk"
+        raise CheckpointError(f"{directory} cannot be written or read, {free}: {causes}") from error
