@@ -44,15 +44,18 @@ class RunVersions:
         self.newest = Path(max(published, key=lambda version: version.version).path) if published else None
         """Directory of the run's newest version, which plays the next step; None before the first."""
 
-    def publish(self, step: int | None, horizon: int) -> tuple[int, dict[str, float]]:
+    def publish(self, step: int | None, horizon: int, copy_of: int | None = None) -> tuple[int, dict[str, float]]:
         """Write and publish a version; return its number, and the seconds that both took.
 
         Args:
-            step: learner step of the run; None publishes the state with which the run begins.
+            step: learner step of the run that made the weights; None is the state with which the run begins.
             horizon: the step's horizon, for the manifest.
+            copy_of: the earlier version of the run whose weights these are, for the manifest: no two versions have the
+                same.
         """
         began = time.perf_counter()
-        version = write_version(self._policy, self._directory, step, {"run_id": self._run.id, "horizon": horizon})
+        facts = {"run_id": self._run.id, "horizon": horizon} | ({} if copy_of is None else {"copy_of": copy_of})
+        version = write_version(self._policy, self._directory, step, facts)
         written = time.perf_counter()
         published = self._client.publish(
             PolicyPublish(
@@ -91,11 +94,12 @@ class RunVersions:
             f"The best version, {'the first' if best.version is None else best.version}, had a mean success of "
             f"{best.success:.3f} at step {best.step}"
         )
-        newest = next((s.policy_version for s in reversed(recorded) if s.policy_version is not None), None)
-        if best.version == newest:
+        published = {s.policy_version: s for s in recorded if s.policy_version is not None}
+        made = None if best.version is None else published.get(best.version)
+        if made is not None and best.version == max(published):
             return f"{what} and is the newest"
-        if best.version is None or not self._kept.exists():
+        if made is None or not self._kept.exists():
             return f"{what}: promote it"
         self._policy.load_published(self._kept.directory)
-        version, _ = self.publish(len(recorded), recorded[-1].horizon)
+        version, _ = self.publish(made.step, made.horizon, copy_of=best.version)
         return f"{what} and serves again as version {version}"

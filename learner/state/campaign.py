@@ -12,11 +12,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from learner.checks import BadInput
 from learner.model.acceleration import accelerate
 from learner.parallel.distributed import from_first
 from learner.parallel.first import FirstProcessClient
 from learner.settings import LearnerSettings
-from learner.state.checkpoint import newest_checkpoint
+from learner.state.checkpoint import forget_later, newest_checkpoint
 from learner.state.resume import load_start, resume
 from learner.step import Trainer
 from upturn.wire import BatchView, PolicyList, RunStep, RunView
@@ -45,12 +46,24 @@ def begin(
         settings: the learner's settings.
         checkpoints: directory of the checkpoints of all runs.
         batch_of: returns the batch of a finished step of a run again.
+
+    Raises:
+        BadInput: checkpoints and weights of the campaign were deleted.
     """
+    from_first(forget_later, checkpoints / run.id, run.step)
     links = [(run, run.step)]
     while not (found := _has_checkpoint(checkpoints, *links[0])) and (follows := links[0][0].follows) is not None:
         links.insert(0, (client.run(follows.run_id), follows.step))
     first = links[0][0]
-    policy = load_start(first, policies, settings.torch_device(), any_weights=found)
+    try:
+        policy = load_start(first, policies, settings.torch_device(), any_weights=found)
+    except FileNotFoundError as error:
+        if first is run:
+            raise
+        raise BadInput(
+            f"campaign {run.config.campaign!r} cannot continue: {checkpoints} has no checkpoint of its runs, and "
+            f"{error}; restore either, or name another campaign, which begins with the champion's weights"
+        ) from error
     accelerate(policy, settings)
     trainer = Trainer(policy, first.config, settings.max_row_tokens)
     for each, steps in links:
@@ -84,17 +97,18 @@ def must_publish_start(run: RunView, policies: PolicyList) -> bool:
     if run.follows is None:
         return run.first_version != head
     steps = run.follows.step
-    of_state = [
-        p.version for p in policies.data if p.run_id == run.follows.run_id and (p.step is None or p.step < steps)
-    ]
-    return max(of_state, default=None) != head
+    made = [(-1 if p.step is None else p.step, p.version) for p in policies.data if p.run_id == run.follows.run_id]
+    return max((each for each in made if each[0] < steps), default=(-1, None))[1] != head
 
 
 def delete_old_checkpoints(run: RunView, client: FirstProcessClient, checkpoints: Path) -> None:
     """Delete the checkpoints of the campaign's earlier runs to which it will not go back."""
-    earlier = [each for each in client.runs().data if each.config.campaign == run.config.campaign]
+    runs = [each for each in client.runs().data if each.config.campaign == run.config.campaign]
+    # If the server has ended this run, since its budget is used up, another learner may have begun the next one.
+    earlier = [each for each in runs if (each.attempt, each.first_step) < (run.attempt, run.first_step)]
     promoted = [each.id for each in earlier if each.gate == "promoted"][:KEPT_PROMOTED]
-    kept = {run.id, *promoted} | ({run.follows.run_id} if run.follows else set())
+    serving = {version.run_id for version in client.policies().data if version.champion}  # Maybe promoted by hand.
+    kept = {run.id, *promoted, *serving} | ({run.follows.run_id} if run.follows else set())
     from_first(_delete, [checkpoints / each.id for each in earlier if each.id not in kept])
 
 

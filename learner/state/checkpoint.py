@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import warnings
@@ -31,6 +32,7 @@ from learner.step import Trainer
 from upturn.wire import RunConfig
 from upturn.wire.spelling import to_british
 
+log = logging.getLogger(__name__)
 KEPT = 2
 """Number of checkpoints kept per run."""
 _LATER: Mapping[str, tuple[str, ...]] = {
@@ -61,11 +63,18 @@ def config_sha256(config: RunConfig) -> str:
 
 
 def save_checkpoint(trainer: Trainer, root: Path, step: int) -> Path:
-    """Save the state after `step` finished learner steps; return its directory."""
+    """Save the state after `step` finished learner steps; return its directory.
+
+    What could not be written whole leaves nothing on the disk, which may be full.
+
+    Raises:
+        CheckpointError: it cannot be written.
+        OSError: it cannot be written.
+    """
     directory, unfinished = root / f"step-{step:06d}", root / f"step-{step:06d}.part"
 
     def begin() -> None:
-        for stale in (unfinished, directory):
+        for stale in (*root.glob("*.part"), directory):
             if stale.exists():
                 shutil.rmtree(stale)
         unfinished.mkdir(parents=True)
@@ -80,9 +89,14 @@ def save_checkpoint(trainer: Trainer, root: Path, step: int) -> Path:
             shutil.rmtree(_checkpoints(root)[old])
 
     distributed.from_first(begin)
-    with _plain_errors(unfinished):
-        save(_state(trainer), storage_writer=FileSystemWriter(unfinished), **_processes())
-    distributed.from_first(finish)
+    try:
+        with _plain_errors(unfinished):
+            save(_state(trainer), storage_writer=FileSystemWriter(unfinished), **_processes())
+        distributed.from_first(finish)
+    except Exception:
+        if distributed.is_first():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     return directory
 
 
@@ -90,6 +104,18 @@ def newest_checkpoint(root: Path, up_to: int) -> tuple[int, Path] | None:
     """Return step and directory of the newest checkpoint after at most `up_to` finished steps; None if none exists."""
     steps = [step for step in _checkpoints(root) if step <= up_to]
     return (max(steps), _checkpoints(root)[max(steps)]) if steps else None
+
+
+def forget_later(root: Path, steps: int) -> None:
+    """Delete the checkpoints after more than `steps` finished steps.
+
+    The server has not recorded these steps: the learner was killed before it could acknowledge them, or the database
+    is a backup. They are trained again, perhaps on other episodes.
+    """
+    for step, directory in _checkpoints(root).items():
+        if step > steps:
+            log.warning("%s is deleted: the server has recorded %d steps", directory, steps)
+            shutil.rmtree(directory)
 
 
 def load_checkpoint(trainer: Trainer, directory: Path) -> None:
@@ -179,4 +205,6 @@ def _plain_errors(directory: Path) -> Iterator[None]:
             if not isinstance(failure, Exception):  # a stop that arrived during the write
                 raise failure from None
         causes = "; ".join(str(failure[0]) for failure in error.failures.values())
-        raise CheckpointError(f"{directory} cannot be written or read: {causes}") from error
+        # PyTorch says of a full disk only that a file has an unexpected position.
+        free = f"{shutil.disk_usage(directory.parent).free / 2**20:,.0f} MiB are free on its disk"
+        raise CheckpointError(f"{directory} cannot be written or read, {free}: {causes}") from error

@@ -31,18 +31,20 @@ def check_config(config: RunConfig, served: str, precision: Precision | None) ->
             param="config.kind",
             code="wrong_kind",
         )
-    stage = steps_of_first_stage(config.schedule)
-    if stage is not None and config.campaign is None and config.steps <= stage:
+    stage = steps_at_first_horizon(config.schedule)
+    steps = config.steps if config.budget.steps is None else min(config.steps, config.budget.steps)
+    if stage is not None and config.campaign is None and steps <= stage:
         raise BadRequest(
-            f"the run has {config.steps} steps, and its schedule stays at the first horizon for at least {stage}: name "
+            f"the run has {steps} steps, and its schedule stays at the first horizon for at least {stage}: name "
             "a campaign, whose runs continue one another, or choose a fixed horizon, shorter stages, or more steps",
             param="config.schedule",
             code="schedule_never_advances",
         )
 
 
-def steps_of_first_stage(schedule: HorizonSchedule) -> int | None:
+def steps_at_first_horizon(schedule: HorizonSchedule) -> int | None:
     """Return for how many learner steps a schedule stays at its first horizon, at least; None if it has no other."""
     if schedule.kind == "fixed" or len(set(schedule.rounds)) == 1:
         return None
-    return schedule.every if schedule.kind == "stepwise" else schedule.window
+    stages = next(number for number, horizon in enumerate(schedule.rounds) if horizon != schedule.rounds[0])
+    return stages * (schedule.every if schedule.kind == "stepwise" else schedule.window)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from server.errors import Conflict, NotFound
 from server.store.database import new_id
@@ -119,8 +119,19 @@ def claimable_run(session: Session, learner: str, run_id: str | None, now: float
     tried = sa.select(RunRow.id).where(RunRow.gate == "canary")
     if session.scalar(undecided().limit(1)) is not None or session.scalar(tried.limit(1)) is not None:
         return None  # The evaluation needs the current versions, and the next run builds on its decision.
-    due = sa.select(RunRow).where(RunRow.state == "queued").order_by(RunRow.id).limit(1)
+    due = sa.select(RunRow).where(RunRow.state == "queued", ~_waits_for_campaign()).order_by(RunRow.id).limit(1)
     return session.scalar(due if run_id is None else due.where(RunRow.id == run_id))
+
+
+def _waits_for_campaign() -> sa.ColumnElement[bool]:
+    """Return the condition that a run has not started, and that another run of its campaign has not ended."""
+    other = aliased(RunRow)
+    return sa.and_(
+        RunRow.started_at.is_(None),
+        sa.exists().where(
+            other.campaign_id == RunRow.campaign_id, other.started_at.is_not(None), other.ended_at.is_(None)
+        ),
+    )
 
 
 def undecided() -> sa.Select[RunRow]:

@@ -62,6 +62,8 @@ class RunRow(Base):
     """Global learner step of this run's step 0."""
     attempt: Mapped[int] = mapped_column(server_default="0", default=0)
     """How often the campaign went back before this run: repeated global steps play other seeds."""
+    ledger_id: Mapped[int | None]
+    """The newest row of the ledger when a run of a campaign started: later rollbacks concern it. NULL in older rows."""
     collapsed: Mapped[bool] = mapped_column(server_default=sa.false(), default=False)
     """A guard stopped it."""
     ended_at: Mapped[float | None]

@@ -58,6 +58,7 @@ def begin(session: Session, run: RunRow) -> None:
     if run.campaign_id is None:
         return
     beginning = next_beginning(session, run.campaign_id)
+    run.ledger_id = session.scalar(sa.select(sa.func.max(PromotionRow.id)))
     run.follows_id, run.follows_step = beginning.run_id, beginning.step
     run.first_step, run.attempt = beginning.first_step, beginning.attempt
 
@@ -75,11 +76,20 @@ def next_beginning(session: Session, campaign_id: str) -> Beginning:
 
 
 def last_run(session: Session, campaign_id: str) -> RunRow | None:
-    """Return the campaign's last run that has started."""
+    """Return the campaign's last run that has started.
+
+    Reverts and global steps tell which it is; the clock, which may be set back, only orders runs without a step.
+    """
     return session.scalar(
         sa.select(RunRow)
         .where(RunRow.campaign_id == campaign_id, RunRow.started_at.is_not(None))
-        .order_by(RunRow.started_at.desc(), RunRow.id.desc())
+        .order_by(
+            RunRow.attempt.desc(),
+            RunRow.first_step.desc(),
+            RunRow.step.desc(),
+            RunRow.started_at.desc(),
+            RunRow.id.desc(),
+        )
         .limit(1)
     )
 
@@ -88,13 +98,14 @@ def _went_wrong(session: Session, run: RunRow) -> bool:
     """Return whether a run collapsed, or its candidate or its campaign's champion was rejected since it started."""
     if run.collapsed or run.gate == "rejected":
         return True
+    since = PromotionRow.created_at >= run.started_at if run.ledger_id is None else PromotionRow.id > run.ledger_id
     undone = (
         sa.select(PromotionRow.id)
         .join(PolicyVersionRow, PolicyVersionRow.version == PromotionRow.from_version)
         .join(RunRow, RunRow.id == PolicyVersionRow.run_id)
         .where(
             PromotionRow.action == "rollback",
-            PromotionRow.created_at >= run.started_at,
+            since,
             RunRow.campaign_id == run.campaign_id,
         )
     )
@@ -109,5 +120,8 @@ def _behind(session: Session, campaign_id: str, attempt: int) -> Beginning:
         return Beginning(attempt=attempt)
     if version.step is None:  # The state with which its run began, published again.
         return Beginning(run.follows_id, run.follows_step, run.first_step, attempt)
-    steps = run.step if version.version == run.last_version else version.step + 1
+    if run.collapsed and version.step >= run.step:  # A copy of its best version, by a learner that did not say which.
+        return Beginning(attempt=attempt)
+    last = session.scalar(sa.select(sa.func.max(PolicyVersionRow.step)).where(PolicyVersionRow.run_id == run.id))
+    steps = run.step if version.step == last else version.step + 1  # Its last steps may have trained nothing.
     return Beginning(run.id, steps, run.first_step + steps, attempt)

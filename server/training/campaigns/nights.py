@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.store.database import Database
-from server.store.tables import BatchRow, CampaignRow, RunRow
+from server.store.tables import BatchRow, CampaignRow, PolicyVersionRow, PromotionRow, RunRow
 from server.training.campaigns.beginnings import get_campaign, next_beginning
 from upturn.wire import CampaignView, Night, Outcome
 
@@ -47,15 +47,25 @@ class Campaigns:
         def read() -> CampaignView:
             with self._database.read() as session:
                 row = get_campaign(session, name)
-                return _view(session, row, _nights(session, row.id))
+                return _view(session, row, nights_of(session, row.id))
 
         return await asyncio.to_thread(read)
 
 
-def outcome_of(run: RunRow) -> Outcome:
-    """Return what a run meant for its campaign."""
+def outcome_of(run: RunRow, change: str | None = None) -> Outcome:
+    """Return what a run meant for its campaign.
+
+    Args:
+        run: the run.
+        change: the last change of the champion to or from a version of the run, `promote` or `rollback`; None if there
+            is none.
+    """
     if run.ended_at is None:
         return "open"
+    if change == "rollback":
+        return "revert"
+    if change == "promote" and run.gate in (None, "void"):  # By hand.
+        return "promote"
     if run.collapsed and run.gate != "due":
         return "revert"
     if run.gate in _OUTCOMES:
@@ -76,10 +86,25 @@ def _view(session: Session, row: CampaignRow, nights: list[Night]) -> CampaignVi
     )
 
 
-def _nights(session: Session, campaign_id: str) -> list[Night]:
+def _changes(session: Session, campaign_id: str) -> dict[str, str]:
+    """Return the last promotion or rollback of a version of each run, if there is one."""
+    concerned = sa.case((PromotionRow.action == "rollback", PromotionRow.from_version), else_=PromotionRow.to_version)
+    query = (
+        sa.select(RunRow.id, PromotionRow.action)
+        .join(PolicyVersionRow, PolicyVersionRow.version == concerned)
+        .join(RunRow, RunRow.id == PolicyVersionRow.run_id)
+        .where(RunRow.campaign_id == campaign_id, PromotionRow.action.in_(("promote", "rollback")))
+        .order_by(PromotionRow.id)
+    )
+    return dict(session.execute(query).all())
+
+
+def nights_of(session: Session, campaign_id: str) -> list[Night]:
+    """Return a campaign's nights, oldest first."""
     runs = session.scalars(sa.select(RunRow).where(RunRow.campaign_id == campaign_id).order_by(RunRow.id)).all()
     of_campaign = BatchRow.run_id.in_(sa.select(RunRow.id).where(RunRow.campaign_id == campaign_id))
     trained = sa.select(BatchRow).where(of_campaign, BatchRow.state == "trained").order_by(BatchRow.step)
+    changes = _changes(session, campaign_id)
     horizons: dict[str, int] = {}
     published: dict[str, int] = {}
     for batch in session.scalars(trained):
@@ -89,7 +114,7 @@ def _nights(session: Session, campaign_id: str) -> list[Night]:
         Night(
             run_id=run.id,
             state=run.state,
-            outcome=outcome_of(run),
+            outcome=outcome_of(run, changes.get(run.id)),
             first_step=run.first_step,
             steps=run.step,
             trained_steps=published.get(run.id, 0),

@@ -15,6 +15,7 @@ from upturn.client import UpturnAPIError
 from upturn.command.app import build
 from upturn.wire import (
     BatchRequest,
+    RunBudget,
     RunClaim,
     RunConfig,
     RunFollows,
@@ -117,6 +118,12 @@ def test_a_schedule_that_never_leaves_its_first_horizon_needs_a_campaign(live: L
     with pytest.raises(UpturnAPIError, match="schedule_never_advances"):
         live.client.create_run(RunRequest(config=RunConfig(steps=40, schedule=schedule)))
     live.client.create_run(RunRequest(config=RunConfig(steps=41, schedule=schedule)))
+    short = RunBudget(steps=40)
+    with pytest.raises(UpturnAPIError, match="schedule_never_advances: the run has 40 steps"):
+        live.client.create_run(RunRequest(config=RunConfig(steps=300, schedule=schedule, budget=short)))
+    twice = StepwiseHorizon(rounds=[10, 10, 20], every=40)
+    with pytest.raises(UpturnAPIError, match="for at least 80"):
+        live.client.create_run(RunRequest(config=RunConfig(steps=80, schedule=twice)))
     live.client.create_run(RunRequest(config=RunConfig(steps=40, schedule=schedule, campaign=NAME)))
 
 

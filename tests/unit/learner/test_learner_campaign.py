@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import httpx2
@@ -202,6 +203,16 @@ def test_the_state_is_published_first_unless_it_is_the_head(tmp_path):
     )
 
 
+def test_the_end_of_a_stopped_run_is_published_although_its_best_version_is_the_head(tmp_path):
+    server, settings = set_up(tmp_path, STEPS, "nightly", {})
+    do_next_run(server.client(), settings)
+    end = server.versions[-1].model_copy(update={"head": False})
+    best = end.model_copy(update={"version": end.version + 1, "step": 0, "head": True, "path": server.versions[1].path})
+    server.versions[-1:] = [end, best]
+    server.next_night()
+    assert must_publish_start(server.run, PolicyList(data=server.versions))
+
+
 def test_deleted_weights_of_earlier_nights_are_not_needed(tmp_path):
     server, settings = set_up(tmp_path, STEPS, "nightly", {})
     do_next_run(server.client(), settings)
@@ -213,6 +224,33 @@ def test_deleted_weights_of_earlier_nights_are_not_needed(tmp_path):
         Path(version.path).rmdir()
     server.next_night(first_version=2)
     assert do_next_run(server.client(), settings).state == "done"
+
+
+def test_a_campaign_whose_state_was_deleted_says_so_and_what_to_do(tmp_path):
+    server, settings = set_up(tmp_path, 1, "nightly", {})
+    do_next_run(server.client(), settings)
+    server.next_night(first_version=1)
+    do_next_run(server.client(), settings)
+    shutil.rmtree(settings.work_dir / "checkpoints")
+    shutil.rmtree(server.versions[1].path)
+    server.run = server.run.model_copy(update={"follows": None})  # Begun anew after a revert.
+    server.next_night()
+    with pytest.raises(BadInput):
+        do_next_run(server.client(), settings)
+    assert server.run.state == "failed"
+    assert server.run.reason.startswith("campaign 'nightly' cannot continue: ")
+    assert server.run.reason.endswith("name another campaign, which begins with the champion's weights")
+
+
+def test_a_run_deletes_no_checkpoint_of_a_run_that_began_after_it(tmp_path):
+    server, settings = set_up(tmp_path, 1, "nightly", {})
+    do_next_run(server.client(), settings)
+    server.next_night()
+    later = server.run.model_copy(update={"id": "later", "first_step": server.run.first_step + 1})
+    server.ended["later"] = later
+    checkpoints(settings, later).mkdir()
+    do_next_run(server.client(), settings)
+    assert checkpoints(settings, later).is_dir()
 
 
 def test_a_campaign_keeps_the_checkpoints_that_it_may_go_back_to(tmp_path):
@@ -227,6 +265,45 @@ def test_a_campaign_keeps_the_checkpoints_that_it_may_go_back_to(tmp_path):
     kept = sorted(path.name for path in (settings.work_dir / "checkpoints").iterdir())
     promoted = [run.id for run in server.ended.values() if run.gate == "promoted"][-KEPT_PROMOTED:]
     assert kept == sorted({*promoted, server.run.id, server.run.follows.run_id})
+
+
+def test_checkpoints_of_steps_that_a_restored_database_does_not_know_are_not_continued(tmp_path, monkeypatch):
+    server, settings = set_up(tmp_path, 3, "nightly", {"checkpoint_every": 1})
+    before = {}
+
+    def back_up(path, body):
+        if path.endswith("/batches") and body["step"] == 1:
+            before.update(run=server.run, versions=list(server.versions))
+
+    server.before = back_up
+    do_next_run(server.client(), settings)
+    lost = final(server)
+    server.before = lambda path, body: None
+    server.run = before["run"].model_copy(update={"state": "queued"})
+    server.versions, server.leased = before["versions"], {}
+    real = random_samples
+    monkeypatch.setattr(f"{__name__}.random_samples", lambda seed: real(seed=seed + 100))
+    do_next_run(server.client(), settings)
+    ended = final(server)
+    server.next_night(config=server.run.config.model_copy(update={"steps": 1}))
+    server.versions[0] = server.versions[0].model_copy(update={"head": True})  # So that the state is published.
+    server.versions[-1] = server.versions[-1].model_copy(update={"head": False})
+    do_next_run(server.client(), settings)
+    start = load_file(Path(server.versions[-2].path) / "model.safetensors")
+    assert all(torch.equal(tensor, ended[name]) for name, tensor in start.items())
+    assert not all(torch.equal(tensor, lost[name]) for name, tensor in start.items())
+
+
+def test_a_campaign_keeps_the_checkpoint_behind_a_version_that_was_promoted_by_hand(tmp_path):
+    server, settings = set_up(tmp_path, 1, "nightly", {})
+    do_next_run(server.client(), settings)
+    by_hand = server.versions[-1]
+    for _ in range(3):
+        server.next_night(gate="continued")
+        server.versions = [v.model_copy(update={"champion": v.version == by_hand.version}) for v in server.versions]
+        do_next_run(server.client(), settings)
+    kept = {path.name for path in (settings.work_dir / "checkpoints").iterdir()}
+    assert kept == {by_hand.run_id, server.run.id, server.run.follows.run_id}
 
 
 @pytest.mark.parametrize(

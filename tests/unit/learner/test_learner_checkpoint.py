@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 import torch
 
@@ -56,3 +58,17 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path):
     directory = save_checkpoint(trainer, tmp_path / "c", 1)
     with pytest.raises(CheckpointError, match="another config"):
         load_checkpoint(Trainer(tiny_policy(tmp_path), unguarded(steps=2)), directory)
+
+
+def test_a_checkpoint_that_does_not_fit_is_an_error_and_leaves_nothing_on_the_disk(tmp_path):
+    trainer, root = Trainer(tiny_policy(tmp_path), unguarded()), tmp_path / "checkpoints"
+    save_checkpoint(trainer, root, 1)
+    (root / "step-000002.part").mkdir()  # Left by a learner that was killed.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # As on a full disk, a write fails in the middle.
+    try:
+        with pytest.raises(CheckpointError, match=r"step-000003.part cannot be written or read, [\d,]+ MiB are free"):
+            save_checkpoint(trainer, root, 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in root.iterdir()] == ["step-000001"]

@@ -163,6 +163,8 @@ def test_a_stopped_run_ends_with_its_reason_and_serves_its_best_version_again(tm
     assert (
         "The best version, 2, had a mean success of 0.900 at step 2 and serves again as version 5" in server.run.reason
     )
+    assert server.versions[5].step == server.versions[2].step == 1, "it is the state after the same step"
+    assert server.versions[5].manifest_sha256 != server.versions[2].manifest_sha256
     best, again = (load_file(Path(server.versions[n].path, "model.safetensors")) for n in (2, 5))
     assert all(torch.equal(best[name], again[name]) for name in best)
     assert not torch.equal(

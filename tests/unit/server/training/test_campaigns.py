@@ -7,7 +7,8 @@ from sqlalchemy.orm import Session
 
 from server.store.tables import CampaignRow, PolicyVersionRow, PromotionRow, RunRow
 from server.training.campaigns.beginnings import Beginning, begin, next_beginning
-from server.training.campaigns.nights import outcome_of
+from server.training.campaigns.nights import nights_of, outcome_of
+from server.training.run_states import claimable_run
 
 
 class Nights:
@@ -119,6 +120,24 @@ def test_a_collapsed_run_goes_back_without_a_decision(nights: Nights) -> None:
     assert outcome_of(collapsed) == "revert"
 
 
+def test_a_night_shows_what_the_watch_and_people_made_of_it(nights: Nights) -> None:
+    one, two, three = (nights.night(name, 1, gate) for name, gate in (("1", "promoted"), ("2", "void"), ("3", None)))
+    nights.promote(one)
+    assert one.last_version is not None
+    nights.ledger(one.last_version, 0, "rollback", "watch")
+    nights.promote(two)
+    nights.promote(three)
+    assert three.last_version is not None and two.last_version is not None
+    nights.ledger(three.last_version, two.last_version, "rollback", "ann")
+
+    def outcomes() -> list[str]:
+        return [night.outcome for night in nights_of(nights.session, "nightly")]
+
+    assert outcomes() == ["revert", "promote", "revert"]
+    nights.promote(one)
+    assert outcomes() == ["promote", "promote", "revert"]
+
+
 @pytest.mark.parametrize("by", ["watch", "ann"])
 def test_a_rolled_back_champion_takes_its_state_with_it(nights: Nights, by: str) -> None:
     one = nights.night("one", 3, "promoted")
@@ -155,3 +174,65 @@ def test_the_outcome_of_a_night_names_what_was_decided(nights: Nights) -> None:
         assert outcome_of(nights.night(f"run-{number}", 1, gate)) == outcome
     assert outcome_of(nights.night("none", 0, "void")) == "nothing"
     assert outcome_of(nights.night("now", 1, None, state="running")) == "open"
+
+
+def test_a_collapsed_run_goes_back_to_its_best_version_and_not_to_its_end(nights: Nights) -> None:
+    collapsed = nights.night("one", 4, None, collapsed=True, state="failed")
+    collapsed.last_version = nights.add_version("one", 1)  # The best version, of step 1, serves again.
+    nights.ledger(0, collapsed.last_version, "publish", "swap")
+    assert beginning(nights) == Beginning("one", 2, 2, 1)
+
+
+def test_a_copy_of_an_unknown_version_of_a_collapsed_run_is_only_weights(nights: Nights) -> None:
+    collapsed = nights.night("one", 4, None, collapsed=True, state="failed")
+    collapsed.last_version = nights.add_version("one", 4)
+    nights.ledger(0, collapsed.last_version, "publish", "swap")
+    assert beginning(nights) == Beginning(None, None, 0, 1)
+
+
+def test_steps_that_trained_nothing_after_the_champion_are_not_repeated(nights: Nights) -> None:
+    one = nights.night("one", 3, "promoted")
+    nights.promote(one)
+    one.step = 5
+    nights.night("two", 3, "rejected")
+    assert beginning(nights) == Beginning("one", 5, 5, 1)
+
+
+def test_a_clock_that_was_set_back_changes_no_order(nights: Nights) -> None:
+    nights.clock = 10_000.0
+    one = nights.night("one", 3, "promoted")
+    nights.promote(one)
+    nights.clock -= 3_600
+    assert one.last_version is not None
+    nights.ledger(one.last_version, 0, "rollback", "watch")
+    assert beginning(nights) == Beginning(None, None, 0, 1), "rolled back after the night, by a clock before it"
+    nights.night("a-two", 2, "continued")
+    assert beginning(nights) == Beginning("a-two", 2, 2, 1), "the last run, by a clock before the first"
+    nights.night("a-three", 2, "continued")
+    assert beginning(nights) == Beginning("a-three", 2, 4, 1)
+
+
+def claimable(nights: Nights) -> str | None:
+    run = claimable_run(nights.session, "learner", None, nights.clock)
+    return None if run is None else run.id
+
+
+def test_the_next_run_of_a_campaign_waits_until_a_paused_one_has_ended(nights: Nights) -> None:
+    paused = nights.night("one", 2, None, state="running")
+    paused.state = "paused"
+    for name, campaign in (("two", "nightly"), ("three", None)):
+        nights.session.add(
+            RunRow(
+                id=name, state="queued", trigger="t", config={}, step=0, campaign_id=campaign, created_at=nights.clock
+            )
+        )
+    nights.session.flush()
+    assert claimable(nights) == "three", "a run by itself does not wait"
+    paused.state = "queued"
+    assert claimable(nights) == "one", "it continues at its step"
+    paused.state, paused.ended_at = "done", nights.clock
+    nights.session.flush()
+    assert claimable(nights) == "three"
+    nights.session.delete(nights.session.get_one(RunRow, "three"))
+    nights.session.flush()
+    assert claimable(nights) == "two"
