@@ -8,8 +8,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from env_adapters.child_variables import COMPUTE, child_variables
 from server import background
@@ -74,6 +76,7 @@ class LearnerProcess:
         self._due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._rehearsal: asyncio.subprocess.Process | None = None
         self.deaths = 0
         """How often a learner has died since the server started."""
         self._gave_up = False
@@ -101,14 +104,33 @@ class LearnerProcess:
     async def close(self) -> None:
         """Stop the learner; its run continues at its learner step when the server starts again."""
         await background.end(self._task)
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                await asyncio.wait_for(self._process.wait(), STOP_S)
-            except TimeoutError:
-                self._process.kill()
-                await self._process.wait()
+        await _stop(self._rehearsal)
+        await _stop(self._process)
         await self._runs.release(self._name)
+
+    @asynccontextmanager
+    async def rehearsing(self, file: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+        """Let a learner rehearse the run that a file describes; it ends with the `with` block, or when a run starts.
+
+        Its stdout is a line of JSON for each stage (`learner/rehearsal.py`).
+        """
+        command = [*self._command("rehearsal", f"{self._name}:rehearsal"), "--rehearse", str(file)]
+        with self._log(self.rehearsal_log, "wb") as output:
+            self._rehearsal = await self._spawn(command, output, stdout=asyncio.subprocess.PIPE)
+        try:
+            yield self._rehearsal
+        finally:
+            await asyncio.shield(_stop(self._rehearsal))
+
+    @property
+    def work_dir(self) -> Path:
+        """Directory of the learner's versions and checkpoints."""
+        return self._data_dir / "learner"
+
+    @property
+    def rehearsal_log(self) -> Path:
+        """The log of the last rehearsal's learner."""
+        return self._log_path("rehearsal")
 
     async def _supervise(self) -> None:
         while True:
@@ -142,6 +164,15 @@ class LearnerProcess:
 
     async def _run_learner(self, run_id: str) -> int:
         """Start the learner on a run, wait for it, and return its exit status."""
+        await _stop(self._rehearsal)  # Both would need the memory.
+        path = self._log_path(run_id)
+        with self._log(path, "ab") as output:
+            self._process = await self._spawn(self._command(run_id, self._name), output, output)
+        log.info("the learner of %s is process %d, log %s", run_id, self._process.pid, path)
+        return await self._process.wait()
+
+    def _command(self, run_id: str, name: str) -> list[str]:
+        """Return the command line of a learner with a name, for one run."""
         command = [
             *program(self._settings),
             "--server",
@@ -150,26 +181,39 @@ class LearnerProcess:
             run_id,
             "--once",
             "--learner",
-            self._name,
+            name,
             "--work-dir",
-            str(self._data_dir / "learner"),
+            str(self.work_dir),
         ]
         if self._gpu_memory is not None:
             command += ["--gpu-memory", str(self._gpu_memory)]
-        command += self._settings.arguments
-        path = self._log_path(run_id)
+        return command + self._settings.arguments
+
+    def _log(self, path: Path, mode: str) -> BinaryIO:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                *supervised(command),
-                stdout=output,
-                stderr=output,
-                stdin=asyncio.subprocess.DEVNULL,
-                env=self._environment,
-                cwd=Path(__file__).parents[2],
-            )
-        log.info("the learner of %s is process %d, log %s", run_id, self._process.pid, path)
-        return await self._process.wait()
+        return cast(BinaryIO, path.open(mode))
+
+    async def _spawn(self, command: list[str], log: BinaryIO, stdout: BinaryIO | int) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *supervised(command),
+            stdout=stdout,
+            stderr=log,
+            stdin=asyncio.subprocess.DEVNULL,
+            env=self._environment,
+            cwd=Path(__file__).parents[2],
+        )
 
     def _log_path(self, run_id: str) -> Path:
         return self._data_dir / "logs" / f"learner-{run_id}.log"
+
+
+async def _stop(process: asyncio.subprocess.Process | None) -> None:
+    """End a learner, if it runs: it returns its batch."""
+    if process is None or process.returncode is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    try:
+        await asyncio.wait_for(process.wait(), STOP_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
