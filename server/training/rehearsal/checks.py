@@ -1,6 +1,6 @@
 """All checks of a rehearsal, in their order: what starts tonight, then what each run reads, plays, and trains.
 
-The checks of the whole server, those of the runs, and the learner's, which takes longest, go on at the same time. They
+The checks of the whole server, of the runs, and of the learner, which take longest, are made at the same time. They
 read the record as the schedule, the batches and the gate do, and write no row.
 """
 

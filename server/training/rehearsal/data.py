@@ -54,13 +54,13 @@ def live_findings(session: Session, config: RunConfig, head: int, now: float) ->
     taken = stats["live_episodes"]
     counts = {name: float(value) for name, value in stats.items() if isinstance(value, int | float)}
     if taken and not (alone and stats["episodes_with_equal_rewards"] and not config.traits.off_policy):
-        yield ok(f"takes {taken} live episodes in its first step, as of now")
+        yield ok(f"takes {taken} live episodes in its first step, if it starts now")
         return
     why = nothing_to_learn({**counts, "skipped": 1.0})
     if alone:
-        yield warning(f"trains nothing as of now: {why}; it needs more scored episodes until it starts")
+        yield warning(f"has nothing to train on yet: {why}; it needs more scored episodes until it starts")
     else:
-        yield ok(f"takes no live episodes as of now: {why}")
+        yield ok(f"takes no live episodes yet: {why}")
 
 
 def _names(session: Session, plan: LivePlan) -> Iterator[Finding]:

@@ -36,13 +36,15 @@ def gate_findings(config: RunConfig, tasks: EvaluationTasks, rule: GateSettings,
             f"{count} tasks of {name} decide, and gate.min_tasks is {rule.min_tasks}, so nothing can be promoted: name "
             "more tasks, or raise `draw`"
         )
+    if few:
+        return
     level, total = next_level(rule, spent), sum(counts.values())
     if not _could_pass(tasks, level):
         yield failed(
             f"even a gain on each of {total} tasks would not be significant at the level {level:.2g} of the next "
             "decision: name more tasks, or raise gate.max_false_promotions"
         )
-    elif not few:
+    else:
         guards = f", then {len(tasks.guards)} guard environments" if tasks.guards else ""
         listed = " and ".join(f"{count} tasks of {name}" for name, count in counts.items())
         same = f"; those of {' and '.join(tasks.frozen)} are the same each night" if tasks.frozen else ""

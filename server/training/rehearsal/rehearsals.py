@@ -85,7 +85,7 @@ class Rehearsals:
         return self._named(rehearsal_id).view()
 
     async def cancel(self, rehearsal_id: str) -> RehearsalView:
-        """End a rehearsal; one that has ended stays as it is.
+        """End a rehearsal; one that has ended stays unchanged.
 
         Raises:
             NotFound: it is not the last one.

@@ -58,7 +58,7 @@ def trigger_finding(view: TriggerView, schedule: Schedule, settings: ScheduleSet
         )
     closes, minutes = schedule.windows.closes_at(starts), config.budget.minutes
     if closes is not None and not settings.pause_outside_windows and minutes is None:
-        return warning(f"{text}, and may go on when its window has closed: set budget.minutes")
+        return warning(f"{text}, and may continue when its window has closed: set budget.minutes")
     if closes is not None and settings.pause_outside_windows:
         left = (closes - starts) / 60
         if minutes is None or minutes > left:

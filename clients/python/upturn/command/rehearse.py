@@ -34,7 +34,7 @@ def rehearse(
     limit_s: Annotated[
         float,
         typer.Option(
-            "--limit", metavar="S", min=5, max=3600, help="Seconds; what is not finished by then counts as failed."
+            "--limit", metavar="S", min=1, max=3600, help="Seconds; what is not finished by then counts as failed."
         ),
     ] = 120.0,
     server: Server = LOCAL,

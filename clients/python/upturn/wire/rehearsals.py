@@ -19,7 +19,7 @@ class RehearsalRequest(Message):
     """Only the run of this trigger."""
     config: RunConfig | None = None
     """This run instead of the scheduled ones."""
-    limit_s: float = Field(default=120.0, ge=5, le=3600)
+    limit_s: float = Field(default=120.0, ge=1, le=3600)
     """Seconds after which the rehearsal ends; what is not finished by then counts as failed."""
 
 
