@@ -15,8 +15,8 @@ from typing import BinaryIO, cast
 
 from env_adapters.child_variables import COMPUTE, child_variables
 from server import background
-from server.child_process import supervised
-from server.errors import Unavailable
+from server.child_process import GRACE_S, supervised
+from server.errors import Conflict, Unavailable
 from server.store.database import BROKEN
 from server.training.run_states import UNFINISHED
 from server.training.runs import Runs
@@ -77,6 +77,8 @@ class LearnerProcess:
         self._task: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._rehearsal: asyncio.subprocess.Process | None = None
+        self.busy = False
+        """Whether a learner works on a run, or is about to: no rehearsal may take its memory."""
         self.deaths = 0
         """How often a learner has died since the server started."""
         self._gave_up = False
@@ -113,10 +115,15 @@ class LearnerProcess:
         """Let a learner rehearse the run that a file describes; it ends with the `with` block, or when a run starts.
 
         Its stdout is a line of JSON for each stage (`learner/rehearsal.py`).
+
+        Raises:
+            Conflict: a run is in progress.
         """
+        if self.busy:
+            raise Conflict("a run has started and needs the memory: rehearse again when it has ended")
         command = [*self._command("rehearsal", f"{self._name}:rehearsal"), "--rehearse", str(file)]
         with self._log(self.rehearsal_log, "wb") as output:
-            self._rehearsal = await self._spawn(command, output, stdout=asyncio.subprocess.PIPE)
+            self._rehearsal = await self._spawn(command, output, asyncio.subprocess.PIPE, grace_s=0.0)
         try:
             yield self._rehearsal
         finally:
@@ -164,12 +171,16 @@ class LearnerProcess:
 
     async def _run_learner(self, run_id: str) -> int:
         """Start the learner on a run, wait for it, and return its exit status."""
-        await _stop(self._rehearsal)  # Both would need the memory.
-        path = self._log_path(run_id)
-        with self._log(path, "ab") as output:
-            self._process = await self._spawn(self._command(run_id, self._name), output, output)
-        log.info("the learner of %s is process %d, log %s", run_id, self._process.pid, path)
-        return await self._process.wait()
+        self.busy = True
+        try:
+            await _stop(self._rehearsal)
+            path = self._log_path(run_id)
+            with self._log(path, "ab") as output:
+                self._process = await self._spawn(self._command(run_id, self._name), output, output)
+            log.info("the learner of %s is process %d, log %s", run_id, self._process.pid, path)
+            return await self._process.wait()
+        finally:
+            self.busy = False
 
     def _command(self, run_id: str, name: str) -> list[str]:
         """Return the command line of a learner with a name, for one run."""
@@ -193,9 +204,11 @@ class LearnerProcess:
         path.parent.mkdir(parents=True, exist_ok=True)
         return cast(BinaryIO, path.open(mode))
 
-    async def _spawn(self, command: list[str], log: BinaryIO, stdout: BinaryIO | int) -> asyncio.subprocess.Process:
+    async def _spawn(
+        self, command: list[str], log: BinaryIO, stdout: BinaryIO | int, grace_s: float = GRACE_S
+    ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *supervised(command),
+            *supervised(command, grace_s),
             stdout=stdout,
             stderr=log,
             stdin=asyncio.subprocess.DEVNULL,

@@ -15,7 +15,7 @@ from typing import TypeVar
 from sqlalchemy.orm import Session
 
 from server.engines.protocol import Engine
-from server.errors import Conflict
+from server.errors import Conflict, UpturnError
 from server.store.database import Database
 from server.training.evaluations import Evaluations, last_horizon
 from server.training.rehearsal.beginning import beginning_of, beginning_text, config_findings, run_to_rehearse
@@ -146,6 +146,8 @@ class Checks:
                 beginning = await self._read(partial(beginning_of, config=config))
                 run = run_to_rehearse(config, beginning, self._runs, self._pointers, self._engine.precision)
                 await self._learning.rehearse(report, name, run)
+            except UpturnError as error:
+                report.add("learner", [failed(error.message)], name)
             except Exception as error:
                 log.exception("the learner cannot rehearse")
                 report.add("learner", [failed(f"{type(error).__name__}: see the server's log")], name)

@@ -194,7 +194,7 @@ class _Stages:
 
     async def _why_it_ended(self) -> str:
         code = await self._process.wait()
-        if self._learner.state == "training":
+        if self._learner.busy:
             return "not finished, since a run has started and needs the memory: rehearse again when it has ended"
         if code in (137, -9):
             return (

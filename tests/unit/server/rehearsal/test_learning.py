@@ -34,7 +34,7 @@ STAGES: dict[str, dict[str, Any]] = {
 class Learner:
     """A learner whose process prints prepared lines."""
 
-    state = "waiting"
+    busy = False
 
     def __init__(self, work_dir: Path, lines: list[dict[str, Any]], status: int = 0) -> None:
         self.work_dir, self.rehearsal_log = work_dir, work_dir / "log"
@@ -127,5 +127,5 @@ async def test_a_learner_that_ends_early_says_how(tmp_path: Path, status: int, w
 
 async def test_a_run_that_starts_meanwhile_is_the_reason(tmp_path: Path) -> None:
     learner = Learner(tmp_path, lines()[:3])
-    learner.state = "training"
+    learner.busy = True
     assert "a run has started" in (await checks(learner))["engine"].text
