@@ -83,6 +83,7 @@ def run(
     liger: Annotated[
         bool, typer.Option("--liger", help="Use Liger's kernels; needs CUDA and the extra `liger`.")
     ] = False,
+    rehearse: Annotated[Path | None, typer.Option(metavar="FILE", hidden=True)] = None,
     heartbeat_s: Annotated[float, typer.Option(metavar="S", help="Seconds between heartbeats.")] = _DEFAULT.heartbeat_s,
 ) -> int:
     """Check the settings, then work until told to stop; return the exit code."""
@@ -101,6 +102,7 @@ def run(
             activation_checkpointing=activation_checkpointing,
             compile=compile,
             liger=liger,
+            rehearse=rehearse,
             heartbeat_s=heartbeat_s,
         )
     except ValidationError as error:

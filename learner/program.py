@@ -16,6 +16,7 @@ from learner.leases import STOPPING_S
 from learner.loop import do_next_run
 from learner.parallel import distributed
 from learner.parallel.ending import ProcessFailed, ProcessGone
+from learner.rehearsal import rehearse
 from learner.settings import LearnerSettings
 from learner.stopping import ending_in_time
 from upturn import logs
@@ -71,6 +72,8 @@ def _do_runs(client: Client, settings: LearnerSettings) -> int:
     except OSError as error:
         log.error("--work-dir %s cannot be used: %s", settings.work_dir, error)
         return 2
+    if settings.rehearse is not None:
+        return rehearse(client, settings, settings.rehearse)
     while True:
         code = 0
         try:

@@ -112,6 +112,14 @@ def probe_token_ids(policy: Policy) -> list[int]:
     return (ids * (PROBE_TOKENS // len(ids) + 1))[:PROBE_TOKENS]
 
 
+def version_bytes(policy: Policy) -> int:
+    """Return the size of a version's weights on disk."""
+    named = dict(policy.trainable())
+    if not policy.is_adapter:
+        named["lm_head.weight"] = policy.model.get_output_embeddings().weight
+    return sum(parameter.numel() for parameter in named.values()) * policy.dtype.itemsize
+
+
 def _new_directory(root: Path, step: int | None) -> Path:
     """Make and return `step-000012`, or `step-000012-2` and so on if it exists: a version is never overwritten."""
     name = "start" if step is None else f"step-{step:06d}"

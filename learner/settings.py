@@ -44,6 +44,8 @@ class LearnerSettings(BaseModel):
     """Compile the layers (`torch.compile`): the first steps take a minute longer; on a CPU it needs a C++ compiler."""
     liger: bool = False
     """Use Liger's kernels; needs CUDA and the extra `liger`."""
+    rehearse: Path | None = None
+    """Rehearse the run that this file describes, and exit; the server writes it for `upturn rehearse`."""
     heartbeat_s: float = Field(default=10.0, gt=0)
     """Pause between two heartbeats; well below the server's lease."""
     poll_s: float = Field(default=2.0, gt=0)

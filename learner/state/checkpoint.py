@@ -148,6 +148,11 @@ def load_checkpoint(trainer: Trainer, directory: Path) -> None:
         torch.cuda.set_rng_state(state["random.cuda"])
 
 
+def state_bytes(trainer: Trainer) -> int:
+    """Return the size of a checkpoint of a trainer that has trained a step, over all processes."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in _state(trainer).values())
+
+
 def _is_default(message: BaseModel, name: str) -> bool:
     field = type(message).model_fields[name]
     return bool(getattr(message, name) == field.get_default(call_default_factory=True))

@@ -20,7 +20,7 @@ from server.versions.champion import Champions
 from server.versions.lineage import read_lineage
 from server.versions.publish import Publisher
 from server.versions.residency import Residency
-from server.versions.routing import Pointers
+from server.versions.routing import TRIAL, Pointers
 from server.versions.serving import Serving
 from upturn.wire import (
     PolicyLineage,
@@ -49,7 +49,7 @@ router = APIRouter(prefix="/v1", tags=["policies"], route_class=JsonRoute)
 async def list_models(engine: EngineOf, pointers: PointersOf, serving: ServingOf) -> dict[str, Any]:
     """List every name that `model` accepts now."""
     created = await serving.read(rows.created_at)
-    loaded = sorted(engine.versions, reverse=True)
+    loaded = sorted(engine.versions - {TRIAL}, reverse=True)
     aliases = [alias for alias in pointers.aliases if "*" not in alias]
     names = [pointers.name, *aliases, f"{pointers.name}@champion", f"{pointers.name}@head"]
     names += [f"{pointers.name}@{version}" for version in loaded]

@@ -30,6 +30,7 @@ from upturn.wire import NotificationList, NotificationTest, TargetTest
 from upturn.wire.notifications import OFF
 
 log = logging.getLogger("upturn.notifications")
+ARRIVES = "this is a test: notifications of this server arrive here"
 PAUSE_S = 5.0
 """Seconds between two looks."""
 
@@ -126,8 +127,11 @@ class Notifications:
 
         return await asyncio.to_thread(read)
 
-    async def test(self) -> NotificationTest:
+    async def test(self, text: str = ARRIVES) -> NotificationTest:
         """Send a test message to every target, once, and say what became of it.
+
+        Args:
+            text: what it says.
 
         Raises:
             Conflict: no target is configured.
@@ -135,7 +139,6 @@ class Notifications:
         """
         if not self._deliveries:
             raise Conflict(OFF, code="notifications_off")
-        text = "this is a test: notifications of this server arrive here"
         event = Event(TEST, TEST, self.clock(), text, path="/v1/notifications")
         tests = [asyncio.create_task(self._test(delivery, event)) for delivery in self._deliveries.values()]
         self._tests.update(tests)

@@ -8,13 +8,15 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from env_adapters.child_variables import COMPUTE, child_variables
 from server import background
-from server.child_process import supervised
-from server.errors import Unavailable
+from server.child_process import GRACE_S, supervised
+from server.errors import Conflict, Unavailable
 from server.store.database import BROKEN
 from server.training.run_states import UNFINISHED
 from server.training.runs import Runs
@@ -74,6 +76,9 @@ class LearnerProcess:
         self._due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._rehearsal: asyncio.subprocess.Process | None = None
+        self.busy = False
+        """Whether a learner works on a run, or is about to: no rehearsal may take its memory."""
         self.deaths = 0
         """How often a learner has died since the server started."""
         self._gave_up = False
@@ -101,14 +106,38 @@ class LearnerProcess:
     async def close(self) -> None:
         """Stop the learner; its run continues at its learner step when the server starts again."""
         await background.end(self._task)
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                await asyncio.wait_for(self._process.wait(), STOP_S)
-            except TimeoutError:
-                self._process.kill()
-                await self._process.wait()
+        await _stop(self._rehearsal)
+        await _stop(self._process)
         await self._runs.release(self._name)
+
+    @asynccontextmanager
+    async def rehearsing(self, file: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+        """Let a learner rehearse the run that a file describes; it ends with the `with` block, or when a run starts.
+
+        Its stdout is a line of JSON for each stage (`learner/rehearsal.py`).
+
+        Raises:
+            Conflict: a run is in progress.
+        """
+        if self.busy:
+            raise Conflict("a run has started and needs the memory: rehearse again when it has ended")
+        command = [*self._command("rehearsal", f"{self._name}:rehearsal"), "--rehearse", str(file)]
+        with self._log(self.rehearsal_log, "wb") as output:
+            self._rehearsal = await self._spawn(command, output, asyncio.subprocess.PIPE, grace_s=0.0)
+        try:
+            yield self._rehearsal
+        finally:
+            await asyncio.shield(_stop(self._rehearsal))
+
+    @property
+    def work_dir(self) -> Path:
+        """Directory of the learner's versions and checkpoints."""
+        return self._data_dir / "learner"
+
+    @property
+    def rehearsal_log(self) -> Path:
+        """The log of the last rehearsal's learner."""
+        return self._log_path("rehearsal")
 
     async def _supervise(self) -> None:
         while True:
@@ -142,6 +171,19 @@ class LearnerProcess:
 
     async def _run_learner(self, run_id: str) -> int:
         """Start the learner on a run, wait for it, and return its exit status."""
+        self.busy = True
+        try:
+            await _stop(self._rehearsal)
+            path = self._log_path(run_id)
+            with self._log(path, "ab") as output:
+                self._process = await self._spawn(self._command(run_id, self._name), output, output)
+            log.info("the learner of %s is process %d, log %s", run_id, self._process.pid, path)
+            return await self._process.wait()
+        finally:
+            self.busy = False
+
+    def _command(self, run_id: str, name: str) -> list[str]:
+        """Return the command line of a learner with a name, for one run."""
         command = [
             *program(self._settings),
             "--server",
@@ -150,26 +192,41 @@ class LearnerProcess:
             run_id,
             "--once",
             "--learner",
-            self._name,
+            name,
             "--work-dir",
-            str(self._data_dir / "learner"),
+            str(self.work_dir),
         ]
         if self._gpu_memory is not None:
             command += ["--gpu-memory", str(self._gpu_memory)]
-        command += self._settings.arguments
-        path = self._log_path(run_id)
+        return command + self._settings.arguments
+
+    def _log(self, path: Path, mode: str) -> BinaryIO:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                *supervised(command),
-                stdout=output,
-                stderr=output,
-                stdin=asyncio.subprocess.DEVNULL,
-                env=self._environment,
-                cwd=Path(__file__).parents[2],
-            )
-        log.info("the learner of %s is process %d, log %s", run_id, self._process.pid, path)
-        return await self._process.wait()
+        return cast(BinaryIO, path.open(mode))
+
+    async def _spawn(
+        self, command: list[str], log: BinaryIO, stdout: BinaryIO | int, grace_s: float = GRACE_S
+    ) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *supervised(command, grace_s),
+            stdout=stdout,
+            stderr=log,
+            stdin=asyncio.subprocess.DEVNULL,
+            env=self._environment,
+            cwd=Path(__file__).parents[2],
+        )
 
     def _log_path(self, run_id: str) -> Path:
         return self._data_dir / "logs" / f"learner-{run_id}.log"
+
+
+async def _stop(process: asyncio.subprocess.Process | None) -> None:
+    """End a learner, if it runs: it returns its batch."""
+    if process is None or process.returncode is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    try:
+        await asyncio.wait_for(process.wait(), STOP_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()

@@ -70,6 +70,8 @@ class Runs:
         self._precision = precision
         self._heard_at: float | None = None
         """When this process last granted or renewed a lease; None once the run has ended."""
+        self.asked_at: float | None = None
+        """When a learner last asked this process for a run; None if none has."""
 
     @property
     def training(self) -> bool:
@@ -126,6 +128,7 @@ class Runs:
             session.flush()  # The unique slot: if two servers claim at once, one fails here.
             return row.id
 
+        self.asked_at = self.clock()
         if request.run_id is not None:
             await self.view(request.run_id)
         try:

@@ -22,9 +22,10 @@ from server.errors import BadRequest, Unavailable, UpturnError
 from server.store.tables import PolicyVersionRow, RunRow
 from server.versions import ledger, rows
 from server.versions.check import Check, check_version
+from server.versions.routing import TRIAL
 from server.versions.serving import Serving
 from upturn.manifest import ManifestError, verify_manifest
-from upturn.wire import PolicyPublish, PolicyView
+from upturn.wire import PolicyPublish, PolicyView, Probe
 
 log = logging.getLogger("upturn.versions")
 
@@ -82,6 +83,20 @@ class Publisher:
             )
             await self._serving.tidy()
             return await self._serving.view(version)
+
+    async def try_adapter(self, path: Path, manifest_sha256: str, probe: Probe) -> Check:
+        """Load an adapter, check it and unload it, as `publish` does, without making it a version.
+
+        Raises:
+            BadRequest, Conflict, EngineError: as `publish`; what was served keeps serving.
+        """
+        async with self._serving.lock:
+            kind = await asyncio.to_thread(self._verify, path, manifest_sha256)
+            try:
+                await self._engine.load(Weights(TRIAL, kind, path))  # type: ignore[arg-type]
+                return await check_version(self._engine, TRIAL, probe)
+            finally:
+                await self._engine.unload(TRIAL)
 
     def _find(self, sha256: str) -> PolicyView | None:
         with self._serving.database.read() as session:

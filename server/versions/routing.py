@@ -11,6 +11,8 @@ from server.engines.protocol import Engine
 from server.errors import NotFound, Unavailable
 from server.recording.episode import Episode
 
+TRIAL = -1
+"""Number under which an adapter is tried that is no version: no name means it."""
 LONGEST_NAME = 200
 """Longest name that is compared with patterns, in characters."""
 
@@ -77,7 +79,7 @@ class Pointers:
                     param="model",
                     code="model_not_found",
                 )
-            loaded = ", ".join(f"{self.name}@{v}" for v in sorted(engine.versions))
+            loaded = ", ".join(f"{self.name}@{v}" for v in sorted(engine.versions - {TRIAL}))
             raise NotFound(
                 f"version {which!r} of {self.name!r} is not loaded; loaded: {loaded}",
                 param="model",

@@ -65,6 +65,7 @@ async def close(parts: Parts) -> None:
 
 async def _stop_background_work(parts: Parts) -> None:
     """Stop everything that works without being called; what has stopped already stays so."""
+    await parts.rehearsals.close()
     await parts.scorers.close()
     await parts.gate.close()
     await parts.watch.close()

@@ -34,6 +34,10 @@ from server.training.evaluations import Evaluations
 from server.training.gate import PromotionGate
 from server.training.learner_process import LearnerProcess
 from server.training.live_watch import LiveWatch, check_settings
+from server.training.rehearsal.checks import Checks
+from server.training.rehearsal.environments import Trial
+from server.training.rehearsal.learning import Learning
+from server.training.rehearsal.rehearsals import Rehearsals
 from server.training.runs import Runs
 from server.training.scheduling.schedule import Schedule
 from server.versions.champion import Champions
@@ -83,6 +87,7 @@ class Parts:
     reward_sources: RewardSources
     scorers: Scorers
     notifications: Notifications
+    rehearsals: Rehearsals
     log_files: LogFiles
 
 
@@ -160,6 +165,7 @@ async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
     # Training.
     runs = Runs(database, writer, pointers, settings.learner.lease_s, precision=lambda: engine.precision)
     metrics.training = lambda: runs.training
+    evaluations = Evaluations(database, plays, settings.name)
     gate = PromotionGate(
         settings.gate,
         database=database,
@@ -167,7 +173,7 @@ async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
         champions=champions,
         pointers=pointers,
         runs=runs,
-        evaluations=Evaluations(database, plays, settings.name),
+        evaluations=evaluations,
     )
     watch = LiveWatch(settings.watch, settings.canary, database=database, champions=champions, pointers=pointers)
     learner = None
@@ -187,14 +193,29 @@ async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
     # Rewards.
     scorers = Scorers(scorers_made, database, writer, on_scored=schedule.episode_scored, count=metrics.scored)
 
+    disk = disk_check(settings, database)
     notifications = Notifications(
         settings.notify,
         make_targets(settings.notify, data_dir),
-        disk=disk_check(settings, database),
+        disk=disk,
         policy=settings.name,
         database=database,
         writer=writer,
         metrics=metrics,
+    )
+
+    rehearsed = Checks(
+        settings=settings.schedule,
+        gate=settings.gate,
+        database=database,
+        engine=engine,
+        pointers=pointers,
+        evaluations=evaluations,
+        runs=runs,
+        schedule=schedule,
+        trial=Trial(engine, built.renderer, pointers, environments),
+        learning=Learning(learner, runs, engine, publisher, disk, settings.versions.newest),
+        notify=notifications.test,
     )
 
     return Parts(
@@ -231,5 +252,6 @@ async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
         reward_sources=RewardSources(settings.rewards, database, writer),
         scorers=scorers,
         notifications=notifications,
+        rehearsals=Rehearsals(rehearsed, schedule, database),
         log_files=LogFiles(data_dir),
     )

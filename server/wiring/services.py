@@ -27,6 +27,7 @@ from server.rewards.sources import RewardSources
 from server.store.database import Database
 from server.training.batches import Batches
 from server.training.campaigns.nights import Campaigns
+from server.training.rehearsal.rehearsals import Rehearsals
 from server.training.runs import Runs
 from server.training.scheduling.schedule import Schedule
 from server.training.scheduling.settings import ScheduleSettings
@@ -75,6 +76,7 @@ def services(parts: Parts) -> Mapping[Any, object]:
         Privacy: parts.privacy,
         Publisher: parts.publisher,
         Readiness: Readiness(checks(parts)),
+        Rehearsals: parts.rehearsals,
         Residency: residency,
         RewardSources: parts.reward_sources,
         Runs: parts.runs,

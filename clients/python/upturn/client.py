@@ -36,6 +36,8 @@ from upturn.wire import (
     PolicyView,
     PromotionList,
     PromotionRequest,
+    RehearsalRequest,
+    RehearsalView,
     RewardRequest,
     RewardRule,
     RewardSourceList,
@@ -250,6 +252,30 @@ class Client(LearnerCalls):
     def remove_trigger(self, name: str) -> None:
         """Remove a trigger that was added over the API."""
         self._request("DELETE", f"/v1/schedule/triggers/{name}", repeatable=False)
+
+    def start_rehearsal(self, request: RehearsalRequest) -> RehearsalView:
+        """Start a rehearsal of tonight's runs; 409 while another one, or a run, is in progress."""
+        return self._post("/v1/rehearsals", request, RehearsalView)
+
+    def rehearsal(self, rehearsal_id: str) -> RehearsalView:
+        """Return the results of a rehearsal so far."""
+        return self._get(f"/v1/rehearsals/{rehearsal_id}", RehearsalView)
+
+    def cancel_rehearsal(self, rehearsal_id: str) -> RehearsalView:
+        """End a rehearsal."""
+        return self._post(f"/v1/rehearsals/{rehearsal_id}/cancel", None, RehearsalView, repeatable=True)
+
+    def wait_for_rehearsal(
+        self, rehearsal_id: str, on_progress: Callable[[RehearsalView], None] | None = None
+    ) -> RehearsalView:
+        """Poll until a rehearsal has ended; `on_progress` receives every answer."""
+        while True:
+            view = self.rehearsal(rehearsal_id)
+            if on_progress is not None:
+                on_progress(view)
+            if view.state != "running":
+                return view
+            self._sleep(POLL_S)
 
     # ------------------------------------------------------------------------------------------------ policies
 

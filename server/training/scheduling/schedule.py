@@ -26,6 +26,7 @@ from server.training.runs import Runs
 from server.training.scheduling.dispatch import Activity, Dispatcher, unfinished_run, waits_for
 from server.training.scheduling.settings import ScheduleSettings
 from server.training.scheduling.triggers import check_trigger, next_time, read_trigger
+from server.training.scheduling.windows import Windows
 from upturn.wire import RunConfig, RunView, ScheduleView, Trigger, TriggerCreate, TriggerView
 
 log = logging.getLogger("upturn.schedule")
@@ -61,6 +62,19 @@ class Schedule:
         """How long the last count took."""
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def windows(self) -> Windows:
+        """When triggers may start runs."""
+        return self._windows
+
+    def run_of(self, trigger: Trigger) -> RunConfig:
+        """Return the run that a trigger starts.
+
+        Raises:
+            BadRequest: neither the trigger nor the settings configure one.
+        """
+        return self._dispatcher.run_of(trigger)
 
     async def start(self) -> None:
         """Write the triggers of the settings into the database, and start checking.

@@ -84,6 +84,11 @@ class Windows:
         """Return when the next window opens; None if one is open."""
         return None if self.open_at(now) else min(opens for opens, _ in self._spans(now) if opens > now)
 
+    def closes_at(self, now: float) -> float | None:
+        """Return when all windows that are open at a time have closed; None if none is open, or without windows."""
+        closes = [closes for opens, closes in self._spans(now) if opens <= now < closes]
+        return max(closes, default=None)
+
     def closed_since(self, since: float, now: float) -> bool:
         """Return whether all windows are closed now, and one has closed after `since`."""
         return not self.open_at(now) and any(since < closes <= now for _, closes in self._spans(now))

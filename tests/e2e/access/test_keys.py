@@ -77,6 +77,9 @@ ADMIN = {
     "PUT /v1/reward-sources/{name}",
     "DELETE /v1/reward-sources/{name}",
     "GET /v1/scorers",
+    "POST /v1/rehearsals",
+    "GET /v1/rehearsals/{rehearsal_id}",
+    "POST /v1/rehearsals/{rehearsal_id}/cancel",
 }
 
 
@@ -85,7 +88,7 @@ def allowed(live: Live, key: str) -> set[str]:
     found = set()
     for path, operations in live.app.openapi()["paths"].items():
         url = path.replace("{version}", "7").replace("{number}", "7")
-        for name in ("episode_id", "run_id", "batch_id", "play_id", "key_id", "model", "name"):
+        for name in ("episode_id", "run_id", "batch_id", "play_id", "key_id", "model", "rehearsal_id", "name"):
             url = url.replace(f"{{{name}}}", "none")
         for method in operations if path not in OPEN else ():
             answer = live.http.request(

@@ -65,7 +65,8 @@ ROUTES = {
         GET /v1/plays/{play_id}/events | POST /v1/keys | GET /v1/keys | DELETE /v1/keys/{key_id}
         DELETE /v1/keys/{key_id}/episodes | GET /v1/keys/{key_id}/trained | GET /v1/reward-sources
         PUT /v1/reward-sources/{name:path} | DELETE /v1/reward-sources/{name:path} | GET /v1/scorers | GET /metrics
-        GET /v1/notifications | POST /v1/notifications/test""",
+        GET /v1/notifications | POST /v1/notifications/test | POST /v1/rehearsals
+        GET /v1/rehearsals/{rehearsal_id} | POST /v1/rehearsals/{rehearsal_id}/cancel""",
     "socket": "WS /openenv/{environment:path}/ws",
 }
 """Routes by who may call them: anyone, an agent, the owner of the episode, and so on."""

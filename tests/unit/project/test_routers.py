@@ -32,6 +32,7 @@ REACHES = {
     "pages": "Metrics Pointers",
     "plays": "Plays Residency",
     "policies": "Champions Database Engine Pointers Publisher Residency Runs Serving",
+    "rehearsals": "Rehearsals",
     "rewards": "Callers Database Episodes RewardSources Schedule Scorers",
     "runs": "Batches Runs Schedule ScheduleSettings Serving",
     "schedule": "Schedule",

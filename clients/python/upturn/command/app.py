@@ -25,7 +25,7 @@ MISSING = (
 
 def build() -> typer.Typer:
     """Return the application with every subcommand that is installed."""
-    from upturn.command import campaigns, episodes, notifications, play, policies, runs, status
+    from upturn.command import campaigns, episodes, notifications, play, policies, rehearse, runs, status
 
     app = typer.Typer(
         help="Serve, observe and train a language-model agent with Upturn.",
@@ -38,6 +38,7 @@ def build() -> typer.Typer:
     app.command("policies")(policies.policies)
     app.command("runs")(runs.runs)
     app.command("campaigns")(campaigns.campaigns)
+    app.command("rehearse")(rehearse.rehearse)
     app.command("notifications")(notifications.notifications)
     app.command("play")(play.play)
     app.add_typer(runs.group, name="run")

@@ -107,6 +107,11 @@ from upturn.wire.policies import (
     PolicyView,
     Probe,
 )
+from upturn.wire.rehearsals import (
+    RehearsalCheck,
+    RehearsalRequest,
+    RehearsalView,
+)
 from upturn.wire.run_config import (
     AdaptiveHorizon,
     FixedHorizon,
@@ -214,6 +219,9 @@ __all__ = [
     "PromotionRequest",
     "PromotionView",
     "RecentTurns",
+    "RehearsalCheck",
+    "RehearsalRequest",
+    "RehearsalView",
     "Report",
     "RewardRequest",
     "RewardRule",
