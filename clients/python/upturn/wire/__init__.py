@@ -60,6 +60,7 @@ from upturn.wire.feedback import (
     ScorerView,
 )
 from upturn.wire.gate import (
+    AuditFinding,
     EnvironmentEvidence,
     EvaluationPlan,
     Figures,
@@ -152,6 +153,7 @@ __all__ = [
     "AlgorithmName",
     "AlgorithmTraits",
     "Ancestor",
+    "AuditFinding",
     "BatchAck",
     "BatchRequest",
     "BatchView",
