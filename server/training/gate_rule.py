@@ -26,7 +26,8 @@ METHOD = "sign flips of the gains of tasks, paired, one-sided, each environment 
 RESOLUTION = 1e-3
 """Precision of an interval's bounds, which are searched for."""
 SUSPICIOUS = 0.25
-"""P-value of a finding of the audit below which a promotion waits for the next round (chosen by this project)."""
+"""P-value of a finding of the audit below which a decision waits for the next round, unless it is an objection
+already (chosen by this project)."""
 RUN_METRICS = ("reference_kl", "entropy")
 """Metrics of learner steps whose mean over the run is part of the evidence."""
 
@@ -130,8 +131,10 @@ def is_clear(rule: GateSettings, compared: Comparison) -> bool:
         return True
     evidence = decide(rule, compared)
     test = evidence.test
-    if test is None or test.passed:  # With more tasks an objection may disappear, and a suspicion become one.
-        return evidence.promoted and not any(finding.p_value < SUSPICIOUS for finding in evidence.audit)
+    if any(finding.p_value < SUSPICIOUS and not finding.flagged for finding in evidence.audit):
+        return False
+    if test is None or test.passed:
+        return evidence.promoted  # An objection may disappear with more tasks.
     return sign_flips.hopeless(test.z, test.level, test.rounds, test.planned_rounds)
 
 
