@@ -153,6 +153,17 @@ def test_a_component_is_an_objection_only_if_it_pays_at_the_same_verdict() -> No
     assert flagged(with_tone("a", -0.1), with_tone("b", -3.0)) == set(), "a penalty is no loophole"
 
 
+def test_a_small_component_does_not_carry_the_reward_of_failed_episodes() -> None:
+    def formed(side: str, form: float) -> list[EpisodeFigures]:
+        episodes = [replace(e, success=e.task < "task 13") for e in played(side)]  # Tasks 0, 1, 10, 11 and 12.
+        episodes = [replace(e, success=bool(e.success) and e.task != "task 12") for e in episodes]
+        return [replace(e, rewards={"environment": float(bool(e.success)), "form": form}) for e in episodes]
+
+    assert "component:form" in findings(formed("a", 0.0), formed("b", 0.1))
+    assert flagged(formed("a", 0.0), formed("b", 0.1)) == set()
+    assert "component:form" in flagged(formed("a", 0.0), formed("b", 2.0))
+
+
 def test_a_promotion_waits_while_the_audit_is_suspicious_and_a_finding_undoes_the_gain() -> None:
     def measured(episodes: list[EpisodeFigures]) -> Measured:
         verdicts: dict[str, list[bool]] = {}
