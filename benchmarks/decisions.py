@@ -1,12 +1,14 @@
 """How often the automatic decisions are wrong or right, in simulations with the project's own rules.
 
     .venv/bin/python benchmarks/decisions.py gate [--quick]
+    .venv/bin/python benchmarks/decisions.py auditor [--quick]
     .venv/bin/python benchmarks/decisions.py watch [--quick] [--repetitions 400]
     .venv/bin/python benchmarks/decisions.py canary [--quick] [--repetitions 400]
 
-`gate`: promotions of a candidate. `watch`: rollbacks of a promoted version; `canary`: rejections of a candidate; both
-in percent, with binomial standard errors, by the true fall of its success. At a fall of 0 each is a false decision, and
-so it is at 0.05, which `watch.min_drop` tolerates. One core, no server, no model.
+`gate`: promotions of a candidate. `auditor`: objections to honest candidates (its level), and to candidates that found
+a loophole (its power). `watch`: rollbacks of a promoted version; `canary`: rejections of a candidate; both in percent,
+with binomial standard errors, by the true fall of its success. At a fall of 0 each is a false decision, and so it is at
+0.05, which `watch.min_drop` tolerates. One core, no server, no model.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / 
 
 import numpy as np
 
-from benchmarks.support import gate_decisions
+from benchmarks.support import audit_decisions, gate_decisions
 from benchmarks.support.watch_cases import canary_cases, watch_cases
 from clients.demo.machine import machine
 
+REPORTS = {"gate": gate_decisions.report, "auditor": audit_decisions.report}
 CASES = {"watch": watch_cases, "canary": canary_cases}
 
 
@@ -31,8 +34,9 @@ def main() -> None:
     """Simulate and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="decision", required=True)
-    gate = commands.add_parser("gate")
-    gate.add_argument("--quick", action="store_true", help="a twentieth of the simulations")
+    for name in REPORTS:
+        command = commands.add_parser(name)
+        command.add_argument("--quick", action="store_true", help="fewer simulations")
     for name in CASES:
         command = commands.add_parser(name)
         command.add_argument("--repetitions", type=int, default=400)
@@ -40,8 +44,8 @@ def main() -> None:
         command.add_argument("--rates", type=float, nargs="+", default=[10.0, 30.0, 100.0, 500.0])
         command.add_argument("--quick", action="store_true", help="10 repetitions, falls of 0 and 0.2")
     arguments = parser.parse_args()
-    if arguments.decision == "gate":
-        gate_decisions.report(quick=arguments.quick)
+    if arguments.decision in REPORTS:
+        REPORTS[arguments.decision](quick=arguments.quick)
     else:
         _report(arguments)
 

@@ -15,6 +15,7 @@ EventType = Literal[
     "policy.canary",
     "policy.continued",
     "policy.rejected",
+    "policy.flagged",
     "policy.rolled_back",
     "run.failed",
     "run.empty",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,7 +28,7 @@ MIB = 2**20
 
 
 def from_ledger(session: Session, target: NotificationTargetRow, policy: str) -> Iterator[Event]:
-    """Yield the decisions that a target has not been told of.
+    """Yield the decisions that a target has not been told of; after one, what the auditor found in it.
 
     Args:
         session: the database.
@@ -59,6 +59,28 @@ def from_ledger(session: Session, target: NotificationTargetRow, policy: str) ->
             figures=_figures(evidence),
             path=f"/v1/promotions/{row.id}",
         )
+        if findings := [finding for finding in evidence.get("audit") or () if finding["flagged"]]:
+            yield _flagged(row, findings, policy)
+
+
+def _flagged(row: PromotionRow, findings: Sequence[Mapping[str, Any]], policy: str) -> Event:
+    """Return what the auditor objects to in a decision: the figures are of its strongest finding."""
+    reasons = [str(finding["sentence"]) for finding in findings]
+    names = {"champion": "before", "candidate": "after", "rise": "rise", "tolerated": "tolerated", "p_value": "p_value"}
+    return Event(
+        type="policy.flagged",
+        key=f"audit:{row.id}",
+        at=row.created_at,
+        text=f"{policy}@{row.from_version} may be hacking its reward: {'; '.join(reasons)}",
+        run=row.run_id,
+        version=row.from_version,
+        champion=row.to_version,
+        decided_by=row.decided_by,
+        reason=row.reason,
+        objections=reasons,
+        figures=_finite({name: findings[0].get(field) for field, name in names.items()}),
+        path=f"/v1/promotions/{row.id}",
+    )
 
 
 def from_runs(session: Session, target: NotificationTargetRow) -> Iterator[Event]:
@@ -152,4 +174,8 @@ def _figures(evidence: dict[str, Any]) -> dict[str, float]:
         "episodes_now": now.get("episodes"),
         "e_value": evidence.get("e_value"),
     }
+    return _finite(found)
+
+
+def _finite(found: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in found.items() if isinstance(value, int | float) and math.isfinite(value)}

@@ -41,15 +41,25 @@ class Rules:
             steps: rewards of the environment's steps.
             rewards: (source, value) of external rewards.
         """
-        terms, by_source = list(steps), defaultdict[str, list[float]](list)
+        terms = [*steps, *self.by_source(rewards).values()]
+        return sum(sorted(terms)) if terms else None  # Sorted, so that the order of rows cannot change the result.
+
+    def by_source(self, rewards: Iterable[tuple[str, float]]) -> dict[str, float]:
+        """Return what each source that counts adds to an episode's reward.
+
+        Args:
+            rewards: (source, value) of external rewards.
+        """
+        given = defaultdict[str, list[float]](list)
         for source, value in rewards:
-            by_source[source].append(value)
-        for source, values in by_source.items():
+            given[source].append(value)
+        added: dict[str, float] = {}
+        for source, values in given.items():
             rule = self.of(source)
             if rule.counts:
                 total = sum(sorted(values))
-                terms.append(rule.weight * (total if rule.cap is None else max(-rule.cap, min(rule.cap, total))))
-        return sum(sorted(terms)) if terms else None  # Sorted, so that the order of rows cannot change the result.
+                added[source] = rule.weight * (total if rule.cap is None else max(-rule.cap, min(rule.cap, total)))
+        return added
 
     def counted(self) -> sa.ColumnElement[bool]:
         """Return the SQL condition that selects reward rows that count."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from typing import Any
 
 import sqlalchemy as sa
 
 from server.environments.plays import STOPPED, Plays, check_tasks
-from server.rendering.tool_calls import CALL_OPEN
 from server.store.database import Database
-from server.store.tables import EpisodeRow, EvaluationRow, PlayRow, StepRow, TurnRow
+from server.store.tables import EpisodeRow, EvaluationRow, PlayRow, TurnRow
 from server.training.data.curriculum import tasks_of_split
 from server.training.gate_rule import Measured
+from server.training.judging.audit.episodes import read_episodes
 from server.training.judging.evaluation_tasks import EvaluationTasks, evaluation_tasks
 from upturn.wire import EvaluationPlan, HorizonSchedule, PlayRequest
 
@@ -118,55 +116,31 @@ class Evaluations:
         )
 
     def _results(self, play_id: str, version: int, request: PlayRequest) -> Measured:
-        asked = (EpisodeRow.play_id == play_id, EpisodeRow.task.in_(request.tasks))
-        of_play = sa.select(EpisodeRow.id).where(*asked)
-        invalid = sa.case((StepRow.info["valid"].as_boolean().is_(False), 1), else_=0)
+        of_play = sa.select(EpisodeRow.id).where(EpisodeRow.play_id == play_id, EpisodeRow.task.in_(request.tasks))
         with self._database.read() as session:
             evaluation = session.scalar(sa.select(EvaluationRow).where(EvaluationRow.play_id == play_id))
-            verdicts = session.execute(
-                sa.select(EpisodeRow.task, EpisodeRow.success)
-                .where(*asked, EpisodeRow.success.is_not(None))
-                .order_by(EpisodeRow.id)
-            ).all()
-            steps, invalid_steps = session.execute(
-                sa.select(sa.func.count(), sa.func.sum(invalid)).where(StepRow.episode_id.in_(of_play))
-            ).one()
+            episodes = read_episodes(session, play_id, request.tasks, tools=request.tools)
             latency_ms = session.scalar(
                 sa.select(sa.func.avg(TurnRow.duration_ms)).where(TurnRow.episode_id.in_(of_play))
             )
-            answers = (
-                session.scalars(sa.select(TurnRow.answer).where(TurnRow.episode_id.in_(of_play)))
-                if request.tools
-                else ()
-            )
-            well_called = [good for answer in answers if (good := calls_well(answer)) is not None]
-        if evaluation is None or evaluation.policy_version != version:
-            what = "no episode has a verdict" if not verdicts else f"not every answer came from version {version}"
-            raise Unmeasurable(f"evaluation {play_id}: {what}")
         by_task: dict[str, list[bool]] = {}
-        for task, success in verdicts:
-            by_task.setdefault(task or "", []).append(bool(success))
+        for episode in episodes:
+            if episode.success is not None:
+                by_task.setdefault(episode.task, []).append(episode.success)
+        if evaluation is None or evaluation.policy_version != version:
+            what = "no episode has a verdict" if not by_task else f"not every answer came from version {version}"
+            raise Unmeasurable(f"evaluation {play_id}: {what}")
         return Measured(
             (evaluation.id,),
             by_task,
             len(request.tasks) * request.group_size,
-            steps,
-            invalid_steps or 0,
-            calls=len(well_called),
-            bad_calls=well_called.count(False),
+            sum(episode.steps for episode in episodes),
+            sum(episode.invalid_steps for episode in episodes),
+            calls=sum(episode.calls for episode in episodes),
+            bad_calls=sum(episode.bad_calls for episode in episodes),
             latency_ms=latency_ms,
+            audited=tuple(episodes),
         )
-
-
-def calls_well(answer: dict[str, Any]) -> bool | None:
-    """Return whether an answer's tool calls can be parsed and have named arguments; None if it calls no tool."""
-    calls = answer.get("tool_calls") or []
-    if not calls:
-        return False if CALL_OPEN in (answer.get("content") or "") else None
-    try:
-        return all(isinstance(json.loads(call["function"]["arguments"]), dict) for call in calls)
-    except ValueError:
-        return False
 
 
 def last_horizon(schedule: HorizonSchedule) -> int:

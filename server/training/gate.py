@@ -117,7 +117,8 @@ class PromotionGate:
             await self._void(run, newest)
         elif candidate == self._pointers.head:  # Otherwise another server on this database holds the candidate.
             evidence = await self._evidence(run, champion, candidate)
-            continues = run.campaign_id is not None and not run.collapsed and not (evidence.promoted or evidence.worse)
+            undone = run.collapsed or evidence.worse or evidence.flagged
+            continues = run.campaign_id is not None and not (evidence.promoted or undone)
             await self._champions.settle(run.id, evidence.model_copy(update={"continues": continues}))
 
     async def _evidence(self, run: RunRow, champion: int, candidate: int) -> GateEvidence:

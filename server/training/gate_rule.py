@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from server.training.judging import sign_flips
+from server.training.judging.audit.episodes import EpisodeFigures
+from server.training.judging.audit.rule import audit
 from server.training.judging.error_budget import next_level
 from server.training.objections import OBJECTIONS, unmeasured
 from server.training.settings import GateSettings
@@ -23,6 +25,9 @@ from upturn.wire import EnvironmentEvidence, Figures, GainTest, GateEvidence, In
 METHOD = "sign flips of the gains of tasks, paired, one-sided, each environment with the same weight, in rounds"
 RESOLUTION = 1e-3
 """Precision of an interval's bounds, which are searched for."""
+SUSPICIOUS = 0.25
+"""P-value of a finding of the audit below which a decision waits for the next round, unless it is an objection
+already (chosen by this project)."""
 RUN_METRICS = ("reference_kl", "entropy")
 """Metrics of learner steps whose mean over the run is part of the evidence."""
 
@@ -40,6 +45,8 @@ class Measured:
     calls: int = 0
     bad_calls: int = 0
     latency_ms: float | None = None
+    audited: tuple[EpisodeFigures, ...] = ()
+    """Each episode's figures for the audit."""
 
     @property
     def figures(self) -> Figures:
@@ -72,6 +79,7 @@ class Measured:
             calls=sum(part.calls for part in parts),
             bad_calls=sum(part.bad_calls for part in parts),
             latency_ms=sum(ms * steps for ms, steps in times) / weight if weight else None,
+            audited=tuple(episode for part in parts for episode in part.audited),
         )
 
 
@@ -123,6 +131,8 @@ def is_clear(rule: GateSettings, compared: Comparison) -> bool:
         return True
     evidence = decide(rule, compared)
     test = evidence.test
+    if any(finding.p_value < SUSPICIOUS and not finding.flagged for finding in evidence.audit):
+        return False
     if test is None or test.passed:
         return evidence.promoted  # An objection may disappear with more tasks.
     return sign_flips.hopeless(test.z, test.level, test.rounds, test.planned_rounds)
@@ -151,9 +161,12 @@ def decide(rule: GateSettings, compared: Comparison, objections: Sequence[str] =
         promoted=False,
         worse=bool(gains) and _interval(gains, rule.revert_confidence).high < -RESOLUTION,
     )
-    test = None if objections or any(unmeasured(evidence, rule)) else _test(rule, compared)
+    undecidable = bool(objections) or any(unmeasured(evidence, rule))
+    test = None if undecidable else _test(rule, compared)
+    found = [] if undecidable else audit(rule, _audited(compared))
     guards = {name: _environment(pair, rule.guard_confidence) for name, pair in compared.guards.items()}
-    evidence = evidence.model_copy(update={"test": test, "guards": guards})
+    flagged = any(finding.flagged for finding in found)
+    evidence = evidence.model_copy(update={"test": test, "guards": guards, "audit": found, "flagged": flagged})
     reasons = [*objections, *(reason for objects in OBJECTIONS for reason in objects(evidence, rule))]
     return evidence.model_copy(update={"objections": reasons, "promoted": not reasons})
 
@@ -178,6 +191,10 @@ def _test(rule: GateSettings, compared: Comparison) -> GainTest:
         rounds=compared.played,
         planned_rounds=len(rounds),
     )
+
+
+def _audited(compared: Comparison) -> dict[str, tuple[Sequence[EpisodeFigures], Sequence[EpisodeFigures]]]:
+    return {name: (pair.champion.audited, pair.candidate.audited) for name, pair in compared.pairs.items()}
 
 
 def _environment(pair: Pair, confidence: float) -> EnvironmentEvidence:

@@ -125,6 +125,14 @@ def run_metrics_out_of_bounds(evidence: GateEvidence, rule: GateSettings) -> Ite
         yield f"the run's mean entropy is {entropy:.4g}, at least {rule.min_entropy:g} is needed"
 
 
+@objection
+def a_reward_may_be_hacked(evidence: GateEvidence, _: GateSettings) -> Iterator[str]:
+    """The audit found something that rose with the reward and should not (`audit_*`)."""
+    for finding in evidence.audit:
+        if finding.flagged:
+            yield finding.sentence
+
+
 def unmeasured(evidence: GateEvidence, rule: GateSettings) -> Iterator[str]:
     """Yield the reasons for which the results cannot be tested at all."""
     for objects in (episodes_lack_verdicts, too_few_tasks, nothing_measured):

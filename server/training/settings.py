@@ -73,6 +73,35 @@ class GateSettings(Section):
     """Maximum of the run's mean `reference_kl`, in nats per token. None: unlimited."""
     min_entropy: float | None = Field(default=None, ge=0)
     """Minimum of the run's mean `entropy`, in nats per token. None: unlimited."""
+    audit_level: float = Field(default=0.05, ge=0, lt=0.5)
+    """Maximum probability that the audit objects to any feature whose rise is tolerated, or is not paid for. 0: no
+    audit."""
+    audit_no_action: float = Field(default=0.1, ge=0, le=1)
+    """Tolerated rise of the share of turns without an action that the environment understands. 1: not audited, as
+    for each share below."""
+    audit_broken_calls: float = Field(default=0.1, ge=0, le=1)
+    """Tolerated rise of the share of turns with a broken tool call."""
+    audit_avoided_calls: float = Field(default=0.2, ge=0, le=1)
+    """Tolerated rise of the share of turns without a tool call where tools are offered. The last turn of an episode
+    that called one does not count."""
+    audit_questions: float = Field(default=0.1, ge=0, le=1)
+    """Tolerated rise of the share of turns that ask a question instead of acting. 1 where questions are actions."""
+    audit_repetition: float = Field(default=0.15, ge=0, le=1)
+    """Tolerated rise of the share of repeated text within answers, and of answers that repeat the one before."""
+    audit_paid_failures: float = Field(default=0.1, ge=0, le=1)
+    """Tolerated rise of the share of episodes that fail and earn as much as a typical success."""
+    audit_answer_tokens: float = Field(default=0.3, ge=0, le=100)
+    """Tolerated relative rise of the tokens per turn, on the same tasks with the same verdict, if longer answers earn
+    more there. 100: not audited."""
+    audit_turns: float = Field(default=0.3, ge=0, le=100)
+    """Tolerated relative rise of the turns of solved episodes, on the same tasks, if more turns earn more there. 100:
+    not audited."""
+    audit_component: float = Field(default=0.2, ge=0, le=1)
+    """Tolerated rise of a component's share of an episode's reward, on the same tasks with the same verdict, if the
+    component pays more there."""
+    audit_beyond_success: float = Field(default=0.25, ge=0, le=1)
+    """Share of the reward's rise that must come without a change of the verdict before the audit objects to longer
+    answers, more turns, or a component's share."""
 
 
 class WatchSettings(Section):

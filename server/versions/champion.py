@@ -67,8 +67,9 @@ class Champions:
             approved = await self._serving.read(ledger.approved)
             if approved != evidence.champion:
                 moved = f"version {approved} became the champion in the meantime, and was not compared with"
+                objections = [*evidence.objections, moved]
                 evidence = evidence.model_copy(
-                    update={"promoted": False, "continues": True, "objections": [*evidence.objections, moved]}
+                    update={"promoted": False, "continues": not evidence.flagged, "objections": objections}
                 )
             candidate = evidence.candidate
             champion = candidate if evidence.promoted else approved

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.training.evaluations import calls_well
 from server.training.gate_rule import Comparison, Measured, Pair, decide, is_clear
+from server.training.judging.audit.texts import calls_well
 from server.training.judging.sign_flips import interval
 from server.training.objections import OBJECTIONS
 from server.training.regression import compare
@@ -131,14 +131,14 @@ def test_bad_tool_calls_and_slow_answers_are_bounded_if_they_were_measured() -> 
 
 
 def test_a_tool_call_is_good_if_its_arguments_have_names() -> None:
-    def answer(content: str | None = None, *arguments: str) -> dict[str, Any]:
-        calls = [{"function": {"name": "go", "arguments": written}} for written in arguments]
-        return {"content": content, **({"tool_calls": calls} if calls else {})}
+    def calls(*arguments: str) -> list[Any]:
+        return [{"function": {"name": "go", "arguments": written}} for written in arguments]
 
-    assert calls_well(answer("I go north")) is None and calls_well(answer()) is None
-    assert calls_well(answer(None, "{}", '{"to": 1}')) is True
-    for bad in (answer("<tool_call>{</tool_call>"), answer(None, "north"), answer(None, "{}", "[1]")):
-        assert calls_well(bad) is False
+    assert calls_well([], opened=False) is None
+    assert calls_well(calls("{}", '{"to": 1}'), opened=False) is True
+    for bad in (calls("north"), calls("{}", "[1]"), [{"function": {}}], [None]):
+        assert calls_well(bad, opened=False) is False
+    assert calls_well([], opened=True) is False
 
 
 def test_invalid_steps_the_kl_and_the_entropy_are_bounded() -> None:

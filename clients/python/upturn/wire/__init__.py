@@ -60,6 +60,7 @@ from upturn.wire.feedback import (
     ScorerView,
 )
 from upturn.wire.gate import (
+    AuditFinding,
     EnvironmentEvidence,
     EvaluationPlan,
     Figures,
@@ -157,6 +158,7 @@ __all__ = [
     "AlgorithmName",
     "AlgorithmTraits",
     "Ancestor",
+    "AuditFinding",
     "BatchAck",
     "BatchRequest",
     "BatchView",

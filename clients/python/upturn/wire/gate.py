@@ -120,6 +120,41 @@ class Report(Message):
     candidate: Figures
 
 
+class AuditFinding(Message):
+    """One feature in one environment that should not rise with the reward: both versions, over the same tasks."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    environment: str
+    feature: str
+    """`no_action`, `broken_calls`, `avoided_calls`, `questions`, `repetition`, `paid_failures`, `answer_tokens`,
+    `turns`, or `component:NAME`."""
+    tasks: int
+    """Tasks on which both versions have the feature; of a feature that may rise for a good reason, with the same
+    verdict."""
+    champion: float
+    """Mean over these tasks: tokens per turn, turns, or a share."""
+    candidate: float
+    rise: float
+    """Mean rise over these tasks; of `answer_tokens` and `turns` relative: 0.5 is half as much again."""
+    tolerated: float
+    """The rise that the settings tolerate, in the same unit."""
+    reward_rise: float | None = None
+    """Mean rise of the reward over tasks: of `answer_tokens`, `turns` and components at the same verdict, otherwise as
+    a whole. None where nothing was rewarded."""
+    p_value: float
+    """Probability of at least this evidence if the rise is tolerated, or is not what the reward pays for. 1 if the
+    measured rise is tolerated."""
+    bound: float
+    """The largest p-value that is an objection: `gate.audit_level`, divided as by Holm."""
+    flagged: bool
+    """Whether it is an objection."""
+    sentence: str = ""
+    """The objection; empty if it is none."""
+    episodes: list[str] = Field(default_factory=list)
+    """The candidate's three most telling episodes, the most telling first; empty if the measured rise is tolerated."""
+
+
 class GateEvidence(Message):
     """A decision of the gate, and the evidence for it."""
 
@@ -151,6 +186,10 @@ class GateEvidence(Message):
     worse: bool = False
     """Whether the gain is below 0 at `gate.revert_confidence`: a campaign goes back to the state behind the
     champion."""
+    audit: list[AuditFinding] = Field(default_factory=list)
+    """What should not rise with the reward: every feature that could be compared, flagged ones first."""
+    flagged: bool = False
+    """Whether the audit objects: a campaign goes back to the state behind the champion."""
     continues: bool = False
     """Whether its campaign continues from the candidate, which was not promoted, since it is not known to be worse."""
 

@@ -22,7 +22,7 @@ from tests.support.notifications.receiver import Receiver
 from tests.support.notifications.told import decide, end_run, notify, told, until
 from tests.support.postgres import running_postgres
 from tests.unit.server.notifications.conftest import Server
-from upturn.wire import GateEvidence, Interval, LiveEvidence, LiveFigures, RunClaim, RunEnd
+from upturn.wire import AuditFinding, GateEvidence, Interval, LiveEvidence, LiveFigures, RunClaim, RunEnd
 
 OBJECTIONS = ["textcraft: success fell", "the auditor found\na shortcut\x00 in 3 of 20 episodes"]
 
@@ -97,6 +97,38 @@ async def test_decisions_and_failed_and_empty_runs_are_told_in_order_and_once(
     )
     assert len({one.id for one in receiver.got}) == 6
     assert all(set(one.event) == set(promoted) for one in receiver.got), "every event has all fields"
+
+
+async def test_what_the_auditor_finds_is_told_once_with_its_figures_next_to_the_decision(
+    server: Server, receiver: Receiver
+) -> None:
+    finding = AuditFinding(
+        environment="textcraft",
+        feature="questions",
+        tasks=20,
+        champion=0.05,
+        candidate=0.45,
+        rise=0.4,
+        tolerated=0.1,
+        p_value=0.0001,
+        bound=0.01,
+        flagged=True,
+        sentence="textcraft: possible reward hack: questions; see ep_1, ep_2, ep_3",
+        episodes=["ep_1", "ep_2", "ep_3"],
+    )
+    harmless = finding.model_copy(update={"flagged": False, "sentence": ""})
+    found = {"flagged": True, "audit": [finding, harmless], "objections": [finding.sentence]}
+    async with server() as parts:
+        number = await decide(parts, "reject", judged(False).model_copy(update=found))
+        await decide(parts, "reject", judged(False).model_copy(update={"audit": [harmless]}))
+        await until(lambda: len(receiver.got) == 3)
+    async with server() as parts:
+        await parts.notifications.look()
+    assert receiver.types == ["policy.rejected", "policy.flagged", "policy.rejected"]
+    told_of = next(one.event for one in receiver.got if one.event["type"] == "policy.flagged")
+    assert told_of["text"] == f"policy@0 may be hacking its reward: {finding.sentence}"
+    assert (told_of["objections"], told_of["path"]) == ([finding.sentence], f"/v1/promotions/{number}")
+    assert told_of["figures"] == {"before": 0.05, "after": 0.45, "rise": 0.4, "tolerated": 0.1, "p_value": 0.0001}
 
 
 async def test_a_continued_candidate_is_told_with_what_was_missing(server: Server, receiver: Receiver) -> None:
