@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from server.engines.protocol import Weights
 from tests.support.live import Live, script, serving, settings_for
 from upturn import logs
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # Before torch is loaded: several tests share the cores.
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from server.training.runs import Runs
 from server.training.settings import LearnerSettings
 
 log = logging.getLogger("upturn.learner")
+ENDING_S = 0.1  # Pause between two looks at a learner that is about to end.
 STOP_S = 10.0  # How long a learner may take to return its batch when it is stopped.
 INTERVAL_S = 2.0  # Pause between checks for due runs: another server may queue a run or lose its learner.
 
@@ -119,8 +120,10 @@ class LearnerProcess:
         Raises:
             Conflict: a run is in progress.
         """
-        if self.busy:
-            raise Conflict("a run has started and needs the memory: rehearse again when it has ended")
+        while self.busy:  # A learner whose run has ended needs the memory for another moment.
+            if await self._runs.due(self._name) is not None:
+                raise Conflict("a run has started and needs the memory: rehearse again when it has ended")
+            await asyncio.sleep(ENDING_S)
         command = [*self._command("rehearsal", f"{self._name}:rehearsal"), "--rehearse", str(file)]
         with self._log(self.rehearsal_log, "wb") as output:
             self._rehearsal = await self._spawn(command, output, asyncio.subprocess.PIPE, grace_s=0.0)

@@ -35,7 +35,7 @@ class RehearsalCheck(Message):
     run: str | None = None
     """The triggers whose run needs it; None concerns the whole server."""
     seconds: float = Field(ge=0)
-    """How long it took."""
+    """Its duration."""
 
 
 class RehearsalView(Message):

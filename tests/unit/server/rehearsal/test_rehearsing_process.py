@@ -1,4 +1,4 @@
-"""The learner's process of a rehearsal: it says how it ended, leaves nothing running, and gives way to a run."""
+"""The learner's process of a rehearsal: it says how it ended, leaves nothing running, and yields to a run."""
 
 from __future__ import annotations
 
