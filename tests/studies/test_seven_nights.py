@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.runs.nights import Learned, check_equal, learn
+from tests.support.runs.nights import check_equal, learn
 
 NIGHTS, STEPS = 7, 8
 EVERY = 20
@@ -14,17 +14,17 @@ EVERY = 20
 sixth night."""
 
 
-@pytest.fixture(scope="module", params=["full", "adapter"])
-def long(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Learned:
-    """One run of 56 steps by itself."""
-    return learn(tmp_path_factory.mktemp("long"), request.param, 1, NIGHTS * STEPS, every=EVERY)
-
-
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("kill_in_night", [False, True], ids=["killed between nights", "killed in a night as well"])
-def test_seven_nights_equal_one_long_run(tmp_path: Path, long: Learned, kill_in_night: bool) -> None:
-    kind = long.runs[0].config.kind
-    nights = learn(tmp_path, str(kind), NIGHTS, STEPS, every=EVERY, kill_in_night=kill_in_night)
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("kind", "kill_in_night"),
+    [("full", False), ("adapter", True)],
+    ids=["full weights, killed between nights", "an adapter, killed in a night as well"],
+)
+def test_seven_nights_equal_one_long_run(tmp_path: Path, kind: str, kill_in_night: bool) -> None:
+    for name in ("long", "nights"):
+        (tmp_path / name).mkdir()
+    long = learn(tmp_path / "long", kind, 1, NIGHTS * STEPS, every=EVERY)
+    nights = learn(tmp_path / "nights", kind, NIGHTS, STEPS, every=EVERY, kill_in_night=kill_in_night)
     assert [step.horizon for step in nights.steps] == [2] * 20 + [3] * 20 + [4] * 16
     assert [run.first_step for run in nights.runs] == [0, 8, 16, 24, 32, 40, 48]
     check_equal(nights, long)

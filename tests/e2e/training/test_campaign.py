@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from env_adapters import environment_spec
 from tests.support.runs.learned import serve_tiny, wait_for
-from tests.support.runs.nights import check_equal, learn
 from upturn.wire import (
     OptimizerConfig,
     PlayPlan,
@@ -84,12 +83,3 @@ def test_nights_of_a_campaign_equal_one_long_run(tmp_path: Path, kind: str) -> N
     assert apart.keys() == whole.keys()
     for name in whole:
         assert torch.equal(apart[name], whole[name]), f"{name} differs"
-
-
-def test_nights_of_sampled_plays_equal_one_long_run_although_servers_are_killed(tmp_path: Path) -> None:
-    """`tests/studies/test_seven_nights.py` shows it for seven nights of eight steps and both kinds of weights."""
-    (tmp_path / "nights").mkdir()
-    (tmp_path / "long").mkdir()
-    nights = learn(tmp_path / "nights", "adapter", 2, 3, every=2, kill_in_night=True)
-    assert [step.horizon for step in nights.steps] == [2, 2, 3, 3, 4, 4], "the stage moves in the middle of a night"
-    check_equal(nights, learn(tmp_path / "long", "adapter", 1, 6, every=2))

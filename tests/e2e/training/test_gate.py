@@ -81,7 +81,7 @@ def test_a_candidate_that_breaks_its_environment_is_undone(tmp_path: Path, kind:
 
 def test_a_candidate_that_wins_with_bad_tool_calls_or_slow_answers_is_rejected(tmp_path: Path) -> None:
     call = '<tool_call>{"name": "add", "arguments": {"number": 1}}</tool_call>'
-    rule = GateSettings(max_invalid_rise=1, max_latency_ratio=0.001)  # As if it were very slow.
+    rule = GateSettings(max_invalid_rise=1, max_latency_ratio=0.001, audit_level=0)  # As if it were very slow.
     with served(tmp_path, "adapter", base=call, gate=rule) as live:
         plan = PLAN.model_copy(update={"tools": True, "sampling": Sampling(max_tokens=200)})
         assert trained(live, "<tool_call>add</tool_call>|win", "adapter", plan=plan).gate == "rejected"
