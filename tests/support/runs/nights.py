@@ -47,7 +47,8 @@ class Played:
     """Of the step's plays."""
     episodes: list[tuple[Any, ...]]
     """Task, repetition, reward, advantage, and token ids of each episode of the batch."""
-    lr: float
+    lr: float | None
+    """None where there was nothing to learn."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def _steps(database: Path, run: RunView) -> list[Played]:
         }
         step = run.steps[len(steps)]
         known = sorted((*rest, ids[episode]) for episode, *rest in episodes)
-        steps.append(Played(step.horizon, [seed for (seed,) in seeds], known, step.metrics["lr"]))
+        steps.append(Played(step.horizon, [seed for (seed,) in seeds], known, step.metrics.get("lr")))
     connection.close()
     return steps
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -36,6 +37,10 @@ async def test_it_ends_with_the_rehearsal(tmp_path: Path) -> None:
         os.kill(process.pid, 0)
 
 
+async def due(_name: str) -> str:
+    return "run_1"
+
+
 async def test_it_gives_way_to_a_run_and_none_begins_during_one(tmp_path: Path, monkeypatch: Any) -> None:
     made, ended = learner(tmp_path), asyncio.Event()
 
@@ -48,6 +53,7 @@ async def test_it_gives_way_to_a_run_and_none_begins_during_one(tmp_path: Path, 
             return await rehearsed_before(["sleep", "60"], *more, **named)
 
         monkeypatch.setattr(made, "_spawn", spawn)
+        monkeypatch.setattr(made, "_runs", SimpleNamespace(due=due))
         run = asyncio.create_task(made._run_learner("run_1"))
         await process.wait()
         assert made.busy
