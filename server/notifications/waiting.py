@@ -60,6 +60,11 @@ def _reason(session: Session, row: RunRow, now: float) -> str:
     )
     if other is not None:
         return f"it is queued behind run {other}, which is running or not decided"
+    paused = sa.select(RunRow.id).where(
+        RunRow.campaign_id == row.campaign_id, RunRow.state == "paused", RunRow.started_at.is_not(None)
+    )
+    if row.started_at is None and (before := session.scalar(paused.limit(1))) is not None:
+        return f"run {before} of its campaign is paused and must end first; resume or cancel that one"
     return "no learner has claimed it; start one or cancel the run"
 
 

@@ -23,6 +23,7 @@ from server.training.runs import Runs
 from server.training.settings import LearnerSettings
 
 log = logging.getLogger("upturn.learner")
+INTERRUPTED = "a run has started and needs the memory: rehearse again when it has ended"
 ENDING_S = 0.1  # Pause between two looks at a learner that is about to end.
 STOP_S = 10.0  # How long a learner may take to return its batch when it is stopped.
 INTERVAL_S = 2.0  # Pause between checks for due runs: another server may queue a run or lose its learner.
@@ -122,7 +123,7 @@ class LearnerProcess:
         """
         while self.busy:  # A learner whose run has ended needs the memory for another moment.
             if await self._runs.due(self._name) is not None:
-                raise Conflict("a run has started and needs the memory: rehearse again when it has ended")
+                raise Conflict(INTERRUPTED)
             await asyncio.sleep(ENDING_S)
         command = [*self._command("rehearsal", f"{self._name}:rehearsal"), "--rehearse", str(file)]
         with self._log(self.rehearsal_log, "wb") as output:

@@ -103,13 +103,15 @@ def nights_of(session: Session, campaign_id: str) -> list[Night]:
     """Return a campaign's nights, oldest first."""
     runs = session.scalars(sa.select(RunRow).where(RunRow.campaign_id == campaign_id).order_by(RunRow.id)).all()
     of_campaign = BatchRow.run_id.in_(sa.select(RunRow.id).where(RunRow.campaign_id == campaign_id))
-    trained = sa.select(BatchRow).where(of_campaign, BatchRow.state == "trained").order_by(BatchRow.step)
+    trained = sa.select(BatchRow.run_id, BatchRow.horizon, BatchRow.published).where(
+        of_campaign, BatchRow.state == "trained"
+    )
     changes = _changes(session, campaign_id)
     horizons: dict[str, int] = {}
     published: dict[str, int] = {}
-    for batch in session.scalars(trained):
-        horizons[batch.run_id] = batch.horizon
-        published[batch.run_id] = published.get(batch.run_id, 0) + batch.published
+    for run_id, horizon, was_published in session.execute(trained.order_by(BatchRow.step)):
+        horizons[run_id] = horizon
+        published[run_id] = published.get(run_id, 0) + was_published
     return [
         Night(
             run_id=run.id,

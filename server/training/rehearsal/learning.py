@@ -16,7 +16,7 @@ from typing import Any
 
 from server.engines.protocol import Engine
 from server.readiness import Check
-from server.training.learner_process import LearnerProcess
+from server.training.learner_process import INTERRUPTED, LearnerProcess
 from server.training.rehearsal.report import Finding, Report, failed, ok, warning
 from server.training.runs import Runs
 from server.versions.publish import Publisher
@@ -195,7 +195,7 @@ class _Stages:
     async def _why_it_ended(self) -> str:
         code = await self._process.wait()
         if self._learner.busy:
-            return "not finished, since a run has started and needs the memory: rehearse again when it has ended"
+            return f"not finished, since {INTERRUPTED}"
         if code in (137, -9):
             return (
                 "the learner was killed, as the system does when memory is short: free memory, or use a smaller model"

@@ -13,23 +13,13 @@ from server.training.scheduling.settings import ScheduleSettings
 from tests.support.live import Live, until
 from tests.support.notifications.receiver import Receiver, receiving
 from tests.support.notifications.told import notify
-from tests.support.runs.gated import ENVIRONMENT, PLAN, served
-from tests.support.runs.rehearsed import failures, rehearsed, tables
+from tests.support.runs.gated import served
+from tests.support.runs.rehearsed import CONFIG, NIGHTLY, failures, rehearsed, tables
 from tests.support.runs.scripted import LEARNER, reward_two
 from upturn.client import UpturnAPIError
 from upturn.command.app import build
 from upturn.command.run import run
-from upturn.wire import CronTrigger, FixedHorizon, LivePlan, PlayPlan, RehearsalRequest, RunBudget, RunClaim, RunConfig
-
-CONFIG = RunConfig(
-    campaign="nightly",
-    steps=4,
-    schedule=FixedHorizon(horizon=3),
-    play=PlayPlan(environment=ENVIRONMENT, split="train", groups=2, group_size=2),
-    evaluation=PLAN,
-    budget=RunBudget(minutes=60),
-)
-NIGHTLY = CronTrigger(kind="cron", cron="0 1 * * *", timezone="Europe/Berlin", run=CONFIG)
+from upturn.wire import LivePlan, RehearsalRequest, RunClaim
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,12 @@ from typing import Any
 from env_adapters.protocol import Reset, Transition
 from env_adapters.simple import SimpleSpec
 
+LISTS = {split: [f"{split}/{number}" for number in range(24)] for split in ("train", "test")}
+
+
+def begins_with_letter(text: str) -> bool:
+    return text[:1] != "" and text[0] in string.ascii_letters
+
 
 class FirstByte:
     """An episode of one answer."""
@@ -17,7 +23,7 @@ class FirstByte:
         return Reset([{"role": "user", "content": "Say a letter."}])
 
     def step(self, text: str) -> Transition:
-        right = text[:1] != "" and text[0] in string.ascii_letters
+        right = begins_with_letter(text)
         return Transition("", float(right), True, success=right)
 
     def oracle(self) -> str:
@@ -31,10 +37,4 @@ class FirstByte:
 
 
 def make_spec(**_: Any) -> SimpleSpec:
-    return SimpleSpec(
-        "first-byte",
-        "Begin the answer with a letter.",
-        FirstByte,
-        isolation="inline",
-        lists={split: [f"{split}/{number}" for number in range(24)] for split in ("train", "test")},
-    )
+    return SimpleSpec("first-byte", "Begin the answer with a letter.", FirstByte, isolation="inline", lists=LISTS)

@@ -7,7 +7,26 @@ from contextlib import closing
 from typing import Any
 
 from tests.support.live import Live
-from upturn.wire import RehearsalCheck, RehearsalRequest, RunConfig
+from tests.support.runs.gated import ENVIRONMENT, PLAN
+from upturn.wire import (
+    CronTrigger,
+    FixedHorizon,
+    PlayPlan,
+    RehearsalCheck,
+    RehearsalRequest,
+    RunBudget,
+    RunConfig,
+)
+
+CONFIG = RunConfig(
+    campaign="nightly",
+    steps=4,
+    schedule=FixedHorizon(horizon=3),
+    play=PlayPlan(environment=ENVIRONMENT, split="train", groups=2, group_size=2),
+    evaluation=PLAN,
+    budget=RunBudget(minutes=60),
+)
+NIGHTLY = CronTrigger(kind="cron", cron="0 1 * * *", timezone="Europe/Berlin", run=CONFIG)
 
 
 def rehearsed(live: Live, config: RunConfig | None = None, **more: Any) -> list[RehearsalCheck]:

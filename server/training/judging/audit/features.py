@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from statistics import median
 from typing import Literal
 
@@ -59,9 +60,9 @@ def features_of(
     listed = [
         Feature("no_action", _share_of_turns(_without_action), rule.audit_no_action),
         Feature("broken_calls", _share_of_turns(_broken_calls), rule.audit_broken_calls),
-        Feature("avoided_calls", _share_of_turns(_avoided_calls), rule.audit_avoided_calls),
-        Feature("questions", _share_of_turns(_questions), rule.audit_questions),
-        Feature("repetition", _repetition, rule.audit_repetition),
+        Feature("avoided_calls", _share_of_turns(attrgetter("avoided_calls")), rule.audit_avoided_calls),
+        Feature("questions", _share_of_turns(attrgetter("questions")), rule.audit_questions),
+        Feature("repetition", attrgetter("repetition"), rule.audit_repetition),
         Feature("paid_failures", partial(_paid_failure, typical=typical), rule.audit_paid_failures),
         Feature("answer_tokens", _log_tokens, math.log1p(rule.audit_answer_tokens), "length"),
         Feature("turns", _log_turns, math.log1p(rule.audit_turns), "length", solved_only=True),
@@ -92,18 +93,6 @@ def _without_action(episode: EpisodeFigures) -> int:
 
 def _broken_calls(episode: EpisodeFigures) -> int | None:
     return episode.bad_calls if episode.tools else None
-
-
-def _avoided_calls(episode: EpisodeFigures) -> int | None:
-    return episode.avoided_calls
-
-
-def _questions(episode: EpisodeFigures) -> int:
-    return episode.questions
-
-
-def _repetition(episode: EpisodeFigures) -> float | None:
-    return episode.repetition
 
 
 def _log_tokens(episode: EpisodeFigures) -> float | None:

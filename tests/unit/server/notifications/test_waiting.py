@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from server.notifications import outbox
 from server.notifications.events import Event
 from server.notifications.waiting import AFTER_START_S, from_waiting
-from server.store.tables import BatchRow, NotificationTargetRow, RunRow
+from server.store.tables import BatchRow, CampaignRow, NotificationTargetRow, RunRow
 from tests.support.notifications.receiver import Receiver
 from tests.support.notifications.told import until
 from tests.unit.server.notifications.conftest import Server
@@ -65,6 +65,16 @@ def test_a_queued_run_names_the_run_that_it_waits_for(session: Session, fields: 
     run(session)
     (event,) = found(session, 3 * HOUR)
     assert event.reason == "it is queued behind run run_0, which is running or not decided"
+
+
+def test_a_queued_run_names_the_paused_run_of_its_campaign(session: Session) -> None:
+    session.add(CampaignRow(id="camp_1", name="nightly", created_at=0.0))
+    session.flush()
+    paused = {"state": "paused", "started_at": 1.0, "resumed_at": 3 * HOUR}
+    run(session, "run_0", campaign_id="camp_1", **paused)
+    run(session, campaign_id="camp_1")
+    (event,) = found(session, 3 * HOUR)
+    assert event.reason == "run run_0 of its campaign is paused and must end first; resume or cancel that one"
 
 
 def test_a_step_ends_a_wait_and_the_next_wait_is_told_again(session: Session) -> None:

@@ -24,28 +24,16 @@ from tests.support.live import script, settings_for
 from tests.support.notifications.receiver import Receiver, receiving
 from tests.support.notifications.told import notify, until
 from tests.support.runs.gated import ENVIRONMENT, PLAN, TASKS
+from tests.support.runs.rehearsed import CONFIG, NIGHTLY
 from upturn.wire import (
-    CronTrigger,
-    FixedHorizon,
     LivePlan,
     PlayPlan,
     RehearsalCheck,
     RehearsalRequest,
     RehearsalView,
-    RunBudget,
     RunClaim,
     RunConfig,
 )
-
-CONFIG = RunConfig(
-    campaign="nightly",
-    steps=4,
-    schedule=FixedHorizon(horizon=3),
-    play=PlayPlan(environment=ENVIRONMENT, split="train", groups=2, group_size=2),
-    evaluation=PLAN,
-    budget=RunBudget(minutes=60),
-)
-NIGHTLY = CronTrigger(kind="cron", cron="0 1 * * *", timezone="Europe/Berlin", run=CONFIG)
 
 
 @pytest.fixture
