@@ -63,7 +63,8 @@ def supervised(tasks: list[str], steps: int, kind: str, seed: int) -> RunConfig:
 
 
 def reinforcement(tasks: list[str], steps: int, kind: str, seed: int) -> RunConfig:
-    """Return the second stage: GRPO under a growing horizon."""
+    """Return the second stage: GRPO under a growing horizon; a single step has the last one."""
+    rounds = ROUNDS[-steps:]
     return RunConfig(
         algorithm="grpo",
         steps=steps,
@@ -77,7 +78,7 @@ def reinforcement(tasks: list[str], steps: int, kind: str, seed: int) -> RunConf
             group_size=8,
             sampling=Sampling(max_tokens=MAX_TOKENS),
         ),
-        schedule=StepwiseHorizon(rounds=ROUNDS, every=max(1, steps // len(ROUNDS))),
+        schedule=StepwiseHorizon(rounds=rounds, every=steps // len(rounds)),
         optimizer=OptimizerConfig(lr=2e-5, beta2=0.95),
         checkpoint_every=100,
     )

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from clients.demo.__main__ import new_folder
+from clients.demo.plan import reinforcement, supervised
 from clients.demo.report import gains, interval
+from server.training.run_checks import check_config
 from upturn.wire import PlayedEpisode, PlayView
 
 
@@ -70,3 +72,9 @@ def test_the_interval_covers_the_mean_at_about_its_nominal_rate() -> None:
 def test_demos_that_start_in_the_same_second_get_different_folders(tmp_path: Path) -> None:
     folders = [new_folder(tmp_path / "data") for _ in range(3)]
     assert len(set(folders)) == 3 and all(folder.is_dir() for folder in folders)
+
+
+@pytest.mark.parametrize("steps", range(1, 6))
+def test_the_server_accepts_a_demo_of_any_length(steps: int) -> None:
+    for config in (supervised(["1/a"], steps, "full", 0), reinforcement(["1/a"], steps, "full", 0)):
+        check_config(config, "full", None)
