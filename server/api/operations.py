@@ -57,7 +57,7 @@ async def health(engine: EngineOf, draining: DrainingOf) -> Response:
     return Response()
 
 
-@router.get("/metrics", response_class=PlainTextResponse, dependencies=[needs("admin")])
+@router.get("/metrics", response_class=PlainTextResponse, dependencies=[needs("metrics")])
 async def metrics(metrics: MetricsOf, pointers: PointersOf, turns: TurnsOf, engine: EngineOf) -> Response:
     """Return the metrics in Prometheus' text format."""
     metrics.champion.set(pointers.champion)

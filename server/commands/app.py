@@ -64,6 +64,7 @@ class KeyScope(StrEnum):
     agent = "agent"
     reward = "reward"
     learner = "learner"
+    metrics = "metrics"
     admin = "admin"
 
 

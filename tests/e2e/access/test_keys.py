@@ -111,6 +111,7 @@ def test_each_scope_may_call_its_own_operations_only(guarded: Live) -> None:
     }
     assert every >= AGENT | LEARNER | ADMIN
     assert allowed(guarded, new_key(guarded, "learner").key) == LEARNER
+    assert allowed(guarded, new_key(guarded, "metrics").key) == {"GET /metrics"}
     agent = allowed(guarded, new_key(guarded, "agent").key)
     assert agent >= AGENT and not agent & (LEARNER | ADMIN)
     assert allowed(guarded, new_key(guarded, "agent", "learner").key) == agent | LEARNER

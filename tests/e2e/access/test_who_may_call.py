@@ -64,9 +64,10 @@ ROUTES = {
         DELETE /v1/episodes/{episode_id} | POST /v1/plays | GET /v1/plays/{play_id} | POST /v1/plays/{play_id}/cancel
         GET /v1/plays/{play_id}/events | POST /v1/keys | GET /v1/keys | DELETE /v1/keys/{key_id}
         DELETE /v1/keys/{key_id}/episodes | GET /v1/keys/{key_id}/trained | GET /v1/reward-sources
-        PUT /v1/reward-sources/{name:path} | DELETE /v1/reward-sources/{name:path} | GET /v1/scorers | GET /metrics
+        PUT /v1/reward-sources/{name:path} | DELETE /v1/reward-sources/{name:path} | GET /v1/scorers
         GET /v1/notifications | POST /v1/notifications/test | POST /v1/rehearsals
         GET /v1/rehearsals/{rehearsal_id} | POST /v1/rehearsals/{rehearsal_id}/cancel""",
+    "metrics": "GET /metrics",
     "socket": "WS /openenv/{environment:path}/ws",
 }
 """Routes by who may call them: anyone, an agent, the owner of the episode, and so on."""
@@ -80,6 +81,7 @@ MAY = {
     "rewarder": {"agent A", "reward only", "admin"},
     "rewards": {"agent A", "agent B", "reward only", "admin"},
     "learner": {"learner", "admin"},
+    "metrics": {"Prometheus", "admin"},
     "admin": {"admin"},
 }
 LOOKS_MISSING = {
@@ -132,6 +134,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "key of a revoked opener's episode": of_gone.key,
             "foreign page": "",
             "learner": new_key(live, "learner").key,
+            "Prometheus": new_key(live, "metrics").key,
             "reward only": new_key(live, "reward").key,
             "agent B": b.key,
             "B's episode": of_b.key,

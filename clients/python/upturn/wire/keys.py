@@ -8,9 +8,9 @@ from pydantic import Field, model_validator
 
 from upturn.wire.base import Message
 
-Scope = Literal["agent", "reward", "learner", "admin"]
+Scope = Literal["agent", "reward", "learner", "metrics", "admin"]
 """`agent` chats and acts on its own episodes, `reward` rewards the episodes of its key (without `agent`, of every key),
-`learner` trains, `admin` may do everything."""
+`learner` trains, `metrics` reads `/metrics`, `admin` may do everything."""
 SourceName = Annotated[str, Field(min_length=1, max_length=100)]
 
 
@@ -19,7 +19,7 @@ class KeyCreate(Message):
 
     name: str = Field(min_length=1, max_length=200)
     """Owner of the key, for display only."""
-    scopes: list[Scope] = Field(min_length=1, max_length=4)
+    scopes: list[Scope] = Field(min_length=1, max_length=5)
     reward_sources: list[SourceName] | None = Field(default=None, min_length=1, max_length=100)
     """The only names under which the key may reward; None for any name that is not reserved."""
     requests_per_minute: int | None = Field(default=None, ge=1, le=1_000_000)
