@@ -51,16 +51,16 @@ RUN apt-get update \
         apt-get install -y --no-install-recommends chromium-headless-shell default-jre-headless; \
     fi \
     && rm -rf /var/lib/apt/lists/*
-# The user's home is in the volume: there go the caches of every library (vLLM, Triton, Hugging Face, Matplotlib, the
+# The user's home is the volume: there go the caches of every library (vLLM, Triton, Hugging Face, Matplotlib, the
 # search index), so that the root file system can be read-only. Java reads the home from /etc/passwd.
 RUN groupadd --gid 1000 upturn \
-    && useradd --uid 1000 --gid upturn --home-dir /data/home --no-create-home upturn \
+    && useradd --uid 1000 --gid upturn --home-dir /data --no-create-home upturn \
     && install -d -o upturn -g upturn /data
 # Compiled kernels are loaded from their cache, and a tmpfs on /tmp forbids that unless it is mounted with `exec`.
 ENV PATH=/upturn/.venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    HOME=/data/home \
-    TORCHINDUCTOR_CACHE_DIR=/data/home/.cache/torchinductor \
+    HOME=/data \
+    TORCHINDUCTOR_CACHE_DIR=/data/.cache/torchinductor \
     UPTURN_HOST=0.0.0.0 \
     UPTURN_DATA_DIR=/data
 WORKDIR /upturn
