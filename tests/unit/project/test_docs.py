@@ -12,7 +12,7 @@ from tests.support import prose
 
 ROOT = Path(__file__).parents[3]
 PATH = re.compile(
-    r"(?<![\w/.-])(?:server|learner|env_adapters|migrations|clients|tests|benchmarks|examples|docs)/(?:[\w.-]+/)*[\w.-]*\w/?"
+    r"(?<![\w/.-])(?:server|learner|env_adapters|migrations|clients|tests|benchmarks|examples|docs|deploy)/(?:[\w.-]+/)*[\w.-]*\w/?"
 )
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 
@@ -30,7 +30,7 @@ def test_every_path_that_prose_names_exists() -> None:
             continue
         for found in PATH.findall(file.read_text()):
             path = found.rstrip("/.")
-            named = re.search(r"\.(py|md|js|toml|svg|png|txt)$", path) and "NAME" not in path
+            named = re.search(r"\.(py|md|js|toml|svg|png|txt|json|ya?ml|conf|service)$", path) and "NAME" not in path
             if named and not (ROOT / path).exists():
                 missing.add(f"{file.relative_to(ROOT)}: {found}")
     assert missing == set()
