@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from server.api.access.authentication import needs
 from server.api.access.json_route import JsonRoute
-from server.api.dialects.dialect import MAY_STREAM
+from server.api.dialects.dialect import MAY_STREAM, UNBUFFERED
 from server.api.services import service
 from server.environments.plays import Plays
 from server.versions.residency import Residency
@@ -56,4 +56,4 @@ async def play_events(play_id: str, plays: PlaysOf) -> StreamingResponse:
                 return
             view = await plays.view(play_id, results=False, wait_s=1.0)
 
-    return StreamingResponse(events(), media_type="text/event-stream")
+    return StreamingResponse(events(), media_type="text/event-stream", headers=UNBUFFERED)

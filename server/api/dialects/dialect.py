@@ -15,6 +15,8 @@ from server.api.dialects.call import HEADERS
 
 MAY_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 """OpenAPI responses of a route that may stream."""
+UNBUFFERED = {"x-accel-buffering": "no", "cache-control": "no-cache"}
+"""Headers that keep proxies (nginx and those built on it) from holding a stream back until its end."""
 UNDER_EPISODE = "/episodes/{episode_id}"
 Route = TypeVar("Route", bound=Callable[..., Any])
 

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi.responses import StreamingResponse
 
 from server.api.dialects.answering import Conversation
+from server.api.dialects.dialect import UNBUFFERED
 from server.recording.turn import Turn
 from server.rendering.answers import Delta
 from server.rendering.json_text import write_json
@@ -52,7 +53,8 @@ def sse(conversation: Conversation, events: AsyncGenerator[str, None]) -> Stream
             if not finished:
                 conversation.leave()
 
-    return StreamingResponse(until_disconnect(), media_type="text/event-stream", headers=conversation.headers)
+    headers = {**conversation.headers, **UNBUFFERED}
+    return StreamingResponse(until_disconnect(), media_type="text/event-stream", headers=headers)
 
 
 def event(body: dict[str, Any], name: str | None = None) -> str:

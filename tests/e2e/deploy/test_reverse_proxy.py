@@ -21,8 +21,8 @@ CONF = Path(__file__).parents[3] / "deploy" / "proxy" / "nginx.conf"
 NAME = "agents.example.com"
 
 
-@pytest.fixture
-def port(slow: Live, tmp_path: Path) -> Iterator[int]:
+@pytest.fixture(params=["as configured", "with nginx's own buffering"])
+def port(slow: Live, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[int]:
     """The port of nginx in front of a server that answers word by word."""
     nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
     if nginx is None:
@@ -42,6 +42,8 @@ def port(slow: Live, tmp_path: Path) -> Iterator[int]:
     site = CONF.read_text().replace("http://127.0.0.1:8000", slow.url).replace(f"/etc/ssl/{NAME}", str(tmp_path))
     site = re.sub(r"\n *listen \[::\].*", "", site).replace("listen 443 ssl", f"listen 127.0.0.1:{free} ssl")
     site = site.replace("$host;", "localhost;")  # The server under test has no other name.
+    if request.param != "as configured":
+        site = site.replace("proxy_buffering off;", "proxy_buffering on;")
     (tmp_path / "nginx.conf").write_text(
         f"daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}}\n"
         f"http {{ access_log off; {places(tmp_path)}\n{site} }}"
@@ -72,6 +74,13 @@ def agent(port: int, tmp_path: Path) -> Iterator[httpx2.Client]:
     trusted = ssl.create_default_context(cafile=str(tmp_path / "fullchain.pem"))
     with httpx2.Client(base_url=f"https://localhost:{port}", verify=trusted, timeout=60, trust_env=False) as client:
         yield client
+
+
+def test_a_stream_asks_proxies_not_to_hold_it_back(live: Live) -> None:
+    ask = {"model": "policy", "messages": [{"role": "user", "content": "Hi"}]}
+    streamed, whole = (live.http.post("/v1/chat/completions", json={**ask, "stream": how}) for how in (True, False))
+    assert (streamed.headers["x-accel-buffering"], streamed.headers["cache-control"]) == ("no", "no-cache")
+    assert "x-accel-buffering" not in whole.headers
 
 
 def test_the_first_token_arrives_while_the_answer_is_still_sampled(slow: Live, agent: httpx2.Client) -> None:
