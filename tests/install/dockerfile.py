@@ -178,6 +178,7 @@ def read_only(root: Path) -> Iterator[None]:
         mounts.enter_context(mounted("--bind", root, root))
         subprocess.run(["mount", "-o", "remount,bind,ro", root], check=True)
         mounts.enter_context(mounted("-t", "proc", "proc", root / "proc"))
+        mounts.enter_context(mounted("--bind", "-o", "ro", "/sys", root / "sys"))
         for place in ("tmp", "dev/shm"):
             mounts.enter_context(mounted("-t", "tmpfs", "-o", "nosuid,nodev,noexec,mode=1777", "tmpfs", root / place))
         mounts.enter_context(mounted("--bind", data, root / "data"))
@@ -204,8 +205,9 @@ def healthy(image: Image, stages: list[Stage]) -> int:
             time.sleep(1)
         return 1
     finally:
-        os.killpg(server.pid, 15)
-        server.wait(90)
+        if server.poll() is None:
+            os.killpg(server.pid, 15)
+            server.wait(90)
 
 
 def main() -> int:
