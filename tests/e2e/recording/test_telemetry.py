@@ -1,4 +1,4 @@
-"""Telemetry: an OTLP receiver gets every ended episode once, a tracker every step, and neither can hold up the server."""
+"""Telemetry: a receiver gets every ended episode once, a tracker every step, and neither can hold up the server."""
 
 from __future__ import annotations
 
