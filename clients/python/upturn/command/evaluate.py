@@ -67,9 +67,10 @@ def evaluate(
             tasks = client.tasks(environment, split).tasks[:limit]
             if not tasks:
                 raise typer.BadParameter(f"{environment} has no tasks in the split {split!r}")
+            policy = None if external else _version(client, model)
             request = LeaderboardRequest(
-                label=label or (f"{name}" if external else model),
-                policy=None if external else _version(client, model),
+                label=label or policy or name or model,
+                policy=policy,
                 endpoint=model if external else None,
                 model=name if external else None,
                 environment=environment,
@@ -178,9 +179,7 @@ def _print(entries: list[LeaderboardEntry]) -> None:
         [
             (
                 entry.id,
-                entry.request.label
-                if entry.policy_version is None
-                else f"{entry.request.label} (@{entry.policy_version})",
+                entry.request.label,
                 entry.request.environment + (f"/{entry.request.split}" if entry.request.split else ""),
                 entry.state if entry.error is None else f"{entry.state}: {entry.error}",
                 _interval(entry.figures.success),
