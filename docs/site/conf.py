@@ -19,7 +19,7 @@ version = release = re.findall(
     r'__version__ = "(.+)"', (ROOT / "clients" / "python" / "upturn" / "__init__.py").read_text()
 )[0]
 extensions = ["myst_parser"]
-include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**/*.md", "clients/*/README.md"]
+include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "docs/**/*.md", "clients/*/README.md"]
 exclude_patterns = ["docs/site"]
 root_doc = "README"
 myst_heading_anchors = 4
@@ -47,10 +47,13 @@ def contents() -> str:
 
 
 def add_contents(_app: Any, name: str, source: list[str]) -> None:
-    """Add the table of contents to the first page; the index itself is one of the pages."""
+    """Add the table of contents to the first page, and the pages of its folder to the first page of a folder."""
     if name == root_doc:
         index = "```{toctree}\n:hidden:\n\n" + INDEX + "\n```\n\n"
-        source[0] += f"\n\n{index}{contents()}\n"
+        clients = "```{toctree}\n:hidden:\n:glob:\n:caption: Clients\n\nclients/*/README\n```\n"
+        source[0] += f"\n\n{index}{contents()}\n\n{clients}"
+    elif name.startswith("docs/") and name.endswith("/README") and name != INDEX:
+        source[0] += "\n\n```{toctree}\n:hidden:\n:glob:\n\n*\n```\n"
 
 
 def setup(app: Any) -> None:
