@@ -39,7 +39,7 @@ suppress_warnings = [
 def contents() -> str:
     """Return the table of contents: the sections of the index and the pages that each lists."""
     text, parts = (ROOT / f"{INDEX}.md").read_text(), []
-    for caption, listed in re.findall(r"^\*\*(.+)\*\*\n\n((?:[-\s].*\n)+)", text, re.MULTILINE):
+    for caption, listed in re.findall(r"^\*\*(.+)\*\*\n\n((?:(?:- |  ).*\n)+)", text, re.MULTILINE):
         found = re.findall(r"^- \[[^\]]*\]\(([^)]+)\.md\)", listed, re.MULTILINE)
         pages = [normpath(f"docs/{page}") for page in found]
         parts.append("\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```"]))
