@@ -59,6 +59,7 @@ def extras(command: str, engine: str) -> list[str]:
         *([engine] if engine else []),
         *("learn", "postgres", "demo"),
         *(["dev"] if command in ("test", "check") else []),
+        *(["otlp"] if command in ("test", "check", "setup") else []),
         *(["docs"] if command in ("test", "docs") else []),
         *(ENVIRONMENTS if command in ("test", "check", "setup") else []),
     ]

@@ -38,7 +38,7 @@ def metrics_data(registry: CollectorRegistry, resource: Resource, began_at: floa
         resource: the service.
         began_at: when the counters were 0, in Unix seconds.
     """
-    times = {"start_time_unix_nano": int(began_at * NS), "time_unix_nano": time.time_ns()}
+    times = int(began_at * NS), time.time_ns()
     metrics = [
         Metric(name, family.documentation, "", data)
         for family in registry.collect()
@@ -48,7 +48,7 @@ def metrics_data(registry: CollectorRegistry, resource: Resource, began_at: floa
     return MetricsData([ResourceMetrics(resource, [scope], "")])
 
 
-def _of(family: Family, times: dict[str, int]) -> Iterable[tuple[str, Any]]:
+def _of(family: Family, times: tuple[int, int]) -> Iterable[tuple[str, Any]]:
     if family.type == "counter":
         samples = [sample for sample in family.samples if sample.name.endswith("_total")]
         if samples:
@@ -60,11 +60,11 @@ def _of(family: Family, times: dict[str, int]) -> Iterable[tuple[str, Any]]:
         yield family.name, Gauge(_numbers(family.samples, times))
 
 
-def _numbers(samples: Iterable[Sample], times: dict[str, int]) -> list[NumberDataPoint]:
-    return [NumberDataPoint(dict(sample.labels), value=sample.value, **times) for sample in samples]
+def _numbers(samples: Iterable[Sample], times: tuple[int, int]) -> list[NumberDataPoint]:
+    return [NumberDataPoint(dict(sample.labels), *times, sample.value) for sample in samples]
 
 
-def _histograms(family: Family, times: dict[str, int]) -> list[HistogramDataPoint]:
+def _histograms(family: Family, times: tuple[int, int]) -> list[HistogramDataPoint]:
     """Return a point for each combination of labels. Prometheus' buckets add up, and OTLP's do not."""
     buckets: dict[tuple[tuple[str, str], ...], dict[float, float]] = {}
     sums: dict[tuple[tuple[str, str], ...], float] = {}
@@ -82,13 +82,13 @@ def _histograms(family: Family, times: dict[str, int]) -> list[HistogramDataPoin
         points.append(
             HistogramDataPoint(
                 dict(labels),
+                *times,
                 count=sum(counts),
                 sum=sums.get(labels, 0.0),
                 bucket_counts=counts,
                 explicit_bounds=[bound for bound in bounds if not math.isinf(bound)],
                 min=None,  # type: ignore[arg-type]  # Not known; the encoder leaves it out.
                 max=None,  # type: ignore[arg-type]
-                **times,
             )
         )
     return points

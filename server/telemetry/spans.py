@@ -77,7 +77,7 @@ class Traces:
 
     def of_reward(self, reward: RewardRow) -> ReadableSpan:
         """Return the span of a reward from outside the environment."""
-        facts = {"gen_ai.evaluation.name": reward.source, "gen_ai.evaluation.score.value": reward.value}
+        facts: dict[str, Any] = {"gen_ai.evaluation.name": reward.source, "gen_ai.evaluation.score.value": reward.value}
         at = int(reward.created_at * NS)
         return self._span(
             reward.episode_id,

@@ -161,7 +161,7 @@ def _check_complete(session: Session, row: LeaderboardRow) -> None:
     query = sa.select(EpisodeRow.group_key, EpisodeRow.task, EpisodeRow.status).where(*_episodes_of(row))
     played: dict[int, int] = defaultdict(int)
     for group, task, status in session.execute(query):
-        number = int(group.removeprefix(f"{row.id}:"))
+        number = int((group or "").removeprefix(f"{row.id}:"))
         if status == "open":
             raise Conflict(f"an episode of {task!r} is still open", code="entry_incomplete")
         if task != request.tasks[number]:
