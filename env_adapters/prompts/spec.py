@@ -31,7 +31,7 @@ class Prompt:
     contains: list[str]
     """Texts of which a right answer has at least one; empty allows any."""
     excludes: list[str]
-    """Texts of which it has none."""
+    """Texts that a right answer must not have."""
     split: str
 
 

@@ -1,6 +1,6 @@
 """Sends ended episodes, rewards, and metrics to an OTLP receiver. Never in the way: it reads the record in a thread.
 
-What the receiver has taken is noted in a file, so a restart goes on there. While the receiver is away nothing is lost
+What the receiver has taken is noted in a file, so a restart continues there. While the receiver is away nothing is lost
 and nothing piles up in memory: the record is the queue. The first start sends nothing of what is there already.
 """
 

@@ -216,7 +216,7 @@ def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _text(content: object) -> str:
-    """Return a message's content as text; of parts that are no text, their types."""
+    """Return a message's content as text; of other parts, their types."""
     if isinstance(content, list):
         return _cut(
             "\n".join(

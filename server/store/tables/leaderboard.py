@@ -11,7 +11,7 @@ from server.store.base import Base, Id
 
 
 class LeaderboardRow(Base):
-    """A model that is measured on tasks. Its figures are those of the recorded episodes."""
+    """A model that is measured on tasks. Its figures are computed from the recorded episodes."""
 
     __tablename__ = "leaderboard"
 

@@ -13,9 +13,9 @@ Z = 1.959963984540054
 def share_interval(of_tasks: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
     """Return the mean success over tasks, and the bounds of its 95 % interval.
 
-    Wilson's interval (1927) at the effective number of episodes: those of one task resemble each other, so they count
-    less by the design effect (Kish, 1965), which the variance between tasks shows. Where all tasks have the same rate,
-    as when all succeed, there is no such evidence, and a task counts as one episode.
+    Wilson's interval (1927) at the effective number of episodes: the episodes of one task resemble each other, so they
+    count less by the design effect (Kish, 1965), which the variance between tasks shows. Where all tasks have the same
+    rate, as when all succeed, there is no such evidence, and a task counts as one episode.
 
     Args:
         of_tasks: successes and episodes of each task, at least one episode each.

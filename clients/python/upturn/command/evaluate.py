@@ -95,7 +95,7 @@ def evaluate(
             if entry.play_id is None:
                 print(f"continue it: upturn eval --resume {entry.id}", file=sys.stderr)
             else:
-                print(f"the server goes on; see: upturn eval --resume {entry.id}", file=sys.stderr)
+                print(f"the server continues; see: upturn eval --resume {entry.id}", file=sys.stderr)
             raise
         line.end()
     if as_json:

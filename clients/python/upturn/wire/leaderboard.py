@@ -127,7 +127,7 @@ class LeaderboardFigures(Message):
     success: Share | None
     """None without a verdict."""
     families: dict[str, Share]
-    """By the part of the task's name before its first `/`; empty if the names have none, or only one."""
+    """By the part of the task's name before its first `/`; empty without families, or with only one."""
     mean_reward: float | None
     mean_turns: float | None
 

@@ -38,7 +38,9 @@ def test_repetitions_of_a_task_count_less_than_tasks() -> None:
 
 def test_a_perfect_score_is_not_certain() -> None:
     mean, low, high = share_interval([(4, 4)] * 10)
-    assert (mean, high) == (1.0, pytest.approx(1.0)) and low == pytest.approx(0.722, abs=0.001)  # Wilson's bound of 10 of 10.
+    assert (mean, high) == (1.0, pytest.approx(1.0)) and low == pytest.approx(
+        0.722, abs=0.001
+    )  # Wilson's bound of 10 of 10.
     assert share_interval([(1, 1)])[1] == pytest.approx(0.207, abs=0.001)
     mean, low, high = share_interval([(0, 4)] * 10)
     assert (mean, low) == (0.0, pytest.approx(0.0)) and high == pytest.approx(0.278, abs=0.001)
