@@ -5,6 +5,7 @@
     python3 run.py test     run the tests; further arguments go to pytest
     python3 run.py check    run ruff, mypy and the import contracts
     python3 run.py serve    start the server; further arguments go to `python -m server serve`
+    python3 run.py docs     build the documentation's pages into build/docs
     python3 run.py setup    only install, with all environments
     python3 run.py --version
 
@@ -44,6 +45,7 @@ COMMANDS = {
         ["-c", "from importlinter.cli import lint_imports_command as lint; lint()"],
     ],
     "serve": [["-m", "server", "serve"]],
+    "docs": [["-m", "sphinx", "-W", "--keep-going", "-q", "-c", "docs/site", ".", "build/docs"]],
     "setup": [],
 }
 DEFAULTS = {"test": ["--numprocesses=logical", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder"]}
@@ -57,6 +59,8 @@ def extras(command: str, engine: str) -> list[str]:
         *([engine] if engine else []),
         *("learn", "postgres", "demo"),
         *(["dev"] if command in ("test", "check") else []),
+        *(["otlp"] if command in ("test", "check", "setup") else []),
+        *(["docs"] if command in ("test", "docs") else []),
         *(ENVIRONMENTS if command in ("test", "check", "setup") else []),
     ]
 

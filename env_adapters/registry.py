@@ -38,9 +38,11 @@ REMOTE: Final[Mapping[str, str]] = MappingProxyType(
         "openenv": "env_adapters.remote.openenv",
         "mcp": "env_adapters.remote.mcp",
         "search": "env_adapters.search.spec",
+        "prompts": "env_adapters.prompts.spec",
     }
 )
-"""Remote protocols: name to module. `make_spec(argument, name=...)` validates the rest of the address."""
+"""Remote protocols and environments over files: name to module. `make_spec(argument, name=...)` validates the rest of
+the address."""
 
 
 class Registry:
@@ -96,7 +98,8 @@ class Registry:
     def add_remote(self, name: str, address: str) -> None:
         """Name a remote environment: `agentgym:KIND@URL`, `openenv@URL`, `mcp@URL` or `mcp@URL#end=TOOL`.
 
-        `search@CORPUS,QUESTIONS` names a local search environment over another corpus. Nothing connects yet.
+        `search@CORPUS,QUESTIONS` names a local search environment over another corpus, `prompts@FILE` one of prompts.
+        Nothing connects yet.
 
         Raises:
             ValueError: the address is malformed, or the name is malformed or taken.
@@ -104,8 +107,8 @@ class Registry:
         protocol, argument = re.fullmatch(r"(\w*)[:@]?(.*)", address, re.DOTALL).groups()  # type: ignore[union-attr]
         if protocol not in self._protocols:
             raise ValueError(
-                "an environment's address is agentgym:KIND@URL, openenv@URL, mcp@URL or search@CORPUS,QUESTIONS, "
-                f"not {protocol!r}"
+                "an environment's address is agentgym:KIND@URL, openenv@URL, mcp@URL, search@CORPUS,QUESTIONS or "
+                f"prompts@FILE, not {protocol!r}"
             )
         if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", name):
             raise ValueError(f"{name!r} is not a name of lowercase letters, digits, dots, dashes and underscores")

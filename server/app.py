@@ -35,6 +35,7 @@ from server.api.access.openapi import document
 from server.api.access.request_log import RequestLog
 from server.api.access.sites import SiteRules, Sites, json_only
 from server.api.dialects import registry
+from server.api.figures import leaderboard
 from server.api.served import retrieve
 from server.api.services import provide
 from server.settings import Settings
@@ -56,6 +57,7 @@ ROUTERS = (
     schedule,
     rehearsals,
     policies,
+    leaderboard,
     shadow,
     notifications,
     operations,

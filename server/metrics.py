@@ -97,6 +97,17 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._exports = Counter(
+            "upturn_telemetry",
+            "Requests to an OTLP receiver or an experiment tracker: `sent` or `failed`",
+            ["target", "outcome"],
+            registry=self.registry,
+        )
+
+    def exported(self, target: str, outcome: str) -> None:
+        """Count a request to a receiver of telemetry."""
+        self._exports.labels(target, outcome).inc()
+
     def turn(self, turn: RecordedTurn) -> None:
         """Count a recorded turn."""
         self._turns.labels(turn.untrainable_reason or TRAINABLE).inc()

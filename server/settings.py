@@ -14,6 +14,7 @@ from server.engines.settings import EngineSettings
 from server.environments.settings import EnvironmentSettings
 from server.notifications.settings import NotifySettings
 from server.rewards.settings import RewardSettings
+from server.telemetry.settings import TelemetrySettings
 from server.training.scheduling.settings import ScheduleSettings
 from server.training.settings import CanarySettings, GateSettings, LearnerSettings, WatchSettings
 from server.versions.settings import ShadowSettings, VersionSettings
@@ -104,6 +105,7 @@ class Settings(BaseSettings):
     shadow: ShadowSettings = ShadowSettings()
     versions: VersionSettings = VersionSettings()
     notify: NotifySettings = NotifySettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @property
     def resolved_database_url(self) -> str:

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from env_adapters.json_lines import json_lines
 from env_adapters.protocol import EnvironmentFailure, EnvironmentMissing
 from upturn import packages
 
@@ -175,28 +176,3 @@ class JsonLines:
             if not isinstance(contents, str):
                 raise EnvironmentFailure(f"{self._path}, line {number}: `contents` is not a string")
             yield Passage.of(contents)
-
-
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the objects of a JSON Lines file with their line numbers; empty lines are skipped.
-
-    Raises:
-        EnvironmentFailure: the file cannot be read, or a line is not a JSON object.
-    """
-    number = 1
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, text in enumerate(file, 1):
-                if text.strip():
-                    yield number, _object(text)
-    except OSError as error:
-        raise EnvironmentFailure(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise EnvironmentFailure(f"{path}, line {number} is not a JSON object") from error
-
-
-def _object(text: str) -> dict[str, Any]:
-    found = json.loads(text)
-    if not isinstance(found, dict):
-        raise ValueError("not an object")
-    return found

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from env_adapters.json_lines import json_lines
 from env_adapters.protocol import EnvironmentFailure
-from env_adapters.search.corpus import Passage, json_lines
+from env_adapters.search.corpus import Passage
 from env_adapters.search.facts import ALIASES, NEVER, Entry, Fact, akin, entries, folded, identifying
 
 TEST_SHARE = 0.2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -37,6 +38,8 @@ class Play:
     id: str
     request: PlayRequest
     task: asyncio.Task[None] | None = None
+    places: asyncio.Semaphore | None = None
+    """Bounds its own episodes at once, if its request does."""
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the task runs: a task that is canceled before would end without recording it."""
 
@@ -77,6 +80,8 @@ class Plays:
             self._pointers.resolve(request.policy, self._engine)
         await asyncio.to_thread(check_tasks, request)
         play = Play(new_id("play"), request)
+        if request.at_once is not None:
+            play.places = asyncio.Semaphore(request.at_once)
         row = PlayRow(
             id=play.id,
             state="running",
@@ -155,7 +160,7 @@ class Plays:
     async def _play_episode(self, play: Play, environment: str, task: str, repetition: int) -> None:
         """Play one episode to completion. A failure is recorded in its row and stops no other episode."""
         request = play.request
-        async with self._slots:
+        async with play.places or nullcontext(), self._slots:
             try:
                 opened, reset = await self._environments.prepare(environment, task, request.seed, patient=True)
             except EnvironmentFailed as error:

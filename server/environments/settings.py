@@ -16,7 +16,8 @@ class EnvironmentSettings(Section):
     modules: list[str] = []
     """Modules of your own environments, each with `make_spec()`, such as `games.guess`."""
     remote: dict[str, str] = {}
-    """Remote environments by URL, under their local names, such as `{"shop": "openenv@http://10.0.0.7:8000"}`."""
+    """Remote environments by URL, under their local names, such as `{"shop": "openenv@http://10.0.0.7:8000"}`, and
+    environments over files of your own: `search@CORPUS,QUESTIONS`, `prompts@FILE`."""
     workers: int | None = Field(default=None, ge=0)
     """Host processes on this machine, for environments that are heavy or may hang; default: one per two cores."""
     env: list[VariableName] = []

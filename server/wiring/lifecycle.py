@@ -33,6 +33,8 @@ async def start(parts: Parts, own_url: Callable[[], str] | None) -> None:
     parts.retention.start()
     parts.idle.start()
     parts.scorers.start()
+    parts.otlp.start()
+    parts.tracker.start()
     if parts.learner and own_url:
         parts.learner.start(own_url())
 
@@ -76,6 +78,8 @@ async def _stop_background_work(parts: Parts) -> None:
     parts.statistics.close()
     parts.retention.close()
     parts.idle.close()
+    parts.otlp.close()
+    parts.tracker.close()
     if parts.learner:
         await parts.learner.close()
     await parts.plays.close()

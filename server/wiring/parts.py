@@ -29,6 +29,9 @@ from server.settings import Settings
 from server.store.database import Database
 from server.store.statistics import Statistics
 from server.store.writer import Writer
+from server.telemetry.otlp import Otlp
+from server.telemetry.position import Position
+from server.telemetry.tracker import Tracker
 from server.training.batches import Batches
 from server.training.evaluations import Evaluations
 from server.training.gate import PromotionGate
@@ -88,6 +91,8 @@ class Parts:
     scorers: Scorers
     notifications: Notifications
     rehearsals: Rehearsals
+    otlp: Otlp
+    tracker: Tracker
     log_files: LogFiles
 
 
@@ -253,5 +258,18 @@ async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
         scorers=scorers,
         notifications=notifications,
         rehearsals=Rehearsals(rehearsed, schedule, database),
+        otlp=Otlp(
+            settings.telemetry,
+            settings.name,
+            database=database,
+            metrics=metrics,
+            position=Position(data_dir / "telemetry" / "otlp.json"),
+        ),
+        tracker=Tracker(
+            settings.telemetry,
+            database=database,
+            metrics=metrics,
+            position=Position(data_dir / "telemetry" / "tracker.json"),
+        ),
         log_files=LogFiles(data_dir),
     )

@@ -27,6 +27,7 @@ from server.rewards.sources import RewardSources
 from server.store.database import Database
 from server.training.batches import Batches
 from server.training.campaigns.nights import Campaigns
+from server.training.judging.leaderboard import Leaderboard
 from server.training.rehearsal.rehearsals import Rehearsals
 from server.training.runs import Runs
 from server.training.scheduling.schedule import Schedule
@@ -65,6 +66,7 @@ def services(parts: Parts) -> Mapping[Any, object]:
         Engine: engine,
         Episodes: episodes,
         Guests: Guests(Venue(engine, pointers, episodes, environments), settings.max_body_bytes),
+        Leaderboard: Leaderboard(parts.database, parts.writer, parts.plays),
         Keys: Keys(parts.database, parts.writer, parts.callers),
         Limits: parts.limits,
         Metrics: parts.metrics,

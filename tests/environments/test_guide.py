@@ -44,18 +44,13 @@ def test_the_guides_environment_plays_through_the_server(
     sys.modules.pop("guess")
 
 
-def test_the_guides_guard_prompts_play_through_the_server(
-    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "guard_prompts.py").write_text(block(GUARDS))
-    (example,) = re.findall(r"^`({.*})`", GUARDS.read_text(), re.MULTILINE)
-    (tmp_path / "guard_prompts.json").write_text(example)
-    monkeypatch.syspath_prepend(tmp_path)
-    live = serve(modules=["guard_prompts"])
-    assert live.client.tasks("guard-prompts", "test").tasks == ["refund"]
-    for answer, right in (("Within 14 days, yes.", 1.0), ("Within 140 days.", 0.0)):
+def test_the_guides_guard_prompts_play_through_the_server(serve: Serve, tmp_path: Path) -> None:
+    (example,) = re.findall(r"^```jsonl\n(\{\"task\".*?)^```", GUARDS.read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "guards.jsonl").write_text(example)
+    live = serve(remote={"guard-prompts": f"prompts@{tmp_path / 'guards.jsonl'}"})
+    assert live.client.tasks("guard-prompts", "test").tasks == ["refund", "rude"]
+    for answer, right in (("Within 14  Days, yes.", 1.0), ("Within 140 days.", 0.0)):
         episode = live.client.open_episode(EpisodeOpen(environment="guard-prompts", task="refund"))
         assert episode.messages[0].content == "May I return a used phone?"
         result = live.client.step(episode.id, answer)
         assert (result.terminated, result.reward) == (True, right)
-    sys.modules.pop("guard_prompts")

@@ -27,6 +27,10 @@ from upturn.wire import (
     KeyCreated,
     KeyList,
     KeyTrained,
+    LeaderboardEnd,
+    LeaderboardEntry,
+    LeaderboardRequest,
+    LeaderboardView,
     NotificationList,
     NotificationTest,
     PlayRequest,
@@ -196,6 +200,31 @@ class Client(LearnerCalls):
     def cancel_play(self, play_id: str) -> PlayView:
         """Cancel a play."""
         return self._post(f"/v1/plays/{play_id}/cancel", None, PlayView, repeatable=True)
+
+    # --------------------------------------------------------------------------------------------- leaderboard
+
+    def add_to_leaderboard(self, request: LeaderboardRequest) -> LeaderboardEntry:
+        """Add a model to the leaderboard. Never retried after a lost answer."""
+        return self._post("/v1/leaderboard", request, LeaderboardEntry)
+
+    def end_leaderboard_entry(self, entry_id: str, end: LeaderboardEnd) -> LeaderboardEntry:
+        """End an endpoint's entry, once all its episodes have ended."""
+        return self._post(f"/v1/leaderboard/{entry_id}/end", end, LeaderboardEntry, repeatable=True)
+
+    def leaderboard_entry(self, entry_id: str) -> LeaderboardEntry:
+        """Return an entry of the leaderboard."""
+        return self._get(f"/v1/leaderboard/{entry_id}", LeaderboardEntry)
+
+    def leaderboard(self, environment: str | None = None) -> LeaderboardView:
+        """Return the newest entries of the leaderboard, of one environment or of all."""
+        chosen = {} if environment is None else {"environment": environment}
+        return self._get("/v1/leaderboard", LeaderboardView, **chosen)
+
+    def remove_from_leaderboard(self, entry_id: str) -> None:
+        """Remove an entry; its episodes stay in the record."""
+        self._request("DELETE", f"/v1/leaderboard/{entry_id}", repeatable=True)
+
+    # --------------------------------------------------------------------------------------------------- plays
 
     def wait_for_play(self, play_id: str, on_progress: Callable[[PlayView], None] | None = None) -> PlayView:
         """Poll until a play has ended in any state; `on_progress` receives every answer."""

@@ -8,6 +8,7 @@ new tokens.
 from server.store.tables.conversations import ConversationEndRow
 from server.store.tables.episodes import EpisodeRow, NodeRow, PlayRow, RewardRow, StepRow, TurnRow
 from server.store.tables.keys import ApiKeyRow
+from server.store.tables.leaderboard import LeaderboardRow
 from server.store.tables.notifications import NotificationRow, NotificationTargetRow
 from server.store.tables.rewards import JudgementRow, RewardSourceRow, ScoreRow
 from server.store.tables.training import BatchRow, CampaignRow, MetricRow, RunEpisodeRow, RunRow, TriggerRow
@@ -21,6 +22,7 @@ __all__ = [
     "EpisodeRow",
     "EvaluationRow",
     "JudgementRow",
+    "LeaderboardRow",
     "MetricRow",
     "NodeRow",
     "NotificationRow",

@@ -62,6 +62,8 @@ ROUTES = {
         GET /v1/promotions | GET /v1/promotions/{number} | GET /v1/shadow | POST /v1/policies/rollback
         POST /v1/policies/{version}/promote | POST /v1/policies/{version}/pin | DELETE /v1/policies/{version}/pin
         DELETE /v1/episodes/{episode_id} | POST /v1/plays | GET /v1/plays/{play_id} | POST /v1/plays/{play_id}/cancel
+        POST /v1/leaderboard | GET /v1/leaderboard | GET /v1/leaderboard/{entry_id} | DELETE /v1/leaderboard/{entry_id}
+        POST /v1/leaderboard/{entry_id}/end
         GET /v1/plays/{play_id}/events | POST /v1/keys | GET /v1/keys | DELETE /v1/keys/{key_id}
         DELETE /v1/keys/{key_id}/episodes | GET /v1/keys/{key_id}/trained | GET /v1/reward-sources
         PUT /v1/reward-sources/{name:path} | DELETE /v1/reward-sources/{name:path} | GET /v1/scorers

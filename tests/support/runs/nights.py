@@ -36,6 +36,7 @@ FLAGS = (
     *("--environments.modules", '["tests.support.environments.two_letters"]', "--environments.workers", "0"),
 )
 """The decisions are off: there is no gate, and no version is compared with another."""
+WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,18 @@ def learn(directory: Path, kind: str, nights: int, steps: int, *, every: int, ki
             with killed(directory / "data", model, kind) as client:
                 assert client.run(ids[-1]).state == "running", "the night had ended before its server was killed"
                 runs, newest = _wait(client, directory, ids, None)
-    name = "model.safetensors" if kind == "full" else "adapter_model.safetensors"
+    return _learned(directory, runs, newest)
+
+
+def learned(client: Client, directory: Path, ids: list[str]) -> Learned:
+    """Return what runs that have ended learned."""
+    return _learned(directory, *_ended(client, ids))
+
+
+def _learned(directory: Path, runs: list[RunView], newest: Path) -> Learned:
+    (weights,) = (newest / name for name in WEIGHTS if (newest / name).exists())
     played = [step for run in runs for step in _steps(directory / "data" / "upturn.db", run)]
-    return Learned(load_file(newest / name), played, runs)
+    return Learned(load_file(weights), played, runs)
 
 
 @contextmanager
@@ -141,6 +151,11 @@ def _wait(client: Client, directory: Path, ids: list[str], steps: int | None) ->
         return run.state == "done" or (steps is not None and run.step >= steps)
 
     until(waited, "the run did not end", 3000)
+    return _ended(client, ids)
+
+
+def _ended(client: Client, ids: list[str]) -> tuple[list[RunView], Path]:
+    """Return runs, and the directory of the weights with which the last one ended."""
     runs = [client.run(each) for each in ids]
     return runs, next(Path(p.path) for p in client.policies().data if p.version == (runs[-1].last_version or 0))
 

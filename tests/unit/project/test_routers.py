@@ -26,6 +26,7 @@ REACHES = {
     "dialects.extras.tokens": DIALECT,
     "environments": "OpenEnvironments",
     "episodes": "Callers Database Episodes Openings Privacy",
+    "figures.leaderboard": "Leaderboard Residency",
     "keys": "Keys Privacy",
     "notifications": "Notifications",
     "operations": "Draining Engine Metrics Pointers Readiness ServerFacts Turns",

@@ -25,7 +25,7 @@ MISSING = (
 
 def build() -> typer.Typer:
     """Return the application with every subcommand that is installed."""
-    from upturn.command import campaigns, episodes, notifications, play, policies, rehearse, runs, status
+    from upturn.command import campaigns, episodes, evaluate, notifications, play, policies, rehearse, runs, status
 
     app = typer.Typer(
         help="Serve, observe and train a language-model agent with Upturn.",
@@ -41,6 +41,8 @@ def build() -> typer.Typer:
     app.command("rehearse")(rehearse.rehearse)
     app.command("notifications")(notifications.notifications)
     app.command("play")(play.play)
+    app.command("eval")(evaluate.evaluate)
+    app.command("leaderboard")(evaluate.leaderboard)
     app.add_typer(runs.group, name="run")
     app.add_typer(episodes.group, name="episodes")
     installed = entry_points(group=GROUP)

@@ -86,6 +86,15 @@ from upturn.wire.keys import (
     KeyView,
     Scope,
 )
+from upturn.wire.leaderboard import (
+    LeaderboardEnd,
+    LeaderboardEntry,
+    LeaderboardFigures,
+    LeaderboardRequest,
+    LeaderboardView,
+    Price,
+    Share,
+)
 from upturn.wire.notifications import (
     NotificationList,
     NotificationTest,
@@ -195,6 +204,11 @@ __all__ = [
     "KeyTrained",
     "KeyTraining",
     "KeyView",
+    "LeaderboardEnd",
+    "LeaderboardEntry",
+    "LeaderboardFigures",
+    "LeaderboardRequest",
+    "LeaderboardView",
     "LineageEpisode",
     "LiveEvidence",
     "LiveFigures",
@@ -216,6 +230,7 @@ __all__ = [
     "PolicyPublish",
     "PolicyView",
     "PpoConfig",
+    "Price",
     "Probe",
     "PromotionList",
     "PromotionRequest",
@@ -250,6 +265,7 @@ __all__ = [
     "ServerView",
     "ShadowList",
     "ShadowView",
+    "Share",
     "StepRequest",
     "StepResult",
     "StepView",

@@ -37,6 +37,9 @@ class PlayRequest(Message):
     trainable: bool = True
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the environments and of the sampling: each answer has its own, by task, repetition and turn."""
+    at_once: int | None = Field(default=None, ge=1, le=10_000)
+    """Maximum number of its episodes at once; None leaves it to the server. With 1, on an idle server, greedy answers
+    repeat exactly: an engine that computes answers together rounds them differently in other company."""
     purpose: Literal["training", "evaluation", "other"] = "other"
     """An evaluation is never trained on and leaves a row in `evaluation`."""
 

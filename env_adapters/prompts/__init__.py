@@ -1,0 +1,1 @@
+"""Prompts with the words that a right answer contains: what a policy must not unlearn."""

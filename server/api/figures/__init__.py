@@ -1,0 +1,1 @@
+"""Routes of figures about models."""

@@ -1,0 +1,30 @@
+"""The interval of a success rate over tasks that are repeated. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, variance
+
+Z = 1.959963984540054
+"""Quantile of the standard normal distribution for 95 %, two-sided."""
+
+
+def share_interval(of_tasks: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
+    """Return the mean success over tasks, and the bounds of its 95 % interval.
+
+    Wilson's interval (1927) at the effective number of episodes: the episodes of one task resemble each other, so they
+    count less by the design effect (Kish, 1965), which the variance between tasks shows. Where all tasks have the same
+    rate, as when all succeed, there is no such evidence, and a task counts as one episode.
+
+    Args:
+        of_tasks: successes and episodes of each task, at least one episode each.
+    """
+    rates = [won / count for won, count in of_tasks]
+    tasks, episodes, mean = len(rates), sum(count for _, count in of_tasks), fmean(rates)
+    between = variance(rates) if tasks > 1 else 0.0
+    alike = mean * (1 - mean) / between if between > 0 else 1.0  # Episodes of a task that count; below 1 by chance.
+    effective = min(max(alike, 1.0) * tasks, float(episodes))
+    center = (mean + Z**2 / (2 * effective)) / (1 + Z**2 / effective)
+    half = Z / (1 + Z**2 / effective) * math.sqrt(mean * (1 - mean) / effective + (Z / (2 * effective)) ** 2)
+    return mean, max(0.0, center - half), min(1.0, center + half)
