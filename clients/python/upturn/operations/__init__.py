@@ -1,0 +1,13 @@
+"""Every operation of a server, described once for both clients."""
+
+from upturn.operations.episodes import EpisodeOperations
+from upturn.operations.learner import LearnerOperations
+from upturn.operations.policies import PolicyOperations
+from upturn.operations.training import TrainingOperations
+
+
+class Operations(EpisodeOperations, TrainingOperations, PolicyOperations, LearnerOperations):
+    """All of them."""
+
+
+__all__ = ["EpisodeOperations", "Operations"]
