@@ -94,8 +94,9 @@ def _front_matter(base: str | None, adapter: bool) -> str:
 def _usage(adapter: bool, base: str) -> str:
     kind = "AutoPeftModelForCausalLM" if adapter else "AutoModelForCausalLM"
     serve = f"vllm serve {base} --enable-lora --lora-modules policy=DIR" if adapter else "vllm serve DIR"
+    package = "peft" if adapter else "transformers"
     return (
-        f"```python\nfrom {'peft' if adapter else 'transformers'} import {kind}\nfrom transformers import AutoTokenizer\n\n"
+        f"```python\nfrom {package} import {kind}\nfrom transformers import AutoTokenizer\n\n"
         f'model = {kind}.from_pretrained("DIR")\ntokenizer = AutoTokenizer.from_pretrained("DIR")\n```\n\n'
         f"```\n{serve}\n```"
     )
