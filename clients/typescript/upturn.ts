@@ -141,22 +141,27 @@ export class Upturn {
     const budget = this.#options.retryMs ?? 60_000;
     let waited = 0;
     for (let pause = FIRST_PAUSE_MS; ; pause = Math.min(2 * pause, MAX_PAUSE_MS)) {
-      let failure: UpturnError;
-      let again: boolean;
+      let failure: UpturnError | undefined;
+      let again = false;
       let wait = pause;
+      let answer: Response | undefined;
+      let text = "";
       try {
         const send = this.#options.fetch ?? fetch;
         const signal = AbortSignal.timeout(this.#options.timeoutMs ?? 60_000);
-        const answer = await send(url, { method: method.toUpperCase(), headers, body, signal });
-        const text = await answer.text();
+        answer = await send(url, { method: method.toUpperCase(), headers, body, signal });
+        text = await answer.text();
+      } catch (error) {
+        answer = undefined;
+        failure = new UpturnError(0, "connection_error", `${method} ${path}: ${reason(error)}`, { cause: error });
+        again = repeatable || neverSent(error);
+      }
+      if (answer !== undefined) {
         if (answer.ok) return (text === "" ? undefined : JSON.parse(text)) as AnswerOf<P, M>;
         failure = refusal(answer.status, text);
         again = REFUSED.has(answer.status);
         const named = Number(answer.headers.get("retry-after") ?? NaN);
         if (named >= 0) wait = 1000 * named;
-      } catch (error) {
-        failure = new UpturnError(0, "connection_error", `${method} ${path}: ${reason(error)}`, { cause: error });
-        again = repeatable || neverSent(error);
       }
       if (!again || waited + wait > budget) throw failure;
       await new Promise((resolve) => setTimeout(resolve, wait));
@@ -215,7 +220,9 @@ export class Upturn {
   async *episodes(filters: QueryOf<"/v1/episodes", "get"> = {}) {
     let after: string | null | undefined;
     do {
-      const page = await this.request("get", "/v1/episodes", { query: { limit: 100, ...filters, after } });
+      const page: AnswerOf<"/v1/episodes", "get"> = await this.request("get", "/v1/episodes", {
+        query: { limit: 100, ...filters, after },
+      });
       yield* page.data;
       after = page.next;
     } while (after != null);

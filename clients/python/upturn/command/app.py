@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 import typer
 
 from upturn import logs
+from upturn.command.examples import examples
 from upturn.command.run import OPTIONS, options, run
 
 GROUP = "upturn.commands"
@@ -26,6 +27,7 @@ def build() -> typer.Typer:
 
     app = typer.Typer(
         help="Serve, observe and train a language-model agent with Upturn.",
+        epilog=examples("upturn demo", "upturn serve", "upturn status", "upturn train --set steps=10"),
         rich_markup_mode="markdown",
         pretty_exceptions_enable=False,
         context_settings=OPTIONS,
