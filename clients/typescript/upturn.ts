@@ -318,10 +318,14 @@ export class Episode {
     return this.client.transcript(this.id);
   }
 
-  /** End the episode, so that it can be trained on. */
+  /** End the episode, so that it can be trained on. An episode that has ended already stays as it is. */
   async close(reason: string | null = null): Promise<void> {
     const sent = { path: { episode_id: this.id }, body: { reason }, repeatable: true };
-    await this.client.request("post", "/v1/episodes/{episode_id}/close", sent);
+    try {
+      await this.client.request("post", "/v1/episodes/{episode_id}/close", sent);
+    } catch (error) {
+      if (!(error instanceof UpturnError && error.code === "episode_ended")) throw error;
+    }
   }
 
   async #step(body: BodyOf<"/v1/episodes/{episode_id}/steps", "post">): Promise<NonNullable<StepResult>> {

@@ -206,7 +206,7 @@ def _success(session: Session, version: int) -> list[tuple[str, ...]]:
     grouped: dict[tuple[str, int], list[tuple[int, float]]] = {}
     for environment, horizon, _, count, share in by_task:
         grouped.setdefault((environment, horizon), []).append((count, float(share)))
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for (environment, horizon), tasks in sorted(grouped.items()):
         mean = wilson(sum(share for _, share in tasks) / len(tasks), len(tasks))
         episodes = sum(count for count, _ in tasks)

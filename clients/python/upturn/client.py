@@ -27,7 +27,7 @@ class Client(Operations, Transport):
     @overload
     def episode(self, **opening: Unpack[Opening]) -> Episode: ...
 
-    def episode(self, episode_id: str | None = None, /, **opening: Unpack[Opening]) -> EpisodeView | Episode:
+    def episode(self, episode_id: str | None = None, /, **opening: Any) -> EpisodeView | Episode:
         """Open an episode for a `with` block: `with client.episode(environment="textcraft", task=task) as episode:`.
 
         Args:
@@ -47,7 +47,7 @@ class AsyncClient(Operations, AsyncTransport):
     def episode(self, **opening: Unpack[Opening]) -> AsyncEpisode: ...
 
     def episode(
-        self, episode_id: str | None = None, /, **opening: Unpack[Opening]
+        self, episode_id: str | None = None, /, **opening: Any
     ) -> Coroutine[Any, Any, EpisodeView] | AsyncEpisode:
         """Open an episode for an `async with` block.
 

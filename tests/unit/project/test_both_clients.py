@@ -51,10 +51,10 @@ def test_the_block_of_an_episode_takes_every_field_of_its_opening() -> None:
     assert Opening.__annotations__.keys() == EpisodeOpen.model_fields.keys()
 
 
-Answers = tuple[httpx2.Response | Exception, ...]
+Answer = Callable[[], httpx2.Response] | Exception
 
 
-def failing(*answers: httpx2.Response | Exception) -> tuple[Callable[[httpx2.Request], httpx2.Response], list[Any]]:
+def failing(*answers: Answer) -> tuple[Callable[[httpx2.Request], httpx2.Response], list[Any]]:
     """Return a server that gives these answers in turn, and what it was asked."""
     asked: list[httpx2.Request] = []
 
@@ -63,12 +63,14 @@ def failing(*answers: httpx2.Response | Exception) -> tuple[Callable[[httpx2.Req
         answer = answers[len(asked) - 1]
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return answer()
 
     return handle, asked
 
 
-async def outcome(client: type, call: Callable[[Any], Any], answers: Answers) -> tuple[Any, list[float], list[bytes]]:
+async def outcome(
+    client: type, call: Callable[[Any], Any], answers: tuple[Answer, ...]
+) -> tuple[Any, list[float], list[bytes]]:
     """Return what a call returns or raises, the pauses, and the bodies that were sent."""
     handle, asked = failing(*answers)
     sleeps: list[float] = []
@@ -87,11 +89,11 @@ async def outcome(client: type, call: Callable[[Any], Any], answers: Answers) ->
     return result, sleeps, [request.content for request in asked]
 
 
-def body(content: Any, status: int = 200, **headers: str) -> httpx2.Response:
-    return httpx2.Response(status, json=content, headers=headers)
+def body(content: Any, status: int = 200, **headers: str) -> Answer:
+    return lambda: httpx2.Response(status, json=content, headers=headers)
 
 
-def refusal(status: int) -> httpx2.Response:
+def refusal(status: int) -> Answer:
     return body(
         {"error": {"message": "no", "type": "t", "param": None, "code": "oops"}}, status, **{"retry-after": "3"}
     )
@@ -108,7 +110,7 @@ LOST, UNREACHED = httpx2.ReadError("lost"), httpx2.ConnectError("refused")
         (lambda c: c.runs(), (LOST, body({"data": []})), "data=[]", 2),
         (lambda c: c.step("e", "go"), (UNREACHED, body(STEP)), "turns_left=1", 2),
         (lambda c: c.step("e", "go"), (LOST,), "(0, 'connection_error')", 1),
-        (lambda c: c.create_run(RunRequest(config=RunConfig())), (LOST,), "(0, 'connection_error')", 1),
+        (lambda c: c.create_run(RunRequest(config=RunConfig(steps=1))), (LOST,), "(0, 'connection_error')", 1),
         (lambda c: c.open_episode(EpisodeOpen()), (LOST,), "(0, 'connection_error')", 1),
         (lambda c: c.rollback(), (LOST,), "(0, 'connection_error')", 1),
         (lambda c: c.runs(), (refusal(500),), "(500, 'oops')", 1),
@@ -117,7 +119,7 @@ LOST, UNREACHED = httpx2.ReadError("lost"), httpx2.ConnectError("refused")
     ],
 )
 async def test_both_clients_retry_alike_and_never_repeat_an_action(
-    client: type, call: Callable[[Any], Any], answers: Answers, expected: str, sent: int
+    client: type, call: Callable[[Any], Any], answers: tuple[Answer, ...], expected: str, sent: int
 ) -> None:
     result, sleeps, bodies = await outcome(client, call, answers)
     assert expected in str(result) and len(bodies) == sent

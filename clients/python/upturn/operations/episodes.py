@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from upturn.calls import Item, Procedure, Requests, Stream, operation, part, streamed
+from upturn.calls import Item, Procedure, Requests, Stream, UpturnAPIError, operation, part, streamed
 from upturn.wire import (
     EnvironmentList,
     EpisodeClose,
@@ -140,9 +140,14 @@ class EpisodeOperations(Requests):
 
     @operation
     def close_episode(self, episode_id: str, reason: str | None = None) -> Procedure[EpisodeView]:
-        """Close an episode; return its transcript."""
-        path = f"/v1/episodes/{part(episode_id)}/close"
-        return self._post(path, EpisodeClose(reason=reason), EpisodeView, repeatable=True)
+        """Close an episode; return its transcript. An episode that has ended already stays as it is."""
+        path = f"/v1/episodes/{part(episode_id)}"
+        try:
+            return (yield from self._post(f"{path}/close", EpisodeClose(reason=reason), EpisodeView, repeatable=True))
+        except UpturnAPIError as error:
+            if error.code != "episode_ended":
+                raise
+        return (yield from self._get(path, EpisodeView))
 
     @operation
     def transcript(self, episode_id: str) -> Procedure[EpisodeView]:
@@ -150,7 +155,7 @@ class EpisodeOperations(Requests):
         return self._get(f"/v1/episodes/{part(episode_id)}", EpisodeView)
 
     @operation
-    def episodes(self, *, after: str | None = None, limit: int = 20, **filters: Any) -> Procedure[EpisodeList]:
+    def episodes(self, /, *, after: str | None = None, limit: int = 20, **filters: Any) -> Procedure[EpisodeList]:
         """Return a page of episodes, the newest first.
 
         Args:
@@ -162,7 +167,7 @@ class EpisodeOperations(Requests):
         return self._episodes({"after": after, "limit": limit, **filters})
 
     @streamed
-    def iter_episodes(self, **filters: Any) -> Stream[EpisodeSummary]:
+    def iter_episodes(self, /, **filters: Any) -> Stream[EpisodeSummary]:
         """Iterate over all episodes, the newest first, page by page.
 
         Args:
