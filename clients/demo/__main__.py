@@ -1,4 +1,6 @@
-"""`python3 run.py demo`: serve a small model, play, train while serving, and show whether the model improved.
+"""`upturn demo`: serve a small model, play, train while serving, and show whether the model improved.
+
+`python3 run.py demo` installs the packages before.
 
     base model ── evaluate ── SFT on the solver's episodes ── evaluate ── GRPO under a growing horizon ── evaluate
 
@@ -30,9 +32,11 @@ from clients.demo.progress import make_progress
 from clients.demo.server_process import ServerProcess, free_port
 from clients.demo.tour import Options, Tour
 from upturn.client import Client
+from upturn.command.examples import examples
 from upturn.command.run import OPTIONS, run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=OPTIONS)
+"""One command, which is also `upturn demo`."""
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -61,7 +65,9 @@ class Weights(StrEnum):
     adapter = "adapter"
 
 
-@app.command()
+@app.command(
+    rich_help_panel="Server", epilog=examples("upturn demo", "upturn demo --rl-steps 5 --goals 8", "upturn demo --keep")
+)
 def demo(
     model: Annotated[
         str, typer.Option(help="Base model: a name on the hub or a directory; the default comes from a PyPI package.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ def run(
     requests_per_minute: int | None = None,
     max_concurrent: int | None = None,
     revoke: str | None = None,
+    as_json: bool = False,
 ) -> int:
     """Create a key, revoke the key with the id `revoke`, or list all keys; return the exit code."""
     request = None
@@ -45,7 +47,7 @@ def run(
     database = open_database(settings)
     try:
         with Session(database.writer) as session, session.begin():
-            lines = _apply(session, request, revoke)
+            lines = _apply(session, request, revoke, as_json)
     except NotFound as error:
         print(error, file=sys.stderr)
         return 1
@@ -56,15 +58,20 @@ def run(
     return 0
 
 
-def _apply(session: Session, request: KeyCreate | None, revoked: str | None) -> list[str]:
+def _apply(session: Session, request: KeyCreate | None, revoked: str | None, as_json: bool) -> list[str]:
     """Create, revoke or list; return the lines to print after the commit."""
     if request is not None:
         made = create_key(session, request)
+        if as_json:
+            return [made.model_dump_json(indent=2)]
         return [made.key, f"{made.id}: {made.name} ({', '.join(made.scopes)}); the key is shown only this once"]
     if revoked is not None:
         revoke_key(session, revoked)
         return [f"{revoked} is revoked; a running server refuses it within a second or so"]
-    return [_line(key) for key in list_keys(session)] or ["no keys"]
+    found = list_keys(session)
+    if as_json:
+        return [json.dumps([key.model_dump(mode="json") for key in found], indent=2, ensure_ascii=False)]
+    return [_line(key) for key in found] or ["no keys"]
 
 
 def _line(key: KeyView) -> str:

@@ -40,8 +40,13 @@ class SettingsCommand(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help, with the topics at its end."""
         ctx.meta[_HELP] = True
-        self.epilog = f"Settings by topic, with `--help-topic TOPIC`: {', '.join(_topics())}."
-        super().format_help(ctx, formatter)
+        own = self.epilog
+        topics = f"Settings by topic, with `--help-topic TOPIC`: {', '.join(_topics())}."
+        self.epilog = "\n\n".join(filter(None, (topics, own)))
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self.epilog = own
 
 
 class DoctorCommand(SettingsCommand):

@@ -104,3 +104,15 @@ def test_the_ai_sdk_calls_tools_and_recovers_from_an_error(home: Sandbox, tmp_pa
         assert said.splitlines()[-1] == TOTAL
         turns = the_episode(live, PRICES)
         assert MISSING in heard(turns)
+
+
+def test_the_ai_sdk_works_in_an_episode_of_the_typescript_client(home: Sandbox, tmp_path: Path) -> None:
+    modules = node_modules("ai_sdk", HERE / "npm" / "ai_sdk" / "package.json")
+    client = HERE.parents[2] / "clients" / "typescript" / "upturn.js"
+    with policy(tmp_path, *PRICES) as live:
+        said = home.run("node", PROGRAMS / "ai_sdk_episode.mjs", modules, client, live.url, SHOPPING)
+        assert said.splitlines()[-1] == TOTAL
+        turns = the_episode(live, PRICES)
+        assert MISSING in heard(turns)
+        (episode,) = live.client.iter_episodes()
+        assert (episode.status, episode.reward, episode.metadata) == ("closed", 1.0, {"agent": "ai-sdk"})

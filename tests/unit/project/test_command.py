@@ -46,8 +46,8 @@ def live(tmp_path: Path) -> Iterator[Live]:
 
 def installed(*names: str) -> Callable[..., EntryPoints]:
     """Return what stands in for `entry_points` where these distributions are installed."""
-    value = PROJECT["entry-points"]["upturn.commands"]["server"]
-    return lambda *, group: EntryPoints(EntryPoint(name, value, group) for name in names)
+    declared = PROJECT["entry-points"]["upturn.commands"]
+    return lambda *, group: EntryPoints(EntryPoint(name, declared[name], group) for name in names)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def client_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def with_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "entry_points", installed("server"))
+    monkeypatch.setattr(app, "entry_points", installed("server", "demo"))
 
 
 def call(*arguments: str) -> int:
@@ -75,6 +75,12 @@ def test_without_the_server_its_commands_say_in_one_line_how_to_install_it(
     assert call(name, "--port", "1") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"upturn {name}: the server is not installed") and "run.py setup" in line
+
+
+@pytest.mark.usefixtures("client_only")
+def test_without_the_server_a_policy_cannot_be_exported(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("policies", "export", "champion", "somewhere") == 1
+    assert capsys.readouterr().err.startswith("upturn policies export: the server is not installed")
 
 
 @pytest.mark.usefixtures("with_server")
@@ -181,7 +187,8 @@ def test_a_mistake_in_the_environment_is_answered_with_a_suggestion(
 
 
 @pytest.mark.parametrize(
-    "words", ["server", "server keys", "learner", "env_adapters", "upturn", "upturn episodes", "upturn run"]
+    "words",
+    ["server", "server keys", "learner", "env_adapters", "upturn", "upturn episodes", "upturn run", "server policies"],
 )
 def test_a_missing_command_is_an_error_and_prints_nothing_on_stdout(words: str) -> None:
     done = subprocess.run([sys.executable, "-m", *words.split()], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -197,7 +204,7 @@ def test_the_help_of_serve_is_short_and_the_topics_hold_every_other_setting(
     short = capsys.readouterr().out
     top = [flag for flag in flags_of(Settings) if not flag.topic]
     assert all(flag.name in short for flag in top) and "--engine.kind" not in short
-    assert len(short.splitlines()) < 80
+    assert len(short.splitlines()) < 90
     shown = ""
     for topic in {flag.topic for flag in flags_of(Settings)} - {""}:
         assert topic in short
@@ -215,6 +222,9 @@ COMPLETIONS: dict[str, set[str]] = {
     "upturn serve --help-topic can": {"canary"},
     "upturn doctor --watch.al": {"--watch.alpha"},
     "upturn keys r": {"revoke"},
+    "upturn policies p": {"promote", "pin"},
+    "upturn policies e": {"export"},
+    "upturn demo --rl": {"--rl-steps"},
 }
 
 
@@ -223,7 +233,7 @@ def test_the_shell_completes_commands_setting_flags_and_their_values() -> None:
     code = """
 import contextlib, io, json, os, sys
 from tests.unit.project.test_command import app, installed
-app.entry_points = installed("server")
+app.entry_points = installed("server", "demo")
 sys.argv[0] = "upturn"
 offered = {}
 for words in json.loads(sys.stdin.read()):

@@ -7,8 +7,11 @@ from typing import Annotated
 import typer
 
 from upturn.command.connection import LOCAL, AsJson, Key, Server, connect
+from upturn.command.examples import examples
 from upturn.command.output import print_json, print_table, time_text
 from upturn.wire import CampaignView
+
+EXAMPLES = examples("upturn campaigns", "upturn campaigns nightly --json")
 
 
 def campaigns(

@@ -1,4 +1,4 @@
-"""`upturn episodes list` and `upturn episodes show`: which episodes there are, and one as a readable transcript."""
+"""`upturn episodes`: which episodes there are, one as a readable transcript, and rewards by hand."""
 
 from __future__ import annotations
 
@@ -8,20 +8,26 @@ from typing import Annotated, Any
 import typer
 
 from upturn.command.connection import LOCAL, AsJson, Key, Server, connect
+from upturn.command.examples import examples
 from upturn.command.output import print_json, print_table, time_text
 from upturn.command.run import OPTIONS, help_unless_command
 from upturn.wire import EpisodeView
 
-group = typer.Typer(help="Read recorded episodes.", context_settings=OPTIONS)
+group = typer.Typer(help="Read and reward recorded episodes.", context_settings=OPTIONS)
 
 
 @group.callback(invoke_without_command=True)
 def _group(context: typer.Context) -> None:
-    """Read recorded episodes."""
+    """Read and reward recorded episodes."""
     help_unless_command(context)
 
 
-@group.command("list")
+@group.command(
+    "list",
+    epilog=examples(
+        "upturn episodes list --status closed --metadata customer=a", "upturn episodes list --text refund --json"
+    ),
+)
 def list_episodes(
     status: Annotated[list[str], typer.Option(help="Only episodes with this status; may be repeated.")] = [],  # noqa: B006
     environment: Annotated[str | None, typer.Option(help="Only episodes of this environment.")] = None,
@@ -72,15 +78,59 @@ def list_episodes(
         print(f"more: --after {page.next}")
 
 
-@group.command("show")
+@group.command("show", epilog=examples("upturn episodes show ep_0123", "upturn episodes show ep_0123 --json"))
 def show(episode_id: str, server: Server = LOCAL, key: Key = None, as_json: AsJson = False) -> None:
     """Print the transcript of an episode: messages, answers, steps and rewards."""
     with connect(server, key) as client:
-        episode = client.episode(episode_id)
+        episode = client.transcript(episode_id)
     if as_json:
         print_json(episode)
     else:
         print(transcript(episode))
+
+
+@group.command(
+    "reward",
+    epilog=examples("upturn episodes reward ep_0123 1", "upturn episodes reward chatcmpl-0123 -- -0.5"),
+)
+def reward(
+    episode_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The episode, or the id of a completion, message or tool call in it.")
+    ],
+    value: Annotated[float, typer.Argument(metavar="VALUE", help="The reward; write `-- -1` for a negative one.")],
+    source: Annotated[str, typer.Option(help="Who gives it.")] = "user",
+    turn: Annotated[int | None, typer.Option(min=0, help="Index of the turn that earned it; default: all.")] = None,
+    once: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Idempotency key: the same name records one reward.")
+    ] = None,
+    server: Server = LOCAL,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Reward an episode."""
+    with connect(server, key) as client:
+        given = client.reward(episode_id, value, source=source, turn=turn, key=once)
+    if as_json:
+        print_json(given)
+    else:
+        print(f"{given.id}: {given.value:g} from {given.source}")
+
+
+@group.command("close", epilog=examples("upturn episodes close ep_0123"))
+def close(
+    episode_id: str,
+    reason: Annotated[str | None, typer.Option(help="Recorded with the episode.")] = None,
+    server: Server = LOCAL,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """End an episode, so that it can be trained on."""
+    with connect(server, key) as client:
+        ended = client.close_episode(episode_id, reason)
+    if as_json:
+        print_json(ended)
+    else:
+        print(f"{ended.id}: {ended.status}, {len(ended.turns)} turns, reward {ended.reward}")
 
 
 def transcript(episode: EpisodeView) -> str:

@@ -11,13 +11,19 @@ import typer
 
 from upturn.client import Client
 from upturn.command.connection import LOCAL, AsJson, Key, Server, connect
+from upturn.command.examples import examples
 from upturn.command.output import print_json, print_table, share_text
-from upturn.command.progress import ProgressLine, play_text
+from upturn.command.progress import ProgressLine, play_text, progress_line
 from upturn.endpoint import Endpoint, EndpointError
 from upturn.measuring import play_entry
 from upturn.wire import LeaderboardEntry, LeaderboardRequest, Price, Sampling, Share
 
 POLL_S = 1.0
+EXAMPLES = examples(
+    "upturn eval --model policy@champion --environment textcraft",
+    "upturn eval --model https://models.example/v1 --name large-model --environment textcraft --price 1.25,10",
+)
+BOARD_EXAMPLES = examples("upturn leaderboard", "upturn leaderboard --environment textcraft --json")
 
 
 def evaluate(
@@ -52,10 +58,6 @@ def evaluate(
 
     The server plays its own policies. For any other model this program asks the endpoint, and the server's environments
     act and judge. Nothing is trained on.
-
-        upturn eval --model policy@champion --environment textcraft
-
-        upturn eval --model https://models.example/v1 --name large-model --environment textcraft --price 1.25,10
     """
     with connect(server, key) as client:
         if resume is None:
@@ -87,7 +89,7 @@ def evaluate(
             entry = client.add_to_leaderboard(request)
         else:
             entry = client.leaderboard_entry(resume)
-        line = ProgressLine(sys.stderr)
+        line = progress_line(sys.stderr)
         try:
             entry = _measure(client, entry, line, os.environ.get(key_variable))
         except (KeyboardInterrupt, EndpointError):

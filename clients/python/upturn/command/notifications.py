@@ -7,9 +7,12 @@ from typing import Annotated
 import typer
 
 from upturn.command.connection import LOCAL, AsJson, Key, Server, connect
+from upturn.command.examples import examples
 from upturn.command.output import print_json, print_table, time_text
 from upturn.wire import NotificationTest
 from upturn.wire.notifications import OFF
+
+EXAMPLES = examples("upturn notifications", "upturn notifications --test")
 
 
 def notifications(

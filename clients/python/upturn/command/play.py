@@ -9,9 +9,16 @@ from typing import Annotated
 import typer
 
 from upturn.command.connection import LOCAL, AsJson, Key, Server, connect
+from upturn.command.examples import examples
 from upturn.command.output import print_json, print_table, share_text
-from upturn.command.progress import ProgressLine, play_text
+from upturn.command.progress import play_text, progress_line
 from upturn.wire import PlayRequest, PlayView, Sampling
+
+EXAMPLES = examples(
+    "upturn play textcraft --split test --limit 25",
+    "upturn play textcraft --policy policy@head --group-size 4 --json",
+    "upturn play babyai --agent oracle",
+)
 
 
 class Agent(StrEnum):
@@ -56,9 +63,12 @@ def play(
             trainable=False,
             seed=seed,
         )
-        line = ProgressLine(sys.stderr)
-        view = client.wait_for_play(client.start_play(request).id, on_progress=lambda view: line.show(play_text(view)))
-        line.end()
+        line = progress_line(sys.stderr)
+        try:
+            started = client.start_play(request)
+            view = client.wait_for_play(started.id, on_progress=lambda view: line.show(play_text(view)))
+        finally:
+            line.end()
     if as_json:
         print_json(view)
     else:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TextIO
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, TextIO
 
 from upturn.client import Client
 from upturn.wire import PlayView, RunStep, RunView
+
+if TYPE_CHECKING:
+    from rich.status import Status
 
 EVERY_S = 10.0
 """Longest silence without a terminal."""
@@ -60,6 +64,42 @@ class ProgressLine:
         self._stream.flush()
 
 
+class RichLine(ProgressLine):
+    """Writes progress to a terminal by rich: a spinner turns while nothing is new."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+
+        super().__init__(stream)
+        self._console = Console(file=stream, highlight=False)
+        self._status: Status | None = None
+
+    def say(self, text: str) -> None:
+        """Write a line that stays, above the spinner."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def show(self, text: str) -> None:
+        """Write a line that the next one replaces."""
+        from rich.text import Text
+
+        if self._status is None:
+            self._status = self._console.status(Text(text))
+            self._status.start()
+        else:
+            self._status.update(Text(text))
+
+    def end(self) -> None:
+        """Remove the spinner's line."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+
+def progress_line(stream: TextIO) -> ProgressLine:
+    """Return a writer of progress: by rich on a terminal where rich is installed."""
+    return RichLine(stream) if stream.isatty() and find_spec("rich") is not None else ProgressLine(stream)
+
+
 def play_text(view: PlayView) -> str:
     """Return a running play's progress: a bar, episodes done, their rate, and the time that the rest will take."""
     done = WIDTH * view.finished // max(1, view.episodes)
@@ -82,6 +122,13 @@ def follow_run(
         line: where to write.
         step_text: describes a finished step.
     """
+    try:
+        return _follow(client, run_id, line, step_text)
+    finally:
+        line.end()
+
+
+def _follow(client: Client, run_id: str, line: ProgressLine, step_text: Callable[[RunView, RunStep], str]) -> RunView:
     shown, first, pace = 0, None, Pace()
     while True:
         run = client.run(run_id)
@@ -89,7 +136,6 @@ def follow_run(
             line.say(step_text(run, step))
         shown = len(run.steps)
         if run.state not in ("queued", "running"):
-            line.end()
             return run
         if run.state == "running":
             first = run.step if first is None else first

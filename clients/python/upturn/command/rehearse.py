@@ -9,10 +9,12 @@ import typer
 
 from upturn.client import Client
 from upturn.command.connection import LOCAL, AsJson, Key, Server, connect
+from upturn.command.examples import examples
 from upturn.command.output import print_json
 from upturn.command.runs import read_config
 from upturn.wire import RehearsalCheck, RehearsalRequest, RehearsalView
 
+EXAMPLES = examples("upturn rehearse", "upturn rehearse nightly --limit 300", "upturn rehearse --run run.toml --json")
 WIDTH = 7
 """Characters of the longest result."""
 

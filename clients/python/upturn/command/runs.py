@@ -16,14 +16,38 @@ from pydantic import ValidationError
 
 from upturn.client import Client
 from upturn.command.connection import LOCAL, AsJson, Key, Server, connect
+from upturn.command.examples import examples
 from upturn.command.output import print_json, print_table, time_text
-from upturn.command.progress import ProgressLine, follow_run
+from upturn.command.progress import follow_run, progress_line
 from upturn.command.run import OPTIONS, help_unless_command
 from upturn.outcome import nothing_to_learn
 from upturn.wire import RunConfig, RunRequest, RunStep, RunView
 
 ACTIVE = ("queued", "running", "paused")
 """States of a run that has not ended."""
+EXAMPLES = examples("upturn runs", "upturn runs --watch", "upturn runs --json")
+TRAIN_EXAMPLES = examples(
+    "upturn train --config run.toml",
+    "upturn train --set algorithm=grpo --set steps=20 --set play.environment=textcraft --set play.split=train",
+)
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="TOML or JSON file of the run's settings (docs/algorithms); default: the server's `schedule.run`.",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A setting, such as `steps=10` or `play.environment=textcraft`; repeatable; overrides the file.",
+    ),
+]
 
 group = typer.Typer(
     help="Start, show or cancel a training run.",
@@ -68,26 +92,19 @@ def runs(
     )
 
 
-@group.command("start")
+def train(
+    config: Config = None, settings: Set = None, server: Server = LOCAL, key: Key = None, as_json: AsJson = False
+) -> int:
+    """Request a training run and follow it until it has ended: `run start --watch`."""
+    return start(config, settings, True, server, key, as_json)
+
+
+@group.command(
+    "start", epilog=examples("upturn run start --config run.toml --watch", "upturn run start --set steps=10 --json")
+)
 def start(
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE",
-            exists=True,
-            dir_okay=False,
-            help="TOML or JSON file of the run's settings (docs/algorithms); default: the server's `schedule.run`.",
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="A setting, such as `steps=10` or `play.environment=textcraft`; repeatable; overrides the file.",
-        ),
-    ] = None,
+    config: Config = None,
+    settings: Set = None,
     watch: Annotated[bool, typer.Option("--watch", help="Print each learner step as it ends.")] = False,
     server: Server = LOCAL,
     key: Key = None,
@@ -99,14 +116,11 @@ def start(
         made = client.create_run(request)
         if watch:
             made = _follow_one(client, made)
-    if as_json:
-        print_json(made)
-    else:
-        print(run_line(made))
+    _print(made, as_json)
     return 1 if made.state == "failed" else 0
 
 
-@group.command("show")
+@group.command("show", epilog=examples("upturn run show run_0123", "upturn run show run_0123 --json"))
 def show(run_id: str, server: Server = LOCAL, key: Key = None, as_json: AsJson = False) -> None:
     """Show a run and each of its learner steps."""
     with connect(server, key) as client:
@@ -119,15 +133,32 @@ def show(run_id: str, server: Server = LOCAL, key: Key = None, as_json: AsJson =
         print(step_line(found, step))
 
 
-@group.command("cancel")
+@group.command("cancel", epilog=examples("upturn run cancel run_0123"))
 def cancel(run_id: str, server: Server = LOCAL, key: Key = None, as_json: AsJson = False) -> None:
     """Cancel a run; its learner stops at its next request."""
     with connect(server, key) as client:
-        ended = client.cancel_run(run_id)
+        _print(client.cancel_run(run_id), as_json)
+
+
+@group.command("pause", epilog=examples("upturn run pause run_0123"))
+def pause(run_id: str, server: Server = LOCAL, key: Key = None, as_json: AsJson = False) -> None:
+    """Pause a run: its learner stops, and its steps are kept."""
+    with connect(server, key) as client:
+        _print(client.pause_run(run_id), as_json)
+
+
+@group.command("resume", epilog=examples("upturn run resume run_0123"))
+def resume(run_id: str, server: Server = LOCAL, key: Key = None, as_json: AsJson = False) -> None:
+    """Resume a paused run at its step, once no other run is running."""
+    with connect(server, key) as client:
+        _print(client.resume_run(run_id), as_json)
+
+
+def _print(run: RunView, as_json: bool) -> None:
     if as_json:
-        print_json(ended)
+        print_json(run)
     else:
-        print(run_line(ended))
+        print(run_line(run))
 
 
 def read_config(file: Path | None, settings: Sequence[str] = ()) -> RunConfig:
@@ -223,6 +254,6 @@ def _follow(client: Client) -> None:
 
 def _follow_one(client: Client, run: RunView) -> RunView:
     """Print a run's steps as they end, on stderr; return the run when it is no longer queued or running."""
-    line = ProgressLine(sys.stderr)
+    line = progress_line(sys.stderr)
     line.say(run_line(run))
     return follow_run(client, run.id, line, step_line)

@@ -7,8 +7,11 @@ from typing import Annotated
 import typer
 
 from upturn.command.connection import LOCAL, AsJson, Key, Server, connect
+from upturn.command.examples import examples
 from upturn.command.output import print_json
 from upturn.command.runs import ACTIVE, run_line
+
+EXAMPLES = examples("upturn status", "upturn status http://10.0.0.5:8000 --json")
 
 
 def status(
