@@ -10,6 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from upturn.wire.base import Message
 from upturn.wire.feedback import LARGEST_REWARD
+from upturn.wire.keys import EpisodeTraining
+from upturn.wire.opinions import FeedbackView
 
 METADATA_KEYS = 64
 METADATA_BYTES = 16_384
@@ -220,6 +222,29 @@ class VersionSpan(Message):
     tokens: int
 
 
+class TurnTokens(Message):
+    """The tokens that a turn adds to what it extends: of its prompt's new messages, then of its answer.
+
+    All lists share the length N.
+    """
+
+    first: int
+    """Index of the first of them among all of the turn's tokens."""
+    ids: list[int]
+    """[N]"""
+    pieces: list[str]
+    """[N] the tokens as text; joined, they are what the model read and wrote. A character of several tokens is in the
+    last of them, and the others are empty."""
+    sampled: list[bool]
+    """[N] whether the policy, or the author of a demonstration, wrote the token."""
+    trained: list[bool]
+    """[N] whether a learner step may train the token: it is sampled, and its turn and its episode are trainable."""
+    logprobs: list[float | None]
+    """[N] the engine's natural logarithm at sampling time; None for tokens that no policy sampled."""
+    versions: list[int | None]
+    """[N] the version that sampled the token."""
+
+
 class TurnView(Message):
     """One recorded turn."""
 
@@ -245,6 +270,16 @@ class TurnView(Message):
     logprobs: list[float | None]
     """[T] natural logarithm; None for tokens that were not sampled."""
     created_at: float
+    extends: int | None = None
+    """Index of the turn at whose end this one begins; None for the beginning of a conversation. An episode whose turns
+    do not form a chain has branches."""
+    forked: bool = False
+    """It does not extend the turn before it, although the episode had turns."""
+    temperature: float | None = None
+    duration_ms: float = 0.0
+    """From the start of sampling to the end of the answer."""
+    tokens: TurnTokens | None = None
+    """Only with `tokens=true`."""
 
 
 class StepView(Message):
@@ -284,6 +319,16 @@ class EpisodeView(Message):
     turns: list[TurnView]
     steps: list[StepView]
     rewards: list[RewardView]
+    success: bool | None = None
+    """The environment's verdict."""
+    policy_version: int | None = None
+    """Version on which it was opened."""
+    trained: list[EpisodeTraining] = Field(default_factory=list)
+    """The learner steps whose batches contained it, with its advantage and weight in each."""
+    feedback: list[FeedbackView] = Field(default_factory=list)
+    """What people said about it, oldest first."""
+    shows: str | None = None
+    """The episode of which this one is the demonstration that a person wrote."""
 
 
 class EpisodeSummary(Message):
@@ -312,6 +357,14 @@ class EpisodeSummary(Message):
     last_turn_at: float | None
     opened_at: float
     closed_at: float | None
+    live: bool = False
+    """The server did not play it."""
+    completion_tokens: int = 0
+    """Tokens of its answers."""
+    versions: list[int] = Field(default_factory=list)
+    """Versions that sampled its answers, in ascending order."""
+    untrainable: dict[str, int] = Field(default_factory=dict)
+    """Turns that cannot be trained on, by reason."""
 
 
 class EpisodeList(Message):
@@ -319,4 +372,6 @@ class EpisodeList(Message):
 
     data: list[EpisodeSummary]
     next: str | None
-    """What `after` must be for the next page; None on the last one. A page of a search for text can be empty."""
+    """What `after` must be for the next page; None on the last one. A page of a search can be empty."""
+    missing: int = 0
+    """Episodes that the search could not consider yet, since they are still being indexed; 0 if it used no index."""
