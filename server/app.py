@@ -37,6 +37,7 @@ from server.api.access.sites import SiteRules, Sites, json_only
 from server.api.dialects import registry
 from server.api.served import retrieve
 from server.api.services import provide
+from server.dashboard.site import ROUTERS as PAGES
 from server.settings import Settings
 from server.wiring import lifecycle
 from server.wiring.parts import build
@@ -126,6 +127,6 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None, sto
         app.include_router(dialect.router, dependencies=[own_episode])
     for resource in ROUTERS:
         app.include_router(resource.router)
-    for router in served.routers:
+    for router in (*served.routers, *PAGES):
         app.include_router(router)
     return app
