@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from server.dashboard import assets, shown
 from server.dashboard.forms import token_of
 from server.dashboard.inside import Viewer
-from server.dashboard.paths import way_back
+from server.dashboard.paths import ROOT, way_back
 from upturn import __version__
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -70,20 +70,20 @@ def _templates() -> Environment:
 
 
 def part(request: Request, template: str, /, **values: Any) -> str:
-    """Return a rendered template: a page, or a part of one that is sent on its own."""
-    path = request.scope["path"].partition("/ui/")[2]
-    return (
-        _templates()
-        .get_template(template)
-        .render(
-            ui=way_back(request),
-            static=f"{way_back(request)}static/{assets.digest()}/",
-            section=path.partition("/")[0],
-            token=token_of(request),
-            now=time.time(),
-            **{"viewer": None, **values},
-        )
-    )
+    """Return a rendered template: a page, or a part of one that is sent on its own.
+
+    A part that is put into a page at another depth than the request's path gets `ui`, the way back from that page.
+    """
+    path = request.scope["path"].partition(ROOT)[2]
+    shared = {
+        "ui": way_back(request),
+        "static": f"{way_back(request)}static/{assets.digest()}/",
+        "section": path.partition("/")[0],
+        "token": token_of(request),
+        "now": time.time(),
+        "viewer": None,
+    }
+    return _templates().get_template(template).render({**shared, **values})
 
 
 def page(viewer: Viewer, template: str, /, *, title: str, status: int = 200, **values: Any) -> HTMLResponse:
@@ -99,7 +99,9 @@ def page(viewer: Viewer, template: str, /, *, title: str, status: int = 200, **v
     return anyones_page(viewer.request, template, title=title, status=status, viewer=viewer, **values)
 
 
-def anyones_page(request: Request, template: str, /, *, title: str, status: int = 200, **values: Any) -> HTMLResponse:
+def anyones_page(
+    request: Request, template: str, /, *, title: str, status: int = 200, **values: Any
+) -> HTMLResponse:
     """Return a page that needs no viewer, such as the login."""
     return HTMLResponse(part(request, template, title=title, **values), status, HEADERS)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +19,8 @@ def when(at: float | None, style: str = "short") -> str | Markup:
 
     Args:
         at: Unix seconds.
-        style: `short` (day and minute), `long` (with seconds), `clock` (minute only), or `ago` (how long ago).
+        style: `short` (day and minute), `long` (with seconds), `clock` (minute only), or `ago` (how long ago, which only
+            the script shows: a page that is rendered again is the same as long as nothing has happened).
     """
     if at is None or not math.isfinite(at):
         return NOTHING
@@ -31,19 +31,10 @@ def when(at: float | None, style: str = "short") -> str | Markup:
     spelled = {
         "clock": f"{moment:%H:%M} UTC",
         "long": f"{moment:%Y-%m-%d %H:%M:%S} UTC",
-        "ago": ago(at),
     }.get(style, f"{moment:%b} {moment.day}, {moment:%H:%M} UTC")
     return Markup('<time datetime="{}" data-style="{}">{}</time>').format(
         moment.isoformat(timespec="seconds").replace("+00:00", "Z"), style, spelled
     )
-
-
-def ago(at: float) -> str:
-    """Return how long ago a time was, or how far ahead it is."""
-    passed = time.time() - at
-    if abs(passed) < 10:
-        return "now"
-    return f"{duration(passed)} ago" if passed > 0 else f"in {duration(-passed)}"
 
 
 def duration(seconds: float | None) -> str:

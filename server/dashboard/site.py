@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from server.dashboard import assets, login
-from server.dashboard.pages import home
+from server.dashboard.pages import home, versions
 from server.dashboard.problems import pages_router
 from server.errors import NotFound
 
@@ -27,6 +27,7 @@ async def unknown(place: str) -> Response:
 
 PAGES = (
     home,
+    versions,
 )
 """The modules of pages, each with a `router`."""
 ROUTERS: tuple[APIRouter, ...] = (

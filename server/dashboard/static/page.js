@@ -49,3 +49,19 @@ document.addEventListener("submit", (event) => {
   const question = event.target.dataset.confirm;
   if (question && !window.confirm(question)) event.preventDefault();
 });
+
+// A hidden page holds no connection: browsers open only six to one server.
+const sources = new Map();
+document.addEventListener("htmx:sseOpen", (event) => sources.set(event.target, event.detail.source));
+document.addEventListener("visibilitychange", () => {
+  for (const element of document.querySelectorAll("[data-live]")) {
+    if (document.hidden) {
+      sources.get(element)?.close();
+    } else if (sources.get(element)?.readyState === EventSource.CLOSED) {
+      const fresh = element.cloneNode(true);
+      sources.delete(element);
+      element.replaceWith(fresh);
+      window.htmx.process(fresh);
+    }
+  }
+});
