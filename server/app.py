@@ -35,6 +35,7 @@ from server.api.access.openapi import document
 from server.api.access.request_log import RequestLog
 from server.api.access.sites import SiteRules, Sites, json_only
 from server.api.dialects import registry
+from server.api.people import demonstrations
 from server.api.served import retrieve
 from server.api.services import provide
 from server.dashboard.site import ROUTERS as PAGES
@@ -50,6 +51,7 @@ ROUTERS = (
     episodes,
     steps,
     rewards,
+    demonstrations,
     plays,
     keys,
     runs,

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from server.dashboard import assets, login
-from server.dashboard.pages import home, versions
+from server.dashboard.pages import by_hand, compare, episode, episodes, home, untrainable, versions
 from server.dashboard.problems import pages_router
 from server.errors import NotFound
 
@@ -28,6 +28,11 @@ async def unknown(place: str) -> Response:
 PAGES = (
     home,
     versions,
+    episodes,
+    episode,
+    untrainable,
+    compare,
+    by_hand,
 )
 """The modules of pages, each with a `router`."""
 ROUTERS: tuple[APIRouter, ...] = (

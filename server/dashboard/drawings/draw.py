@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from server.dashboard.drawings import babyai, textcraft, texts
 from server.dashboard.drawings.parts import State
 from server.dashboard.drawings.record import Recorded, taken
+from upturn.wire import EpisodeView
 
 log = logging.getLogger("upturn.dashboard")
 DRAWN: Mapping[str, Callable[[Recorded], list[State]]] = {
@@ -24,29 +24,29 @@ DRAWN: Mapping[str, Callable[[Recorded], list[State]]] = {
 """By the environment's name, without its argument. Others get `texts.other`."""
 
 
-def states_of(episode: Mapping[str, Any]) -> list[State]:
-    """Return the state before an episode's first step, and after each of its steps.
+def states_of(view: EpisodeView, first: str = "") -> list[State]:
+    """Return the state before an episode's first step, and after each of its steps; empty without an environment.
 
     Args:
-        episode: an `EpisodeView` as JSON.
+        view: the episode.
+        first: the first observation, where no turn has recorded it yet.
     """
-    steps = [taken(step) for step in episode["steps"]]
-    name = episode["environment"]
-    if name is None:
+    if view.environment is None:
         return []
-    recorded = Recorded(name, episode["task"] or "", first_message(episode), steps)
-    draw = DRAWN.get(name.partition(":")[0], texts.other)
+    steps = [taken(step) for step in view.steps]
+    recorded = Recorded(view.environment, view.task or "", first_message(view) or first, steps)
+    draw = DRAWN.get(view.environment.partition(":")[0], texts.other)
     try:
         return draw(recorded)
     except (ValueError, TypeError, KeyError, AttributeError):  # A record from elsewhere may have any form.
-        log.warning("the states of episode %s cannot be drawn", episode["id"], exc_info=True)
-        return [State() for _ in range(len(steps) + 1)]
+        log.warning("the states of episode %s cannot be drawn", view.id, exc_info=True)
+        return [State() for _ in range(len(view.steps) + 1)]
 
 
-def first_message(episode: Mapping[str, Any]) -> str:
+def first_message(view: EpisodeView) -> str:
     """Return the first turn's last user message, which has the first observation; empty without a turn."""
-    for turn in episode["turns"][:1]:
-        for message in reversed(turn["messages"]):
+    for turn in view.turns[:1]:
+        for message in reversed(turn.messages):
             if message.get("role") == "user" and isinstance(message.get("content"), str):
                 return str(message["content"])
     return ""

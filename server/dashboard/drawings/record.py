@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from upturn.wire import StepView
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -29,8 +31,8 @@ class Recorded:
     steps: Sequence[Taken]
 
 
-def taken(step: Mapping[str, Any]) -> Taken:
+def taken(step: StepView) -> Taken:
     """Return a step of an episode's view."""
-    info = dict(step.get("info") or {})
+    info = dict(step.info)
     valid = info.pop("valid", True) is not False
-    return Taken(step["action"], step["observation"], info, valid)
+    return Taken(step.action, step.observation, info, valid)

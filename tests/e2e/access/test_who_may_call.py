@@ -44,7 +44,8 @@ ROUTES = {
         POST /mcp/{environment:path} | DELETE /mcp/{environment:path}""",
     "owner": """
         GET /v1/episodes/{episode_id} | GET /v1/episodes/{episode_id}/trained | POST /v1/episodes/{episode_id}/close
-        POST /v1/episodes/{episode_id}/steps | GET /v1/responses/{response_id}
+        POST /v1/episodes/{episode_id}/steps | POST /v1/episodes/{episode_id}/demonstrations
+        GET /v1/responses/{response_id}
         GET /episodes/{episode_id}/v1/responses/{response_id} | GET /v1/responses/{response_id}/input_items
         GET /episodes/{episode_id}/v1/responses/{response_id}/input_items | DELETE /v1/responses/{response_id}
         DELETE /episodes/{episode_id}/v1/responses/{response_id}"""

@@ -13,14 +13,18 @@ from env_adapters.babyai.text import SIDE, VIEW
 from env_adapters.protocol import Environment
 from server.dashboard.drawings.draw import states_of
 from server.dashboard.drawings.parts import Choices, Facts, Grid, Inventory, Meter, Page, Passages, Screen
+from upturn.wire import EpisodeView, StepView, TurnView
 
 pytestmark = pytest.mark.filterwarnings("ignore:pkg_resources:UserWarning", "ignore::DeprecationWarning:pygame.*")
 
 
-def view(environment: str | None, first: str, steps: list[dict[str, Any]], task: str = "") -> dict[str, Any]:
-    """Return what `GET /v1/episodes/{id}` answers, as far as drawings read it."""
-    turns = [{"messages": [{"role": "system", "content": "Rules."}, {"role": "user", "content": first}]}]
-    return {"id": "ep_1", "environment": environment, "task": task, "turns": turns, "steps": steps}
+def view(environment: str | None, first: str, steps: list[dict[str, Any]], task: str = "") -> EpisodeView:
+    """Return an episode with these steps, as far as drawings read it."""
+    done = {"reward": 0.0, "terminated": False, "truncated": False}
+    shown = [StepView.model_validate({"index": n, **done, **step}) for n, step in enumerate(steps)]
+    messages = [{"role": "system", "content": "Rules."}, {"role": "user", "content": first}]
+    turn = TurnView.model_construct(messages=messages)
+    return EpisodeView.model_construct(id="ep_1", environment=environment, task=task, turns=[turn], steps=shown)
 
 
 def acted(game: Environment, answer: str) -> dict[str, Any]:
@@ -137,10 +141,10 @@ def test_records_of_any_form_are_drawn_or_left_blank() -> None:
     odd: list[dict[str, Any]] = [
         {"action": "\x00", "observation": "You see: .\n" * 3, "info": {"score": "many", "commands": "none"}},
         {"action": "", "observation": "Crafted 99 <b>", "info": {"raw_score": None, "moves": [1]}},
-        {"action": "", "observation": "Inventory: [x] (9" + "9" * 400 + ")", "info": None},
+        {"action": "", "observation": "Inventory: [x] (9" + "9" * 5000 + ")", "info": {"score": True}},
     ]
     names = ("babyai", "textcraft", "search", "shop", "textworld", "sciworld", "gymnasium:A", "someone's own")
     for name in names:
         assert len(states_of(view(name, "", odd))) == 4
     assert states_of(view(None, "", [])) == []
-    assert len(states_of({**view("babyai", "", odd), "turns": []})) == 4
+    assert len(states_of(view("babyai", "", odd).model_copy(update={"turns": []}))) == 4

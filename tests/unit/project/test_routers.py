@@ -30,6 +30,7 @@ REACHES = {
     "notifications": "Notifications",
     "operations": "Draining Engine Metrics Pointers Readiness ServerFacts Turns",
     "pages": "Metrics Pointers",
+    "people.demonstrations": "Callers Episodes OpenEnvironments Turns",
     "plays": "Plays Residency",
     "policies": "Champions Database Engine Pointers Publisher Residency Runs Serving",
     "rehearsals": "Rehearsals",

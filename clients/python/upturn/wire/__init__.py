@@ -114,6 +114,7 @@ from upturn.wire.notifications import (
 from upturn.wire.opinions import FeedbackRequest, FeedbackView
 from upturn.wire.plans import LivePlan, PlayPlan, TaskChoice
 from upturn.wire.plays import (
+    DemonstrationRequest,
     PlayedEpisode,
     PlayRequest,
     PlayView,
@@ -187,6 +188,7 @@ __all__ = [
     "CampaignView",
     "ChatMessage",
     "CronTrigger",
+    "DemonstrationRequest",
     "EnvironmentEvidence",
     "EnvironmentFigures",
     "EnvironmentList",

@@ -1,4 +1,4 @@
-"""Plays: episodes that the server itself plays."""
+"""Plays: episodes that the server itself plays. Demonstrations: turns that a person takes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from upturn.wire.base import Message
+from upturn.wire.episodes import ChatMessage
 
 
 class Sampling(Message):
@@ -89,3 +90,14 @@ class PlayView(Message):
     wall_s: float
     results: list[PlayedEpisode]
     """Finished episodes."""
+
+
+class DemonstrationRequest(Message):
+    """A person takes a turn in an episode of an environment."""
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
+    """The whole conversation, up to the message that is answered."""
+    answer: str = Field(min_length=1, max_length=100_000)
+    """The whole answer, in which the environment finds the action."""
+    turn: int | None = Field(default=None, ge=0, lt=2**31)
+    """Index that the turn must get; with it, an answer that is sent twice is recorded once."""
