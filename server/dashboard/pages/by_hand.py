@@ -16,7 +16,7 @@ from server.dashboard.inside import Viewer, ViewerOf
 from server.dashboard.pages.episode import subject, transcript_of
 from server.dashboard.problems import pages_router
 from server.dashboard.transcripts.said import Said, said
-from server.errors import BadRequest
+from server.errors import BadRequest, Conflict
 from upturn.wire import EnvironmentList, EpisodeOpened, EpisodeView, TaskList, TurnView
 
 LISTED = 500
@@ -118,6 +118,8 @@ def _plain(message: Said) -> dict[str, Any]:
 
 async def _board(viewer: Viewer, view: EpisodeView, start: list[dict[str, Any]]) -> Response:
     """Show an episode; `start` is how it began, as long as no turn has recorded that."""
+    if view.environment is None:
+        raise Conflict("this episode has no environment, so nobody can play it by hand: its agent has the conversation")
     beginning = [said(message) for message in start]
     transcript = await asyncio.to_thread(transcript_of, view)
     state = await asyncio.to_thread(_state, view, beginning[-1].text if beginning else "")
