@@ -6,7 +6,19 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from server.dashboard import assets, login
-from server.dashboard.pages import by_hand, compare, episode, episodes, home, untrainable, versions
+from server.dashboard.pages import (
+    by_hand,
+    compare,
+    episode,
+    episodes,
+    home,
+    learning,
+    runs,
+    schedule,
+    start_run,
+    untrainable,
+    versions,
+)
 from server.dashboard.problems import pages_router
 from server.errors import NotFound
 
@@ -27,7 +39,11 @@ async def unknown(place: str) -> Response:
 
 PAGES = (
     home,
+    learning,
     versions,
+    start_run,
+    runs,
+    schedule,
     episodes,
     episode,
     untrainable,
