@@ -26,6 +26,7 @@ from server.api import (
     schedule,
     served,
     shadow,
+    stats,
     steps,
 )
 from server.api.access.authentication import Authentication, own_episode
@@ -62,6 +63,7 @@ ROUTERS = (
     shadow,
     notifications,
     operations,
+    stats,
     retrieve,
     pages,
 )

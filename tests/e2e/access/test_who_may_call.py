@@ -51,9 +51,10 @@ ROUTES = {
         DELETE /episodes/{episode_id}/v1/responses/{response_id}"""
     + "".join(f" | POST {path} | POST /episodes/{{episode_id}}{path}" for path in DIALECT_PATHS),
     "rewards": "POST /v1/rewards",
-    "rewarder": "POST /v1/episodes/{episode_id}/rewards",
+    "rewarder": "POST /v1/episodes/{episode_id}/rewards | POST /v1/episodes/{episode_id}/feedback",
     "learner": """
-        GET /v1/schedule | GET /v1/runs | GET /v1/runs/{run_id} | POST /v1/runs/claim | POST /v1/runs/release
+        GET /v1/schedule | GET /v1/stats | GET /v1/status | GET /v1/runs | GET /v1/runs/{run_id}
+        GET /v1/runs/{run_id}/steps | POST /v1/runs/claim | POST /v1/runs/release
         POST /v1/runs/{run_id}/heartbeat | POST /v1/runs/{run_id}/end | POST /v1/batches
         POST /v1/batches/{batch_id}/ack | POST /v1/policies | GET /v1/policies | GET /v1/policies/{version}
         GET /v1/policies/{version}/lineage | GET /v1/campaigns | GET /v1/campaigns/{name}""",
