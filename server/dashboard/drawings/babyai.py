@@ -58,7 +58,7 @@ def _placed(found: re.Match[str]) -> Placed | None:
 
 
 def _here(text: str | None) -> Placed | None:
-    """Return a thing that the agent carries or stands in, which has the agent's own place."""
+    """Return what the agent carries or stands in, at the agent's own place."""
     found = NAMED.fullmatch(text or "")
     if found is None or text == "nothing":
         return None

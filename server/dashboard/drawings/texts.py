@@ -97,7 +97,7 @@ def gymnasium(recorded: Recorded) -> list[State]:
 
 
 def other(recorded: Recorded) -> list[State]:
-    """Return what any environment recorded beside its observations."""
+    """Return what any environment recorded in addition to its observations."""
     return [State(), *(State((*_passages(step.observation), *_facts(step))) for step in recorded.steps)]
 
 

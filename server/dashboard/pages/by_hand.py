@@ -13,7 +13,7 @@ from server.dashboard.drawings.parts import Choices, State
 from server.dashboard.forms import Form, FormOf
 from server.dashboard.frame import page, see_other
 from server.dashboard.inside import Viewer, ViewerOf
-from server.dashboard.pages.episode import subject, transcript_of
+from server.dashboard.pages.episode import read, subject, transcript_of
 from server.dashboard.problems import pages_router
 from server.dashboard.transcripts.said import Said, said
 from server.errors import BadRequest, Conflict
@@ -66,20 +66,20 @@ async def begin(viewer: ViewerOf, form: FormOf) -> Response:
         **({"horizon": _number(form, "horizon")} if horizon else {}),
     }
     opened = EpisodeOpened.model_validate(await viewer.post("/v1/episodes", body))
-    view = await viewer.read(EpisodeView, f"/v1/episodes/{opened.id}")
+    view = await read(viewer, opened.id)
     return await _board(viewer, view, [message.model_dump() for message in opened.messages])
 
 
 @router.get("/by-hand/{episode_id}")
 async def board(episode_id: str, viewer: ViewerOf) -> Response:
     """Show where a task stands."""
-    return await _board(viewer, await viewer.read(EpisodeView, f"/v1/episodes/{episode_id}"), [])
+    return await _board(viewer, await read(viewer, episode_id), [])
 
 
 @router.post("/by-hand/{episode_id}")
 async def act(episode_id: str, request: Request, viewer: ViewerOf, form: FormOf) -> Response:
     """Take a turn."""
-    view = await viewer.read(EpisodeView, f"/v1/episodes/{episode_id}")
+    view = await read(viewer, episode_id)
     answer = form.text("choice") or form.raw("answer")
     if not answer.strip():
         raise BadRequest("write an answer, or choose one of the actions")

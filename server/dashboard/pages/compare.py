@@ -12,10 +12,10 @@ from fastapi import Query, Response
 
 from server.dashboard.frame import page
 from server.dashboard.inside import Viewer, ViewerOf
-from server.dashboard.pages.episode import Transcript, others_of, subject, transcript_of
+from server.dashboard.pages.episode import Transcript, others_of, read, subject, transcript_of
 from server.dashboard.problems import pages_router
 from server.dashboard.transcripts.moments import Moment
-from upturn.wire import EpisodeList, EpisodeView
+from upturn.wire import EpisodeList
 
 SEARCHED = 100
 """Newest episodes of each version in which a task of both is searched for."""
@@ -52,7 +52,7 @@ async def compare(
         left, right = await of_versions(viewer, left_version, right_version, environment, task)
         if not left:
             note = f"Versions {left_version} and {right_version} have no recent task in common."
-    views = [await viewer.read(EpisodeView, f"/v1/episodes/{one.strip()}") for one in (left, right) if one.strip()]
+    views = [await read(viewer, one.strip()) for one in (left, right) if one.strip()]
     sides = [await asyncio.to_thread(transcript_of, view) for view in views]
     pairs = list(pairs_of(*sides)) if len(sides) == 2 else []
     return page(

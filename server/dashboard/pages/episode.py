@@ -19,6 +19,8 @@ from server.dashboard.transcripts.reasons import Reason, whole_episode, why_it_e
 from server.dashboard.transcripts.tokens import COLORS, Color, Legend, Piece, legend, pieces_of, versions_of
 from upturn.wire import EpisodeList, EpisodeSummary, EpisodeTraining, EpisodeView
 
+PER_PAGE = 200
+"""Turns on one page, so that browsers stay quick; chosen by this project."""
 OTHERS = 8
 """Other episodes of the task that the page lists."""
 
@@ -59,10 +61,13 @@ async def episode(
     tokens: bool = False,
     color: Color = "logprob",
     trained: Annotated[int, Query(ge=0, lt=10_000)] = 0,
+    first: Annotated[int, Query(ge=0, lt=2**31)] = 0,
 ) -> Response:
-    """Show an episode; with `tokens`, token by token. `trained` chooses the learner step of the advantage."""
-    asked = {"tokens": True} if tokens else None
-    view = await viewer.read(EpisodeView, f"/v1/episodes/{episode_id}", asked)
+    """Show an episode, from its turn `first` on; with `tokens`, token by token.
+
+    `trained` chooses the learner step of the advantage.
+    """
+    view = await read(viewer, episode_id, tokens=tokens)
     transcript = await asyncio.to_thread(transcript_of, view)
     step = view.trained[trained] if trained < len(view.trained) else None
     return page(
@@ -70,12 +75,15 @@ async def episode(
         "episode.html",
         title=subject(view),
         transcript=transcript,
+        moments=transcript.moments[first : first + PER_PAGE],
+        first=first,
+        pages=range(0, len(transcript.moments), PER_PAGE) if len(transcript.moments) > PER_PAGE else [],
         view=view,
         tokens=tokens,
         color=color,
         colors=COLORS,
         chosen=trained,
-        pieces=_pieces(transcript, color, step) if tokens else {},
+        pieces=_pieces(transcript, color, step, first) if tokens else {},
         legend=_legend(transcript, color) if tokens else [],
         others=await others_of(viewer, view),
         once=secrets.token_hex(8),
@@ -104,6 +112,11 @@ async def close(episode_id: str, request: Request, viewer: ViewerOf, form: FormO
     return see_other(request, f"episodes/{episode_id}")
 
 
+async def read(viewer: Viewer, episode_id: str, *, tokens: bool = False) -> EpisodeView:
+    """Return an episode, with its tokens only where they are shown: without them it is much smaller."""
+    return await viewer.read(EpisodeView, f"/v1/episodes/{episode_id}", {"tokens": tokens})
+
+
 def subject(view: EpisodeView | EpisodeSummary) -> str:
     """Return what an episode is about, in a few words."""
     return f"{view.environment} {view.task}" if view.environment else "Live episode"
@@ -121,10 +134,11 @@ async def others_of(viewer: Viewer, view: EpisodeView) -> list[EpisodeSummary]:
     return [one for one in found.data if one.id != view.id][:OTHERS] if found is not None else []
 
 
-def _pieces(transcript: Transcript, color: Color, step: EpisodeTraining | None) -> dict[int, list[Piece]]:
-    """Return the pieces of each turn, by its index."""
+def _pieces(transcript: Transcript, color: Color, step: EpisodeTraining | None, first: int) -> dict[int, list[Piece]]:
+    """Return the pieces of each turn of a page, by its index."""
     advantage = None if step is None else step.advantage
-    return {turn.index: pieces_of(turn, color, advantage, transcript.versions) for turn in transcript.view.turns}
+    shown = transcript.view.turns[first : first + PER_PAGE]
+    return {turn.index: pieces_of(turn, color, advantage, transcript.versions) for turn in shown}
 
 
 def _legend(transcript: Transcript, color: Color) -> list[Legend]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from upturn.wire import EnvironmentList, EpisodeList, EpisodeSummary, KeyList
 PER_PAGE = 50
 MOST_KEYS = 200
 """Keys that the form lists, chosen by this project; a link may name any other."""
+MOST_ASKED = 50
+"""The newest keys, of which the page says whether a version served them: each takes a query."""
 STATUSES = ("open", "terminated", "truncated", "closed", "error")
 AGES: Mapping[str, tuple[str, float]] = {
     "hour": ("the last hour", 3600.0),
@@ -108,12 +111,12 @@ async def episodes(request: Request, viewer: ViewerOf) -> Response:
         chips=chips(asked),
         environments=[] if environments is None else [one.name for one in environments.data],
         keys=[] if keys is None else [key.name for key in keys.data][:MOST_KEYS],
-        reasons_listed=[(name, name) for name in REASONS],
+        reasons_listed=[("any", "any reason"), *((name, name) for name in REASONS)],
         reason_of=why_not,
         ages_listed=[(name, spelled) for name, (spelled, _) in AGES.items()],
         statuses=STATUSES,
         more_open=any(name in asked for name in MORE),
-        served=await served_to(viewer, asked, keys),
+        served=[] if wrong else await served_to(viewer, asked, keys),
         served_query=urlencode(_pairs(asked)),
     )
 
@@ -136,7 +139,7 @@ def as_params(asked: Mapping[str, list[str]], now: float) -> dict[str, str | int
 
 
 def chips(asked: Mapping[str, list[str]]) -> list[Chip]:
-    """Return the filters that are on, each with the way to take it off."""
+    """Return the filters that are on, each with the query without it."""
     made = []
     for name, label in LABELS.items():
         for value in asked.get(name, ()):
@@ -175,14 +178,16 @@ async def served_to(viewer: Viewer, asked: Mapping[str, list[str]], keys: KeyLis
     """
     if keys is None or "version" not in asked or asked.get("live") != ["true"] or "key" in asked:
         return []
-    found = []
-    for key in keys.data[:MOST_KEYS]:
-        params = {**as_params(asked, time.time()), "key": key.id, "limit": 1, "after": None}
-        try:
-            newest = await viewer.read(EpisodeList, "/v1/episodes", params)
-        except Refused:
-            return []
-        found += [(key.name, one.opened_at) for one in newest.data]
+    params = {**as_params(asked, time.time()), "limit": 1, "after": None}
+    asked_about = keys.data[:MOST_ASKED]
+    newest = await asyncio.gather(
+        *(viewer.maybe(EpisodeList, "/v1/episodes", {**params, "key": key.id}) for key in asked_about)
+    )
+    found = [
+        (key.name, one.opened_at)
+        for key, listed in zip(asked_about, newest, strict=True)
+        for one in (listed.data if listed else [])
+    ]
     return sorted(found, key=lambda one: -one[1])
 
 

@@ -10,6 +10,8 @@ ROW, LANE, EDGE = 26, 22, 14
 """Pixels between rows, between lanes, and around the drawing."""
 MOST_LANES = 12
 """Further lanes lie on the last one, so that the drawing stays readable; chosen by this project."""
+MOST_TURNS = 1000
+"""Turns of the largest tree that is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,10 @@ class Tree:
 
 
 def tree_of(view: EpisodeView) -> Tree | None:
-    """Return the tree of an episode's turns, or None if they form one chain."""
+    """Return the tree of an episode's turns, or None if they form one chain, or are too many to draw."""
     turns = view.turns
     chain = [None, *(turn.index for turn in turns[:-1])]
-    if len(turns) < 2 or [turn.extends for turn in turns] == chain[: len(turns)]:
+    if not 2 <= len(turns) <= MOST_TURNS or [turn.extends for turn in turns] == chain[: len(turns)]:
         return None
     lane_of, tips = dict[int, int](), list[int]()
     row_of = {turn.index: row for row, turn in enumerate(turns)}

@@ -57,7 +57,7 @@ def pieces_of(turn: TurnView, color: Color, advantage: float | None, versions: S
     Args:
         turn: the turn.
         color: what they are colored by.
-        advantage: of the episode in the chosen learner step; None if it has not trained.
+        advantage: of the episode in the chosen learner step; None if no step trained on it.
         versions: all versions of the page, in the order of their colors.
     """
     if (tokens := turn.tokens) is None:
