@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Query, Request, Response
+from fastapi.responses import JSONResponse
 
 from server.dashboard.forms import FormOf
-from server.dashboard.frame import page, see_other
+from server.dashboard.frame import HEADERS, page, see_other
 from server.dashboard.inside import Viewer, ViewerOf
 from server.dashboard.problems import pages_router
 from server.dashboard.transcripts.branches import Tree, tree_of
@@ -110,6 +111,21 @@ async def close(episode_id: str, request: Request, viewer: ViewerOf, form: FormO
     """End an open episode."""
     await viewer.post(f"/v1/episodes/{episode_id}/close", {"reason": form.text("reason") or None})
     return see_other(request, f"episodes/{episode_id}")
+
+
+@router.post("/episodes/{episode_id}/erase")
+async def erase(episode_id: str, request: Request, viewer: ViewerOf, form: FormOf) -> Response:
+    """Erase an episode and everything recorded of it."""
+    await viewer.delete(f"/v1/episodes/{episode_id}")
+    return see_other(request, "episodes")
+
+
+@router.get("/episodes/{episode_id}/json")
+async def as_json(episode_id: str, viewer: ViewerOf) -> Response:
+    """Return an episode as its route does, as a file."""
+    found = await viewer.get(f"/v1/episodes/{episode_id}")
+    kept = {**HEADERS, "content-disposition": f'attachment; filename="{found["id"]}.json"'}
+    return JSONResponse(found, headers=kept)
 
 
 async def read(viewer: Viewer, episode_id: str, *, tokens: bool = False) -> EpisodeView:

@@ -108,6 +108,7 @@ async def episodes(request: Request, viewer: ViewerOf) -> Response:
         next=None if found.next is None else urlencode([*_pairs(asked), ("after", found.next)]),
         newest=urlencode(_pairs(asked)) if request.query_params.get("after") else None,
         missing=found.missing,
+        steps=neighbors(asked),
         chips=chips(asked),
         environments=[] if environments is None else [one.name for one in environments.data],
         keys=[] if keys is None else [key.name for key in keys.data][:MOST_KEYS],
@@ -149,6 +150,15 @@ def chips(asked: Mapping[str, list[str]]) -> list[Chip]:
             spelled = AGES[value][0] if name == "age" and value in AGES else YES.get(value, value)
             made.append(Chip(label, spelled, _time(value) if name.startswith("opened") else None, urlencode(rest)))
     return made
+
+
+def neighbors(asked: Mapping[str, list[str]]) -> list[tuple[int, str]]:
+    """Return the learner steps before and after the one that the page shows, with the query of each."""
+    step = asked.get("step", [""])[-1]
+    if "run" not in asked or not (step.isascii() and step.isdecimal() and len(step) < 9):
+        return []
+    rest = [(name, value) for name, value in _pairs(asked) if name != "step"]
+    return [(one, urlencode([*rest, ("step", str(one))])) for one in (int(step) - 1, int(step) + 1) if one >= 0]
 
 
 def heading(asked: Mapping[str, list[str]]) -> str:

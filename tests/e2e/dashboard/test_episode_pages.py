@@ -219,6 +219,20 @@ def test_opinions_from_another_site_or_without_the_token_are_refused(world: Worl
     assert world.live.client.episode(world.greedy).rewards == []
 
 
+def test_an_episode_is_a_file_and_can_be_erased(world: World) -> None:
+    answer = world.live.http.get(f"/ui/episodes/{world.crafted}/json")
+    assert answer.json()["id"] == world.crafted and "attachment" in answer.headers["content-disposition"]
+    doomed = world.live.client.open_episode(EpisodeOpen())
+    world.live.client.close_episode(doomed.id)
+    assert world.send(f"episodes/{doomed.id}", f"episodes/{doomed.id}/erase").status_code == 303
+    assert world.live.http.get(f"/ui/episodes/{doomed.id}").status_code == 404
+
+
+def test_the_episodes_of_a_learner_step_lead_to_those_of_the_next(world: World) -> None:
+    page = world.get(f"episodes?run={world.run}&step=0")
+    assert f'href="./episodes?run={world.run}&amp;step=1"' in page and "step=-1" not in page
+
+
 def test_two_episodes_stand_side_by_side_with_their_first_difference(world: World) -> None:
     page = world.get(f"compare?left={world.hostile}&right={world.greedy}")
     assert "All answers are the same." in page
