@@ -1,6 +1,6 @@
 """Templates and the headers of every page.
 
-Values are escaped wherever a template shows them. The policy in `HEADERS` lets a page load nothing from another site
+Every value that a template shows is escaped. The policy in `HEADERS` lets a page load nothing from another site
 and run nothing that is written into it. All links are relative to `ui`, the way back to `/ui/`, so the dashboard also
 works behind a proxy that adds a prefix.
 """

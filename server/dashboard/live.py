@@ -18,6 +18,8 @@ from server.dashboard.inside import Refused
 
 EVERY_S = 2.0
 """Seconds between two looks; default chosen by this project."""
+MOST_LOAD = 0.05
+"""Share of the time that looking may take: a busy server is asked less often."""
 POLL_S = 0.25
 """How soon a stream ends once the server stops."""
 LONGEST_S = 600.0
@@ -41,6 +43,7 @@ def stream(
         loop = asyncio.get_running_loop()
         end = loop.time() + LONGEST_S
         while loop.time() < end:
+            began = loop.time()
             try:
                 now = await parts()
             except Refused:  # The server is busy or the key was revoked: the browser asks again.
@@ -51,7 +54,7 @@ def stream(
             if not changed:
                 yield ": nothing new\n\n"  # A connection that has gone is noticed by writing to it.
             sent.update(changed)
-            next_at = loop.time() + every_s
+            next_at = loop.time() + max(every_s, (loop.time() - began) / MOST_LOAD)
             while loop.time() < next_at:
                 if draining.begun or await request.is_disconnected():
                     return

@@ -90,7 +90,7 @@ def to_login(request: Request) -> Response:
     """Lead to the login, and from there back to this page."""
     if request.headers.get("sec-fetch-site") == "cross-site" and request.method == "GET":
         # A link on another site: the browser held the cookie back, and sends it when the page loads itself again.
-        return HTMLResponse('<!doctype html><meta http-equiv="refresh" content="0"><title>Upturn</title>', 401, HEADERS)
+        return HTMLResponse('<!doctype html><meta http-equiv="refresh" content="0"><title>Upturn</title>', 200, HEADERS)
     place = f"login?next={quote(own_place(request), safe='')}" if request.method == "GET" else "login"
     if "hx-request" in request.headers:
         return Response(status_code=401, headers={**HEADERS, "hx-redirect": f"{way_back(request)}{place}"})

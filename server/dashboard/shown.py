@@ -19,8 +19,8 @@ def when(at: float | None, style: str = "short") -> str | Markup:
 
     Args:
         at: Unix seconds.
-        style: `short` (day and minute), `long` (with seconds), `clock` (minute only), or `ago` (how long ago, which only
-            the script shows: a page that is rendered again is the same as long as nothing has happened).
+        style: `short` (day and minute), `long` (with seconds), `clock` (minute only), or `ago` (how long ago, which
+            only the script shows: a page that is rendered again is the same as long as nothing has happened).
     """
     if at is None or not math.isfinite(at):
         return NOTHING

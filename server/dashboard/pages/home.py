@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Annotated, Any
 
 from fastapi import Request, Response
 
 from server.api.access.draining import Draining
 from server.api.services import service
+from server.dashboard.figures.days import Days, days
 from server.dashboard.frame import page, part
 from server.dashboard.inside import Refused, Viewer, ViewerOf
 from server.dashboard.live import stream
 from server.dashboard.problems import pages_router
-from upturn.wire import EpisodeList, PromotionList, RecentTurns, RunList, StatusView
+from upturn.wire import EpisodeList, PromotionList, RecentTurns, RunList, StatsView, StatusView
 
 DrainingOf = Annotated[Draining, service(Draining)]
 TOP = "./"
 """The way from the page to `/ui/`."""
 SHOWN = 6
 """Rows of each list."""
+DAY_S, DAYS = 86_400.0, 14
+"""The curves have one point per day (UTC) of this many days."""
 
 router = pages_router()
 
@@ -27,8 +31,8 @@ router = pages_router()
 @router.get("/")
 async def home(viewer: ViewerOf) -> Response:
     """Show the state of the server."""
-    now, recent, turns = await asyncio.gather(_now(viewer), _recent(viewer), _turns(viewer))
-    return page(viewer, "home.html", title="Home", turns=turns, **now, **recent)
+    now, recent, turns, curves = await asyncio.gather(_now(viewer), _recent(viewer), _turns(viewer), _curves(viewer))
+    return page(viewer, "home.html", title="Home", turns=turns, curves=curves, **now, **recent)
 
 
 @router.get("/live/home")
@@ -71,6 +75,24 @@ async def _turns(viewer: Viewer) -> RecentTurns | None:
     except Refused:  # Not ready, which the status says.
         return None
     return RecentTurns.model_validate(ready["turns"]) if ready.get("turns") else None
+
+
+async def _curves(viewer: Viewer) -> list[Days]:
+    """Return curves of the last days; none while the index of episodes is not available."""
+    until = (time.time() // DAY_S + 1) * DAY_S
+    try:
+        query = {"from": until - DAYS * DAY_S, "to": until, "bucket": int(DAY_S)}
+        stats = await viewer.read(StatsView, "/v1/stats", query)
+    except Refused:
+        return []
+    if not any(stats.episodes):
+        return []
+    counts: list[tuple[str, list[int]]] = [("Episodes", stats.episodes), ("Answer tokens", stats.completion_tokens)]
+    return [
+        days("Success", stats.at, stats.success_rate, share=True),
+        days("Mean reward", stats.at, stats.mean_reward),
+        *(days(title, stats.at, [float(value) for value in values]) for title, values in counts),
+    ]
 
 
 def _mark(status: StatusView | None) -> Any:

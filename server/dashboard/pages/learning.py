@@ -1,4 +1,4 @@
-"""Learning curves: the learner steps of a run, or of two over each other. The scripts in `static/learning/` draw them."""
+"""Learning curves: the learner steps of a run, or of two. The scripts in `static/learning/` draw them."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def trigger_of(form: FormOf) -> dict[str, Any]:
 
 
 def next_trigger(triggers: list[TriggerView]) -> TriggerView | None:
-    """Return the trigger that starts the next run: one that is due, else the next by time, else any."""
+    """Return the trigger that starts the next run: one that is due, otherwise the next by time, otherwise any."""
     due = sorted((one for one in triggers if one.due_since is not None), key=lambda one: one.due_since or 0.0)
     timed = sorted((one for one in triggers if one.next_at is not None), key=lambda one: one.next_at or 0.0)
     return next(iter([*due, *timed, *triggers]), None)

@@ -136,7 +136,7 @@ def _given(form: Form, name: str) -> int | float | str | None:
 
 
 def _number(text: str) -> int | float | str:
-    """Return a number as itself, and anything else as it is, so that the check of the config names the field."""
+    """Return a number as itself, and anything else unchanged, so that the check of the config names the field."""
     for kind in (int, float):
         try:
             value = kind(text)

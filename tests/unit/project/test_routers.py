@@ -17,6 +17,11 @@ from tests.support.live import settings_for
 
 API = Path(__file__).parents[3] / "server" / "api"
 DIALECT = "Callers Conversations"
+PAGES = (
+    *("assets", "login", "site"),
+    *("pages.by_hand", "pages.compare", "pages.episode", "pages.episodes", "pages.learning", "pages.runs"),
+    *("pages.schedule", "pages.start_run", "pages.untrainable", "pages.versions"),
+)
 REACHES = {
     "campaigns": "Campaigns",
     "dialects.chat": DIALECT,
@@ -44,6 +49,9 @@ REACHES = {
     "shadow": "Database",
     "stats": "Database Engine Indexer Metrics Pointers Readiness Schedule ServerFacts Turns",
     "steps": "Callers Episodes OpenEnvironments",
+    # Pages call routes, and reach nothing else.
+    **dict.fromkeys((f"server.dashboard.{module}" for module in PAGES), ""),
+    "server.dashboard.pages.home": "Draining",
 }
 
 
