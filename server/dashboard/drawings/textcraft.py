@@ -42,7 +42,7 @@ def states(recorded: Recorded) -> list[State]:
 
 def _state(stock: Counter[str] | None, before: Counter[str], goal: str, *, shown: bool) -> State:
     if stock is None:
-        return State((Inventory(None, goal, shown=False),), "The recorded commands do not tell what is carried here.")
+        return State((Inventory(None, goal, shown=False),))
     names = [*stock, *(name for name in before if name not in stock)]
     items = tuple(Held(name, stock[name], stock[name] - before[name]) for name in names)
     return State((Inventory(items, goal, shown),), "" if shown else NOTE)

@@ -134,7 +134,7 @@ async def _board(viewer: Viewer, view: EpisodeView, start: list[dict[str, Any]])
         beginning=beginning,
         lost=view.status == "open" and not heard and not start,
         latest=said(heard[-1]) if heard and view.status == "open" else None,
-        state=state,
+        state=State(tuple(part for part in state.parts if not isinstance(part, Choices)), state.note),
         choices=[name for part in state.parts if isinstance(part, Choices) for name in part.names],
         turn=len(view.turns),
         left=max(0, view.horizon - max(len(view.turns), len(view.steps))),

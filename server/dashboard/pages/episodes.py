@@ -53,20 +53,6 @@ LABELS: Mapping[str, str] = {
 }
 """All filters of the page, with the words that show them; each but `age` is a parameter of `GET /v1/episodes`."""
 SEVERAL = ("status", "metadata")
-MORE = (
-    "status",
-    "reward_from",
-    "reward_to",
-    "version",
-    "untrainable",
-    "key",
-    "group",
-    "play",
-    "run",
-    "step",
-    "metadata",
-)
-"""Filters that the form shows only on demand."""
 YES = {"true": "yes", "false": "no"}
 
 router = pages_router()
@@ -116,7 +102,6 @@ async def episodes(request: Request, viewer: ViewerOf) -> Response:
         reason_of=why_not,
         ages_listed=[(name, spelled) for name, (spelled, _) in AGES.items()],
         statuses=STATUSES,
-        more_open=any(name in asked for name in MORE),
         served=[] if wrong else await served_to(viewer, asked, keys),
         served_query=urlencode(_pairs(asked)),
     )

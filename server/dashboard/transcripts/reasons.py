@@ -32,11 +32,11 @@ REASONS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "logprobs_missing": (
             "The engine returned no logprob for some token.",
-            "`python -m server doctor` checks this.",
+            "The doctor checks this: python -m server doctor.",
         ),
         "logprobs_not_finite": (
             "A logprob of the engine is not a finite number.",
-            "`python -m server doctor` checks this.",
+            "The doctor checks this: python -m server doctor.",
         ),
         "refused_version": (
             "The version that sampled it was refused when it was checked, so its tokens may be of any weights.",
