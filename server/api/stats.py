@@ -86,7 +86,7 @@ async def get_status(
     turns: TurnsOf,
 ) -> StatusView:
     """Return what the server is doing, whether it is well, and whether the policy gets better."""
-    parts, planned = await asyncio.gather(readiness.parts(), schedule.view())
+    parts, planned, _ = await asyncio.gather(readiness.parts(), schedule.view(), index.catch_up())
     problems = [
         Problem(
             part=name,

@@ -148,7 +148,7 @@ def _played(session: Session, run_id: str, first: int) -> dict[int, list[Any]]:
             EpisodeRow.environment,
             sa.func.count().label("episodes"),
             sa.func.count(EpisodeRow.success).label("judged"),
-            sa.func.sum(sa.case((EpisodeRow.success, 1), else_=0)).label("succeeded"),
+            sa.func.sum(sa.case((EpisodeRow.success.is_(True), 1), else_=0)).label("succeeded"),
         )
         .join(EpisodeRow, EpisodeRow.play_id == plays.c.play_id)
         .where(EpisodeRow.status != "error")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
+from upturn.figure_calls import FigureCalls
 from upturn.learner_calls import POLL_S, LearnerCalls
 from upturn.transport import UpturnAPIError
 from upturn.wire import (
@@ -63,7 +64,7 @@ from upturn.wire import (
 __all__ = ["Client", "UpturnAPIError"]
 
 
-class Client(LearnerCalls):
+class Client(LearnerCalls, FigureCalls):
     """Every operation of a server. `Transport` documents the constructor."""
 
     def ready(self) -> ServerView:
@@ -133,9 +134,15 @@ class Client(LearnerCalls):
         """Close an episode; return its transcript."""
         return self._post(f"/v1/episodes/{episode_id}/close", EpisodeClose(reason=reason), EpisodeView, repeatable=True)
 
-    def episode(self, episode_id: str) -> EpisodeView:
-        """Return an episode's transcript."""
-        return self._get(f"/v1/episodes/{episode_id}", EpisodeView)
+    def episode(self, episode_id: str, tokens: bool | None = None) -> EpisodeView:
+        """Return an episode's transcript.
+
+        Args:
+            episode_id: the episode.
+            tokens: True also shows the tokens of each turn as text; False leaves out the lists of token ids.
+        """
+        params = {} if tokens is None else {"tokens": str(tokens).lower()}
+        return self._get(f"/v1/episodes/{episode_id}", EpisodeView, **params)
 
     def episodes(self, *, after: str | None = None, limit: int = 20, **filters: Any) -> EpisodeList:
         """Return a page of episodes, the newest first.
@@ -143,8 +150,8 @@ class Client(LearnerCalls):
         Args:
             after: `next` of the page before.
             limit: maximum number of episodes, 1 to 100.
-            filters: parameters of `GET /v1/episodes`: `key`, `status`, `environment`, `group`, `opened_from`,
-                `opened_before`, `metadata` (a list of `NAME=VALUE`), and `text`.
+            filters: parameters of `GET /v1/episodes`, such as `key`, `status`, `environment`, `task`, `success`,
+                `version`, `reward_from`, `run`, `metadata` (a list of `NAME=VALUE`), and `text`.
         """
         chosen = {"after": after, "limit": limit, **filters}
         params = {name: value for name, value in chosen.items() if value not in (None, [])}

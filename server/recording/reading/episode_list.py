@@ -56,7 +56,7 @@ class Filter:
     """Whether the server did not play them."""
     success: bool | None = None
     version: int | None = None
-    """Version that sampled an answer."""
+    """Version that sampled the end of an answer."""
     reward_from: float | None = None
     reward_to: float | None = None
     untrainable: str | None = None

@@ -36,7 +36,7 @@ class Wanted:
     live: bool | None = None
     success: bool | None = None
     version: int | None = None
-    """Version that sampled an answer."""
+    """Version that sampled the end of an answer."""
     reward_from: float | None = None
     reward_to: float | None = None
     untrainable: str | None = None

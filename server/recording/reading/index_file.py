@@ -24,6 +24,8 @@ FORM = "1"
 PART_BITS, SLOT_BITS = 12, 8
 PARTS = 1 << PART_BITS
 """Parts of an episode's text; what does not fit is in the last one."""
+LATEST = 4e9
+"""Latest time that the index tells apart, in Unix seconds: in 2096."""
 WAIT_S = 5.0
 """Longest wait for another connection's lock."""
 NAME = "index.db"
@@ -168,16 +170,21 @@ class IndexFile:
             self.path.with_name(self.path.name + ending).unlink(missing_ok=True)
 
 
+def time_of(at: float | None) -> float:
+    """Return a recorded time within what the index can hold: imported episodes may have any."""
+    return at if at is not None and 0 <= at <= LATEST else LATEST if at is not None and at > LATEST else 0.0
+
+
 def number_at(at: float) -> int:
     """Return the smallest number of an episode whose id was made at a Unix time."""
-    return max(0, int(at * 1000)) << (SLOT_BITS + PART_BITS)
+    return int(time_of(at) * 1000) << (SLOT_BITS + PART_BITS)
 
 
 def number_of(episode_id: str, opened_at: float = 0.0) -> int:
     """Return the number that an id asks for; an id of another form has the one of its time."""
     found = _ID.match(episode_id)
-    if found is None or int(found[1], 16) >= 1 << 42:
-        return number_at(min(max(opened_at, 0.0), 4e9))
+    if found is None or int(found[1], 16) > LATEST * 1000:
+        return number_at(opened_at)
     return (int(found[1], 16) << (SLOT_BITS + PART_BITS)) | (int(found[2], 16) << PART_BITS)
 
 

@@ -16,7 +16,7 @@ from zlib import crc32
 import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from server.recording.reading.index_file import PARTS, free_number, number_of
+from server.recording.reading.index_file import PARTS, free_number, number_of, time_of
 from server.recording.reading.words import BOUNDARY, text_of_turn
 from server.rewards.totals import rewards_of
 from server.store.tables import EpisodeRow, RewardRow, RewardSourceRow, StepRow, TurnRow
@@ -61,7 +61,16 @@ def recorded(session: Session, condition: sa.ColumnElement[bool], limit: int | N
     found = []
     for row in rows:
         given = (*rewards[row.id], rules) if row.id in rewards else ()
-        parts = (row.status, row.closed_at, *turns.get(row.id, ()), "s", *steps.get(row.id, ()), "r", *given)
+        parts = (
+            row.status,
+            row.opened_at,
+            row.closed_at,
+            *turns.get(row.id, ()),
+            "s",
+            *steps.get(row.id, ()),
+            "r",
+            *given,
+        )
         found.append(Recorded(row, "|".join(map(str, parts))))
     return found
 
@@ -81,7 +90,7 @@ def write_episodes(
     rewards = rewards_of(session, ids)
     narrow = sa.select(
         TurnRow.episode_id,
-        TurnRow.index,
+        TurnRow.index.label("place"),
         TurnRow.created_at,
         TurnRow.policy_version,
         TurnRow.untrainable_reason,
@@ -121,19 +130,19 @@ def _write(
     number = free_number(index, number_of(row.id, row.opened_at)) if known is None else known[0]
     # Text of parts that are full is written once, unless a turn with a smaller index has come later.
     settled = 0 if known is None or anew else known[1]
-    if settled != sum(turn.index < settled for turn in turns):
+    if settled != sum(turn.place < settled for turn in turns):
         settled = 0
     first = min(settled // PART_TURNS, PARTS - 1)
     _remove_words(index, number, first)
     index.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", _parts(session, row.id, number, first))
-    full = (turns[-1].index + 1) // PART_TURNS * PART_TURNS if turns else 0
+    full = (turns[-1].place + 1) // PART_TURNS * PART_TURNS if turns else 0
     index.execute(
         "INSERT OR REPLACE INTO episode VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             number,
             row.id,
             episode.signature,
-            full if full == sum(turn.index < full for turn in turns) else 0,
+            full if full == sum(turn.place < full for turn in turns) else 0,
             row.status,
             row.environment,
             row.task,
@@ -143,8 +152,8 @@ def _write(
             row.success,
             reward,
             len(turns),
-            row.opened_at,
-            row.closed_at,
+            time_of(row.opened_at),
+            None if row.closed_at is None else time_of(row.closed_at),
         ),
     )
     index.execute("DELETE FROM usage WHERE number = ?", (number,))
@@ -154,10 +163,12 @@ def _write(
 
 
 def _parts(session: Session, episode_id: str, number: int, first: int) -> Iterable[tuple[int, str]]:
-    query = sa.select(TurnRow.index, TurnRow.messages, TurnRow.answer).where(TurnRow.episode_id == episode_id)
+    query = sa.select(TurnRow.index.label("place"), TurnRow.messages, TurnRow.answer).where(
+        TurnRow.episode_id == episode_id
+    )
     texts: dict[int, list[str]] = defaultdict(list)
     for turn in session.execute(query.where(TurnRow.index >= first * PART_TURNS).order_by(TurnRow.index)):
-        part = min(max(0, turn.index) // PART_TURNS, PARTS - 1)
+        part = min(max(0, turn.place) // PART_TURNS, PARTS - 1)
         texts[part].append(text_of_turn(turn.messages or (), turn.answer))
     return ((number + part, f" {BOUNDARY} ".join(those)) for part, those in texts.items())
 
@@ -171,7 +182,7 @@ def _usage(turns: Sequence[Any]) -> Mapping[tuple[int, int, str], tuple[int, int
     sums: dict[tuple[int, int, str], tuple[int, int, int]] = {}
     for turn in turns:
         version = NO_VERSION if turn.policy_version is None else turn.policy_version
-        key = (int(turn.created_at // SLOT_S), version, turn.untrainable_reason or "")
+        key = (int(time_of(turn.created_at) // SLOT_S), version, turn.untrainable_reason or "")
         count, prompt, answered = sums.get(key, (0, 0, 0))
         sums[key] = (count + 1, prompt + turn.prompt_tokens, answered + turn.completion_tokens)
     return sums

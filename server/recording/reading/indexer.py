@@ -43,6 +43,8 @@ BITE, COMPARED, MERGED = 20, 250, 200
 """Episodes read, episodes compared, and pages merged at once: some milliseconds."""
 REST = 3.0
 """Pause after each bite, in lengths of the bite."""
+MOST_NAMED = 50_000
+"""Changed episodes that are remembered; of more, only that everything is to be compared."""
 LIMIT_S = 1.0
 """Longest time for which a search waits until what was changed before it is indexed."""
 
@@ -76,6 +78,8 @@ class Indexer:
         self._purge: int | None = None
         """Pages to merge next, so that words of removed episodes leave the disk; negative begins, None is done."""
         self._wake = asyncio.Event()
+        self._tried = asyncio.Event()
+        """Set once it is known whether there is an index."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -92,6 +96,9 @@ class Indexer:
 
     def touch(self, episode_id: str) -> None:
         """Remember that an episode has changed."""
+        if len(self._named) >= MOST_NAMED:
+            self._named.clear()
+            self._again = True
         self._named[episode_id] = None
         self._wake.set()
 
@@ -109,6 +116,7 @@ class Indexer:
         """Index what was changed until now, waiting for some time at most; return whether there is an index."""
         deadline = self._clock() + limit_s
         with suppress(TimeoutError):
+            await asyncio.wait_for(self._tried.wait(), limit_s)
             while self.usable and self._named and (left := deadline - self._clock()) > 0:
                 await asyncio.wait_for(self._guarded(partial(self._bite, self._named)), left)
         return self.usable
@@ -136,16 +144,18 @@ class Indexer:
         self._wake.set()
 
     def failed(self, error: Exception) -> None:
-        """Take note of a failed read of the index: it is checked, and perhaps built anew."""
+        """Take note of a failed read of the index, from any thread: it is checked, and perhaps built anew."""
         log.warning("the index of episodes cannot be read: %s", error)
         self.usable, self._suspect, self.trouble = False, True, "it is being checked"
-        self._wake.set()
+        if self._task is not None:
+            self._task.get_loop().call_soon_threadsafe(self._wake.set)
 
     async def _run(self) -> None:
         """Work, rest, and wait, until the server stops."""
         while True:
             began = self._clock()
             more = await self._guarded(self._step)
+            self._tried.set()
             if more is None:
                 await asyncio.sleep(AGAIN_S if self._failures > 1 else SOON_S)
             elif more:
@@ -169,6 +179,9 @@ class Indexer:
             self._trouble(f"the index of episodes failed: {error}")
         except BROKEN as error:
             self._trouble(f"the record cannot be read for the index of episodes ({type(error).__name__})")
+        except Exception as error:
+            log.exception("the index of episodes cannot take what is recorded")
+            self._trouble(f"the index of episodes cannot take what is recorded ({type(error).__name__})")
         return None
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
@@ -196,12 +209,13 @@ class Indexer:
         return bool(waiting) or self._below is not None or self._purge is not None
 
     def _open(self) -> None:
-        new = self.file.open(suspect=self._suspect)
+        self.file.open(suspect=self._suspect)
+        with self._database.read() as session, self.file.read() as index:
+            recorded_episodes = session.scalar(sa.select(sa.func.count()).select_from(EpisodeRow)) or 0
+            (known,) = index.execute("SELECT count(*) FROM episode").fetchone()
+        self._unknown = max(0, recorded_episodes - known)
         self._wrong.clear()
         self._below, self._again, self._suspect, self.usable = None, True, False, True
-        if new:
-            with self._database.read() as session:
-                self._unknown = session.scalar(sa.select(sa.func.count()).select_from(EpisodeRow)) or 0
 
     def _bite(self, waiting: dict[str, None], anew: bool = False) -> bool:
         """Read some of the waiting episodes; return whether there are more."""
@@ -231,16 +245,17 @@ class Indexer:
             with self.file.read() as index:
                 query = "SELECT id, signature FROM episode WHERE id >= ?" + (" AND id < ?" if below else "")
                 known: dict[str, str] = dict(index.execute(query, (last, below) if below else (last,)).fetchall())
-            self._wrong |= {e.row.id: None for e in found if known.get(e.row.id) != e.signature}
+            wrong = {e.row.id: None for e in found if known.get(e.row.id) != e.signature}
+            self._wrong.update(wrong)
             gone = known.keys() - {episode.row.id for episode in found}
             for ids in chunks(gone):  # Two databases may sort unusual ids differently.
                 gone = gone - set(session.scalars(sa.select(EpisodeRow.id).where(EpisodeRow.id.in_(ids))))
         if gone:
             self._remove(gone)
-        self._unknown = max(0, self._unknown - len(found))
+        self._unknown = max(0, self._unknown - len(wrong))
         self._below = last or None
         if not last:
-            self._unknown, self._compare_at = 0, self._clock() + COMPARE_S
+            self._unknown, self._failures, self._compare_at = 0, 0, self._clock() + COMPARE_S
 
     def _forget(self, episode_ids: list[str]) -> None:
         for episode_id in episode_ids:

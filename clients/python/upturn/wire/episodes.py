@@ -362,7 +362,7 @@ class EpisodeSummary(Message):
     completion_tokens: int = 0
     """Tokens of its answers."""
     versions: list[int] = Field(default_factory=list)
-    """Versions that sampled its answers, in ascending order."""
+    """Versions that sampled the last tokens of its answers, in ascending order."""
     untrainable: dict[str, int] = Field(default_factory=dict)
     """Turns that cannot be trained on, by reason."""
 
