@@ -150,7 +150,10 @@ class Recorder:
 
     async def hide(self, turn_id: str, *, owner: str, episode_id: str | None) -> bool:
         """Hide a turn of a caller and keep it from training; return whether there was one to hide."""
-        return await self._writer.write(lambda session: hide(session, turn_id, owner, episode_id))
+        hidden_in = await self._writer.write(lambda session: hide(session, turn_id, owner, episode_id))
+        if hidden_in is not None:
+            self._on_change(hidden_in)
+        return hidden_in is not None
 
 
 _EPISODE, _TURN, _NODE, _VERSION, _END = (

@@ -39,9 +39,9 @@ CREATE TABLE episode (
 CREATE INDEX episode_opened ON episode (opened_at, environment, version, play, status, success, reward);
 CREATE INDEX episode_closed ON episode (closed_at) WHERE closed_at IS NOT NULL;
 CREATE TABLE usage (
-    number INTEGER NOT NULL, slot INTEGER NOT NULL, version INTEGER NOT NULL, reason TEXT NOT NULL,
-    turns INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
-    PRIMARY KEY (number, slot, version, reason)) WITHOUT ROWID;
+    number INTEGER NOT NULL, part INTEGER NOT NULL, slot INTEGER NOT NULL, version INTEGER NOT NULL,
+    reason TEXT NOT NULL, turns INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+    PRIMARY KEY (number, part, slot, version, reason)) WITHOUT ROWID;
 CREATE INDEX usage_slot ON usage (slot, reason, turns, prompt_tokens, completion_tokens);
 CREATE INDEX usage_version ON usage (version, number);
 CREATE INDEX usage_reason ON usage (reason, number) WHERE reason <> '';

@@ -24,7 +24,7 @@ from server.store.tables import EpisodeRow, RewardRow, RewardSourceRow, StepRow,
 SLOT_S = 300
 """Turns are counted by this many seconds."""
 PART_TURNS = 8
-"""Turns whose text is one part: a turn that is added writes at most these again."""
+"""Turns of one part: a turn that is added writes at most these again, however long its conversation is."""
 NO_VERSION = -1
 _COLUMNS = (
     EpisodeRow.id,
@@ -40,6 +40,18 @@ _COLUMNS = (
 )
 
 
+_TURNS = sa.select(
+    TurnRow.index.label("place"),
+    TurnRow.created_at,
+    TurnRow.policy_version,
+    TurnRow.untrainable_reason,
+    TurnRow.prompt_tokens,
+    TurnRow.completion_tokens,
+    TurnRow.messages,
+    TurnRow.answer,
+).order_by(TurnRow.index)
+
+
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """An episode as it is recorded."""
@@ -49,29 +61,23 @@ class Recorded:
 
 
 def recorded(session: Session, condition: sa.ColumnElement[bool], limit: int | None = None) -> list[Recorded]:
-    """Return the episodes that meet a condition, the newest first, each with its signature."""
+    """Return the episodes that meet a condition, the newest first, each with its signature.
+
+    The figures come from indexes: a comparison of all episodes must not read their text.
+    """
     query = sa.select(*_COLUMNS).where(condition).order_by(EpisodeRow.id.desc())
     rows = session.execute(query if limit is None else query.limit(limit)).all()
     ids = [row.id for row in rows]
-    reasons = sa.func.count(TurnRow.untrainable_reason)
-    turns = _grouped(session, TurnRow.episode_id, ids, sa.func.max(TurnRow.id), reasons)
+    turns = _grouped(session, TurnRow.episode_id, ids, sa.func.max(TurnRow.index))
     steps = _grouped(session, StepRow.episode_id, ids)
-    rewards = _grouped(session, RewardRow.episode_id, ids, sa.func.max(RewardRow.id))
+    rewards = _grouped(session, RewardRow.episode_id, ids)
     rules = _rules(session) if rewards else 0
     found = []
     for row in rows:
         given = (*rewards[row.id], rules) if row.id in rewards else ()
-        parts = (
-            row.status,
-            row.opened_at,
-            row.closed_at,
-            *turns.get(row.id, ()),
-            "s",
-            *steps.get(row.id, ()),
-            "r",
-            *given,
-        )
-        found.append(Recorded(row, "|".join(map(str, parts))))
+        parts = (row.status, row.opened_at, row.closed_at, *turns.get(row.id, ()))
+        signature = "|".join(map(str, (*parts, "s", *steps.get(row.id, ()), "r", *given)))
+        found.append(Recorded(row, signature))
     return found
 
 
@@ -84,24 +90,11 @@ def write_episodes(
         session: reads the record.
         index: a transaction of the index.
         episodes: the episodes.
-        anew: write all of their text again, instead of what is new of it.
+        anew: write all of their turns again, instead of what is new of them.
     """
-    ids = [episode.row.id for episode in episodes]
-    rewards = rewards_of(session, ids)
-    narrow = sa.select(
-        TurnRow.episode_id,
-        TurnRow.index.label("place"),
-        TurnRow.created_at,
-        TurnRow.policy_version,
-        TurnRow.untrainable_reason,
-        TurnRow.prompt_tokens,
-        TurnRow.completion_tokens,
-    )
-    turns: dict[str, list[Any]] = defaultdict(list)
-    for turn in session.execute(narrow.where(TurnRow.episode_id.in_(ids)).order_by(TurnRow.index)):
-        turns[turn.episode_id].append(turn)
+    rewards = rewards_of(session, [episode.row.id for episode in episodes])
     for episode in episodes:
-        _write(session, index, episode, turns[episode.row.id], rewards[episode.row.id], anew)
+        _write(session, index, episode, rewards[episode.row.id], anew)
 
 
 def remove_episodes(index: sqlite3.Connection, episode_ids: Iterable[str]) -> int:
@@ -110,39 +103,37 @@ def remove_episodes(index: sqlite3.Connection, episode_ids: Iterable[str]) -> in
     for episode_id in episode_ids:
         found = index.execute("SELECT number FROM episode WHERE id = ?", (episode_id,)).fetchone()
         if found is not None:
-            _remove_words(index, found[0], 0)
-            index.execute("DELETE FROM usage WHERE number = ?", found)
+            _remove_parts(index, found[0], 0)
             index.execute("DELETE FROM episode WHERE number = ?", found)
             removed += 1
     return removed
 
 
-def _write(
-    session: Session,
-    index: sqlite3.Connection,
-    episode: Recorded,
-    turns: Sequence[Any],
-    reward: float | None,
-    anew: bool,
-) -> None:
+def _write(session: Session, index: sqlite3.Connection, episode: Recorded, reward: float | None, anew: bool) -> None:
     row = episode.row
     known = index.execute("SELECT number, settled FROM episode WHERE id = ?", (row.id,)).fetchone()
     number = free_number(index, number_of(row.id, row.opened_at)) if known is None else known[0]
-    # Text of parts that are full is written once, unless a turn with a smaller index has come later.
-    settled = 0 if known is None or anew else known[1]
-    if settled != sum(turn.place < settled for turn in turns):
-        settled = 0
+    settled = 0 if known is None or anew else _still_settled(session, row.id, known[1])
     first = min(settled // PART_TURNS, PARTS - 1)
-    _remove_words(index, number, first)
-    index.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", _parts(session, row.id, number, first))
-    full = (turns[-1].place + 1) // PART_TURNS * PART_TURNS if turns else 0
+    turns = session.execute(_TURNS.where(TurnRow.episode_id == row.id, TurnRow.index >= first * PART_TURNS)).all()
+    _remove_parts(index, number, first)
+    texts: dict[int, list[str]] = defaultdict(list)
+    for turn in turns:
+        texts[_part(turn)].append(text_of_turn(turn.messages or (), turn.answer))
+    words = ((number + part, f" {BOUNDARY} ".join(those)) for part, those in texts.items())
+    index.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", words)
+    usage = ((number, *key, *sums) for key, sums in _usage(turns).items())
+    index.executemany("INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?)", usage)
+    before = first * PART_TURNS
+    full = (turns[-1].place + 1) // PART_TURNS * PART_TURNS if turns else before
+    whole = before + sum(turn.place < full for turn in turns) == full
     index.execute(
         "INSERT OR REPLACE INTO episode VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             number,
             row.id,
             episode.signature,
-            full if full == sum(turn.place < full for turn in turns) else 0,
+            full if whole else before,
             row.status,
             row.environment,
             row.task,
@@ -151,38 +142,36 @@ def _write(
             row.policy_version,
             row.success,
             reward,
-            len(turns),
+            before + len(turns),
             time_of(row.opened_at),
             None if row.closed_at is None else time_of(row.closed_at),
         ),
     )
-    index.execute("DELETE FROM usage WHERE number = ?", (number,))
-    index.executemany(
-        "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?)", ((number, *key, *sums) for key, sums in _usage(turns).items())
-    )
 
 
-def _parts(session: Session, episode_id: str, number: int, first: int) -> Iterable[tuple[int, str]]:
-    query = sa.select(TurnRow.index.label("place"), TurnRow.messages, TurnRow.answer).where(
-        TurnRow.episode_id == episode_id
-    )
-    texts: dict[int, list[str]] = defaultdict(list)
-    for turn in session.execute(query.where(TurnRow.index >= first * PART_TURNS).order_by(TurnRow.index)):
-        part = min(max(0, turn.place) // PART_TURNS, PARTS - 1)
-        texts[part].append(text_of_turn(turn.messages or (), turn.answer))
-    return ((number + part, f" {BOUNDARY} ".join(those)) for part, those in texts.items())
+def _still_settled(session: Session, episode_id: str, settled: int) -> int:
+    """Return how many turns are in parts that were full and still are: 0 if there are fewer or more than there were."""
+    if settled == 0:
+        return 0
+    count = sa.select(sa.func.count()).where(TurnRow.episode_id == episode_id, TurnRow.index < settled)
+    return settled if session.scalar(count) == settled else 0
 
 
-def _remove_words(index: sqlite3.Connection, number: int, first: int) -> None:
+def _part(turn: Any) -> int:
+    return min(max(0, turn.place) // PART_TURNS, PARTS - 1)
+
+
+def _remove_parts(index: sqlite3.Connection, number: int, first: int) -> None:
     index.execute("DELETE FROM words WHERE rowid >= ? AND rowid < ?", (number + first, number + PARTS))
+    index.execute("DELETE FROM usage WHERE number = ? AND part >= ?", (number, first))
 
 
-def _usage(turns: Sequence[Any]) -> Mapping[tuple[int, int, str], tuple[int, int, int]]:
-    """Return turns, prompt tokens and tokens of answers by time, version and reason."""
-    sums: dict[tuple[int, int, str], tuple[int, int, int]] = {}
+def _usage(turns: Sequence[Any]) -> Mapping[tuple[int, int, int, str], tuple[int, int, int]]:
+    """Return turns, prompt tokens and tokens of answers by part, time, version and reason."""
+    sums: dict[tuple[int, int, int, str], tuple[int, int, int]] = {}
     for turn in turns:
         version = NO_VERSION if turn.policy_version is None else turn.policy_version
-        key = (int(time_of(turn.created_at) // SLOT_S), version, turn.untrainable_reason or "")
+        key = (_part(turn), int(time_of(turn.created_at) // SLOT_S), version, turn.untrainable_reason or "")
         count, prompt, answered = sums.get(key, (0, 0, 0))
         sums[key] = (count + 1, prompt + turn.prompt_tokens, answered + turn.completion_tokens)
     return sums

@@ -140,7 +140,10 @@ class Indexer:
         ids = list(episode_ids)
         for episode_id in ids:
             self._named.pop(episode_id, None)
-        await self._in_thread(partial(self._forget, ids))
+        try:
+            await self._in_thread(partial(self._forget, ids))
+        except RuntimeError:  # The server stops: the comparison at the next start removes them.
+            log.warning("%d erased episodes stay in the index of episodes until the server starts again", len(ids))
         self._wake.set()
 
     def failed(self, error: Exception) -> None:
