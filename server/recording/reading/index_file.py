@@ -132,6 +132,18 @@ class IndexFile:
             if self._writer is not None:
                 self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
+    def compact(self) -> None:
+        """Write the file anew: pages that were split or moved may still hold what was deleted from them."""
+        with self._lock:
+            if self._writer is not None:
+                self._writer.execute("VACUUM")
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file, without its log; 0 if there is none."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
     def delete(self) -> None:
         """Delete the file."""
         self.close()

@@ -41,6 +41,8 @@ AGAIN_S = 30.0
 """Pause after an error that follows another one."""
 BITE, COMPARED, MERGED = 20, 250, 200
 """Episodes read, episodes compared, and pages merged at once: some milliseconds."""
+COMPACT_S_PER_MIB = 30.0
+"""Time between two compactions for each MiB of the file: what they write is little on average."""
 REST = 3.0
 """Pause after each bite, in lengths of the bite."""
 MOST_NAMED = 50_000
@@ -77,6 +79,8 @@ class Indexer:
         """Errors since something succeeded."""
         self._purge: int | None = None
         """Pages to merge next, so that words of removed episodes leave the disk; negative begins, None is done."""
+        self._to_compact = False
+        self._compacted_at = float("-inf")
         self._wake = asyncio.Event()
         self._tried = asyncio.Event()
         """Set once it is known whether there is an index."""
@@ -208,8 +212,10 @@ class Indexer:
             self._compare()
         elif self._purge is not None:
             self._merge()
+        elif self._may_compact():
+            self._compact()
         waiting = self._named or self._wrong or self._again
-        return bool(waiting) or self._below is not None or self._purge is not None
+        return bool(waiting) or self._below is not None or self._purge is not None or self._may_compact()
 
     def _open(self) -> None:
         self.file.open(suspect=self._suspect)
@@ -280,8 +286,21 @@ class Indexer:
         with self.file.write() as index:
             removed = remove_episodes(index, episode_ids)
         if removed:
-            self._purge = None if SECURE else -MERGED
+            self._purge, self._to_compact = None if SECURE else -MERGED, True
             self.file.empty_log()
+
+    def _may_compact(self) -> bool:
+        if not self._to_compact or not self.usable:
+            return False
+        return self._clock() - self._compacted_at >= COMPACT_S_PER_MIB * self.file.size_bytes / 2**20
+
+    def _compact(self) -> None:
+        """Write the file anew, without traces of removed episodes."""
+        self._to_compact, self._compacted_at = False, self._clock()
+        try:
+            self.file.compact()
+        except sqlite3.OperationalError as error:  # It needs as much room on the disk again.
+            log.warning("the index of episodes cannot be compacted after an erasure: %s", error)
 
     def _merge(self) -> None:
         with self.file.write() as index:
@@ -289,5 +308,3 @@ class Indexer:
             index.execute("INSERT INTO words (words, rank) VALUES ('merge', ?)", (self._purge,))
             done = index.total_changes - before < 2
         self._purge = None if done and self._purge != -MERGED else MERGED
-        if self._purge is None:
-            self.file.empty_log()

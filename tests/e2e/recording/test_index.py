@@ -320,6 +320,18 @@ async def test_an_erased_episode_leaves_nothing_in_the_index(server: InProcess, 
     assert await found(server, live=True) == [kept]
 
 
+async def test_a_long_conversation_leaves_nothing_in_the_index_either(server: InProcess, tmp_path: Path) -> None:
+    words, talk = [f"quixotic{number}" for number in range(40)], ask("quixotic0")
+    for word in words[1:]:
+        answer = await server.chat(talk)
+        assert await found(server, text=talk[-1]["content"]) == [answer.episode]
+        talk = [*talk, answer.message, *ask(word)]
+    assert held(tmp_path / "data", *words), "this test would prove nothing"
+    await server.http.delete(f"/v1/episodes/{answer.episode}")
+    await server.parts.index.fresh()
+    assert held(tmp_path / "data", *words, "quixotic") == []
+
+
 async def test_nothing_read_before_an_erasure_is_written_after_it(
     server: InProcess,
 ) -> None:

@@ -30,8 +30,6 @@ from upturn.wire.campaigns import (
 )
 from upturn.wire.episodes import (
     ChatMessage,
-    EnvironmentList,
-    EnvironmentView,
     EpisodeClose,
     EpisodeList,
     EpisodeOpen,
@@ -43,7 +41,6 @@ from upturn.wire.episodes import (
     StepRequest,
     StepResult,
     StepView,
-    TaskList,
     ToolUse,
     TurnReward,
     TurnTokens,
@@ -53,6 +50,8 @@ from upturn.wire.episodes import (
 )
 from upturn.wire.feedback import (
     LARGEST_REWARD,
+    FeedbackRequest,
+    FeedbackView,
     RewardRule,
     RewardSourceList,
     RewardSourceView,
@@ -111,14 +110,16 @@ from upturn.wire.notifications import (
     NotificationView,
     TargetTest,
 )
-from upturn.wire.opinions import FeedbackRequest, FeedbackView
 from upturn.wire.plans import LivePlan, PlayPlan, TaskChoice
 from upturn.wire.plays import (
     DemonstrationRequest,
+    EnvironmentList,
+    EnvironmentView,
     PlayedEpisode,
     PlayRequest,
     PlayView,
     Sampling,
+    TaskList,
 )
 from upturn.wire.policies import (
     Ancestor,

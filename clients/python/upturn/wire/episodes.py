@@ -1,4 +1,4 @@
-"""Environments and episodes: open, act, reward, close, read."""
+"""Episodes: open, act, reward, close, read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from upturn.wire.base import Message
-from upturn.wire.feedback import LARGEST_REWARD
+from upturn.wire.feedback import LARGEST_REWARD, FeedbackView
 from upturn.wire.keys import EpisodeTraining
-from upturn.wire.opinions import FeedbackView
 
 METADATA_KEYS = 64
 METADATA_BYTES = 16_384
@@ -48,45 +47,6 @@ def _inside(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list) else ()
-
-
-class EnvironmentView(Message):
-    """An environment that this server can play, and its health since the server started."""
-
-    name: str
-    description: str
-    splits: dict[str, int]
-    """Number of tasks in each split. The splits are disjoint, and declared by Upturn, not by the environment."""
-    isolation: str
-    """Where it runs: `inline` (in the server's event loop), `thread`, or `host` (a separate process)."""
-    tools: list[dict[str, Any]]
-    """Its actions as OpenAI function tools; empty for a text-only environment."""
-    missing: str | None
-    """What must be installed before it can be played, or why it cannot be loaded; None if it is ready."""
-    open: int
-    """Number of open instances."""
-    started: int
-    """Instances started so far."""
-    errors: dict[str, int]
-    """Number of failures by error class."""
-
-
-class EnvironmentList(Message):
-    """All environments."""
-
-    data: list[EnvironmentView]
-    kinds: list[str]
-    """Names that take an argument after a colon, as in `gymnasium:CartPole-v1`."""
-
-
-class TaskList(Message):
-    """Tasks of one split, in the same order on every machine."""
-
-    environment: str
-    split: str
-    total: int
-    """Number of tasks in the whole split."""
-    tasks: list[str]
 
 
 class ChatMessage(Message):
