@@ -99,9 +99,7 @@ def page(viewer: Viewer, template: str, /, *, title: str, status: int = 200, **v
     return anyones_page(viewer.request, template, title=title, status=status, viewer=viewer, **values)
 
 
-def anyones_page(
-    request: Request, template: str, /, *, title: str, status: int = 200, **values: Any
-) -> HTMLResponse:
+def anyones_page(request: Request, template: str, /, *, title: str, status: int = 200, **values: Any) -> HTMLResponse:
     """Return a page that needs no viewer, such as the login."""
     return HTMLResponse(part(request, template, title=title, **values), status, HEADERS)
 

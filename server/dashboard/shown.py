@@ -45,6 +45,8 @@ def duration(seconds: float | None) -> str:
         if abs(seconds) >= unit_s:
             value = seconds / unit_s
             return f"{value:.1f} {name}" if value < 10 and name != "min" else f"{value:.0f} {name}"
+    if abs(seconds) < 0.1:
+        return f"{1000 * seconds:.0f} ms"
     return f"{seconds:.0f} s" if abs(seconds) >= 10 else f"{seconds:.1f} s"
 
 

@@ -15,7 +15,7 @@ from upturn.wire import RunConfig
 
 TABLE = "schedule.run"
 """The table of the settings that holds the configured run."""
-WIDEST = 100
+WIDEST = 76
 """Characters of a line, beyond which an inline table becomes a table of its own."""
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 

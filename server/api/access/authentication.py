@@ -27,7 +27,7 @@ from upturn.wire import Scope
 
 OPEN = frozenset(
     {
-        *("/", "/health", "/healthz", "/readyz", "/openapi.json", "/redoc"),
+        *("/", "/ui", "/health", "/healthz", "/readyz", "/openapi.json", "/redoc"),
         *("/docs", "/docs/start.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/favicon-32x32.png"),
     }
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from upturn.wire import Interval
 
-WIDTH, LEFT, RIGHT, ROW, TOP = 720, 170, 90, 30, 12
+WIDTH, LEFT, RIGHT, ROW, TOP = 820, 170, 180, 28, 6
 STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0)
 
 
@@ -33,6 +33,9 @@ class Plot:
 
     width: int
     height: int
+    left: int
+    right: int
+    """Ends of the axis."""
     zero: float
     bars: list[Bar]
     ticks: list[tuple[float, str]]
@@ -66,4 +69,4 @@ def plot(named: Sequence[tuple[str, Interval]]) -> Plot | None:
         for row, (name, one) in enumerate(usable)
     ]
     ticks = [(place(step * i), f"{100 * step * i:+g} %".replace("-", "−")) for i in range(-count, count + 1)]
-    return Plot(WIDTH, TOP + ROW * len(bars) + 28, place(0), bars, ticks)
+    return Plot(WIDTH, TOP + ROW * len(bars) + 28, LEFT, WIDTH - RIGHT, place(0), bars, ticks)

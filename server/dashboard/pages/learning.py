@@ -39,6 +39,6 @@ async def learning(viewer: ViewerOf, run: Id = "", against: Id = "") -> Response
 
 
 @router.get("/learning/data")
-async def data(viewer: ViewerOf, run: Id) -> Response:
-    """Return the learner steps of a run as the route has them."""
-    return JSONResponse(await viewer.get(f"/v1/runs/{run}/steps"), headers=HEADERS)
+async def data(viewer: ViewerOf, run: Id, first: Annotated[int, Query(ge=0, lt=2**31)] = 0) -> Response:
+    """Return the learner steps of a run as the route has them, from the step `first` on."""
+    return JSONResponse(await viewer.get(f"/v1/runs/{run}/steps", {"first": first}), headers=HEADERS)

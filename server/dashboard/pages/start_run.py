@@ -64,8 +64,11 @@ async def _page(viewer: Viewer, *, toml: str, wrong: str = "", like: str = "", s
     schedule, environments = await asyncio.gather(
         viewer.read(ScheduleView, "/v1/schedule"), viewer.read(EnvironmentList, "/v1/environments")
     )
-    fields = _fields(viewer.request) if viewer.request.method == "GET" else Form({})
     playable = [one for one in environments.data if one.missing is None]
+    fields = _fields(viewer.request) if viewer.request.method == "GET" else Form({})
+    if not fields.fields and playable:
+        first = playable[0]
+        fields = Form({"environment": [first.name], "evaluated": ["test"] if "test" in first.splits else []})
     return page(
         viewer,
         "runs/new.html",

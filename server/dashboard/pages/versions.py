@@ -27,7 +27,7 @@ from upturn.wire import (
 
 LEDGER = 200
 """Rows of the ledger that pages read."""
-LISTED = 100
+LISTED = 50
 """Versions in the table, the newest ones."""
 EPISODES = 100
 Version = Annotated[int, Path(ge=0, lt=2**31)]
@@ -136,6 +136,8 @@ def latest_decisions(rows: Sequence[PromotionView]) -> dict[int, PromotionView]:
     found: dict[int, PromotionView] = {}
     for row in rows:
         found.setdefault(about(row), row)
+        if row.action == "rollback" and row.from_version is not None:
+            found.setdefault(row.from_version, row)
     return found
 
 

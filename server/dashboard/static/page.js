@@ -35,6 +35,8 @@ export function localize(root) {
 }
 
 localize(document);
+const current = document.querySelector("nav [aria-current]");
+if (current) current.parentElement.scrollLeft = current.offsetLeft - current.parentElement.clientWidth / 2;
 for (const element of document.querySelectorAll("[data-zone]")) element.textContent = zone;
 setInterval(() => {
   for (const element of document.querySelectorAll('time[data-style="ago"]')) {

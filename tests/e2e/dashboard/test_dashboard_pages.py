@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from html import escape, unescape
+from html import unescape
 from typing import Any
 
 import pytest
+from markupsafe import escape
 
 from server.dashboard import assets
 from tests.e2e.dashboard.conftest import EVIL, Decided
@@ -61,7 +62,7 @@ def test_versions_show_their_descent_and_every_decision(decided: Decided) -> Non
         assert f'href="./versions/{version}"' in page and f">@{version}</text>" in page
     assert len(re.findall(r'class="knot champion', page)) >= 1 and 'class="knot rejected' in page
     for row in decided.live.client.promotions().data:
-        assert f'href="./decisions/{row.id}"' in page and escape(row.reason[:40]) in page
+        assert f'href="./decisions/{row.id}"' in page and str(escape(row.reason[:40])) in page
     one = decided.visitor.get("versions/2").text
     assert f'href="../runs/{decided.rejected.id}"' in one and "Promote @2" in one
     assert 'href="../episodes?version=2&amp;live=true"' in one
@@ -74,7 +75,7 @@ def test_a_decision_shows_its_test_its_intervals_and_the_episodes_of_each_task(d
         figures = row.evidence.environments[ENVIRONMENT]
         assert ("No objection." in page) == (action == "promote")
         for objection in row.evidence.objections:
-            assert escape(objection) in page
+            assert str(escape(objection)) in page
         assert page.count('class="interval') == 1 and f"{figures.tasks} tasks" in page
         pairs = decided.live.http.get(f"/v1/promotions/{row.id}/tasks").json()
         paired = PairedTasks.model_validate(pairs).data
@@ -105,7 +106,7 @@ def test_texts_of_others_are_shown_as_text(decided: Decided) -> None:
         assert "<img src=x" not in page and "<script>alert" not in page and "49" not in re.findall(r"{{.*?}}", page), (
             place
         )
-    assert escape(EVIL) in decided.visitor.get("runs").text
+    assert str(escape(EVIL)) in decided.visitor.get("runs").text
     refused = decided.visitor.get(f"nowhere/{EVIL}")
     assert refused.status_code == 404 and "<img src=x" not in refused.text
     assert "<img src=x" not in decided.visitor.get(f"runs/new/toml?campaign={EVIL}&environment={EVIL}").text
@@ -168,7 +169,7 @@ def test_a_form_writes_the_toml_that_starts_the_run(decided: Decided) -> None:
 def test_a_run_that_cannot_start_is_explained_and_its_text_kept(decided: Decided, toml: str, said: str) -> None:
     before = len(decided.live.client.runs().data)
     answer = decided.visitor.send("runs", toml=toml)
-    assert answer.status_code == 400 and escape(said, quote=False) in answer.text
+    assert answer.status_code == 400 and str(escape(said)) in answer.text
     assert area_of(answer.text).strip() == (toml.strip() or area_of(answer.text).strip())
     assert len(decided.live.client.runs().data) == before
 

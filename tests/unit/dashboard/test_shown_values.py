@@ -22,7 +22,7 @@ def test_what_is_not_known_is_a_dash(show: object, value: float | None) -> None:
 
 def test_numbers_keep_their_size_readable() -> None:
     assert [shown.number(value) for value in (0, 1, 1234567, 0.12345, 1234.5, 0.00001234)] == [
-        "0", "1", "1,234,567", "0.123", "1,234", "1.23e-05",
+        "0", "1", "1,234,567", "0.123", "1,234", "1.2e-05",
     ]  # fmt: skip
     assert [shown.short(value) for value in (950, 12_345, 3_456_789)] == ["950", "12.3 k", "3.46 M"]
     assert [shown.percent(0.5), shown.percent(0.1234, 1), shown.signed(-0.05)] == ["50 %", "12.3 %", "−5.0 %"]

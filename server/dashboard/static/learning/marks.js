@@ -21,6 +21,8 @@ export function marksPlugin(stages, decisions, colors) {
         ctx.beginPath();
         ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
         ctx.clip();
+        ctx.textAlign = "left";
+        ctx.textBaseline = "alphabetic";
         ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
         stages.forEach(([from, to, horizon], number) => {
           const left = u.valToPos(from, "x", true);

@@ -12,8 +12,8 @@ let drawn = [];
 let runs = [];
 let zooming = false;
 
-async function load(run) {
-  const answer = await fetch(`${place.dataset.source}?run=${encodeURIComponent(run)}`, { headers: { accept: "application/json" } });
+async function load(run, first = 0) {
+  const answer = await fetch(`${place.dataset.source}?run=${encodeURIComponent(run)}&first=${first}`, { headers: { accept: "application/json" } });
   if (!answer.ok || answer.redirected) throw new Error(`the steps of run ${run} cannot be read (${answer.status}): load the page again`);
   return answer.json();
 }
@@ -102,6 +102,7 @@ function draw() {
   for (const { u } of drawn) u.destroy();
   drawn = [];
   place.replaceChildren();
+  const waiting = [];
   for (const chart of chartsNow()) {
     const tables = [];
     const series = [];
@@ -110,13 +111,16 @@ function draw() {
       tables.push([placesOf(run, runs[0]), ...lines.map((line) => smooth(line.values, width))]);
       lines.forEach((line, number) => {
         const label = runs.length > 1 ? `${line.label} (${other ? "other" : "run"})` : line.label;
-        series.push(seriesOf({ label }, number + (other ? 3 : 0), other, run.data.length < 60, chart.format, colors));
+        series.push(seriesOf({ label }, number + (other ? 3 : 0), other, run.data.length < 15, chart.format, colors));
       });
     });
     if (!series.length) continue;
     const [card, plot, buttons] = cardOf(chart.title);
     place.append(card);
-    const data = tables.length > 1 ? uPlot.join(tables) : tables[0];
+    waiting.push({ chart, series, plot, buttons, data: tables.length > 1 ? uPlot.join(tables) : tables[0] });
+  }
+  // Only now is the width of each place known.
+  for (const { chart, series, plot, buttons, data } of waiting) {
     const u = new uPlot(optionsOf(chart, series, plot.clientWidth, colors), data, plot);
     drawn.push({ u, plot });
     buttons[0].addEventListener("click", () => savePng(u, chart.title, runs[0].run_id, palette()));
@@ -162,17 +166,21 @@ function offerMetrics() {
   for (const name of furtherMetrics(runs[0].data)) if (!known.has(name)) select.append(new Option(name.replaceAll("_", " "), name));
 }
 
+// Loads the steps that have come since; all of them once a run has ended, since its versions are judged then.
+async function fresher(run) {
+  const more = await load(run.run_id, (run.data.at(-1)?.step ?? -1) + 1);
+  if (more.state !== run.state) return load(run.run_id);
+  return { ...more, data: [...run.data, ...more.data] };
+}
+
 async function refresh() {
   if (document.hidden || runs.every((run) => !["running", "queued"].includes(run.state))) return;
-  const fresh = await Promise.all(runs.map((run) => load(run.run_id)));
-  if (fresh.some((run, number) => run.data.length !== runs[number].data.length)) {
-    const scale = drawn[0]?.u.scales.x;
-    const zoomed = drawn[0] && (scale.min > drawn[0].u.data[0][0] || scale.max < drawn[0].u.data[0].at(-1));
-    runs = fresh;
-    if (!zoomed) draw();
-  } else {
-    runs = fresh;
-  }
+  const before = runs;
+  runs = await Promise.all(runs.map(fresher));
+  const same = runs.every((run, number) => run.data.length === before[number].data.length && run.state === before[number].state);
+  const first = drawn[0]?.u;
+  const zoomed = first && (first.scales.x.min > first.data[0][0] || first.scales.x.max < first.data[0].at(-1));
+  if (!same && !zoomed) draw();
 }
 
 async function begin() {
