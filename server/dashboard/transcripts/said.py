@@ -70,7 +70,7 @@ def _called(call: Mapping[str, Any]) -> Called:
         try:
             arguments = json.loads(arguments)
         except (ValueError, RecursionError):
-            return Called(_text(function.get("name")), arguments, _text(call.get("id")))  # type: ignore[arg-type]
+            return Called(_text(function.get("name")), arguments, _text(call.get("id")))
     return Called(_text(function.get("name")), _json(arguments), _text(call.get("id")))
 
 

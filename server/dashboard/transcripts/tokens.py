@@ -119,7 +119,9 @@ def gain(advantage: float | None) -> str:
 
 def of_version(version: int | None, versions: Sequence[int]) -> str:
     """Return the shade of a version; versions beyond the number of shades share them."""
-    return f"ve{list(versions).index(version) % VERSION_SHADES}" if version in versions else ""
+    if version is None or version not in versions:
+        return ""
+    return f"ve{versions.index(version) % VERSION_SHADES}"
 
 
 def legend(color: Color, versions: Sequence[int]) -> list[Legend]:

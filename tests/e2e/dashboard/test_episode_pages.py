@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape, unescape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import pytest
@@ -65,8 +65,8 @@ def talk(live: Live, episode: Any, messages: list[dict[str, Any]], **more: Any) 
     return {"role": "assistant", "content": answer.choices[0].message.content}
 
 
-def played(live: Live, environment: str, task: str) -> str:
-    play = live.client.start_play(PlayRequest(environment=environment, tasks=[task], horizon=30, agent="oracle"))
+def played(live: Live, environment: str, task: str, agent: Literal["oracle", "policy"] = "oracle") -> str:
+    play = live.client.start_play(PlayRequest(environment=environment, tasks=[task], horizon=30, agent=agent))
     (episode,) = live.client.wait_for_play(play.id).results
     return episode.episode_id
 
@@ -240,6 +240,21 @@ def test_two_episodes_stand_side_by_side_with_their_first_difference(world: Worl
     assert "The first different answer is number 2." in page and "It had ended before." in page
     assert world.live.http.get(f"/ui/compare?left={world.hostile}&right=ep_none").status_code == 404
     assert world.live.http.get("/ui/compare?left=../keys&right=ep_1").status_code == 400
+
+
+def test_two_versions_stand_side_by_side_on_a_task_that_both_have_played(live: Live) -> None:
+    episodes = [played(live, "textcraft", TASK, agent="policy")]
+    live.client.publish(publication(live, claim(live, steps=1), "Better."))
+    episodes.append(played(live, "textcraft", TASK, agent="policy"))
+    page = live.http.get("/ui/compare?left_version=0&right_version=1").text
+    assert all(one in page for one in episodes) and "The first different answer is number 1." in page
+    assert "have no recent task in common" in live.http.get("/ui/compare?left_version=0&right_version=9").text
+
+
+def test_long_episodes_come_in_pages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.dashboard.pages.episode.PER_PAGE", 1)
+    page = world.get(f"episodes/{world.crafted}?first=1")
+    assert 'id="turn-1"' in page and 'id="turn-0"' not in page and f"episodes/{world.crafted}?first=0" in page
 
 
 def test_a_person_plays_a_task_to_its_end_in_the_browser_and_leaves_a_demonstration(world: World) -> None:
