@@ -15,6 +15,7 @@ from server.api import (
     environments,
     episodes,
     keys,
+    leaderboard,
     notifications,
     operations,
     pages,
@@ -26,6 +27,7 @@ from server.api import (
     schedule,
     served,
     shadow,
+    stats,
     steps,
 )
 from server.api.access.authentication import Authentication, own_episode
@@ -35,9 +37,10 @@ from server.api.access.openapi import document
 from server.api.access.request_log import RequestLog
 from server.api.access.sites import SiteRules, Sites, json_only
 from server.api.dialects import registry
-from server.api.figures import leaderboard
+from server.api.people import demonstrations
 from server.api.served import retrieve
 from server.api.services import provide
+from server.dashboard.site import ROUTERS as PAGES
 from server.settings import Settings
 from server.wiring import lifecycle
 from server.wiring.parts import build
@@ -50,6 +53,7 @@ ROUTERS = (
     episodes,
     steps,
     rewards,
+    demonstrations,
     plays,
     keys,
     runs,
@@ -61,6 +65,7 @@ ROUTERS = (
     shadow,
     notifications,
     operations,
+    stats,
     retrieve,
     pages,
 )
@@ -128,6 +133,6 @@ def create_app(settings: Settings, own_url: Callable[[], str] | None = None, sto
         app.include_router(dialect.router, dependencies=[own_episode])
     for resource in ROUTERS:
         app.include_router(resource.router)
-    for router in served.routers:
+    for router in (*served.routers, *PAGES):
         app.include_router(router)
     return app

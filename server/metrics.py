@@ -5,9 +5,11 @@ The database is the complete record; these counters are its rates. `docs/metrics
 
 from __future__ import annotations
 
+import time
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -15,6 +17,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 TRAINABLE = "trainable"
 RECENT = 1000
 """Number of newest turns whose reasons are kept."""
+RATED_S = 60
+"""Seconds over which the present rates are averaged."""
 
 
 class RecordedTurn(Protocol):
@@ -41,10 +45,28 @@ class RecordedTurn(Protocol):
         """Time from the start of sampling to the end of the answer."""
 
 
+@dataclass(slots=True)
+class Rates:
+    """What was recorded in some seconds; per second as `Metrics.rates` returns it."""
+
+    turns: float = 0.0
+    prompt_tokens: float = 0.0
+    completion_tokens: float = 0.0
+
+    def add(self, other: Rates) -> None:
+        """Add other figures."""
+        self.turns += other.turns
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+
+
 class Metrics:
     """The counters of one server."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seconds_of: dict[int, Rates] = {}
+        """What was recorded in each of the last seconds."""
         self.registry = CollectorRegistry()
         self._turns = Counter(
             "upturn_turns",
@@ -116,6 +138,19 @@ class Metrics:
         self._prompt.inc(turn.prompt_tokens)
         self._answered.inc(turn.completion_tokens)
         self._seconds.labels("yes" if self.training() else "no").observe(turn.duration_ms / 1000)
+        second = int(self._clock())
+        if second not in self._seconds_of:
+            self._seconds_of = {at: its for at, its in self._seconds_of.items() if at > second - RATED_S}
+            self._seconds_of[second] = Rates()
+        self._seconds_of[second].add(Rates(1, turn.prompt_tokens, turn.completion_tokens))
+
+    def rates(self) -> Rates:
+        """Return what was recorded in the last minute, per second."""
+        now, total = int(self._clock()), Rates()
+        for at, its in self._seconds_of.items():
+            if at > now - RATED_S:
+                total.add(its)
+        return Rates(total.turns / RATED_S, total.prompt_tokens / RATED_S, total.completion_tokens / RATED_S)
 
     def recent_turns(self) -> tuple[int, dict[str, int]]:
         """Return the number of newest turns, at most `RECENT`, and how many of them are untrainable, by reason."""

@@ -1,4 +1,4 @@
-"""Pages for people: what answers here (`/`), and every route with a form to try it (`/docs`).
+"""What answers here (`/`), and every route with a form to try it (`/docs`). The dashboard is in `server/dashboard/`.
 
 `/docs` is Swagger UI. Its files come from the package `fastapi-swagger`, so the page needs no other site.
 """
@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from functools import cache
-from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -63,20 +62,13 @@ router = APIRouter(include_in_schema=False)
 @router.head("/")
 @router.get("/")
 async def home(request: Request, pointers: PointersOf, metrics: MetricsOf) -> Response:
-    """Say what this server is and where to go: as a page for browsers, as JSON for anyone else."""
+    """Lead browsers to the dashboard; tell anyone else what this server is and where to go."""
     base = str(request.base_url).rstrip("/")
     links = {"api": f"{base}/v1", "docs": f"{base}/docs", "ready": f"{base}/readyz"}
     turns = summary(*metrics.recent_turns())
-    if "text/html" not in request.headers.get("accept", ""):
-        return JSONResponse({"name": "Upturn", "version": __version__, "model": pointers.name, **links, "turns": turns})
-    return _page(
-        "Upturn",
-        f"<h1>Upturn {escape(__version__)}</h1>"
-        "<p>This server serves a language-model agent behind the OpenAI API and trains it on its own episodes.</p>"
-        f"<p>Base URL for clients: <code>{escape(links['api'])}</code>, model <code>{escape(pointers.name)}</code></p>"
-        f"<p>{escape(turns[0].upper() + turns[1:])}.</p>"
-        '<ul><li><a href="docs">Every route</a></li><li><a href="readyz">Whether it is ready</a></li></ul>',
-    )
+    if "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse("ui/", 307, {"cache-control": "no-store", "vary": "accept"})
+    return JSONResponse({"name": "Upturn", "version": __version__, "model": pointers.name, **links, "turns": turns})
 
 
 @router.get("/docs")

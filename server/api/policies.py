@@ -14,6 +14,7 @@ from server.api.services import service
 from server.engines.protocol import Engine
 from server.errors import NotFound
 from server.store.database import Database
+from server.training.judging.paired import read_pairs
 from server.training.runs import Runs
 from server.versions import ledger, rows
 from server.versions.champion import Champions
@@ -23,6 +24,7 @@ from server.versions.residency import Residency
 from server.versions.routing import TRIAL, Pointers
 from server.versions.serving import Serving
 from upturn.wire import (
+    PairedTasks,
     PolicyLineage,
     PolicyList,
     PolicyPublish,
@@ -135,6 +137,12 @@ async def list_promotions(database: DatabaseOf, limit: Annotated[int, Query(ge=1
 async def get_promotion(number: Version, database: DatabaseOf) -> PromotionView:
     """Return one row of the ledger, with the gate's evidence."""
     return await asyncio.to_thread(ledger.read_entry, database, number)
+
+
+@router.get("/promotions/{number}/tasks", dependencies=[needs("admin")])
+async def get_paired_tasks(number: Version, database: DatabaseOf) -> PairedTasks:
+    """Return the episodes behind a decision of the gate, paired by task."""
+    return await asyncio.to_thread(read_pairs, database, number)
 
 
 def _model(name: str, version: int, created: dict[int, float], engine: Engine) -> dict[str, Any]:

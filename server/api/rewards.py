@@ -15,10 +15,13 @@ from server.errors import Forbidden
 from server.feedback.scorers import Scorers
 from server.recording.episodes import Episodes
 from server.recording.given_rewards import episode_of
+from server.recording.people.opinions import Opinions
 from server.rewards.sources import RewardSources
 from server.store.database import Database
 from server.training.scheduling.schedule import Schedule
 from upturn.wire import (
+    FeedbackRequest,
+    FeedbackView,
     RewardRequest,
     RewardRule,
     RewardSourceList,
@@ -30,6 +33,7 @@ from upturn.wire import (
 
 DatabaseOf = Annotated[Database, service(Database)]
 EpisodesOf = Annotated[Episodes, service(Episodes)]
+OpinionsOf = Annotated[Opinions, service(Opinions)]
 ScheduleOf = Annotated[Schedule, service(Schedule)]
 ScorersOf = Annotated[Scorers, service(Scorers)]
 SourcesOf = Annotated[RewardSources, service(RewardSources)]
@@ -49,6 +53,15 @@ async def reward(
 ) -> RewardView:
     """Record a late or partial reward."""
     return await _record(episode_id, body, episodes, scorers, schedule, caller)
+
+
+@router.post("/episodes/{episode_id}/feedback", status_code=201, tags=["episodes"], dependencies=[may_reward])
+async def give_feedback(
+    episode_id: str, body: FeedbackRequest, opinions: OpinionsOf, scorers: ScorersOf, caller: CallerOf
+) -> FeedbackView:
+    """Record a thumb, a comment, or what a turn should have answered."""
+    _check_source(RewardRequest(value=0.0, source=body.source), scorers, caller)
+    return await opinions.record(episode_id, body)
 
 
 @router.post("/rewards", status_code=201, tags=["episodes"], dependencies=[needs("reward")])
@@ -72,13 +85,18 @@ async def reward_by_id(
 async def _record(
     episode_id: str, body: RewardRequest, episodes: Episodes, scorers: Scorers, schedule: Schedule, caller: Caller
 ) -> RewardView:
+    _check_source(body, scorers, caller)
+    recorded = await episodes.reward(episode_id, body)
+    schedule.episode_scored(episode_id)
+    return recorded
+
+
+def _check_source(body: RewardRequest, scorers: Scorers, caller: Caller) -> None:
+    """Refuse a source that the caller may not reward as."""
     if caller.reward_sources is not None and body.source not in caller.reward_sources:
         allowed = ", ".join(map(repr, sorted(caller.reward_sources)))
         raise Forbidden(f"this key may reward as {allowed} only", param="source", code="source_not_allowed")
     scorers.check_not_ours(body)
-    recorded = await episodes.reward(episode_id, body)
-    schedule.episode_scored(episode_id)
-    return recorded
 
 
 @router.get("/reward-sources", tags=["feedback"], dependencies=[needs("admin")])

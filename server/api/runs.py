@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
 from server.api.access.authentication import needs
 from server.api.access.json_route import JsonRoute
 from server.api.services import service
 from server.errors import BadRequest
+from server.store.database import Database
 from server.training.batches import Batches
+from server.training.run_steps import read_steps
 from server.training.runs import Runs
 from server.training.scheduling.schedule import Schedule
 from server.training.scheduling.settings import ScheduleSettings
@@ -27,10 +29,12 @@ from upturn.wire import (
     RunList,
     RunRelease,
     RunRequest,
+    RunSteps,
     RunView,
 )
 
 BatchesOf = Annotated[Batches, service(Batches)]
+DatabaseOf = Annotated[Database, service(Database)]
 RunsOf = Annotated[Runs, service(Runs)]
 ServingOf = Annotated[Serving, service(Serving)]
 ScheduleOf = Annotated[Schedule, service(Schedule)]
@@ -83,6 +87,14 @@ async def release_run(body: RunRelease, runs: RunsOf) -> None:
 async def get_run(run_id: str, runs: RunsOf) -> RunView:
     """Return one run with its steps."""
     return await runs.view(run_id)
+
+
+@router.get("/runs/{run_id}/steps", dependencies=[needs("learner")])
+async def get_run_steps(
+    run_id: str, database: DatabaseOf, first: Annotated[int, Query(ge=0, lt=2**31)] = 0
+) -> RunSteps:
+    """Return the figures of a run's finished learner steps, from the step `first` on."""
+    return await asyncio.to_thread(read_steps, database, run_id, first)
 
 
 @router.post("/runs/{run_id}/cancel", dependencies=[needs("admin")])

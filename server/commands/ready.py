@@ -73,7 +73,7 @@ def greeting(
     return f"""
 upturn: ready: {model}as `{settings.name}`, engine {engine} ({precision}), context {context_tokens} tokens
         {placement}
-        API {url}/v1, routes {url}/docs
+        dashboard {url}/ui/, API {url}/v1, routes {url}/docs
 
   curl {url}/v1/chat/completions{authorized} -H 'content-type: application/json' \\
        -d '{body}'

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from server.recording.reading.feedback import DEMONSTRATION
 from server.store.tables import EpisodeRow, RewardRow, ScoreRow, TurnRow
 
 KEY = "scorer:"
@@ -73,7 +74,7 @@ def never_attempted(scorer: str, ended_after: float) -> sa.Select[str]:
             EpisodeRow.environment.is_(None),
             EpisodeRow.play_id.is_(None),
             EpisodeRow.trainable,
-            EpisodeRow.purpose != "evaluation",
+            EpisodeRow.purpose.not_in(("evaluation", DEMONSTRATION)),
             sa.exists().where(TurnRow.episode_id == EpisodeRow.id),
             ~attempted,
             ~rewarded,

@@ -84,13 +84,13 @@ def read_answers(
     return answers
 
 
-def hide(session: Session, turn_id: str, owner: str, episode_id: str | None) -> bool:
-    """Hide a turn from `read_conversation` and keep it from training; return whether it was shown before."""
+def hide(session: Session, turn_id: str, owner: str, episode_id: str | None) -> str | None:
+    """Hide a turn from `read_conversation` and keep it from training; return its episode, None if it was not shown."""
     found = session.scalar(_shown(owner, episode_id).where(TurnRow.id == turn_id))
     if found is None:
-        return False
+        return None
     found.trainable, found.untrainable_reason = False, DELETED
-    return True
+    return found.episode_id
 
 
 def _shown(owner: str, episode_id: str | None) -> sa.Select[TurnRow]:

@@ -47,6 +47,8 @@ class Episodes:
         self.matcher = Matcher(database)
         self.when_ended: list[Callable[[str], None]] = [self.matcher.forget]
         """Called with the id of each episode that ends or is erased, to release its resources."""
+        self.when_changed: list[Callable[[str], None]] = []
+        """Called with the id of each episode that is opened, ended or rewarded, once that is recorded."""
 
     async def open(
         self,
@@ -188,6 +190,7 @@ class Episodes:
         finally:
             episode.ending = None
         self._forget(episode.id)
+        self._changed(episode.id)
         if self._on_end is not None:
             self._on_end(values["status"], values["error_class"])
 
@@ -210,9 +213,11 @@ class Episodes:
             return record_reward(session, episode_id, request)
 
         try:
-            return await self._writer.write(record)
+            given = await self._writer.write(record)
         except sa.exc.IntegrityError:  # Another server has just recorded the same key, or erased the episode.
-            return await self._writer.write(record)
+            given = await self._writer.write(record)
+        self._changed(episode_id)
+        return given
 
     async def fail_interrupted(self) -> int:
         """After a restart, close the episodes that have lost their environment; return how many."""
@@ -244,12 +249,18 @@ class Episodes:
         if written.cancelled() or written.exception() is not None:
             episode.ended = "error"
             self._forget(episode.id)
+        else:
+            self._changed(episode.id)
 
     def _forget(self, episode_id: str) -> None:
         self._open.pop(episode_id, None)
         self._held.pop(episode_id, None)
         for release in self.when_ended:
             release(episode_id)
+
+    def _changed(self, episode_id: str) -> None:
+        for tell in self.when_changed:
+            tell(episode_id)
 
     def _remember(self, episode: Episode) -> None:
         self._open[episode.id] = self._held[episode.id] = episode

@@ -1,8 +1,9 @@
 """Erases episodes, and reports which learner steps trained on them.
 
-Erasing an episode deletes its turns, tokens, steps, rewards, scores, shadow answers and lineage rows, also in SQLite's
-write-ahead log. Weights cannot unlearn, so each batch
-keeps a count of its erased episodes: the number of episodes that a version was trained on stays correct.
+Erasing an episode deletes its turns, tokens, steps, rewards, feedback, scores, shadow answers and lineage rows, also in
+SQLite's write-ahead log, and what the index of episodes holds of it. The demonstrations that people wrote for its turns
+repeat its conversation, so they are erased with it. Weights cannot unlearn, so each batch keeps a count of its erased
+episodes: the number of episodes that a version was trained on stays correct.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import sqlalchemy as sa
@@ -17,10 +19,12 @@ from sqlalchemy.orm import Session
 
 from server.errors import Conflict, NotFound
 from server.recording.episodes import Episodes
+from server.recording.reading.feedback import demonstrations_of
+from server.recording.transcript import trainings
 from server.store.database import Database
 from server.store.tables import BatchRow, EpisodeRow, RunEpisodeRow
 from server.store.writer import Writer
-from upturn.wire import EpisodeTrained, EpisodeTraining, KeyTrained, KeyTraining
+from upturn.wire import EpisodeTrained, KeyTrained, KeyTraining
 
 log = logging.getLogger("upturn.privacy")
 LOG_TRIES, LOG_PAUSE_S = 20, 0.1
@@ -38,6 +42,8 @@ class Privacy:
         self._database = database
         self._writer = writer
         self._episodes = episodes
+        self.when_erased: list[Callable[[list[str]], Awaitable[None]]] = []
+        """Called with the ids of erased episodes, to remove what is derived from them."""
 
     async def erase(self, episode_id: str) -> None:
         """Erase one episode.
@@ -64,27 +70,10 @@ class Privacy:
         """
 
         def read() -> EpisodeTrained:
-            query = (
-                sa.select(BatchRow, RunEpisodeRow)
-                .join(RunEpisodeRow, RunEpisodeRow.batch_id == BatchRow.id)
-                .where(RunEpisodeRow.episode_id == episode_id)
-                .order_by(BatchRow.id)
-            )
             with self._database.read() as session:
                 if session.get(EpisodeRow, episode_id) is None:
                     raise NotFound(f"no episode {episode_id!r}", code="episode_not_found")
-                return EpisodeTrained(
-                    data=[
-                        EpisodeTraining(
-                            run_id=batch.run_id,
-                            step=batch.step,
-                            policy_version=batch.policy_version,
-                            advantage=lineage.advantage,
-                            weight=lineage.weight,
-                        )
-                        for batch, lineage in session.execute(query)
-                    ]
-                )
+                return EpisodeTrained(data=trainings(session, episode_id))
 
         return await asyncio.to_thread(read)
 
@@ -123,7 +112,10 @@ class Privacy:
                     with suppress(Conflict, NotFound):  # It has ended meanwhile.
                         await self._episodes.end(await self._episodes.get(episode_id), "closed", reason="erased")
             ids = [episode_id for episode_id, _ in chunk]
-            erased += await self._writer.write(lambda session, ids=ids: _delete(session, ids))  # type: ignore[misc]
+            gone = await self._writer.write(lambda session, ids=ids: _delete(session, ids))  # type: ignore[misc]
+            erased += len(gone)
+            for forget in self.when_erased:
+                await forget(gone)
         if erased:
             await self._empty_log()
         return erased
@@ -144,7 +136,10 @@ class Privacy:
             ]
 
 
-def _delete(session: Session, ids: list[str]) -> int:
+def _delete(session: Session, wanted: list[str]) -> list[str]:
+    """Delete episodes and the demonstrations that correct them; return which there were."""
+    named = [*wanted, *demonstrations_of(session, wanted)]
+    ids = list(session.scalars(sa.select(EpisodeRow.id).where(EpisodeRow.id.in_(named))))
     lineage = (
         sa.select(RunEpisodeRow.batch_id, sa.func.count())
         .where(RunEpisodeRow.episode_id.in_(ids))
@@ -154,4 +149,5 @@ def _delete(session: Session, ids: list[str]) -> int:
         session.execute(
             sa.update(BatchRow).where(BatchRow.id == batch_id).values(erased_episodes=BatchRow.erased_episodes + count)
         )
-    return int(session.execute(sa.delete(EpisodeRow).where(EpisodeRow.id.in_(ids))).rowcount)  # type: ignore[attr-defined]
+    session.execute(sa.delete(EpisodeRow).where(EpisodeRow.id.in_(ids)))
+    return ids

@@ -105,9 +105,22 @@ class NewTurn:
 class Recorder:
     """Records turns through the database's one writer."""
 
-    def __init__(self, writer: Writer, on_turn: Callable[[NewTurn], None] | None = None) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        on_turn: Callable[[NewTurn], None] | None = None,
+        on_change: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Connect the parts.
+
+        Args:
+            writer: the database's one writer.
+            on_turn: called with each recorded turn.
+            on_change: called with the id of the episode of each recorded turn.
+        """
         self._writer = writer
         self._on_turn = on_turn
+        self._on_change = on_change
 
     async def record(self, episode: Episode, turn: NewTurn) -> None:
         """Make a turn durable, with the episode's row if it is not written yet, and let the next prompt extend it.
@@ -133,10 +146,14 @@ class Recorder:
         episode.tails[episode.newest] = Tail(node_id, turn.prompt.parent, ids, turn.id)
         if self._on_turn is not None:
             self._on_turn(turn)
+        self._on_change(episode.id)
 
     async def hide(self, turn_id: str, *, owner: str, episode_id: str | None) -> bool:
         """Hide a turn of a caller and keep it from training; return whether there was one to hide."""
-        return await self._writer.write(lambda session: hide(session, turn_id, owner, episode_id))
+        hidden_in = await self._writer.write(lambda session: hide(session, turn_id, owner, episode_id))
+        if hidden_in is not None:
+            self._on_change(hidden_in)
+        return hidden_in is not None
 
 
 _EPISODE, _TURN, _NODE, _VERSION, _END = (
@@ -191,6 +208,13 @@ def _insert(session: Session, items: list[tuple[str, NewTurn, dict[str, Any] | N
         or Conflict(f"episode {episode_id} has ended ({statuses.get(episode_id) or 'erased'})", code="episode_ended")
         for episode_id, turn in turns
     ]
+
+
+def insert_turn(session: Session, row: dict[str, Any], turn: NewTurn) -> None:
+    """Insert a new episode with its first turn, within a transaction of the writer."""
+    (outcome,) = _insert(session, [(row["id"], turn, row)])
+    if isinstance(outcome, Exception):
+        raise outcome
 
 
 def _free_index(session: Session, episode_id: str) -> int:

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
+
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.errors import NotFound
 from server.recording.given_rewards import reward_view
+from server.recording.reading.feedback import corrected_by, feedback_of
 from server.recording.tokens import unpack_ids, unpack_logprobs
 from server.rewards.rules import read_rules
 from server.store.chunks import chunks
 from server.store.database import Database
-from server.store.tables import EpisodeRow, NodeRow, RewardRow, StepRow, TurnRow
-from upturn.wire import EpisodeView, StepView, TurnView, VersionSpan
+from server.store.tables import BatchRow, EpisodeRow, NodeRow, RewardRow, RunEpisodeRow, StepRow, TurnRow
+from upturn.wire import EpisodeTraining, EpisodeView, StepView, TurnTokens, TurnView, VersionSpan
+
+Pieces = Callable[[list[int]], list[str]]
+"""Returns the text of each token."""
 
 
-def read_episode(database: Database, episode_id: str) -> EpisodeView:
+def read_episode(
+    database: Database, episode_id: str, *, with_ids: bool = True, pieces: Pieces | None = None
+) -> EpisodeView:
     """Return everything recorded of an episode.
+
+    Args:
+        database: the database to read.
+        episode_id: the episode.
+        with_ids: show all token ids of each turn, its mask and logprobs; without, these lists are empty.
+        pieces: also show the tokens that each turn adds, with the text that this returns.
 
     Raises:
         NotFound: there is no such episode.
@@ -36,8 +51,11 @@ def read_episode(database: Database, episode_id: str) -> EpisodeView:
             sa.select(RewardRow).where(RewardRow.episode_id == episode_id).order_by(RewardRow.id)
         ).all()
         rules = read_rules(session)
+        trained = trainings(session, episode_id)
+        feedback, shows = feedback_of(session, episode_id), corrected_by(session, episode_id)
     by_id = {node.id: node for node in nodes}
     ends = {node.turn_id: node for node in nodes}  # Ordered by id, so each turn's last node wins.
+    indexes = {turn.id: turn.index for turn in turns}
     return EpisodeView(
         id=row.id,
         status=row.status,
@@ -55,7 +73,7 @@ def read_episode(database: Database, episode_id: str) -> EpisodeView:
         reward=rules.total((s.reward for s in steps), ((r.source, r.value) for r in rewards)),
         opened_at=row.opened_at,
         closed_at=row.closed_at,
-        turns=[_turn(turn, path_to(ends[turn.id], by_id)) for turn in turns],
+        turns=[_turn(turn, path_to(ends[turn.id], by_id), indexes, row.trainable, with_ids, pieces) for turn in turns],
         steps=[
             StepView(
                 index=s.index,
@@ -69,7 +87,25 @@ def read_episode(database: Database, episode_id: str) -> EpisodeView:
             for s in steps
         ],
         rewards=[reward_view(r) for r in rewards],
+        success=row.success,
+        policy_version=row.policy_version,
+        trained=trained,
+        feedback=feedback,
+        shows=shows,
     )
+
+
+def trainings(session: Session, episode_id: str) -> list[EpisodeTraining]:
+    """Return every learner step whose batch contained an episode."""
+    query = (
+        sa.select(
+            BatchRow.run_id, BatchRow.step, BatchRow.policy_version, RunEpisodeRow.advantage, RunEpisodeRow.weight
+        )
+        .join(RunEpisodeRow, RunEpisodeRow.batch_id == BatchRow.id)
+        .where(RunEpisodeRow.episode_id == episode_id)
+        .order_by(BatchRow.id)
+    )
+    return [EpisodeTraining(**row._mapping) for row in session.execute(query)]
 
 
 def mean(values: list[float]) -> float | None:
@@ -94,11 +130,20 @@ def nodes_of(session: Session, episode_ids: list[str]) -> dict[str, list[NodeRow
     return nodes
 
 
-def _turn(turn: TurnRow, path: list[NodeRow]) -> TurnView:
+def _turn(
+    turn: TurnRow,
+    path: list[NodeRow],
+    indexes: Mapping[str, int],
+    may_train: bool,
+    with_ids: bool,
+    pieces: Pieces | None,
+) -> TurnView:
     ids: list[int] = []
     mask: list[int] = []
     logprobs: list[float | None] = []
-    for node in path:
+    own = [node for node in path if node.turn_id == turn.id]
+    before = path[: -len(own)]
+    for node in path if with_ids else ():
         node_ids = unpack_ids(node.token_ids)
         ids += node_ids
         mask += [int(node.sampled)] * len(node_ids)
@@ -112,13 +157,42 @@ def _turn(turn: TurnRow, path: list[NodeRow]) -> TurnView:
         completion_tokens=turn.completion_tokens,
         finish_reason=turn.finish_reason,
         policy_version=turn.policy_version,
-        policy_versions=_versions([node for node in path if node.turn_id == turn.id]),
+        policy_versions=_versions(own),
         trainable=turn.trainable,
         untrainable_reason=turn.untrainable_reason,
         token_ids=ids,
         loss_mask=mask,
         logprobs=logprobs,
         created_at=turn.created_at,
+        extends=indexes[before[-1].turn_id] if before else None,
+        forked=turn.forked,
+        temperature=turn.temperature,
+        duration_ms=turn.duration_ms,
+        tokens=None if pieces is None else _tokens(own, before, may_train and turn.trainable, pieces),
+    )
+
+
+def _tokens(own: list[NodeRow], before: list[NodeRow], may_train: bool, pieces: Pieces) -> TurnTokens:
+    """Return the tokens that a turn adds."""
+    ids: list[int] = []
+    sampled: list[bool] = []
+    logprobs: list[float | None] = []
+    versions: list[int | None] = []
+    for node in own:
+        node_ids = unpack_ids(node.token_ids)
+        known = [None] * len(node_ids) if node.logprobs is None else unpack_logprobs(node.logprobs)
+        ids += node_ids
+        sampled += [node.sampled] * len(node_ids)
+        logprobs += [x if x is not None and math.isfinite(x) else None for x in known]
+        versions += [node.policy_version] * len(node_ids)
+    return TurnTokens(
+        first=sum(len(node.token_ids) // 4 for node in before),
+        ids=ids,
+        pieces=pieces(ids),
+        sampled=sampled,
+        trained=[may_train and one for one in sampled],
+        logprobs=logprobs,
+        versions=versions,
     )
 
 

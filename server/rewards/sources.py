@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -26,11 +27,26 @@ log = logging.getLogger("upturn.rewards")
 class RewardSources:
     """Lists the sources and changes their rules."""
 
-    def __init__(self, settings: RewardSettings, database: Database, writer: Writer) -> None:
+    def __init__(
+        self,
+        settings: RewardSettings,
+        database: Database,
+        writer: Writer,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Connect the parts.
+
+        Args:
+            settings: the rules of the settings.
+            database: the database to read.
+            writer: its one writer.
+            on_change: called when a rule has changed, and so the rewards of many episodes.
+        """
         others = RewardRule(weight=settings.default_weight, cap=settings.default_cap)
         self._configured = {OTHERS: others, **settings.sources}
         self._database = database
         self._writer = writer
+        self._on_change = on_change
 
     async def start(self) -> None:
         """Store the settings' rules, except for sources whose rule was set by API."""
@@ -68,6 +84,7 @@ class RewardSources:
             rule = await self._writer.write(write)
         except sa.exc.IntegrityError:  # Another server inserted the row at the same time.
             rule = await self._writer.write(write)
+        self._on_change()
         log.info("%r set the rule of reward source %r: %s", by, name, rule)
         return (await asyncio.to_thread(self._views, name))[0]
 
@@ -88,6 +105,7 @@ class RewardSources:
                 session.add(self._of_settings(name))
 
         await self._writer.write(delete)
+        self._on_change()
         log.info("%r removed the rule of reward source %r", by, name)
 
     async def views(self) -> list[RewardSourceView]:

@@ -29,6 +29,7 @@ async def start(parts: Parts, own_url: Callable[[], str] | None) -> None:
     parts.shadow.start()
     parts.serving.residency.start()
     await parts.schedule.start()
+    parts.index.start()
     parts.statistics.start()
     parts.retention.start()
     parts.idle.start()
@@ -58,6 +59,7 @@ async def close(parts: Parts) -> None:
     parts.draining.begun = True
     await _stop_background_work(parts)
     await parts.turns.drain()
+    await parts.index.close()
     await parts.environments.close()
     await parts.engine.close()
     await parts.log_files.close()

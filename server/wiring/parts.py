@@ -19,7 +19,10 @@ from server.metrics import Metrics
 from server.notifications.notifications import Notifications, make_targets
 from server.recording.episodes import Episodes
 from server.recording.idle import IdleEpisodes
+from server.recording.people.opinions import Opinions
 from server.recording.privacy import Privacy
+from server.recording.reading.index_file import NAME as INDEX
+from server.recording.reading.indexer import Indexer
 from server.recording.recorder import Recorder
 from server.recording.retention import Retention
 from server.recording.turns import Turns
@@ -72,6 +75,8 @@ class Parts:
     episodes: Episodes
     turns: Turns
     privacy: Privacy
+    index: Indexer
+    opinions: Opinions
     statistics: Statistics
     retention: Retention
     idle: IdleEpisodes
@@ -131,8 +136,11 @@ async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
         by_key=settings.canary.by == "key",
     )
     episodes = Episodes(database, writer, ended)
-    turns = Turns(engine, built.renderer, Recorder(writer, metrics.turn), episodes)
+    index = Indexer(database, data_dir / INDEX)
+    episodes.when_changed.append(index.touch)
+    turns = Turns(engine, built.renderer, Recorder(writer, metrics.turn, index.touch), episodes)
     privacy = Privacy(database, writer, episodes)
+    privacy.when_erased.append(index.forget)
     environments = OpenEnvironments(writer, episodes, settings.environments, data_dir / "logs" / "environments.log")
     plays = Plays(
         database=database,
@@ -196,7 +204,13 @@ async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
     episodes.when_ended.append(schedule.episode_scored)
 
     # Rewards.
-    scorers = Scorers(scorers_made, database, writer, on_scored=schedule.episode_scored, count=metrics.scored)
+    def rewarded(episode_id: str) -> None:
+        schedule.episode_scored(episode_id)
+        index.touch(episode_id)
+
+    scorers = Scorers(scorers_made, database, writer, on_scored=rewarded, count=metrics.scored)
+    opinions = Opinions(database, writer, built.renderer, lambda: engine.context_tokens, [rewarded])
+    reward_sources = RewardSources(settings.rewards, database, writer, on_change=index.compare_soon)
 
     disk = disk_check(settings, database)
     notifications = Notifications(
@@ -239,6 +253,8 @@ async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
         episodes=episodes,
         turns=turns,
         privacy=privacy,
+        index=index,
+        opinions=opinions,
         statistics=Statistics(database, writer),
         retention=Retention(privacy, settings.retention_days),
         idle=IdleEpisodes(database, episodes, settings.idle_close_s),
@@ -254,7 +270,7 @@ async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
         watch=watch,
         learner=learner,
         schedule=schedule,
-        reward_sources=RewardSources(settings.rewards, database, writer),
+        reward_sources=reward_sources,
         scorers=scorers,
         notifications=notifications,
         rehearsals=Rehearsals(rehearsed, schedule, database),

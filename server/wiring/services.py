@@ -21,8 +21,11 @@ from server.metrics import Metrics
 from server.notifications.notifications import Notifications
 from server.readiness import Readiness
 from server.recording.episodes import Episodes
+from server.recording.people.opinions import Opinions
 from server.recording.privacy import Privacy
+from server.recording.reading.indexer import Indexer
 from server.recording.turns import Turns
+from server.rendering.render import Renderer
 from server.rewards.sources import RewardSources
 from server.store.database import Database
 from server.training.batches import Batches
@@ -66,12 +69,14 @@ def services(parts: Parts) -> Mapping[Any, object]:
         Engine: engine,
         Episodes: episodes,
         Guests: Guests(Venue(engine, pointers, episodes, environments), settings.max_body_bytes),
+        Indexer: parts.index,
         Leaderboard: Leaderboard(parts.database, parts.writer, parts.plays),
         Keys: Keys(parts.database, parts.writer, parts.callers),
         Limits: parts.limits,
         Metrics: parts.metrics,
         Notifications: parts.notifications,
         OpenEnvironments: environments,
+        Opinions: parts.opinions,
         Openings: Openings(engine, pointers, residency, episodes, environments, settings.default_horizon),
         Plays: parts.plays,
         Pointers: pointers,
@@ -79,6 +84,7 @@ def services(parts: Parts) -> Mapping[Any, object]:
         Publisher: parts.publisher,
         Readiness: Readiness(checks(parts)),
         Rehearsals: parts.rehearsals,
+        Renderer: parts.renderer,
         Residency: residency,
         RewardSources: parts.reward_sources,
         Runs: parts.runs,

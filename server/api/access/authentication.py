@@ -19,6 +19,7 @@ from server.api.access.callers import Caller, Callers
 from server.api.access.draining import READS, Draining
 from server.api.access.errors import ErrorAnswers
 from server.api.access.limits import Limits
+from server.api.access.sites import PAGES
 from server.api.services import provider, service
 from server.errors import Forbidden, UpturnError
 from server.store.database import BROKEN, unavailable
@@ -26,11 +27,12 @@ from upturn.wire import Scope
 
 OPEN = frozenset(
     {
-        *("/", "/health", "/healthz", "/readyz", "/openapi.json", "/redoc"),
+        *("/", "/ui", "/health", "/healthz", "/readyz", "/openapi.json", "/redoc"),
         *("/docs", "/docs/start.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/favicon-32x32.png"),
     }
 )
-"""Paths that need no key. Every other path does, including paths that do not exist."""
+"""Paths that need no key. Every other path does, including paths that do not exist, except the dashboard's: it calls
+the routes with the key of the person who looks, and asks for one."""
 
 CallersOf = Annotated[Callers, service(Callers)]
 LimitsOf = Annotated[Limits, service(Limits)]
@@ -45,7 +47,7 @@ class Authentication:
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """Find the caller, count the request, and pass it on."""
-        if scope["type"] != "http" or scope["path"] in OPEN:
+        if scope["type"] != "http" or scope["path"] in OPEN or scope["path"].startswith(PAGES):
             await self._app(scope, receive, send)
             return
         callers: Callers = provider(Callers).of(scope["app"])

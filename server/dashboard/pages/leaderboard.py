@@ -6,12 +6,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from fastapi import Response
+
+from server.dashboard.figures.shares import Mark, mark
 from server.dashboard.forms import FormOf
 from server.dashboard.frame import page, see_other
 from server.dashboard.inside import ViewerOf
 from server.dashboard.problems import pages_router
-
-from server.dashboard.figures.shares import Mark, mark
 from upturn.wire import LeaderboardEntry, LeaderboardView, Share
 
 router = pages_router()

@@ -10,7 +10,7 @@ from server.store.tables.episodes import EpisodeRow, NodeRow, PlayRow, RewardRow
 from server.store.tables.keys import ApiKeyRow
 from server.store.tables.leaderboard import LeaderboardRow
 from server.store.tables.notifications import NotificationRow, NotificationTargetRow
-from server.store.tables.rewards import JudgementRow, RewardSourceRow, ScoreRow
+from server.store.tables.rewards import FeedbackRow, JudgementRow, RewardSourceRow, ScoreRow
 from server.store.tables.training import BatchRow, CampaignRow, MetricRow, RunEpisodeRow, RunRow, TriggerRow
 from server.store.tables.versions import EvaluationRow, PolicyVersionRow, PromotionRow, ShadowRow
 
@@ -21,6 +21,7 @@ __all__ = [
     "ConversationEndRow",
     "EpisodeRow",
     "EvaluationRow",
+    "FeedbackRow",
     "JudgementRow",
     "LeaderboardRow",
     "MetricRow",

@@ -1,8 +1,8 @@
-"""The rules of external rewards, and the outcomes of scorers and judges."""
+"""The rules of external rewards, the outcomes of scorers and judges, and what people say about episodes."""
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from server.store.base import Base, Id
@@ -40,6 +40,29 @@ class ScoreRow(Base):
     detail: Mapped[str | None]
     """The error's text, or the judge's reason."""
     updated_at: Mapped[float]
+
+
+class FeedbackRow(Base):
+    """What a person said about an episode."""
+
+    __tablename__ = "feedback"
+    __table_args__ = (UniqueConstraint("episode_id", "key"),)
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    episode_id: Mapped[str] = mapped_column(Id, ForeignKey("episode.id", ondelete="CASCADE"))
+    turn_index: Mapped[int | None]
+    thumb: Mapped[str | None] = mapped_column(String(4))
+    """`up` or `down`; its reward is a row of `reward`."""
+    comment: Mapped[str | None]
+    answer: Mapped[str | None]
+    """What the turn should have answered."""
+    source: Mapped[str] = mapped_column(String(100))
+    key: Mapped[str | None] = mapped_column(String(200))
+    """The caller's idempotency key."""
+    reward_id: Mapped[str | None] = mapped_column(Id)
+    demonstration_id: Mapped[str | None] = mapped_column(Id, index=True)
+    """The episode that holds the answer, to be trained on; it may have been erased since."""
+    created_at: Mapped[float]
 
 
 class JudgementRow(Base):

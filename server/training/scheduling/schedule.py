@@ -219,6 +219,8 @@ class Schedule:
             window_opens_at=opens_at,
             unfinished_run=None if run is None else run.id,
             triggers=[_trigger_view(row, blockers, activity, now) for row in rows],
+            run=self._settings.run,
+            pause_outside_windows=self._settings.pause_outside_windows,
         )
 
     def _wake_learner(self) -> None:

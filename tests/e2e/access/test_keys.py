@@ -22,7 +22,10 @@ CHAT = {"/v1/chat/completions", "/episodes/{episode_id}/v1/chat/completions"}
 EPISODE = {
     "GET /v1/episodes/{episode_id}",
     "GET /v1/episodes/{episode_id}/trained",
-    *(f"POST /v1/episodes/{{episode_id}}/{what}" for what in ("steps", "rewards", "close")),
+    *(
+        f"POST /v1/episodes/{{episode_id}}/{what}"
+        for what in ("steps", "rewards", "feedback", "demonstrations", "close")
+    ),
 }
 AGENT = {
     *EPISODE,
@@ -33,12 +36,16 @@ AGENT = {
     "GET /v1/environments",
     "GET /v1/environments/{name}/tasks",
 }
+EVERYONE = {"GET /v1/keys/me"}
 LEARNER = {
     "GET /v1/schedule",
+    "GET /v1/stats",
+    "GET /v1/status",
     "GET /v1/campaigns",
     "GET /v1/campaigns/{name}",
     "GET /v1/runs",
     "GET /v1/runs/{run_id}",
+    "GET /v1/runs/{run_id}/steps",
     "POST /v1/runs/claim",
     "POST /v1/runs/release",
     "POST /v1/runs/{run_id}/heartbeat",
@@ -115,8 +122,8 @@ def test_each_scope_may_call_its_own_operations_only(guarded: Live) -> None:
         if path not in OPEN
     }
     assert every >= AGENT | LEARNER | ADMIN
-    assert allowed(guarded, new_key(guarded, "learner").key) == LEARNER
-    assert allowed(guarded, new_key(guarded, "metrics").key) == {"GET /metrics"}
+    assert allowed(guarded, new_key(guarded, "learner").key) == LEARNER | EVERYONE
+    assert allowed(guarded, new_key(guarded, "metrics").key) == {"GET /metrics"} | EVERYONE
     agent = allowed(guarded, new_key(guarded, "agent").key)
     assert agent >= AGENT and not agent & (LEARNER | ADMIN)
     assert allowed(guarded, new_key(guarded, "agent", "learner").key) == agent | LEARNER

@@ -33,6 +33,20 @@ ROUTES = {
     "open": """
         GET / | GET /openapi.json | GET /docs | GET /docs/start.js | GET /docs/{name} | GET /redoc | GET /healthz
         GET /readyz | GET /health""",
+    "page": """
+        GET /ui | GET /ui/ | GET /ui/{place:path} | GET /ui/static/{version}/{name:path} | GET /ui/login
+        GET /ui/live/home | GET /ui/learning | GET /ui/learning/data | GET /ui/versions | GET /ui/versions/{version}
+        GET /ui/decisions/{number} | GET /ui/runs | GET /ui/runs/new | GET /ui/runs/new/toml | GET /ui/runs/{run_id}
+        GET /ui/schedule | GET /ui/schedule/rehearsal | GET /ui/episodes | GET /ui/episodes/{episode_id}
+        GET /ui/episodes/{episode_id}/json | GET /ui/untrainable | GET /ui/compare | GET /ui/by-hand
+        GET /ui/by-hand/{episode_id} | GET /ui/leaderboard""",
+    "form": """
+        POST /ui/login | POST /ui/logout | POST /ui/versions/{version}/promote | POST /ui/versions/{version}/pin
+        POST /ui/rollback | POST /ui/runs | POST /ui/runs/{run_id}/{change} | POST /ui/schedule/rehearse
+        POST /ui/schedule/triggers | POST /ui/schedule/triggers/remove | POST /ui/episodes/{episode_id}/feedback
+        POST /ui/episodes/{episode_id}/close | POST /ui/episodes/{episode_id}/erase | POST /ui/by-hand
+        POST /ui/by-hand/{episode_id} | POST /ui/by-hand/{episode_id}/end | POST /ui/leaderboard/{entry_id}/delete""",
+    "bearer": "GET /v1/keys/me",
     "agent": """
         GET /v1/environments | GET /v1/environments/{name:path}/tasks | POST /v1/episodes | GET /v1/episodes
         GET /v1/models | GET /v1/models/{model:path} | POST /retrieve | POST /agentgym/{environment:path}/create
@@ -44,22 +58,25 @@ ROUTES = {
         POST /mcp/{environment:path} | DELETE /mcp/{environment:path}""",
     "owner": """
         GET /v1/episodes/{episode_id} | GET /v1/episodes/{episode_id}/trained | POST /v1/episodes/{episode_id}/close
-        POST /v1/episodes/{episode_id}/steps | GET /v1/responses/{response_id}
+        POST /v1/episodes/{episode_id}/steps | POST /v1/episodes/{episode_id}/demonstrations
+        GET /v1/responses/{response_id}
         GET /episodes/{episode_id}/v1/responses/{response_id} | GET /v1/responses/{response_id}/input_items
         GET /episodes/{episode_id}/v1/responses/{response_id}/input_items | DELETE /v1/responses/{response_id}
         DELETE /episodes/{episode_id}/v1/responses/{response_id}"""
     + "".join(f" | POST {path} | POST /episodes/{{episode_id}}{path}" for path in DIALECT_PATHS),
     "rewards": "POST /v1/rewards",
-    "rewarder": "POST /v1/episodes/{episode_id}/rewards",
+    "rewarder": "POST /v1/episodes/{episode_id}/rewards | POST /v1/episodes/{episode_id}/feedback",
     "learner": """
-        GET /v1/schedule | GET /v1/runs | GET /v1/runs/{run_id} | POST /v1/runs/claim | POST /v1/runs/release
+        GET /v1/schedule | GET /v1/stats | GET /v1/status | GET /v1/runs | GET /v1/runs/{run_id}
+        GET /v1/runs/{run_id}/steps | POST /v1/runs/claim | POST /v1/runs/release
         POST /v1/runs/{run_id}/heartbeat | POST /v1/runs/{run_id}/end | POST /v1/batches
         POST /v1/batches/{batch_id}/ack | POST /v1/policies | GET /v1/policies | GET /v1/policies/{version}
         GET /v1/policies/{version}/lineage | GET /v1/campaigns | GET /v1/campaigns/{name}""",
     "admin": """
         POST /v1/runs | POST /v1/runs/{run_id}/cancel | POST /v1/runs/{run_id}/pause | POST /v1/runs/{run_id}/resume
         GET /v1/schedule/triggers | POST /v1/schedule/triggers | DELETE /v1/schedule/triggers/{name}
-        GET /v1/promotions | GET /v1/promotions/{number} | GET /v1/shadow | POST /v1/policies/rollback
+        GET /v1/promotions | GET /v1/promotions/{number} | GET /v1/promotions/{number}/tasks | GET /v1/shadow
+        POST /v1/policies/rollback
         POST /v1/policies/{version}/promote | POST /v1/policies/{version}/pin | DELETE /v1/policies/{version}/pin
         DELETE /v1/episodes/{episode_id} | POST /v1/plays | GET /v1/plays/{play_id} | POST /v1/plays/{play_id}/cancel
         POST /v1/leaderboard | GET /v1/leaderboard | GET /v1/leaderboard/{entry_id} | DELETE /v1/leaderboard/{entry_id}
@@ -72,12 +89,25 @@ ROUTES = {
     "metrics": "GET /metrics",
     "socket": "WS /openenv/{environment:path}/ws",
 }
-"""Routes by who may call them: anyone, an agent, the owner of the episode, and so on."""
+"""Routes by who may call them: anyone, an agent, the owner of the episode, and so on.
+
+The dashboard's pages and forms take no key from a header: `tests/e2e/dashboard/` has who may do what there.
+"""
 DECLARED = {
     route.strip(): who for who, routes in ROUTES.items() for route in re.split(r"[|\n]", routes) if route.strip()
 }
 OUTSIDERS = ("no key", "wrong key", "revoked key", "key of a revoked opener's episode", "foreign page")
 MAY = {
+    "bearer": {
+        "agent A",
+        "agent B",
+        "learner",
+        "reward only",
+        "admin",
+        "A's episode",
+        "A's other episode",
+        "B's episode",
+    },
     "agent": {"agent A", "agent B", "admin"},
     "owner": {"agent A", "A's episode", "admin"},
     "rewarder": {"agent A", "reward only", "admin"},
@@ -165,7 +195,7 @@ def ask(world: World, route: str, caller: str, episode: str) -> Any:
 
 def expected(who: str, caller: str) -> tuple[int, str] | None:
     """Return the refusal of a caller, or None if it may call the routes of this kind."""
-    if who == "open" or caller in MAY[who]:
+    if who in ("open", "page") or caller in MAY[who]:
         return None
     if caller in OUTSIDERS:
         return 401, "invalid_api_key"
@@ -193,6 +223,11 @@ def test_every_route_declares_who_may_call_it() -> None:
 @pytest.mark.parametrize("route", [route for route, who in DECLARED.items() if who != "socket"])
 def test_a_route_answers_its_callers_and_no_others(world: World, route: str) -> None:
     who = DECLARED[route]
+    if who == "form":
+        for caller in world.keys:
+            answer = ask(world, route, caller, world.episode)
+            assert answer.status_code in (303, 403) and SECRET not in answer.text, caller
+        return
     about_an_episode = "episode_id" in route
     before = state(world) if about_an_episode else ""
     for caller in world.keys:

@@ -93,7 +93,7 @@ def test_the_server_says_how_many_of_the_last_turns_are_untrainable_and_why(live
     turns = live.client.ready().turns
     assert turns is not None and "% of the last" in turns.summary and "greedy (temperature 0)" in turns.summary
     assert live.http.get("/").json()["turns"] == turns.summary
-    assert turns.summary in live.http.get("/", headers={"accept": "text/html"}).text
+    assert turns.summary in live.http.get("/", headers={"accept": "text/html"}, follow_redirects=True).text
 
 
 # ------------------------------------------------------------------------------------------------------------- names

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -18,8 +20,18 @@ from tests.support.live import script, serving, settings_for, until
 from tests.support.postgres import running_postgres
 from tests.support.runs.planned import begin, rewarded
 from tests.support.runs.planned import lease as batch_of
-from tests.support.runs.scripted import ASK, FEW_LIVE, LEARNER, lease, publication, reward_two, says
-from upturn.wire import BatchAck, EpisodeOpen, PlayRequest, RewardRequest, RewardRule, RunClaim, RunConfig, RunRequest
+from tests.support.runs.scripted import ASK, FEW_LIVE, LEARNER, claim, lease, publication, reward_two, says
+from upturn.wire import (
+    BatchAck,
+    EpisodeOpen,
+    FeedbackRequest,
+    PlayRequest,
+    RewardRequest,
+    RewardRule,
+    RunClaim,
+    RunConfig,
+    RunRequest,
+)
 
 pytestmark = pytest.mark.postgres
 
@@ -65,6 +77,36 @@ def test_episodes_are_listed_and_conversations_found_on_postgresql(url: str, tmp
         assert [(episode.id, episode.turns) for episode in found] == [(on.headers["x-episode-id"], 2)]
         given = live.client.reward(on.parse().id, RewardRequest(value=1.0))
         assert given.episode_id == on.headers["x-episode-id"]
+
+
+def test_the_index_follows_a_record_on_postgresql(url: str, tmp_path: Path) -> None:
+    model = script(tmp_path / "script", "Hello there.")
+    with serving(settings_for(tmp_path / "data", model=str(model), database_url=url)) as live:
+        good, bad = reward_two(live)
+        said = live.client.feedback(good, FeedbackRequest(thumb="up", answer="Good day.", turn=0))
+        shown = said.demonstration_id
+        assert shown is not None and live.client.episode(shown).shows == good
+        asyncio.run_coroutine_threadsafe(live.parts.index.fresh(), live.loop).result(timeout=60)
+
+        def found(**filters: Any) -> set[str]:
+            return {episode.id for episode in live.client.episodes(**filters).data}
+
+        assert found(reward_from=1.5) == {good} and found(reward_to=0) == {bad}
+        assert found(text="there hello") == set() and found(text="good day") == {shown}
+        assert found(version=0, live=True, text="hello there") == {good, bad}
+        figures = live.client.stats()
+        assert (sum(figures.episodes), sum(figures.turns), figures.missing) == (3, 3, 0)
+        assert live.client.status().problems == []
+        run_id = claim(live, steps=1)
+        batch = lease(live, run_id)
+        live.client.acknowledge_batch(batch.id, BatchAck(learner=LEARNER, state="trained", metrics={"loss": 0.5}))
+        (step,) = live.client.steps(run_id).data
+        assert (step.loss, step.trained_episodes, step.fork_share) == (0.5, 2, 0.0)
+        assert found(run=run_id, step=0) == {good, bad} and found(run=run_id, text="hello", reward_to=0) == {bad}
+        live.client.erase_episode(good)
+        assert found() == {bad}, "the demonstration is erased with the episode"
+        asyncio.run_coroutine_threadsafe(live.parts.index.fresh(), live.loop).result(timeout=60)
+        assert b"Good day" not in b"".join(file.read_bytes() for file in (tmp_path / "data").glob("index.db*"))
 
 
 def test_a_chat_trains_the_next_version_which_then_answers_on_postgresql(url: str, tmp_path: Path) -> None:

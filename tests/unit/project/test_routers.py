@@ -17,6 +17,11 @@ from tests.support.live import settings_for
 
 API = Path(__file__).parents[3] / "server" / "api"
 DIALECT = "Callers Conversations"
+PAGES = (
+    *("assets", "login", "site"),
+    *("pages.by_hand", "pages.compare", "pages.episode", "pages.episodes", "pages.learning", "pages.runs"),
+    *("pages.schedule", "pages.start_run", "pages.untrainable", "pages.versions"),
+)
 REACHES = {
     "campaigns": "Campaigns",
     "dialects.chat": DIALECT,
@@ -25,24 +30,29 @@ REACHES = {
     "dialects.responses": DIALECT,
     "dialects.extras.tokens": DIALECT,
     "environments": "OpenEnvironments",
-    "episodes": "Callers Database Episodes Openings Privacy",
-    "figures.leaderboard": "Leaderboard Residency",
+    "episodes": "Callers Database Episodes Indexer Openings Privacy Renderer",
     "keys": "Keys Privacy",
+    "leaderboard": "Leaderboard Residency",
     "notifications": "Notifications",
     "operations": "Draining Engine Metrics Pointers Readiness ServerFacts Turns",
     "pages": "Metrics Pointers",
+    "people.demonstrations": "Callers Episodes OpenEnvironments Turns",
     "plays": "Plays Residency",
     "policies": "Champions Database Engine Pointers Publisher Residency Runs Serving",
     "rehearsals": "Rehearsals",
-    "rewards": "Callers Database Episodes RewardSources Schedule Scorers",
-    "runs": "Batches Runs Schedule ScheduleSettings Serving",
+    "rewards": "Callers Database Episodes Opinions RewardSources Schedule Scorers",
+    "runs": "Batches Database Runs Schedule ScheduleSettings Serving",
     "schedule": "Schedule",
     "served.agentgym": "Guests",
     "served.mcp": "Guests",
     "served.openenv": "Callers Guests Limits",
     "served.retrieve": "",
     "shadow": "Database",
+    "stats": "Database Engine Indexer Metrics Pointers Readiness Schedule ServerFacts Turns",
     "steps": "Callers Episodes OpenEnvironments",
+    # Pages call routes, and reach nothing else.
+    **dict.fromkeys((f"server.dashboard.{module}" for module in PAGES), ""),
+    "server.dashboard.pages.home": "Draining",
 }
 
 

@@ -150,9 +150,15 @@ class EpisodeOperations(Requests):
         return (yield from self._get(path, EpisodeView))
 
     @operation
-    def transcript(self, episode_id: str) -> Procedure[EpisodeView]:
-        """Return an episode with all its turns, steps and rewards."""
-        return self._get(f"/v1/episodes/{part(episode_id)}", EpisodeView)
+    def transcript(self, episode_id: str, tokens: bool | None = None) -> Procedure[EpisodeView]:
+        """Return an episode with all its turns, steps and rewards.
+
+        Args:
+            episode_id: the episode.
+            tokens: True also shows the tokens of each turn as text; False leaves out the lists of token ids.
+        """
+        params = {} if tokens is None else {"tokens": str(tokens).lower()}
+        return self._get(f"/v1/episodes/{part(episode_id)}", EpisodeView, **params)
 
     @operation
     def episodes(self, /, *, after: str | None = None, limit: int = 20, **filters: Any) -> Procedure[EpisodeList]:
@@ -161,8 +167,8 @@ class EpisodeOperations(Requests):
         Args:
             after: `next` of the page before.
             limit: maximum number of episodes, 1 to 100.
-            filters: parameters of `GET /v1/episodes`: `key`, `status`, `environment`, `group`, `opened_from`,
-                `opened_before`, `metadata` (a list of `NAME=VALUE`), and `text`.
+            filters: parameters of `GET /v1/episodes`, such as `key`, `status`, `environment`, `task`, `success`,
+                `version`, `reward_from`, `run`, `metadata` (a list of `NAME=VALUE`), and `text`.
         """
         return self._episodes({"after": after, "limit": limit, **filters})
 

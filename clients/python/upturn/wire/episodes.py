@@ -1,4 +1,4 @@
-"""Environments and episodes: open, act, reward, close, read."""
+"""Episodes: open, act, reward, close, read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from upturn.wire.base import Message
-from upturn.wire.feedback import LARGEST_REWARD
+from upturn.wire.feedback import LARGEST_REWARD, FeedbackView
+from upturn.wire.keys import EpisodeTraining
 
 METADATA_KEYS = 64
 METADATA_BYTES = 16_384
@@ -46,45 +47,6 @@ def _inside(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list) else ()
-
-
-class EnvironmentView(Message):
-    """An environment that this server can play, and its health since the server started."""
-
-    name: str
-    description: str
-    splits: dict[str, int]
-    """Number of tasks in each split. The splits are disjoint, and declared by Upturn, not by the environment."""
-    isolation: str
-    """Where it runs: `inline` (in the server's event loop), `thread`, or `host` (a separate process)."""
-    tools: list[dict[str, Any]]
-    """Its actions as OpenAI function tools; empty for a text-only environment."""
-    missing: str | None
-    """What must be installed before it can be played, or why it cannot be loaded; None if it is ready."""
-    open: int
-    """Number of open instances."""
-    started: int
-    """Instances started so far."""
-    errors: dict[str, int]
-    """Number of failures by error class."""
-
-
-class EnvironmentList(Message):
-    """All environments."""
-
-    data: list[EnvironmentView]
-    kinds: list[str]
-    """Names that take an argument after a colon, as in `gymnasium:CartPole-v1`."""
-
-
-class TaskList(Message):
-    """Tasks of one split, in the same order on every machine."""
-
-    environment: str
-    split: str
-    total: int
-    """Number of tasks in the whole split."""
-    tasks: list[str]
 
 
 class ChatMessage(Message):
@@ -220,6 +182,29 @@ class VersionSpan(Message):
     tokens: int
 
 
+class TurnTokens(Message):
+    """The tokens that a turn adds to what it extends: of its prompt's new messages, then of its answer.
+
+    All lists share the length N.
+    """
+
+    first: int
+    """Index of the first of them among all of the turn's tokens."""
+    ids: list[int]
+    """[N]"""
+    pieces: list[str]
+    """[N] the tokens as text; joined, they are what the model read and wrote. A character of several tokens is in the
+    last of them, and the others are empty."""
+    sampled: list[bool]
+    """[N] whether the policy, or the author of a demonstration, wrote the token."""
+    trained: list[bool]
+    """[N] whether a learner step may train the token: it is sampled, and its turn and its episode are trainable."""
+    logprobs: list[float | None]
+    """[N] the engine's natural logarithm at sampling time; None for tokens that no policy sampled."""
+    versions: list[int | None]
+    """[N] the version that sampled the token."""
+
+
 class TurnView(Message):
     """One recorded turn."""
 
@@ -245,6 +230,16 @@ class TurnView(Message):
     logprobs: list[float | None]
     """[T] natural logarithm; None for tokens that were not sampled."""
     created_at: float
+    extends: int | None = None
+    """Index of the turn at whose end this one begins; None for the beginning of a conversation. An episode whose turns
+    do not form a chain has branches."""
+    forked: bool = False
+    """It does not extend the turn before it, although the episode had turns."""
+    temperature: float | None = None
+    duration_ms: float = 0.0
+    """From the start of sampling to the end of the answer."""
+    tokens: TurnTokens | None = None
+    """Only with `tokens=true`."""
 
 
 class StepView(Message):
@@ -284,6 +279,16 @@ class EpisodeView(Message):
     turns: list[TurnView]
     steps: list[StepView]
     rewards: list[RewardView]
+    success: bool | None = None
+    """The environment's verdict."""
+    policy_version: int | None = None
+    """Version on which it was opened."""
+    trained: list[EpisodeTraining] = Field(default_factory=list)
+    """The learner steps whose batches contained it, with its advantage and weight in each."""
+    feedback: list[FeedbackView] = Field(default_factory=list)
+    """What people said about it, oldest first."""
+    shows: str | None = None
+    """The episode of which this one is the demonstration that a person wrote."""
 
 
 class EpisodeSummary(Message):
@@ -312,6 +317,14 @@ class EpisodeSummary(Message):
     last_turn_at: float | None
     opened_at: float
     closed_at: float | None
+    live: bool = False
+    """The server did not play it."""
+    completion_tokens: int = 0
+    """Tokens of its answers."""
+    versions: list[int] = Field(default_factory=list)
+    """Versions that sampled the last tokens of its answers, in ascending order."""
+    untrainable: dict[str, int] = Field(default_factory=dict)
+    """Turns that cannot be trained on, by reason."""
 
 
 class EpisodeList(Message):
@@ -319,4 +332,6 @@ class EpisodeList(Message):
 
     data: list[EpisodeSummary]
     next: str | None
-    """What `after` must be for the next page; None on the last one. A page of a search for text can be empty."""
+    """What `after` must be for the next page; None on the last one. A page of a search can be empty."""
+    missing: int = 0
+    """Episodes that the search could not consider yet, since they are still being indexed; 0 if it used no index."""

@@ -259,3 +259,38 @@ class PromotionList(Message):
     """The ledger, newest first."""
 
     data: list[PromotionView]
+
+
+class EvaluatedEpisode(Message):
+    """An episode that was played for a decision."""
+
+    episode_id: str
+    success: bool | None
+    """None without a verdict."""
+
+
+class PairedTask(Message):
+    """The episodes of both versions on one task."""
+
+    environment: str
+    task: str
+    guards: bool
+    """Whether it belongs to an environment in which the candidate only must not be worse."""
+    champion: list[EvaluatedEpisode]
+    candidate: list[EvaluatedEpisode]
+
+    @property
+    def gain(self) -> float | None:
+        """The candidate's success rate minus the champion's; None unless both have a verdict."""
+        rates = [
+            sum(verdicts) / len(verdicts)
+            for played in (self.champion, self.candidate)
+            if (verdicts := [one.success for one in played if one.success is not None])
+        ]
+        return rates[1] - rates[0] if len(rates) == 2 else None
+
+
+class PairedTasks(Message):
+    """The episodes behind a decision of the gate, by environment and task; erased ones are missing."""
+
+    data: list[PairedTask]

@@ -62,6 +62,16 @@ class KeyList(Message):
     data: list[KeyView]
 
 
+class CallerView(Message):
+    """The bearer of the key of the request."""
+
+    name: str
+    """The name of the key; `anonymous` where no key is required, the episode's id for its own key."""
+    scopes: list[Scope]
+    episode_id: str | None
+    """The only episode on which it may act, if the key is that episode's own."""
+
+
 class Erased(Message):
     """What was erased."""
 

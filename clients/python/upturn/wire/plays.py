@@ -1,12 +1,52 @@
-"""Plays: episodes that the server itself plays."""
+"""Environments; plays: episodes that the server itself plays; demonstrations: turns that a person takes."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from upturn.wire.base import Message
+from upturn.wire.episodes import ChatMessage
+
+
+class EnvironmentView(Message):
+    """An environment that this server can play, and its health since the server started."""
+
+    name: str
+    description: str
+    splits: dict[str, int]
+    """Number of tasks in each split. The splits are disjoint, and declared by Upturn, not by the environment."""
+    isolation: str
+    """Where it runs: `inline` (in the server's event loop), `thread`, or `host` (a separate process)."""
+    tools: list[dict[str, Any]]
+    """Its actions as OpenAI function tools; empty for a text-only environment."""
+    missing: str | None
+    """What must be installed before it can be played, or why it cannot be loaded; None if it is ready."""
+    open: int
+    """Number of open instances."""
+    started: int
+    """Instances started so far."""
+    errors: dict[str, int]
+    """Number of failures by error class."""
+
+
+class EnvironmentList(Message):
+    """All environments."""
+
+    data: list[EnvironmentView]
+    kinds: list[str]
+    """Names that take an argument after a colon, as in `gymnasium:CartPole-v1`."""
+
+
+class TaskList(Message):
+    """Tasks of one split, in the same order on every machine."""
+
+    environment: str
+    split: str
+    total: int
+    """Number of tasks in the whole split."""
+    tasks: list[str]
 
 
 class Sampling(Message):
@@ -92,3 +132,14 @@ class PlayView(Message):
     wall_s: float
     results: list[PlayedEpisode]
     """Finished episodes."""
+
+
+class DemonstrationRequest(Message):
+    """A person takes a turn in an episode of an environment."""
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
+    """The whole conversation, up to the message that is answered."""
+    answer: str = Field(min_length=1, max_length=100_000)
+    """The whole answer, in which the environment finds the action."""
+    turn: int | None = Field(default=None, ge=0, lt=2**31)
+    """Index that the turn must get; with it, an answer that is sent twice is recorded once."""

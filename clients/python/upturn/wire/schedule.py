@@ -101,3 +101,7 @@ class ScheduleView(Message):
     unfinished_run: str | None
     """The run that must end before a trigger starts another."""
     triggers: list[TriggerView]
+    run: RunConfig | None = None
+    """The server's configured run (`schedule.run`), which triggers and requests without a config start."""
+    pause_outside_windows: bool = False
+    """A running run is paused when its window closes."""

@@ -1,0 +1,1 @@
+"""Routes for what people do with episodes themselves."""
