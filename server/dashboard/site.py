@@ -42,6 +42,7 @@ PAGES = (
     home,
     learning,
     versions,
+    leaderboard,
     start_run,
     runs,
     schedule,
