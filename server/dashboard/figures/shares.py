@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from upturn.wire import Share
 
-WIDTH, HEIGHT, SIDE = 200, 22, 4
+WIDTH, HEIGHT, SIDE = 120, 22, 4
 
 
 @dataclass(frozen=True, slots=True)
