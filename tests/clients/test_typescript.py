@@ -50,7 +50,7 @@ def test_the_client_opens_rewards_steps_iterates_and_repeats_only_what_is_safe(s
         "pages": True,
         "champion": ["policy@0"],
         "runs": 0,
-        "unknown": [True, 404, "episode_not_found"],
+        "unknown": [True, 404, "not_found"],
         "step": [0, "connection_error"],
         "lost": [1, 1, "closed"],
         "away": [0, "connection_error"],
@@ -90,4 +90,4 @@ def test_the_types_accept_what_the_server_takes_and_refuse_the_rest(tmp_path: Pa
         shutil.copy(typescript.CLIENT / name, tmp_path)
     shutil.copy(HERE / "typed.ts", tmp_path)
     options = ["--noEmit", "--strict", "--target", "ES2022", "--module", "NodeNext", "--lib", "ES2022,DOM,DOM.Iterable"]
-    node(typescript.modules() / "typescript" / "bin" / "tsc", *options, "--types", "", tmp_path / "typed.ts")
+    node(typescript.modules() / "typescript" / "bin" / "tsc", *options, tmp_path / "typed.ts")
