@@ -230,7 +230,7 @@ export declare class Episode {
     reward(value: number, options?: RewardOptions): Promise<NonNullable<Reward>>;
     /** Return the episode with all its turns, steps and rewards. */
     transcript(): Promise<NonNullable<Transcript>>;
-    /** End the episode, so that it can be trained on. An episode that has ended already stays as it is. */
+    /** End the episode, so that it can be trained on. Closing one that has ended changes nothing. */
     close(reason?: string | null): Promise<void>;
 }
 export {};

@@ -318,7 +318,7 @@ export class Episode {
     return this.client.transcript(this.id);
   }
 
-  /** End the episode, so that it can be trained on. An episode that has ended already stays as it is. */
+  /** End the episode, so that it can be trained on. Closing one that has ended changes nothing. */
   async close(reason: string | null = null): Promise<void> {
     const sent = { path: { episode_id: this.id }, body: { reason }, repeatable: true };
     try {

@@ -30,7 +30,7 @@ from upturn.wire import GateEvidence, Interval
 Z = 1.959963984540054
 """Normal quantile of a 95 % interval."""
 SHOWN = ("algorithm", "kind", "schedule", "lora_rank", "kl_coef", "entropy_coef", "max_staleness", "seed")
-"""Settings of a run that its section shows, next to those of the optimizer."""
+"""Settings of a run that its section shows, next to the optimizer's."""
 
 
 def model_card(session: Session, row: PolicyVersionRow, *, base: str, on_hub: bool, adapter: bool) -> str:

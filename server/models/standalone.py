@@ -85,6 +85,6 @@ def public_name(base: Path) -> str | None:
 def _copy(directory: Path, into: Path, patterns: tuple[str, ...]) -> None:
     files = {file for pattern in patterns for file in directory.glob(pattern) if file.is_file()}
     if not files:
-        raise BadRequest(f"{directory} has none of {', '.join(patterns)}", code="bad_model")
+        raise BadRequest(f"{directory} lacks {', '.join(patterns)}", code="bad_model")
     for file in files:
         shutil.copyfile(file, into / file.name)

@@ -13,7 +13,7 @@ import pytest
 
 import upturn
 from server.engines.settings import EngineSettings
-from tests.support import typescript
+from tests.support.programs import typescript
 from tests.support.live import Live, script, serving, settings_for
 
 HERE = Path(__file__).parent / "typescript"
@@ -81,7 +81,7 @@ def test_the_package_needs_nothing_and_has_the_version_of_the_others() -> None:
 def test_the_committed_files_are_what_the_generators_write(tmp_path: Path) -> None:
     made = typescript.make(tmp_path)
     different = [name for name, text in made.items() if (typescript.CLIENT / name).read_text() != text]
-    assert different == [], "run: python -m tests.support.typescript"
+    assert different == [], "run: python -m tests.support.programs.typescript"
 
 
 @with_npm

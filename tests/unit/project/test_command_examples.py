@@ -1,4 +1,4 @@
-"""The help of `upturn`: examples that parse, `--json` wherever data is printed; and progress on a terminal."""
+"""The help of `upturn`: examples that parse, `--json` of all that print data; and progress on a terminal."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class EpisodeOperations(Requests):
 
     @operation
     def close_episode(self, episode_id: str, reason: str | None = None) -> Procedure[EpisodeView]:
-        """Close an episode; return its transcript. An episode that has ended already stays as it is."""
+        """Close an episode; return its transcript. Closing one that has ended changes nothing."""
         path = f"/v1/episodes/{part(episode_id)}"
         try:
             return (yield from self._post(f"{path}/close", EpisodeClose(reason=reason), EpisodeView, repeatable=True))

@@ -1,4 +1,4 @@
-"""Makes the TypeScript client's committed files again: `python -m tests.support.typescript` writes them.
+"""Makes the TypeScript client's committed files again: `python -m tests.support.programs.typescript` writes them.
 
 `schema.d.ts` comes from the application's OpenAPI schema by openapi-typescript, `upturn.js` and `upturn.d.ts` from
 `upturn.ts` by TypeScript, both at the versions that the client's `package.json` pins.
@@ -17,7 +17,7 @@ from server.app import create_app
 from tests.support.live import settings_for
 from tests.support.programs.interpreters import node_modules
 
-CLIENT = Path(__file__).parents[2] / "clients" / "typescript"
+CLIENT = Path(__file__).parents[3] / "clients" / "typescript"
 SOURCES = ("package.json", "tsconfig.json", "upturn.ts")
 MADE = ("schema.d.ts", "upturn.js", "upturn.d.ts")
 
