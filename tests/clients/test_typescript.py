@@ -13,8 +13,8 @@ import pytest
 
 import upturn
 from server.engines.settings import EngineSettings
-from tests.support.programs import typescript
 from tests.support.live import Live, script, serving, settings_for
+from tests.support.programs import typescript
 
 HERE = Path(__file__).parent / "typescript"
 PRINTED = "http://127.0.0.1:8000"
