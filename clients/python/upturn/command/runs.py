@@ -1,4 +1,4 @@
-"""`upturn runs` and `upturn run ...`: list, follow, start and cancel training runs."""
+"""`upturn runs`, `upturn train` and `upturn run ...`: list, start, follow, pause and cancel training runs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Set = Annotated[
 ]
 
 group = typer.Typer(
-    help="Start, show or cancel a training run.",
+    help="Start, show, pause, resume or cancel a training run.",
     context_settings=OPTIONS,
     invoke_without_command=True,
     callback=help_unless_command,
