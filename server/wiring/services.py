@@ -31,6 +31,7 @@ from server.store.database import Database
 from server.training.batches import Batches
 from server.training.campaigns.nights import Campaigns
 from server.training.rehearsal.rehearsals import Rehearsals
+from server.training.run_steps import LearnerSteps
 from server.training.runs import Runs
 from server.training.scheduling.schedule import Schedule
 from server.training.scheduling.settings import ScheduleSettings
@@ -70,6 +71,7 @@ def services(parts: Parts) -> Mapping[Any, object]:
         Guests: Guests(Venue(engine, pointers, episodes, environments), settings.max_body_bytes),
         Indexer: parts.index,
         Keys: Keys(parts.database, parts.writer, parts.callers),
+        LearnerSteps: parts.steps,
         Limits: parts.limits,
         Metrics: parts.metrics,
         Notifications: parts.notifications,

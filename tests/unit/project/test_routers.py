@@ -40,7 +40,7 @@ REACHES = {
     "policies": "Champions Database Engine Pointers Publisher Residency Runs Serving",
     "rehearsals": "Rehearsals",
     "rewards": "Callers Database Episodes Opinions RewardSources Schedule Scorers",
-    "runs": "Batches Database Runs Schedule ScheduleSettings Serving",
+    "runs": "Batches LearnerSteps Runs Schedule ScheduleSettings Serving",
     "schedule": "Schedule",
     "served.agentgym": "Guests",
     "served.mcp": "Guests",
