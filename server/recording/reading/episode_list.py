@@ -191,7 +191,7 @@ def _conditions(session: Session, chosen: Filter) -> Iterator[sa.ColumnElement[b
 
 
 def _known_to_the_record(session: Session, chosen: Filter) -> Iterator[sa.ColumnElement[bool]]:
-    """Yield the conditions that the index knows nothing of."""
+    """Yield the conditions that only the record can check."""
     if chosen.group is not None:
         yield EpisodeRow.group_key == chosen.group
     for name, value in chosen.metadata.items():

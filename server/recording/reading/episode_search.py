@@ -55,7 +55,7 @@ class Found:
 
     ids: list[str]
     next: str | None
-    """The last id that was looked at, if there is more to look at."""
+    """The last id that was checked, if there are more."""
 
 
 def search(index: sqlite3.Connection, wanted: Wanted, *, after: str | None, limit: int) -> Found:
@@ -109,7 +109,7 @@ def _leading(index: sqlite3.Connection, wanted: Wanted, since: int, before: int)
 
 
 def _meeting(index: sqlite3.Connection, wanted: Wanted, numbers: list[int]) -> list[tuple[int, str]]:
-    """Return those of some episodes that meet all conditions, in the same order."""
+    """Return the episodes among some that meet all conditions, in the same order."""
     conditions, values = _plain(wanted)
     if wanted.version is not None:
         conditions.append("EXISTS (SELECT 1 FROM usage u WHERE u.version = :version AND u.number = episode.number)")
