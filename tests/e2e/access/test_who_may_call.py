@@ -38,13 +38,14 @@ ROUTES = {
         GET /ui/live/home | GET /ui/learning | GET /ui/learning/data | GET /ui/versions | GET /ui/versions/{version}
         GET /ui/decisions/{number} | GET /ui/runs | GET /ui/runs/new | GET /ui/runs/new/toml | GET /ui/runs/{run_id}
         GET /ui/schedule | GET /ui/schedule/rehearsal | GET /ui/episodes | GET /ui/episodes/{episode_id}
-        GET /ui/episodes/{episode_id}/json | GET /ui/untrainable | GET /ui/compare | GET /ui/by-hand | GET /ui/by-hand/{episode_id}""",
+        GET /ui/episodes/{episode_id}/json | GET /ui/untrainable | GET /ui/compare | GET /ui/by-hand
+        GET /ui/by-hand/{episode_id}""",
     "form": """
         POST /ui/login | POST /ui/logout | POST /ui/versions/{version}/promote | POST /ui/versions/{version}/pin
         POST /ui/rollback | POST /ui/runs | POST /ui/runs/{run_id}/{change} | POST /ui/schedule/rehearse
         POST /ui/schedule/triggers | POST /ui/schedule/triggers/remove | POST /ui/episodes/{episode_id}/feedback
-        POST /ui/episodes/{episode_id}/close | POST /ui/episodes/{episode_id}/erase | POST /ui/by-hand | POST /ui/by-hand/{episode_id}
-        POST /ui/by-hand/{episode_id}/end""",
+        POST /ui/episodes/{episode_id}/close | POST /ui/episodes/{episode_id}/erase | POST /ui/by-hand
+        POST /ui/by-hand/{episode_id} | POST /ui/by-hand/{episode_id}/end""",
     "bearer": "GET /v1/keys/me",
     "agent": """
         GET /v1/environments | GET /v1/environments/{name:path}/tasks | POST /v1/episodes | GET /v1/episodes
