@@ -11,7 +11,7 @@ from server.environments.settings import EnvironmentSettings
 from tests.e2e.dashboard.conftest import Decided
 from tests.support.keys import new_key
 from tests.support.live import script, serving, settings_for
-from tests.support.looking import NARROW, WIDE, looking
+from tests.support.pages.looking import NARROW, WIDE, looking
 from tests.support.runs.gated import ENVIRONMENT
 from upturn.wire import EpisodeOpen
 
