@@ -4,7 +4,7 @@
 
 In-process, without a socket: from the call of the application to its last byte, one request after the other. SQLite.
 Also how long the index of episodes takes to be built and compared, its size, how long erasing an episode takes, and the
-first look at the steps of a run, which counts over all of its episodes.
+first look at the steps of a run, which counts over all of its episodes; and whether the index slows chats down.
 """
 
 from __future__ import annotations
@@ -36,6 +36,16 @@ async def timed(server: InProcess, path: str, params: dict[str, Any]) -> float:
     answer = await server.http.get(path, params=params)
     assert answer.is_success, answer.text
     return 1000 * (time.perf_counter() - began)
+
+
+async def chats(server: InProcess, count: int) -> list[float]:
+    """Return the milliseconds of chats that each begin an episode: the index follows meanwhile, unless it is closed."""
+    times = []
+    for number in range(count):
+        began = time.perf_counter()
+        await server.chat([{"role": "user", "content": f"How is it in place {number}?"}])
+        times.append(1000 * (time.perf_counter() - began))
+    return times
 
 
 async def run(home: Path, episodes: int, calls: int) -> dict[str, Any]:
@@ -70,6 +80,9 @@ async def run(home: Path, episodes: int, calls: int) -> dict[str, Any]:
         began = time.perf_counter()
         assert (await server.http.delete(f"/v1/episodes/{middle}")).is_success
         figures["erase_ms"] = 1000 * (time.perf_counter() - began)
+        times["chat: with the index"] = await chats(server, 20 * calls)
+        await server.parts.index.close()
+        times["chat: without it"] = await chats(server, 20 * calls)
     for name, its in times.items():
         figures[name] = {"p50_ms": statistics.median(its), "p95_ms": sorted(its)[int(0.95 * (len(its) - 1))]}
     return figures
