@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/pages.py [--quick] [--episodes 100000] [--calls 50]
 
 In-process, without a socket: from the call of the application to its last byte, one request after the other. SQLite.
-Also how long the index of episodes takes to be built, its size, and how long erasing an episode takes.
+Also how long the index of episodes takes to be built and compared, its size, how long erasing an episode takes, and the
+first look at the steps of a run, which counts over all of its episodes; and whether the index slows chats down.
 """
 
 from __future__ import annotations
@@ -37,6 +38,16 @@ async def timed(server: InProcess, path: str, params: dict[str, Any]) -> float:
     return 1000 * (time.perf_counter() - began)
 
 
+async def chats(server: InProcess, count: int) -> list[float]:
+    """Return the milliseconds of chats that each begin an episode: the index follows meanwhile, unless it is closed."""
+    times = []
+    for number in range(count):
+        began = time.perf_counter()
+        await server.chat([{"role": "user", "content": f"How is it in place {number}?"}])
+        times.append(1000 * (time.perf_counter() - began))
+    return times
+
+
 async def run(home: Path, episodes: int, calls: int) -> dict[str, Any]:
     """Fill a database, build its index, and measure every query; return all figures."""
     (home / "data").mkdir()
@@ -61,6 +72,7 @@ async def run(home: Path, episodes: int, calls: int) -> dict[str, Any]:
         page: dict[str, Any] = {"opened_before": time.time() - 15 * 86_400, "limit": 1}
         middle = (await server.http.get("/v1/episodes", params=page)).json()["data"][0]["id"]
         asked = list(queries(run_id, time.time(), middle, newest))
+        figures["first_steps_ms"] = await timed(server, f"/v1/runs/{run_id}/steps", {})
         times: dict[str, list[float]] = {f"{page}: {name}": [] for page, name, _, _ in asked}
         for _ in range(calls):  # In turns, so that other work of the machine is in all rows.
             for page_name, name, path, params in asked:
@@ -68,6 +80,9 @@ async def run(home: Path, episodes: int, calls: int) -> dict[str, Any]:
         began = time.perf_counter()
         assert (await server.http.delete(f"/v1/episodes/{middle}")).is_success
         figures["erase_ms"] = 1000 * (time.perf_counter() - began)
+        times["chat: with the index"] = await chats(server, 20 * calls)
+        await server.parts.index.close()
+        times["chat: without it"] = await chats(server, 20 * calls)
     for name, its in times.items():
         figures[name] = {"p50_ms": statistics.median(its), "p95_ms": sorted(its)[int(0.95 * (len(its) - 1))]}
     return figures
@@ -89,7 +104,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         figures = asyncio.run(run(Path(home), episodes, calls))
     print(f"{machine()}\n")
-    for name in ("record_mb", "index_mb", "index_s", "compare_s", "erase_ms"):
+    for name in ("record_mb", "index_mb", "index_s", "compare_s", "erase_ms", "first_steps_ms"):
         print(f"{name:<44}{figures[name]:>9.1f}")
     print(f"\n{'page: query, ms':<44}{'p50':>9}{'p95':>9}")
     for name, its in figures.items():

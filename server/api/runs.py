@@ -12,9 +12,8 @@ from server.api.access.authentication import needs
 from server.api.access.json_route import JsonRoute
 from server.api.services import service
 from server.errors import BadRequest
-from server.store.database import Database
 from server.training.batches import Batches
-from server.training.run_steps import read_steps
+from server.training.run_steps import LearnerSteps
 from server.training.runs import Runs
 from server.training.scheduling.schedule import Schedule
 from server.training.scheduling.settings import ScheduleSettings
@@ -34,9 +33,9 @@ from upturn.wire import (
 )
 
 BatchesOf = Annotated[Batches, service(Batches)]
-DatabaseOf = Annotated[Database, service(Database)]
 RunsOf = Annotated[Runs, service(Runs)]
 ServingOf = Annotated[Serving, service(Serving)]
+StepsOf = Annotated[LearnerSteps, service(LearnerSteps)]
 ScheduleOf = Annotated[Schedule, service(Schedule)]
 SettingsOf = Annotated[ScheduleSettings, service(ScheduleSettings)]
 
@@ -90,11 +89,9 @@ async def get_run(run_id: str, runs: RunsOf) -> RunView:
 
 
 @router.get("/runs/{run_id}/steps", dependencies=[needs("learner")])
-async def get_run_steps(
-    run_id: str, database: DatabaseOf, first: Annotated[int, Query(ge=0, lt=2**31)] = 0
-) -> RunSteps:
+async def get_run_steps(run_id: str, steps: StepsOf, first: Annotated[int, Query(ge=0, lt=2**31)] = 0) -> RunSteps:
     """Return the figures of a run's finished learner steps, from the step `first` on."""
-    return await asyncio.to_thread(read_steps, database, run_id, first)
+    return await steps.read(run_id, first)
 
 
 @router.post("/runs/{run_id}/cancel", dependencies=[needs("admin")])

@@ -14,7 +14,7 @@ MOST = 8
 def pieces(tokenizer: Tokenizer, token_ids: Sequence[int]) -> list[str]:
     """Return [T] the text of each token, special tokens included.
 
-    A character that several tokens spell is the text of the last of them, and the others have none.
+    A character that several tokens spell is the text of the last of them; the others are empty.
     """
     texts: dict[int, str] = {}
     shown: list[str] = []

@@ -1,12 +1,14 @@
 """The learner steps of a run as figures: what each step played, learned and published, and what became of its version.
 
-Reads columns of batches, metrics, lineage and the ledger. Blocks on the database.
+Reads columns of batches, metrics, lineage and the ledger.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -34,64 +36,103 @@ SAME = (
     *("loss", "grad_norm", "lr", "trained_tokens", "train_s", "tokens_per_s"),
 )
 """Figures that have the name of their metric."""
+MOST_RUNS = 16
+"""Runs whose counts are kept."""
 
 
-def read_steps(database: Database, run_id: str, first: int = 0) -> RunSteps:
-    """Return the finished learner steps of a run, in order.
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What is counted over the episodes of a step."""
 
-    Args:
-        database: the database to read.
-        run_id: the run.
-        first: the first step to return.
+    trained_episodes: int
+    fork_share: float | None
+    environments: dict[str, EnvironmentFigures]
 
-    Raises:
-        NotFound: no such run.
-    """
-    with database.read() as session:
-        run = get_run(session, run_id)
-        campaign = session.scalar(sa.select(CampaignRow.name).where(CampaignRow.id == run.campaign_id))
-        batches = session.execute(
-            sa.select(BatchRow.id, BatchRow.step, BatchRow.horizon, BatchRow.policy_version, BatchRow.created_at)
-            .where(BatchRow.run_id == run_id, BatchRow.state == "trained", BatchRow.step >= first)
-            .order_by(BatchRow.step)
-        ).all()
-        metrics = _metrics(session, run_id, first)
-        trained = _trained(session, run_id, first)
-        forks = _forks(session, run_id, first)
-        played = _played(session, run_id, first)
-        decisions = _decisions(session, [row.policy_version for row in batches if row.policy_version is not None])
-    steps = []
-    for batch in batches:
-        its = metrics[batch.step]
-        count, rewards = trained.get(batch.step, (0, {}))
-        steps.append(
-            LearnerStep(
-                step=batch.step,
-                global_step=run.first_step + batch.step,
-                horizon=batch.horizon,
-                created_at=batch.created_at,
-                policy_version=batch.policy_version,
-                episodes=int(its.get("episodes", 0)),
-                trained_episodes=count,
-                fork_share=forks.get(batch.step),
-                **{name: its.get(name) for name in SAME},
-                nothing_to_learn=nothing_to_learn(its),
-                environments=_environments(played.get(batch.step, []), rewards),
-                decisions=decisions.get(batch.policy_version, []) if batch.policy_version is not None else [],
-                metrics=its,
-            )
+
+class LearnerSteps:
+    """Reads the steps of runs. What is counted over their episodes is kept: only erasures change a trained step."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._counted: dict[str, dict[int, Counted]] = {}
+        """By run and step; runs in the order in which they were first read."""
+        self._erasures = 0
+
+    async def read(self, run_id: str, first: int = 0) -> RunSteps:
+        """Return the finished learner steps of a run, in order.
+
+        Args:
+            run_id: the run.
+            first: the first step to return.
+
+        Raises:
+            NotFound: no such run.
+        """
+        return await asyncio.to_thread(self._read, run_id, first)
+
+    async def forget(self, _episode_ids: Sequence[str]) -> None:
+        """Count again: episodes were erased."""
+        self._erasures += 1
+        self._counted = {}
+
+    def _read(self, run_id: str, first: int) -> RunSteps:
+        with self._database.read() as session:
+            run = get_run(session, run_id)
+            campaign = session.scalar(sa.select(CampaignRow.name).where(CampaignRow.id == run.campaign_id))
+            batches = session.execute(
+                sa.select(BatchRow.step, BatchRow.horizon, BatchRow.policy_version, BatchRow.created_at)
+                .where(BatchRow.run_id == run_id, BatchRow.state == "trained", BatchRow.step >= first)
+                .order_by(BatchRow.step)
+            ).all()
+            metrics = _metrics(session, run_id, first)
+            counted = self._count(session, run_id, [batch.step for batch in batches])
+            versions = [batch.policy_version for batch in batches if batch.policy_version is not None]
+            decisions = _decisions(session, versions)
+        return RunSteps(
+            run_id=run.id,
+            state=run.state,
+            algorithm=run.config["algorithm"],
+            campaign=campaign,
+            first_step=run.first_step,
+            total=run.config["steps"],
+            first_version=run.first_version,
+            last_version=run.last_version,
+            data=[
+                LearnerStep(
+                    step=batch.step,
+                    global_step=run.first_step + batch.step,
+                    horizon=batch.horizon,
+                    created_at=batch.created_at,
+                    policy_version=batch.policy_version,
+                    episodes=int(metrics[batch.step].get("episodes", 0)),
+                    trained_episodes=counted[batch.step].trained_episodes,
+                    fork_share=counted[batch.step].fork_share,
+                    **{name: metrics[batch.step].get(name) for name in SAME},
+                    nothing_to_learn=nothing_to_learn(metrics[batch.step]),
+                    environments=counted[batch.step].environments,
+                    decisions=decisions.get(batch.policy_version, []) if batch.policy_version is not None else [],
+                    metrics=metrics[batch.step],
+                )
+                for batch in batches
+            ],
         )
-    return RunSteps(
-        run_id=run.id,
-        state=run.state,
-        algorithm=run.config["algorithm"],
-        campaign=campaign,
-        first_step=run.first_step,
-        total=run.config["steps"],
-        first_version=run.first_version,
-        last_version=run.last_version,
-        data=steps,
-    )
+
+    def _count(self, session: Session, run_id: str, steps: Sequence[int]) -> dict[int, Counted]:
+        """Return what is counted over the episodes of some steps, counting those that were not before."""
+        erasures, known = self._erasures, self._counted.get(run_id, {})
+        new = [step for step in steps if step not in known]
+        if not new:
+            return known
+        trained, forks = _trained(session, run_id, min(new)), _forks(session, run_id, min(new))
+        played = _played(session, run_id, min(new))
+        counts = {}
+        for step in new:
+            count, rewards = trained.get(step, (0, {}))
+            counts[step] = Counted(count, forks.get(step), _environments(played.get(step, []), rewards))
+        if erasures == self._erasures:
+            kept = list(self._counted.items())[-MOST_RUNS + 1 :]
+            self._counted = {run: its for run, its in kept if run != run_id} | {run_id: known | counts}
+        return known | counts
 
 
 def _metrics(session: Session, run_id: str, first: int) -> dict[int, dict[str, float]]:

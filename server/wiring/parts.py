@@ -44,6 +44,7 @@ from server.training.rehearsal.checks import Checks
 from server.training.rehearsal.environments import Trial
 from server.training.rehearsal.learning import Learning
 from server.training.rehearsal.rehearsals import Rehearsals
+from server.training.run_steps import LearnerSteps
 from server.training.runs import Runs
 from server.training.scheduling.schedule import Schedule
 from server.versions.champion import Champions
@@ -87,6 +88,7 @@ class Parts:
     champions: Champions
     shadow: Shadow
     runs: Runs
+    steps: LearnerSteps
     gate: PromotionGate
     batches: Batches
     watch: LiveWatch
@@ -178,6 +180,8 @@ async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
     # Training.
     runs = Runs(database, writer, pointers, settings.learner.lease_s, precision=lambda: engine.precision)
     metrics.training = lambda: runs.training
+    steps = LearnerSteps(database)
+    privacy.when_erased.append(steps.forget)
     evaluations = Evaluations(database, plays, settings.name)
     gate = PromotionGate(
         settings.gate,
@@ -265,6 +269,7 @@ async def build(settings: Settings, store: Store, *, learns: bool) -> Parts:
         champions=champions,
         shadow=shadow,
         runs=runs,
+        steps=steps,
         gate=gate,
         batches=Batches(database, writer, plays, pointers, gate),
         watch=watch,

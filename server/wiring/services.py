@@ -32,6 +32,7 @@ from server.training.batches import Batches
 from server.training.campaigns.nights import Campaigns
 from server.training.judging.leaderboard import Leaderboard
 from server.training.rehearsal.rehearsals import Rehearsals
+from server.training.run_steps import LearnerSteps
 from server.training.runs import Runs
 from server.training.scheduling.schedule import Schedule
 from server.training.scheduling.settings import ScheduleSettings
@@ -72,6 +73,7 @@ def services(parts: Parts) -> Mapping[Any, object]:
         Indexer: parts.index,
         Leaderboard: Leaderboard(parts.database, parts.writer, parts.plays),
         Keys: Keys(parts.database, parts.writer, parts.callers),
+        LearnerSteps: parts.steps,
         Limits: parts.limits,
         Metrics: parts.metrics,
         Notifications: parts.notifications,

@@ -80,6 +80,7 @@ def _value(table: sa.Table, column: sa.Column[Any], number: int, rows: Rows, mod
         ("api_key", "reward_sources"): ["user"],
         ("episode", "status"): ("closed", "error")[number],
         ("episode", "environment"): None,
+        ("feedback", "thumb"): ("up", "down")[number],
         ("play", "state"): "done",
         ("play", "request"): PlayRequest(environment="textcraft", tasks=["x"], horizon=2).model_dump(mode="json"),
         ("policy_version", "version"): number,

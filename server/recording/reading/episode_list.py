@@ -68,8 +68,10 @@ class Filter:
     @property
     def searches(self) -> bool:
         """Whether the index finds these episodes faster than the record does."""
-        asked = (self.text, self.version, self.reward_from, self.reward_to, self.untrainable, self.task)
-        return any(value is not None for value in (*asked, self.environment, self.live, self.success))
+        asked: list[object] = [self.text, self.reward_from, self.reward_to]
+        if self.run is None:  # Otherwise the record has few to check.
+            asked += [self.version, self.untrainable, self.task, self.environment, self.live, self.success]
+        return any(value is not None for value in asked)
 
 
 def list_episodes(
@@ -191,7 +193,7 @@ def _conditions(session: Session, chosen: Filter) -> Iterator[sa.ColumnElement[b
 
 
 def _known_to_the_record(session: Session, chosen: Filter) -> Iterator[sa.ColumnElement[bool]]:
-    """Yield the conditions that the index knows nothing of."""
+    """Yield the conditions that only the record can check."""
     if chosen.group is not None:
         yield EpisodeRow.group_key == chosen.group
     for name, value in chosen.metadata.items():
@@ -208,10 +210,10 @@ def _owners(session: Session, chosen: Filter) -> list[str] | None:
     return None if owners is None else sorted(owners)
 
 
-def _ids_of_run(session: Session, chosen: Filter) -> list[str] | None:
+def _ids_of_run(session: Session, chosen: Filter) -> set[str] | None:
     if chosen.run is None:
         return None
-    return list(session.scalars(_of_run(chosen).order_by(RunEpisodeRow.episode_id.desc()).limit(MOST_OF_RUN)))
+    return set(session.scalars(_of_run(chosen).order_by(RunEpisodeRow.episode_id.desc()).limit(MOST_OF_RUN)))
 
 
 def _of_run(chosen: Filter) -> sa.Select[str]:

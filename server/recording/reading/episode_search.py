@@ -7,13 +7,14 @@ its own table, and the others are checked in batches, so that a page ends as soo
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from server.recording.reading.index_file import PARTS, number_at, number_of
 from server.recording.reading.words import phrase_of
+from server.store.chunks import chunks
 
-SEARCHED = 50_000
+SEARCHED = 25_000
 """Rows that one search looks at; the next page continues there."""
 BATCH = 500
 LONGEST_RESET_S = 3600.0
@@ -45,7 +46,7 @@ class Wanted:
     """Words in this order."""
     opened_from: float | None = None
     opened_before: float | None = None
-    ids: Sequence[str] | None = None
+    ids: Collection[str] | None = None
     """The only episodes that may be found."""
 
 
@@ -55,7 +56,7 @@ class Found:
 
     ids: list[str]
     next: str | None
-    """The last id that was looked at, if there is more to look at."""
+    """The last id that was checked, if there are more."""
 
 
 def search(index: sqlite3.Connection, wanted: Wanted, *, after: str | None, limit: int) -> Found:
@@ -69,6 +70,8 @@ def search(index: sqlite3.Connection, wanted: Wanted, *, after: str | None, limi
     for numbers in _leading(index, wanted, since, before):
         looked_at += len(numbers)
         for number, episode_id in _meeting(index, wanted, numbers):
+            if wanted.ids is not None and episode_id not in wanted.ids:
+                continue
             ids.append(episode_id)
             if len(ids) == limit:
                 return Found(ids, None if number == numbers[-1] and len(numbers) < BATCH else episode_id)
@@ -80,6 +83,7 @@ def search(index: sqlite3.Connection, wanted: Wanted, *, after: str | None, limi
 def _leading(index: sqlite3.Connection, wanted: Wanted, since: int, before: int) -> Iterator[list[int]]:
     """Yield the numbers of the episodes that meet the leading condition, in descending order and in batches."""
     between = {"since": since, "before": before}
+    cursor: Iterable[tuple[int]]
     if wanted.text is not None:
         query = "SELECT rowid FROM words WHERE words MATCH :phrase AND rowid >= :since AND rowid < :before"
         cursor = index.execute(query + " ORDER BY rowid DESC", between | {"phrase": phrase_of(wanted.text)})
@@ -91,6 +95,8 @@ def _leading(index: sqlite3.Connection, wanted: Wanted, since: int, before: int)
         cursor = index.execute(
             query + " AND number >= :since AND number < :before ORDER BY number DESC", between | {"value": value}
         )
+    elif wanted.ids is not None:
+        cursor = [(number,) for number in _numbers(index, wanted.ids) if since <= number < before]
     else:
         # One query with the plain conditions costs less than batches.
         conditions, values = _plain(wanted)
@@ -109,7 +115,7 @@ def _leading(index: sqlite3.Connection, wanted: Wanted, since: int, before: int)
 
 
 def _meeting(index: sqlite3.Connection, wanted: Wanted, numbers: list[int]) -> list[tuple[int, str]]:
-    """Return those of some episodes that meet all conditions, in the same order."""
+    """Return the episodes among some that meet all conditions, in the same order."""
     conditions, values = _plain(wanted)
     if wanted.version is not None:
         conditions.append("EXISTS (SELECT 1 FROM usage u WHERE u.version = :version AND u.number = episode.number)")
@@ -132,7 +138,7 @@ def _plain(wanted: Wanted) -> tuple[list[str], dict[str, object]]:
         conditions.append(condition)
         values.update(named)
 
-    for name, several in (("owner", wanted.owner), ("status", wanted.statuses or None), ("id", wanted.ids)):
+    for name, several in (("owner", wanted.owner), ("status", wanted.statuses or None)):
         if several is not None:
             listed = {f"{name}{position}": value for position, value in enumerate(several)}
             add(f"{name} IN ({', '.join(f':{key}' for key in listed)})", **listed)
@@ -152,6 +158,15 @@ def _plain(wanted: Wanted) -> tuple[list[str], dict[str, object]]:
     if wanted.opened_before is not None:
         add("opened_at < :opened_before", opened_before=wanted.opened_before)
     return conditions, values
+
+
+def _numbers(index: sqlite3.Connection, episode_ids: Collection[str]) -> list[int]:
+    """Return the numbers of some episodes, in descending order."""
+    numbers: list[int] = []
+    for ids in chunks(episode_ids):
+        query = f"SELECT number FROM episode WHERE id IN ({', '.join('?' * len(ids))})"
+        numbers += [number for (number,) in index.execute(query, ids)]
+    return sorted(numbers, reverse=True)
 
 
 def _number(index: sqlite3.Connection, episode_id: str) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from server.errors import BadRequest
@@ -88,8 +88,8 @@ def read_stats(
     turns, prompt, answered = ([0] * count for _ in range(3))
     untrainable: dict[str, list[int]] = defaultdict(lambda: [0] * count)
     slots = width // SLOT_S
-    for row in index.execute(_TURNS, (slots, first * slots, last * slots)):
-        at = row["bucket"] - first
+    for row in index.execute(_TURNS, (first * slots, last * slots)):
+        at = row["slot"] // slots - first
         turns[at] += row["turns"]
         prompt[at] += row["prompt_tokens"]
         answered[at] += row["completion_tokens"]
@@ -103,7 +103,7 @@ def read_stats(
         episodes=every.episodes,
         live=live,
         errors=errors,
-        open=_open(index, width, first, last),
+        open=_open(index, every.episodes, width, first, last),
         turns=turns,
         prompt_tokens=prompt,
         completion_tokens=answered,
@@ -122,9 +122,10 @@ _EPISODES = """
         count(reward) AS rewarded, sum(reward) AS reward
     FROM episode WHERE opened_at >= ? AND opened_at < ? GROUP BY 1, 2, 3"""
 _TURNS = """
-    SELECT slot / ? AS bucket, reason, sum(turns) AS turns, sum(prompt_tokens) AS prompt_tokens,
+    SELECT slot, reason, sum(turns) AS turns, sum(prompt_tokens) AS prompt_tokens,
         sum(completion_tokens) AS completion_tokens
     FROM usage WHERE slot >= ? AND slot < ? GROUP BY 1, 2"""
+"""By slot, since the index has them in this order; grouping by bucket would sort all rows."""
 
 
 def _groups(sums: dict[str, _Sums], order: Callable[[str], Any]) -> dict[str, SeriesGroup]:
@@ -135,23 +136,22 @@ def _groups(sums: dict[str, _Sums], order: Callable[[str], Any]) -> dict[str, Se
     }
 
 
-def _open(index: sqlite3.Connection, width: int, first: int, last: int) -> list[int]:
+def _open(index: sqlite3.Connection, opened: Sequence[int], width: int, first: int, last: int) -> list[int]:
     """Return how many episodes were open at the end of each bucket."""
-    changes = [0] * (last - first)
     (now,) = index.execute(
         "SELECT (SELECT count(*) FROM episode WHERE opened_at < :at) - (SELECT count(*) FROM episode "
         "WHERE closed_at IS NOT NULL AND closed_at < :at)",
         {"at": first * width},
     ).fetchone()
-    for column, sign in (("opened_at", 1), ("closed_at", -1)):
-        query = (
-            f"SELECT CAST({column} / ? AS INTEGER) AS bucket, count(*) AS episodes FROM episode "
-            f"WHERE {column} IS NOT NULL AND {column} >= ? AND {column} < ? GROUP BY 1"
-        )
-        for row in index.execute(query, (width, first * width, last * width)):
-            changes[row["bucket"] - first] += sign * row["episodes"]
-    open_now = []
-    for change in changes:
-        now += change
-        open_now.append(now)
-    return open_now
+    closed = dict(
+        index.execute(
+            "SELECT CAST(closed_at / :width AS INTEGER), count(*) FROM episode "
+            "WHERE closed_at IS NOT NULL AND closed_at >= :since AND closed_at < :until GROUP BY 1",
+            {"width": width, "since": first * width, "until": last * width},
+        ).fetchall()
+    )
+    still_open = []
+    for bucket, count in zip(range(first, last), opened, strict=True):
+        now += count - closed.get(bucket, 0)
+        still_open.append(now)
+    return still_open

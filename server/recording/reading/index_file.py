@@ -1,4 +1,4 @@
-"""The file of the index: a SQLite database beside the record, which can be deleted at any time and is then built anew.
+"""The file of the index: a SQLite database next to the record, which can be deleted at any time and is then built anew.
 
 It holds nothing that the record does not hold, whatever database that is. A file of another form, or a damaged one, is
 replaced by an empty one; `indexer.py` fills it.

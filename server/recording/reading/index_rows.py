@@ -158,7 +158,7 @@ def _still_settled(session: Session, episode_id: str, settled: int) -> int:
 
 
 def _part(turn: Any) -> int:
-    return min(max(0, turn.place) // PART_TURNS, PARTS - 1)
+    return int(min(max(0, turn.place) // PART_TURNS, PARTS - 1))
 
 
 def _remove_parts(index: sqlite3.Connection, number: int, first: int) -> None:

@@ -117,7 +117,7 @@ class Indexer:
         return len(self._named) + len(self._wrong) + self._unknown
 
     async def catch_up(self, limit_s: float = LIMIT_S) -> bool:
-        """Index what was changed until now, waiting for some time at most; return whether there is an index."""
+        """Index what was changed until now, but wait no longer than `limit_s`; return whether there is an index."""
         deadline = self._clock() + limit_s
         with suppress(TimeoutError):
             await asyncio.wait_for(self._tried.wait(), limit_s)

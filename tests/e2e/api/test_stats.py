@@ -93,6 +93,19 @@ def test_a_step_without_anything_to_learn_says_so(live: Live) -> None:
     assert step.nothing_to_learn and (step.policy_version, step.trained_episodes) == (None, 0)
 
 
+def test_erased_episodes_leave_the_counts_of_their_step(live: Live) -> None:
+    good, bad = reward_two(live)
+    run_id = claim(live, steps=1)
+    batch = lease(live, run_id)
+    live.client.acknowledge_batch(batch.id, BatchAck(learner=LEARNER, state="trained", metrics={"success_rate": 0.5}))
+    for erased, left in ((None, 2), (good, 1), (bad, 0)):
+        if erased is not None:
+            live.client.erase_episode(erased)
+        (step,) = live.client.steps(run_id).data
+        assert (step.trained_episodes, step.success_rate) == (left, 0.5)
+        assert (step.fork_share, list(step.environments)) == ((0.0, ["live"]) if left else (None, []))
+
+
 def test_the_status_says_what_the_server_does(tmp_path: Path) -> None:
     with served(tmp_path) as live:
         idle = live.client.status()

@@ -10,8 +10,8 @@ import pytest
 
 from server.training.scheduling.settings import ScheduleSettings
 from tests.support.live import Live
+from tests.support.pages.signed_in import Visitor
 from tests.support.runs.gated import ENVIRONMENT, served, trained
-from tests.support.signed_in import Visitor
 from upturn.wire import CronTrigger, PlayPlan, RunConfig, RunRequest, RunView, StepwiseHorizon
 
 EVIL = """<img src=x onerror=alert(1)>"'><script>alert(2)</script>{{7*7}}"""

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from server.dashboard.frame import HEADERS
 from tests.support.keys import client, new_key
 from tests.support.live import Live, script, serving, settings_for
-from tests.support.signed_in import Visitor
+from tests.support.pages.signed_in import Visitor
 from upturn.wire import EpisodeOpen
 
 EVIL = "https://evil.example"

@@ -11,7 +11,7 @@ from server.environments.settings import EnvironmentSettings
 from tests.e2e.dashboard.conftest import Decided
 from tests.support.keys import new_key
 from tests.support.live import script, serving, settings_for
-from tests.support.looking import NARROW, WIDE, looking
+from tests.support.pages.looking import NARROW, WIDE, looking
 from tests.support.runs.gated import ENVIRONMENT
 from upturn.wire import EpisodeOpen
 
@@ -76,7 +76,7 @@ def test_the_form_of_a_run_writes_its_toml_while_it_is_filled_in(decided: Decide
         page.get_by_label("Learner steps").fill("9")
         page.get_by_label("Turns of each stage").fill("2, 4")
         page.get_by_label("Steps of a stage").fill("3")
-        page.wait_for_function("document.querySelector('#toml').value.includes('every = 3')", timeout=30_000)
+        page.wait_for_function("() => document.querySelector('#toml').value.includes('every = 3')", timeout=30_000)
         page.get_by_role("button", name="Start this run").click()
         page.wait_for_url("**/ui/runs/run_*")
         run = decided.live.client.run(page.url.rpartition("/")[2])

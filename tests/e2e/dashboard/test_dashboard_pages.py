@@ -12,9 +12,9 @@ from markupsafe import escape
 from server.dashboard import assets
 from tests.e2e.dashboard.conftest import EVIL, Decided
 from tests.support.live import Live
+from tests.support.pages.signed_in import Visitor
 from tests.support.runs.gated import ENVIRONMENT, TASKS
 from tests.support.runs.scripted import ASK, reward_two
-from tests.support.signed_in import Visitor
 from upturn.wire import GateEvidence, PairedTasks, PromotionView
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from env_adapters import environment_spec
 from tests.support.live import Live, script, serving, settings_for, until
-from tests.support.looking import NARROW, Look, looking
+from tests.support.pages.looking import NARROW, Look, looking
 from tests.support.runs.scripted import LEARNER, claim, lease, publication
 from upturn.wire import (
     BatchAck,

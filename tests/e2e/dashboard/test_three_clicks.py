@@ -11,7 +11,7 @@ import pytest
 from server.training.scheduling.settings import ScheduleSettings
 from tests.support.keys import client, new_key
 from tests.support.live import Live, script, serving, settings_for
-from tests.support.looking import Look, looking
+from tests.support.pages.looking import Look, looking
 from tests.support.runs.gated import served, trained
 from tests.support.runs.scripted import ASK, LEARNER, claim, lease, publication, reward_two
 from upturn.wire import BatchAck, CronTrigger, EpisodeOpen, RewardRequest, RunConfig, RunEnd

@@ -16,6 +16,7 @@ import yaml
 
 from server.notifications.settings import NotifySettings
 from server.rewards.settings import RewardSettings
+from server.telemetry.settings import TelemetrySettings
 from tests.support.keys import new_key
 from tests.support.live import Live, script, serving, settings_for, until
 from upturn.wire import RunClaim, RunConfig, RunEnd, RunRequest
@@ -70,6 +71,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, set[s
         model=str(script(home / "script", "Hello there.")),
         keys="required",
         notify=NotifySettings(command=["true"]),
+        telemetry=TelemetrySettings(otlp="http://127.0.0.1:9", every_s=0.5),
         rewards=RewardSettings.model_validate(
             {"functions": {"length": {"function": "tests.support.rewards.reward_functions:length"}}}
         ),
@@ -93,7 +95,8 @@ def use(live: Live) -> None:
     end = RunEnd(learner="tester", state="failed", reason="tested").model_dump(mode="json")
     assert live.http.post(f"/v1/runs/{run['id']}/end", json=end).status_code == 200
     live.http.headers["authorization"] = f"Bearer {new_key(live, 'metrics').key}"
-    until(lambda: {"upturn_scores_total", "upturn_notifications_total"} <= labels_of(live).keys(), "nothing is counted")
+    wanted = {"upturn_scores_total", "upturn_notifications_total", "upturn_telemetry_total"}
+    until(lambda: wanted <= labels_of(live).keys(), "nothing is counted")
 
 
 def labels_of(live: Live) -> dict[str, set[str]]:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import sqlalchemy as sa
 
@@ -19,8 +20,9 @@ from server.recording.reading.index_rows import PART_TURNS
 from server.recording.recorder import Span
 from server.store.database import Database, id_at
 from server.store.tables import BatchRow, EpisodeRow, RunEpisodeRow, RunRow
-from tests.support.live import InProcess, in_process, script, settings_for
+from tests.support.live import InProcess, in_process, script, settings_for, until
 from tests.support.portable import Scribe
+from tests.support.process import process
 from upturn.wire import EpisodeOpen, RewardRequest
 
 
@@ -160,7 +162,7 @@ async def test_every_filter_finds_its_episodes_in_the_index_and_without_it(
     with monkeypatch.context() as patch:
         only_index(patch)
         for filters, expected in [*CASES, *WITH_REWARD]:
-            if set(filters) - {"run", "step", "play"}:
+            if set(filters) - {"run", "step", "play"} and not {"run", "success"} <= set(filters):
                 assert await named(filters) == expected, filters
     for filters, expected in CASES:
         assert await named(filters) == expected, filters
@@ -290,6 +292,23 @@ async def test_a_change_whose_index_was_lost_with_its_process_is_found_after_the
         only_index(monkeypatch)
         assert await found(server, text="and butter") == [first.episode]
         assert len(await found(server, text="yes")) == 2
+
+
+def test_a_killed_server_finds_everything_after_its_start(tmp_path: Path) -> None:
+    model, flags = script(tmp_path / "script", "Yes."), ("--engine.kind", "scripted")
+    for number in range(2):
+        with process(tmp_path / "data", model, *flags) as (server, url):
+            body = {"model": "policy", "messages": ask(f"Remember the milk {number}")}
+            assert httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=60).status_code == 200
+            server.kill()
+            server.wait()
+    with process(tmp_path / "data", model, *flags) as (_, url):
+
+        def found() -> int:
+            answer = httpx2.get(f"{url}/v1/episodes", params={"text": "the milk", "live": True}, timeout=60)
+            return len(answer.json()["data"])
+
+        until(lambda: found() == 2, "the index lacks an episode")
 
 
 async def test_an_index_that_cannot_be_written_fails_no_request(server: InProcess, tmp_path: Path) -> None:

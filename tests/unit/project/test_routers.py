@@ -19,8 +19,8 @@ API = Path(__file__).parents[3] / "server" / "api"
 DIALECT = "Callers Conversations"
 PAGES = (
     *("assets", "login", "site"),
-    *("pages.by_hand", "pages.compare", "pages.episode", "pages.episodes", "pages.learning", "pages.runs"),
-    *("pages.schedule", "pages.start_run", "pages.untrainable", "pages.versions"),
+    *("pages.by_hand", "pages.compare", "pages.episode", "pages.episodes", "pages.leaderboard", "pages.learning"),
+    *("pages.runs", "pages.schedule", "pages.start_run", "pages.untrainable", "pages.versions"),
 )
 REACHES = {
     "campaigns": "Campaigns",
@@ -41,7 +41,7 @@ REACHES = {
     "policies": "Champions Database Engine Pointers Publisher Residency Runs Serving",
     "rehearsals": "Rehearsals",
     "rewards": "Callers Database Episodes Opinions RewardSources Schedule Scorers",
-    "runs": "Batches Database Runs Schedule ScheduleSettings Serving",
+    "runs": "Batches LearnerSteps Runs Schedule ScheduleSettings Serving",
     "schedule": "Schedule",
     "served.agentgym": "Guests",
     "served.mcp": "Guests",

@@ -138,6 +138,8 @@ from upturn.wire.policies import (
     PolicyPublish,
     PolicyView,
     Probe,
+    ShadowList,
+    ShadowView,
 )
 from upturn.wire.rehearsals import (
     RehearsalCheck,
@@ -176,10 +178,6 @@ from upturn.wire.schedule import (
     TriggerList,
     TriggerName,
     TriggerView,
-)
-from upturn.wire.shadow import (
-    ShadowList,
-    ShadowView,
 )
 
 __all__ = [

@@ -1,0 +1,1 @@
+"""People who look at the dashboard, for tests of its pages."""
