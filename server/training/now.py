@@ -17,7 +17,8 @@ CHAMPIONS = 5
 _ORDER = sa.case((RunRow.state == "running", 0), (RunRow.state == "queued", 1), else_=2)
 _TREND = """
     SELECT count(*), avg(success), avg(reward) FROM episode
-    WHERE opened_at >= :since AND version = :version AND play IS NULL"""
+    WHERE opened_at >= :since AND version = :version AND play IS NULL AND turns > 0"""
+"""Episodes without a turn were played by something else, such as another model that the leaderboard measures."""
 
 
 def training_now(session: Session) -> TrainingNow | None:
