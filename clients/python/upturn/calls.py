@@ -125,6 +125,10 @@ class operation(Generic[P, T]):
 
         return method
 
+    def __call__(self, client: Any, *arguments: P.args, **named: P.kwargs) -> Any:
+        """Call the method by its class: `Client.runs(client)`."""
+        return self.__get__(client, type(client))(*arguments, **named)
+
 
 class streamed(Generic[P, T]):
     """Make a stream a method that returns an iterator, or an asynchronous iterator in an asynchronous client."""
@@ -153,6 +157,10 @@ class streamed(Generic[P, T]):
             return client._iterate(described(*arguments, **named))
 
         return method
+
+    def __call__(self, client: Any, *arguments: P.args, **named: P.kwargs) -> Any:
+        """Call the method by its class: `Client.runs(client)`."""
+        return self.__get__(client, type(client))(*arguments, **named)
 
 
 def part(text: str) -> str:
