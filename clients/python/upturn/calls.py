@@ -103,7 +103,7 @@ class operation(Generic[P, T]):
     def __init__(self, describe: Callable[Concatenate[Any, P], Procedure[T]]) -> None:
         self.describe = describe
         """The procedure itself; its first argument is the client."""
-        update_wrapper(self, describe)  # type: ignore[arg-type]
+        update_wrapper(self, describe)
 
     @overload
     def __get__(self, client: None, owner: Any) -> operation[P, T]: ...
@@ -136,7 +136,7 @@ class streamed(Generic[P, T]):
     def __init__(self, describe: Callable[Concatenate[Any, P], Stream[T]]) -> None:
         self.describe = describe
         """The stream itself; its first argument is the client."""
-        update_wrapper(self, describe)  # type: ignore[arg-type]
+        update_wrapper(self, describe)
 
     @overload
     def __get__(self, client: None, owner: Any) -> streamed[P, T]: ...
