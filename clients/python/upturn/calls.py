@@ -103,7 +103,7 @@ class operation(Generic[P, T]):
     def __init__(self, describe: Callable[Concatenate[Any, P], Procedure[T]]) -> None:
         self.describe = describe
         """The procedure itself; its first argument is the client."""
-        update_wrapper(self, describe)  # type: ignore[arg-type]
+        update_wrapper(self, describe)
 
     @overload
     def __get__(self, client: None, owner: Any) -> operation[P, T]: ...
@@ -125,6 +125,10 @@ class operation(Generic[P, T]):
 
         return method
 
+    def __call__(self, client: Any, *arguments: P.args, **named: P.kwargs) -> Any:
+        """Call the method by its class: `Client.runs(client)`."""
+        return self.__get__(client, type(client))(*arguments, **named)
+
 
 class streamed(Generic[P, T]):
     """Make a stream a method that returns an iterator, or an asynchronous iterator in an asynchronous client."""
@@ -132,7 +136,7 @@ class streamed(Generic[P, T]):
     def __init__(self, describe: Callable[Concatenate[Any, P], Stream[T]]) -> None:
         self.describe = describe
         """The stream itself; its first argument is the client."""
-        update_wrapper(self, describe)  # type: ignore[arg-type]
+        update_wrapper(self, describe)
 
     @overload
     def __get__(self, client: None, owner: Any) -> streamed[P, T]: ...
@@ -153,6 +157,10 @@ class streamed(Generic[P, T]):
             return client._iterate(described(*arguments, **named))
 
         return method
+
+    def __call__(self, client: Any, *arguments: P.args, **named: P.kwargs) -> Any:
+        """Call the method by its class: `Client.runs(client)`."""
+        return self.__get__(client, type(client))(*arguments, **named)
 
 
 def part(text: str) -> str:

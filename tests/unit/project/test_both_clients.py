@@ -45,6 +45,8 @@ def test_every_operation_has_its_documentation_and_its_signature() -> None:
             method = getattr(client, name)
             assert method.__doc__ and method.__name__ == name
             assert "self" not in inspect.signature(method).parameters
+            by_class = inspect.signature(getattr(type(client), name)).parameters
+            assert [*by_class] == ["self", *inspect.signature(method).parameters]
 
 
 def test_the_block_of_an_episode_takes_every_field_of_its_opening() -> None:
