@@ -62,7 +62,7 @@ router = APIRouter(include_in_schema=False)
 @router.head("/")
 @router.get("/")
 async def home(request: Request, pointers: PointersOf, metrics: MetricsOf) -> Response:
-    """Lead browsers to the dashboard; tell anyone else what this server is and where to go."""
+    """Lead browsers to the dashboard; tell programs what this server is and where to go."""
     base = str(request.base_url).rstrip("/")
     links = {"api": f"{base}/v1", "docs": f"{base}/docs", "ready": f"{base}/readyz"}
     turns = summary(*metrics.recent_turns())
