@@ -15,4 +15,5 @@ def way_back(request: Request) -> str:
 def own_place(request: Request) -> str:
     """Return the path and query of a page below `/ui/`."""
     query = request.scope.get("query_string", b"").decode("latin-1")
-    return request.scope["path"].partition(ROOT)[2] + (f"?{query}" if query else "")
+    path: str = request.scope["path"]
+    return path.partition(ROOT)[2] + (f"?{query}" if query else "")

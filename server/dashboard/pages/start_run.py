@@ -99,11 +99,11 @@ def _splits(environments: list[EnvironmentView]) -> list[str]:
 def toml_of(form: Form) -> str:
     """Return the TOML of the fields of the form."""
     rounds = [_number(part) for part in form.text("rounds", "10, 20, 30").replace(",", " ").split()]
-    schedule: Mapping[str, Any] = {
+    schedules: Mapping[str, Mapping[str, Any]] = {
         "fixed": {"kind": "fixed", "horizon": rounds[0] if rounds else 10},
         "stepwise": {"kind": "stepwise", "rounds": rounds, "every": _number(form.text("every", "10"))},
         "adaptive": {"kind": "adaptive", "rounds": rounds},
-    }.get(form.text("horizon", "stepwise"), {})
+    }
     environment, evaluated = form.text("environment"), form.text("evaluated")
     sampling = {"temperature": _given(form, "temperature"), "max_tokens": _given(form, "max_tokens")}
     play = {
@@ -121,7 +121,7 @@ def toml_of(form: Form) -> str:
             "campaign": form.text("campaign") or None,
             "algorithm": form.text("algorithm", "grpo"),
             "steps": _number(form.text("steps", "40")),
-            "schedule": schedule,
+            "schedule": schedules.get(form.text("horizon", "stepwise"), {}),
             "play": play if environment else None,
             "live": {"min_episodes": 8} if form.text("live") else None,
             "optimizer": None if rate is None else {"lr": rate},

@@ -1,7 +1,8 @@
 """Records what people say about an episode: thumbs as rewards, comments, and better answers as demonstrations.
 
 A demonstration is an ended episode of one turn: the exact prompt that the model had, and the answer that it should have
-given, rewarded with 1. `sft` and `dpo` can train on it as on any live episode; other algorithms need sampled answers.
+given, rewarded with 1. `sft` can train on it as on any live episode, and `dpo` compares it with the answer that it
+corrects if that one was the first; other algorithms need sampled answers.
 It belongs to the owner of the episode that it corrects, is kept from training where that one is, and is erased with it.
 """
 

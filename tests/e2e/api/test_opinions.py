@@ -85,17 +85,25 @@ async def test_an_edited_answer_is_shown_on_the_exact_prompt_of_its_turn(server:
     assert (await view(server, episode))["reward"] is None, "only the demonstration is rewarded"
 
 
+def chosen(server: InProcess, algorithm: str) -> list[str]:
+    """Return the episodes that a run would train on."""
+    config = RunConfig.model_validate({"algorithm": algorithm, "steps": 1, "live": {"min_episodes": 1}})
+    with server.parts.database.read() as session:
+        about = {"run_id": "run", "play_id": None, "head": 0, "oldest": 0, "now": time.time()}
+        return select(session, config, **about).episode_ids  # type: ignore[arg-type]
+
+
+async def test_preferences_compare_a_first_answer_with_its_correction(server: InProcess) -> None:
+    episode = (await server.chat(ask(FIRST))).episode
+    said = await say(server, episode, thumb="down", answer="It is Paris.", turn=0)
+    await server.http.post(f"/v1/episodes/{episode}/close", json={})
+    assert set(chosen(server, "dpo")) == {episode, said["demonstration_id"]}
+
+
 async def test_supervised_training_takes_a_demonstration_and_other_training_does_not(server: InProcess) -> None:
     _, said = await corrected(server)
-
-    def chosen(algorithm: str) -> list[str]:
-        config = RunConfig.model_validate({"algorithm": algorithm, "steps": 1, "live": {"min_episodes": 1}})
-        with server.parts.database.read() as session:
-            about = {"run_id": "run", "play_id": None, "head": 0, "oldest": 0, "now": time.time()}
-            return select(session, config, **about).episode_ids  # type: ignore[arg-type]
-
-    assert chosen("sft") == [said["demonstration_id"]]
-    assert chosen("reinforce_pp") == []
+    assert chosen(server, "sft") == [said["demonstration_id"]]
+    assert chosen(server, "reinforce_pp") == []
     with server.parts.database.read() as session:
         assert session.scalars(never_attempted("judge", 0.0)).all() == [], "a scorer would judge it"
 

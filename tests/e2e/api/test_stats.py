@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from server.store.tables import EpisodeRow, TurnRow
 from tests.support.live import Live, in_process, script, settings_for
 from tests.support.runs.gated import ENVIRONMENT, begin, end, publish, served, trained
 from tests.support.runs.scripted import LEARNER, claim, lease, reward_two
+from upturn.command.app import build
+from upturn.command.run import run
 from upturn.wire import BatchAck, CronTrigger, RunConfig
 
 HOUR = 3600
@@ -91,6 +94,18 @@ def test_a_step_without_anything_to_learn_says_so(live: Live) -> None:
     )
     (step,) = live.client.steps(run_id).data
     assert step.nothing_to_learn and (step.policy_version, step.trained_episodes) == (None, 0)
+
+
+def test_the_command_lists_by_what_the_index_finds(live: Live, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = reward_two(live)
+    for flags, expected in (
+        (["--reward-from", "0.5", "--of-version", "0", "--live"], [good]),
+        (["--reward-to", "0.5", "--text", "hi"], [bad]),
+        (["--success"], []),
+        (["--untrainable", "any", "--task", "none", "--run", "none", "--step", "0", "--play", "none"], []),
+    ):
+        assert run(build(), ["episodes", "list", "--json", "--server", live.url, *flags], "upturn") == 0
+        assert [one["id"] for one in json.loads(capsys.readouterr().out)["data"]] == expected, flags
 
 
 def test_erased_episodes_leave_the_counts_of_their_step(live: Live) -> None:

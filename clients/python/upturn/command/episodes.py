@@ -38,7 +38,19 @@ def list_episodes(
     metadata: Annotated[
         list[str], typer.Option(metavar="NAME=VALUE", help="Only with this metadata; may be repeated.")
     ] = [],  # noqa: B006
-    text: Annotated[str | None, typer.Option(help="Only episodes that contain this text.")] = None,
+    text: Annotated[str | None, typer.Option(help="Only episodes with these words, in this order.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only episodes of this task.")] = None,
+    play: Annotated[str | None, typer.Option(help="Only episodes of this play.")] = None,
+    live: Annotated[bool | None, typer.Option(help="Only episodes that the server did not play, or did.")] = None,
+    success: Annotated[bool | None, typer.Option(help="Only successes, or failures.")] = None,
+    of_version: Annotated[int | None, typer.Option(help="Only episodes that this version answered.")] = None,
+    reward_from: Annotated[float | None, typer.Option(help="Only with this reward or more.")] = None,
+    reward_to: Annotated[float | None, typer.Option(help="Only with this reward or less.")] = None,
+    untrainable: Annotated[
+        str | None, typer.Option(help="Only with a turn that is untrainable for this reason, or `any`.")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Only episodes that this run was trained on.")] = None,
+    step: Annotated[int | None, typer.Option(help="Only episodes of this learner step of the run.")] = None,
     after: Annotated[str | None, typer.Option(help="Only episodes older than this id.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Maximum number of episodes.")] = 20,
     server: Server = LOCAL,
@@ -54,6 +66,16 @@ def list_episodes(
             key=of_key,
             metadata=metadata,
             text=text,
+            task=task,
+            play=play,
+            live=live,
+            success=success,
+            version=of_version,
+            reward_from=reward_from,
+            reward_to=reward_to,
+            untrainable=untrainable,
+            run=run,
+            step=step,
             after=after,
             limit=limit,
         )
