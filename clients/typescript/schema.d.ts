@@ -424,7 +424,9 @@ export interface paths {
          * @description List episodes, the newest first: an agent's own ones, and all of them for an admin.
          *
          *     `key` is the name or id of the key that opened them, or `me`. `metadata` is `NAME=VALUE`, as often as needed. `text`
-         *     is searched for in messages and answers. `after` is `next` of the page before.
+         *     is words of messages and answers, in this order. `live` episodes were not played by the server. `version` sampled
+         *     an answer. `untrainable` is why a turn cannot be trained on, or `any`. `run`, with or without `step`, was trained on
+         *     them. `after` is `next` of the page before.
          */
         get: operations["find_episodes_v1_episodes_get"];
         put?: never;
@@ -449,6 +451,9 @@ export interface paths {
         /**
          * Get Episode
          * @description Return an episode with its whole transcript.
+         *
+         *     With `tokens=true`, each turn also has the tokens that it adds, with text, logprob and version. With `tokens=false`,
+         *     its lists of all token ids are empty.
          */
         get: operations["get_episode_v1_episodes__episode_id__get"];
         put?: never;
@@ -543,6 +548,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/episodes/{episode_id}/feedback": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Give Feedback
+         * @description Record a thumb, a comment, or what a turn should have answered.
+         */
+        post: operations["give_feedback_v1_episodes__episode_id__feedback_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/rewards": {
         parameters: {
             query?: never;
@@ -627,6 +652,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/episodes/{episode_id}/demonstrations": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Demonstrate
+         * @description Record an answer that a person wrote as a turn, and act with it in the episode's environment.
+         */
+        post: operations["demonstrate_v1_episodes__episode_id__demonstrations_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/plays": {
         parameters: {
             query?: never;
@@ -699,6 +744,26 @@ export interface paths {
          * @description Stream progress as server-sent events, about one per second, until the play ends.
          */
         get: operations["play_events_v1_plays__play_id__events_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/keys/me": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Me
+         * @description Return whose key the request has, and what it may do.
+         */
+        get: operations["me_v1_keys_me_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -867,6 +932,26 @@ export interface paths {
          * @description Return one run with its steps.
          */
         get: operations["get_run_v1_runs__run_id__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/runs/{run_id}/steps": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Run Steps
+         * @description Return the figures of a run's finished learner steps, from the step `first` on.
+         */
+        get: operations["get_run_steps_v1_runs__run_id__steps_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1387,6 +1472,94 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/promotions/{number}/tasks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Paired Tasks
+         * @description Return the episodes behind a decision of the gate, paired by task.
+         */
+        get: operations["get_paired_tasks_v1_promotions__number__tasks_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/leaderboard": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Leaderboard
+         * @description List the newest 100 entries, newest first, each with the figures of its recorded episodes.
+         */
+        get: operations["get_leaderboard_v1_leaderboard_get"];
+        put?: never;
+        /**
+         * Add Entry
+         * @description Add a model: a policy, which is played at once, or an endpoint, which the caller plays.
+         */
+        post: operations["add_entry_v1_leaderboard_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/leaderboard/{entry_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Entry
+         * @description Return an entry.
+         */
+        get: operations["get_entry_v1_leaderboard__entry_id__get"];
+        put?: never;
+        post?: never;
+        /**
+         * Delete Entry
+         * @description Remove an entry; its episodes stay in the record.
+         */
+        delete: operations["delete_entry_v1_leaderboard__entry_id__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/leaderboard/{entry_id}/end": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * End Entry
+         * @description End an endpoint's entry, once all its episodes have ended.
+         */
+        post: operations["end_entry_v1_leaderboard__entry_id__end_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/shadow": {
         parameters: {
             query?: never;
@@ -1499,6 +1672,49 @@ export interface paths {
          * @description Return 200 if requests can be answered and recorded, otherwise 503, with the state of each part.
          */
         get: operations["readyz_readyz_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/stats": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Stats
+         * @description Return time series of recorded episodes.
+         *
+         *     `from` and `to` are Unix seconds; the default is the last day. `bucket` is the length of a bucket in seconds, a
+         *     multiple of 300; by default it suits the period.
+         */
+        get: operations["get_stats_v1_stats_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/status": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Status
+         * @description Return what the server is doing, whether it is well, and whether the policy gets better.
+         */
+        get: operations["get_status_v1_status_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1906,6 +2122,24 @@ export interface components {
             };
         };
         /**
+         * CallerView
+         * @description The bearer of the key of the request.
+         */
+        CallerView: {
+            /**
+             * Name
+             * @description The name of the key; `anonymous` where no key is required, the episode's id for its own key.
+             */
+            name: string;
+            /** Scopes */
+            scopes: ("agent" | "reward" | "learner" | "metrics" | "admin")[];
+            /**
+             * Episode Id
+             * @description The only episode on which it may act, if the key is that episode's own.
+             */
+            episode_id: string | null;
+        };
+        /**
          * CampaignList
          * @description All campaigns, newest first.
          */
@@ -2212,6 +2446,27 @@ export interface components {
             input: string;
         };
         /**
+         * DemonstrationRequest
+         * @description A person takes a turn in an episode of an environment.
+         */
+        DemonstrationRequest: {
+            /**
+             * Messages
+             * @description The whole conversation, up to the message that is answered.
+             */
+            messages: components["schemas"]["ChatMessage"][];
+            /**
+             * Answer
+             * @description The whole answer, in which the environment finds the action.
+             */
+            answer: string;
+            /**
+             * Turn
+             * @description Index that the turn must get; with it, an answer that is sent twice is recorded once.
+             */
+            turn?: number | null;
+        };
+        /**
          * DetokenizeRequest
          * @description Token ids.
          */
@@ -2235,6 +2490,21 @@ export interface components {
             gain: components["schemas"]["Interval"] | null;
             champion: components["schemas"]["Figures"];
             candidate: components["schemas"]["Figures"];
+        };
+        /**
+         * EnvironmentFigures
+         * @description The episodes of one environment in a learner step's batch.
+         */
+        EnvironmentFigures: {
+            /** Episodes */
+            episodes: number;
+            /**
+             * Success Rate
+             * @description Share of successes among the episodes with a verdict.
+             */
+            success_rate: number | null;
+            /** Mean Reward */
+            mean_reward: number | null;
         };
         /**
          * EnvironmentList
@@ -2317,9 +2587,15 @@ export interface components {
             data: components["schemas"]["EpisodeSummary"][];
             /**
              * Next
-             * @description What `after` must be for the next page; None on the last one. A page of a search for text can be empty.
+             * @description What `after` must be for the next page; None on the last one. A page of a search can be empty.
              */
             next: string | null;
+            /**
+             * Missing
+             * @description Episodes that the search could not consider yet, since they are still being indexed; 0 if it used no index.
+             * @default 0
+             */
+            missing?: number;
         };
         /**
          * EpisodeOpen
@@ -2459,6 +2735,30 @@ export interface components {
             opened_at: number;
             /** Closed At */
             closed_at: number | null;
+            /**
+             * Live
+             * @description The server did not play it.
+             * @default false
+             */
+            live?: boolean;
+            /**
+             * Completion Tokens
+             * @description Tokens of its answers.
+             * @default 0
+             */
+            completion_tokens?: number;
+            /**
+             * Versions
+             * @description Versions that sampled the last tokens of its answers, in ascending order.
+             */
+            versions?: number[];
+            /**
+             * Untrainable
+             * @description Turns that cannot be trained on, by reason.
+             */
+            untrainable?: {
+                [key: string]: number;
+            };
         };
         /**
          * EpisodeTrained
@@ -2544,6 +2844,31 @@ export interface components {
             steps: components["schemas"]["StepView"][];
             /** Rewards */
             rewards: components["schemas"]["RewardView"][];
+            /**
+             * Success
+             * @description The environment's verdict.
+             */
+            success?: boolean | null;
+            /**
+             * Policy Version
+             * @description Version on which it was opened.
+             */
+            policy_version?: number | null;
+            /**
+             * Trained
+             * @description The learner steps whose batches contained it, with its advantage and weight in each.
+             */
+            trained?: components["schemas"]["EpisodeTraining"][];
+            /**
+             * Feedback
+             * @description What people said about it, oldest first.
+             */
+            feedback?: components["schemas"]["FeedbackView"][];
+            /**
+             * Shows
+             * @description The episode of which this one is the demonstration that a person wrote.
+             */
+            shows?: string | null;
         };
         /**
          * EpisodesTrigger
@@ -2570,6 +2895,19 @@ export interface components {
              * @description Number of erased episodes.
              */
             episodes: number;
+        };
+        /**
+         * EvaluatedEpisode
+         * @description An episode that was played for a decision.
+         */
+        EvaluatedEpisode: {
+            /** Episode Id */
+            episode_id: string;
+            /**
+             * Success
+             * @description None without a verdict.
+             */
+            success: boolean | null;
         };
         /**
          * EvaluationPlan
@@ -2635,6 +2973,70 @@ export interface components {
              * @default 1000
              */
             seed?: number;
+        };
+        /**
+         * FeedbackRequest
+         * @description Say something about an episode, or about one of its turns.
+         */
+        FeedbackRequest: {
+            /**
+             * Thumb
+             * @description Also recorded as a reward of 1 or -1.
+             */
+            thumb?: ("up" | "down") | null;
+            /** Comment */
+            comment?: string | null;
+            /**
+             * Answer
+             * @description What the turn should have answered; recorded as a demonstration, which `sft` can train on.
+             */
+            answer?: string | null;
+            /**
+             * Turn
+             * @description Index of the turn; None for the whole episode.
+             */
+            turn?: number | null;
+            /**
+             * Source
+             * @description Who says it; the source of the rewards.
+             * @default user
+             */
+            source?: string;
+            /**
+             * Key
+             * @description Idempotency key: the same content under the same key is recorded once; different content is a conflict.
+             */
+            key?: string | null;
+        };
+        /**
+         * FeedbackView
+         * @description Recorded feedback.
+         */
+        FeedbackView: {
+            /** Id */
+            id: string;
+            /** Thumb */
+            thumb: ("up" | "down") | null;
+            /** Comment */
+            comment: string | null;
+            /** Answer */
+            answer: string | null;
+            /** Turn */
+            turn: number | null;
+            /** Source */
+            source: string;
+            /**
+             * Reward Id
+             * @description The reward of the thumb.
+             */
+            reward_id: string | null;
+            /**
+             * Demonstration Id
+             * @description The episode that holds the edited answer as a demonstration; None also once it has been erased.
+             */
+            demonstration_id: string | null;
+            /** Created At */
+            created_at: number;
         };
         /**
          * Figures
@@ -3056,7 +3458,7 @@ export interface components {
              */
             name: string;
             /** Scopes */
-            scopes: ("agent" | "reward" | "learner" | "admin")[];
+            scopes: ("agent" | "reward" | "learner" | "metrics" | "admin")[];
             /**
              * Reward Sources
              * @description The only names under which the key may reward; None for any name that is not reserved.
@@ -3083,7 +3485,7 @@ export interface components {
             /** Name */
             name: string;
             /** Scopes */
-            scopes: ("agent" | "reward" | "learner" | "admin")[];
+            scopes: ("agent" | "reward" | "learner" | "metrics" | "admin")[];
             /**
              * Reward Sources
              * @description The only names under which it may reward; None for any name that is not reserved.
@@ -3151,7 +3553,7 @@ export interface components {
             /** Name */
             name: string;
             /** Scopes */
-            scopes: ("agent" | "reward" | "learner" | "admin")[];
+            scopes: ("agent" | "reward" | "learner" | "metrics" | "admin")[];
             /**
              * Reward Sources
              * @description The only names under which it may reward; None for any name that is not reserved.
@@ -3165,6 +3567,280 @@ export interface components {
             created_at: number;
             /** Revoked At */
             revoked_at: number | null;
+        };
+        /**
+         * LeaderboardEnd
+         * @description The end of an endpoint's entry: all its episodes are played, or they cannot be.
+         */
+        LeaderboardEnd: {
+            /**
+             * State
+             * @default done
+             * @enum {string}
+             */
+            state?: "done" | "failed";
+            /** Error */
+            error?: string | null;
+            /**
+             * Prompt Tokens
+             * @description As the endpoint counts them; None if it does not say.
+             */
+            prompt_tokens?: number | null;
+            /** Completion Tokens */
+            completion_tokens?: number | null;
+        };
+        /**
+         * LeaderboardEntry
+         * @description A row of the leaderboard.
+         */
+        LeaderboardEntry: {
+            /** Id */
+            id: string;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "running" | "done" | "failed";
+            /** Error */
+            error: string | null;
+            request: components["schemas"]["LeaderboardRequest"];
+            /**
+             * Policy Version
+             * @description The version that answered, of a policy.
+             */
+            policy_version: number | null;
+            /**
+             * Play Id
+             * @description The play that measures a policy.
+             */
+            play_id: string | null;
+            figures: components["schemas"]["LeaderboardFigures"];
+            /** Prompt Tokens */
+            prompt_tokens: number | null;
+            /** Completion Tokens */
+            completion_tokens: number | null;
+            /**
+             * Cost Usd
+             * @description The tokens at the request's `price`.
+             */
+            cost_usd: number | null;
+            /** Created At */
+            created_at: number;
+            /** Ended At */
+            ended_at: number | null;
+        };
+        /**
+         * LeaderboardFigures
+         * @description What the recorded episodes of an entry show.
+         */
+        LeaderboardFigures: {
+            /**
+             * Expected
+             * @description Tasks times repetitions.
+             */
+            expected: number;
+            /** Finished */
+            finished: number;
+            /**
+             * Errors
+             * @description Finished episodes without a verdict: their environment or the model's server failed.
+             */
+            errors: number;
+            /** @description None without a verdict. */
+            success: components["schemas"]["Share"] | null;
+            /**
+             * Families
+             * @description By the part of the task's name before its first `/`; empty without families, or with only one.
+             */
+            families: {
+                [key: string]: components["schemas"]["Share"];
+            };
+            /** Mean Reward */
+            mean_reward: number | null;
+            /** Mean Turns */
+            mean_turns: number | null;
+        };
+        /**
+         * LeaderboardRequest
+         * @description A model to measure: a policy, which the server plays itself, or an endpoint, which the caller plays.
+         *
+         *     The caller plays an endpoint by opening `repetitions` episodes of each task, with the entry's `group_of` the task as
+         *     their group and `trainable` false, and then ends the entry.
+         */
+        LeaderboardRequest: {
+            /**
+             * Label
+             * @description Name of the row.
+             */
+            label: string;
+            /**
+             * Policy
+             * @description Policy of this server, such as `policy@3`.
+             */
+            policy?: string | null;
+            /**
+             * Endpoint
+             * @description Base URL of an OpenAI-compatible API, such as `http://10.0.0.5:8000/v1`; the server never calls it.
+             */
+            endpoint?: string | null;
+            /**
+             * Model
+             * @description The endpoint's name of the model.
+             */
+            model?: string | null;
+            /** Environment */
+            environment: string;
+            /**
+             * Split
+             * @description Name of the split that the tasks are from.
+             */
+            split?: string | null;
+            /** Tasks */
+            tasks: string[];
+            /**
+             * Repetitions
+             * @description Episodes per task.
+             * @default 1
+             */
+            repetitions?: number;
+            /** Horizon */
+            horizon: number;
+            /**
+             * Tools
+             * @default false
+             */
+            tools?: boolean;
+            /**
+             * @default {
+             *       "temperature": 1,
+             *       "max_tokens": 64
+             *     }
+             */
+            sampling?: components["schemas"]["Sampling"];
+            /**
+             * Seed
+             * @default 0
+             */
+            seed?: number;
+            /**
+             * At Once
+             * @description Maximum number of episodes at once.
+             */
+            at_once?: number | null;
+            price?: components["schemas"]["Price"] | null;
+        };
+        /**
+         * LeaderboardView
+         * @description The newest entries, newest first.
+         */
+        LeaderboardView: {
+            /** Data */
+            data: components["schemas"]["LeaderboardEntry"][];
+        };
+        /**
+         * LearnerStep
+         * @description One finished learner step. A figure is None if the step or its algorithm does not have it.
+         */
+        LearnerStep: {
+            /**
+             * Step
+             * @description Step of the run, from 0.
+             */
+            step: number;
+            /**
+             * Global Step
+             * @description Step of the campaign: the run's `first_step` plus `step`.
+             */
+            global_step: number;
+            /** Horizon */
+            horizon: number;
+            /**
+             * Created At
+             * @description When its batch was begun.
+             */
+            created_at: number;
+            /**
+             * Policy Version
+             * @description The version that it published.
+             */
+            policy_version: number | null;
+            /**
+             * Episodes
+             * @description Episodes that its batch considered.
+             */
+            episodes: number;
+            /**
+             * Trained Episodes
+             * @description Episodes that trained it and have not been erased.
+             */
+            trained_episodes: number;
+            /** Success Rate */
+            success_rate: number | null;
+            /** Mean Reward */
+            mean_reward: number | null;
+            /**
+             * Truncated Share
+             * @description Share of episodes that the horizon cut.
+             */
+            truncated_share: number | null;
+            /** Mean Turns */
+            mean_turns: number | null;
+            /**
+             * Entropy
+             * @description Nats.
+             */
+            entropy: number | null;
+            /**
+             * Reference Kl
+             * @description Nats per token; None without a KL term.
+             */
+            reference_kl: number | null;
+            /**
+             * Mismatch Kl
+             * @description Between engine and learner, in nats per token.
+             */
+            mismatch_kl: number | null;
+            /**
+             * Fork Share
+             * @description Share of turns of its trained episodes that did not extend the turn before them.
+             */
+            fork_share: number | null;
+            /** Loss */
+            loss: number | null;
+            /** Grad Norm */
+            grad_norm: number | null;
+            /** Lr */
+            lr: number | null;
+            /** Trained Tokens */
+            trained_tokens: number | null;
+            /** Train S */
+            train_s: number | null;
+            /** Tokens Per S */
+            tokens_per_s: number | null;
+            /**
+             * Nothing To Learn
+             * @description Why the step trained nothing; None if it trained.
+             */
+            nothing_to_learn: string | null;
+            /**
+             * Environments
+             * @description By environment; `live` for episodes without one.
+             */
+            environments?: {
+                [key: string]: components["schemas"]["EnvironmentFigures"];
+            };
+            /**
+             * Decisions
+             * @description What was decided about the version, oldest first.
+             */
+            decisions?: components["schemas"]["StepDecision"][];
+            /**
+             * Metrics
+             * @description All metrics of the step by name, those above included.
+             */
+            metrics?: {
+                [key: string]: number;
+            };
         };
         /**
          * LineageEpisode
@@ -3448,6 +4124,24 @@ export interface components {
             tools: (components["schemas"]["server__api__dialects__tools__responses_tools__FunctionTool"] | components["schemas"]["server__api__dialects__tools__responses_tools__CustomTool"])[];
         };
         /**
+         * NextRun
+         * @description The run that a trigger starts next.
+         */
+        NextRun: {
+            /** Trigger */
+            trigger: string;
+            /**
+             * At
+             * @description Unix seconds; None if it does not depend on the time, or already waits.
+             */
+            at: number | null;
+            /**
+             * Waits For
+             * @description What must happen before it starts.
+             */
+            waits_for: string;
+        };
+        /**
          * Night
          * @description One run of a campaign.
          */
@@ -3642,6 +4336,33 @@ export interface components {
             };
         };
         /**
+         * PairedTask
+         * @description The episodes of both versions on one task.
+         */
+        PairedTask: {
+            /** Environment */
+            environment: string;
+            /** Task */
+            task: string;
+            /**
+             * Guards
+             * @description Whether it belongs to an environment in which the candidate only must not be worse.
+             */
+            guards: boolean;
+            /** Champion */
+            champion: components["schemas"]["EvaluatedEpisode"][];
+            /** Candidate */
+            candidate: components["schemas"]["EvaluatedEpisode"][];
+        };
+        /**
+         * PairedTasks
+         * @description The episodes behind a decision of the gate, by environment and task; erased ones are missing.
+         */
+        PairedTasks: {
+            /** Data */
+            data: components["schemas"]["PairedTask"][];
+        };
+        /**
          * PartView
          * @description The state of one part of the server.
          */
@@ -3788,6 +4509,12 @@ export interface components {
              * @default 0
              */
             seed?: number;
+            /**
+             * At Once
+             * @description Maximum number of its episodes at once; None leaves it to the server. With 1, on an idle server, greedy answers
+             *     repeat exactly: an engine that computes answers together rounds them differently in other company.
+             */
+            at_once?: number | null;
             /**
              * Purpose
              * @description An evaluation is never trained on and leaves a row in `evaluation`.
@@ -4034,6 +4761,16 @@ export interface components {
             value_lr?: number;
         };
         /**
+         * Price
+         * @description What an endpoint asks, in US dollars per million tokens.
+         */
+        Price: {
+            /** Prompt */
+            prompt: number;
+            /** Completion */
+            completion: number;
+        };
+        /**
          * Probe
          * @description The learner's own logprobs of a fixed text, which the engine must reproduce after loading the version.
          */
@@ -4048,6 +4785,43 @@ export interface components {
              * @description [T-1] logprob of token t+1 given tokens 0..t, at temperature 1, in nats.
              */
             logprobs: number[];
+        };
+        /**
+         * Problem
+         * @description Something that needs attention.
+         */
+        Problem: {
+            /**
+             * Part
+             * @description Part of the server, such as `disk`, `learner`, `index`, `run` or `training`.
+             */
+            part: string;
+            /**
+             * Severity
+             * @description An `error` stops the server from serving or learning; a `warning` does not.
+             * @enum {string}
+             */
+            severity: "error" | "warning";
+            /**
+             * Text
+             * @description What is wrong and what to do.
+             */
+            text: string;
+        };
+        /**
+         * ProcessMemory
+         * @description Memory of one process and its children.
+         */
+        ProcessMemory: {
+            /**
+             * Name
+             * @description `server`, `engine` or `learner`.
+             */
+            name: string;
+            /** Resident Bytes */
+            resident_bytes: number;
+            /** Gpu Bytes */
+            gpu_bytes?: number | null;
         };
         /**
          * PromotionList
@@ -4847,6 +5621,39 @@ export interface components {
             nothing_to_learn?: string | null;
         };
         /**
+         * RunSteps
+         * @description The learner steps of a run, in order.
+         */
+        RunSteps: {
+            /** Run Id */
+            run_id: string;
+            /**
+             * State
+             * @description The run's state.
+             */
+            state: string;
+            /** Algorithm */
+            algorithm: string;
+            /** Campaign */
+            campaign: string | null;
+            /**
+             * First Step
+             * @description Global learner step of the run's step 0.
+             */
+            first_step: number;
+            /**
+             * Total
+             * @description Learner steps that the run is to have.
+             */
+            total: number;
+            /** First Version */
+            first_version: number | null;
+            /** Last Version */
+            last_version: number | null;
+            /** Data */
+            data: components["schemas"]["LearnerStep"][];
+        };
+        /**
          * RunView
          * @description A training run: one row from start to end.
          */
@@ -5011,6 +5818,14 @@ export interface components {
             unfinished_run: string | null;
             /** Triggers */
             triggers: components["schemas"]["TriggerView"][];
+            /** @description The server's configured run (`schedule.run`), which triggers and requests without a config start. */
+            run?: components["schemas"]["RunConfig"] | null;
+            /**
+             * Pause Outside Windows
+             * @description A running run is paused when its window closes.
+             * @default false
+             */
+            pause_outside_windows?: boolean;
         };
         /**
          * ScorerList
@@ -5054,6 +5869,27 @@ export interface components {
             last_error: string | null;
             /** Last Error At */
             last_error_at: number | null;
+        };
+        /**
+         * SeriesGroup
+         * @description Episodes of one environment or version by bucket. All lists share the length B.
+         */
+        SeriesGroup: {
+            /**
+             * Episodes
+             * @description [B] episodes opened.
+             */
+            episodes: number[];
+            /**
+             * Success Rate
+             * @description [B] share of successes among the episodes with a verdict; None without one.
+             */
+            success_rate: (number | null)[];
+            /**
+             * Mean Reward
+             * @description [B] None without a rewarded episode.
+             */
+            mean_reward: (number | null)[];
         };
         /**
          * ServerView
@@ -5185,6 +6021,213 @@ export interface components {
              * @description Mean logprob of the served answer by the shadow's version, at temperature 1, in nats.
              */
             logprob: number | null;
+            /** Created At */
+            created_at: number;
+        };
+        /**
+         * Share
+         * @description A success rate over tasks, with its 95 % interval.
+         */
+        Share: {
+            /** Tasks */
+            tasks: number;
+            /**
+             * Episodes
+             * @description Episodes with a verdict.
+             */
+            episodes: number;
+            /** Success */
+            success: number;
+            /** Low */
+            low: number;
+            /** High */
+            high: number;
+        };
+        /**
+         * StatsView
+         * @description Time series of recorded episodes. All lists share the length B; episodes count where they were opened.
+         */
+        StatsView: {
+            /**
+             * Opened From
+             * @description Beginning of the first bucket, in Unix seconds.
+             */
+            opened_from: number;
+            /**
+             * Opened Before
+             * @description End of the last bucket.
+             */
+            opened_before: number;
+            /** Bucket S */
+            bucket_s: number;
+            /**
+             * At
+             * @description [B] beginning of each bucket, in Unix seconds.
+             */
+            at: number[];
+            /**
+             * Episodes
+             * @description [B] episodes opened.
+             */
+            episodes: number[];
+            /**
+             * Live
+             * @description [B] of these, episodes that the server did not play.
+             */
+            live: number[];
+            /**
+             * Errors
+             * @description [B] of the episodes, those that failed.
+             */
+            errors: number[];
+            /**
+             * Open
+             * @description [B] episodes open at the bucket's end.
+             */
+            open: number[];
+            /**
+             * Turns
+             * @description [B] turns recorded in the bucket.
+             */
+            turns: number[];
+            /**
+             * Prompt Tokens
+             * @description [B] tokens of these turns' prompts.
+             */
+            prompt_tokens: number[];
+            /**
+             * Completion Tokens
+             * @description [B] tokens of their answers.
+             */
+            completion_tokens: number[];
+            /**
+             * Untrainable
+             * @description Reason to [B] turns that cannot be trained on.
+             */
+            untrainable: {
+                [key: string]: number[];
+            };
+            /**
+             * Success Rate
+             * @description [B]
+             */
+            success_rate: (number | null)[];
+            /**
+             * Mean Reward
+             * @description [B]
+             */
+            mean_reward: (number | null)[];
+            /**
+             * Environments
+             * @description By environment; `live` for episodes without one.
+             */
+            environments: {
+                [key: string]: components["schemas"]["SeriesGroup"];
+            };
+            /**
+             * Versions
+             * @description By the version on which the episodes were opened, such as `12`.
+             */
+            versions: {
+                [key: string]: components["schemas"]["SeriesGroup"];
+            };
+            /**
+             * Missing
+             * @description Episodes that are not counted yet, since they are still being indexed.
+             */
+            missing: number;
+        };
+        /**
+         * StatusView
+         * @description What the server is doing, whether it is well, and whether the policy gets better.
+         */
+        StatusView: {
+            /** At */
+            at: number;
+            /** Name */
+            name: string;
+            /** Model */
+            model: string;
+            /** Engine */
+            engine: string;
+            /**
+             * Weights
+             * @enum {string}
+             */
+            weights: "full" | "adapter";
+            /** Champion */
+            champion: number;
+            /** Head */
+            head: number;
+            /**
+             * Canary
+             * @description The version that a share of live traffic tries.
+             */
+            canary: number | null;
+            /** Ready */
+            ready: boolean;
+            /**
+             * Summary
+             * @description One sentence.
+             */
+            summary: string;
+            /**
+             * Problems
+             * @description The worst first; empty if all is well.
+             */
+            problems: components["schemas"]["Problem"][];
+            /** Open Episodes */
+            open_episodes: number;
+            /** Turns In Progress */
+            turns_in_progress: number;
+            /**
+             * Turns Per S
+             * @description Turns recorded in the last minute, per second.
+             */
+            turns_per_s: number;
+            /** Prompt Tokens Per S */
+            prompt_tokens_per_s: number;
+            /** Completion Tokens Per S */
+            completion_tokens_per_s: number;
+            /** Memory */
+            memory: components["schemas"]["ProcessMemory"][];
+            /** @description The run in progress, or the newest one that is queued or paused; None if there is none. */
+            training: components["schemas"]["TrainingNow"] | null;
+            /**
+             * Undecided Run
+             * @description An ended run whose promotion is being decided.
+             */
+            undecided_run: string | null;
+            /** @description None without triggers. */
+            next_run: components["schemas"]["NextRun"] | null;
+            /**
+             * Trend
+             * @description The champion and the champions before it, newest first, with what their live episodes earned.
+             */
+            trend: components["schemas"]["Trend"][];
+            /**
+             * Indexed
+             * @description Whether the index of episodes is complete: otherwise searches and `GET /v1/stats` lack some.
+             */
+            indexed: boolean;
+        };
+        /**
+         * StepDecision
+         * @description A row of the ledger about the version that a learner step published.
+         */
+        StepDecision: {
+            /**
+             * Id
+             * @description Id of the row, as in `GET /v1/promotions`.
+             */
+            id: number;
+            /**
+             * Action
+             * @description `publish`, `canary`, `promote`, `continue`, `reject` or `rollback` (away from this version).
+             */
+            action: string;
+            /** Reason */
+            reason: string;
             /** Created At */
             created_at: number;
         };
@@ -5528,6 +6571,66 @@ export interface components {
             weight: number;
         };
         /**
+         * TrainingNow
+         * @description The run in progress.
+         */
+        TrainingNow: {
+            /** Run Id */
+            run_id: string;
+            /** State */
+            state: string;
+            /** Campaign */
+            campaign: string | null;
+            /**
+             * Night
+             * @description Which run of its campaign it is, from 1.
+             */
+            night: number | null;
+            /**
+             * Step
+             * @description Finished learner steps of the run.
+             */
+            step: number;
+            /** Steps */
+            steps: number;
+            /** Global Step */
+            global_step: number;
+            /**
+             * Horizon
+             * @description The horizon of the newest batch.
+             */
+            horizon: number | null;
+            /**
+             * Doing
+             * @description `waits for a learner`, `plays`, `trains`, or why it is paused.
+             */
+            doing: string;
+            /**
+             * Played
+             * @description Finished episodes of the batch's play.
+             */
+            played?: number | null;
+            /**
+             * Episodes
+             * @description All episodes of the play.
+             */
+            episodes?: number | null;
+        };
+        /**
+         * Trend
+         * @description Success of a version in episodes of the last days.
+         */
+        Trend: {
+            /** Version */
+            version: number;
+            /** Episodes */
+            episodes: number;
+            /** Success Rate */
+            success_rate: number | null;
+            /** Mean Reward */
+            mean_reward: number | null;
+        };
+        /**
          * TriggerCreate
          * @description Set a trigger.
          */
@@ -5621,6 +6724,50 @@ export interface components {
             id: string;
         };
         /**
+         * TurnTokens
+         * @description The tokens that a turn adds to what it extends: of its prompt's new messages, then of its answer.
+         *
+         *     All lists share the length N.
+         */
+        TurnTokens: {
+            /**
+             * First
+             * @description Index of the first of them among all of the turn's tokens.
+             */
+            first: number;
+            /**
+             * Ids
+             * @description [N]
+             */
+            ids: number[];
+            /**
+             * Pieces
+             * @description [N] the tokens as text; joined, they are what the model read and wrote. A character of several tokens is in the
+             *     last of them, and the others are empty.
+             */
+            pieces: string[];
+            /**
+             * Sampled
+             * @description [N] whether the policy, or the author of a demonstration, wrote the token.
+             */
+            sampled: boolean[];
+            /**
+             * Trained
+             * @description [N] whether a learner step may train the token: it is sampled, and its turn and its episode are trainable.
+             */
+            trained: boolean[];
+            /**
+             * Logprobs
+             * @description [N] the engine's natural logarithm at sampling time; None for tokens that no policy sampled.
+             */
+            logprobs: (number | null)[];
+            /**
+             * Versions
+             * @description [N] the version that sampled the token.
+             */
+            versions: (number | null)[];
+        };
+        /**
          * TurnView
          * @description One recorded turn.
          */
@@ -5680,6 +6827,28 @@ export interface components {
             logprobs: (number | null)[];
             /** Created At */
             created_at: number;
+            /**
+             * Extends
+             * @description Index of the turn at whose end this one begins; None for the beginning of a conversation. An episode whose turns
+             *     do not form a chain has branches.
+             */
+            extends?: number | null;
+            /**
+             * Forked
+             * @description It does not extend the turn before it, although the episode had turns.
+             * @default false
+             */
+            forked?: boolean;
+            /** Temperature */
+            temperature?: number | null;
+            /**
+             * Duration Ms
+             * @description From the start of sampling to the end of the answer.
+             * @default 0
+             */
+            duration_ms?: number;
+            /** @description Only with `tokens=true`. */
+            tokens?: components["schemas"]["TurnTokens"] | null;
         };
         /**
          * VersionSpan
@@ -6828,6 +7997,16 @@ export interface operations {
                 opened_before?: number | null;
                 metadata?: string[];
                 text?: string | null;
+                task?: string | null;
+                play?: string | null;
+                live?: boolean | null;
+                success?: boolean | null;
+                version?: number | null;
+                reward_from?: number | null;
+                reward_to?: number | null;
+                untrainable?: string | null;
+                run?: string | null;
+                step?: number | null;
                 after?: string | null;
                 limit?: number;
             };
@@ -6908,7 +8087,9 @@ export interface operations {
     };
     get_episode_v1_episodes__episode_id__get: {
         parameters: {
-            query?: never;
+            query?: {
+                tokens?: boolean | null;
+            };
             header?: never;
             path: {
                 episode_id: string;
@@ -7144,6 +8325,48 @@ export interface operations {
             };
         };
     };
+    give_feedback_v1_episodes__episode_id__feedback_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                episode_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["FeedbackRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeedbackView"];
+                };
+            };
+            /** @description An error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        error: {
+                            message: string;
+                            type: string;
+                            param: string | null;
+                            code: string | null;
+                        };
+                    };
+                };
+            };
+        };
+    };
     reward_by_id_v1_rewards_post: {
         parameters: {
             query?: never;
@@ -7334,6 +8557,48 @@ export interface operations {
             };
         };
     };
+    demonstrate_v1_episodes__episode_id__demonstrations_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                episode_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DemonstrationRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StepResult"];
+                };
+            };
+            /** @description An error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        error: {
+                            message: string;
+                            type: string;
+                            param: string | null;
+                            code: string | null;
+                        };
+                    };
+                };
+            };
+        };
+    };
     start_play_v1_plays_post: {
         parameters: {
             query?: never;
@@ -7468,6 +8733,42 @@ export interface operations {
                 };
                 content: {
                     "text/event-stream": unknown;
+                };
+            };
+            /** @description An error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        error: {
+                            message: string;
+                            type: string;
+                            param: string | null;
+                            code: string | null;
+                        };
+                    };
+                };
+            };
+        };
+    };
+    me_v1_keys_me_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CallerView"];
                 };
             };
             /** @description An error */
@@ -7855,6 +9156,46 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RunView"];
+                };
+            };
+            /** @description An error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        error: {
+                            message: string;
+                            type: string;
+                            param: string | null;
+                            code: string | null;
+                        };
+                    };
+                };
+            };
+        };
+    };
+    get_run_steps_v1_runs__run_id__steps_get: {
+        parameters: {
+            query?: {
+                first?: number;
+            };
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RunSteps"];
                 };
             };
             /** @description An error */
@@ -8955,6 +10296,238 @@ export interface operations {
             };
         };
     };
+    get_paired_tasks_v1_promotions__number__tasks_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PairedTasks"];
+                };
+            };
+            /** @description An error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        error: {
+                            message: string;
+                            type: string;
+                            param: string | null;
+                            code: string | null;
+                        };
+                    };
+                };
+            };
+        };
+    };
+    get_leaderboard_v1_leaderboard_get: {
+        parameters: {
+            query?: {
+                environment?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LeaderboardView"];
+                };
+            };
+            /** @description An error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        error: {
+                            message: string;
+                            type: string;
+                            param: string | null;
+                            code: string | null;
+                        };
+                    };
+                };
+            };
+        };
+    };
+    add_entry_v1_leaderboard_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["LeaderboardRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LeaderboardEntry"];
+                };
+            };
+            /** @description An error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        error: {
+                            message: string;
+                            type: string;
+                            param: string | null;
+                            code: string | null;
+                        };
+                    };
+                };
+            };
+        };
+    };
+    get_entry_v1_leaderboard__entry_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                entry_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LeaderboardEntry"];
+                };
+            };
+            /** @description An error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        error: {
+                            message: string;
+                            type: string;
+                            param: string | null;
+                            code: string | null;
+                        };
+                    };
+                };
+            };
+        };
+    };
+    delete_entry_v1_leaderboard__entry_id__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                entry_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description An error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        error: {
+                            message: string;
+                            type: string;
+                            param: string | null;
+                            code: string | null;
+                        };
+                    };
+                };
+            };
+        };
+    };
+    end_entry_v1_leaderboard__entry_id__end_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                entry_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["LeaderboardEnd"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LeaderboardEntry"];
+                };
+            };
+            /** @description An error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        error: {
+                            message: string;
+                            type: string;
+                            param: string | null;
+                            code: string | null;
+                        };
+                    };
+                };
+            };
+        };
+    };
     list_shadows_v1_shadow_get: {
         parameters: {
             query?: {
@@ -9157,6 +10730,82 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ServerView"];
+                };
+            };
+            /** @description An error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        error: {
+                            message: string;
+                            type: string;
+                            param: string | null;
+                            code: string | null;
+                        };
+                    };
+                };
+            };
+        };
+    };
+    get_stats_v1_stats_get: {
+        parameters: {
+            query?: {
+                from?: number | null;
+                to?: number | null;
+                bucket?: number | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StatsView"];
+                };
+            };
+            /** @description An error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        error: {
+                            message: string;
+                            type: string;
+                            param: string | null;
+                            code: string | null;
+                        };
+                    };
+                };
+            };
+        };
+    };
+    get_status_v1_status_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StatusView"];
                 };
             };
             /** @description An error */

@@ -148,6 +148,12 @@ export declare class Upturn {
         last_turn_at: number | null;
         opened_at: number;
         closed_at: number | null;
+        live?: boolean;
+        completion_tokens?: number;
+        versions?: number[];
+        untrainable?: {
+            [key: string]: number;
+        };
     }, void, unknown>;
     /** Return all training runs, the newest first. */
     runs(): Promise<{

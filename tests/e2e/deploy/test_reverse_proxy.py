@@ -107,7 +107,9 @@ def test_a_body_up_to_the_servers_limit_passes_and_larger_ones_are_refused(agent
 
 def test_websockets_pass(port: int, tmp_path: Path) -> None:
     trusted = ssl.create_default_context(cafile=str(tmp_path / "fullchain.pem"))
-    with websockets.connect(f"wss://localhost:{port}/openenv/textcraft/ws", ssl=trusted, proxy=None, open_timeout=60) as socket_:
+    with websockets.connect(
+        f"wss://localhost:{port}/openenv/textcraft/ws", ssl=trusted, proxy=None, open_timeout=60
+    ) as socket_:
         socket_.send('{"type": "state"}')
         assert json.loads(socket_.recv(timeout=60))["type"] == "state"
 
