@@ -186,7 +186,7 @@ async function refresh() {
 async function begin() {
   const wanted = [place.dataset.run, place.dataset.against].filter(Boolean);
   try {
-    runs = await Promise.all(wanted.map(load));
+    runs = await Promise.all(wanted.map((run) => load(run)));
   } catch (error) {
     place.replaceChildren(said(String(error.message ?? error)));
     return;
