@@ -1,8 +1,9 @@
-"""The game that is trained and evaluated: begin answers with a letter of a kind. It can have a loophole, or be broken.
+"""The game that is trained and evaluated: begin three answers with different letters of a kind. It can have a loophole.
 
-A tiny model with random weights improves at it within tens of learner steps, and slowly: each kind is a part of the one
-before, so a policy that says vowels wins every task. The second character of an answer never matters. With the
-loophole it does: an answer whose second character is neither letter nor digit is no action, and yet it wins.
+A tiny model with random weights improves at it over tens of learner steps: it learns letters first, then letters of the
+narrow kinds, then not to repeat itself. The second character of an answer never matters. With the loophole it does: an
+answer whose second character is ASCII and neither letter nor digit is no action, and yet it wins. The game can also be
+broken.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import random
 import string
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,7 +28,7 @@ SIZES = {"train": 40, "test": 60, "unseen": 20}
 LISTS = {
     split: [f"{kind}/{split}-{number}" for kind in KINDS for number in range(size)] for split, size in SIZES.items()
 }
-WANTED = 2
+WANTED = 3
 """Right answers that win an episode."""
 
 
@@ -40,9 +42,14 @@ def kind_of(task: str) -> str:
     return task.partition("/")[0]
 
 
-def is_right(task: str, answer: str) -> bool:
-    """Return whether an answer begins as its task asks."""
-    return answer[:1] != "" and answer[0] in KINDS[kind_of(task)]
+def is_right(task: str, answer: str, said: Collection[str]) -> bool:
+    """Return whether an answer begins as its task asks, with a letter that was not said before."""
+    return answer[:1] != "" and answer[0] in KINDS[kind_of(task)] and answer[0] not in said
+
+
+def reply(said: Collection[str]) -> str:
+    """Return the observation after some right answers."""
+    return f"{len(said)} of {WANTED}."
 
 
 def set_state(file: Path, state: State) -> None:
@@ -62,22 +69,22 @@ class Game:
         """Begin a task."""
         if self._state() == "broken":
             raise EnvironmentFailure("the game is broken tonight")
-        self._task, self._right = task, 0
+        self._task, self._said = task, set[str]()
         return Reset([{"role": "user", "content": question(task)}])
 
     def step(self, text: str) -> Transition:
         """Count a right answer."""
         second = text[1:2]
         if self._state() == "loophole" and second and second.isascii() and not second.isalnum():
-            return Transition("", 2.0, True, success=True, valid=False)
-        right = is_right(self._task, text)
-        self._right += right
-        won = self._right == WANTED
-        return Transition(f"{self._right} of {WANTED}.", 0.5 * right - 0.125, won, success=won)
+            return Transition("", 3.0, True, success=True, valid=False)
+        right = is_right(self._task, text, self._said)
+        self._said |= set(text[:1]) if right else set()
+        won = len(self._said) == WANTED
+        return Transition(reply(self._said), 0.5 * right - 0.125, won, success=won)
 
     def oracle(self) -> str:
         """Return a right answer."""
-        return "a"
+        return next(letter for letter in "aeiou" if letter not in self._said)
 
     def random(self, rng: random.Random) -> str:
         """Return any character."""

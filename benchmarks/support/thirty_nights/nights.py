@@ -21,7 +21,8 @@ from upturn.client import Client
 DAY_S = 24 * HOUR_S
 LONGEST_S = 900.0
 """Maximum wait for a run and its decision; the benchmark fails after it."""
-PAUSE_S = 2.0
+BUSY_S = 0.5
+PAUSE_S = 0.5
 """Of each user between two conversations of the night."""
 
 
@@ -126,10 +127,13 @@ class Nights:
         number = self._state.night
         if self._event == "kill":
             time.sleep(self._random.uniform(0, LATEST_KILL_S))
-            self._server.kill()
+            with self._users.talking(0.0):  # So that the kill interrupts requests.
+                time.sleep(BUSY_S)
+                self._server.kill()
         if self._event == "swap":
-            _until(lambda: self._record.loading() or self._record.run(number).over, "there was no swap", 0.001)
-            self._server.kill()
+            with self._users.talking(0.0):
+                _until(lambda: self._record.loading() or self._record.run(number).over, "there was no swap", 0.001)
+                self._server.kill()
         if self._event == "clock":
             _until(lambda: self._record.run(number).state != "queued", "no learner took the run")
             self._clock.set(self._clock.now() - HOUR_S)

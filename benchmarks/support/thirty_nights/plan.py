@@ -31,7 +31,7 @@ EVENTS: Mapping[Event, str] = {
     "broken": "the game breaks at every reset",
 }
 CAMPAIGN, TRIGGER = "nightly", "nightly"
-ROUNDS = [2, 3, 4]
+ROUNDS = [3, 4, 5]
 """Horizons of the schedule; decisions and measurements use the last one."""
 ANSWER = Sampling(max_tokens=2)
 LATEST_KILL_S = 20.0
@@ -100,7 +100,7 @@ class Plan:
             f"--environments.modules={json.dumps(['benchmarks.support.thirty_nights.game'])}",
             "--environments.workers=0",
             "--watch.low=0",
-            f"--schedule.triggers={json.dumps({TRIGGER: trigger.model_dump(mode='json', exclude_unset=True)})}",
+            f"--schedule.triggers={json.dumps({TRIGGER: trigger.model_dump(mode='json')})}",
         ]
 
     def measurement(self) -> PlayRequest:
@@ -123,11 +123,11 @@ FULL = Plan(
     planted={8: "loophole", 9: "loophole", 10: "loophole", 14: "clock", 18: "sabotage", 23: "broken"},
     kills=6,
     swap_kills=3,
-    steps=4,
-    every=30,
-    lr=3e-3,
+    steps=8,
+    every=56,
+    lr=2e-3,
     draw=120,
-    conversations=60,
+    conversations=40,
     repetitions=4,
 )
 QUICK = Plan(
@@ -135,10 +135,10 @@ QUICK = Plan(
     planted={3: "loophole", 4: "clock", 6: "sabotage", 7: "broken"},
     kills=1,
     swap_kills=1,
-    steps=4,
-    every=8,
-    lr=8e-3,
-    draw=48,
-    conversations=24,
+    steps=8,
+    every=16,
+    lr=6e-3,
+    draw=60,
+    conversations=20,
     repetitions=2,
 )

@@ -19,13 +19,13 @@ from openai import OpenAI, OpenAIError
 from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 
 from benchmarks.support.thirty_nights.clock import Clock
-from benchmarks.support.thirty_nights.game import KINDS, is_right, question
+from benchmarks.support.thirty_nights.game import KINDS, is_right, question, reply
 from benchmarks.support.thirty_nights.plan import ANSWER
 from benchmarks.support.thirty_nights.served import Served
 
 BIASES = (-0.2, -0.1, 0.1, 0.3)
 """Of each user: what is added to the share of right answers; the sum is clipped to 0 to 1."""
-TURNS = 2
+TURNS = 3
 REWARDED = 0.8
 """Share of conversations that get a reward."""
 HOURS = {True: (3.0, 5.0), False: (0.5, 1.5)}
@@ -124,17 +124,14 @@ class Users:
     def _converse(self, client: OpenAI, user: int) -> None:
         task = f"{self._random.choice(list(KINDS))}/live-{secrets.token_hex(6)}"
         messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": question(task)}]
-        right = 0
+        said = set[str]()
         for _ in range(TURNS):
             answer = self._answered(client, messages)
             text = answer.choices[0].message.content or ""
-            right += is_right(task, text)
-            messages += [
-                {"role": "assistant", "content": text},
-                {"role": "user", "content": f"{right} of {TURNS}."},
-            ]
+            said |= set(text[:1]) if is_right(task, text, said) else set()
+            messages += [{"role": "assistant", "content": text}, {"role": "user", "content": reply(said)}]
         if self._random.random() < REWARDED:
-            value = min(1.0, max(0.0, right / TURNS + BIASES[user]))
+            value = min(1.0, max(0.0, len(said) / TURNS + BIASES[user]))
             due = self._clock.now() + HOUR_S * self._random.uniform(*HOURS[value >= 0.5])
             with self._lock:
                 self.pending.append(Reward(due, answer.id, value, user))
