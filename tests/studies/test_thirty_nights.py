@@ -41,7 +41,7 @@ def test_a_server_that_is_left_alone_is_better_after_some_nights_and_is_never_fo
     assert printed[: len(before)] == before, "the nights before the kill are not those that are continued"
     found: dict[str, Any] = json.loads(printed[-1])
     assert [promise for promise, kept in found["promises"].items() if not kept] == []
-    assert len(found["promises"]) == 8
+    assert len(found["promises"]) == 9
     assert (found["nights"], found["lost"], found["twice"], found["failed"]) == (QUICK.nights, 0, 0, 0)
     assert found["interval"][0] > 0 and found["false_promotions"] == []
     assert found["interrupted_swaps"] >= 1, "no kill hit a swap"

@@ -22,6 +22,7 @@ DAY_S = 24 * HOUR_S
 LONGEST_S = 900.0
 """Maximum wait for a run and its decision; the benchmark fails after it."""
 BUSY_S = 0.5
+"""How long users talk without a pause before a kill at random."""
 PAUSE_S = 0.5
 """Of each user between two conversations of the night."""
 

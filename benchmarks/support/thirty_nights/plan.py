@@ -27,7 +27,7 @@ EVENTS: Mapping[Event, str] = {
     "swap": "it is killed while it loads a new version",
     "clock": "the clock is set back by an hour while a run trains",
     "loophole": "the game pays for answers that are no action, and calls them successes",
-    "sabotage": "in the evening bad weights are published by hand, as a version of the campaign",
+    "sabotage": "in the evening bad weights are published by hand, in a run by itself",
     "broken": "the game breaks at every reset",
 }
 CAMPAIGN, TRIGGER = "nightly", "nightly"
@@ -37,7 +37,7 @@ ANSWER = Sampling(max_tokens=2)
 LATEST_KILL_S = 20.0
 """Maximum time from the start of a night's run to a kill at random."""
 LEASE_S = 15.0
-"""A killed learner's run waits so long for the next one."""
+"""Seconds that the run of a killed learner waits for the next one."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Plan:
     draw: int
     """Tasks that a decision draws."""
     conversations: int
-    """Conversations of users on each day, beside those in the night."""
+    """Conversations of users on each day, in addition to those in the night."""
     repetitions: int
     """Episodes of each task in a measurement."""
     seed: int = 0
 
     def events(self) -> dict[int, Event]:
-        """Return the event of each night that has one; the first night and the last have none."""
+        """Return the event of each night that has one; the first night and the last one are quiet."""
         free = [night for night in range(2, self.nights) if night not in self.planted]
         drawn = random.Random(self.seed).sample(free, self.kills + self.swap_kills)
         kinds: list[Event] = ["kill"] * self.kills + ["swap"] * self.swap_kills

@@ -23,7 +23,7 @@ class Decided:
     run_id: str
     state: str
     over: bool
-    """It has ended, and nothing is to be decided any more."""
+    """It has ended, and nothing is left to decide."""
     outcome: str
     horizon: int | None
     """Of its last learner step."""

@@ -1,4 +1,4 @@
-"""Bad weights that somebody publishes by hand, as a step of the campaign: the base model with noise."""
+"""Bad weights that somebody publishes by hand, in a run by itself: the base model with noise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks.support.swap_versions import Versions
 from benchmarks.support.thirty_nights.plan import ROUNDS, Plan
 from benchmarks.support.thirty_nights.record import BY_HAND
 from upturn.client import Client
-from upturn.wire import BatchAck, BatchRequest, PolicyPublish, RunClaim, RunEnd, RunRequest
+from upturn.wire import BatchAck, BatchRequest, FixedHorizon, PolicyPublish, RunClaim, RunEnd, RunRequest
 
 HAND = "someone"
 """Name of the learner that publishes them."""
@@ -17,7 +17,8 @@ HAND = "someone"
 def publish_bad_weights(client: Client, plan: Plan, directory: Path) -> None:
     """Do what a learner does for a run of one step, without learning. The gate then decides."""
     bad = Versions.write("adapter", directory / "model", directory / "data" / "learner", 1).written[0]
-    config = plan.run().model_copy(update={"steps": 1})
+    horizon = FixedHorizon(horizon=ROUNDS[-1])
+    config = plan.run().model_copy(update={"steps": 1, "campaign": None, "schedule": horizon})
     run = client.create_run(RunRequest(config=config, trigger=BY_HAND))
     if client.claim_run(RunClaim(learner=HAND, run_id=run.id)) is None:
         raise RuntimeError("the server's learner has claimed the run first")

@@ -119,8 +119,9 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
         "no false promotion": not false,
         "each night had one run": [row.runs for row in rows] == list(range(len(rows))),
         "the auditor named the loophole": any(row.outcome == "revert" and "no_action" in row.found for row in loophole),
-        "the weights published by hand reached no user": all(
-            row.by_hand in ("gate: reject", "gate: continue") for row in sabotage
+        "the weights published by hand were rejected": all(row.by_hand == "gate: reject" for row in sabotage),
+        "each night was decided but that of the broken game": all(
+            row.outcome != "nothing" for row in rows if row.event != "broken"
         ),
         "a broken game promoted nothing": all(row.outcome != "promote" for row in broken),
     }

@@ -89,7 +89,7 @@ class Users:
             raise self._errors[0]
 
     def talk(self, conversations: int) -> None:
-        """Let all users talk until so many conversations have been held."""
+        """Let all users talk until this number of conversations has been held."""
         wanted = len(self.tally.answered) + TURNS * conversations
         with self.talking(0.0):
             while len(self.tally.answered) < wanted and not self._errors:

@@ -67,7 +67,7 @@ def test_the_table_has_a_line_of_the_same_columns_for_each_night() -> None:
 
 def test_all_promises_of_good_nights_are_kept() -> None:
     found = summary(NIGHTS)
-    assert len(found["promises"]) == 8 and all(found["promises"].values())
+    assert len(found["promises"]) == 9 and all(found["promises"].values())
     assert (found["nights"], found["promotions"], found["turns"], found["repeated"]) == (5, 2, 500, 18)
     assert found["gain"] == pytest.approx(0.8) and found["interval"][0] > 0
 
@@ -83,7 +83,8 @@ def test_all_promises_of_good_nights_are_kept() -> None:
         (row(5, "promote", 0.9, runs=6), "each night had one run"),
         (row(2, "promote", 0.7, found=["no_action"]), "the auditor named the loophole"),
         (row(2, "revert", 0.6, found=["turns"]), "the auditor named the loophole"),
-        (row(3, "continue", 0.6, by_hand="gate: promote"), "the weights published by hand reached no user"),
+        (row(3, "continue", 0.6, by_hand="gate: promote"), "the weights published by hand were rejected"),
+        (row(1, "nothing", 0.6), "each night was decided but that of the broken game"),
         (row(4, "promote", 0.7), "a broken game promoted nothing"),
     ],
 )
