@@ -98,8 +98,13 @@ def line(row: Row) -> str:
 
 
 def false_promotions(rows: Sequence[Row]) -> list[int]:
-    """Return the nights that promoted a version which is not better on the tasks that no decision sees."""
-    return [row.night for before, row in pairwise(rows) if row.outcome == "promote" and fmean(row.gains(before)) <= 0]
+    """Return the nights that promoted a version whose gain on the tasks that no decision sees is not above 0.
+
+    That is if its whole 95 % interval is at most 0: the measurement has fewer episodes than the decision, so a small
+    gain may be measured as a small loss.
+    """
+    promoted = [(before, row) for before, row in pairwise(rows) if row.outcome == "promote"]
+    return [row.night for before, row in promoted if interval(row.gains(before))[1] <= 0]
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
@@ -163,8 +168,8 @@ def plot(rows: Sequence[Row], path: Path, title: str) -> None:
             axes.scatter(*points, color=color, zorder=3, label=outcome)
     for row in rows:
         if row.event is not None:
-            axes.annotate(row.event, (row.night, 1.02), rotation=60, fontsize=8, color="#555555", annotation_clip=False)
-    axes.set(xlabel="night", ylabel="success, mean reward", ylim=(0, 1.15), title=title)
+            axes.annotate(row.event, (row.night, 1.03), rotation=60, fontsize=8, color="#555555", annotation_clip=False)
+    axes.set(xlabel="night", ylabel="success, mean reward", ylim=(0, 1.3), title=title)
     axes.xaxis.get_major_locator().set_params(integer=True)
     horizon = axes.twinx()
     stages = [row for row in rows if row.horizon is not None]
@@ -172,7 +177,7 @@ def plot(rows: Sequence[Row], path: Path, title: str) -> None:
         [row.night for row in stages], [row.horizon for row in stages], where="mid", color="#999999", linestyle="--",
         label="horizon",
     )  # fmt: skip
-    horizon.set(ylabel="horizon (turns)", ylim=(0, 8))
+    horizon.set(ylabel="horizon (turns)", ylim=(0, 8.5))
     handles = axes.get_legend_handles_labels()[0] + horizon.get_legend_handles_labels()[0]
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.06, 1), frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
