@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,13 +25,28 @@ ROOT = Path(__file__).parents[2]
 class ServerProcess:
     """`python -m server serve` for the duration of a `with` block."""
 
-    def __init__(self, data_dir: Path, port: int, flags: list[str], on_wait: Callable[[float, str], None]) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        port: int,
+        flags: list[str],
+        on_wait: Callable[[float, str], None],
+        program: Sequence[str] = ("-m", "server"),
+    ) -> None:
+        """Prepare the command; nothing starts before the block.
+
+        Args:
+            data_dir: the server's data directory.
+            port: an unused port.
+            flags: further flags of `serve`.
+            on_wait: receives the seconds waited so far, and the newest line of the log.
+            program: Python's arguments before `serve`.
+        """
         self.url = f"http://127.0.0.1:{port}"
         self.log = data_dir / "logs" / "server.log"
         self._command = [
             sys.executable,
-            "-m",
-            "server",
+            *program,
             "serve",
             "--port",
             str(port),
@@ -66,6 +81,12 @@ class ServerProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stop()
+
+    def kill(self) -> None:
+        """Kill the server (`kill -9`); it stops nothing in order."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
 
     def _wait(self) -> None:
         assert self._process is not None

@@ -33,6 +33,7 @@ log = logging.getLogger("upturn.schedule")
 MAX_PAUSE_S = 60.0  # Longest pause between two checks: other servers and late rewards change what is due.
 MIN_PAUSE_S = 1.0  # Shortest: many episodes may end at once, and every check counts them.
 MAX_LOAD = 0.05  # Share of the time that counting may take, up to the longest pause.
+CLOCK_S = 1.0  # Longest time between two looks at the clock: it jumps if it is set, or after a machine was suspended.
 MAX_TRIGGERS = 100
 
 
@@ -187,15 +188,25 @@ class Schedule:
 
     async def _check_repeatedly(self) -> None:
         while True:
-            wait_s = MAX_PAUSE_S
+            wait_s, checked_at = MAX_PAUSE_S, self.clock()
             try:
                 wait_s = await self.check()
             except (*BROKEN, Unavailable) as error:
                 log.warning("cannot check the schedule, retrying: %s", error)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(MIN_PAUSE_S, wait_s))
-                await asyncio.sleep(pause_after(self._counted_in_s))
+            await self._wait(max(MIN_PAUSE_S, wait_s), checked_at)
             self._wake.clear()
+
+    async def _wait(self, pause_s: float, checked_at: float) -> None:
+        """Wait until a check is asked for, or until a pause has passed: by the clock or in fact, whichever is first."""
+        left, end = pause_s, time.monotonic() + pause_s
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), min(left, CLOCK_S))
+                await asyncio.sleep(pause_after(self._counted_in_s))
+                return
+            left = min(checked_at + pause_s - self.clock(), end - time.monotonic())
+            if left <= 0:
+                return
 
     def _count(self, now: float) -> Activity:
         began = time.monotonic()

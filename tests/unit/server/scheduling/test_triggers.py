@@ -565,6 +565,23 @@ async def test_the_schedule_is_checked_when_something_may_be_due_but_not_without
     await schedule.close()
 
 
+async def test_a_clock_that_jumps_ends_a_pause_and_one_that_is_set_back_prolongs_none(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(triggers={"t": IntervalTrigger(kind="interval", every_s=HOUR)})
+    monkeypatch.setattr("server.training.scheduling.schedule.CLOCK_S", 0.0)
+    await server.schedule.start()
+    while (await server.schedule.view()).triggers == []:
+        await asyncio.sleep(0)
+    server.clock.now += HOUR
+    while not (runs := await server.runs.views()):
+        await asyncio.sleep(0)
+    assert [run.created_at for run in runs] == [MIDNIGHT + HOUR]
+    await server.schedule.close()
+    server.clock.now -= HOUR
+    await server.schedule._wait(0.01, MIDNIGHT + HOUR)
+
+
 async def test_a_check_says_how_long_nothing_can_become_due(serve: Serve) -> None:
     server = serve(triggers={"t": IntervalTrigger(kind="interval", every_s=HOUR)})
     await server.begin()
