@@ -115,7 +115,7 @@ def demo(
             ) as server,
             Client(server.url) as client,
         ):
-            progress.say(f"serving at {server.url}/v1, log {server.log}")
+            progress.say(f"serving at {server.url}/v1, log {server.log}; watch it at {server.url}/ui/")
             ready = client.ready()
             progress.say(f"{ready.placement}")
             options = Options(model, sft_steps, rl_steps, goals, per_goal, seed)
@@ -129,7 +129,7 @@ def demo(
             print("serve the trained model:          " + _serve_command(serve))
             print("what was done, and what is next:  docs/demo.md, README.md (Use it)", flush=True)
             if keep:
-                print(f"the server keeps running at {server.url}/v1 (model: policy); Ctrl-C stops it", flush=True)
+                print(f"the server keeps running at {server.url} (dashboard; API at /v1, model: policy); Ctrl-C stops it", flush=True)
                 signal.pause()
     except KeyboardInterrupt:
         print(f"\nstopped; everything recorded so far is in {folder}", file=sys.stderr)
