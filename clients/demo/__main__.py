@@ -129,7 +129,9 @@ def demo(
             print("serve the trained model:          " + _serve_command(serve))
             print("what was done, and what is next:  docs/demo.md, README.md (Use it)", flush=True)
             if keep:
-                print(f"the server keeps running at {server.url} (API at /v1, model: policy); Ctrl-C stops it", flush=True)
+                print(
+                    f"the server keeps running at {server.url} (API: /v1, model: policy); Ctrl-C stops it", flush=True
+                )
                 signal.pause()
     except KeyboardInterrupt:
         print(f"\nstopped; everything recorded so far is in {folder}", file=sys.stderr)

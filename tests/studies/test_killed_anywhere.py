@@ -51,6 +51,7 @@ class Night:
     """Action, and the judged version's learner step."""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_a_campaign_survives_a_kill_at_every_border(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = campaign(tmp_path / "quiet", None)

@@ -17,7 +17,7 @@ sixth night."""
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("kind", "kill_in_night"),
-    [("full", False), ("adapter", True)],
+    [("full", False), pytest.param("adapter", True, marks=pytest.mark.long)],
     ids=["full weights, killed between nights", "an adapter, killed in a night as well"],
 )
 def test_seven_nights_equal_one_long_run(tmp_path: Path, kind: str, kill_in_night: bool) -> None:

@@ -31,6 +31,7 @@ def nights(directory: Path, engine: str, lines: int | None) -> list[str]:
     return printed
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("engine", ["local", pytest.param("vllm", marks=pytest.mark.vllm)])
 def test_a_server_that_is_left_alone_is_better_after_some_nights_and_is_never_fooled(
