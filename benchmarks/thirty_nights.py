@@ -27,6 +27,7 @@ from benchmarks.support.thirty_nights import game
 from benchmarks.support.thirty_nights.clock import Clock
 from benchmarks.support.thirty_nights.nights import DAY_S, Nights
 from benchmarks.support.thirty_nights.plan import FULL, QUICK
+from benchmarks.support.thirty_nights.record import Record
 from benchmarks.support.thirty_nights.served import Served
 from benchmarks.support.thirty_nights.state import State
 from benchmarks.support.thirty_nights.table import header, line, plot, summary
@@ -60,6 +61,8 @@ def live(directory: Path, engine: str, quick: bool) -> int:
         raise SystemExit(f"{directory} holds nights with --engine {state.engine}{' --quick' * state.quick}")
     plan = QUICK if quick else FULL
     clock = Clock(directory / "clock")
+    if file.exists():  # A phase that was interrupted: leases and rewards must not lie in the future.
+        state.clock = max(state.clock, Record(directory / "data" / "upturn.db").newest())
     clock.set(state.clock)
     game.set_state(directory / "game", "normal")
     os.environ[game.STATE] = str(directory / "game")

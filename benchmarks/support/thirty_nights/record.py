@@ -39,6 +39,12 @@ class Record:
     def __init__(self, database: Path) -> None:
         self._database = database
 
+    def newest(self) -> float:
+        """Return the time of the newest turn, in Unix seconds; 0 if there is no turn, or no database yet."""
+        if not self._database.exists():
+            return 0.0
+        return float(self._read("select coalesce(max(created_at), 0) from turn")[0][0])
+
     def runs(self) -> int:
         """Return how many runs the schedule has started."""
         return int(self._read("select count(*) from run where trigger like ?", f"{TRIGGER}:%")[0][0])
