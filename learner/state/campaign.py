@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from learner.checks import BadInput
+from learner.guards import Collapsed, RunStopped
 from learner.model.acceleration import accelerate
 from learner.parallel.distributed import from_first
 from learner.parallel.first import FirstProcessClient
@@ -49,6 +50,7 @@ def begin(
 
     Raises:
         BadInput: checkpoints and weights of the campaign were deleted.
+        Collapsed: a guard stops a step that is computed again. The campaign goes back to the state behind the champion.
     """
     from_first(forget_later, checkpoints / run.id, run.step)
     links = [(run, run.step)]
@@ -69,7 +71,10 @@ def begin(
     for each, steps in links:
         if each is not first:
             trainer.continue_with(each.config)
-        resume(trainer, each, policies, checkpoints / each.id, partial(batch_of, each), steps)
+        try:
+            resume(trainer, each, policies, checkpoints / each.id, partial(batch_of, each), steps)
+        except RunStopped as stopped:  # It would stop every later night too.
+            raise Collapsed(f"run {each.id} cannot be continued: computed again, {stopped}") from stopped
     if run.follows is not None:
         log.info("run %s continues after global step %d of campaign %s", run.id, run.first_step, run.config.campaign)
     return trainer

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from learner.checks import BadInput
+from learner.guards import Collapsed
 from learner.loop import do_next_run
 from learner.model.load import load_policy
 from learner.settings import LearnerSettings
@@ -164,6 +165,29 @@ def test_a_night_that_ended_without_a_checkpoint_is_repeated_from_the_one_before
     server.next_night(config=server.run.config.model_copy(update={"steps": 1}))
     do_next_run(server.client(), settings)
     assert all(torch.equal(tensor, final(server)[key]) for key, tensor in final(whole).items())
+
+
+def test_a_night_whose_steps_cannot_be_repeated_sends_its_campaign_back(tmp_path):
+    server, settings = set_up(tmp_path, STEPS, "nightly", {})
+    do_next_run(server.client(), settings)
+    shutil.rmtree(checkpoints(settings, server.run))
+    for place, batch in server.batches.items():  # As if other weights had played them.
+        wrong = [
+            sample.model_copy(update={"logprobs": [None if p is None else p - 5.0 for p in sample.logprobs]})
+            for sample in batch.samples
+        ]
+        server.batches[place] = batch.model_copy(update={"samples": wrong})
+    guards = server.run.config.guards.model_copy(update={"mismatch_kl": 0.1})
+    server.next_night(config=server.run.config.model_copy(update={"guards": guards}))
+    server.ended["r1"] = server.ended["r1"].model_copy(update={"config": server.run.config})
+    ends = []
+    server.before = lambda path, body: ends.append(body) if path.endswith("/end") else None
+    with pytest.raises(
+        Collapsed, match="run r1 cannot be continued: computed again, the engine and the learner differ"
+    ):
+        do_next_run(server.client(), settings)
+    assert (server.run.state, server.run.step) == ("failed", 0)
+    assert [end["collapsed"] for end in ends] == [True]
 
 
 def test_a_night_whose_budget_is_used_up_leaves_its_state(tmp_path):
