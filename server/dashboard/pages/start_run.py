@@ -14,10 +14,12 @@ from server.dashboard.inside import Refused, Viewer, ViewerOf
 from server.dashboard.problems import pages_router
 from server.dashboard.toml_text import TABLE, read_run, write_run, write_table
 from server.errors import BadRequest, Forbidden
-from upturn.wire import ALGORITHMS, EnvironmentList, EnvironmentView, RunView, ScheduleView
+from upturn.wire import ALGORITHMS, EnvironmentList, EnvironmentView, RunConfig, RunView, ScheduleView
 
 LONGEST = 200
 """Characters of a field."""
+
+ALGORITHM: str = RunConfig.model_fields["algorithm"].default
 
 router = pages_router()
 
@@ -119,7 +121,7 @@ def toml_of(form: Form) -> str:
         TABLE,
         {
             "campaign": form.text("campaign") or None,
-            "algorithm": form.text("algorithm", "grpo"),
+            "algorithm": form.text("algorithm", ALGORITHM),
             "steps": _number(form.text("steps", "40")),
             "schedule": schedules.get(form.text("horizon", "stepwise"), {}),
             "play": play if environment else None,

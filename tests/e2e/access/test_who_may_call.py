@@ -17,6 +17,7 @@ import pytest
 import websockets.sync.client as websockets
 from websockets.exceptions import ConnectionClosed
 
+from server.api.access import failures
 from server.app import create_app
 from tests.support.keys import client, new_key
 from tests.support.live import Live, script, serving, settings_for
@@ -102,6 +103,7 @@ MAY = {
         "agent A",
         "agent B",
         "learner",
+        "Prometheus",
         "reward only",
         "admin",
         "A's episode",
@@ -151,7 +153,11 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     home: Path = tmp_path_factory.mktemp("callers")
     model = script(home / "script", f"I keep {SECRET}.")
-    with serving(settings_for(home / "data", model=str(model), keys="required")) as live:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        serving(settings_for(home / "data", model=str(model), keys="required")) as live,
+    ):
+        patch.setattr(failures, "PER_MINUTE", 100_000)  # Every route gets wrong keys from this address.
         a, b, gone = (new_key(live, "agent", "reward") for _ in range(3))
         opened, other = (client(live, a.key).open_episode(EpisodeOpen()) for _ in range(2))
         of_b, of_gone = (client(live, key).open_episode(EpisodeOpen()) for key in (b.key, gone.key))

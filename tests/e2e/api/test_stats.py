@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from server.memory import resident_bytes
 from server.metrics import Metrics
 from server.store.tables import EpisodeRow, TurnRow
-from tests.support.live import Live, in_process, script, settings_for
+from tests.support.live import Live, in_process, script, settings_for, until
 from tests.support.runs.gated import ENVIRONMENT, begin, end, publish, served, trained
 from tests.support.runs.scripted import LEARNER, claim, lease, reward_two
 from upturn.command.app import build
@@ -98,6 +98,7 @@ def test_a_step_without_anything_to_learn_says_so(live: Live) -> None:
 
 def test_the_command_lists_by_what_the_index_finds(live: Live, capsys: pytest.CaptureFixture[str]) -> None:
     good, bad = reward_two(live)
+    until(lambda: live.client.episodes(reward_from=-1.0).missing == 0, "nothing is in the index")
     for flags, expected in (
         (["--reward-from", "0.5", "--of-version", "0", "--live"], [good]),
         (["--reward-to", "0.5", "--text", "hi"], [bad]),
