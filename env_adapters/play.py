@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from env_adapters.calls import Message, result_messages, text_of_call
+from env_adapters.calls import text_of_call
 from env_adapters.protocol import Environment, EnvironmentSpec, Transition
+from upturn.messages import Message, result_messages
 
 
 class Player(Protocol):

@@ -6,7 +6,6 @@ A card is made to be published: it contains no conversation, no path, no name of
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -24,11 +23,10 @@ from server.store.tables import (
     RunEpisodeRow,
     RunRow,
 )
+from server.training.judging.shares import wilson
 from upturn import __version__
 from upturn.wire import GateEvidence, Interval
 
-Z = 1.959963984540054
-"""Normal quantile of a 95 % interval."""
 SHOWN = ("algorithm", "kind", "schedule", "lora_rank", "kl_coef", "entropy_coef", "max_staleness", "seed")
 """Settings of a run that its section shows, next to the optimizer's."""
 
@@ -75,13 +73,6 @@ def model_card(session: Session, row: PolicyVersionRow, *, base: str, on_hub: bo
         f"These weights derive from {base}, whose license applies.",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def wilson(share: float, count: int) -> Interval:
-    """Return the 95 % interval of a share of `count` independent cases, by Wilson's formula."""
-    spread = Z * math.sqrt(share * (1 - share) / count + Z * Z / (4 * count * count))
-    center, scale = share + Z * Z / (2 * count), 1 + Z * Z / count
-    return Interval(mean=share, low=max(0.0, (center - spread) / scale), high=min(1.0, (center + spread) / scale))
 
 
 def _front_matter(base: str | None, adapter: bool) -> str:

@@ -13,7 +13,6 @@ import itertools
 import time
 from typing import Any
 
-from env_adapters.calls import Message, result_messages
 from env_adapters.protocol import Reset
 from server.engines.protocol import Engine, SamplingParams
 from server.environments.open_environments import OpenEnvironments
@@ -22,6 +21,7 @@ from server.recording.episode import Episode
 from server.recording.turn_request import TurnRequest
 from server.recording.turns import Turns
 from server.versions.routing import Pointers
+from upturn.messages import Message, result_messages
 from upturn.wire import PlayRequest, StepResult
 
 ENGINE_PATIENCE_S = 120.0  # How long a play waits for a restarting engine.

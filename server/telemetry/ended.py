@@ -9,9 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from server.recording.privacy import ENDED
 from server.store.tables import EpisodeRow, RewardRow, StepRow, TurnRow
 
-ENDED = ("terminated", "truncated", "closed", "error")
 SETTLED_S = 2.0
 """Age from which a row is read: a younger one may be committed after one that is younger still."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections import defaultdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,7 +17,8 @@ from sqlalchemy.orm import Session
 from server.background import Repeated
 from server.metrics import Metrics
 from server.store.database import BROKEN, Database
-from server.store.tables import BatchRow, MetricRow, RunRow
+from server.store.learner_metrics import metrics_by_step
+from server.store.tables import BatchRow, RunRow
 from server.telemetry.position import Position
 from server.telemetry.settings import TelemetrySettings
 
@@ -68,7 +68,7 @@ class Tracker:
     def _export(self) -> None:
         sent = self._position.read()
         with self._database.read() as session:
-            found = [(run, _steps(session, run.id, sent.get(run.id, 0))) for run in _unsent(session, sent)]
+            found = [(run, _steps(session, run, sent.get(run.id, 0))) for run in _unsent(session, sent)]
         for run, steps in found:
             if steps:
                 tracked = self._run(run)
@@ -96,17 +96,15 @@ class Tracker:
 
 def _unsent(session: Session, sent: dict[str, int]) -> list[RunRow]:
     """Return the runs that are not sent to their end, the oldest first."""
-    query = sa.select(RunRow).where(RunRow.started_at.is_not(None)).order_by(RunRow.id)
-    return [run for run in session.scalars(query) if sent.get(run.id, 0) >= 0]
+    ended = [run_id for run_id, steps in sent.items() if steps < 0]
+    query = sa.select(RunRow).where(RunRow.started_at.is_not(None), RunRow.id.not_in(ended)).order_by(RunRow.id)
+    return list(session.scalars(query))
 
 
-def _steps(session: Session, run_id: str, first: int) -> list[tuple[int, dict[str, float]]]:
+def _steps(session: Session, run: RunRow, first: int) -> list[tuple[int, dict[str, float]]]:
     """Return the finished steps of a run from a step on: the global number, and the metrics."""
-    batches = sa.select(BatchRow).where(BatchRow.run_id == run_id, BatchRow.state == "trained", BatchRow.step >= first)
-    run = session.get_one(RunRow, run_id)
-    figures: dict[int, dict[str, float]] = defaultdict(dict)
-    for row in session.scalars(sa.select(MetricRow).where(MetricRow.run_id == run_id, MetricRow.step >= first)):
-        figures[row.step][row.name] = row.value
+    batches = sa.select(BatchRow).where(BatchRow.run_id == run.id, BatchRow.state == "trained", BatchRow.step >= first)
+    figures = metrics_by_step(session, run.id, first)
     return [
         (
             run.first_step + batch.step,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from server.store.tables import BatchRow, MetricRow
+from server.store.learner_metrics import metrics_by_step
+from server.store.tables import BatchRow
 from upturn.outcome import nothing_to_learn, outcome
 
 
@@ -15,9 +16,8 @@ def with_outcome(session: Session, run_id: str, reason: str) -> str:
     A run that trained on nothing begins with that.
     """
     steps = sa.select(BatchRow.step).where(BatchRow.run_id == run_id, BatchRow.state == "trained")
-    metrics: dict[int, dict[str, float]] = {step: {} for step in session.scalars(steps.order_by(BatchRow.step))}
-    for row in session.scalars(sa.select(MetricRow).where(MetricRow.run_id == run_id)):
-        metrics.setdefault(row.step, {})[row.name] = row.value
+    trained = {step: dict[str, float]() for step in session.scalars(steps.order_by(BatchRow.step))}
+    metrics = trained | metrics_by_step(session, run_id)
     skipped = [bool(nothing_to_learn(figures)) for figures in metrics.values()]
     if not any(skipped):
         return reason

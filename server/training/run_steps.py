@@ -15,11 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.store.database import Database
+from server.store.learner_metrics import metrics_by_step
 from server.store.tables import (
     BatchRow,
     CampaignRow,
     EpisodeRow,
-    MetricRow,
     PlayRow,
     PromotionRow,
     RunEpisodeRow,
@@ -84,7 +84,7 @@ class LearnerSteps:
                 .where(BatchRow.run_id == run_id, BatchRow.state == "trained", BatchRow.step >= first)
                 .order_by(BatchRow.step)
             ).all()
-            metrics = _metrics(session, run_id, first)
+            metrics = metrics_by_step(session, run_id, first)
             counted = self._count(session, run_id, [batch.step for batch in batches])
             versions = [batch.policy_version for batch in batches if batch.policy_version is not None]
             decisions = _decisions(session, versions)
@@ -133,14 +133,6 @@ class LearnerSteps:
             kept = list(self._counted.items())[-MOST_RUNS + 1 :]
             self._counted = {run: its for run, its in kept if run != run_id} | {run_id: known | counts}
         return known | counts
-
-
-def _metrics(session: Session, run_id: str, first: int) -> dict[int, dict[str, float]]:
-    query = sa.select(MetricRow.step, MetricRow.name, MetricRow.value)
-    found: dict[int, dict[str, float]] = defaultdict(dict)
-    for step, name, value in session.execute(query.where(MetricRow.run_id == run_id, MetricRow.step >= first)):
-        found[step][name] = value
-    return found
 
 
 def _trained(session: Session, run_id: str, first: int) -> dict[int, tuple[int, dict[str, float | None]]]:

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 
 from server.engines.precision import Precision
 from server.store.database import Database
-from server.store.tables import BatchRow, MetricRow, PlayRow, RunRow
+from server.store.learner_metrics import metrics_by_step
+from server.store.tables import BatchRow, PlayRow, RunRow
 from server.store.writer import Writer
 from server.training.campaigns.beginnings import begin
 from server.training.data.live_episodes import oldest_live
@@ -270,9 +271,7 @@ class Runs:
                 .where(BatchRow.run_id == run_id, BatchRow.step == row.step, BatchRow.state == "gathering")
                 .group_by(BatchRow.play_id)
             )
-            metrics: dict[int, dict[str, float]] = {}
-            for metric in session.scalars(sa.select(MetricRow).where(MetricRow.run_id == run_id)):
-                metrics.setdefault(metric.step, {})[metric.name] = metric.value
+            metrics = metrics_by_step(session, run_id)
         return self._view(
             row,
             [
@@ -280,8 +279,8 @@ class Runs:
                     step=b.step,
                     horizon=b.horizon,
                     policy_version=b.policy_version,
-                    metrics=metrics.get(b.step, {}),
-                    nothing_to_learn=nothing_to_learn(metrics.get(b.step, {})),
+                    metrics=metrics[b.step],
+                    nothing_to_learn=nothing_to_learn(metrics[b.step]),
                 )
                 for b in batches
             ],

@@ -15,6 +15,7 @@ from threading import Event
 
 from upturn.client import Client, UpturnAPIError
 from upturn.endpoint import Endpoint
+from upturn.messages import Message, result_messages
 from upturn.wire import EpisodeOpen, LeaderboardEnd, LeaderboardEntry, StepResult
 
 AT_ONCE = 4
@@ -105,7 +106,7 @@ def _play(client: Client, entry: LeaderboardEntry, endpoint: Endpoint, number: i
         raise
 
 
-def _take_turns(client: Client, endpoint: Endpoint, episode: str, messages: list[dict], stop: Event) -> None:  # type: ignore[type-arg]
+def _take_turns(client: Client, endpoint: Endpoint, episode: str, messages: list[Message], stop: Event) -> None:
     fits = True
     while not stop.is_set():
         # A model that has no room left says nothing until the horizon ends the episode: leaving such episodes out
@@ -116,11 +117,11 @@ def _take_turns(client: Client, endpoint: Endpoint, episode: str, messages: list
         result = _act(client, episode, message)
         if result.terminated or result.truncated:
             return
-        messages += [message, *_results(message, result.observation)]
+        messages += [message, *result_messages(message, result.observation)]
     raise InterruptedError("another episode failed")
 
 
-def _act(client: Client, episode: str, message: dict) -> StepResult:  # type: ignore[type-arg]
+def _act(client: Client, episode: str, message: Message) -> StepResult:
     """Execute a message: its first tool call, or its text if it has no call."""
     calls = message.get("tool_calls") or []
     if not calls:
@@ -133,14 +134,3 @@ def _act(client: Client, episode: str, message: dict) -> StepResult:  # type: ig
     if not isinstance(arguments, dict):
         return client.step(episode, f"{called['name']}: its arguments are not JSON")
     return client.call(episode, called["name"], arguments)
-
-
-def _results(message: dict, observation: str) -> list[dict]:  # type: ignore[type-arg]
-    """Return the messages after an answer: a result for each call, or the observation as a user's message."""
-    calls = message.get("tool_calls") or []
-    if not calls:
-        return [{"role": "user", "content": observation}]
-    texts = [observation, *["Not done: one call at a time."] * (len(calls) - 1)]
-    return [
-        {"role": "tool", "tool_call_id": call["id"], "content": text} for call, text in zip(calls, texts, strict=True)
-    ]

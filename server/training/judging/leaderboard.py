@@ -141,11 +141,10 @@ def _row(session: Session, entry_id: str) -> LeaderboardRow:
     return row
 
 
-def _episodes_of(row: LeaderboardRow) -> list[sa.ColumnElement[bool]]:
+def _episodes_of(row: LeaderboardRow, request: LeaderboardRequest) -> list[sa.ColumnElement[bool]]:
     """Return the conditions on an entry's episodes."""
     if row.play_id is not None:
         return [EpisodeRow.play_id == row.play_id]
-    request = LeaderboardRequest.model_validate(row.request)
     return [
         EpisodeRow.group_key.in_([f"{row.id}:{number}" for number in range(len(request.tasks))]),
         EpisodeRow.environment == request.environment,
@@ -158,7 +157,7 @@ def _episodes_of(row: LeaderboardRow) -> list[sa.ColumnElement[bool]]:
 def _check_complete(session: Session, row: LeaderboardRow) -> None:
     """Check that an endpoint's entry has its episodes, all of them ended, and no others among which to choose."""
     request = LeaderboardRequest.model_validate(row.request)
-    query = sa.select(EpisodeRow.group_key, EpisodeRow.task, EpisodeRow.status).where(*_episodes_of(row))
+    query = sa.select(EpisodeRow.group_key, EpisodeRow.task, EpisodeRow.status).where(*_episodes_of(row, request))
     played: dict[int, int] = defaultdict(int)
     for group, task, status in session.execute(query):
         number = int((group or "").removeprefix(f"{row.id}:"))
@@ -189,7 +188,7 @@ def _view(session: Session, row: LeaderboardRow) -> LeaderboardEntry:
                 sa.func.count(TurnRow.policy_version.distinct()),
             )
             .join(EpisodeRow, EpisodeRow.id == TurnRow.episode_id)
-            .where(*_episodes_of(row))
+            .where(*_episodes_of(row, request))
         ).one()
         if versions > 1 and state == "done":
             state, error = "failed", "more than one version answered: name one, such as policy@3"
@@ -213,7 +212,7 @@ def _view(session: Session, row: LeaderboardRow) -> LeaderboardEntry:
 
 
 def _figures(session: Session, row: LeaderboardRow, request: LeaderboardRequest) -> LeaderboardFigures:
-    which = _episodes_of(row)
+    which = _episodes_of(row, request)
     of_entry = sa.select(EpisodeRow.id).where(*which)
     steps = (
         sa.select(StepRow.episode_id, sa.func.sum(StepRow.reward).label("reward"), sa.func.count().label("turns"))

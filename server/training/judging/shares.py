@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, variance
 
+from upturn.wire import Interval
+
 Z = 1.959963984540054
 """Quantile of the standard normal distribution for 95 %, two-sided."""
 
@@ -24,7 +26,12 @@ def share_interval(of_tasks: Sequence[tuple[int, int]]) -> tuple[float, float, f
     tasks, episodes, mean = len(rates), sum(count for _, count in of_tasks), fmean(rates)
     between = variance(rates) if tasks > 1 else 0.0
     alike = mean * (1 - mean) / between if between > 0 else 1.0  # Episodes of a task that count; below 1 by chance.
-    effective = min(max(alike, 1.0) * tasks, float(episodes))
-    center = (mean + Z**2 / (2 * effective)) / (1 + Z**2 / effective)
-    half = Z / (1 + Z**2 / effective) * math.sqrt(mean * (1 - mean) / effective + (Z / (2 * effective)) ** 2)
-    return mean, max(0.0, center - half), min(1.0, center + half)
+    interval = wilson(mean, min(max(alike, 1.0) * tasks, float(episodes)))
+    return mean, interval.low, interval.high
+
+
+def wilson(share: float, count: float) -> Interval:
+    """Return the 95 % interval of a share of `count` independent cases, by Wilson's formula."""
+    spread = Z * math.sqrt(share * (1 - share) / count + Z * Z / (4 * count * count))
+    center, scale = share + Z * Z / (2 * count), 1 + Z * Z / count
+    return Interval(mean=share, low=max(0.0, (center - spread) / scale), high=min(1.0, (center + spread) / scale))

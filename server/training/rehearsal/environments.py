@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from env_adapters.calls import Message, result_messages, text_of_call
+from env_adapters.calls import text_of_call
 from env_adapters.hosting.instances import plain_text
 from env_adapters.hosting.messages import class_of, text_of
 from env_adapters.protocol import Transition
@@ -26,6 +26,7 @@ from server.rendering.render import Renderer
 from server.training.data.curriculum import tasks_of, tasks_of_split
 from server.training.rehearsal.report import Finding, failed, ok, warning
 from server.versions.routing import Pointers
+from upturn.messages import Message, result_messages
 from upturn.wire import PlayPlan, RunConfig, Sampling
 
 TURNS = 2

@@ -13,8 +13,9 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from server.__main__ import main
-from server.commands.model_card import model_card, wilson
+from server.commands.model_card import model_card
 from server.store.tables import PolicyVersionRow
+from server.training.judging.shares import wilson
 from tests.support.live import Live
 from tests.support.runs.gated import ENVIRONMENT, served, trained
 from tests.support.runs.learned import record_group, serve_tiny, wait_for

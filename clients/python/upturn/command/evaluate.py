@@ -189,12 +189,7 @@ def _print(entries: list[LeaderboardEntry]) -> None:
                 _number(entry.figures.mean_turns, ".1f"),
                 f"{entry.figures.finished}/{entry.figures.expected}"
                 + (f" ({entry.figures.errors} failed)" if entry.figures.errors else ""),
-                _number(
-                    None
-                    if entry.prompt_tokens is None or entry.completion_tokens is None
-                    else entry.prompt_tokens + entry.completion_tokens,
-                    ",",
-                ),
+                _number(entry.tokens, ","),
                 _number(entry.cost_usd, ".2f"),
             )
             for entry in entries

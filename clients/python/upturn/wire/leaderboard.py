@@ -151,6 +151,12 @@ class LeaderboardEntry(Message):
     created_at: float
     ended_at: float | None
 
+    @property
+    def tokens(self) -> int | None:
+        """Prompt and completion tokens together; None if either is not known."""
+        known = self.prompt_tokens is not None and self.completion_tokens is not None
+        return (self.prompt_tokens or 0) + (self.completion_tokens or 0) if known else None
+
     def group_of(self, number: int) -> str:
         """Return the group of the episodes of `request.tasks[number]`, for an endpoint's entry."""
         return f"{self.id}:{number}"
