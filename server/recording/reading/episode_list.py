@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from server.errors import BadRequest, Unavailable
-from server.recording.reading.episode_search import ANY, LONGEST_RESET_S, Wanted, search
+from server.recording.reading.episode_search import ANY, LONGEST_RESET_S, Conditions, Wanted, search
 from server.recording.reading.indexer import Indexer
 from server.recording.reading.summaries import summaries
 from server.rewards.totals import rewards_of
@@ -33,34 +33,16 @@ MOST_OF_RUN = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """Which episodes to list; None, or an empty list, allows every value."""
+class Filter(Conditions):
+    """Which episodes to list."""
 
     owner: str | None = None
     """SHA-256 of the API key that opened them."""
     key: str | None = None
     """Name or id of that key."""
-    statuses: list[str] = field(default_factory=list)
-    environment: str | None = None
     group: str | None = None
-    opened_from: float | None = None
-    """Unix seconds."""
-    opened_before: float | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     """Values of keys of the episode's metadata, as text."""
-    text: str | None = None
-    """Words of a message or an answer, in this order."""
-    task: str | None = None
-    play: str | None = None
-    live: bool | None = None
-    """Whether the server did not play them."""
-    success: bool | None = None
-    version: int | None = None
-    """Version that sampled the end of an answer."""
-    reward_from: float | None = None
-    reward_to: float | None = None
-    untrainable: str | None = None
-    """Why a turn cannot be trained on, or `any`."""
     run: str | None = None
     step: int | None = None
     """Episodes of the run's batches, or of the batch of one of its learner steps."""
@@ -101,23 +83,8 @@ def list_episodes(
 
 def _searched(session: Session, chosen: Filter, index: Indexer, after: str | None, limit: int) -> EpisodeList:
     """Return a page of what the index finds."""
-    wanted = Wanted(
-        owner=_owners(session, chosen),
-        statuses=chosen.statuses,
-        environment=chosen.environment,
-        task=chosen.task,
-        play=chosen.play,
-        live=chosen.live,
-        success=chosen.success,
-        version=chosen.version,
-        reward_from=chosen.reward_from,
-        reward_to=chosen.reward_to,
-        untrainable=chosen.untrainable,
-        text=chosen.text,
-        opened_from=chosen.opened_from,
-        opened_before=chosen.opened_before,
-        ids=_ids_of_run(session, chosen),
-    )
+    asked = {of_both.name: getattr(chosen, of_both.name) for of_both in fields(Conditions)}
+    wanted = Wanted(**asked, owner=_owners(session, chosen), ids=_ids_of_run(session, chosen))
     conditions = list(_known_to_the_record(session, chosen))
     missing, rows, rewards = index.missing, list[EpisodeRow](), dict[str, float | None]()
     for _ in range(ROUNDS):

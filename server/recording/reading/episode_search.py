@@ -25,27 +25,35 @@ LAST = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Conditions that the index knows; None allows every value."""
+class Conditions:
+    """Conditions that the index and the record both know; None, or no status, allows every value."""
 
-    owner: Sequence[str] | None = None
-    """SHA-256 of the API keys that opened them."""
     statuses: Sequence[str] = ()
     environment: str | None = None
     task: str | None = None
     play: str | None = None
     live: bool | None = None
+    """Whether the server did not play them."""
     success: bool | None = None
     version: int | None = None
     """Version that sampled the end of an answer."""
     reward_from: float | None = None
     reward_to: float | None = None
     untrainable: str | None = None
-    """Reason of a turn that cannot be trained on, or `any`."""
+    """Why a turn cannot be trained on, or `any`."""
     text: str | None = None
-    """Words in this order."""
+    """Words of a message or an answer, in this order."""
     opened_from: float | None = None
+    """Unix seconds."""
     opened_before: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted(Conditions):
+    """What the index searches for."""
+
+    owner: Sequence[str] | None = None
+    """SHA-256 of the API keys that opened them."""
     ids: Collection[str] | None = None
     """The only episodes that may be found."""
 
